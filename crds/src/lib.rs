@@ -1,0 +1,41 @@
+//! The `IngestionPipeline` API (`ingest.layra.io/v1alpha1`) and the worker's configuration.
+//!
+//! The types here are the only contract between a user, the operator and a worker. They do no I/O.
+
+mod config;
+mod documents;
+mod embedding;
+mod pipeline;
+mod scaling;
+mod source;
+mod status;
+mod stores;
+mod worker;
+
+pub use config::{ConfigError, SecretKind, WorkerConfig};
+pub use documents::{DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, RenderSpec};
+pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec};
+pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
+pub use scaling::{ScalingMode, ScalingSpec};
+pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};
+pub use status::{DriftedCollection, IngestionPipelineStatus, ScalingStatus};
+pub use stores::{
+    COLLECTION_PLACEHOLDER, IndexSpec, IndexType, MetricType, MilvusSpec, MongodbSpec, RedisSpec,
+    SearchSpec, StoresSpec,
+};
+pub use worker::{GpuSpec, PodOverrides, WorkerSpec};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The API group of every object defined here.
+pub const API_GROUP: &str = "ingest.layra.io";
+
+/// A Secret of the pipeline's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
