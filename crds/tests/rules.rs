@@ -1,0 +1,167 @@
+//! The CEL rules, evaluated as the API server does; the schema's own bounds (minimum, pattern) are
+//! tested against a real API server in `e2e`.
+
+use kube::CustomResourceExt;
+use layra_crds::IngestionPipeline;
+use serde_json::{Value, json};
+
+const MINIMAL: &str = include_str!("../../docs/examples/minimal.yaml");
+const FULL: &str = include_str!("../../docs/examples/full.yaml");
+
+fn pipeline(yaml: &str, patch: &Value) -> IngestionPipeline {
+    let mut object: Value = serde_yaml_ng::from_str(yaml).expect("the example is YAML");
+    merge(&mut object, patch);
+    serde_json::from_value(object).expect("the patched example has the right types")
+}
+
+/// RFC 7386.
+fn merge(target: &mut Value, patch: &Value) {
+    if let (Value::Object(target), Value::Object(patch)) = (&mut *target, patch) {
+        for (key, value) in patch {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    } else {
+        *target = patch.clone();
+    }
+}
+
+#[test]
+fn the_examples_are_valid() {
+    for example in [MINIMAL, FULL] {
+        pipeline(example, &json!({})).validate_cel().expect("the example is valid");
+    }
+}
+
+#[test]
+fn the_full_example_names_every_default() {
+    let mut full: Value = serde_yaml_ng::from_str(FULL).expect("YAML");
+    let spec = full.pointer_mut("/spec").expect("a spec");
+    // What has no default is taken out, the rest must be what the minimal object gets.
+    for gone in [
+        "/source/kafka/authSecretRef",
+        "/source/kafka/bootstrapServers",
+        "/documents/objectStore/publicEndpoint",
+        "/stores/milvus/secretRef",
+        "/stores/redis",
+        "/worker/image",
+        "/worker/gpu",
+        "/worker/resources",
+        "/worker/pod",
+        "/source/kafka/deadLetterTopic",
+    ] {
+        let (parent, key) = gone.rsplit_once('/').expect("a path");
+        let parent = spec.pointer_mut(parent).and_then(Value::as_object_mut).expect("an object");
+        assert!(parent.remove(key).is_some(), "full.yaml lacks {gone}");
+    }
+    let minimal = serde_json::to_value(pipeline(MINIMAL, &json!({})).spec).expect("JSON");
+    let mut expected = minimal.clone();
+    expected.pointer_mut("/worker").and_then(Value::as_object_mut).expect("object").remove("pod");
+    expected
+        .pointer_mut("/source/kafka")
+        .and_then(Value::as_object_mut)
+        .expect("object")
+        .remove("bootstrapServers");
+    assert_eq!(*spec, expected);
+}
+
+#[test]
+fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
+    let cases = [
+        (json!({"spec": {"scaling": {"maxReplicas": 11}}}), "Raise partitions or lower maxReplicas"),
+        (
+            json!({"spec": {"scaling": {"minReplicas": 5}}}),
+            "scaling.minReplicas must not exceed scaling.maxReplicas",
+        ),
+        (json!({"spec": {"scaling": {"replicas": 2}}}), "need scaling.mode: Manual"),
+        (
+            json!({"spec": {"source": {"kafka": {"deadLetterTopic": "task_generation"}}}}),
+            "deadLetterTopic must differ from topic",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"foreignMessages": {"action": "Forward"}}}}}),
+            "foreignMessages.topic is required with action Forward",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"foreignMessages": {"action": "Forward", "topic": "task_generation"}}}}}),
+            "foreignMessages.topic must differ from topic",
+        ),
+        (
+            json!({"spec": {"documents": {"render": {"dpi": [{"below": 20, "dpi": 300}]}}}}),
+            "must end with one rule without `below`",
+        ),
+        (
+            json!({"spec": {"documents": {"render": {"dpi": [{"below": 20, "dpi": 300}, {"below": 20, "dpi": 200}, {"dpi": 100}]}}}}),
+            "two rules with the same `below`",
+        ),
+        (
+            json!({"spec": {"stores": {"milvus": {"collection": "everything"}}}}),
+            "around one {knowledge_db_id}",
+        ),
+        (json!({"metadata": {"name": "x".repeat(53)}}), "at most 52 characters"),
+    ];
+    for (patch, sentence) in cases {
+        let error = pipeline(MINIMAL, &patch)
+            .validate_cel()
+            .expect_err(&format!("{patch} should be refused"))
+            .to_string();
+        assert!(error.contains(sentence), "{patch}: {error}");
+    }
+}
+
+#[test]
+fn manual_mode_takes_replicas() {
+    pipeline(MINIMAL, &json!({"spec": {"scaling": {"mode": "Manual", "replicas": 2}}}))
+        .validate_cel()
+        .expect("valid");
+}
+
+#[test]
+fn the_topic_cannot_be_changed_and_other_fields_can() {
+    let old = pipeline(MINIMAL, &json!({}));
+    let other_topic = pipeline(MINIMAL, &json!({"spec": {"source": {"kafka": {"topic": "other"}}}}));
+    let error = other_topic.validate_cel_update(&old).expect_err("the topic changed").to_string();
+    assert!(error.contains("topic cannot be changed"), "{error}");
+
+    let more = pipeline(MINIMAL, &json!({"spec": {"source": {"kafka": {"partitions": 20}}}}));
+    more.validate_cel_update(&old).expect("more partitions are fine");
+}
+
+#[test]
+fn a_person_finds_the_object_by_its_short_name_and_scales_it() {
+    let crd = IngestionPipeline::crd();
+    assert_eq!(crd.spec.names.short_names, Some(vec!["ipl".to_owned()]));
+    assert_eq!(crd.spec.names.categories, Some(vec!["layra".to_owned()]));
+    let version = &crd.spec.versions[0];
+    let columns: Vec<_> = version
+        .additional_printer_columns
+        .iter()
+        .flatten()
+        .map(|column| column.name.as_str())
+        .collect();
+    assert_eq!(columns, ["Ready", "Replicas", "Lag", "Model", "Age", "Reason"]);
+    let scale = version.subresources.as_ref().and_then(|s| s.scale.as_ref()).expect("scale");
+    assert_eq!(scale.spec_replicas_path, ".spec.scaling.replicas");
+}
+
+#[test]
+fn every_field_is_documented() {
+    fn check(path: &str, schema: &Value, missing: &mut Vec<String>) {
+        if path != "" && schema.get("description").is_none() {
+            missing.push(path.to_owned());
+        }
+        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            check(&format!("{path}.{name}"), property, missing);
+        }
+        if let Some(items) = schema.get("items").filter(|items| items.get("properties").is_some()) {
+            for (name, property) in items["properties"].as_object().into_iter().flatten() {
+                check(&format!("{path}[].{name}"), property, missing);
+            }
+        }
+    }
+    let crd = serde_json::to_value(IngestionPipeline::crd()).expect("JSON");
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let mut missing = Vec::new();
+    check(".spec", &schema["properties"]["spec"], &mut missing);
+    check(".status", &schema["properties"]["status"], &mut missing);
+    assert!(missing.is_empty(), "undocumented: {missing:#?}");
+}
