@@ -1,0 +1,136 @@
+//! The list of what the bed is made of. How each part is made, and its pins, is in
+//! `e2e/testbed/artifacts/NAME`.
+
+use std::path::PathBuf;
+
+use super::super::settings::Settings;
+
+/// Something that is fetched or built once and kept in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// Its recipe's folder.
+    pub name: &'static str,
+    /// What it is, with the size of the download or the time on two cores.
+    pub what: &'static str,
+    /// Its folder in the cache.
+    pub destination: &'static str,
+    /// The programs in it, which `bin/` of the cache points to.
+    pub programs: &'static [&'static str],
+    /// Whether it is compiled: one at a time, while others are downloaded.
+    pub is_compiled: bool,
+}
+
+impl Artifact {
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self, settings: &Settings) -> PathBuf {
+        settings.cache.join(self.destination)
+    }
+}
+
+const KUBERNETES: Artifact = Artifact {
+    name: "kubernetes",
+    what: "Kubernetes 1.36.3, built from its Go module (4-5 minutes)",
+    destination: "kubernetes",
+    programs: &[
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+    ],
+    is_compiled: true,
+};
+
+const ETCD: Artifact = Artifact {
+    name: "etcd",
+    what: "etcd 3.6.16, built from its Go module (30 s)",
+    destination: "etcd",
+    programs: &["etcd"],
+    is_compiled: true,
+};
+
+const MINIO: Artifact = Artifact {
+    name: "minio",
+    what: "MinIO, built from its Go module (2-3 minutes)",
+    destination: "minio",
+    programs: &["minio"],
+    is_compiled: true,
+};
+
+const KUBECTL: Artifact = Artifact {
+    name: "kubectl",
+    what: "kubectl 1.36 and helm 4 (37 MB)",
+    destination: "kubectl",
+    programs: &["kubectl", "helm"],
+    is_compiled: false,
+};
+
+const KAFKA: Artifact = Artifact {
+    name: "kafka",
+    what: "Apache Kafka 4.3.1 (43 MB)",
+    destination: "kafka",
+    programs: &[],
+    is_compiled: false,
+};
+
+const MONGODB: Artifact = Artifact {
+    name: "mongodb",
+    what: "mongo-java-server 1.47.0 (6 MB)",
+    destination: "mongodb",
+    programs: &[],
+    is_compiled: false,
+};
+
+const MILVUS: Artifact = Artifact {
+    name: "milvus",
+    what: "Milvus 2.3.5 (58 MB)",
+    destination: "milvus",
+    programs: &[],
+    is_compiled: false,
+};
+
+const IMAGES: Artifact = Artifact {
+    name: "images",
+    what: "base of the container images, from Debian packages (15 MB)",
+    destination: "images",
+    programs: &[],
+    is_compiled: false,
+};
+
+/// The PDF renderer's library, `libpdfium.so`.
+pub const PDFIUM: Artifact = Artifact {
+    name: "pdfium",
+    what: "PDFium, build 8149 (4 MB)",
+    destination: "pdfium",
+    programs: &[],
+    is_compiled: false,
+};
+
+/// The embedding model for the CPU.
+pub const MINILM: Artifact = Artifact {
+    name: "minilm",
+    what: "the model all-MiniLM-L6-v2 (84 MB)",
+    destination: "models/minilm",
+    programs: &[],
+    is_compiled: false,
+};
+
+/// The documents of the demo.
+pub const PDFS: Artifact = Artifact {
+    name: "pdfs",
+    what: "PDF documents of Debian packages (25 MB)",
+    destination: "pdfs",
+    programs: &[],
+    is_compiled: false,
+};
+
+/// What a running bed needs.
+pub const BED: &[Artifact] = &[
+    KUBERNETES, ETCD, MINIO, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES,
+];
+
+/// Everything.
+pub const ALL: &[Artifact] = &[
+    KUBERNETES, ETCD, MINIO, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS,
+];

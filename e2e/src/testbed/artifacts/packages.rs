@@ -1,0 +1,79 @@
+//! Debian packages that must be installed: the container runtime, Redis and tools.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::super::prerequisites::is_root;
+use super::super::progress::Progress;
+use super::super::settings::Settings;
+
+const PACKAGES: [&str; 13] = [
+    "buildah",
+    "conntrack",
+    "containerd",
+    "containernetworking-plugins",
+    "gcc",
+    "iproute2",
+    "libc6-dev",
+    "nftables",
+    "openssl",
+    "procps",
+    "redis-server",
+    "runc",
+    "util-linux",
+];
+
+/// Package installation starts services where there is an init system: not here, the bed starts
+/// its own. A policy of the machine's owner is left alone.
+const INSTALL: &str = "
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  printf '#!/bin/sh\\nexit 101\\n' >$policy && chmod 755 $policy
+  trap 'rm -f $policy' EXIT
+fi
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends \"$@\"
+";
+
+/// The packages that are not installed.
+pub(super) fn missing() -> Result<Vec<&'static str>> {
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
+        .args(PACKAGES)
+        .output()?;
+    let known = String::from_utf8_lossy(&output.stdout);
+    let is_installed = |package: &&str| {
+        known
+            .lines()
+            .any(|line| line == format!("{package} installed"))
+    };
+    Ok(PACKAGES
+        .into_iter()
+        .filter(|package| !is_installed(package))
+        .collect())
+}
+
+/// Installs what is missing; needs root then.
+pub(super) async fn install(settings: &Settings, progress: &Progress) -> Result<()> {
+    let missing = missing()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_root() {
+        bail!(
+            "as root: apt-get install --no-install-recommends {}",
+            missing.join(" ")
+        );
+    }
+    let log = settings.cache.join("log/packages.log");
+    let work = async {
+        let mut command = tokio::process::Command::new("bash");
+        command.args(["-ec", INSTALL, "install"]).args(&missing);
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        super::run(&mut command, &log).await
+    };
+    progress
+        .step("packages", "Debian packages (about 60 MB)", work)
+        .await
+}

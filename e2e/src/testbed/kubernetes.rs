@@ -1,0 +1,119 @@
+//! One real Kubernetes node and the bed's network: runs the scripts that know how.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+
+use super::process::tail;
+use super::settings::{BRIDGE, NODE_IP, POD_NET, SERVICE_API, SERVICE_NET, Settings, scripts};
+
+/// The node's processes with the offset of their port from the first one.
+pub(super) const PROCESSES: [(&str, Option<u16>); 7] = [
+    ("kube-apiserver", Some(0)),
+    ("etcd", Some(1)),
+    ("kube-controller-manager", Some(3)),
+    ("kube-scheduler", Some(4)),
+    ("kubelet", Some(5)),
+    ("kube-proxy", Some(7)),
+    ("containerd", None),
+];
+
+pub(super) async fn network_up(settings: &Settings) -> Result<()> {
+    script(settings, "network.sh", "up").await
+}
+
+pub(super) async fn network_down(settings: &Settings) -> Result<()> {
+    script(settings, "network.sh", "down").await
+}
+
+pub(super) async fn up(settings: &Settings) -> Result<()> {
+    let port = settings.ports.kubernetes;
+    for (address, offset) in (0..10).map(|offset| {
+        (
+            if matches!(offset, 0 | 5) {
+                NODE_IP
+            } else {
+                "127.0.0.1"
+            },
+            offset,
+        )
+    }) {
+        TcpListener::bind((address, port + offset)).with_context(|| {
+            let taken = port + offset;
+            format!("{address}:{taken} is taken (others: LAYRA_TESTBED_KUBERNETES_PORT)")
+        })?;
+    }
+    let Err(error) = script(settings, "kubernetes.sh", "up").await else {
+        return Ok(());
+    };
+    let tails: Vec<String> = PROCESSES
+        .iter()
+        .map(|(name, _)| format!("--- {name}\n{}", tail(&settings.log(name), 8)))
+        .collect();
+    Err(error).with_context(|| format!("Kubernetes does not start\n{}", tails.join("\n")))
+}
+
+pub(super) async fn down(settings: &Settings) -> Result<()> {
+    script(settings, "kubernetes.sh", "down").await
+}
+
+/// The API server answers and its node is ready.
+pub(super) async fn probe(settings: &Settings) -> Result<()> {
+    use k8s_openapi::api::core::v1::Node;
+    let nodes: kube::Api<Node> = kube::Api::all(client(&settings.kubeconfig()).await?);
+    let request = nodes.list(&kube::api::ListParams::default());
+    let nodes = tokio::time::timeout(Duration::from_secs(5), request).await??;
+    let is_ready = |node: &Node| {
+        let conditions = node
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref());
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    if !nodes.items.iter().any(is_ready) {
+        bail!("the node is not ready");
+    }
+    Ok(())
+}
+
+/// A client with the identity of a kubeconfig's current context.
+pub(super) async fn client(kubeconfig: &std::path::Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+async fn script(settings: &Settings, name: &str, action: &str) -> Result<()> {
+    let log = settings.log(name.trim_end_matches(".sh"));
+    let output = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)?;
+    let status = tokio::process::Command::new(scripts().join(name))
+        .arg(action)
+        .env("STATE", &settings.state)
+        .env("BIN", settings.cache.join("bin"))
+        .env("PAUSE", settings.cache.join("images/pause.tar"))
+        .env("PORT", settings.ports.kubernetes.to_string())
+        .env("BRIDGE", BRIDGE)
+        .env("NODE_IP", NODE_IP)
+        .env("POD_NET", POD_NET)
+        .env("SERVICE_NET", SERVICE_NET)
+        .env("SERVICE_API", SERVICE_API)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .status()
+        .await?;
+    if !status.success() {
+        bail!("{name} {action} failed:\n{}", tail(&log, 10));
+    }
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! The test-bed: Kubernetes and the data services, real ones, on this machine. It is started at
+//! most once and reused; it never touches anything that it did not make.
+
+pub mod artifacts;
+mod external;
+mod kubernetes;
+mod lock;
+mod prerequisites;
+mod process;
+mod progress;
+mod services;
+pub mod settings;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::future::{join_all, try_join, try_join_all};
+
+pub use prerequisites::{check as check_prerequisites, is_root};
+pub use process::{Daemon, Signal};
+pub use progress::Progress;
+pub use services::Service;
+pub use settings::Settings;
+
+use lock::Lock;
+
+/// A bed that answers. It keeps running when this value is dropped.
+#[derive(Debug)]
+pub struct Testbed {
+    settings: Settings,
+    kubeconfig: PathBuf,
+    endpoints: Endpoints,
+    is_external: bool,
+}
+
+/// Where the services are, for pods and the host alike.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    /// Kafka's bootstrap servers, `host:port`.
+    pub kafka: String,
+    /// `http://host:port`.
+    pub milvus: String,
+    /// The S3 server.
+    pub s3: S3Endpoint,
+    /// `mongodb://host:port`.
+    pub mongodb_uri: String,
+    /// `redis://host:port`.
+    pub redis_uri: String,
+}
+
+/// An S3 server and the credentials of a user that may do everything.
+#[derive(Clone)]
+pub struct S3Endpoint {
+    /// `http://host:port`.
+    pub endpoint: String,
+    /// The user.
+    pub access_key: String,
+    /// The user's secret.
+    pub secret_key: String,
+}
+
+impl std::fmt::Debug for S3Endpoint {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("S3Endpoint")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Testbed {
+    /// A bed that answers: the servers named by the environment, else the one that is running,
+    /// else a new one. What a killed run or a reboot left behind is removed first.
+    pub async fn obtain() -> Result<Self> {
+        install_crypto();
+        let settings = Settings::from_env()?;
+        if let Some((kubeconfig, endpoints)) = external::from_env()? {
+            return Ok(Self {
+                settings,
+                kubeconfig,
+                endpoints,
+                is_external: true,
+            });
+        }
+        let _lock = bed_lock(&settings).await?;
+        if !is_healthy(&settings).await {
+            prerequisites::check()?;
+            artifacts::provide(&settings, artifacts::BED).await?;
+            restart(&settings).await?;
+        }
+        Ok(Self::running(settings))
+    }
+
+    /// The running bed, or none when there is none that answers. Starts nothing.
+    pub async fn find() -> Result<Option<Self>> {
+        install_crypto();
+        let settings = Settings::from_env()?;
+        if let Some((kubeconfig, endpoints)) = external::from_env()? {
+            return Ok(Some(Self {
+                settings,
+                kubeconfig,
+                endpoints,
+                is_external: true,
+            }));
+        }
+        Ok(is_healthy(&settings).await.then(|| Self::running(settings)))
+    }
+
+    /// Stops the bed and removes everything of it but the logs. Safe when nothing runs.
+    pub async fn down() -> Result<()> {
+        let settings = Settings::from_env()?;
+        let _lock = bed_lock(&settings).await?;
+        tear_down(&settings).await
+    }
+
+    /// Where the services are.
+    #[must_use]
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// The administrator's kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Folders and ports.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether the servers are somebody else's.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        self.is_external
+    }
+
+    /// A Kubernetes client that may do everything.
+    pub async fn kube_client(&self) -> Result<kube::Client> {
+        kubernetes::client(&self.kubeconfig).await
+    }
+
+    /// Makes a bucket; one that exists already is left as it is.
+    pub async fn create_bucket(&self, bucket: &str) -> Result<()> {
+        services::create_bucket(&self.endpoints.s3, bucket).await
+    }
+
+    /// A service of our own bed, to be stopped and started by fault tests.
+    pub fn service(&self, service: Service) -> Result<RunningService<'_>> {
+        if self.is_external {
+            bail!("{} is not ours to stop", service.name());
+        }
+        Ok(RunningService {
+            settings: &self.settings,
+            service,
+        })
+    }
+
+    fn running(settings: Settings) -> Self {
+        let address =
+            |service: Service| format!("{}:{}", settings::NODE_IP, service.port(&settings));
+        let endpoints = Endpoints {
+            kafka: address(Service::Kafka),
+            milvus: format!("http://{}", address(Service::Milvus)),
+            s3: S3Endpoint {
+                endpoint: format!("http://{}", address(Service::S3)),
+                access_key: services::ACCESS_KEY.to_owned(),
+                secret_key: services::SECRET_KEY.to_owned(),
+            },
+            mongodb_uri: format!("mongodb://{}", address(Service::MongoDb)),
+            redis_uri: format!("redis://{}", address(Service::Redis)),
+        };
+        Self {
+            kubeconfig: settings.kubeconfig(),
+            endpoints,
+            settings,
+            is_external: false,
+        }
+    }
+}
+
+/// A service of a running bed. Its data stays when it ends.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningService<'a> {
+    settings: &'a Settings,
+    service: Service,
+}
+
+impl RunningService<'_> {
+    /// Ends it at once, as a crash would.
+    pub async fn kill(&self) -> Result<()> {
+        self.service.stop(self.settings, Signal::Kill).await
+    }
+
+    /// Asks it to end and waits for that.
+    pub async fn stop(&self) -> Result<()> {
+        self.service.stop(self.settings, Signal::Terminate).await
+    }
+
+    /// Starts it on its old data and waits until it answers.
+    pub async fn start(&self) -> Result<()> {
+        self.service.start(self.settings).await
+    }
+}
+
+/// One process of a bed, for `cargo testbed status`.
+#[derive(Debug)]
+pub struct ProcessStatus {
+    /// The name of its log.
+    pub name: String,
+    /// None when it has ended.
+    pub pid: Option<u32>,
+    /// The port that others use.
+    pub port: Option<u16>,
+    /// Resident memory.
+    pub resident_bytes: Option<u64>,
+}
+
+/// Every process that the bed with these settings has started.
+pub fn processes(settings: &Settings) -> Result<Vec<ProcessStatus>> {
+    let port = |name: &str| {
+        let service = Service::ALL
+            .into_iter()
+            .find(|service| service.name() == name);
+        let offset = kubernetes::PROCESSES
+            .iter()
+            .find(|(process, _)| *process == name);
+        service
+            .map(|service| service.port(settings))
+            .or_else(|| offset.and_then(|(_, offset)| Some(settings.ports.kubernetes + (*offset)?)))
+    };
+    let status = |daemon: &Daemon| ProcessStatus {
+        name: daemon.name().to_owned(),
+        pid: daemon.pid(),
+        port: port(daemon.name()),
+        resident_bytes: daemon.resident_bytes(),
+    };
+    Ok(Daemon::recorded(settings)?.iter().map(status).collect())
+}
+
+/// TLS needs one process-wide provider; a second installation is no error.
+fn install_crypto() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+async fn bed_lock(settings: &Settings) -> Result<Lock> {
+    Lock::acquire(
+        &settings.cache.join("bed.lock"),
+        "starts or stops the test-bed",
+    )
+    .await
+}
+
+/// Every process that was started still runs and answers, with the settings asked for.
+async fn is_healthy(settings: &Settings) -> bool {
+    let started_with = fs::read_to_string(settings.state.join("settings"));
+    if started_with.is_ok_and(|text| text != format!("{settings:?}")) || !has_all(settings) {
+        return false;
+    }
+    let services = join_all(Service::ALL.map(|service| service.probe(settings)));
+    let (kubernetes, services) = tokio::join!(kubernetes::probe(settings), services);
+    kubernetes.is_ok() && services.iter().all(Result::is_ok)
+}
+
+fn has_all(settings: &Settings) -> bool {
+    let kubernetes = kubernetes::PROCESSES.iter().map(|(name, _)| *name);
+    let services = Service::ALL.map(Service::name);
+    kubernetes
+        .chain(services)
+        .all(|name| Daemon::new(settings, name).is_alive())
+}
+
+async fn restart(settings: &Settings) -> Result<()> {
+    tear_down(settings)
+        .await
+        .context("removing what an earlier run left")?;
+    let progress = Progress::new();
+    match start(settings, &progress).await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            // Nobody can use half a bed; its logs stay.
+            tear_down(settings)
+                .await
+                .context("removing a bed that did not start")?;
+            Err(error.context(format!("logs: {}/log", settings.state.display())))
+        }
+    }
+}
+
+async fn start(settings: &Settings, progress: &Progress) -> Result<()> {
+    fs::remove_dir_all(settings.state.join("log")).or_else(absent_is_fine)?;
+    for folder in ["pid", "log", "data"] {
+        fs::create_dir_all(settings.state.join(folder))?;
+    }
+    fs::write(settings.state.join("settings"), format!("{settings:?}"))?;
+    kubernetes::network_up(settings).await?;
+    let kubernetes = progress.step("kubernetes", "starting", kubernetes::up(settings));
+    let services = Service::ALL
+        .map(|service| progress.step(service.name(), "starting", service.start(settings)));
+    try_join(kubernetes, try_join_all(services)).await?;
+    Ok(())
+}
+
+async fn tear_down(settings: &Settings) -> Result<()> {
+    if !settings.state.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(settings.state.join("log"))?;
+    kubernetes::down(settings).await?;
+    for daemon in Daemon::recorded(settings)? {
+        // Nothing here is worth a graceful end: a loaded Milvus takes most of a minute for it.
+        daemon.stop(Signal::Kill, Duration::from_secs(10)).await?;
+    }
+    kubernetes::network_down(settings).await?;
+    for name in ["pid", "data"] {
+        fs::remove_dir_all(settings.state.join(name)).or_else(absent_is_fine)?;
+    }
+    fs::remove_file(settings.state.join("settings")).or_else(absent_is_fine)?;
+    Ok(())
+}
+
+fn absent_is_fine(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}

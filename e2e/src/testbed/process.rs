@@ -1,0 +1,230 @@
+//! Daemons that outlive the program that started them, recorded as `STATE/pid/NAME` with pid and
+//! start time, so that a process that only inherited the pid is never taken for ours.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::settings::Settings;
+
+/// One daemon of the bed, by name. It may or may not be running.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    name: String,
+    record: PathBuf,
+    log: PathBuf,
+}
+
+/// A running process: the pid alone may be given to another one after its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    pid: u32,
+    /// Clock ticks between boot and the start of the process.
+    start_time: u64,
+}
+
+/// How a daemon is ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Signal {
+    /// Asks it to end (TERM).
+    Terminate,
+    /// Ends it at once (KILL).
+    Kill,
+}
+
+impl Daemon {
+    /// The daemon `name` of the bed with these settings.
+    #[must_use]
+    pub fn new(settings: &Settings, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            record: settings.state.join("pid").join(name),
+            log: settings.log(name),
+        }
+    }
+
+    /// All daemons that have been started and not been stopped.
+    pub fn recorded(settings: &Settings) -> Result<Vec<Self>> {
+        let folder = settings.state.join("pid");
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names.iter().map(|name| Self::new(settings, name)).collect())
+    }
+
+    /// The daemon's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that its output is appended to.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Starts it in a session of its own, so that Ctrl-C in the terminal does not reach it.
+    pub fn start(&self, command: &Command) -> Result<()> {
+        if self.is_alive() {
+            bail!("{} is already running", self.name);
+        }
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
+        let mut detached = Command::new("setsid");
+        // Servers want more open files than an interactive shell is given.
+        detached.args([
+            "sh",
+            "-c",
+            "ulimit -n \"$(ulimit -Hn)\"; exec \"$@\"",
+            &self.name,
+        ]);
+        detached.arg(command.get_program()).args(command.get_args());
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => detached.env(key, value),
+                None => detached.env_remove(key),
+            };
+        }
+        if let Some(folder) = command.get_current_dir() {
+            detached.current_dir(folder);
+        }
+        let child = detached
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", self.name))?;
+        let start_time = start_time(child.id())
+            .with_context(|| format!("{} ended at once, see {}", self.name, self.log.display()))?;
+        fs::write(&self.record, format!("{} {start_time}\n", child.id()))?;
+        Ok(())
+    }
+
+    /// Whether the recorded process still runs. A zombie does not.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.pid().is_some()
+    }
+
+    /// The pid, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        let identity = self.recorded_identity()?;
+        (start_time(identity.pid) == Some(identity.start_time)).then_some(identity.pid)
+    }
+
+    /// Resident memory in bytes, while it runs.
+    #[must_use]
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kibibytes * 1024)
+    }
+
+    /// Sends the signal and waits for the end; after `patience` the process is killed.
+    pub async fn stop(&self, signal: Signal, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        self.send(signal)?;
+        while self.is_alive() {
+            if Instant::now() > deadline {
+                self.send(Signal::Kill)?;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if self.record.exists() {
+            fs::remove_file(&self.record)?;
+        }
+        Ok(())
+    }
+
+    /// The last lines of the log, for people.
+    #[must_use]
+    pub fn log_tail(&self, lines: usize) -> String {
+        tail(&self.log, lines)
+    }
+
+    fn send(&self, signal: Signal) -> Result<()> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        let flag = match signal {
+            Signal::Terminate => "-TERM",
+            Signal::Kill => "-KILL",
+        };
+        // Whether it worked is seen by the end of the process.
+        Command::new("kill")
+            .args([flag, &pid.to_string()])
+            .stderr(Stdio::null())
+            .status()?;
+        Ok(())
+    }
+
+    fn recorded_identity(&self) -> Option<Identity> {
+        let record = fs::read_to_string(&self.record).ok()?;
+        let (pid, start_time) = record.trim().split_once(' ')?;
+        Some(Identity {
+            pid: pid.parse().ok()?,
+            start_time: start_time.parse().ok()?,
+        })
+    }
+}
+
+/// The last lines of a file; an explanation when it cannot be read.
+pub(super) fn tail(file: &Path, lines: usize) -> String {
+    match fs::read(file) {
+        Ok(content) => {
+            let text = String::from_utf8_lossy(&content);
+            let all: Vec<&str> = text.lines().collect();
+            all[all.len().saturating_sub(lines)..].join("\n")
+        }
+        Err(error) => format!("({}: {error})", file.display()),
+    }
+}
+
+fn start_time(pid: u32) -> Option<u64> {
+    start_time_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Field 22 of `/proc/PID/stat`; none for a zombie. The name before it may hold anything.
+fn start_time_of(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REST: &str = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+
+    #[test]
+    fn start_time_is_read_behind_a_name_with_spaces_and_parentheses() {
+        assert_eq!(start_time_of(&format!("7 (a) S (b) S {REST}")), Some(4711));
+    }
+
+    #[test]
+    fn a_zombie_counts_as_gone() {
+        assert_eq!(start_time_of(&format!("7 (x) Z {REST}")), None);
+    }
+
+    #[test]
+    fn this_process_has_a_start_time() {
+        assert!(start_time(std::process::id()).is_some());
+    }
+}

@@ -1,0 +1,83 @@
+//! What is being done, for people: a line with a running clock for each step on a terminal, plain
+//! lines elsewhere.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+
+/// The steps of one program.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    bars: MultiProgress,
+    is_terminal: bool,
+}
+
+impl Progress {
+    /// Writes to standard error.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            bars: MultiProgress::new(),
+            is_terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Runs one step and shows how long it takes; `what` is shown while it runs.
+    pub async fn step<T>(
+        &self,
+        name: &str,
+        what: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let bar = self.begin(name, what);
+        let start = Instant::now();
+        let result = work.await;
+        bar.finish_and_clear();
+        let seconds = start.elapsed().as_secs_f32();
+        match &result {
+            Ok(_) => self.line(format!("  ✓ {name:<24} {seconds:>6.1} s")),
+            Err(_) => self.line(format!("  ✗ {name:<24} {seconds:>6.1} s  failed")),
+        }
+        result.with_context(|| name.to_owned())
+    }
+
+    /// A line that stays, above the running steps.
+    pub fn line(&self, text: impl Display) {
+        if self.is_terminal {
+            self.bars.suspend(|| eprintln!("{text}"));
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    fn begin(&self, name: &str, what: &str) -> ProgressBar {
+        if !self.is_terminal {
+            eprintln!("  … {name:<24} {what}");
+            return ProgressBar::hidden();
+        }
+        let bar = self.bars.add(ProgressBar::new_spinner());
+        let style = ProgressStyle::with_template("  {spinner} {prefix:<24} {elapsed:>6}    {msg}")
+            .expect("a constant template that the tests render");
+        bar.set_style(style);
+        bar.set_prefix(name.to_owned());
+        bar.set_message(what.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// "4 minutes": how long something took, for people.
+#[must_use]
+pub fn human(duration: Duration) -> String {
+    HumanDuration(duration).to_string()
+}

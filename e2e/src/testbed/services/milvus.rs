@@ -1,0 +1,199 @@
+//! Milvus standalone with its embedded etcd, configured from the template that comes with it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_yaml_ng::{Mapping, Value};
+
+use super::super::settings::{NODE_IP, Settings};
+
+/// Ports as offsets from the first one, which is the proxy's.
+const PORTS: [(&str, u16); 8] = [
+    ("proxy.port", 0),
+    ("proxy.internalPort", 1),
+    ("rootCoord.port", 2),
+    ("queryCoord.port", 3),
+    ("queryNode.port", 4),
+    ("indexNode.port", 5),
+    ("dataCoord.port", 6),
+    ("dataNode.port", 7),
+];
+const ETCD_CLIENT: u16 = 9;
+const ETCD_PEER: u16 = 10;
+const METRICS: u16 = 11;
+
+pub(super) fn command(settings: &Settings) -> Result<Command> {
+    let artifact = settings.cache.join("milvus");
+    let folder = settings.data("milvus");
+    // The place where Milvus looks for its configuration: below its working folder.
+    let configs = folder.join("configs");
+    fs::create_dir_all(&configs)?;
+    fs::create_dir_all(folder.join("logs"))?;
+    fs::copy(artifact.join("glog.conf"), configs.join("glog.conf"))?;
+    let template = fs::read_to_string(artifact.join("config.yaml.template"))?;
+    let configuration = configure(&template, &folder, settings.ports.milvus)?;
+    fs::write(
+        configs.join("milvus.yaml"),
+        serde_yaml_ng::to_string(&configuration)?,
+    )?;
+    fs::write(
+        configs.join("etcd.yaml"),
+        etcd_configuration(&folder, settings.ports.milvus)?,
+    )?;
+
+    let mut command = Command::new(artifact.join("bin/milvus"));
+    command
+        .args(["run", "standalone", "-alias", "testbed"])
+        .current_dir(&folder)
+        .env("DEPLOY_MODE", "STANDALONE")
+        .env(
+            "METRICS_PORT",
+            (settings.ports.milvus + METRICS).to_string(),
+        )
+        .env("MILVUS_RUN_DIR", folder.join("run"))
+        .env("LD_LIBRARY_PATH", artifact.join("bin"))
+        .env("GOMEMLIMIT", "1500MiB");
+    Ok(command)
+}
+
+/// Healthy (the server accepts requests before it is) and answering a request of the API.
+pub(super) async fn probe(settings: &Settings) -> Result<()> {
+    let health = format!(
+        "http://{NODE_IP}:{}/healthz",
+        settings.ports.milvus + METRICS
+    );
+    let answer = reqwest::get(health).await?.text().await?;
+    ensure!(answer.contains("OK"), "Milvus says {answer}");
+    let collections = format!(
+        "http://{NODE_IP}:{}/v1/vector/collections",
+        settings.ports.milvus
+    );
+    reqwest::get(collections).await?.error_for_status()?;
+    Ok(())
+}
+
+fn configure(template: &str, folder: &Path, port: u16) -> Result<Value> {
+    let mut configuration: Value = serde_yaml_ng::from_str(&with_defaults(template))
+        .context("Milvus' configuration template has changed")?;
+    for (key, offset) in PORTS {
+        set(&mut configuration, key, port + offset)?;
+    }
+    for part in [
+        "rootCoord",
+        "proxy",
+        "queryCoord",
+        "queryNode",
+        "indexNode",
+        "dataCoord",
+        "dataNode",
+    ] {
+        set(&mut configuration, &format!("{part}.ip"), NODE_IP)?;
+    }
+    let path = |name: &str| folder.join(name).display().to_string();
+    set(
+        &mut configuration,
+        "etcd.endpoints",
+        format!("127.0.0.1:{}", port + ETCD_CLIENT),
+    )?;
+    set(
+        &mut configuration,
+        "etcd.config.path",
+        path("configs/etcd.yaml"),
+    )?;
+    set(&mut configuration, "etcd.data.dir", path("etcd"))?;
+    set(&mut configuration, "etcd.log.path", path("logs/etcd.log"))?;
+    set(&mut configuration, "etcd.log.level", "warn")?;
+    set(&mut configuration, "localStorage.path", path("data"))?;
+    set(&mut configuration, "rocksmq.path", path("rocksmq"))?;
+    set(&mut configuration, "log.level", "warn")?;
+    set(&mut configuration, "log.file.rootPath", "")?;
+    Ok(configuration)
+}
+
+/// Without a file of its own the embedded etcd takes 2379 and 2380 whatever `etcd.endpoints` says.
+fn etcd_configuration(folder: &Path, port: u16) -> Result<String> {
+    let client = format!("http://127.0.0.1:{}", port + ETCD_CLIENT);
+    let peer = format!("http://127.0.0.1:{}", port + ETCD_PEER);
+    let settings = [
+        ("name", "default".to_owned()),
+        ("data-dir", folder.join("etcd").display().to_string()),
+        ("listen-client-urls", client.clone()),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer.clone()),
+        ("initial-advertise-peer-urls", peer.clone()),
+        ("initial-cluster", format!("default={peer}")),
+    ];
+    let yaml: Mapping = settings
+        .into_iter()
+        .map(|(key, value)| (Value::from(key), Value::from(value)))
+        .collect();
+    Ok(serde_yaml_ng::to_string(&yaml)?)
+}
+
+/// Puts the default into every `{{ name(type): default }}`; one without default becomes empty.
+fn with_defaults(template: &str) -> String {
+    let mut text = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, (placeholder, after))) = rest
+        .split_once("{{")
+        .and_then(|(before, tail)| Some((before, tail.split_once("}}")?)))
+    {
+        text.push_str(before);
+        text.push_str(
+            placeholder
+                .split_once(':')
+                .map_or("", |(_, default)| default.trim()),
+        );
+        rest = after;
+    }
+    text.push_str(rest);
+    text
+}
+
+/// Sets `a.b.c`, making what is missing on the way.
+fn set(configuration: &mut Value, key: &str, value: impl Into<Value>) -> Result<()> {
+    let mut place = configuration;
+    for part in key.split('.') {
+        if place.is_null() {
+            *place = Value::Mapping(Mapping::new());
+        }
+        let mapping = place
+            .as_mapping_mut()
+            .with_context(|| format!("{key} is no section"))?;
+        place = mapping.entry(part.into()).or_insert(Value::Null);
+    }
+    *place = value.into();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEMPLATE: &str = "proxy:\n  ip: # none\n  port: {{ proxy_port(int): 19530 }}\netcd:\n  \
+                            data:\n    dir: {{ etcd_data_dir }}\nother: {{ level: info }} # text\n";
+
+    #[test]
+    fn settings_replace_the_template_and_the_rest_keeps_its_defaults() {
+        let configuration = configure(TEMPLATE, Path::new("/data"), 17530).unwrap();
+        assert_eq!(configuration["proxy"]["port"], Value::from(17530));
+        assert_eq!(configuration["proxy"]["ip"], Value::from(NODE_IP));
+        assert_eq!(
+            configuration["etcd"]["data"]["dir"],
+            Value::from("/data/etcd")
+        );
+        assert_eq!(
+            configuration["rocksmq"]["path"],
+            Value::from("/data/rocksmq")
+        );
+        assert_eq!(configuration["other"], Value::from("info"));
+    }
+
+    #[test]
+    fn a_value_is_no_section() {
+        let mut configuration = Value::from(1);
+        assert!(set(&mut configuration, "a.b", 1).is_err());
+    }
+}

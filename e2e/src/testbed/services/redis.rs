@@ -1,0 +1,37 @@
+//! Redis, with every write on disk before the next second.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::super::settings::{NODE_IP, Settings};
+
+pub(super) fn command(settings: &Settings) -> Command {
+    let mut command = Command::new("redis-server");
+    command
+        .args([
+            "--bind",
+            NODE_IP,
+            "--port",
+            &settings.ports.redis.to_string(),
+        ])
+        // Open on the bridge, which only this machine and its pods reach.
+        .args([
+            "--protected-mode",
+            "no",
+            "--appendonly",
+            "yes",
+            "--save",
+            "",
+            "--dir",
+        ])
+        .arg(settings.data("redis"));
+    command
+}
+
+pub(super) async fn probe(settings: &Settings) -> Result<()> {
+    let client = redis::Client::open(format!("redis://{NODE_IP}:{}", settings.ports.redis))?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    let _: String = redis::cmd("PING").query_async(&mut connection).await?;
+    Ok(())
+}

@@ -1,0 +1,3 @@
+# Apache Kafka's broker.
+maven_jars
+cp "$RECIPE/log4j2.yaml" "$OUT/"

@@ -1,0 +1,2 @@
+# The S3 server.
+go_build github.com/minio/minio minio
