@@ -1,2 +1,201 @@
-//! stub
-fn main() {}
+//! `layra-operator`: makes workers, topics and scaling decisions from `IngestionPipeline` objects.
+
+mod autoscale;
+#[cfg(test)]
+mod fixtures;
+mod kafka;
+mod leader;
+mod milvus;
+mod reconcile;
+mod resources;
+mod telemetry;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use kube::{
+    Client, CustomResourceExt,
+    runtime::events::{Recorder, Reporter},
+};
+use layra_crds::IngestionPipeline;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use leader::Lease;
+use reconcile::Shared;
+use telemetry::{Health, Metrics};
+
+/// Makes workers, topics and scaling decisions from IngestionPipeline objects.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Reconcile pipelines until told to stop.
+    Run(RunArgs),
+    /// Print the CustomResourceDefinition as YAML.
+    Crd,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Namespaces whose pipelines are reconciled. Default: the operator's own.
+    #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    namespaces: Vec<String>,
+
+    /// Image of workers whose pipeline names none.
+    #[arg(long, env = "WORKER_IMAGE", default_value = concat!("layra-worker:", env!("CARGO_PKG_VERSION")))]
+    worker_image: String,
+
+    /// Address of /metrics, /healthz and /readyz.
+    #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+
+    /// Name of the lease that the leader holds.
+    #[arg(long, env = "LEASE_NAME", default_value = "layra-operator")]
+    lease_name: String,
+
+    /// Name of this pod, the holder of the lease. Default: the host's name.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: Option<String>,
+
+    /// Namespace of this pod and of the lease. Default: that of the Kubernetes configuration.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pod_namespace: Option<String>,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Crd => print_crd(),
+        Command::Run(args) => {
+            telemetry::start_logs();
+            rustls::crypto::ring::default_provider()
+                .install_default()
+                .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
+            tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?
+                .block_on(run(args))
+        }
+    }
+}
+
+fn print_crd() -> anyhow::Result<()> {
+    print!("{}", serde_yaml_ng::to_string(&IngestionPipeline::crd())?);
+    Ok(())
+}
+
+async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    stop_on_signal(stop.clone())?;
+
+    let client = Client::try_default()
+        .await
+        .context("no access to a Kubernetes API server")?;
+    let own_namespace = args
+        .pod_namespace
+        .unwrap_or_else(|| client.default_namespace().to_owned());
+    let identity = args.pod_name.unwrap_or_else(identity);
+    let metrics = Metrics::new()?;
+    let health = Health::default();
+    let mut server = tokio::spawn(telemetry::serve(
+        args.listen,
+        metrics.clone(),
+        health.clone(),
+        stop.clone(),
+    ));
+
+    let joining = Lease::join(client.clone(), &own_namespace, &args.lease_name, &identity);
+    let mut lease = tokio::select! {
+        lease = joining => lease,
+        served = &mut server => return served?.context("the HTTP endpoints failed"),
+        () = stop.cancelled() => return Ok(()),
+    };
+    health.set_ready();
+    tracing::info!(identity, lease = args.lease_name, "waiting for the lease");
+
+    let shared = Arc::new(Shared {
+        kafka: kafka::KafkaClients::default(),
+        recorder: Recorder::new(
+            client.clone(),
+            Reporter {
+                controller: "layra-operator".to_owned(),
+                instance: Some(identity),
+            },
+        ),
+        client,
+        metrics,
+        worker_image: args.worker_image,
+    });
+    let namespaces = if args.namespaces.is_empty() {
+        vec![own_namespace]
+    } else {
+        args.namespaces
+    };
+    let outcome = tokio::select! {
+        outcome = lead(&mut lease, shared, namespaces, &stop) => outcome,
+        served = &mut server => served?.context("the HTTP endpoints failed"),
+    };
+    stop.cancel();
+    lease.release().await;
+    outcome
+}
+
+/// Waits for the lease, and reconciles while it is held.
+async fn lead(
+    lease: &mut Lease,
+    shared: Arc<Shared>,
+    namespaces: Vec<String>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        leads = lease.until(true) => leads?,
+        () = stop.cancelled() => return Ok(()),
+    }
+    tracing::info!(?namespaces, "leading");
+    shared.metrics.leads(true);
+    let halt = stop.child_token();
+    let mut loops = JoinSet::new();
+    for namespace in namespaces {
+        loops.spawn(reconcile::run(Arc::clone(&shared), namespace, halt.clone()));
+    }
+    let outcome = tokio::select! {
+        // A process that lost the lease starts anew: nothing of what it knows may live on.
+        _ = lease.until(false) => Err(leader::LeaseLost.into()),
+        ended = loops.join_next(), if !stop.is_cancelled() => match ended {
+            Some(Err(error)) => Err(anyhow::Error::new(error).context("a reconcile loop died")),
+            _ => Ok(()),
+        },
+    };
+    halt.cancel();
+    // What has begun is finished while the lease is still held.
+    while loops.join_next().await.is_some() {}
+    shared.metrics.leads(false);
+    outcome
+}
+
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// The host's name and the process: enough to tell operators on one machine apart.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
+}

@@ -1,0 +1,23 @@
+//! Objects for tests.
+
+use layra_crds::{IngestionPipeline, IngestionPipelineSpec};
+use serde_json::json;
+
+/// A short, valid pipeline, as the API server would hand it out.
+pub(crate) fn pipeline() -> IngestionPipeline {
+    let spec: IngestionPipelineSpec = serde_json::from_value(json!({
+        "source": {"kafka": {"bootstrapServers": "kafka.rag:9092", "replicationFactor": 1}},
+        "documents": {"objectStore": {
+            "endpoint": "http://minio.rag:9000", "secretRef": {"name": "s3"}}},
+        "embedding": {"model": {"family": "minilm", "uri": "s3://models/minilm"}},
+        "stores": {
+            "milvus": {"uri": "http://milvus.rag:19530"},
+            "mongodb": {"secretRef": {"name": "mongo"}}},
+    }))
+    .expect("the fixture is a valid spec");
+    let mut pipeline = IngestionPipeline::new("contracts", spec);
+    pipeline.metadata.namespace = Some("rag".to_owned());
+    pipeline.metadata.uid = Some("11111111-2222-3333-4444-555555555555".to_owned());
+    pipeline.metadata.generation = Some(1);
+    pipeline
+}

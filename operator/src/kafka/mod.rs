@@ -1,0 +1,95 @@
+//! What the operator needs of Kafka: topics, offsets, and the two topic actions. One client serves
+//! all pipelines of a cluster, and asks only for their own topics. It never joins a consumer group,
+//! never commits, and never reads a message.
+
+mod clients;
+mod cluster;
+mod connection;
+mod group_offsets;
+mod lag;
+
+pub(crate) use clients::KafkaClients;
+pub(crate) use connection::{Connection, Security, SecurityError};
+pub(crate) use lag::{PartitionOffsets, total_lag};
+
+/// What a pipeline wants to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    /// The topic with the tasks.
+    pub(crate) topic: String,
+    /// The topic for failed tasks.
+    pub(crate) dead_letter_topic: String,
+    /// The workers' group.
+    pub(crate) consumer_group: String,
+}
+
+/// What the cluster answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// Brokers that are alive.
+    pub(crate) brokers: usize,
+    /// The topic with the tasks.
+    pub(crate) topic: TopicState,
+    /// The topic for failed tasks.
+    pub(crate) dead_letter_topic: TopicState,
+    /// Tasks that are not done, or why that is unknown.
+    pub(crate) lag: Result<i64, KafkaError>,
+}
+
+/// A topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TopicState {
+    /// There is none of this name.
+    Absent,
+    /// It exists.
+    Present {
+        /// Its number of partitions.
+        partitions: i32,
+    },
+}
+
+/// A change to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TopicAction {
+    /// Make a topic.
+    Create {
+        /// Its name.
+        topic: String,
+        /// Its number of partitions.
+        partitions: i32,
+        /// Replicas of each partition.
+        replication_factor: i32,
+        /// Settings that differ from the brokers' defaults.
+        config: Vec<(&'static str, String)>,
+    },
+    /// Give a topic more partitions.
+    AddPartitions {
+        /// Its name.
+        topic: String,
+        /// The new number.
+        partitions: i32,
+    },
+}
+
+impl TopicAction {
+    /// The topic that it changes.
+    pub(crate) fn topic(&self) -> &str {
+        match self {
+            Self::Create { topic, .. } | Self::AddPartitions { topic, .. } => topic,
+        }
+    }
+}
+
+/// Why Kafka did not answer, or refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum KafkaError {
+    /// The client cannot be made from what the user gave.
+    #[error("the connection's settings are not usable: {0}")]
+    Settings(String),
+    /// No answer, or an error on the way.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The cluster said no.
+    #[error("{0}")]
+    Refused(String),
+}

@@ -1,0 +1,184 @@
+//! What the operator needs of Milvus: which collections of a pipeline have another index than the
+//! pipeline asks for. It reads; it never creates, changes, loads or drops anything.
+
+mod drift;
+
+use std::time::Duration;
+
+use layra_crds::{DriftedCollection, MilvusSpec};
+use milvus::v2::prelude::{
+    ClientV2, ConnectConfig, DescribeIndexRequest, Error, IndexDesc, IndexType,
+    ListCollectionsRequest, MetricType, RetryConfig, TelemetryConfig,
+};
+
+use drift::{FoundIndex, difference};
+
+/// The vector field of a collection.
+const VECTOR_FIELD: &str = "vector";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const RPC_TIMEOUT: Duration = Duration::from_secs(5);
+/// For one whole check, whatever the number of collections.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IndexReport {
+    /// Collections of the pipeline.
+    pub(crate) collections: usize,
+    /// Those whose index is not the one in the spec, sorted by name.
+    pub(crate) drifted: Vec<DriftedCollection>,
+}
+
+/// Milvus did not answer, or not as expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MilvusError {
+    /// No answer, or an error on the way.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The token was refused.
+    #[error("{0}")]
+    Unauthenticated(String),
+}
+
+/// Compares the index of each of the pipeline's collections with the one in the spec.
+pub(crate) async fn check_indexes(
+    spec: &MilvusSpec,
+    token: Option<&str>,
+) -> Result<IndexReport, MilvusError> {
+    tokio::time::timeout(CHECK_TIMEOUT, check(spec, token))
+        .await
+        .unwrap_or_else(|_| Err(MilvusError::Unreachable("the check timed out".to_owned())))
+}
+
+async fn check(spec: &MilvusSpec, token: Option<&str>) -> Result<IndexReport, MilvusError> {
+    let client = connect(spec, token).await?;
+    let request = ListCollectionsRequest::builder()
+        .build()
+        .map_err(from_client)?;
+    let all = client
+        .list_collections(request)
+        .await
+        .map_err(from_client)?;
+    let mut names: Vec<&String> = all
+        .collection_names()
+        .iter()
+        .filter(|name| spec.owns_collection(name))
+        .collect();
+    names.sort_unstable();
+
+    let mut report = IndexReport {
+        collections: names.len(),
+        drifted: Vec::new(),
+    };
+    for name in names {
+        let found = vector_index(&client, name).await?;
+        if let Some(difference) = difference(found.as_ref(), &spec.index) {
+            report.drifted.push(DriftedCollection {
+                name: name.clone(),
+                difference,
+            });
+        }
+    }
+    Ok(report)
+}
+
+async fn connect(spec: &MilvusSpec, token: Option<&str>) -> Result<ClientV2, MilvusError> {
+    // The client's own defaults retry 75 times, for minutes. The next check is the retry here.
+    let retry = RetryConfig::new()
+        .max_attempts(1)
+        .max_retry_timeout(RPC_TIMEOUT);
+    let mut config = ConnectConfig::new()
+        .uri(&spec.uri)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .rpc_timeout(RPC_TIMEOUT)
+        .retry(retry)
+        .telemetry(TelemetryConfig::new().enabled(false));
+    if let Some(token) = token {
+        config = config.token(token);
+    }
+    ClientV2::new(&config).await.map_err(from_client)
+}
+
+/// The index of the vector field, `None` if there is none.
+async fn vector_index(
+    client: &ClientV2,
+    collection: &str,
+) -> Result<Option<FoundIndex>, MilvusError> {
+    let request = DescribeIndexRequest::builder()
+        .collection_name(collection)
+        .field_name(VECTOR_FIELD)
+        .build()
+        .map_err(from_client)?;
+    match client.describe_index(request).await {
+        Ok(response) => Ok(response
+            .indexes()
+            .iter()
+            .find(|index| index.get_field_name() == VECTOR_FIELD)
+            .map(found_index)),
+        Err(error) if is_index_missing(&error) => Ok(None),
+        Err(error) => Err(from_client(error)),
+    }
+}
+
+fn found_index(index: &IndexDesc) -> FoundIndex {
+    let number = |key| {
+        index
+            .get_extra_params()
+            .get(key)
+            .and_then(|value| value.parse().ok())
+    };
+    FoundIndex {
+        index_type: match index.get_index_type() {
+            IndexType::Hnsw => "HNSW".to_owned(),
+            IndexType::Flat => "FLAT".to_owned(),
+            other => format!("{other:?}"),
+        },
+        metric: match index.get_metric_type() {
+            MetricType::Ip => "IP".to_owned(),
+            MetricType::Cosine => "COSINE".to_owned(),
+            other => format!("{other:?}"),
+        },
+        m: number("M"),
+        ef_construction: number("efConstruction"),
+    }
+}
+
+/// Code 700 since Milvus 2.3, and the older code beside it.
+fn is_index_missing(error: &Error) -> bool {
+    matches!(error, Error::Server(server) if server.code() == 700 || server.legacy_code() == 25)
+}
+
+fn from_client(error: Error) -> MilvusError {
+    let text = error.to_string();
+    if text.contains("auth check failure") || text.contains("Unauthenticated") {
+        MilvusError::Unauthenticated(text)
+    } else {
+        MilvusError::Unreachable(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use layra_crds::{IndexSpec, SearchSpec};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_milvus_that_is_not_there_is_reported_within_seconds() {
+        let spec = MilvusSpec {
+            // Nothing listens on port 1.
+            uri: "http://127.0.0.1:1".into(),
+            secret_ref: None,
+            collection: "colqwen{knowledge_db_id}".into(),
+            index: IndexSpec::default(),
+            search: SearchSpec::default(),
+        };
+        let started = std::time::Instant::now();
+        let result = check_indexes(&spec, None).await;
+        assert!(
+            matches!(result, Err(MilvusError::Unreachable(_))),
+            "{result:?}"
+        );
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+}

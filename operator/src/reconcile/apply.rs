@@ -1,0 +1,100 @@
+//! All writes of a reconcile but the report: Kafka's topics and the pipeline's objects.
+
+use jiff::Timestamp;
+use kube::{
+    Api, ResourceExt,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+};
+use layra_crds::IngestionPipeline;
+
+use super::{
+    Context, FIELD_MANAGER, ReconcileError,
+    memory::Memory,
+    observe,
+    plan::{Kind, Manifest, Note, Plan, topic_changed},
+    world::TopicFailure,
+};
+
+/// Carries a plan out and returns what is to be told of it. Kafka's refusals go to the memory: the
+/// next plan reports them.
+pub(super) async fn apply(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    plan: &Plan,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<Vec<Note>, ReconcileError> {
+    let notes = change_topics(context, pipeline, plan, memory, now).await;
+    for manifest in &plan.manifests {
+        apply_manifest(context, pipeline, manifest).await?;
+    }
+    Ok(notes)
+}
+
+async fn change_topics(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    plan: &Plan,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Vec<Note> {
+    if plan.topic_actions.is_empty() {
+        return Vec::new();
+    }
+    let Ok(connection) = observe::connection_of(pipeline, memory) else {
+        return Vec::new();
+    };
+    let mut notes = Vec::new();
+    for action in &plan.topic_actions {
+        match context.kafka.change(&connection, action).await {
+            Ok(()) => {
+                tracing::info!(topic = action.topic(), ?action, "topic changed");
+                memory.topic_failure = None;
+                notes.push(topic_changed(action));
+            }
+            Err(error) => {
+                tracing::warn!(topic = action.topic(), %error, "topic not changed");
+                memory.topic_failure = Some(TopicFailure {
+                    topic: action.topic().to_owned(),
+                    at: now,
+                    message: error.to_string(),
+                });
+                break;
+            }
+        }
+    }
+    notes
+}
+
+async fn apply_manifest(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    manifest: &Manifest,
+) -> Result<(), ReconcileError> {
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let resource = resource(manifest.kind);
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(context.client.clone(), &namespace, &resource);
+    let name = crate::resources::object_name(&pipeline.name_any());
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch(&name, &parameters, &Patch::Apply(&manifest.body))
+        .await
+        .map_err(|source| ReconcileError::Apply {
+            kind: manifest.kind,
+            name: name.clone(),
+            source: Box::new(source),
+        })?;
+    tracing::info!(kind = ?manifest.kind, object = name, "applied");
+    context.metrics.applied(manifest.kind);
+    Ok(())
+}
+
+fn resource(kind: Kind) -> ApiResource {
+    use k8s_openapi::api::{apps, core, policy};
+    match kind {
+        Kind::ConfigMap => ApiResource::erase::<core::v1::ConfigMap>(&()),
+        Kind::Deployment => ApiResource::erase::<apps::v1::Deployment>(&()),
+        Kind::Service => ApiResource::erase::<core::v1::Service>(&()),
+        Kind::PodDisruptionBudget => ApiResource::erase::<policy::v1::PodDisruptionBudget>(&()),
+    }
+}

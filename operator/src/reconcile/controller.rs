@@ -1,0 +1,93 @@
+//! The loop of one namespace: watches pipelines and what belongs to them, and reconciles each when
+//! something changed or its time has come.
+
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt, stream};
+use kube::{
+    Api, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        controller::{self, ReconcileRequest},
+        predicates,
+        reflector::{self, ObjectRef},
+        watcher,
+    },
+};
+use layra_crds::IngestionPipeline;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, Shared, reconcile, retry, stores::Stores};
+
+/// Changes that wait to be looked at, before the watches wait too.
+const TRIGGERS: usize = 1024;
+/// Changes within this time make one reconcile.
+const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Reconciles the pipelines of `namespace` until `stop`, and finishes what it has begun.
+pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: CancellationToken) {
+    let mut tasks = JoinSet::new();
+    let (triggers, changes) = mpsc::channel(TRIGGERS);
+    let stores = Stores::start(&shared.client, &namespace, &triggers, &mut tasks);
+    let filled = tokio::select! {
+        filled = stores.filled() => filled.is_ok(),
+        () = stop.cancelled() => false,
+    };
+    if !filled {
+        return;
+    }
+    let api: Api<IngestionPipeline> = Api::namespaced(shared.client.clone(), &namespace);
+    let context = Arc::new(Context::new(shared, stores));
+    let (pipelines, writer) = reflector::store();
+
+    let forgetful = Arc::clone(&context);
+    let edited = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .inspect(move |event| {
+            if let Ok(watcher::Event::Delete(pipeline)) = event {
+                forgetful.forget(
+                    &pipeline.namespace().unwrap_or_default(),
+                    &pipeline.name_any(),
+                );
+            }
+        })
+        .applied_objects()
+        // The operator's own status is no news to it.
+        .predicate_filter(predicates::generation, predicates::Config::default())
+        .filter_map(|event| async move {
+            event
+                .inspect_err(|error| tracing::warn!(%error, "watch of pipelines interrupted"))
+                .ok()
+        })
+        .map(|pipeline| ObjectRef::from_obj(&pipeline));
+    let changed = stream::unfold(changes, |mut changes: mpsc::Receiver<_>| async move {
+        changes.recv().await.map(|change| (change, changes))
+    });
+    let queue = stream::select(edited.boxed(), changed.boxed())
+        .map(|pipeline| Ok::<_, watcher::Error>(ReconcileRequest::from(pipeline)))
+        .take_until(stop.cancelled_owned());
+
+    // Unbounded concurrency: a reconcile that waits for a dead Kafka must hold up no other.
+    let config = controller::Config::default().debounce(DEBOUNCE);
+    controller::applier(
+        |pipeline, context| reconcile(pipeline, context).boxed(),
+        |pipeline, error, context| retry(&pipeline, error, &context),
+        context,
+        pipelines,
+        queue,
+        config,
+    )
+    .for_each(|result| async move {
+        match result {
+            Ok(_)
+            | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) =>
+                {}
+            Err(error) => tracing::warn!(%error, "the reconcile loop stumbled"),
+        }
+    })
+    .await;
+    tasks.shutdown().await;
+    tracing::info!(namespace, "stopped reconciling");
+}

@@ -1,0 +1,41 @@
+//! What the operator remembers of a pipeline between two reconciles. Losing it, with the process,
+//! costs a few reads and keeps workers a little longer; nothing else depends on it.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+
+use super::world::{Problem, TopicFailure, Topics};
+use crate::{autoscale::History, milvus::IndexReport};
+
+/// What is remembered of one pipeline.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// The object that this is about; another one of the same name starts anew.
+    pub(crate) uid: Option<String>,
+    /// The scaling decisions of late.
+    pub(crate) history: History,
+    /// The topics as they were seen last.
+    pub(crate) topics: Option<(Timestamp, Topics)>,
+    /// The last change to a topic that Kafka refused.
+    pub(crate) topic_failure: Option<TopicFailure>,
+    /// The last comparison of indexes.
+    pub(crate) indexes: Option<IndexCheck>,
+    /// The Secrets as they were read last, `None` for one that does not exist.
+    pub(crate) secrets: HashMap<String, (Timestamp, Option<Secret>)>,
+    /// When the status was written last.
+    pub(crate) reported: Option<Timestamp>,
+    /// Reconciles that failed in a row.
+    pub(crate) failures: u32,
+}
+
+/// A comparison of indexes.
+pub(crate) struct IndexCheck {
+    /// When.
+    pub(crate) at: Timestamp,
+    /// The generation of the spec that it was made for.
+    pub(crate) generation: Option<i64>,
+    /// What it found.
+    pub(crate) result: Result<IndexReport, Problem>,
+}

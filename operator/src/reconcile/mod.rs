@@ -1,0 +1,246 @@
+//! The reconcile of a pipeline, in four phases: observe (all reads), plan (pure), apply (all
+//! writes), report (status, events, metrics).
+
+mod apply;
+mod controller;
+mod memory;
+mod observe;
+mod plan;
+mod report;
+mod stores;
+mod world;
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use kube::{
+    Client, ResourceExt,
+    runtime::{controller::Action, events::Recorder},
+};
+use layra_crds::{ConfigError, IngestionPipeline};
+
+use crate::{kafka::KafkaClients, telemetry::Metrics};
+use memory::Memory;
+use stores::Stores;
+
+pub(crate) use controller::run;
+pub(crate) use plan::Kind;
+
+/// The owner of every field that the operator writes.
+pub(crate) const FIELD_MANAGER: &str = "layra-operator";
+
+/// How often the backlog is read.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a paused pipeline is looked at.
+const PAUSED_INTERVAL: Duration = Duration::from_secs(30);
+/// The first and the longest wait after a failure.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// What the pipelines of all namespaces share.
+pub(crate) struct Shared {
+    /// For Kubernetes.
+    pub(crate) client: Client,
+    /// For Kafka.
+    pub(crate) kafka: KafkaClients,
+    /// For events.
+    pub(crate) recorder: Recorder,
+    /// For Prometheus.
+    pub(crate) metrics: Metrics,
+    /// The image of workers whose spec names none.
+    pub(crate) worker_image: String,
+}
+
+/// What the reconciles of one namespace have at hand.
+pub(crate) struct Context {
+    shared: Arc<Shared>,
+    stores: Stores,
+    memories: Mutex<HashMap<String, Memory>>,
+}
+
+impl std::ops::Deref for Context {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// A reconcile that failed and is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReconcileError {
+    /// The worker's configuration cannot be written.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The API server refused an object.
+    #[error("{kind:?} {name} cannot be applied: {source}")]
+    Apply {
+        /// The object's kind.
+        kind: Kind,
+        /// The object's name.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// The API server refused the status.
+    #[error("the status cannot be written: {0}")]
+    Status(Box<kube::Error>),
+}
+
+impl ReconcileError {
+    /// A short word for metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "config",
+            Self::Apply { .. } => "apply",
+            Self::Status(_) => "status",
+        }
+    }
+}
+
+/// Brings one pipeline a step closer to its spec.
+async fn reconcile(
+    pipeline: Arc<IngestionPipeline>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    if pipeline.metadata.deletion_timestamp.is_some() {
+        // Owner references clean up. Topics, collections and documents stay.
+        return Ok(Action::await_change());
+    }
+    let started = Instant::now();
+    let mut memory = context.remember(&pipeline);
+    let result = phases(&context, &pipeline, &mut memory).await;
+    memory.failures = if result.is_ok() {
+        0
+    } else {
+        memory.failures.saturating_add(1)
+    };
+    context.keep(&pipeline, memory);
+    context.metrics.reconciled(
+        started.elapsed(),
+        result.as_ref().err().map(ReconcileError::reason),
+    );
+    result
+}
+
+async fn phases(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    memory: &mut Memory,
+) -> Result<Action, ReconcileError> {
+    let now = Timestamp::now();
+    let world = observe::observe(context, pipeline, memory, now).await;
+    let plan = plan::plan(
+        pipeline,
+        &world,
+        &mut memory.history,
+        &context.worker_image,
+        now,
+    )?;
+    let applied = apply::apply(context, pipeline, &plan, memory, now).await;
+    // A failed write is no reason not to report what was seen.
+    let told = applied.as_deref().unwrap_or_default();
+    let notes: Vec<_> = plan.notes.iter().chain(told).cloned().collect();
+    report::report(context, pipeline, &plan.status, &notes, memory, now).await?;
+    applied?;
+
+    let soon = !plan.topic_actions.is_empty();
+    let wait = match (pipeline.spec.paused, soon) {
+        (true, _) => PAUSED_INTERVAL,
+        (false, true) => FIRST_RETRY,
+        (false, false) => POLL_INTERVAL,
+    };
+    Ok(Action::requeue(jittered(wait)))
+}
+
+/// When to try again after a failure: later with each one in a row.
+fn retry(
+    pipeline: &Arc<IngestionPipeline>,
+    error: &ReconcileError,
+    context: &Arc<Context>,
+) -> Action {
+    tracing::warn!(
+        namespace = pipeline.namespace(),
+        pipeline = pipeline.name_any(),
+        %error,
+        "reconcile failed"
+    );
+    let memory = context.remember(pipeline);
+    let failures = memory.failures;
+    context.keep(pipeline, memory);
+    Action::requeue(jittered(backoff(failures)))
+}
+
+fn backoff(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    FIRST_RETRY
+        .saturating_mul(1 << doublings)
+        .min(LONGEST_RETRY)
+}
+
+/// Up to a tenth more or less, so that a thousand pipelines do not ask at the same moment.
+fn jittered(wait: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish() % 201;
+    wait.mul_f64(0.9 + 0.001 * random as f64)
+}
+
+impl Context {
+    fn new(shared: Arc<Shared>, stores: Stores) -> Self {
+        Self {
+            shared,
+            stores,
+            memories: Mutex::default(),
+        }
+    }
+
+    /// Takes the memory of a pipeline out. The runtime never reconciles a pipeline twice at once.
+    fn remember(&self, pipeline: &IngestionPipeline) -> Memory {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = memories.remove(&pipeline.name_any());
+        memory
+            .filter(|memory| memory.uid == pipeline.uid())
+            .unwrap_or_else(|| Memory {
+                uid: pipeline.uid(),
+                ..Memory::default()
+            })
+    }
+
+    fn keep(&self, pipeline: &IngestionPipeline, memory: Memory) {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.insert(pipeline.name_any(), memory);
+    }
+
+    /// Forgets a pipeline that is gone.
+    fn forget(&self, namespace: &str, name: &str) {
+        self.memories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
+        self.metrics.forget(namespace, name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_wait_longer_and_longer() {
+        let seconds: Vec<u64> = (1..9).map(|failures| backoff(failures).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(backoff(u32::MAX), LONGEST_RETRY);
+    }
+
+    #[test]
+    fn waits_are_spread_by_a_tenth() {
+        for _ in 0..100 {
+            let wait = jittered(POLL_INTERVAL).as_secs_f64();
+            assert!((4.5..=5.5).contains(&wait), "{wait}");
+        }
+    }
+}

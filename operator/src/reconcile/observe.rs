@@ -1,0 +1,358 @@
+//! All reads of a reconcile. Kubernetes objects come from the watch caches, Secrets, Kafka and
+//! Milvus are asked, each with a time limit. It changes nothing but the memory of what was read.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
+use layra_crds::{IngestionPipeline, SecretKind};
+
+use super::{
+    Context,
+    memory::{IndexCheck, Memory},
+    world::{Live, Problem, SecretSeen, Topics, World},
+};
+use crate::{
+    kafka::{Connection, KafkaError, Question, Security},
+    milvus::{self, IndexReport, MilvusError},
+    resources,
+};
+
+/// How old a Secret may be; a rotated one is seen after this long at the latest.
+const SECRET_AGE: SignedDuration = SignedDuration::from_secs(30);
+/// A missing Secret is looked for with every reconcile.
+const MISSING_SECRET_AGE: SignedDuration = SignedDuration::from_secs(4);
+/// For so long a cluster that stops answering counts as it was: one lost answer is no outage.
+const TOPICS_AGE: SignedDuration = SignedDuration::from_secs(30);
+/// How often indexes are compared, and how soon again after a failure.
+const INDEXES_AGE: SignedDuration = SignedDuration::from_secs(60);
+const FAILED_INDEXES_AGE: SignedDuration = SignedDuration::from_secs(10);
+
+/// Looks at everything that a plan depends on.
+pub(super) async fn observe(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> World {
+    let secrets = read_secrets(context, pipeline, memory, now).await;
+    let connection = connection(pipeline, &secrets);
+    let (answer, indexes) = tokio::join!(
+        ask_kafka(context, pipeline, connection.as_ref()),
+        compare_indexes(pipeline, &secrets, memory.indexes.take(), now),
+    );
+    let (topics, lag) = match answer {
+        Ok((topics, lag)) => {
+            memory.topics = Some((now, topics));
+            (Ok(topics), lag)
+        }
+        Err(problem) => (
+            remembered_topics(memory, now).ok_or(problem.clone()),
+            Err(problem),
+        ),
+    };
+    let report = indexes.result.clone();
+    memory.indexes = Some(indexes);
+    World {
+        live: live(context, pipeline),
+        pods: context
+            .stores
+            .pods
+            .state_filter(|pod| is_worker_of(pod.labels(), pipeline)),
+        secrets_hash: secrets_hash(&secrets),
+        secrets: secrets.into_iter().map(|secret| secret.seen).collect(),
+        topics,
+        lag,
+        topic_failure: memory.topic_failure.clone(),
+        indexes: report,
+    }
+}
+
+/// How to reach the pipeline's Kafka, or why that cannot be known.
+pub(super) fn connection_of(
+    pipeline: &IngestionPipeline,
+    memory: &Memory,
+) -> Result<Connection, Problem> {
+    let secrets: Vec<ReadSecret> = resources::secrets(&pipeline.spec)
+        .into_iter()
+        .map(|(kind, name)| {
+            let data = memory
+                .secrets
+                .get(name)
+                .and_then(|(_, secret)| secret.clone());
+            ReadSecret::new(kind, name, Ok(data))
+        })
+        .collect();
+    connection(pipeline, &secrets)
+}
+
+fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
+    let name = resources::object_name(&pipeline.name_any());
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let stores = &context.stores;
+    Live {
+        config_map: stores
+            .config_maps
+            .get(&ObjectRef::new(&name).within(&namespace)),
+        deployment: stores
+            .deployments
+            .get(&ObjectRef::new(&name).within(&namespace)),
+        service: stores
+            .services
+            .get(&ObjectRef::new(&name).within(&namespace)),
+        disruption_budget: stores
+            .disruption_budgets
+            .get(&ObjectRef::new(&name).within(&namespace)),
+    }
+}
+
+fn is_worker_of(labels: &BTreeMap<String, String>, pipeline: &IngestionPipeline) -> bool {
+    labels
+        .get(resources::INSTANCE_LABEL)
+        .is_some_and(|name| *name == pipeline.name_any())
+}
+
+struct ReadSecret {
+    seen: SecretSeen,
+    data: BTreeMap<String, ByteString>,
+}
+
+impl ReadSecret {
+    fn new(kind: SecretKind, name: &str, read: Result<Option<Secret>, String>) -> Self {
+        let seen = |problem| SecretSeen {
+            kind,
+            name: name.to_owned(),
+            problem,
+        };
+        let data = match read {
+            Ok(Some(secret)) => secret.data.unwrap_or_default(),
+            Ok(None) => {
+                let problem = Problem::new(
+                    "SecretNotFound",
+                    format!(
+                        "Secret {name}, needed for {}, does not exist.",
+                        kind.directory()
+                    ),
+                );
+                return Self {
+                    seen: seen(Some(problem)),
+                    data: BTreeMap::new(),
+                };
+            }
+            Err(error) => {
+                let problem = Problem::new(
+                    "SecretUnreadable",
+                    format!(
+                        "Secret {name}, needed for {}, cannot be read: {error}",
+                        kind.directory()
+                    ),
+                );
+                return Self {
+                    seen: seen(Some(problem)),
+                    data: BTreeMap::new(),
+                };
+            }
+        };
+        let missing = kind
+            .required_keys()
+            .iter()
+            .find(|key| !data.contains_key(**key));
+        let problem = missing.map(|key| {
+            Problem::new(
+                "SecretKeyMissing",
+                format!(
+                    "Secret {name}, needed for {}, has no key `{key}`.",
+                    kind.directory()
+                ),
+            )
+        });
+        Self {
+            seen: seen(problem),
+            data,
+        }
+    }
+}
+
+async fn read_secrets(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Vec<ReadSecret> {
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let named = resources::secrets(&pipeline.spec);
+    memory
+        .secrets
+        .retain(|name, _| named.iter().any(|(_, other)| other == name));
+
+    let mut read = Vec::new();
+    for (kind, name) in named {
+        let fresh = memory.secrets.get(name).filter(|(at, secret)| {
+            let allowed = if secret.is_some() {
+                SECRET_AGE
+            } else {
+                MISSING_SECRET_AGE
+            };
+            now.duration_since(*at) < allowed
+        });
+        let result = match fresh {
+            Some((_, secret)) => Ok(secret.clone()),
+            None => match api.get_opt(name).await {
+                Ok(secret) => {
+                    memory
+                        .secrets
+                        .insert(name.to_owned(), (now, secret.clone()));
+                    Ok(secret)
+                }
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        read.push(ReadSecret::new(kind, name, result));
+    }
+    read
+}
+
+fn secrets_hash(secrets: &[ReadSecret]) -> Option<String> {
+    if secrets.iter().any(|secret| secret.seen.problem.is_some()) {
+        return None;
+    }
+    let data: Vec<_> = secrets
+        .iter()
+        .map(|secret| (secret.seen.kind.directory(), &secret.data))
+        .collect();
+    Some(resources::hash_of(&data))
+}
+
+fn connection(pipeline: &IngestionPipeline, secrets: &[ReadSecret]) -> Result<Connection, Problem> {
+    let security = match secrets
+        .iter()
+        .find(|secret| secret.seen.kind == SecretKind::Kafka)
+    {
+        None => Security::plaintext(),
+        Some(ReadSecret {
+            seen:
+                SecretSeen {
+                    problem: Some(problem),
+                    ..
+                },
+            ..
+        }) => {
+            return Err(problem.clone());
+        }
+        Some(secret) => Security::from_secret(&secret.data).map_err(|error| {
+            Problem::new(
+                "KafkaSecretInvalid",
+                format!("Secret {} cannot be used: {error}.", secret.seen.name),
+            )
+        })?,
+    };
+    let bootstrap_servers = pipeline.spec.source.kafka.bootstrap_servers.clone();
+    Ok(Connection {
+        bootstrap_servers,
+        security,
+    })
+}
+
+async fn ask_kafka(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    connection: Result<&Connection, &Problem>,
+) -> Result<(Topics, Result<i64, Problem>), Problem> {
+    let connection = connection.map_err(Clone::clone)?;
+    let kafka = &pipeline.spec.source.kafka;
+    let question = Question {
+        topic: kafka.topic.clone(),
+        dead_letter_topic: kafka.dead_letter_topic(),
+        consumer_group: kafka.consumer_group.clone(),
+    };
+    let servers = &kafka.bootstrap_servers;
+    let answer = context
+        .kafka
+        .ask(connection, question)
+        .await
+        .map_err(|error| kafka_problem(&error, servers))?;
+    let topics = Topics {
+        brokers: answer.brokers,
+        tasks: answer.topic,
+        dead_letters: answer.dead_letter_topic,
+    };
+    Ok((
+        topics,
+        answer.lag.map_err(|error| kafka_problem(&error, servers)),
+    ))
+}
+
+fn kafka_problem(error: &KafkaError, servers: &str) -> Problem {
+    match error {
+        KafkaError::Settings(_) => Problem::new("KafkaSettingsInvalid", error.to_string()),
+        KafkaError::Unreachable(message) => Problem::new(
+            "KafkaUnreachable",
+            format!("Kafka at {servers} does not answer: {message}"),
+        ),
+        KafkaError::Refused(message) => Problem::new(
+            "KafkaRefused",
+            format!("Kafka at {servers} refused: {message}"),
+        ),
+    }
+}
+
+fn remembered_topics(memory: &Memory, now: Timestamp) -> Option<Topics> {
+    let (at, topics) = memory.topics.as_ref()?;
+    (now.duration_since(*at) < TOPICS_AGE).then_some(*topics)
+}
+
+/// The last comparison while it is fresh, else a new one.
+async fn compare_indexes(
+    pipeline: &IngestionPipeline,
+    secrets: &[ReadSecret],
+    last: Option<IndexCheck>,
+    now: Timestamp,
+) -> IndexCheck {
+    let generation = pipeline.metadata.generation;
+    if let Some(last) = last {
+        let allowed = if last.result.is_ok() {
+            INDEXES_AGE
+        } else {
+            FAILED_INDEXES_AGE
+        };
+        if last.generation == generation && now.duration_since(last.at) < allowed {
+            return last;
+        }
+    }
+    let result = indexes(pipeline, secrets).await;
+    IndexCheck {
+        at: now,
+        generation,
+        result,
+    }
+}
+
+async fn indexes(
+    pipeline: &IngestionPipeline,
+    secrets: &[ReadSecret],
+) -> Result<IndexReport, Problem> {
+    let spec = &pipeline.spec.stores.milvus;
+    let secret = secrets
+        .iter()
+        .find(|secret| secret.seen.kind == SecretKind::Milvus);
+    if let Some(problem) = secret.and_then(|secret| secret.seen.problem.clone()) {
+        return Err(problem);
+    }
+    let token = secret
+        .and_then(|secret| secret.data.get("token"))
+        .map(|ByteString(bytes)| String::from_utf8_lossy(bytes).trim().to_owned());
+    milvus::check_indexes(spec, token.as_deref())
+        .await
+        .map_err(|error| match error {
+            MilvusError::Unreachable(message) => Problem::new(
+                "MilvusUnreachable",
+                format!("Milvus at {} does not answer: {message}", spec.uri),
+            ),
+            MilvusError::Unauthenticated(message) => Problem::new(
+                "MilvusUnauthenticated",
+                format!("Milvus at {} refused the token: {message}", spec.uri),
+            ),
+        })
+}

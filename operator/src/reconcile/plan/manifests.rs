@@ -1,0 +1,165 @@
+//! Which objects have to be applied: those that are absent, that the operator would now write
+//! differently, or that somebody changed. Pure.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    reconcile::world::Live,
+    resources::{APPLIED_HASH, Workload, hash_of, is_applied},
+};
+
+/// An object to apply.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Manifest {
+    /// Its kind.
+    pub(crate) kind: Kind,
+    /// The whole object.
+    pub(crate) body: Value,
+}
+
+/// The kinds of objects that a pipeline owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    ConfigMap,
+    Deployment,
+    Service,
+    PodDisruptionBudget,
+}
+
+/// The objects that are not as they should be. What other writers added is left alone.
+pub(super) fn outdated(workload: &Workload, live: &Live) -> Vec<Manifest> {
+    [
+        compare(
+            Kind::ConfigMap,
+            &workload.config_map,
+            live.config_map.as_deref(),
+        ),
+        compare(Kind::Service, &workload.service, live.service.as_deref()),
+        compare(
+            Kind::PodDisruptionBudget,
+            &workload.disruption_budget,
+            live.disruption_budget.as_deref(),
+        ),
+        compare(
+            Kind::Deployment,
+            &workload.deployment,
+            live.deployment.as_deref(),
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Whether the live Deployment has the wanted pods.
+pub(super) fn has_template(wanted: &Deployment, live: &Live) -> bool {
+    let template = |deployment: &Deployment| value(&deployment.spec.as_ref().map(|s| &s.template));
+    live.deployment
+        .as_deref()
+        .is_some_and(|live| is_applied(&template(wanted), &template(live)))
+}
+
+/// Whether applying the manifest replaces the pods.
+pub(super) fn changes_template(manifest: &Manifest, live: &Deployment) -> bool {
+    let template = value(&live.spec.as_ref().map(|spec| &spec.template));
+    !is_applied(&manifest.body["spec"]["template"], &template)
+}
+
+fn compare<K: Serialize>(kind: Kind, wanted: &K, live: Option<&K>) -> Option<Manifest> {
+    let mut body = value(wanted);
+    // The hash finds what the comparison cannot: a field that is no longer wanted.
+    let hash = hash_of(&body);
+    body["metadata"]["annotations"] = json!({ APPLIED_HASH: hash });
+    let unchanged = live.is_some_and(|live| is_applied(&body, &value(live)));
+    (!unchanged).then_some(Manifest { kind, body })
+}
+
+fn value(object: &impl Serialize) -> Value {
+    // Kubernetes objects have text keys and finite numbers only.
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        fixtures,
+        resources::{self, Inputs},
+    };
+
+    fn workload(replicas: i32) -> Workload {
+        let inputs = Inputs {
+            default_image: "worker:1",
+            secrets_hash: "abc",
+            replicas,
+        };
+        resources::build(&fixtures::pipeline(), &inputs).unwrap()
+    }
+
+    /// As if the API server had taken the manifests over.
+    fn applied(workload: &Workload) -> Live {
+        let mut live = Live::default();
+        for Manifest { kind, body } in outdated(workload, &Live::default()) {
+            match kind {
+                Kind::ConfigMap => {
+                    live.config_map = serde_json::from_value(body).ok().map(Arc::new)
+                }
+                Kind::Deployment => {
+                    live.deployment = serde_json::from_value(body).ok().map(Arc::new)
+                }
+                Kind::Service => live.service = serde_json::from_value(body).ok().map(Arc::new),
+                Kind::PodDisruptionBudget => {
+                    live.disruption_budget = serde_json::from_value(body).ok().map(Arc::new);
+                }
+            }
+        }
+        live
+    }
+
+    fn kinds(manifests: &[Manifest]) -> Vec<Kind> {
+        manifests.iter().map(|manifest| manifest.kind).collect()
+    }
+
+    #[test]
+    fn everything_is_applied_at_first_and_the_configuration_before_its_readers() {
+        let kinds = kinds(&outdated(&workload(1), &Live::default()));
+        assert_eq!(
+            (kinds.len(), kinds.first(), kinds.last()),
+            (4, Some(&Kind::ConfigMap), Some(&Kind::Deployment))
+        );
+    }
+
+    #[test]
+    fn nothing_is_applied_twice() {
+        let workload = workload(1);
+        assert_eq!(outdated(&workload, &applied(&workload)), []);
+    }
+
+    #[test]
+    fn another_number_of_workers_touches_the_deployment_alone() {
+        let live = applied(&workload(1));
+        assert_eq!(kinds(&outdated(&workload(2), &live)), [Kind::Deployment]);
+        assert!(
+            has_template(&workload(2).deployment, &live),
+            "that is no rollout"
+        );
+    }
+
+    #[test]
+    fn a_foreign_edit_is_repaired() {
+        let workload = workload(1);
+        let mut live = applied(&workload);
+        let mut edited = live.deployment.as_deref().unwrap().clone();
+        edited.spec.as_mut().unwrap().replicas = Some(7);
+        live.deployment = Some(Arc::new(edited));
+        live.service = None;
+        assert_eq!(
+            kinds(&outdated(&workload, &live)),
+            [Kind::Service, Kind::Deployment]
+        );
+    }
+}

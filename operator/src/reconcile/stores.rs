@@ -1,0 +1,118 @@
+//! The watch caches of one namespace. Reads of Kubernetes objects come from here, and every change
+//! of an object that belongs to a pipeline triggers its reconcile. Secrets are not cached: the
+//! operator may only get those that a pipeline names.
+
+use std::fmt::Debug;
+
+use futures::StreamExt;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Pod, Service},
+        policy::v1::PodDisruptionBudget,
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+use layra_crds::IngestionPipeline;
+use serde::de::DeserializeOwned;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::resources::{INSTANCE_LABEL, MANAGED_BY, WORKER_PODS};
+
+/// Pipelines to reconcile.
+pub(super) type Triggers = mpsc::Sender<ObjectRef<IngestionPipeline>>;
+
+/// The caches.
+pub(crate) struct Stores {
+    pub(super) config_maps: Store<ConfigMap>,
+    pub(super) deployments: Store<Deployment>,
+    pub(super) services: Store<Service>,
+    pub(super) disruption_budgets: Store<PodDisruptionBudget>,
+    pub(super) pods: Store<Pod>,
+}
+
+impl Stores {
+    /// Starts the watches on `tasks`.
+    pub(super) fn start(
+        client: &Client,
+        namespace: &str,
+        triggers: &Triggers,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        Self {
+            config_maps: watch(client, namespace, MANAGED_BY, triggers, tasks),
+            deployments: watch(client, namespace, MANAGED_BY, triggers, tasks),
+            services: watch(client, namespace, MANAGED_BY, triggers, tasks),
+            disruption_budgets: watch(client, namespace, MANAGED_BY, triggers, tasks),
+            pods: watch(client, namespace, WORKER_PODS, triggers, tasks),
+        }
+    }
+
+    /// Waits until every cache has been filled once.
+    pub(super) async fn filled(&self) -> Result<(), reflector::store::WriterDropped> {
+        self.config_maps.wait_until_ready().await?;
+        self.deployments.wait_until_ready().await?;
+        self.services.wait_until_ready().await?;
+        self.disruption_budgets.wait_until_ready().await?;
+        self.pods.wait_until_ready().await
+    }
+}
+
+fn watch<K>(
+    client: &Client,
+    namespace: &str,
+    labels: &str,
+    triggers: &Triggers,
+    tasks: &mut JoinSet<()>,
+) -> Store<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let (store, writer) = reflector::store();
+    let stream = watcher(api, watcher::Config::default().labels(labels))
+        .modify(|object| object.managed_fields_mut().clear())
+        .default_backoff()
+        .reflect(writer)
+        // Deletions are changes too.
+        .touched_objects();
+    let triggers = triggers.clone();
+    tasks.spawn(async move {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(object) => {
+                    if let Some(pipeline) = pipeline_of(&object)
+                        && triggers.send(pipeline).await.is_err()
+                    {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted");
+                }
+            }
+        }
+    });
+    store
+}
+
+/// The pipeline that an object is labelled with.
+fn pipeline_of<K: Resource>(object: &K) -> Option<ObjectRef<IngestionPipeline>> {
+    let name = object.labels().get(INSTANCE_LABEL)?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}

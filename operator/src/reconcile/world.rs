@@ -1,0 +1,105 @@
+//! What a reconcile has seen. Plain data: `observe` fills it, `plan` reads it.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod, Service},
+    policy::v1::PodDisruptionBudget,
+};
+use layra_crds::SecretKind;
+
+use crate::{kafka::TopicState, milvus::IndexReport};
+
+/// Everything that a plan depends on, beside the pipeline itself and the clock.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    /// The pipeline's objects as they are.
+    pub(crate) live: Live,
+    /// The worker pods.
+    pub(crate) pods: Vec<Arc<Pod>>,
+    /// The Secrets that the pipeline names.
+    pub(crate) secrets: Vec<SecretSeen>,
+    /// Hash of all Secrets' data; `None` unless all could be read.
+    pub(crate) secrets_hash: Option<String>,
+    /// The topics, at most half a minute old.
+    pub(crate) topics: Result<Topics, Problem>,
+    /// Tasks that are not done.
+    pub(crate) lag: Result<i64, Problem>,
+    /// The last change to a topic that Kafka refused.
+    pub(crate) topic_failure: Option<TopicFailure>,
+    /// The last comparison of the collections' indexes, at most some minutes old.
+    pub(crate) indexes: Result<IndexReport, Problem>,
+}
+
+/// The pipeline's objects as they are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) config_map: Option<Arc<ConfigMap>>,
+    pub(crate) deployment: Option<Arc<Deployment>>,
+    pub(crate) service: Option<Arc<Service>>,
+    pub(crate) disruption_budget: Option<Arc<PodDisruptionBudget>>,
+}
+
+/// The topics of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Topics {
+    /// Brokers that are alive.
+    pub(crate) brokers: usize,
+    /// The topic with the tasks.
+    pub(crate) tasks: TopicState,
+    /// The topic for failed tasks.
+    pub(crate) dead_letters: TopicState,
+}
+
+impl Topics {
+    /// The number of partitions of the topic with the tasks.
+    pub(crate) fn partitions(&self) -> Option<i32> {
+        match self.tasks {
+            TopicState::Present { partitions } => Some(partitions),
+            TopicState::Absent => None,
+        }
+    }
+}
+
+/// A change to a topic that Kafka refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TopicFailure {
+    /// The topic.
+    pub(crate) topic: String,
+    /// When.
+    pub(crate) at: Timestamp,
+    /// What Kafka said.
+    pub(crate) message: String,
+}
+
+/// A Secret that the pipeline names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SecretSeen {
+    /// What it is for.
+    pub(crate) kind: SecretKind,
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it can be used.
+    pub(crate) problem: Option<Problem>,
+}
+
+/// Why something is not as it should be: a stable word for machines, a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// `CamelCase`, part of the API.
+    pub(crate) reason: &'static str,
+    /// What is wrong, and what to do.
+    pub(crate) message: String,
+}
+
+impl Problem {
+    /// A problem.
+    pub(crate) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}

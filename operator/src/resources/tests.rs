@@ -1,0 +1,116 @@
+use layra_crds::{GpuSpec, SecretRef};
+
+use super::*;
+use crate::fixtures;
+
+fn workload(pipeline: &IngestionPipeline) -> Workload {
+    let inputs = Inputs {
+        default_image: "layra-worker:1.0",
+        secrets_hash: "5ec7e7",
+        replicas: 2,
+    };
+    build(pipeline, &inputs).unwrap()
+}
+
+fn container(workload: &Workload) -> &k8s_openapi::api::core::v1::Container {
+    &workload
+        .deployment
+        .spec
+        .as_ref()
+        .unwrap()
+        .template
+        .spec
+        .as_ref()
+        .unwrap()
+        .containers[0]
+}
+
+#[test]
+fn a_minimal_pipeline_makes_these_objects() {
+    let workload = workload(&fixtures::pipeline());
+    insta::assert_yaml_snapshot!("config_map", workload.config_map);
+    insta::assert_yaml_snapshot!("deployment", workload.deployment);
+    insta::assert_yaml_snapshot!("service", workload.service);
+    insta::assert_yaml_snapshot!("disruption_budget", workload.disruption_budget);
+}
+
+#[test]
+fn gpus_are_limited_only_when_asked_for() {
+    let mut pipeline = fixtures::pipeline();
+    let without = workload(&pipeline);
+    let limits = container(&without)
+        .resources
+        .as_ref()
+        .unwrap()
+        .limits
+        .as_ref()
+        .unwrap();
+    assert!(!limits.contains_key("nvidia.com/gpu"));
+
+    pipeline.spec.worker.gpu = Some(GpuSpec {
+        resource: "nvidia.com/gpu".into(),
+        count: 2,
+    });
+    let with = workload(&pipeline);
+    let limits = container(&with)
+        .resources
+        .as_ref()
+        .unwrap()
+        .limits
+        .as_ref()
+        .unwrap();
+    assert_eq!(limits["nvidia.com/gpu"].0, "2");
+}
+
+#[test]
+fn every_named_secret_is_mounted_and_none_is_in_the_configuration() {
+    let mut pipeline = fixtures::pipeline();
+    pipeline.spec.source.kafka.auth_secret_ref = Some(SecretRef {
+        name: "kafka-login".into(),
+    });
+    let workload = workload(&pipeline);
+    let mounts = container(&workload).volume_mounts.as_ref().unwrap();
+    for path in ["kafka", "object-store", "mongodb"] {
+        let path = format!("/etc/layra/secrets/{path}");
+        assert!(
+            mounts.iter().any(|mount| mount.mount_path == path),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn another_configuration_rolls_the_pods() {
+    let mut pipeline = fixtures::pipeline();
+    let hash = |workload: &Workload| {
+        let template = &workload.deployment.spec.as_ref().unwrap().template;
+        template
+            .metadata
+            .as_ref()
+            .unwrap()
+            .annotations
+            .as_ref()
+            .unwrap()[CONFIG_HASH]
+            .clone()
+    };
+    let before = hash(&workload(&pipeline));
+    pipeline.spec.embedding.batch_pages = 4;
+    assert_ne!(before, hash(&workload(&pipeline)));
+}
+
+#[test]
+fn the_operators_own_labels_win() {
+    let mut pipeline = fixtures::pipeline();
+    pipeline
+        .spec
+        .worker
+        .pod
+        .labels
+        .insert(INSTANCE_LABEL.into(), "stolen".into());
+    let workload = workload(&pipeline);
+    let template = workload.deployment.spec.unwrap().template;
+    assert_eq!(
+        template.metadata.unwrap().labels.unwrap()[INSTANCE_LABEL],
+        "contracts"
+    );
+}

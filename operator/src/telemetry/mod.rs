@@ -1,0 +1,24 @@
+//! Logs, metrics and the HTTP endpoints that show them.
+
+mod http;
+mod metrics;
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+pub(crate) use http::{Health, serve};
+pub(crate) use metrics::Metrics;
+
+/// Starts the logs: for people on a terminal, else a JSON object a line. `RUST_LOG` says which.
+pub(crate) fn start_logs() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        logs.init();
+    } else {
+        logs.json().flatten_event(true).init();
+    }
+}
