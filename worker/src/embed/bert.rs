@@ -1,0 +1,177 @@
+//! A BERT encoder in candle: token ids in, hidden states out. It knows no text.
+//!
+//! Sequences are packed, not padded: the rows of all of them lie one after the other, linear
+//! layers see one matrix, and only attention looks at each sequence by itself. So a sequence's
+//! result does not depend on its neighbours, and nothing is computed in vain.
+
+use candle_core::{D, DType, IndexOp, Result, Tensor};
+use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder};
+use serde::Deserialize;
+
+/// The keys of `config.json` that the computation depends on.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct BertConfig {
+    pub(super) model_type: String,
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) num_hidden_layers: usize,
+    pub(super) num_attention_heads: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) hidden_act: String,
+    pub(super) max_position_embeddings: usize,
+    pub(super) type_vocab_size: usize,
+    pub(super) layer_norm_eps: f64,
+}
+
+impl BertConfig {
+    /// What makes this configuration one that [`Bert`] cannot compute.
+    pub(super) fn objection(&self) -> Option<String> {
+        if self.model_type != "bert" {
+            return Some(format!("model_type is {:?}, not \"bert\"", self.model_type));
+        }
+        if self.hidden_act != "gelu" {
+            return Some(format!("hidden_act is {:?}, not \"gelu\"", self.hidden_act));
+        }
+        let (width, heads) = (self.hidden_size, self.num_attention_heads);
+        if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
+            return Some(format!("hidden_size {width} cannot be shared by {heads} heads"));
+        }
+        None
+    }
+}
+
+/// The encoder with its weights.
+pub(super) struct Bert {
+    words: Embedding,
+    positions: Tensor,
+    /// Every text is of the first kind.
+    kind: Tensor,
+    norm: LayerNorm,
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    heads: usize,
+    query_key_value: Linear,
+    attended: Linear,
+    attention_norm: LayerNorm,
+    widen: Linear,
+    narrow: Linear,
+    output_norm: LayerNorm,
+}
+
+impl Bert {
+    /// Takes the weights by the names that checkpoints of the family have.
+    pub(super) fn load(config: &BertConfig, weights: &VarBuilder<'_>) -> Result<Self> {
+        let width = config.hidden_size;
+        let embeddings = weights.pp("embeddings");
+        let table = |name: &str, rows: usize| embeddings.get((rows, width), name);
+        let words = Embedding::new(table("word_embeddings.weight", config.vocab_size)?, width);
+        let positions = table("position_embeddings.weight", config.max_position_embeddings)?;
+        let kinds = table("token_type_embeddings.weight", config.type_vocab_size)?;
+        let norm = layer_norm(&embeddings.pp("LayerNorm"), config)?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| Layer::load(config, &weights.pp("encoder.layer").pp(index)))
+            .collect::<Result<_>>()?;
+        Ok(Self { words, positions, kind: kinds.i(0..1)?, norm, layers })
+    }
+
+    /// Hidden states of each sequence after the last layer, `[tokens, width]` each.
+    ///
+    /// No sequence may be empty or longer than the model has positions.
+    pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Vec<Tensor>> {
+        let device = self.positions.device();
+        let lengths: Vec<usize> = sequences.iter().map(|ids| ids.len()).collect();
+        let ids = Tensor::new(sequences.concat(), device)?;
+        let positions: Vec<Tensor> =
+            lengths.iter().map(|length| self.positions.i(0..*length)).collect::<Result<_>>()?;
+        let embedded = (self.words.forward(&ids)? + Tensor::cat(&positions, 0)?)?;
+        let mut states = self.norm.forward(&embedded.broadcast_add(&self.kind)?)?;
+        for layer in &self.layers {
+            states = layer.forward(&states, &lengths)?;
+        }
+        split(&states, &lengths).collect()
+    }
+}
+
+impl Layer {
+    fn load(config: &BertConfig, weights: &VarBuilder<'_>) -> Result<Self> {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let attention = weights.pp("attention");
+        let this = attention.pp("self");
+        let parts = ["query", "key", "value"]
+            .map(|name| linear(&this.pp(name), width, width))
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            heads: config.num_attention_heads,
+            query_key_value: stacked(&parts)?,
+            attended: linear(&attention.pp("output.dense"), width, width)?,
+            attention_norm: layer_norm(&attention.pp("output.LayerNorm"), config)?,
+            widen: linear(&weights.pp("intermediate.dense"), width, inner)?,
+            narrow: linear(&weights.pp("output.dense"), inner, width)?,
+            output_norm: layer_norm(&weights.pp("output.LayerNorm"), config)?,
+        })
+    }
+
+    fn forward(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let query_key_value = self.query_key_value.forward(states)?;
+        let attended: Vec<Tensor> = split(&query_key_value, lengths)
+            .map(|sequence| self.attend(&sequence?))
+            .collect::<Result<_>>()?;
+        let attended = self.attended.forward(&Tensor::cat(&attended, 0)?)?;
+        let states = self.attention_norm.forward(&(attended + states)?)?;
+        let widened = self.widen.forward(&states)?.gelu_erf()?;
+        self.output_norm.forward(&(self.narrow.forward(&widened)? + &states)?)
+    }
+
+    /// Attention within one sequence: `[tokens, 3 * width]` to `[tokens, width]`.
+    fn attend(&self, query_key_value: &Tensor) -> Result<Tensor> {
+        let (tokens, columns) = query_key_value.dims2()?;
+        let head_width = columns / 3 / self.heads;
+        let parts = query_key_value.reshape((tokens, 3, self.heads, head_width))?;
+        let part = |index: usize| parts.i((.., index))?.transpose(0, 1)?.contiguous();
+        let scale = 1.0 / (head_width as f64).sqrt();
+        let query = (part(0)? * scale)?;
+        let scores = query.matmul(&part(1)?.transpose(1, 2)?)?;
+        let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&part(2)?)?;
+        mixed.transpose(0, 1)?.flatten_from(1)
+    }
+}
+
+/// The mean of the rows, scaled to length 1.
+pub(super) fn mean_of_length_one(states: &Tensor) -> Result<Vec<f32>> {
+    let mean = states.mean(0)?.to_dtype(DType::F32)?;
+    let norm = mean.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+    mean.broadcast_div(&norm)?.to_vec1()
+}
+
+/// The rows of each sequence.
+fn split<'a>(
+    packed: &'a Tensor,
+    lengths: &'a [usize],
+) -> impl Iterator<Item = Result<Tensor>> + 'a {
+    let mut start = 0;
+    lengths.iter().map(move |length| {
+        let rows = packed.narrow(0, start, *length);
+        start += length;
+        rows
+    })
+}
+
+fn linear(weights: &VarBuilder<'_>, columns: usize, rows: usize) -> Result<Linear> {
+    Ok(Linear::new(weights.get((rows, columns), "weight")?, Some(weights.get(rows, "bias")?)))
+}
+
+/// Linear layers on the same input as one.
+fn stacked(parts: &[Linear]) -> Result<Linear> {
+    let weights: Vec<&Tensor> = parts.iter().map(Linear::weight).collect();
+    let biases: Vec<&Tensor> = parts.iter().filter_map(Linear::bias).collect();
+    Ok(Linear::new(Tensor::cat(&weights, 0)?, Some(Tensor::cat(&biases, 0)?)))
+}
+
+fn layer_norm(weights: &VarBuilder<'_>, config: &BertConfig) -> Result<LayerNorm> {
+    let width = config.hidden_size;
+    let (weight, bias) = (weights.get(width, "weight")?, weights.get(width, "bias")?);
+    Ok(LayerNorm::new(weight, bias, config.layer_norm_eps))
+}

@@ -1,0 +1,195 @@
+//! all-MiniLM-L6-v2: the text of a page, cut into overlapping passages, one vector a passage.
+//! It never looks at pixels.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+use tokenizers::Tokenizer;
+
+use super::bert::{Bert, BertConfig, mean_of_length_one};
+use super::passages::PassageCutter;
+use super::{EmbedError, Embedder, MultiVector, PageInput};
+
+/// Tokens of a passage without the two that enclose it: the model was trained for 256 in all.
+const WINDOW: usize = 254;
+/// Tokens that neighbouring passages share, so that a sentence at the cut is whole in one of them.
+const OVERLAP: usize = 32;
+/// Vectors of one page: LAYRA reads no more than this many rows of a page. What follows in a page
+/// with more text is not embedded.
+const MAX_PASSAGES: usize = 1000;
+/// Tokens that are computed together: enough for efficient matrix products, few enough that the
+/// intermediate results (16 KiB a token) stay in tens of MiB.
+const BATCH_TOKENS: usize = 2048;
+
+/// The model with its tokenizer.
+pub struct MiniLm {
+    bert: Bert,
+    tokenizer: Tokenizer,
+    dimensions: usize,
+    /// `[CLS]` and `[SEP]`.
+    enclosing: [u32; 2],
+}
+
+impl MiniLm {
+    /// Loads `config.json`, `tokenizer.json` and `model.safetensors` from a directory.
+    pub fn load(directory: &Path) -> Result<Self, EmbedError> {
+        let config = read_config(&directory.join("config.json"))?;
+        let (tokenizer, enclosing) = read_tokenizer(&directory.join("tokenizer.json"))?;
+        let bert = read_weights(&directory.join("model.safetensors"), &config)?;
+        Ok(Self { bert, tokenizer, dimensions: config.hidden_size, enclosing })
+    }
+
+    /// The passages of a text as token ids, enclosed by `[CLS]` and `[SEP]`.
+    fn passages(&self, text: &str) -> Result<Vec<Vec<u32>>, EmbedError> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|error| EmbedError::Tokenize(error.to_string()))?;
+        let ids = encoding.get_ids();
+        let [start, end] = self.enclosing;
+        let cutter = const { PassageCutter::new(WINDOW, OVERLAP) };
+        let passages = cutter.cut(ids.len()).take(MAX_PASSAGES);
+        Ok(passages.map(|range| [&[start][..], &ids[range], &[end]].concat()).collect())
+    }
+
+    /// One vector for each passage, in the same order.
+    fn embed(&self, passages: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let mut vectors = Vec::with_capacity(passages.len());
+        for batch in batches(passages) {
+            let sequences: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
+            for states in self.bert.forward(&sequences)? {
+                vectors.push(mean_of_length_one(&states)?);
+            }
+        }
+        Ok(vectors)
+    }
+}
+
+impl Embedder for MiniLm {
+    fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    fn needs_pixels(&self) -> bool {
+        false
+    }
+
+    fn embed_pages(&self, pages: &[PageInput<'_>]) -> Result<Vec<MultiVector>, EmbedError> {
+        let mut passages = Vec::new();
+        let mut passages_of_page = Vec::with_capacity(pages.len());
+        for page in pages {
+            let cut = self.passages(page.text)?;
+            passages_of_page.push(cut.len());
+            passages.extend(cut);
+        }
+        let mut vectors = self.embed(&passages)?.into_iter();
+        let page = |count| {
+            let rows: Vec<f32> = vectors.by_ref().take(count).flatten().collect();
+            MultiVector::new(self.dimensions, rows)
+        };
+        Ok(passages_of_page.into_iter().map(page).collect())
+    }
+
+    fn embed_query(&self, text: &str) -> Result<MultiVector, EmbedError> {
+        let vectors = self.embed(&self.passages(text)?)?;
+        Ok(MultiVector::new(self.dimensions, vectors.concat()))
+    }
+}
+
+/// Neighbouring passages of at most [`BATCH_TOKENS`] tokens together; one at least.
+fn batches(passages: &[Vec<u32>]) -> impl Iterator<Item = &[Vec<u32>]> {
+    let mut rest = passages;
+    std::iter::from_fn(move || {
+        let mut tokens = 0;
+        let fits = |passage: &&Vec<u32>| {
+            tokens += passage.len();
+            tokens <= BATCH_TOKENS
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (batch, following) = rest.split_at(count);
+        rest = following;
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+fn read_config(file: &Path) -> Result<BertConfig, EmbedError> {
+    let wrong = |detail| EmbedError::Config { file: file.to_owned(), detail };
+    let config: BertConfig =
+        serde_json::from_slice(&read(file)?).map_err(|error| wrong(error.to_string()))?;
+    match config.objection() {
+        Some(objection) => Err(wrong(objection)),
+        None if config.max_position_embeddings < WINDOW + 2 => {
+            Err(wrong(format!("{} positions are too few", config.max_position_embeddings)))
+        }
+        None => Ok(config),
+    }
+}
+
+fn read_tokenizer(file: &Path) -> Result<(Tokenizer, [u32; 2]), EmbedError> {
+    let wrong = |detail| EmbedError::Tokenizer { file: file.to_owned(), detail };
+    let mut tokenizer =
+        Tokenizer::from_bytes(read(file)?).map_err(|error| wrong(error.to_string()))?;
+    // The published file cuts and pads at 128 tokens; passages are cut here, and not padded.
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(|error| wrong(error.to_string()))?;
+    let id = |token: &str| {
+        tokenizer.token_to_id(token).ok_or_else(|| wrong(format!("it has no token {token}")))
+    };
+    let enclosing = [id("[CLS]")?, id("[SEP]")?];
+    Ok((tokenizer, enclosing))
+}
+
+fn read_weights(file: &Path, config: &BertConfig) -> Result<Bert, EmbedError> {
+    // Opened here first for an error that names the file.
+    fs::File::open(file).map_err(|source| EmbedError::Read { file: file.to_owned(), source })?;
+    let wrong = |error: &candle_core::Error| {
+        let (tensor, detail) = culprit(error);
+        EmbedError::Tensor { file: file.to_owned(), tensor, detail }
+    };
+    #[allow(unsafe_code, reason = "candle maps weights into memory only so")]
+    // SAFETY: the model's directory belongs to this worker; nobody changes the file in place.
+    let weights =
+        unsafe { VarBuilder::from_mmaped_safetensors(&[file], DType::F32, &Device::Cpu) }
+            .map_err(|error| wrong(&error))?;
+    Bert::load(config, &weights).map_err(|error| wrong(&error))
+}
+
+/// The tensor that an error of candle is about, and the rest of its message.
+fn culprit(error: &candle_core::Error) -> (String, String) {
+    match error {
+        candle_core::Error::CannotFindTensor { path } => (path.clone(), "is missing".to_owned()),
+        candle_core::Error::WithBacktrace { inner, .. } => culprit(inner),
+        candle_core::Error::UnexpectedShape { msg, expected, got } => (
+            msg.trim_start_matches("shape mismatch for ").to_owned(),
+            format!("has the shape {got:?}, config.json says {expected:?}"),
+        ),
+        other => ("(any)".to_owned(), other.to_string()),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, EmbedError> {
+    fs::read(file).map_err(|source| EmbedError::Read { file: file.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn batches_keep_every_passage_in_order_within_the_budget(
+            lengths in proptest::collection::vec(2..=256_usize, 0..60),
+        ) {
+            let passages: Vec<Vec<u32>> = lengths.iter().map(|length| vec![1; *length]).collect();
+            let cut: Vec<&[Vec<u32>]> = batches(&passages).collect();
+            prop_assert_eq!(cut.concat(), passages);
+            for batch in cut {
+                prop_assert!(!batch.is_empty());
+                prop_assert!(batch.iter().map(Vec::len).sum::<usize>() <= BATCH_TOKENS);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Several vectors of the same width: what a page or a question becomes.
+
+/// The vectors of one page or question; each has length 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MultiVector {
+    dimensions: usize,
+    data: Vec<f32>,
+}
+
+impl MultiVector {
+    /// Vectors of `dimensions` numbers each, one after the other in `data`.
+    ///
+    /// # Panics
+    /// Unless `data` holds whole vectors of at least one dimension.
+    #[must_use]
+    pub fn new(dimensions: usize, data: Vec<f32>) -> Self {
+        assert!(dimensions > 0, "a vector has at least one dimension");
+        assert_eq!(data.len() % dimensions, 0, "the last vector is not whole");
+        Self { dimensions, data }
+    }
+
+    /// Width of every vector.
+    #[must_use]
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// Number of vectors.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.data.len() / self.dimensions
+    }
+
+    /// Whether there is no vector at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// The vectors, in order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.data.chunks_exact(self.dimensions)
+    }
+
+    /// `MaxSim` of a question (self) with a page: for each of the question's vectors the largest
+    /// inner product with a vector of the page, summed. 0 for a page without vectors.
+    #[must_use]
+    pub fn max_sim(&self, page: &Self) -> f32 {
+        let best = |question: &[f32]| page.rows().map(|row| dot(question, row)).reduce(f32::max);
+        self.rows().filter_map(best).sum()
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_sim_takes_the_best_row_for_each_vector_of_the_question() {
+        let question = MultiVector::new(2, vec![1.0, 0.0, 0.0, 1.0]);
+        let page = MultiVector::new(2, vec![0.5, 0.5, -1.0, 0.0, 0.25, 0.75]);
+        assert!((question.max_sim(&page) - 1.25).abs() < 1e-6);
+    }
+
+    #[test]
+    fn rows_come_in_order() {
+        let vectors = MultiVector::new(2, vec![1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(vectors.len(), 2);
+        assert_eq!(vectors.rows().collect::<Vec<_>>(), [[1.0, 2.0], [3.0, 4.0]]);
+    }
+}

@@ -1,0 +1,129 @@
+//! The renderer: a process that opens one document and draws its pages on request.
+//!
+//! It is started by the worker for every document, with an empty environment, and treats the
+//! document as hostile. It never writes a file and never starts another process.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::encode::{self, Canvas};
+use super::format::{self, DocumentFormat};
+use super::pdf::{self, PdfSource};
+use super::protocol::{OpenRequest, Reply, Request, read_request, write_reply};
+use super::raster::RasterDocument;
+use super::{PageRequest, RenderError, RenderedPage, sandbox};
+
+/// Pages that can be drawn.
+pub(super) trait PageSource {
+    /// How many.
+    fn pages(&self) -> u32;
+
+    /// Draws a page (counted from 0) at `dpi` dots per inch; returns its text.
+    fn draw(&mut self, page: u32, dpi: u32, canvas: &mut Canvas) -> Result<String, RenderError>;
+}
+
+/// Runs a renderer on standard input and output until the worker closes them. Must be called
+/// before the program opens anything or starts a thread.
+#[must_use]
+pub fn main() -> ExitCode {
+    sandbox::close_inherited_descriptors();
+    match serve(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> {
+    let open = match read_request(input)? {
+        None => return Ok(()),
+        Some(Request::Open(open)) => open,
+        Some(Request::Render(_)) => return Err(std::io::Error::other("no document is open")),
+    };
+    let document = Path::new(OsStr::from_bytes(&open.document));
+    match sniff(document) {
+        Err(error) => write_reply(output, &Reply::Failed(error)),
+        Ok(DocumentFormat::Pdf) => match pdf::bind(Path::new(OsStr::from_bytes(&open.pdfium))) {
+            Err(error) => write_reply(output, &Reply::Failed(error)),
+            Ok(pdfium) => {
+                confine(&open)?;
+                let source = PdfSource::open(&pdfium, document, open.memory_limit_bytes);
+                serve_pages(source, &open, input, output)
+            }
+        },
+        Ok(DocumentFormat::Raster(format)) => {
+            confine(&open)?;
+            let source = RasterDocument::open(document, format, open.memory_limit_bytes);
+            serve_pages(source, &open, input, output)
+        }
+    }
+}
+
+fn confine(open: &OpenRequest) -> std::io::Result<()> {
+    sandbox::confine(open.memory_limit_bytes)?;
+    sandbox::allow_cpu(open.page_timeout)
+}
+
+fn serve_pages(
+    source: Result<impl PageSource, RenderError>,
+    open: &OpenRequest,
+    input: &mut impl Read,
+    output: &mut impl Write,
+) -> std::io::Result<()> {
+    let (mut source, pages) = match source.and_then(|source| accepted(source, open.max_pages)) {
+        Ok(accepted) => accepted,
+        Err(error) => return write_reply(output, &Reply::Failed(error)),
+    };
+    write_reply(output, &Reply::Opened { pages })?;
+    let mut canvas = Canvas::default();
+    while let Some(request) = read_request(input)? {
+        let Request::Render(request) = request else {
+            return Err(std::io::Error::other("a document is open already"));
+        };
+        sandbox::allow_cpu(open.page_timeout)?;
+        let reply = render(&mut source, request, &mut canvas);
+        write_reply(output, &reply.map_or_else(Reply::Failed, Reply::Page))?;
+    }
+    Ok(())
+}
+
+fn accepted<S: PageSource>(source: S, limit: u32) -> Result<(S, u32), RenderError> {
+    match source.pages() {
+        0 => Err(RenderError::Empty("it has no pages".to_owned())),
+        pages if pages > limit => Err(RenderError::TooManyPages { pages, limit }),
+        pages => Ok((source, pages)),
+    }
+}
+
+fn render(
+    source: &mut impl PageSource,
+    request: PageRequest,
+    canvas: &mut Canvas,
+) -> Result<RenderedPage, RenderError> {
+    let pages = source.pages();
+    if request.page >= pages {
+        return Err(RenderError::NoSuchPage { page: request.page, pages });
+    }
+    let text = source.draw(request.page, request.dpi, canvas)?;
+    let encoded = encode::encode(canvas, request.format, request.quality)?.into();
+    let pixels = request.pixels.then(|| std::mem::take(&mut canvas.rgb).into());
+    let (width, height) = (canvas.width, canvas.height);
+    Ok(RenderedPage { page: request.page, width, height, encoded, pixels, text })
+}
+
+fn sniff(document: &Path) -> Result<DocumentFormat, RenderError> {
+    let mut start = Vec::with_capacity(format::SNIFF_BYTES);
+    File::open(document)
+        .and_then(|file| file.take(format::SNIFF_BYTES as u64).read_to_end(&mut start))
+        .map_err(|error| RenderError::Io(error.to_string()))?;
+    if start.is_empty() {
+        return Err(RenderError::Empty("it has no bytes".to_owned()));
+    }
+    format::sniff(&start).map_err(|guess| RenderError::Unsupported(guess.to_owned()))
+}

@@ -1,0 +1,93 @@
+//! What a file is, by its first bytes. A name or an extension is never looked at.
+
+use image::ImageFormat as RasterFormat;
+
+/// Bytes of a file's start that are enough to tell its format.
+pub(super) const SNIFF_BYTES: usize = 1024;
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DocumentFormat {
+    /// A PDF document.
+    Pdf,
+    /// An image, which makes a document of one page.
+    Raster(RasterFormat),
+}
+
+/// The images that are taken; `image` may be able to read more.
+const RASTERS: [RasterFormat; 7] = [
+    RasterFormat::Png,
+    RasterFormat::Jpeg,
+    RasterFormat::WebP,
+    RasterFormat::Tiff,
+    RasterFormat::Gif,
+    RasterFormat::Bmp,
+    RasterFormat::Ico,
+];
+
+/// Tells the format by the file's first bytes, or what else it seems to be.
+pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
+    // Readers of PDF accept anything before the header as long as it is within the first KiB.
+    if find(start, b"%PDF-") {
+        return Ok(DocumentFormat::Pdf);
+    }
+    if let Ok(format) = image::guess_format(start)
+        && RASTERS.contains(&format)
+    {
+        return Ok(DocumentFormat::Raster(format));
+    }
+    Err(if start.starts_with(b"PK\x03\x04") {
+        "a ZIP archive or an office document"
+    } else if start.starts_with(b"\xd0\xcf\x11\xe0") {
+        "an office document of the old binary formats"
+    } else if start.starts_with(b"%!PS") {
+        "PostScript"
+    } else if start.starts_with(b"{\\rtf") {
+        "RTF"
+    } else if start.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e)) {
+        "plain text or markup"
+    } else {
+        "no known kind of document"
+    })
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_told_by_content() {
+        let cases: [(&[u8], DocumentFormat); 9] = [
+            (b"%PDF-1.7\n", DocumentFormat::Pdf),
+            (b"\xef\xbb\xbfjunk\r\n%PDF-1.4", DocumentFormat::Pdf),
+            (b"\x89PNG\r\n\x1a\n", DocumentFormat::Raster(RasterFormat::Png)),
+            (b"\xff\xd8\xff\xe0", DocumentFormat::Raster(RasterFormat::Jpeg)),
+            (b"RIFF\x00\x00\x00\x00WEBP", DocumentFormat::Raster(RasterFormat::WebP)),
+            (b"II*\x00", DocumentFormat::Raster(RasterFormat::Tiff)),
+            (b"GIF89a", DocumentFormat::Raster(RasterFormat::Gif)),
+            (b"BM\x00\x00", DocumentFormat::Raster(RasterFormat::Bmp)),
+            (b"\x00\x00\x01\x00", DocumentFormat::Raster(RasterFormat::Ico)),
+        ];
+        for (start, format) in cases {
+            assert_eq!(sniff(start), Ok(format), "{start:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_taken_is_named() {
+        assert_eq!(sniff(b"PK\x03\x04\x14"), Err("a ZIP archive or an office document"));
+        assert_eq!(sniff(b"<html><body>"), Err("plain text or markup"));
+        assert_eq!(sniff(&[0, 1, 2, 250]), Err("no known kind of document"));
+    }
+
+    #[test]
+    fn a_header_after_the_first_kibibyte_does_not_make_a_pdf() {
+        let mut file = vec![7; SNIFF_BYTES];
+        file.extend_from_slice(b"%PDF-1.7");
+        assert!(sniff(&file[..SNIFF_BYTES]).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! How many pixels a page gets. Pure arithmetic.
+//!
+//! The rule: a side of `points` becomes `ceil(points * dpi / 72)` pixels. When the page would have
+//! more than the allowed pixels, or a side of more than 16 383 (WebP's limit), both sides shrink
+//! by the same factor until it fits. A side is never less than one pixel.
+
+/// Longest side of a page image in pixels; WebP cannot hold more.
+pub(super) const MAX_SIDE: u32 = 16_383;
+/// Most pixels of a page image: A4 at 600 DPI has 35 million.
+pub(super) const MAX_PIXELS: u64 = 40_000_000;
+
+/// The long side of A4 in inches: the long side of an image is brought down to this.
+const LONG_SIDE_INCHES: f64 = 11.69;
+
+/// Most pixels of a page image under a memory limit: the bitmap (four bytes a pixel) takes at most
+/// a quarter of it.
+#[must_use]
+pub(super) fn max_pixels(memory_limit_bytes: u64) -> u64 {
+    (memory_limit_bytes / 16).clamp(1, MAX_PIXELS)
+}
+
+/// Width and height in pixels of a page of `width` x `height` points (1/72 inch) at `dpi`.
+#[must_use]
+pub(super) fn page_size(width: f64, height: f64, dpi: u32, max_pixels: u64) -> (u32, u32) {
+    // The last bits of a page size in f32 must not cost a pixel: 612 pt at 200 DPI are 1700.
+    let side = |points: f64| {
+        let pixels = (points.max(0.0) * f64::from(dpi) / 72.0 - 1e-3).ceil();
+        if pixels.is_finite() { pixels.max(1.0) } else { 1.0 }
+    };
+    fit(side(width), side(height), f64::from(MAX_SIDE), max_pixels)
+}
+
+/// Width and height in pixels of an image shown as a page: scaled down so that its long side is
+/// that of an A4 page at `dpi`, never scaled up.
+#[must_use]
+pub(super) fn image_size(width: u32, height: u32, dpi: u32, max_pixels: u64) -> (u32, u32) {
+    let long_side = (LONG_SIDE_INCHES * f64::from(dpi)).round().clamp(1.0, f64::from(MAX_SIDE));
+    fit(f64::from(width), f64::from(height), long_side, max_pixels)
+}
+
+fn fit(width: f64, height: f64, max_side: f64, max_pixels: u64) -> (u32, u32) {
+    let by_side = max_side / width.max(height);
+    let by_area = (max_pixels as f64 / (width * height)).sqrt();
+    let scale = by_side.min(by_area).min(1.0);
+    let shrink = |side: f64| if scale < 1.0 { (side * scale).floor() } else { side };
+    (whole(shrink(width)), whole(shrink(height)))
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded by MAX_SIDE")]
+fn whole(side: f64) -> u32 {
+    side.clamp(1.0, f64::from(MAX_SIDE)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn paper_sizes_have_their_usual_pixels() {
+        assert_eq!(page_size(612.0, 792.0, 200, MAX_PIXELS), (1700, 2200));
+        assert_eq!(page_size(f64::from(595.276_f32), 841.89, 200, MAX_PIXELS), (1654, 2339));
+        assert_eq!(page_size(595.276, 841.89, 300, MAX_PIXELS), (2481, 3508));
+    }
+
+    #[test]
+    fn senseless_sizes_are_one_pixel() {
+        assert_eq!(page_size(0.0, 792.0, 72, MAX_PIXELS), (1, 792));
+        assert_eq!(page_size(f64::NAN, -5.0, 72, MAX_PIXELS), (1, 1));
+    }
+
+    #[test]
+    fn a_page_of_two_hundred_inches_keeps_its_shape() {
+        let (width, height) = page_size(14_400.0, 7_200.0, 600, MAX_PIXELS);
+        assert!(u64::from(width) * u64::from(height) <= MAX_PIXELS);
+        assert!((f64::from(width) / f64::from(height) - 2.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn images_shrink_to_the_long_side_of_a4_and_never_grow() {
+        assert_eq!(image_size(4676, 100, 200, MAX_PIXELS), (2338, 50));
+        assert_eq!(image_size(300, 200, 200, MAX_PIXELS), (300, 200));
+        assert_eq!(image_size(1, 100_000, 200, MAX_PIXELS), (1, 2338));
+    }
+
+    proptest! {
+        #[test]
+        fn every_page_fits(
+            width in 0.0..1e9_f64, height in 0.0..1e9_f64, dpi in 1..=1200_u32,
+            limit in 1_000_000..=MAX_PIXELS,
+        ) {
+            let (width, height) = page_size(width, height, dpi, limit);
+            prop_assert!((1..=MAX_SIDE).contains(&width));
+            prop_assert!((1..=MAX_SIDE).contains(&height));
+            prop_assert!(u64::from(width) * u64::from(height) <= limit);
+        }
+    }
+}
