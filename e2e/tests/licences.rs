@@ -64,19 +64,30 @@ fn every_licence_is_allowed_and_nothing_banned_is_used() -> Result<()> {
         .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
         .current_dir(&root)
         .output()?;
-    ensure!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    ensure!(
+        metadata.status.success(),
+        "{}",
+        String::from_utf8_lossy(&metadata.stderr)
+    );
     let metadata: Metadata = serde_json::from_slice(&metadata.stdout)?;
     ensure!(metadata.packages.len() > 100, "cargo metadata is short");
 
     let mut refused = Vec::new();
     for package in metadata.packages {
         ensure!(
-            !deny.bans.deny.iter().any(|banned| banned.name == package.name),
+            !deny
+                .bans
+                .deny
+                .iter()
+                .any(|banned| banned.name == package.name),
             "{} is banned in deny.toml",
             package.name
         );
-        let clarified =
-            deny.licenses.clarify.iter().find(|clarified| clarified.name == package.name);
+        let clarified = deny
+            .licenses
+            .clarify
+            .iter()
+            .find(|clarified| clarified.name == package.name);
         let licence = clarified
             .map(|clarified| clarified.expression.clone())
             .or(package.license)

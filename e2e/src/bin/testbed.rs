@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use layra_e2e::testbed::{Settings, Testbed, artifacts, check_prerequisites, processes};
+use layra_e2e::testbed::{Settings, Testbed, artifacts, check_prerequisites, dist, processes};
 
 /// Real servers for tests: Kubernetes, Kafka, Milvus, S3, MongoDB, Redis.
 #[derive(Parser)]
@@ -25,6 +25,10 @@ enum Action {
     Status,
     /// Fetch and build everything, start nothing.
     Artifacts,
+    /// Build the binaries and gather what the container images carry in dist/.
+    Dist,
+    /// Build the container images and put them into the running bed; print their names.
+    Images,
     /// Print the variables with which tests and programs use the running bed.
     Env,
     /// Run kubectl on the running bed.
@@ -48,6 +52,12 @@ async fn main() -> Result<()> {
         Action::Artifacts => {
             check_prerequisites()?;
             artifacts::provide(&Settings::from_env()?, artifacts::ALL).await
+        }
+        Action::Dist => dist(&Settings::from_env()?).await.map(|_| ()),
+        Action::Images => {
+            let images = running().await?.images().await?;
+            println!("{}\n{}", images.operator, images.worker);
+            Ok(())
         }
         Action::Env => {
             print_environment(&running().await?);

@@ -9,6 +9,7 @@ use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 use super::process::tail;
+use super::services;
 use super::settings::{BRIDGE, NODE_IP, POD_NET, SERVICE_API, SERVICE_NET, Settings, scripts};
 
 /// The node's processes with the offset of their port from the first one.
@@ -65,8 +66,8 @@ pub(super) async fn down(settings: &Settings) -> Result<()> {
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
     use k8s_openapi::api::core::v1::Node;
     let nodes: kube::Api<Node> = kube::Api::all(client(&settings.kubeconfig()).await?);
-    let request = nodes.list(&kube::api::ListParams::default());
-    let nodes = tokio::time::timeout(Duration::from_secs(5), request).await??;
+    let everything = kube::api::ListParams::default();
+    let nodes = tokio::time::timeout(Duration::from_secs(5), nodes.list(&everything)).await??;
     let is_ready = |node: &Node| {
         let conditions = node
             .status
@@ -107,6 +108,7 @@ async fn script(settings: &Settings, name: &str, action: &str) -> Result<()> {
         .env("POD_NET", POD_NET)
         .env("SERVICE_NET", SERVICE_NET)
         .env("SERVICE_API", SERVICE_API)
+        .env("CLOSED_PORTS", services::milvus_ports(settings))
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)

@@ -3,6 +3,7 @@
 
 pub mod artifacts;
 mod external;
+mod images;
 mod kubernetes;
 mod lock;
 mod prerequisites;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::future::{join_all, try_join, try_join_all};
 
+pub use images::{Images, dist};
 pub use prerequisites::{check as check_prerequisites, is_root};
 pub use process::{Daemon, Signal};
 pub use progress::Progress;
@@ -147,6 +149,19 @@ impl Testbed {
     /// Makes a bucket; one that exists already is left as it is.
     pub async fn create_bucket(&self, bucket: &str) -> Result<()> {
         services::create_bucket(&self.endpoints.s3, bucket).await
+    }
+
+    /// The images to test: those named by `LAYRA_E2E_OPERATOR_IMAGE` and `LAYRA_E2E_WORKER_IMAGE`,
+    /// else built from this repository and put into the bed.
+    pub async fn images(&self) -> Result<Images> {
+        match Images::from_env() {
+            Some(images) => Ok(images),
+            None if self.is_external => bail!(
+                "on servers that are not ours, name the images: LAYRA_E2E_OPERATOR_IMAGE and \
+                 LAYRA_E2E_WORKER_IMAGE"
+            ),
+            None => Images::build(&self.settings).await,
+        }
     }
 
     /// A service of our own bed, to be stopped and started by fault tests.

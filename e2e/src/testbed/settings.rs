@@ -51,12 +51,12 @@ impl Settings {
             state: folder("LAYRA_TESTBED_STATE")
                 .unwrap_or_else(|| PathBuf::from("/var/tmp/layra-testbed")),
             ports: Ports {
-                kafka: port("KAFKA", 17092)?,
-                mongodb: port("MONGODB", 17017)?,
-                s3: port("S3", 17900)?,
-                milvus: port("MILVUS", 17530)?,
-                redis: port("REDIS", 17379)?,
-                kubernetes: port("KUBERNETES", 17640)?,
+                kafka: port("KAFKA", 18092)?,
+                mongodb: port("MONGODB", 18017)?,
+                s3: port("S3", 18900)?,
+                milvus: port("MILVUS", 18530)?,
+                redis: port("REDIS", 18379)?,
+                kubernetes: port("KUBERNETES", 18640)?,
             },
         })
     }

@@ -90,7 +90,8 @@ const MILVUS: Artifact = Artifact {
     is_compiled: false,
 };
 
-const IMAGES: Artifact = Artifact {
+/// The base of our container images, fonts for them, and the pause image.
+pub const IMAGES: Artifact = Artifact {
     name: "images",
     what: "base of the container images, from Debian packages (15 MB)",
     destination: "images",

@@ -24,6 +24,15 @@ const ETCD_CLIENT: u16 = 9;
 const ETCD_PEER: u16 = 10;
 const METRICS: u16 = 11;
 
+/// Every port of the server, as `first-last`.
+pub(in super::super) fn milvus_ports(settings: &Settings) -> String {
+    format!(
+        "{}-{}",
+        settings.ports.milvus,
+        settings.ports.milvus + METRICS + 1
+    )
+}
+
 pub(super) fn command(settings: &Settings) -> Result<Command> {
     let artifact = settings.cache.join("milvus");
     let folder = settings.data("milvus");

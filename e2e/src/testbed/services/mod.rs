@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+pub(super) use milvus::milvus_ports;
 pub(super) use s3::{ACCESS_KEY, SECRET_KEY, create_bucket};
 
 use super::process::{Daemon, Signal};

@@ -1,0 +1,244 @@
+//! The container images that ship, built from the repository's own `Containerfile`s and put into
+//! the bed's container runtime. Tagged by content: what is there already is not built again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::process::Command;
+
+use super::artifacts::{self, PDFIUM};
+use super::progress::Progress;
+use super::settings::{Settings, repository};
+
+const OPERATOR: &str = "layra-operator";
+const WORKER: &str = "layra-worker";
+
+/// The images' full names, as they stand in a pod.
+#[derive(Clone, Debug)]
+pub struct Images {
+    /// The operator's.
+    pub operator: String,
+    /// The worker's.
+    pub worker: String,
+}
+
+impl Images {
+    /// Images named by `LAYRA_E2E_OPERATOR_IMAGE` and `LAYRA_E2E_WORKER_IMAGE`, if both are.
+    pub(super) fn from_env() -> Option<Self> {
+        let image = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Some(Self {
+            operator: image("LAYRA_E2E_OPERATOR_IMAGE")?,
+            worker: image("LAYRA_E2E_WORKER_IMAGE")?,
+        })
+    }
+
+    /// Builds both and imports them into the running bed.
+    pub(super) async fn build(settings: &Settings) -> Result<Self> {
+        let progress = Progress::new();
+        let dist = dist(settings).await?;
+        let mut names = Vec::new();
+        for component in [OPERATOR, WORKER] {
+            let containerfile = containerfile(component)?;
+            let tag = content_hash(settings, &containerfile, &contents(&dist, component))?;
+            let name = format!("localhost/{component}:{tag}");
+            if !is_imported(settings, &name).await? {
+                let work = import(settings, &dist, &containerfile, &name);
+                progress
+                    .step(component, "building the container image", work)
+                    .await?;
+            }
+            names.push(name);
+        }
+        let [operator, worker] = names
+            .try_into()
+            .ok()
+            .context("one name for each of two components")?;
+        Ok(Self { operator, worker })
+    }
+}
+
+/// Builds the binaries and gathers everything that the images carry in `dist/` of the repository.
+pub async fn dist(settings: &Settings) -> Result<PathBuf> {
+    artifacts::provide(settings, &[artifacts::IMAGES, PDFIUM]).await?;
+    let cargo = || {
+        let mut command = Command::new("cargo");
+        command.current_dir(repository()).stdin(Stdio::null());
+        command
+    };
+    let status = cargo()
+        .args(["build", "--package", OPERATOR, "--package", WORKER])
+        .status();
+    ensure!(status.await?.success(), "the binaries do not build");
+    let metadata = cargo()
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .output();
+    let metadata: Value = serde_json::from_slice(&succeeded(metadata.await?)?.stdout)?;
+    let target = metadata["target_directory"]
+        .as_str()
+        .context("cargo has a target directory")?;
+
+    let dist = repository().join("dist");
+    fs::create_dir_all(&dist)?;
+    for component in [OPERATOR, WORKER] {
+        let binary = Path::new(target).join("debug").join(component);
+        // Debug information is most of the file and of no use in an image.
+        let strip = Command::new("strip")
+            .arg("-o")
+            .arg(dist.join(component))
+            .arg(binary)
+            .output();
+        succeeded(strip.await?)?;
+    }
+    fs::copy(
+        PDFIUM.path(settings).join("libpdfium.so"),
+        dist.join("libpdfium.so"),
+    )?;
+    let fonts = artifacts::IMAGES.path(settings).join("fonts");
+    let copy = Command::new("cp")
+        .arg("--recursive")
+        .arg(fonts)
+        .arg(&dist)
+        .output();
+    succeeded(copy.await?)?;
+    Ok(dist)
+}
+
+fn contents(dist: &Path, component: &str) -> Vec<PathBuf> {
+    let mut contents = vec![dist.join(component)];
+    if component == WORKER {
+        contents.push(dist.join("libpdfium.so"));
+    }
+    contents
+}
+
+fn containerfile(component: &str) -> Result<PathBuf> {
+    let folder = component
+        .strip_prefix("layra-")
+        .context("our components are named layra-*")?;
+    Ok(repository().join(folder).join("Containerfile"))
+}
+
+/// Twelve digits that change with the binary, the base image, the fonts or the `Containerfile`.
+fn content_hash(settings: &Settings, containerfile: &Path, contents: &[PathBuf]) -> Result<String> {
+    let base = artifacts::IMAGES.path(settings).join("base.tar");
+    let mut hash = Sha256::new();
+    for file in [containerfile, &base]
+        .into_iter()
+        .chain(contents.iter().map(PathBuf::as_path))
+    {
+        hash.update(fs::read(file).with_context(|| format!("reading {}", file.display()))?);
+    }
+    Ok(format!("{:x}", hash.finalize())[..12].to_owned())
+}
+
+async fn import(settings: &Settings, dist: &Path, containerfile: &Path, name: &str) -> Result<()> {
+    // A store of its own for each build: the machine's images are none of our business.
+    let folder = tempfile::Builder::new()
+        .prefix("image-")
+        .tempdir_in(&settings.cache)?;
+    let base = folder.path().join("base");
+    fs::create_dir(&base)?;
+    fs::write(base.join("Containerfile"), "FROM scratch\nADD base.tar /\n")?;
+    fs::hard_link(
+        artifacts::IMAGES.path(settings).join("base.tar"),
+        base.join("base.tar"),
+    )?;
+    let archive = folder.path().join("image.tar");
+
+    let buildah = || {
+        let mut command = Command::new("buildah");
+        command.arg("--root").arg(folder.path().join("store"));
+        command.arg("--runroot").arg(folder.path().join("run"));
+        command
+            .args(["--storage-driver", "vfs"])
+            .stdin(Stdio::null());
+        command
+    };
+    let build = || {
+        let mut command = buildah();
+        command.args([
+            "build",
+            "--isolation",
+            "chroot",
+            "--network",
+            "none",
+            "--quiet",
+        ]);
+        command
+    };
+    let base_name = "localhost/base:1";
+    succeeded(
+        build()
+            .args(["--tag", base_name])
+            .arg(&base)
+            .output()
+            .await?,
+    )?;
+    let base_argument = format!("BASE={base_name}");
+    let image = build()
+        .args(["--build-arg", &base_argument, "--tag", name, "--file"])
+        .arg(containerfile)
+        .arg(dist)
+        .output();
+    succeeded(image.await?)?;
+    let target = format!("oci-archive:{}:{name}", archive.display());
+    succeeded(
+        buildah()
+            .args(["push", "--quiet", name, &target])
+            .output()
+            .await?,
+    )?;
+    succeeded(
+        ctr(settings)
+            .args(["images", "import"])
+            .arg(&archive)
+            .output()
+            .await?,
+    )?;
+    wait_until_imported(settings, name).await
+}
+
+/// Pods see an image only after the runtime has taken notice of it.
+async fn wait_until_imported(settings: &Settings, name: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_imported(settings, name).await? {
+        ensure!(
+            Instant::now() < deadline,
+            "the container runtime does not take {name}"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+async fn is_imported(settings: &Settings, name: &str) -> Result<bool> {
+    let filter = format!("name=={name}");
+    let output = succeeded(
+        ctr(settings)
+            .args(["images", "list", &filter])
+            .output()
+            .await?,
+    )?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains("io.cri-containerd.image=managed"))
+}
+
+fn ctr(settings: &Settings) -> Command {
+    let mut command = Command::new("ctr");
+    command
+        .arg("--address")
+        .arg(settings.state.join("kubernetes/containerd.sock"));
+    command.args(["--namespace", "k8s.io"]).stdin(Stdio::null());
+    command
+}
+
+fn succeeded(output: Output) -> Result<Output> {
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output)
+}
