@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// The steps of one program.
 #[derive(Clone, Debug)]
@@ -74,10 +74,4 @@ impl Default for Progress {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// "4 minutes": how long something took, for people.
-#[must_use]
-pub fn human(duration: Duration) -> String {
-    HumanDuration(duration).to_string()
 }

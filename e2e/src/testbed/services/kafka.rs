@@ -1,4 +1,4 @@
-//! One Kafka broker that is its own controller (`KRaft`).
+//! One Kafka broker that is its own controller (KRaft).
 
 use std::fs;
 use std::process::{Command, Stdio};

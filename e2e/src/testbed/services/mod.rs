@@ -28,9 +28,9 @@ pub enum Service {
     Kafka,
     /// Milvus standalone.
     Milvus,
-    /// A server of `MongoDB`'s wire protocol.
+    /// A server of MongoDB's wire protocol.
     MongoDb,
-    /// `MinIO`.
+    /// MinIO.
     S3,
     /// Redis.
     Redis,
@@ -82,7 +82,7 @@ impl Service {
     /// Ends it; its data stays.
     pub async fn stop(self, settings: &Settings, signal: Signal) -> Result<()> {
         Daemon::new(settings, self.name())
-            .stop(signal, Duration::from_secs(60))
+            .stop(signal, Duration::from_mins(1))
             .await
     }
 

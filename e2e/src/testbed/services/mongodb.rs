@@ -1,4 +1,4 @@
-//! A server of `MongoDB`'s wire protocol on one file; no package registry carries mongod.
+//! A server of MongoDB's wire protocol on one file; no package registry carries mongod.
 
 use std::process::Command;
 

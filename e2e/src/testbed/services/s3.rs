@@ -1,4 +1,4 @@
-//! `MinIO` on one folder.
+//! MinIO on one folder.
 
 use std::process::Command;
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(in super::super) async fn create_bucket(server: &S3Endpoint, bucket: &str) -
         .with_secret_access_key(&server.secret_key)
         .build()?;
     // The client knows objects only; a signed PUT of the bucket itself makes it.
-    let minute = Duration::from_secs(60);
+    let minute = Duration::from_mins(1);
     let url = store
         .signed_url("PUT".parse()?, &Path::default(), minute)
         .await?;
