@@ -26,7 +26,7 @@ use leader::Lease;
 use reconcile::Shared;
 use telemetry::{Health, Metrics};
 
-/// Makes workers, topics and scaling decisions from IngestionPipeline objects.
+/// Makes workers, topics and scaling decisions from ingestion pipelines.
 #[derive(Parser)]
 #[command(version, about)]
 struct Cli {
@@ -38,7 +38,7 @@ struct Cli {
 enum Command {
     /// Reconcile pipelines until told to stop.
     Run(RunArgs),
-    /// Print the CustomResourceDefinition as YAML.
+    /// Print the definition of the custom resource as YAML.
     Crd,
 }
 
@@ -113,7 +113,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let joining = Lease::join(client.clone(), &own_namespace, &args.lease_name, &identity);
     let mut lease = tokio::select! {
         lease = joining => lease,
-        served = &mut server => return served?.context("the HTTP endpoints failed"),
+        ended = &mut server => return ended?.context("the HTTP endpoints failed"),
         () = stop.cancelled() => return Ok(()),
     };
     health.set_ready();
@@ -139,7 +139,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let outcome = tokio::select! {
         outcome = lead(&mut lease, shared, namespaces, &stop) => outcome,
-        served = &mut server => served?.context("the HTTP endpoints failed"),
+        ended = &mut server => ended?.context("the HTTP endpoints failed"),
     };
     stop.cancel();
     lease.release().await;
@@ -167,9 +167,10 @@ async fn lead(
     let outcome = tokio::select! {
         // A process that lost the lease starts anew: nothing of what it knows may live on.
         _ = lease.until(false) => Err(leader::LeaseLost.into()),
-        ended = loops.join_next(), if !stop.is_cancelled() => match ended {
+        ended = loops.join_next() => match ended {
             Some(Err(error)) => Err(anyhow::Error::new(error).context("a reconcile loop died")),
-            _ => Ok(()),
+            _ if stop.is_cancelled() => Ok(()),
+            _ => Err(anyhow::anyhow!("a reconcile loop ended")),
         },
     };
     halt.cancel();

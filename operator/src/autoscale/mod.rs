@@ -94,7 +94,10 @@ pub(crate) fn decide(
         };
     };
 
-    let asked = lag.max(0).div_ceil(policy.target_lag_per_replica.max(1));
+    let asked = lag
+        .max(0)
+        .unsigned_abs()
+        .div_ceil(policy.target_lag_per_replica.unsigned_abs().max(1));
     let asked = i32::try_from(asked).unwrap_or(i32::MAX);
     let wanted = asked.clamp(floor, ceiling);
     history.record(now, wanted, policy.scale_down_delay);
@@ -172,19 +175,20 @@ fn limit_of(
 }
 
 fn follow(lag: i64, asked: i32, policy: &Policy, because: &str) -> String {
-    if lag <= 0 && because.is_empty() {
-        return "No task waits.".to_owned();
-    }
-    let mut message = waiting(lag);
-    if lag > 0 {
-        let each = policy.target_lag_per_replica;
-        message.push_str(&format!(", one worker for each {each} makes {asked}"));
-    }
-    if !because.is_empty() {
-        message.push_str(&format!("; {because} is the limit"));
-    }
-    message.push('.');
-    message
+    let asks = if lag > 0 {
+        format!(
+            ", one worker for each {} makes {asked}",
+            policy.target_lag_per_replica
+        )
+    } else {
+        String::new()
+    };
+    let limit = if because.is_empty() {
+        String::new()
+    } else {
+        format!("; {because} is the limit")
+    };
+    format!("{}{asks}{limit}.", waiting(lag))
 }
 
 fn waiting(lag: i64) -> String {

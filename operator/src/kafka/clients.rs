@@ -10,7 +10,7 @@ use std::{
 use super::{Answer, Connection, KafkaError, Question, TopicAction, cluster::Cluster};
 
 /// A client that no pipeline used for this long is closed.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE: Duration = Duration::from_mins(10);
 
 /// All clients.
 #[derive(Default)]

@@ -9,6 +9,7 @@ use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError as ClientError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
@@ -26,7 +27,7 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The client of one cluster.
 pub(super) struct Cluster {
-    consumer: BaseConsumer<LastError>,
+    consumer: BaseConsumer<LastFailure>,
 }
 
 impl Cluster {
@@ -38,7 +39,7 @@ impl Cluster {
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", "false");
         let consumer = config
-            .create_with_context(LastError::default())
+            .create_with_context(LastFailure::default())
             .map_err(|error| KafkaError::Settings(error.to_string()))?;
         Ok(Self { consumer })
     }
@@ -46,6 +47,7 @@ impl Cluster {
     /// Reads topics and offsets. Blocks.
     pub(super) fn ask(&self, question: &Question) -> Result<Answer, KafkaError> {
         self.serve_events();
+        self.consumer.context().forget();
         let (brokers, topic) = self.topic(&question.topic)?;
         let (_, dead_letter_topic) = self.topic(&question.dead_letter_topic)?;
         let lag = match topic {
@@ -84,8 +86,8 @@ impl Cluster {
                 Ok((brokers, TopicState::Absent))
             }
             Some(code) => {
-                let code = RDKafkaErrorCode::from(code);
-                Err(KafkaError::Refused(format!("topic {name}: {code}")))
+                let words = in_words(code.into());
+                Err(KafkaError::Refused(format!("topic {name}: {words}")))
             }
         }
     }
@@ -123,10 +125,10 @@ impl Cluster {
     /// Asks every leader once for all its partitions.
     ///
     /// librdkafka (2.12, `rd_kafka_offsets_for_times`) sends the number in the list's offset field
-    /// as the timestamp of a ListOffsets request, and its configured `isolation.level` with it. The
-    /// timestamps -2 and -1, which are also the values of `Beginning` and `End`, stand for the log's
-    /// start and, at read_committed, for the last stable offset. `fetch_watermarks` would answer the
-    /// same, but with two requests for each partition.
+    /// as the timestamp of a `ListOffsets` request, and its configured `isolation.level` with it.
+    /// The timestamps -2 and -1, which are also the values of `Beginning` and `End`, stand for the
+    /// log's start and, at `read_committed`, for the last stable offset. `fetch_watermarks` would
+    /// answer the same, but with two requests for each partition.
     fn list_offsets(
         &self,
         topic: &str,
@@ -197,14 +199,13 @@ impl Cluster {
         match results.into_iter().next() {
             // Somebody else was faster: the next reading shows what there is.
             Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-            Some(Err((_, code))) => Err(KafkaError::Refused(code.to_string())),
+            Some(Err((_, code))) => Err(KafkaError::Refused(in_words(code))),
             None => Err(KafkaError::Unreachable("no answer".to_owned())),
         }
     }
 
     /// The client collects errors until somebody looks; nothing else ever waits there.
     fn serve_events(&self) {
-        self.consumer.context().forget();
         for _ in 0..1000 {
             if self.consumer.poll(Duration::ZERO).is_none() {
                 break;
@@ -215,27 +216,20 @@ impl Cluster {
     /// The error, with the reason that the client gave in the background: "timed out" alone helps
     /// nobody.
     fn unreachable(&self, error: &ClientError) -> KafkaError {
-        for _ in 0..1000 {
-            if self.consumer.poll(Duration::ZERO).is_none() {
-                break;
-            }
-        }
-        let text = match error.rdkafka_error_code() {
-            Some(code) => code.to_string(),
+        let reason = self.consumer.context().get();
+        KafkaError::Unreachable(reason.unwrap_or_else(|| match error.rdkafka_error_code() {
+            Some(code) => in_words(code),
             None => error.to_string(),
-        };
-        KafkaError::Unreachable(match self.consumer.context().get() {
-            Some(reason) => format!("{text} ({reason})"),
-            None => text,
-        })
+        }))
     }
 }
 
-/// Keeps the last error that the client reported in the background.
+/// Keeps the last failure that the client logged. librdkafka says there, and only there, why a
+/// broker cannot be reached.
 #[derive(Default)]
-struct LastError(Mutex<Option<String>>);
+struct LastFailure(Mutex<Option<String>>);
 
-impl LastError {
+impl LastFailure {
     fn get(&self) -> Option<String> {
         self.0
             .lock()
@@ -248,24 +242,36 @@ impl LastError {
     }
 }
 
-impl ClientContext for LastError {
-    fn error(&self, error: ClientError, reason: &str) {
-        // "3/3 brokers are down" says less than the reason before it.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            let reason = without_timing(reason);
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+impl ClientContext for LastFailure {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+        if facility == "FAIL" {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(essence(message));
         }
     }
 }
 
-impl ConsumerContext for LastError {}
+impl ConsumerContext for LastFailure {}
 
-/// The reasons end with how long a state lasted and how often it was reported, which would make
-/// every message a new one.
-fn without_timing(reason: &str) -> String {
-    reason
+/// librdkafka's words for a code, without its name in Rust.
+fn in_words(code: RDKafkaErrorCode) -> String {
+    let text = code.to_string();
+    match text.split_once(" (") {
+        Some((_, words)) => words.trim_end_matches(')').to_owned(),
+        None => text,
+    }
+}
+
+/// A log line without its thread, its timing and its count, which would make every message a new
+/// one.
+fn essence(message: &str) -> String {
+    let message = match message.split_once("]: ") {
+        Some((thread, rest)) if thread.starts_with("[thrd:") => rest,
+        _ => message,
+    };
+    message
         .split_once(" (after ")
-        .map_or(reason, |(text, _)| text)
+        .map_or(message, |(text, _)| text)
         .to_owned()
 }
 
@@ -300,12 +306,20 @@ mod tests {
     }
 
     #[test]
+    fn codes_are_shown_in_words() {
+        assert_eq!(
+            in_words(RDKafkaErrorCode::PolicyViolation),
+            "Broker: Policy violation"
+        );
+    }
+
+    #[test]
     fn messages_are_stable() {
         assert_eq!(
-            without_timing(
-                "broker:9092/1: Connect failed: refused (after 0ms in state CONNECT, 3 identical error(s) suppressed)"
+            essence(
+                "[thrd:b:9092/1]: b:9092/1: Connect to ipv4#10.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT, 3 identical error(s) suppressed)"
             ),
-            "broker:9092/1: Connect failed: refused"
+            "b:9092/1: Connect to ipv4#10.0.0.1:9092 failed: Connection refused"
         );
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use rdkafka::ClientConfig;
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use sha2::{Digest, Sha256};
 
 /// A cluster and the credentials for it.
@@ -41,6 +41,8 @@ impl Connection {
         config
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", "layra-operator")
+            // The reasons of failed connections are logged at this level, whatever is shown.
+            .set_log_level(RDKafkaLogLevel::Info)
             .set("security.protocol", &self.security.protocol);
         let optional = [
             ("sasl.mechanism", &self.security.mechanism),

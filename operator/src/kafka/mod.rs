@@ -9,7 +9,7 @@ mod group_offsets;
 mod lag;
 
 pub(crate) use clients::KafkaClients;
-pub(crate) use connection::{Connection, Security, SecurityError};
+pub(crate) use connection::{Connection, Security};
 pub(crate) use lag::{PartitionOffsets, total_lag};
 
 /// What a pipeline wants to know.

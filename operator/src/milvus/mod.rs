@@ -54,11 +54,11 @@ async fn check(spec: &MilvusSpec, token: Option<&str>) -> Result<IndexReport, Mi
     let client = connect(spec, token).await?;
     let request = ListCollectionsRequest::builder()
         .build()
-        .map_err(from_client)?;
+        .map_err(|error| from_client(&error))?;
     let all = client
         .list_collections(request)
         .await
-        .map_err(from_client)?;
+        .map_err(|error| from_client(&error))?;
     let mut names: Vec<&String> = all
         .collection_names()
         .iter()
@@ -96,7 +96,9 @@ async fn connect(spec: &MilvusSpec, token: Option<&str>) -> Result<ClientV2, Mil
     if let Some(token) = token {
         config = config.token(token);
     }
-    ClientV2::new(&config).await.map_err(from_client)
+    ClientV2::new(&config)
+        .await
+        .map_err(|error| from_client(&error))
 }
 
 /// The index of the vector field, `None` if there is none.
@@ -108,7 +110,7 @@ async fn vector_index(
         .collection_name(collection)
         .field_name(VECTOR_FIELD)
         .build()
-        .map_err(from_client)?;
+        .map_err(|error| from_client(&error))?;
     match client.describe_index(request).await {
         Ok(response) => Ok(response
             .indexes()
@@ -116,7 +118,7 @@ async fn vector_index(
             .find(|index| index.get_field_name() == VECTOR_FIELD)
             .map(found_index)),
         Err(error) if is_index_missing(&error) => Ok(None),
-        Err(error) => Err(from_client(error)),
+        Err(error) => Err(from_client(&error)),
     }
 }
 
@@ -148,7 +150,7 @@ fn is_index_missing(error: &Error) -> bool {
     matches!(error, Error::Server(server) if server.code() == 700 || server.legacy_code() == 25)
 }
 
-fn from_client(error: Error) -> MilvusError {
+fn from_client(error: &Error) -> MilvusError {
     let text = error.to_string();
     if text.contains("auth check failure") || text.contains("Unauthenticated") {
         MilvusError::Unauthenticated(text)

@@ -7,7 +7,7 @@ use futures::{FutureExt, StreamExt, stream};
 use kube::{
     Api, ResourceExt,
     runtime::{
-        WatchStreamExt,
+        PredicateConfig, WatchStreamExt,
         controller::{self, ReconcileRequest},
         predicates,
         reflector::{self, ObjectRef},
@@ -28,7 +28,7 @@ const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 /// Reconciles the pipelines of `namespace` until `stop`, and finishes what it has begun.
 pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
-    let (triggers, changes) = mpsc::channel(TRIGGERS);
+    let (triggers, triggered) = mpsc::channel(TRIGGERS);
     let stores = Stores::start(&shared.client, &namespace, &triggers, &mut tasks);
     let filled = tokio::select! {
         filled = stores.filled() => filled.is_ok(),
@@ -55,15 +55,15 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
         })
         .applied_objects()
         // The operator's own status is no news to it.
-        .predicate_filter(predicates::generation, predicates::Config::default())
+        .predicate_filter(predicates::generation, PredicateConfig::default())
         .filter_map(|event| async move {
             event
                 .inspect_err(|error| tracing::warn!(%error, "watch of pipelines interrupted"))
                 .ok()
         })
         .map(|pipeline| ObjectRef::from_obj(&pipeline));
-    let changed = stream::unfold(changes, |mut changes: mpsc::Receiver<_>| async move {
-        changes.recv().await.map(|change| (change, changes))
+    let changed = stream::unfold(triggered, |mut triggered: mpsc::Receiver<_>| async move {
+        triggered.recv().await.map(|pipeline| (pipeline, triggered))
     });
     let queue = stream::select(edited.boxed(), changed.boxed())
         .map(|pipeline| Ok::<_, watcher::Error>(ReconcileRequest::from(pipeline)))

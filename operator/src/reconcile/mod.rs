@@ -40,7 +40,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(5);
 const PAUSED_INTERVAL: Duration = Duration::from_secs(30);
 /// The first and the longest wait after a failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 /// What the pipelines of all namespaces share.
 pub(crate) struct Shared {

@@ -151,9 +151,8 @@ impl Metrics {
                 .iter()
                 .all(|condition| condition.type_ != absent)
             {
-                self.condition
-                    .with_label_values(&[&namespace, &name, absent])
-                    .set(0);
+                let labels = &[namespace.as_str(), name.as_str(), absent];
+                self.condition.with_label_values(labels).set(0);
             }
         }
     }

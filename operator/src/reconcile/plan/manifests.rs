@@ -100,21 +100,19 @@ mod tests {
         resources::build(&fixtures::pipeline(), &inputs).unwrap()
     }
 
+    fn object<K: serde::de::DeserializeOwned>(body: Value) -> Arc<K> {
+        Arc::new(serde_json::from_value(body).unwrap())
+    }
+
     /// As if the API server had taken the manifests over.
     fn applied(workload: &Workload) -> Live {
         let mut live = Live::default();
         for Manifest { kind, body } in outdated(workload, &Live::default()) {
             match kind {
-                Kind::ConfigMap => {
-                    live.config_map = serde_json::from_value(body).ok().map(Arc::new)
-                }
-                Kind::Deployment => {
-                    live.deployment = serde_json::from_value(body).ok().map(Arc::new)
-                }
-                Kind::Service => live.service = serde_json::from_value(body).ok().map(Arc::new),
-                Kind::PodDisruptionBudget => {
-                    live.disruption_budget = serde_json::from_value(body).ok().map(Arc::new);
-                }
+                Kind::ConfigMap => live.config_map = Some(object(body)),
+                Kind::Deployment => live.deployment = Some(object(body)),
+                Kind::Service => live.service = Some(object(body)),
+                Kind::PodDisruptionBudget => live.disruption_budget = Some(object(body)),
             }
         }
         live

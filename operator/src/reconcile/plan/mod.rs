@@ -270,9 +270,10 @@ fn ready(
     let was_ready = conditions::find(&before.conditions, READY).is_some_and(|condition| {
         condition.status == "True" && condition.observed_generation == pipeline.metadata.generation
     });
-    let wrong = parts
-        .into_iter()
-        .find(|part| !part.is_true() && !(was_ready && part.reason == workers::STARTING));
+    let wrong = parts.into_iter().find(|part| {
+        let excused = was_ready && part.reason == workers::STARTING;
+        !part.is_true() && !excused
+    });
     let mut verdict = match wrong {
         Some(part) => Verdict {
             holds: Holds::False,

@@ -1,1 +1,298 @@
+use std::sync::Arc;
 
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    fixtures,
+    kafka::TopicState,
+    milvus::IndexReport,
+    reconcile::world::{Live, Problem, Topics},
+};
+
+const IMAGE: &str = "layra-worker:1.0";
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+/// Topics and Milvus are in order, nothing of the pipeline exists yet.
+fn new_world(lag: i64) -> World {
+    let present = TopicState::Present { partitions: 10 };
+    World {
+        live: Live::default(),
+        pods: Vec::new(),
+        secrets: Vec::new(),
+        secrets_hash: Some("5ec7e7".into()),
+        topics: Ok(Topics {
+            brokers: 1,
+            tasks: present,
+            dead_letters: present,
+        }),
+        lag: Ok(lag),
+        topic_failure: None,
+        indexes: Ok(IndexReport::default()),
+    }
+}
+
+fn step(pipeline: &IngestionPipeline, world: &World) -> Plan {
+    plan(pipeline, world, &mut History::default(), IMAGE, now()).unwrap()
+}
+
+fn object<K: serde::de::DeserializeOwned>(body: serde_json::Value) -> Arc<K> {
+    Arc::new(serde_json::from_value(body).unwrap())
+}
+
+/// As if the plan had been carried out, with `ready` ready workers.
+fn after(pipeline: &mut IngestionPipeline, world: &mut World, plan: Plan, ready: i32) {
+    pipeline.status = Some(plan.status);
+    for Manifest { kind, body } in plan.manifests {
+        let live = &mut world.live;
+        match kind {
+            Kind::ConfigMap => live.config_map = Some(object(body)),
+            Kind::Deployment => live.deployment = Some(object(body)),
+            Kind::Service => live.service = Some(object(body)),
+            Kind::PodDisruptionBudget => live.disruption_budget = Some(object(body)),
+        }
+    }
+    let mut deployment = world.live.deployment.as_deref().unwrap().clone();
+    let replicas = deployment.spec.as_ref().unwrap().replicas.unwrap();
+    deployment.status = serde_json::from_value(json!({
+        "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": ready}))
+    .ok();
+    world.live.deployment = Some(Arc::new(deployment));
+}
+
+/// Runs until nothing changes any more.
+fn settled(lag: i64, ready: i32) -> (IngestionPipeline, World) {
+    let (mut pipeline, mut world) = (fixtures::pipeline(), new_world(lag));
+    for _ in 0..3 {
+        let plan = step(&pipeline, &world);
+        after(&mut pipeline, &mut world, plan, ready);
+    }
+    (pipeline, world)
+}
+
+fn condition<'a>(plan: &'a Plan, type_: &str) -> &'a Condition {
+    conditions::find(&plan.status.conditions, type_).unwrap()
+}
+
+fn reasons(plan: &Plan) -> Vec<&str> {
+    plan.notes.iter().map(|note| note.reason.as_str()).collect()
+}
+
+#[test]
+fn a_new_pipeline_gets_all_objects_and_is_in_progress() {
+    let plan = step(&fixtures::pipeline(), &new_world(0));
+    assert_eq!(plan.manifests.len(), 4);
+    assert_eq!(condition(&plan, READY).status, "False");
+    assert_eq!(condition(&plan, RECONCILING).reason, workers::ROLLOUT);
+}
+
+#[test]
+fn a_steady_state_plans_no_write_at_all() {
+    let (pipeline, world) = settled(0, 0);
+    let plan = step(&pipeline, &world);
+    assert_eq!(plan.manifests, []);
+    assert_eq!(plan.topic_actions, []);
+    assert_eq!(plan.notes, []);
+    assert_eq!(
+        Some(plan.status),
+        pipeline.status,
+        "so the status is not written either"
+    );
+}
+
+#[test]
+fn scaled_to_zero_is_ready_and_every_condition_names_the_generation() {
+    let (pipeline, world) = settled(0, 0);
+    let plan = step(&pipeline, &world);
+    assert_eq!(condition(&plan, READY).status, "True");
+    assert_eq!(condition(&plan, WORKERS_AVAILABLE).reason, "ScaledToZero");
+    assert_eq!(plan.status.observed_generation, Some(1));
+    for condition in &plan.status.conditions {
+        assert_eq!(
+            condition.observed_generation,
+            Some(1),
+            "{}",
+            condition.type_
+        );
+        assert!(!["Reconciling", "Stalled"].contains(&condition.type_.as_str()));
+    }
+}
+
+#[test]
+fn work_wakes_workers_and_says_why() {
+    let (pipeline, mut world) = settled(0, 0);
+    world.lag = Ok(25);
+    let plan = step(&pipeline, &world);
+    assert_eq!(plan.status.scaling.as_ref().unwrap().desired_replicas, 3);
+    assert_eq!(reasons(&plan), ["ScaledUp"]);
+    assert_eq!(
+        plan.notes[0].message,
+        "0 to 3 workers. 25 tasks wait, one worker for each 10 makes 3."
+    );
+}
+
+#[test]
+fn a_ready_pipeline_stays_ready_while_woken_workers_start() {
+    let (mut pipeline, mut world) = settled(0, 0);
+    world.lag = Ok(25);
+    let woken = step(&pipeline, &world);
+    after(&mut pipeline, &mut world, woken, 0);
+    let plan = step(&pipeline, &world);
+    assert_eq!(
+        condition(&plan, WORKERS_AVAILABLE).reason,
+        workers::STARTING
+    );
+    assert_eq!(condition(&plan, READY).status, "True");
+}
+
+#[test]
+fn a_new_pipeline_is_not_ready_before_its_first_workers_are() {
+    let (pipeline, world) = settled(25, 0);
+    let plan = step(&pipeline, &world);
+    assert_eq!(condition(&plan, READY).reason, workers::STARTING);
+    assert_eq!(condition(&plan, RECONCILING).status, "True");
+}
+
+#[test]
+fn an_edit_rolls_the_workers_and_is_in_progress_until_they_are_replaced() {
+    let (mut pipeline, mut world) = settled(25, 3);
+    pipeline.spec.embedding.batch_pages = 4;
+    pipeline.metadata.generation = Some(2);
+    let plan = step(&pipeline, &world);
+    assert!(
+        reasons(&plan).contains(&"RolloutStarted"),
+        "{:?}",
+        plan.notes
+    );
+    assert_eq!(condition(&plan, READY).status, "False");
+    assert_eq!(condition(&plan, READY).observed_generation, Some(2));
+
+    after(&mut pipeline, &mut world, plan, 3);
+    let plan = step(&pipeline, &world);
+    assert_eq!(
+        (condition(&plan, READY).status.as_str(), reasons(&plan)),
+        ("True", vec!["PipelineReady"])
+    );
+}
+
+#[test]
+fn unknown_offsets_hold_the_workers_and_leave_ready_alone() {
+    let (pipeline, mut world) = settled(25, 3);
+    world.lag = Err(Problem::new("KafkaUnreachable", "no answer"));
+    let plan = step(&pipeline, &world);
+    assert_eq!(plan.manifests, []);
+    assert_eq!(plan.status.lag, None);
+    assert_eq!(condition(&plan, SCALING).status, "Unknown");
+    assert_eq!(condition(&plan, READY).status, "True");
+}
+
+#[test]
+fn an_unreachable_milvus_is_said_and_workers_go_on() {
+    let (pipeline, mut world) = settled(25, 3);
+    world.indexes = Err(Problem::new("MilvusUnreachable", "no answer"));
+    let plan = step(&pipeline, &world);
+    assert_eq!(plan.manifests, []);
+    assert_eq!(condition(&plan, VECTOR_STORE_READY).status, "False");
+    assert_eq!(condition(&plan, READY).reason, "MilvusUnreachable");
+    assert_eq!(reasons(&plan), ["MilvusUnreachable"]);
+}
+
+#[test]
+fn drift_is_listed_and_told_once() {
+    let (mut pipeline, mut world) = settled(0, 0);
+    let drifted = layra_crds::DriftedCollection {
+        name: "colqwenold".into(),
+        difference: "M is 16, want 32".into(),
+    };
+    world.indexes = Ok(IndexReport {
+        collections: 2,
+        drifted: vec![drifted.clone()],
+    });
+    let plan = step(&pipeline, &world);
+    assert_eq!(
+        condition(&plan, VECTOR_STORE_READY).reason,
+        vector_store::INDEX_DRIFT
+    );
+    assert_eq!(
+        condition(&plan, READY).status,
+        "True",
+        "searches work with the old index"
+    );
+    assert_eq!(plan.status.drifted_collections, [drifted]);
+    assert_eq!(reasons(&plan), [vector_store::INDEX_DRIFT]);
+
+    pipeline.status = Some(plan.status);
+    assert_eq!(step(&pipeline, &world).notes, []);
+}
+
+#[test]
+fn a_refused_decrease_is_stalled_and_workers_go_on() {
+    let (mut pipeline, mut world) = settled(25, 3);
+    world.topics = Ok(Topics {
+        brokers: 1,
+        tasks: TopicState::Present { partitions: 12 },
+        dead_letters: TopicState::Present { partitions: 1 },
+    });
+    let plan = step(&pipeline, &world);
+    assert_eq!(condition(&plan, STALLED).reason, topic::DECREASE_REFUSED);
+    assert_eq!(condition(&plan, READY).status, "False");
+    assert_eq!(plan.manifests, []);
+    pipeline.status = Some(plan.status);
+    assert_eq!(step(&pipeline, &world).notes, [], "it is told once");
+}
+
+#[test]
+fn a_paused_pipeline_is_only_watched() {
+    let (mut pipeline, mut world) = settled(25, 3);
+    pipeline.spec.paused = true;
+    pipeline.spec.embedding.batch_pages = 4;
+    world.lag = Ok(1000);
+    world.topics = Ok(Topics {
+        brokers: 1,
+        tasks: TopicState::Absent,
+        dead_letters: TopicState::Absent,
+    });
+    let plan = step(&pipeline, &world);
+    assert_eq!((plan.manifests.len(), plan.topic_actions.len()), (0, 0));
+    assert_eq!(condition(&plan, READY).reason, "Paused");
+    assert_eq!(plan.status.scaling.unwrap().desired_replicas, 3);
+}
+
+#[test]
+fn manual_replicas_hold_whatever_the_backlog() {
+    let (mut pipeline, world) = settled(25, 3);
+    pipeline.spec.scaling.mode = ScalingMode::Manual;
+    pipeline.spec.scaling.replicas = Some(1);
+    let plan = step(&pipeline, &world);
+    assert_eq!(plan.status.scaling.as_ref().unwrap().desired_replicas, 1);
+    assert_eq!(condition(&plan, SCALING).reason, "Manual");
+}
+
+#[test]
+fn a_secret_that_went_away_does_not_restart_the_workers() {
+    let (pipeline, mut world) = settled(25, 3);
+    world.secrets_hash = None;
+    assert_eq!(step(&pipeline, &world).manifests, []);
+}
+
+#[test]
+fn a_rotated_secret_rolls_the_workers() {
+    let (pipeline, mut world) = settled(25, 3);
+    world.secrets_hash = Some("another".into());
+    assert!(reasons(&step(&pipeline, &world)).contains(&"RolloutStarted"));
+}
+
+#[test]
+fn the_time_of_the_last_scaling_is_kept() {
+    let (pipeline, world) = settled(25, 3);
+    let later = now() + SignedDuration::from_secs(100);
+    let plan = plan(&pipeline, &world, &mut History::default(), IMAGE, later).unwrap();
+    assert_eq!(
+        plan.status.scaling.unwrap().last_scale_time,
+        Some(Time(now()))
+    );
+}

@@ -158,12 +158,22 @@ mod tests {
         fixtures::pipeline().spec.source.kafka
     }
 
-    fn topics(tasks: TopicState, dead_letters: TopicState) -> Result<Topics, Problem> {
-        Ok(Topics {
-            brokers: 1,
-            tasks,
-            dead_letters,
-        })
+    fn step(
+        kafka: &KafkaSource,
+        tasks: TopicState,
+        dead_letters: TopicState,
+        failure: Option<&TopicFailure>,
+    ) -> (Vec<TopicAction>, Verdict) {
+        plan(
+            kafka,
+            &Ok(Topics {
+                brokers: 1,
+                tasks,
+                dead_letters,
+            }),
+            failure,
+            now(),
+        )
     }
 
     fn now() -> Timestamp {
@@ -180,16 +190,19 @@ mod tests {
 
     #[test]
     fn absent_topics_are_created() {
-        let seen = topics(TopicState::Absent, TopicState::Absent);
-        let (actions, verdict) = plan(&kafka(), &seen, None, now());
+        let (actions, verdict) = step(&kafka(), TopicState::Absent, TopicState::Absent, None);
         insta::assert_debug_snapshot!(actions);
         assert_eq!(verdict.reason, CREATING);
     }
 
     #[test]
     fn partitions_are_raised() {
-        let seen = topics(TopicState::Present { partitions: 4 }, PRESENT);
-        let (actions, verdict) = plan(&kafka(), &seen, None, now());
+        let (actions, verdict) = step(
+            &kafka(),
+            TopicState::Present { partitions: 4 },
+            PRESENT,
+            None,
+        );
         let expected = TopicAction::AddPartitions {
             topic: "task_generation".into(),
             partitions: 10,
@@ -200,8 +213,12 @@ mod tests {
 
     #[test]
     fn more_partitions_than_asked_are_refused_without_an_attempt() {
-        let seen = topics(TopicState::Present { partitions: 12 }, PRESENT);
-        let (actions, verdict) = plan(&kafka(), &seen, None, now());
+        let (actions, verdict) = step(
+            &kafka(),
+            TopicState::Present { partitions: 12 },
+            PRESENT,
+            None,
+        );
         assert!(actions.is_empty());
         assert_eq!(
             (verdict.holds, verdict.reason.as_str()),
@@ -215,26 +232,22 @@ mod tests {
             replication_factor: 3,
             ..kafka()
         };
-        let seen = topics(TopicState::Absent, TopicState::Absent);
-        let (actions, verdict) = plan(&kafka, &seen, None, now());
+        let (actions, verdict) = step(&kafka, TopicState::Absent, TopicState::Absent, None);
         assert!(actions.is_empty());
         assert_eq!(verdict.reason, REPLICATION_TOO_HIGH);
 
-        let existing = topics(PRESENT, PRESENT);
-        assert!(
-            plan(&kafka, &existing, None, now()).1.is_true(),
-            "existing topics stay as they are"
-        );
+        let (_, verdict) = step(&kafka, PRESENT, PRESENT, None);
+        assert!(verdict.is_true(), "existing topics stay as they are");
     }
 
     #[test]
     fn a_refused_change_waits_before_it_is_tried_again() {
-        let seen = topics(TopicState::Absent, PRESENT);
-        let (actions, verdict) = plan(&kafka(), &seen, Some(&failed(10)), now());
+        let absent = TopicState::Absent;
+        let (actions, verdict) = step(&kafka(), absent, PRESENT, Some(&failed(10)));
         assert!(actions.is_empty());
         assert_eq!(verdict.reason, CHANGE_FAILED);
 
-        let (actions, verdict) = plan(&kafka(), &seen, Some(&failed(30)), now());
+        let (actions, verdict) = step(&kafka(), absent, PRESENT, Some(&failed(30)));
         assert_eq!(actions.len(), 1);
         assert_eq!(
             verdict.reason, CHANGE_FAILED,
@@ -245,14 +258,9 @@ mod tests {
     #[test]
     fn an_old_failure_is_forgotten_once_the_topics_are_there() {
         assert!(
-            plan(
-                &kafka(),
-                &topics(PRESENT, PRESENT),
-                Some(&failed(10)),
-                now()
-            )
-            .1
-            .is_true()
+            step(&kafka(), PRESENT, PRESENT, Some(&failed(10)))
+                .1
+                .is_true()
         );
     }
 
