@@ -47,7 +47,6 @@ impl Cluster {
     /// Reads topics and offsets. Blocks.
     pub(super) fn ask(&self, question: &Question) -> Result<Answer, KafkaError> {
         self.serve_events();
-        self.consumer.context().forget();
         let (brokers, topic) = self.topic(&question.topic)?;
         let (_, dead_letter_topic) = self.topic(&question.dead_letter_topic)?;
         let lag = match topic {
@@ -73,6 +72,7 @@ impl Cluster {
             .consumer
             .fetch_metadata(Some(name), READ_TIMEOUT)
             .map_err(|error| self.unreachable(&error))?;
+        self.consumer.context().forget();
         let brokers = metadata.brokers().len();
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
             return Ok((brokers, TopicState::Absent));
@@ -204,10 +204,12 @@ impl Cluster {
         }
     }
 
-    /// The client collects errors until somebody looks; nothing else ever waits there.
+    /// The client collects logs and errors until somebody takes them; nothing else ever waits
+    /// there.
     fn serve_events(&self) {
+        const MOMENT: Duration = Duration::from_millis(2);
         for _ in 0..1000 {
-            if self.consumer.poll(Duration::ZERO).is_none() {
+            if self.consumer.poll(MOMENT).is_none() {
                 break;
             }
         }
@@ -216,6 +218,7 @@ impl Cluster {
     /// The error, with the reason that the client gave in the background: "timed out" alone helps
     /// nobody.
     fn unreachable(&self, error: &ClientError) -> KafkaError {
+        self.serve_events();
         let reason = self.consumer.context().get();
         KafkaError::Unreachable(reason.unwrap_or_else(|| match error.rdkafka_error_code() {
             Some(code) => in_words(code),
@@ -225,7 +228,7 @@ impl Cluster {
 }
 
 /// Keeps the last failure that the client logged. librdkafka says there, and only there, why a
-/// broker cannot be reached.
+/// broker cannot be reached, and says the same only once in 30 seconds.
 #[derive(Default)]
 struct LastFailure(Mutex<Option<String>>);
 
