@@ -1,2 +1,138 @@
-//! stub
-fn main() {}
+//! The worker's command line.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use layra_worker::assembly::{Common, Paths};
+use layra_worker::settings::Settings;
+use layra_worker::{ingest, run, search, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Command, Output, WorkerArgs};
+
+fn main() -> ExitCode {
+    // Before anything is opened or started: the renderer must own nothing of the worker.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|command| command == "render-child")
+    {
+        return layra_worker::render::child::main();
+    }
+    let cli = Cli::parse();
+    telemetry::init(default_log(&cli.command));
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("another TLS provider was installed before");
+    }
+    match start(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// People who type a command want its answer, not a report of the work.
+fn default_log(command: &Command) -> &'static str {
+    match command {
+        Command::Run { .. } => "info",
+        _ => "warn",
+    }
+}
+
+fn start(command: Command) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")?
+        .block_on(execute(command))
+}
+
+async fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run { worker, listen } => {
+            run::run(common(worker)?, listen).await?;
+        }
+        Command::Ingest {
+            files,
+            knowledge_base,
+            username,
+            worker,
+        } => {
+            let username = username.unwrap_or_else(|| owner_of(&knowledge_base));
+            let summary =
+                ingest::ingest(&common(worker)?, files, &knowledge_base, &username).await?;
+            summary.write(&mut std::io::stdout().lock())?;
+            if !summary.is_success() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Search {
+            question,
+            knowledge_base,
+            top,
+            output,
+            worker,
+        } => {
+            let answers = search::search(&common(worker)?, &question, &knowledge_base, top).await?;
+            let mut out = std::io::stdout().lock();
+            match output {
+                Output::Table => search::write_table(&answers, &mut out)?,
+                Output::Json => {
+                    serde_json::to_writer_pretty(&mut out, &answers)?;
+                    std::io::Write::write_all(&mut out, b"\n")?;
+                }
+            }
+        }
+        Command::RenderChild => anyhow::bail!("render-child must be the first argument"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
+    let settings = Settings::load(&arguments.config, &arguments.secrets)?;
+    let paths = Paths {
+        cache: arguments.cache_dir,
+        pdfium: arguments.pdfium,
+    };
+    Ok(Common::new(settings, paths, stop_on_signals()?))
+}
+
+/// LAYRA's knowledge bases are called `{username}_{uuid}`.
+fn owner_of(knowledge_base: &str) -> String {
+    knowledge_base
+        .split('_')
+        .next()
+        .unwrap_or(knowledge_base)
+        .to_owned()
+}
+
+/// A token that the first SIGTERM or SIGINT cancels. The second one ends the process at once.
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if token.is_cancelled() {
+                tracing::warn!("told to stop twice: leaving at once");
+                std::process::exit(130);
+            }
+            tracing::info!("told to stop");
+            token.cancel();
+        }
+    });
+    Ok(stop)
+}

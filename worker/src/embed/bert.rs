@@ -34,7 +34,9 @@ impl BertConfig {
         }
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
         if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
-            return Some(format!("hidden_size {width} cannot be shared by {heads} heads"));
+            return Some(format!(
+                "hidden_size {width} cannot be shared by {heads} heads"
+            ));
         }
         None
     }
@@ -73,7 +75,13 @@ impl Bert {
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::load(config, &weights.pp("encoder.layer").pp(index)))
             .collect::<Result<_>>()?;
-        Ok(Self { words, positions, kind: kinds.i(0..1)?, norm, layers })
+        Ok(Self {
+            words,
+            positions,
+            kind: kinds.i(0..1)?,
+            norm,
+            layers,
+        })
     }
 
     /// Hidden states of each sequence after the last layer, `[tokens, width]` each.
@@ -83,8 +91,10 @@ impl Bert {
         let device = self.positions.device();
         let lengths: Vec<usize> = sequences.iter().map(|ids| ids.len()).collect();
         let ids = Tensor::new(sequences.concat(), device)?;
-        let positions: Vec<Tensor> =
-            lengths.iter().map(|length| self.positions.i(0..*length)).collect::<Result<_>>()?;
+        let positions: Vec<Tensor> = lengths
+            .iter()
+            .map(|length| self.positions.i(0..*length))
+            .collect::<Result<_>>()?;
         let embedded = (self.words.forward(&ids)? + Tensor::cat(&positions, 0)?)?;
         let mut states = self.norm.forward(&embedded.broadcast_add(&self.kind)?)?;
         for layer in &self.layers {
@@ -122,7 +132,8 @@ impl Layer {
         let attended = self.attended.forward(&Tensor::cat(&attended, 0)?)?;
         let states = self.attention_norm.forward(&(attended + states)?)?;
         let widened = self.widen.forward(&states)?.gelu_erf()?;
-        self.output_norm.forward(&(self.narrow.forward(&widened)? + &states)?)
+        self.output_norm
+            .forward(&(self.narrow.forward(&widened)? + &states)?)
     }
 
     /// Attention within one sequence: `[tokens, 3 * width]` to `[tokens, width]`.
@@ -160,14 +171,20 @@ fn split<'a>(
 }
 
 fn linear(weights: &VarBuilder<'_>, columns: usize, rows: usize) -> Result<Linear> {
-    Ok(Linear::new(weights.get((rows, columns), "weight")?, Some(weights.get(rows, "bias")?)))
+    Ok(Linear::new(
+        weights.get((rows, columns), "weight")?,
+        Some(weights.get(rows, "bias")?),
+    ))
 }
 
 /// Linear layers on the same input as one.
 fn stacked(parts: &[Linear]) -> Result<Linear> {
     let weights: Vec<&Tensor> = parts.iter().map(Linear::weight).collect();
     let biases: Vec<&Tensor> = parts.iter().filter_map(Linear::bias).collect();
-    Ok(Linear::new(Tensor::cat(&weights, 0)?, Some(Tensor::cat(&biases, 0)?)))
+    Ok(Linear::new(
+        Tensor::cat(&weights, 0)?,
+        Some(Tensor::cat(&biases, 0)?),
+    ))
 }
 
 fn layer_norm(weights: &VarBuilder<'_>, config: &BertConfig) -> Result<LayerNorm> {

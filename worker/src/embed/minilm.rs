@@ -38,7 +38,12 @@ impl MiniLm {
         let config = read_config(&directory.join("config.json"))?;
         let (tokenizer, enclosing) = read_tokenizer(&directory.join("tokenizer.json"))?;
         let bert = read_weights(&directory.join("model.safetensors"), &config)?;
-        Ok(Self { bert, tokenizer, dimensions: config.hidden_size, enclosing })
+        Ok(Self {
+            bert,
+            tokenizer,
+            dimensions: config.hidden_size,
+            enclosing,
+        })
     }
 
     /// The passages of a text as token ids, enclosed by `[CLS]` and `[SEP]`.
@@ -51,7 +56,9 @@ impl MiniLm {
         let [start, end] = self.enclosing;
         let cutter = const { PassageCutter::new(WINDOW, OVERLAP) };
         let passages = cutter.cut(ids.len()).take(MAX_PASSAGES);
-        Ok(passages.map(|range| [&[start][..], &ids[range], &[end]].concat()).collect())
+        Ok(passages
+            .map(|range| [&[start][..], &ids[range], &[end]].concat())
+            .collect())
     }
 
     /// One vector for each passage, in the same order.
@@ -115,27 +122,38 @@ fn batches(passages: &[Vec<u32>]) -> impl Iterator<Item = &[Vec<u32>]> {
 }
 
 fn read_config(file: &Path) -> Result<BertConfig, EmbedError> {
-    let wrong = |detail| EmbedError::Config { file: file.to_owned(), detail };
+    let wrong = |detail| EmbedError::Config {
+        file: file.to_owned(),
+        detail,
+    };
     let config: BertConfig =
         serde_json::from_slice(&read(file)?).map_err(|error| wrong(error.to_string()))?;
     match config.objection() {
         Some(objection) => Err(wrong(objection)),
-        None if config.max_position_embeddings < WINDOW + 2 => {
-            Err(wrong(format!("{} positions are too few", config.max_position_embeddings)))
-        }
+        None if config.max_position_embeddings < WINDOW + 2 => Err(wrong(format!(
+            "{} positions are too few",
+            config.max_position_embeddings
+        ))),
         None => Ok(config),
     }
 }
 
 fn read_tokenizer(file: &Path) -> Result<(Tokenizer, [u32; 2]), EmbedError> {
-    let wrong = |detail| EmbedError::Tokenizer { file: file.to_owned(), detail };
+    let wrong = |detail| EmbedError::Tokenizer {
+        file: file.to_owned(),
+        detail,
+    };
     let mut tokenizer =
         Tokenizer::from_bytes(read(file)?).map_err(|error| wrong(error.to_string()))?;
     // The published file cuts and pads at 128 tokens; passages are cut here, and not padded.
     tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(|error| wrong(error.to_string()))?;
+    tokenizer
+        .with_truncation(None)
+        .map_err(|error| wrong(error.to_string()))?;
     let id = |token: &str| {
-        tokenizer.token_to_id(token).ok_or_else(|| wrong(format!("it has no token {token}")))
+        tokenizer
+            .token_to_id(token)
+            .ok_or_else(|| wrong(format!("it has no token {token}")))
     };
     let enclosing = [id("[CLS]")?, id("[SEP]")?];
     Ok((tokenizer, enclosing))
@@ -143,16 +161,22 @@ fn read_tokenizer(file: &Path) -> Result<(Tokenizer, [u32; 2]), EmbedError> {
 
 fn read_weights(file: &Path, config: &BertConfig) -> Result<Bert, EmbedError> {
     // Opened here first for an error that names the file.
-    fs::File::open(file).map_err(|source| EmbedError::Read { file: file.to_owned(), source })?;
+    fs::File::open(file).map_err(|source| EmbedError::Read {
+        file: file.to_owned(),
+        source,
+    })?;
     let wrong = |error: &candle_core::Error| {
         let (tensor, detail) = culprit(error);
-        EmbedError::Tensor { file: file.to_owned(), tensor, detail }
+        EmbedError::Tensor {
+            file: file.to_owned(),
+            tensor,
+            detail,
+        }
     };
     #[allow(unsafe_code, reason = "candle maps weights into memory only so")]
     // SAFETY: the model's directory belongs to this worker; nobody changes the file in place.
-    let weights =
-        unsafe { VarBuilder::from_mmaped_safetensors(&[file], DType::F32, &Device::Cpu) }
-            .map_err(|error| wrong(&error))?;
+    let weights = unsafe { VarBuilder::from_mmaped_safetensors(&[file], DType::F32, &Device::Cpu) }
+        .map_err(|error| wrong(&error))?;
     Bert::load(config, &weights).map_err(|error| wrong(&error))
 }
 
@@ -170,7 +194,10 @@ fn culprit(error: &candle_core::Error) -> (String, String) {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, EmbedError> {
-    fs::read(file).map_err(|source| EmbedError::Read { file: file.to_owned(), source })
+    fs::read(file).map_err(|source| EmbedError::Read {
+        file: file.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -108,19 +108,34 @@ fn render(
 ) -> Result<RenderedPage, RenderError> {
     let pages = source.pages();
     if request.page >= pages {
-        return Err(RenderError::NoSuchPage { page: request.page, pages });
+        return Err(RenderError::NoSuchPage {
+            page: request.page,
+            pages,
+        });
     }
     let text = source.draw(request.page, request.dpi, canvas)?;
     let encoded = encode::encode(canvas, request.format, request.quality)?.into();
-    let pixels = request.pixels.then(|| std::mem::take(&mut canvas.rgb).into());
+    let pixels = request
+        .pixels
+        .then(|| std::mem::take(&mut canvas.rgb).into());
     let (width, height) = (canvas.width, canvas.height);
-    Ok(RenderedPage { page: request.page, width, height, encoded, pixels, text })
+    Ok(RenderedPage {
+        page: request.page,
+        width,
+        height,
+        encoded,
+        pixels,
+        text,
+    })
 }
 
 fn sniff(document: &Path) -> Result<DocumentFormat, RenderError> {
     let mut start = Vec::with_capacity(format::SNIFF_BYTES);
     File::open(document)
-        .and_then(|file| file.take(format::SNIFF_BYTES as u64).read_to_end(&mut start))
+        .and_then(|file| {
+            file.take(format::SNIFF_BYTES as u64)
+                .read_to_end(&mut start)
+        })
         .map_err(|error| RenderError::Io(error.to_string()))?;
     if start.is_empty() {
         return Err(RenderError::Empty("it has no bytes".to_owned()));

@@ -20,7 +20,11 @@ pub(super) struct Canvas {
 
 /// Encodes a picture. PNG is lossless and fast rather than small, and has one channel when the
 /// picture has no colour; `quality` (1 to 100) counts for WebP only.
-pub(super) fn encode(canvas: &Canvas, format: ImageFormat, quality: u8) -> Result<Vec<u8>, RenderError> {
+pub(super) fn encode(
+    canvas: &Canvas,
+    format: ImageFormat,
+    quality: u8,
+) -> Result<Vec<u8>, RenderError> {
     match format {
         ImageFormat::Png => png(canvas),
         ImageFormat::WebP => webp(canvas, quality),
@@ -58,7 +62,10 @@ fn webp(canvas: &Canvas, quality: u8) -> Result<Vec<u8>, RenderError> {
 /// The grey levels of a picture without any colour.
 fn grey(rgb: &[u8]) -> Option<Vec<u8>> {
     let (pixels, _) = rgb.as_chunks::<3>();
-    if pixels.iter().any(|[red, green, blue]| red != green || green != blue) {
+    if pixels
+        .iter()
+        .any(|[red, green, blue]| red != green || green != blue)
+    {
         return None;
     }
     Some(pixels.iter().map(|[level, _, _]| *level).collect())
@@ -71,13 +78,23 @@ mod tests {
     fn picture(pixel: impl Fn(u32, u32) -> [u8; 3]) -> Canvas {
         let (width, height) = (40, 30);
         let rgb = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
-        Canvas { width, height, rgb: rgb.flat_map(|(x, y)| pixel(x, y)).collect() }
+        Canvas {
+            width,
+            height,
+            rgb: rgb.flat_map(|(x, y)| pixel(x, y)).collect(),
+        }
     }
 
     #[test]
     fn png_gives_back_the_same_pixels() {
         for canvas in [
-            picture(|x, y| [u8::try_from(x * 6).unwrap(), u8::try_from(y * 8).unwrap(), 200]),
+            picture(|x, y| {
+                [
+                    u8::try_from(x * 6).unwrap(),
+                    u8::try_from(y * 8).unwrap(),
+                    200,
+                ]
+            }),
             picture(|x, y| [u8::try_from((x * y) % 256).unwrap(); 3]),
         ] {
             let file = encode(&canvas, ImageFormat::Png, 1).unwrap();
@@ -88,7 +105,11 @@ mod tests {
 
     #[test]
     fn a_page_without_colour_is_stored_in_one_channel() {
-        let file = encode(&picture(|x, _| [u8::try_from(x).unwrap(); 3]), ImageFormat::Png, 1);
+        let file = encode(
+            &picture(|x, _| [u8::try_from(x).unwrap(); 3]),
+            ImageFormat::Png,
+            1,
+        );
         let decoded = image::load_from_memory(&file.unwrap()).unwrap();
         assert_eq!(decoded.color(), image::ColorType::L8);
     }
@@ -96,7 +117,11 @@ mod tests {
     #[test]
     fn webp_is_lossy_and_quality_decides_its_size() {
         let canvas = picture(|x, y| {
-            [u8::try_from(x * 37 % 251).unwrap(), u8::try_from(y * 91 % 241).unwrap(), 9]
+            [
+                u8::try_from(x * 37 % 251).unwrap(),
+                u8::try_from(y * 91 % 241).unwrap(),
+                9,
+            ]
         });
         let good = encode(&canvas, ImageFormat::WebP, 95).unwrap();
         let small = encode(&canvas, ImageFormat::WebP, 5).unwrap();

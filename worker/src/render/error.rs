@@ -128,10 +128,9 @@ impl RenderError {
             | Self::Crashed(_)
             | Self::OutOfMemory
             | Self::GarbledAnswer(_) => true,
-            Self::NoSuchPage { .. }
-            | Self::Killed { .. }
-            | Self::Unavailable(_)
-            | Self::Io(_) => false,
+            Self::NoSuchPage { .. } | Self::Killed { .. } | Self::Unavailable(_) | Self::Io(_) => {
+                false
+            }
         }
     }
 }

@@ -44,7 +44,10 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
         "PostScript"
     } else if start.starts_with(b"{\\rtf") {
         "RTF"
-    } else if start.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e)) {
+    } else if start
+        .iter()
+        .all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e))
+    {
         "plain text or markup"
     } else {
         "no known kind of document"
@@ -52,7 +55,9 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
 }
 
 #[cfg(test)]
@@ -64,13 +69,25 @@ mod tests {
         let cases: [(&[u8], DocumentFormat); 9] = [
             (b"%PDF-1.7\n", DocumentFormat::Pdf),
             (b"\xef\xbb\xbfjunk\r\n%PDF-1.4", DocumentFormat::Pdf),
-            (b"\x89PNG\r\n\x1a\n", DocumentFormat::Raster(RasterFormat::Png)),
-            (b"\xff\xd8\xff\xe0", DocumentFormat::Raster(RasterFormat::Jpeg)),
-            (b"RIFF\x00\x00\x00\x00WEBP", DocumentFormat::Raster(RasterFormat::WebP)),
+            (
+                b"\x89PNG\r\n\x1a\n",
+                DocumentFormat::Raster(RasterFormat::Png),
+            ),
+            (
+                b"\xff\xd8\xff\xe0",
+                DocumentFormat::Raster(RasterFormat::Jpeg),
+            ),
+            (
+                b"RIFF\x00\x00\x00\x00WEBP",
+                DocumentFormat::Raster(RasterFormat::WebP),
+            ),
             (b"II*\x00", DocumentFormat::Raster(RasterFormat::Tiff)),
             (b"GIF89a", DocumentFormat::Raster(RasterFormat::Gif)),
             (b"BM\x00\x00", DocumentFormat::Raster(RasterFormat::Bmp)),
-            (b"\x00\x00\x01\x00", DocumentFormat::Raster(RasterFormat::Ico)),
+            (
+                b"\x00\x00\x01\x00",
+                DocumentFormat::Raster(RasterFormat::Ico),
+            ),
         ];
         for (start, format) in cases {
             assert_eq!(sniff(start), Ok(format), "{start:?}");
@@ -79,7 +96,10 @@ mod tests {
 
     #[test]
     fn what_is_not_taken_is_named() {
-        assert_eq!(sniff(b"PK\x03\x04\x14"), Err("a ZIP archive or an office document"));
+        assert_eq!(
+            sniff(b"PK\x03\x04\x14"),
+            Err("a ZIP archive or an office document")
+        );
         assert_eq!(sniff(b"<html><body>"), Err("plain text or markup"));
         assert_eq!(sniff(&[0, 1, 2, 250]), Err("no known kind of document"));
     }

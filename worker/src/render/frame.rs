@@ -112,15 +112,21 @@ pub(super) struct BodyReader(pub(super) Bytes);
 
 impl BodyReader {
     pub(super) fn u8(&mut self) -> Result<u8, ProtocolError> {
-        self.0.try_get_u8().map_err(|_| ProtocolError::Body("too short"))
+        self.0
+            .try_get_u8()
+            .map_err(|_| ProtocolError::Body("too short"))
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, ProtocolError> {
-        self.0.try_get_u32_le().map_err(|_| ProtocolError::Body("too short"))
+        self.0
+            .try_get_u32_le()
+            .map_err(|_| ProtocolError::Body("too short"))
     }
 
     pub(super) fn u64(&mut self) -> Result<u64, ProtocolError> {
-        self.0.try_get_u64_le().map_err(|_| ProtocolError::Body("too short"))
+        self.0
+            .try_get_u64_le()
+            .map_err(|_| ProtocolError::Body("too short"))
     }
 
     pub(super) fn bytes(&mut self) -> Result<Bytes, ProtocolError> {
@@ -138,7 +144,11 @@ impl BodyReader {
     }
 
     pub(super) fn finish(self) -> Result<(), ProtocolError> {
-        if self.0.is_empty() { Ok(()) } else { Err(ProtocolError::Body("bytes left over")) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(ProtocolError::Body("bytes left over"))
+        }
     }
 }
 
@@ -149,19 +159,28 @@ mod tests {
     #[test]
     fn a_body_above_the_limit_is_refused_by_its_header() {
         let header = [b'L', b'R', VERSION, 1, 0xff, 0xff, 0xff, 0xff];
-        assert_eq!(Header::parse(header, 1000), Err(ProtocolError::TooLong(u32::MAX, 1000)));
+        assert_eq!(
+            Header::parse(header, 1000),
+            Err(ProtocolError::TooLong(u32::MAX, 1000))
+        );
     }
 
     #[test]
     fn another_version_is_refused() {
         let header = [b'L', b'R', VERSION + 1, 1, 0, 0, 0, 0];
-        assert_eq!(Header::parse(header, 1), Err(ProtocolError::Version(VERSION + 1)));
+        assert_eq!(
+            Header::parse(header, 1),
+            Err(ProtocolError::Version(VERSION + 1))
+        );
     }
 
     #[test]
     fn a_string_that_claims_more_than_there_is_is_refused() {
         let mut body = BodyReader(Bytes::from_static(&[0xff, 0xff, 0xff, 0x7f, 1, 2]));
-        assert_eq!(body.bytes(), Err(ProtocolError::Body("a length points past the end")));
+        assert_eq!(
+            body.bytes(),
+            Err(ProtocolError::Body("a length points past the end"))
+        );
     }
 
     #[test]
@@ -170,7 +189,13 @@ mod tests {
         frame.u32(7).bytes(b"abc");
         let frame = frame.finish();
         let header = Header::parse(frame[..HEADER_BYTES].try_into().unwrap(), 100);
-        assert_eq!(header, Ok(Header { kind: 9, length: 11 }));
+        assert_eq!(
+            header,
+            Ok(Header {
+                kind: 9,
+                length: 11
+            })
+        );
         assert_eq!(frame.len(), HEADER_BYTES + 11);
     }
 }

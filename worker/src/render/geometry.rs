@@ -25,7 +25,11 @@ pub(super) fn page_size(width: f64, height: f64, dpi: u32, max_pixels: u64) -> (
     // The last bits of a page size in f32 must not cost a pixel: 612 pt at 200 DPI are 1700.
     let side = |points: f64| {
         let pixels = (points.max(0.0) * f64::from(dpi) / 72.0 - 1e-3).ceil();
-        if pixels.is_finite() { pixels.max(1.0) } else { 1.0 }
+        if pixels.is_finite() {
+            pixels.max(1.0)
+        } else {
+            1.0
+        }
     };
     fit(side(width), side(height), f64::from(MAX_SIDE), max_pixels)
 }
@@ -34,7 +38,9 @@ pub(super) fn page_size(width: f64, height: f64, dpi: u32, max_pixels: u64) -> (
 /// that of an A4 page at `dpi`, never scaled up.
 #[must_use]
 pub(super) fn image_size(width: u32, height: u32, dpi: u32, max_pixels: u64) -> (u32, u32) {
-    let long_side = (LONG_SIDE_INCHES * f64::from(dpi)).round().clamp(1.0, f64::from(MAX_SIDE));
+    let long_side = (LONG_SIDE_INCHES * f64::from(dpi))
+        .round()
+        .clamp(1.0, f64::from(MAX_SIDE));
     fit(f64::from(width), f64::from(height), long_side, max_pixels)
 }
 
@@ -42,11 +48,21 @@ fn fit(width: f64, height: f64, max_side: f64, max_pixels: u64) -> (u32, u32) {
     let by_side = max_side / width.max(height);
     let by_area = (max_pixels as f64 / (width * height)).sqrt();
     let scale = by_side.min(by_area).min(1.0);
-    let shrink = |side: f64| if scale < 1.0 { (side * scale).floor() } else { side };
+    let shrink = |side: f64| {
+        if scale < 1.0 {
+            (side * scale).floor()
+        } else {
+            side
+        }
+    };
     (whole(shrink(width)), whole(shrink(height)))
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded by MAX_SIDE")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "bounded by MAX_SIDE"
+)]
 fn whole(side: f64) -> u32 {
     side.clamp(1.0, f64::from(MAX_SIDE)) as u32
 }
@@ -59,7 +75,10 @@ mod tests {
     #[test]
     fn paper_sizes_have_their_usual_pixels() {
         assert_eq!(page_size(612.0, 792.0, 200, MAX_PIXELS), (1700, 2200));
-        assert_eq!(page_size(f64::from(595.276_f32), 841.89, 200, MAX_PIXELS), (1654, 2339));
+        assert_eq!(
+            page_size(f64::from(595.276_f32), 841.89, 200, MAX_PIXELS),
+            (1654, 2339)
+        );
         assert_eq!(page_size(595.276, 841.89, 300, MAX_PIXELS), (2481, 3508));
     }
 

@@ -58,14 +58,20 @@ impl Renderer {
     #[must_use]
     pub fn new(options: RenderOptions) -> Self {
         let slots = Arc::new(Semaphore::new(options.processes.max(1)));
-        Self { options: Arc::new(options), slots }
+        Self {
+            options: Arc::new(options),
+            slots,
+        }
     }
 
     /// Opens a document in a process of its own, as soon as one may be started. The format is told
     /// by the content.
     pub async fn open(&self, file: &Path) -> Result<Document, RenderError> {
         let slots = Arc::clone(&self.slots);
-        let slot = slots.acquire_owned().await.expect("the semaphore is never closed");
+        let slot = slots
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         let file = std::path::absolute(file).map_err(|error| RenderError::Io(error.to_string()))?;
         let mut process = RenderProcess::spawn(&self.options.worker_binary)?;
         let request = Request::Open(OpenRequest {
@@ -75,10 +81,18 @@ impl Renderer {
             memory_limit_bytes: self.options.memory_limit_bytes,
             page_timeout: self.options.page_timeout,
         });
-        match process.exchange(&request, self.options.page_timeout).await? {
+        match process
+            .exchange(&request, self.options.page_timeout)
+            .await?
+        {
             Reply::Opened { pages } if (1..=self.options.max_pages).contains(&pages) => {
                 let state = State::Open(process);
-                Ok(Document { state, pages, page_timeout: self.options.page_timeout, _slot: slot })
+                Ok(Document {
+                    state,
+                    pages,
+                    page_timeout: self.options.page_timeout,
+                    _slot: slot,
+                })
             }
             Reply::Opened { .. } => Err(unexpected("a number of pages that was not allowed")),
             Reply::Failed(error) => Err(error),
@@ -114,13 +128,19 @@ impl Document {
     /// rendered; otherwise every further call gives the same error.
     pub async fn render(&mut self, request: PageRequest) -> Result<RenderedPage, RenderError> {
         if request.page >= self.pages {
-            return Err(RenderError::NoSuchPage { page: request.page, pages: self.pages });
+            return Err(RenderError::NoSuchPage {
+                page: request.page,
+                pages: self.pages,
+            });
         }
         let process = match &mut self.state {
             State::Open(process) => process,
             State::Broken(error) => return Err(error.clone()),
         };
-        let broken = match process.exchange(&Request::Render(request), self.page_timeout).await {
+        let broken = match process
+            .exchange(&Request::Render(request), self.page_timeout)
+            .await
+        {
             Ok(Reply::Page(page)) if page.page == request.page => return Ok(page),
             Ok(Reply::Failed(error)) => return Err(error),
             Ok(Reply::Page(_)) => unexpected("another page than asked for"),

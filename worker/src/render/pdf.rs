@@ -40,18 +40,24 @@ impl<'a> PdfSource<'a> {
         file: &Path,
         memory_limit_bytes: u64,
     ) -> Result<Self, RenderError> {
-        let document = pdfium.load_pdf_from_file(file, None).map_err(|error| match error {
-            PdfiumError::PdfiumLibraryInternalError(PdfiumInternalError::PasswordError) => {
-                RenderError::Encrypted
-            }
-            PdfiumError::PdfiumLibraryInternalError(PdfiumInternalError::SecurityError) => {
-                RenderError::Unsupported("an unknown kind of encryption".to_owned())
-            }
-            PdfiumError::IoError(error) => RenderError::Io(error.to_string()),
-            _ => RenderError::Damaged("no PDF structure can be found in it".to_owned()),
-        })?;
+        let document = pdfium
+            .load_pdf_from_file(file, None)
+            .map_err(|error| match error {
+                PdfiumError::PdfiumLibraryInternalError(PdfiumInternalError::PasswordError) => {
+                    RenderError::Encrypted
+                }
+                PdfiumError::PdfiumLibraryInternalError(PdfiumInternalError::SecurityError) => {
+                    RenderError::Unsupported("an unknown kind of encryption".to_owned())
+                }
+                PdfiumError::IoError(error) => RenderError::Io(error.to_string()),
+                _ => RenderError::Damaged("no PDF structure can be found in it".to_owned()),
+            })?;
         let max_pixels = geometry::max_pixels(memory_limit_bytes);
-        Ok(Self { document, max_pixels, bitmap: Vec::new() })
+        Ok(Self {
+            document,
+            max_pixels,
+            bitmap: Vec::new(),
+        })
     }
 }
 
@@ -61,16 +67,29 @@ impl PageSource for PdfSource<'_> {
     }
 
     fn draw(&mut self, page: u32, dpi: u32, canvas: &mut Canvas) -> Result<String, RenderError> {
-        let damaged = |detail: &str| RenderError::DamagedPage { page, detail: detail.to_owned() };
+        let damaged = |detail: &str| RenderError::DamagedPage {
+            page,
+            detail: detail.to_owned(),
+        };
         let index = i32::try_from(page).map_err(|_| damaged("its number is too high"))?;
-        let page = self.document.pages().get(index).map_err(|_| damaged("it cannot be loaded"))?;
+        let page = self
+            .document
+            .pages()
+            .get(index)
+            .map_err(|_| damaged("it cannot be loaded"))?;
         let points = |side: PdfPoints| f64::from(side.value);
-        let (width, height) =
-            geometry::page_size(points(page.width()), points(page.height()), dpi, self.max_pixels);
+        let (width, height) = geometry::page_size(
+            points(page.width()),
+            points(page.height()),
+            dpi,
+            self.max_pixels,
+        );
 
         let bytes = 4 * width as usize * height as usize;
         self.bitmap.clear();
-        self.bitmap.try_reserve_exact(bytes).map_err(|_| RenderError::OutOfMemory)?;
+        self.bitmap
+            .try_reserve_exact(bytes)
+            .map_err(|_| RenderError::OutOfMemory)?;
         self.bitmap.resize(bytes, 0xff);
         let (columns, rows) = (width.cast_signed(), height.cast_signed());
         let mut bitmap =
@@ -96,15 +115,22 @@ impl PageSource for PdfSource<'_> {
 fn without_fourth_byte(rgbx: &[u8], rgb: &mut Vec<u8>) -> Result<(), RenderError> {
     let (pixels, _) = rgbx.as_chunks::<4>();
     rgb.clear();
-    rgb.try_reserve_exact(3 * pixels.len()).map_err(|_| RenderError::OutOfMemory)?;
-    rgb.extend(pixels.iter().flat_map(|[red, green, blue, _]| [*red, *green, *blue]));
+    rgb.try_reserve_exact(3 * pixels.len())
+        .map_err(|_| RenderError::OutOfMemory)?;
+    rgb.extend(
+        pixels
+            .iter()
+            .flat_map(|[red, green, blue, _]| [*red, *green, *blue]),
+    );
     Ok(())
 }
 
 /// The page's text in the order in which the document draws it. A page whose text cannot be read
 /// has none: its picture is still good.
 fn text(page: &PdfPage<'_>) -> String {
-    let Ok(text) = page.text() else { return String::new() };
+    let Ok(text) = page.text() else {
+        return String::new();
+    };
     let units = text.chars();
     cleaned(units.iter().map(|unit| unit.unicode_value()))
 }

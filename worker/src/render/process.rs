@@ -62,7 +62,13 @@ impl RenderProcess {
             return Err(unavailable(&"it has no pipes"));
         };
         let last_words = tokio::spawn(listen(errors));
-        Ok(Self { child, requests, replies, last_words, in_exchange: false })
+        Ok(Self {
+            child,
+            requests,
+            replies,
+            last_words,
+            in_exchange: false,
+        })
     }
 
     /// Sends a request and waits for the reply. After an error the process is dead.
@@ -74,7 +80,9 @@ impl RenderProcess {
         if std::mem::replace(&mut self.in_exchange, true) {
             // An earlier call was given up in the middle, so the next bytes answer that one.
             self.kill().await;
-            return Err(RenderError::Killed { signal: libc::SIGKILL });
+            return Err(RenderError::Killed {
+                signal: libc::SIGKILL,
+            });
         }
         match timeout(limit, self.talk(request)).await {
             Ok(Ok(reply)) => {
@@ -90,9 +98,15 @@ impl RenderProcess {
     }
 
     async fn talk(&mut self, request: &Request) -> Result<Reply, Broken> {
-        self.requests.write_all(&request.encode()).await.map_err(Broken::Pipe)?;
+        self.requests
+            .write_all(&request.encode())
+            .await
+            .map_err(Broken::Pipe)?;
         let mut header = [0; HEADER_BYTES];
-        self.replies.read_exact(&mut header).await.map_err(Broken::Pipe)?;
+        self.replies
+            .read_exact(&mut header)
+            .await
+            .map_err(Broken::Pipe)?;
         let header = Header::parse(header, MAX_REPLY_BYTES)
             .map_err(|error| Broken::Protocol(error.to_string()))?;
         // Memory grows with what arrives, not with what is announced.
@@ -157,7 +171,11 @@ async fn listen(mut errors: tokio::process::ChildStderr) -> String {
 /// Rust, in C++ and in PDFium (none); a damaged heap ends in an abort too, and says so.
 fn cause_of_death(status: ExitStatus, last_words: &str, limit: Duration) -> RenderError {
     let crashed = |how: String| {
-        let how = if last_words.is_empty() { how } else { format!("{how}: {last_words}") };
+        let how = if last_words.is_empty() {
+            how
+        } else {
+            format!("{how}: {last_words}")
+        };
         RenderError::Crashed(how)
     };
     match status.signal() {
@@ -189,7 +207,11 @@ mod tests {
     use super::*;
 
     fn died(signal: i32, last_words: &str) -> RenderError {
-        cause_of_death(ExitStatus::from_raw(signal), last_words, Duration::from_secs(1))
+        cause_of_death(
+            ExitStatus::from_raw(signal),
+            last_words,
+            Duration::from_secs(1),
+        )
     }
 
     #[test]
@@ -203,7 +225,10 @@ mod tests {
 
     #[test]
     fn a_damaged_heap_is_a_crash() {
-        assert_eq!(died(libc::SIGABRT, "double free or corruption").reason(), "Crashed");
+        assert_eq!(
+            died(libc::SIGABRT, "double free or corruption").reason(),
+            "Crashed"
+        );
         assert_eq!(died(libc::SIGSEGV, "").reason(), "Crashed");
     }
 

@@ -166,7 +166,14 @@ impl Reply {
                     return Err(ProtocolError::Body("pixels do not fit the page's size"));
                 }
                 let pixels = has_pixels.then_some(pixels);
-                Self::Page(RenderedPage { page, width, height, encoded, pixels, text })
+                Self::Page(RenderedPage {
+                    page,
+                    width,
+                    height,
+                    encoded,
+                    pixels,
+                    text,
+                })
             }
             kind::FAILED => Self::Failed(take_error(&mut body)?),
             other => return Err(ProtocolError::Kind(other)),
@@ -186,7 +193,9 @@ pub(super) fn read_request(input: &mut impl Read) -> std::io::Result<Option<Requ
     let header = Header::parse(header, MAX_REQUEST_BYTES).map_err(std::io::Error::other)?;
     let mut body = vec![0; header.length as usize];
     input.read_exact(&mut body)?;
-    Request::decode(header.kind, body.into()).map(Some).map_err(std::io::Error::other)
+    Request::decode(header.kind, body.into())
+        .map(Some)
+        .map_err(std::io::Error::other)
 }
 
 /// Writes one reply.
@@ -223,7 +232,11 @@ fn put_error(frame: &mut FrameWriter, error: &RenderError) {
         | RenderError::GarbledAnswer(_)
         | RenderError::Killed { .. } => (12, 0, 0, text.as_str()),
     };
-    frame.u8(code).u32(a).u32(b).bytes(truncated(text, 1024).as_bytes());
+    frame
+        .u8(code)
+        .u32(a)
+        .u32(b)
+        .bytes(truncated(text, 1024).as_bytes());
 }
 
 fn take_error(body: &mut BodyReader) -> Result<RenderError, ProtocolError> {
@@ -266,49 +279,88 @@ mod tests {
     }
 
     fn any_request() -> impl Strategy<Value = Request> {
-        let open = (any_bytes(), any_bytes(), any::<u32>(), any::<u64>(), any::<u32>()).prop_map(
-            |(pdfium, document, max_pages, memory_limit_bytes, milliseconds)| {
-                let page_timeout = Duration::from_millis(u64::from(milliseconds));
-                Request::Open(OpenRequest {
-                    pdfium,
-                    document,
-                    max_pages,
-                    memory_limit_bytes,
-                    page_timeout,
-                })
-            },
-        );
+        let open = (
+            any_bytes(),
+            any_bytes(),
+            any::<u32>(),
+            any::<u64>(),
+            any::<u32>(),
+        )
+            .prop_map(
+                |(pdfium, document, max_pages, memory_limit_bytes, milliseconds)| {
+                    let page_timeout = Duration::from_millis(u64::from(milliseconds));
+                    Request::Open(OpenRequest {
+                        pdfium,
+                        document,
+                        max_pages,
+                        memory_limit_bytes,
+                        page_timeout,
+                    })
+                },
+            );
         let format = prop_oneof![Just(ImageFormat::Png), Just(ImageFormat::WebP)];
-        let render = (any::<u32>(), any::<u32>(), format, any::<u8>(), any::<bool>()).prop_map(
-            |(page, dpi, format, quality, pixels)| {
-                Request::Render(PageRequest { page, dpi, format, quality, pixels })
-            },
-        );
+        let render = (
+            any::<u32>(),
+            any::<u32>(),
+            format,
+            any::<u8>(),
+            any::<bool>(),
+        )
+            .prop_map(|(page, dpi, format, quality, pixels)| {
+                Request::Render(PageRequest {
+                    page,
+                    dpi,
+                    format,
+                    quality,
+                    pixels,
+                })
+            });
         prop_oneof![open, render]
     }
 
     fn any_reply() -> impl Strategy<Value = Reply> {
-        let page = (any::<u32>(), 1..5_u32, 1..5_u32, any_bytes(), ".*", any::<bool>()).prop_map(
-            |(page, width, height, encoded, text, has_pixels)| {
+        let page = (
+            any::<u32>(),
+            1..5_u32,
+            1..5_u32,
+            any_bytes(),
+            ".*",
+            any::<bool>(),
+        )
+            .prop_map(|(page, width, height, encoded, text, has_pixels)| {
                 let pixels = has_pixels.then(|| vec![7; 3 * (width * height) as usize].into());
                 let encoded = encoded.into();
-                Reply::Page(RenderedPage { page, width, height, encoded, pixels, text })
-            },
-        );
-        let failed = (0..9_u8, any::<u32>(), any::<u32>(), ".{0,40}").prop_map(|(kind, a, b, text)| {
-            Reply::Failed(match kind {
-                0 => RenderError::Encrypted,
-                1 => RenderError::Damaged(text),
-                2 => RenderError::Empty(text),
-                3 => RenderError::TooManyPages { pages: a, limit: b },
-                4 => RenderError::Unsupported(text),
-                5 => RenderError::DamagedPage { page: a, detail: text },
-                6 => RenderError::NoSuchPage { page: a, pages: b },
-                7 => RenderError::OutOfMemory,
-                _ => RenderError::Unavailable(text),
-            })
-        });
-        prop_oneof![any::<u32>().prop_map(|pages| Reply::Opened { pages }), page, failed]
+                Reply::Page(RenderedPage {
+                    page,
+                    width,
+                    height,
+                    encoded,
+                    pixels,
+                    text,
+                })
+            });
+        let failed =
+            (0..9_u8, any::<u32>(), any::<u32>(), ".{0,40}").prop_map(|(kind, a, b, text)| {
+                Reply::Failed(match kind {
+                    0 => RenderError::Encrypted,
+                    1 => RenderError::Damaged(text),
+                    2 => RenderError::Empty(text),
+                    3 => RenderError::TooManyPages { pages: a, limit: b },
+                    4 => RenderError::Unsupported(text),
+                    5 => RenderError::DamagedPage {
+                        page: a,
+                        detail: text,
+                    },
+                    6 => RenderError::NoSuchPage { page: a, pages: b },
+                    7 => RenderError::OutOfMemory,
+                    _ => RenderError::Unavailable(text),
+                })
+            });
+        prop_oneof![
+            any::<u32>().prop_map(|pages| Reply::Opened { pages }),
+            page,
+            failed
+        ]
     }
 
     proptest! {

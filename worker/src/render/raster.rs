@@ -48,7 +48,10 @@ impl RasterDocument {
             return Err(RenderError::TooLarge(format!("{width} x {height} pixels")));
         }
         let image = DynamicImage::from_decoder(decoder).map_err(|error| cause(&error))?;
-        Ok(Self { image, max_pixels: geometry::max_pixels(memory_limit_bytes) })
+        Ok(Self {
+            image,
+            max_pixels: geometry::max_pixels(memory_limit_bytes),
+        })
     }
 }
 
@@ -67,7 +70,11 @@ impl PageSource for RasterDocument {
         } else {
             image::imageops::resize(&flat, width, height, FilterType::Lanczos3)
         };
-        *canvas = Canvas { width, height, rgb: flat.into_raw() };
+        *canvas = Canvas {
+            width,
+            height,
+            rgb: flat.into_raw(),
+        };
         Ok(String::new())
     }
 }
@@ -115,7 +122,10 @@ mod tests {
         image.put_pixel(1, 0, Rgba([10, 20, 30, 0]));
         image.put_pixel(2, 0, Rgba([0, 0, 0, 128]));
         let flat = flatten(&DynamicImage::ImageRgba8(image));
-        assert_eq!(flat.as_raw().as_slice(), [10, 20, 30, 255, 255, 255, 127, 127, 127]);
+        assert_eq!(
+            flat.as_raw().as_slice(),
+            [10, 20, 30, 255, 255, 255, 127, 127, 127]
+        );
     }
 
     #[test]

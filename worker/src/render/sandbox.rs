@@ -36,7 +36,10 @@ pub(super) fn close_inherited_descriptors() {
 /// call this after libraries are loaded.
 pub(super) fn confine(memory_limit_bytes: u64) -> std::io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
-    limit(Resource::As, mapped_bytes()?.saturating_add(memory_limit_bytes))?;
+    limit(
+        Resource::As,
+        mapped_bytes()?.saturating_add(memory_limit_bytes),
+    )?;
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
     limit(Resource::Nofile, OPEN_FILES)?;
@@ -51,7 +54,13 @@ pub(super) fn allow_cpu(budget: Duration) -> std::io::Result<()> {
     let seconds = used.tv_sec.cast_unsigned() + budget.as_secs() + 2;
     let maximum = getrlimit(Resource::Cpu).maximum;
     let current = maximum.map_or(seconds, |maximum| seconds.min(maximum));
-    setrlimit(Resource::Cpu, Rlimit { current: Some(current), maximum })?;
+    setrlimit(
+        Resource::Cpu,
+        Rlimit {
+            current: Some(current),
+            maximum,
+        },
+    )?;
     Ok(())
 }
 
@@ -59,13 +68,22 @@ pub(super) fn allow_cpu(budget: Duration) -> std::io::Result<()> {
 fn limit(resource: Resource, value: u64) -> std::io::Result<()> {
     let given = getrlimit(resource).maximum;
     let value = given.map_or(value, |given| value.min(given));
-    setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
+    setrlimit(
+        resource,
+        Rlimit {
+            current: Some(value),
+            maximum: Some(value),
+        },
+    )?;
     Ok(())
 }
 
 fn mapped_bytes() -> std::io::Result<u64> {
     let sizes = std::fs::read_to_string("/proc/self/statm")?;
-    let pages = sizes.split_whitespace().next().and_then(|pages| pages.parse::<u64>().ok());
+    let pages = sizes
+        .split_whitespace()
+        .next()
+        .and_then(|pages| pages.parse::<u64>().ok());
     pages
         .map(|pages| pages * PAGE_BYTES)
         .ok_or_else(|| std::io::Error::other("/proc/self/statm does not start with a number"))

@@ -1,0 +1,193 @@
+//! Putting a worker together from its settings. Servers that are away are waited for.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::embed;
+use crate::failure::{Failure, Stage};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::model;
+use crate::pipeline::Pipeline;
+use crate::pipeline::embedder::EmbedderThread;
+use crate::render::{RenderOptions, Renderer};
+use crate::retry::Retry;
+use crate::settings::Settings;
+use crate::store::milvus::Vectors;
+use crate::store::mongo::Documents;
+use crate::store::objects::Objects;
+
+/// Memory that one renderer may take.
+const RENDERER_MEMORY_BYTES: u64 = 1 << 30;
+
+/// Where the worker finds its files.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The cache directory: the model, and originals while they are worked on.
+    pub cache: PathBuf,
+    /// The PDFium library.
+    pub pdfium: PathBuf,
+}
+
+/// What all commands share.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// Configuration and secrets.
+    pub settings: Settings,
+    /// Local files.
+    pub paths: Paths,
+    /// The worker's state.
+    pub health: Arc<Health>,
+    /// Counts and times.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the worker is told to stop.
+    pub stop: CancellationToken,
+}
+
+impl Common {
+    /// A worker that has done nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings, paths: Paths, stop: CancellationToken) -> Self {
+        let health = Arc::new(Health::default());
+        Self {
+            settings,
+            paths,
+            health,
+            metrics: Arc::new(Metrics::new()),
+            stop,
+        }
+    }
+
+    /// The policy for servers that are away.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        Retry::new(
+            Arc::clone(&self.metrics),
+            Arc::clone(&self.health),
+            self.stop.clone(),
+        )
+    }
+
+    /// The model, on its thread.
+    pub async fn embedder(&self) -> Result<EmbedderThread, Failure> {
+        let Settings { config, secrets } = &self.settings;
+        let cache = &self.paths.cache;
+        let directory = self
+            .retry()
+            .run(Stage::Model, &self.stop, |_| {
+                model::obtain(config, secrets, cache)
+            })
+            .await?;
+        let family = config.embedding.model.family;
+        let started = std::time::Instant::now();
+        let loading = tokio::task::spawn_blocking(move || embed::load(family, &directory));
+        let embedder = loading
+            .await
+            .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?
+            .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?;
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(%family, dimensions = embedder.dimensions(), seconds, "the model is loaded");
+        self.health.model_loaded();
+        EmbedderThread::start(embedder, Arc::clone(&self.metrics))
+    }
+
+    /// The object store, once its bucket answers.
+    pub async fn objects(&self) -> Result<Objects, Failure> {
+        let Settings { config, secrets } = &self.settings;
+        let objects = Objects::new(&config.documents.object_store, secrets)?;
+        self.retry()
+            .run(Stage::Objects, &self.stop, |_| objects.check())
+            .await?;
+        Ok(objects)
+    }
+
+    /// MongoDB, once it answers.
+    pub async fn documents(&self) -> Result<Documents, Failure> {
+        let Settings { config, secrets } = &self.settings;
+        let database = &config.stores.mongodb.database;
+        let documents = Documents::new(&secrets.mongodb_uri, database).await?;
+        self.retry()
+            .run(Stage::Mongodb, &self.stop, |_| documents.prepare())
+            .await?;
+        Ok(documents)
+    }
+
+    /// Milvus, once it answers.
+    pub async fn vectors(&self, dimensions: usize) -> Result<Vectors, Failure> {
+        let Settings { config, secrets } = &self.settings;
+        let connect = |_| async {
+            let token = secrets.milvus_token.as_ref();
+            let vectors = Vectors::connect(&config.stores.milvus, token, dimensions).await?;
+            vectors.check().await?;
+            Ok(vectors)
+        };
+        self.retry().run(Stage::Milvus, &self.stop, connect).await
+    }
+
+    /// Everything that documents go through.
+    pub async fn pipeline(&self) -> Result<Pipeline, Failure> {
+        let config = &self.settings.config;
+        prepare_cache(&self.paths.cache)?;
+        let renderer = self.renderer()?;
+        let objects = self.objects().await?;
+        let documents = self.documents().await?;
+        let embedder = self.embedder().await?;
+        let vectors = Arc::new(self.vectors(embedder.dimensions()).await?);
+        Ok(Pipeline {
+            objects,
+            documents,
+            vectors,
+            milvus: config.stores.milvus.clone(),
+            renderer,
+            render: config.documents.render.clone(),
+            embedder,
+            batch_pages: usize::try_from(config.embedding.batch_pages)
+                .unwrap_or(1)
+                .max(1),
+            retry: self.retry(),
+            metrics: Arc::clone(&self.metrics),
+        })
+    }
+
+    fn renderer(&self) -> Result<Renderer, Failure> {
+        let pdfium = self.paths.pdfium.clone();
+        if !pdfium.is_file() {
+            let message = format!("{} does not exist", pdfium.display());
+            return Err(Failure::fatal(Stage::Render, "PdfiumNotFound", message));
+        }
+        let worker_binary = std::env::current_exe()
+            .map_err(|error| Failure::fatal(Stage::Render, "RendererUnavailable", error))?;
+        let render = &self.settings.config.documents.render;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Renderer::new(RenderOptions {
+            pdfium,
+            worker_binary,
+            page_timeout: Duration::from_secs(render.timeout_seconds.into()),
+            memory_limit_bytes: RENDERER_MEMORY_BYTES,
+            max_pages: render.max_pages,
+            processes: cores.max(2),
+        }))
+    }
+}
+
+/// Makes the cache directory and removes originals that a killed worker left.
+fn prepare_cache(cache: &Path) -> Result<(), Failure> {
+    let unusable = |error: std::io::Error| {
+        let message = format!("{}: {error}", cache.display());
+        Failure::fatal(Stage::Fetch, "CacheUnusable", message)
+    };
+    std::fs::create_dir_all(cache).map_err(unusable)?;
+    // A second worker with the same directory must not lose its files: only old ones go.
+    for entry in std::fs::read_dir(cache).map_err(unusable)?.flatten() {
+        let is_original = entry.file_name().to_string_lossy().starts_with("original-");
+        let age = entry.metadata().and_then(|data| data.modified()).ok();
+        let age = age.and_then(|time| time.elapsed().ok()).unwrap_or_default();
+        if is_original && age > Duration::from_hours(24) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}

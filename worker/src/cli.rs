@@ -1,0 +1,99 @@
+//! The command line's words.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Renders, embeds and stores every page of every document of an ingestion pipeline.
+#[derive(Debug, Parser)]
+#[command(name = "layra-worker", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Work on the tasks of the pipeline's topic until told to stop.
+    Run {
+        #[command(flatten)]
+        worker: WorkerArgs,
+        /// Where /metrics, /healthz and /readyz answer.
+        #[arg(long, env = "LAYRA_LISTEN", default_value = "0.0.0.0:9090")]
+        listen: SocketAddr,
+    },
+    /// Ingest local files, without Kafka.
+    Ingest {
+        /// The files: PDF or images.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The knowledge base; made when it does not exist.
+        #[arg(long)]
+        knowledge_base: String,
+        /// Owner of the files. Default: the knowledge base's name up to the first `_`.
+        #[arg(long)]
+        username: Option<String>,
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
+    /// Show the pages that answer a question.
+    Search {
+        /// The question.
+        question: String,
+        /// The knowledge base.
+        #[arg(long)]
+        knowledge_base: String,
+        /// How many pages.
+        #[arg(long, default_value_t = 5)]
+        top: usize,
+        /// How to write them.
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
+    /// The sandboxed renderer; speaks on standard input and output.
+    #[command(hide = true)]
+    RenderChild,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// The configuration, `worker.yaml`, that the operator makes.
+    #[arg(long, env = "LAYRA_CONFIG")]
+    pub(crate) config: PathBuf,
+    /// The directory with the secrets, as files KIND/KEY.
+    #[arg(long, env = "LAYRA_SECRETS")]
+    pub(crate) secrets: PathBuf,
+    /// Where the model and originals are kept meanwhile.
+    #[arg(long, env = "LAYRA_CACHE_DIR", default_value = "/var/cache/layra")]
+    pub(crate) cache_dir: PathBuf,
+    /// The PDFium library.
+    #[arg(
+        long,
+        env = "LAYRA_PDFIUM",
+        default_value = "/usr/lib/layra/libpdfium.so"
+    )]
+    pub(crate) pdfium: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns for people.
+    Table,
+    /// An array of objects with file, `file_id`, page and score.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_words_fit_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,136 @@
+//! Names of what a document leaves in the stores.
+//!
+//! All are derived from the file and the page, so that doing a document again rewrites the same
+//! things instead of adding others.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// The namespace of this project's derived UUIDs.
+const NAMESPACE: Uuid = Uuid::from_u128(0x5d0c_6f0e_7a5b_5c1e_9b52_8d3e_4f61_a7c4);
+
+/// Milvus' `image_id` and MongoDB's `images_id` of a page (0-based): `{username}_{uuid}`.
+#[must_use]
+pub fn image_id(username: &str, file_id: &str, page: u32) -> String {
+    let uuid = Uuid::new_v5(&NAMESPACE, format!("{file_id}\0{page}").as_bytes());
+    format!("{username}_{uuid}")
+}
+
+/// The key of a page's image (page 0-based): `{username}_{stem}_{24 hex digits}.{extension}`.
+#[must_use]
+pub fn image_key(
+    username: &str,
+    file_name: &str,
+    file_id: &str,
+    page: u32,
+    extension: &str,
+) -> String {
+    let digits = hex24(&[file_id.as_bytes(), &page.to_be_bytes()]);
+    format!("{username}_{}_{digits}.{extension}", stem(file_name))
+}
+
+/// The `file_id` of a file that did not come through LAYRA: the same content under the same name
+/// in the same knowledge base is the same file.
+#[must_use]
+pub fn file_id(username: &str, knowledge_base: &str, file_name: &str, sha256: &[u8]) -> String {
+    let name = [
+        knowledge_base.as_bytes(),
+        b"\0",
+        file_name.as_bytes(),
+        b"\0",
+        sha256,
+    ]
+    .concat();
+    format!("{username}_{}", Uuid::new_v5(&NAMESPACE, &name))
+}
+
+/// The key of an original: `{username}_{stem}_{24 hex digits}{.extension}`.
+#[must_use]
+pub fn original_key(username: &str, file_name: &str, file_id: &str) -> String {
+    let digits = hex24(&[file_id.as_bytes()]);
+    let extension = Path::new(file_name)
+        .extension()
+        .map_or(String::new(), |extension| {
+            format!(".{}", extension.to_string_lossy())
+        });
+    format!("{username}_{}_{digits}{extension}", stem(file_name))
+}
+
+/// As many hex digits as a MongoDB object id has.
+fn hex24(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part);
+        hasher.update([0]);
+    }
+    hasher.finalize()[..12]
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// The name without its last extension.
+fn stem(file_name: &str) -> &str {
+    match file_name.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem,
+        _ => file_name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_layras_form_and_do_not_change() {
+        let id = image_id("roger", "roger_f", 0);
+        let (user, uuid) = id.split_once('_').unwrap();
+        assert_eq!(user, "roger");
+        assert_eq!(Uuid::parse_str(uuid).unwrap().get_version_num(), 5);
+        assert_eq!(id, image_id("roger", "roger_f", 0));
+
+        let key = image_key("roger", "My report.v2.pdf", "roger_f", 0, "png");
+        let digits = key
+            .strip_prefix("roger_My report.v2_")
+            .unwrap()
+            .strip_suffix(".png")
+            .unwrap();
+        assert_eq!(digits.len(), 24);
+        assert!(digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+
+        assert!(original_key("roger", "a.tar.pdf", "f").starts_with("roger_a.tar_"));
+        assert!(original_key("roger", "a.tar.pdf", "f").ends_with(".pdf"));
+        assert!(!original_key("roger", "README", "f").contains('.'));
+    }
+
+    #[test]
+    fn names_differ_by_file_and_by_page() {
+        let names: std::collections::BTreeSet<_> = ["a", "b"]
+            .into_iter()
+            .flat_map(|file| {
+                (0..300).map(move |page| {
+                    (
+                        image_id("u", file, page),
+                        image_key("u", "x.pdf", file, page, "png"),
+                    )
+                })
+            })
+            .collect();
+        assert_eq!(names.len(), 600);
+    }
+
+    #[test]
+    fn a_file_is_its_content_name_and_knowledge_base() {
+        let one = file_id("u", "kb", "a.pdf", b"1");
+        assert_eq!(one, file_id("u", "kb", "a.pdf", b"1"));
+        assert_ne!(one, file_id("u", "kb", "a.pdf", b"2"));
+        assert_ne!(one, file_id("u", "kb", "b.pdf", b"1"));
+        assert_ne!(one, file_id("u", "kb2", "a.pdf", b"1"));
+    }
+}

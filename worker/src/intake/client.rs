@@ -1,0 +1,63 @@
+//! How the worker connects to Kafka.
+
+use layra_crds::KafkaSource;
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::settings::Settings;
+
+/// Settings of every Kafka client of the worker.
+#[must_use]
+pub fn client_config(settings: &Settings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set(
+            "bootstrap.servers",
+            &settings.config.source.kafka.bootstrap_servers,
+        )
+        .set("client.id", "layra-worker")
+        .set("reconnect.backoff.max.ms", "5000")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    let secrets = &settings.secrets.kafka;
+    for (name, value) in [
+        ("security.protocol", &secrets.protocol),
+        ("sasl.mechanism", &secrets.mechanism),
+        ("sasl.username", &secrets.username),
+        ("sasl.password", &secrets.password),
+        ("ssl.ca.pem", &secrets.ca),
+    ] {
+        if let Some(value) = value {
+            config.set(name, value.reveal());
+        }
+    }
+    config
+}
+
+/// Settings of the consumer. `member` names a static member of the group, whose partitions wait
+/// for it while it restarts.
+#[must_use]
+pub fn consumer_config(settings: &Settings, member: Option<&str>) -> ClientConfig {
+    let kafka: &KafkaSource = &settings.config.source.kafka;
+    let session_ms = u64::from(kafka.session_timeout_seconds) * 1000;
+    let mut config = client_config(settings);
+    config
+        .set("group.id", &kafka.consumer_group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", session_ms.to_string())
+        .set(
+            "heartbeat.interval.ms",
+            (session_ms / 3).min(3_000).to_string(),
+        )
+        .set("max.poll.interval.ms", "300000")
+        // Messages are small and few are needed ahead: partitions are paused most of the time.
+        .set("queued.min.messages", "100")
+        .set("allow.auto.create.topics", "false")
+        .set("topic.metadata.refresh.interval.ms", "30000");
+    if let Some(member) = member {
+        config.set("group.instance.id", member);
+    }
+    config
+}

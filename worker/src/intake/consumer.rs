@@ -1,0 +1,296 @@
+//! The poll loop: a thread of its own that takes messages, commits what is done and answers
+//! rebalances, and is never held up by work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{Failure, Stage};
+use crate::health::Health;
+use crate::intake::client::consumer_config;
+use crate::intake::tracker::{Ticket, Tracker};
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+
+/// Longest wait for a message; also how late a finished document can resume the partitions.
+const POLL: Duration = Duration::from_millis(50);
+/// How often finished work is committed.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a partition that moves waits for its documents, and once more after they are called
+/// off. The group waits for this worker meanwhile.
+const REVOKE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A message to work on.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The message, as it came.
+    pub message: OwnedMessage,
+    /// Ends the work on it.
+    pub ticket: Ticket,
+}
+
+/// A consumer that has subscribed.
+pub struct Intake {
+    consumer: BaseConsumer<Context>,
+    tracker: Arc<Tracker>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    topic: String,
+    limit: usize,
+}
+
+struct Context {
+    tracker: Arc<Tracker>,
+    metrics: Arc<Metrics>,
+    topic: String,
+    assignment_changed: AtomicBool,
+}
+
+impl Intake {
+    /// Subscribes. At most `limit` messages are taken and not finished at a time.
+    pub fn subscribe(
+        settings: &Settings,
+        member: Option<&str>,
+        limit: usize,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Failure> {
+        let topic = settings.config.source.kafka.topic.clone();
+        let tracker = Arc::new(Tracker::default());
+        let context = Context {
+            tracker: Arc::clone(&tracker),
+            metrics: Arc::clone(&metrics),
+            topic: topic.clone(),
+            assignment_changed: AtomicBool::new(false),
+        };
+        let invalid =
+            |error: KafkaError| Failure::fatal(Stage::Intake, "InvalidKafkaConfig", error);
+        let consumer: BaseConsumer<Context> = consumer_config(settings, member)
+            .create_with_context(context)
+            .map_err(invalid)?;
+        consumer.subscribe(&[&topic]).map_err(invalid)?;
+        health.consumer_running(true);
+        Ok(Self {
+            consumer,
+            tracker,
+            health,
+            metrics,
+            topic,
+            limit,
+        })
+    }
+
+    /// Takes messages until `stop`; then waits until those that were taken are finished or given
+    /// back, commits and leaves.
+    pub fn run(
+        &self,
+        deliveries: &mpsc::UnboundedSender<Delivery>,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let mut paused = false;
+        let mut last_commit = Instant::now();
+        loop {
+            self.health.polled(Instant::now());
+            let in_flight = self.tracker.in_flight();
+            self.metrics
+                .documents_in_flight
+                .set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+            if stop.is_cancelled() && in_flight == 0 {
+                break;
+            }
+            let full = in_flight >= self.limit || stop.is_cancelled();
+            if self
+                .consumer
+                .context()
+                .assignment_changed
+                .swap(false, Ordering::Relaxed)
+                || full != paused
+            {
+                self.set_paused(full);
+                paused = full;
+            }
+            match self.consumer.poll(POLL) {
+                None => {}
+                Some(Err(error)) => judge(&error)?,
+                Some(Ok(message)) if stop.is_cancelled() => drop(message),
+                Some(Ok(message)) => self.take(&message, deliveries),
+            }
+            if last_commit.elapsed() >= COMMIT_INTERVAL {
+                commit(
+                    &self.consumer,
+                    &self.tracker,
+                    &self.topic,
+                    None,
+                    CommitMode::Async,
+                );
+                last_commit = Instant::now();
+            }
+        }
+        commit(
+            &self.consumer,
+            &self.tracker,
+            &self.topic,
+            None,
+            CommitMode::Sync,
+        );
+        self.health.consumer_running(false);
+        tracing::info!("everything that was done is committed");
+        Ok(())
+    }
+
+    fn take(&self, message: &BorrowedMessage<'_>, deliveries: &mpsc::UnboundedSender<Delivery>) {
+        let ticket = self.tracker.take(message.partition(), message.offset());
+        let delivery = Delivery {
+            message: message.detach(),
+            ticket,
+        };
+        // Without a receiver the delivery is dropped, which gives the message back.
+        let _ = deliveries.send(delivery);
+    }
+
+    fn set_paused(&self, paused: bool) {
+        let result = self.consumer.assignment().and_then(|assignment| {
+            if paused {
+                self.consumer.pause(&assignment)
+            } else {
+                self.consumer.resume(&assignment)
+            }
+        });
+        if let Err(error) = result {
+            tracing::warn!(%error, paused, "partitions cannot be paused or resumed");
+        }
+    }
+}
+
+impl std::fmt::Debug for Intake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intake")
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientContext for Context {}
+
+impl ConsumerContext for Context {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let Rebalance::Revoke(list) = rebalance else {
+            return;
+        };
+        let partitions = partitions(list);
+        tracing::info!(
+            ?partitions,
+            lost = consumer.assignment_lost(),
+            "partitions are leaving"
+        );
+        if !consumer.assignment_lost() {
+            if !self.tracker.wind_up(&partitions, REVOKE_PATIENCE) {
+                tracing::warn!(?partitions, "work goes on for partitions that have left");
+            }
+            commit(
+                consumer,
+                &self.tracker,
+                &self.topic,
+                Some(&partitions),
+                CommitMode::Sync,
+            );
+        }
+        self.tracker.forget(&partitions);
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        self.metrics.rebalances.inc();
+        self.assignment_changed.store(true, Ordering::Relaxed);
+        match rebalance {
+            Rebalance::Assign(list) => {
+                tracing::info!(partitions = ?partitions(list), "partitions have come");
+            }
+            Rebalance::Revoke(_) => {}
+            Rebalance::Error(error) => tracing::warn!(%error, "the rebalance failed"),
+        }
+        if let Ok(assignment) = consumer.assignment() {
+            let count = i64::try_from(assignment.count()).unwrap_or(i64::MAX);
+            self.metrics.partitions_assigned.set(count);
+        }
+    }
+
+    fn commit_callback(
+        &self,
+        result: rdkafka::error::KafkaResult<()>,
+        offsets: &TopicPartitionList,
+    ) {
+        match result {
+            Ok(()) => {
+                for element in offsets.elements() {
+                    if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
+                        self.tracker.committed(element.partition(), offset);
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a commit failed and will be repeated"),
+        }
+    }
+}
+
+/// Commits what is done, of all partitions or of `only` some. A commit that fails is repeated with
+/// the next one.
+fn commit(
+    consumer: &BaseConsumer<Context>,
+    tracker: &Tracker,
+    topic: &str,
+    only: Option<&[i32]>,
+    mode: CommitMode,
+) {
+    let mut offsets = TopicPartitionList::new();
+    for (partition, offset) in tracker.uncommitted() {
+        if only.is_none_or(|only| only.contains(&partition)) {
+            // The list is new: a partition cannot be in it twice.
+            let _ = offsets.add_partition_offset(topic, partition, Offset::Offset(offset));
+        }
+    }
+    if offsets.count() > 0
+        && let Err(error) = consumer.commit(&offsets, mode)
+    {
+        tracing::warn!(%error, "a commit failed and will be repeated");
+    }
+}
+
+fn partitions(list: &TopicPartitionList) -> Vec<i32> {
+    list.elements()
+        .iter()
+        .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+        .collect()
+}
+
+/// Most errors go away by themselves; librdkafka reconnects. Some cannot.
+fn judge(error: &KafkaError) -> Result<(), Failure> {
+    let code = error.rdkafka_error_code();
+    let refused = matches!(
+        code,
+        Some(
+            RDKafkaErrorCode::Fatal
+                | RDKafkaErrorCode::FencedInstanceId
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::InconsistentGroupProtocol
+        )
+    );
+    if refused {
+        return Err(Failure::fatal(
+            Stage::Intake,
+            "KafkaRefused",
+            format!("{error} ({code:?})"),
+        ));
+    }
+    tracing::warn!(%error, "Kafka");
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! Which messages are being worked on, shared by the poll loop and the workers.
+//!
+//! The tracker knows nothing of Kafka's protocol. A message of a partition that was lost in the
+//! meantime cannot move the mark of the partition's next assignment.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::intake::watermark::Watermark;
+
+/// The messages in flight, by partition.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    state: Mutex<State>,
+    /// Signalled when a ticket is given up.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    partitions: HashMap<i32, Assignment>,
+    next_generation: u64,
+    in_flight: usize,
+}
+
+#[derive(Debug)]
+struct Assignment {
+    generation: u64,
+    watermark: Watermark,
+    committed: Option<i64>,
+    in_flight: usize,
+    cancel: CancellationToken,
+}
+
+/// The right and the duty to work on one message. Dropped without [`Ticket::done`], the message
+/// is given back: it is not committed and will be read again.
+#[derive(Debug)]
+pub struct Ticket {
+    tracker: Arc<Tracker>,
+    partition: i32,
+    generation: u64,
+    offset: i64,
+    cancel: CancellationToken,
+    done: bool,
+}
+
+impl Tracker {
+    /// Begins work on a message.
+    pub fn take(self: &Arc<Self>, partition: i32, offset: i64) -> Ticket {
+        let mut state = self.lock();
+        state.in_flight += 1;
+        if !state.partitions.contains_key(&partition) {
+            let generation = state.next_generation;
+            state.next_generation += 1;
+            let assignment = Assignment {
+                generation,
+                watermark: Watermark::default(),
+                // Where the first message was read is where the group already stands.
+                committed: Some(offset),
+                in_flight: 0,
+                cancel: CancellationToken::new(),
+            };
+            state.partitions.insert(partition, assignment);
+        }
+        let assignment = state
+            .partitions
+            .get_mut(&partition)
+            .expect("the partition was inserted above");
+        assignment.watermark.take(offset);
+        assignment.in_flight += 1;
+        Ticket {
+            tracker: Arc::clone(self),
+            partition,
+            generation: assignment.generation,
+            offset,
+            cancel: assignment.cancel.clone(),
+            done: false,
+        }
+    }
+
+    /// Messages that somebody still works on, whatever became of their partitions.
+    pub fn in_flight(&self) -> usize {
+        self.lock().in_flight
+    }
+
+    /// Partitions and offsets that can be committed and have not been.
+    pub fn uncommitted(&self) -> Vec<(i32, i64)> {
+        let state = self.lock();
+        state
+            .partitions
+            .iter()
+            .filter_map(|(partition, assignment)| {
+                let offset = assignment.watermark.committable()?;
+                (assignment.committed < Some(offset)).then_some((*partition, offset))
+            })
+            .collect()
+    }
+
+    /// Notes what was committed.
+    pub fn committed(&self, partition: i32, offset: i64) {
+        if let Some(assignment) = self.lock().partitions.get_mut(&partition) {
+            assignment.committed = assignment.committed.max(Some(offset));
+        }
+    }
+
+    /// Waits until nobody works on these partitions, `patience` at most. Then calls the rest off
+    /// and waits once more as long. Returns whether all work has ended.
+    pub fn wind_up(&self, partitions: &[i32], patience: Duration) -> bool {
+        if self.wait_idle(partitions, patience) {
+            return true;
+        }
+        for assignment in partitions.iter().filter_map(|p| self.lock().cancel_of(*p)) {
+            assignment.cancel();
+        }
+        self.wait_idle(partitions, patience)
+    }
+
+    /// Forgets partitions: they belong to somebody else now. Work on them is called off and its
+    /// results no longer count.
+    pub fn forget(&self, partitions: &[i32]) {
+        let mut state = self.lock();
+        for partition in partitions {
+            if let Some(assignment) = state.partitions.remove(partition) {
+                assignment.cancel.cancel();
+            }
+        }
+    }
+
+    fn wait_idle(&self, partitions: &[i32], patience: Duration) -> bool {
+        let busy = |state: &mut State| {
+            partitions
+                .iter()
+                .any(|p| state.partitions.get(p).is_some_and(|a| a.in_flight > 0))
+        };
+        let (guard, timeout) = self
+            .changed
+            .wait_timeout_while(self.lock(), patience, busy)
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(guard);
+        !timeout.timed_out()
+    }
+
+    fn give_up(&self, ticket: &Ticket) {
+        let mut state = self.lock();
+        state.in_flight -= 1;
+        if let Some(assignment) = state.partitions.get_mut(&ticket.partition)
+            && assignment.generation == ticket.generation
+        {
+            assignment.in_flight -= 1;
+            if ticket.done {
+                assignment.watermark.done(ticket.offset);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn cancel_of(&self, partition: i32) -> Option<CancellationToken> {
+        self.partitions
+            .get(&partition)
+            .map(|assignment| assignment.cancel.clone())
+    }
+}
+
+impl Ticket {
+    /// The message has been dealt with for good.
+    pub fn done(mut self) {
+        self.done = true;
+    }
+
+    /// Cancelled when the message must be left to others.
+    #[must_use]
+    pub fn cancel(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// The message's partition.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// The message's offset.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.tracker.give_up(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_what_is_done_and_nothing_twice() {
+        let tracker = Arc::new(Tracker::default());
+        let first = tracker.take(0, 10);
+        let second = tracker.take(0, 11);
+        assert_eq!(tracker.in_flight(), 2);
+        assert!(tracker.uncommitted().is_empty(), "nothing is done");
+        second.done();
+        assert!(tracker.uncommitted().is_empty(), "the first holds it back");
+        first.done();
+        assert_eq!(tracker.uncommitted(), [(0, 12)]);
+        tracker.committed(0, 12);
+        assert!(tracker.uncommitted().is_empty());
+        assert_eq!(tracker.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_message_given_back_is_never_committed() {
+        let tracker = Arc::new(Tracker::default());
+        drop(tracker.take(0, 10));
+        tracker.take(0, 11).done();
+        assert!(tracker.uncommitted().is_empty());
+    }
+
+    #[test]
+    fn results_for_a_lost_partition_do_not_count_for_its_next_assignment() {
+        let tracker = Arc::new(Tracker::default());
+        let old = tracker.take(3, 10);
+        tracker.forget(&[3]);
+        assert!(old.cancel().is_cancelled());
+        let again = tracker.take(3, 10);
+        old.done();
+        assert!(
+            tracker.uncommitted().is_empty(),
+            "the new work on 10 goes on"
+        );
+        again.done();
+        assert_eq!(tracker.uncommitted(), [(3, 11)]);
+    }
+
+    #[test]
+    fn winding_up_waits_then_calls_off() {
+        let tracker = Arc::new(Tracker::default());
+        assert!(tracker.wind_up(&[0], Duration::ZERO), "nothing to wait for");
+        let ticket = tracker.take(0, 1);
+        let worker = std::thread::spawn(move || {
+            while !ticket.cancel().is_cancelled() {
+                std::thread::yield_now();
+            }
+        });
+        assert!(tracker.wind_up(&[0], Duration::from_millis(20)));
+        worker.join().unwrap();
+        let stubborn = tracker.take(1, 1);
+        assert!(!tracker.wind_up(&[1], Duration::from_millis(5)));
+        drop(stubborn);
+    }
+}

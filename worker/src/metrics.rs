@@ -1,0 +1,220 @@
+//! The worker's metrics, by the names of the operators' guide; further ones begin with
+//! `ingestion_`.
+//!
+//! Each metric is described once, where it is made. Nothing here measures by itself.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
+};
+
+/// Seconds of a whole document.
+const DOCUMENT_BUCKETS: [f64; 8] = [1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+/// Seconds of one step.
+const STEP_BUCKETS: [f64; 11] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
+];
+
+/// Every metric of a worker.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Documents by `status`: `success`, `failed` (dead letter), `retried` (seen before).
+    pub files: IntCounterVec,
+    /// Seconds from the task's arrival in the pipeline to its last vector.
+    pub ingestion_duration: Histogram,
+    /// Seconds to render one page.
+    pub conversion_duration: Histogram,
+    /// Seconds to embed one batch of pages.
+    pub embedding_duration: Histogram,
+    /// Seconds to get one original.
+    pub fetch_duration: Histogram,
+    /// Seconds of one batch's write, by `store`: `objects`, `mongodb`, `milvus`.
+    pub store_duration: HistogramVec,
+    /// Pages that are searchable.
+    pub pages: IntCounter,
+    /// Vectors written to Milvus.
+    pub vectors: IntCounter,
+    /// Attempts that failed because a server was away, by `stage`.
+    pub retries: IntCounterVec,
+    /// Dead letters, by `reason`.
+    pub dead_letters: IntCounterVec,
+    /// Messages that are no document tasks, by `action`: `skip`, `forward`.
+    pub foreign_messages: IntCounterVec,
+    /// Documents taken from Kafka and not finished.
+    pub documents_in_flight: IntGauge,
+    /// Partitions that this worker owns.
+    pub partitions_assigned: IntGauge,
+    /// Rebalances of the consumer group that this worker took part in.
+    pub rebalances: IntCounter,
+}
+
+impl Metrics {
+    /// A new set, all zero.
+    ///
+    /// # Panics
+    /// If two metrics had the same name.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        Self {
+            files: counters(
+                &registry,
+                "ingestion_files_total",
+                "Documents finished.",
+                "status",
+            ),
+            ingestion_duration: histogram(
+                &registry,
+                "ingestion_duration_seconds",
+                "Time from a task's arrival to its last vector.",
+                &DOCUMENT_BUCKETS,
+            ),
+            conversion_duration: histogram(
+                &registry,
+                "conversion_duration_seconds",
+                "Time to render one page.",
+                &STEP_BUCKETS,
+            ),
+            embedding_duration: histogram(
+                &registry,
+                "embedding_duration_seconds",
+                "Time to embed one batch of pages.",
+                &STEP_BUCKETS,
+            ),
+            fetch_duration: histogram(
+                &registry,
+                "ingestion_fetch_duration_seconds",
+                "Time to get one original from the object store.",
+                &STEP_BUCKETS,
+            ),
+            store_duration: register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "ingestion_store_duration_seconds",
+                        "Time of one batch's write to a store.",
+                    )
+                    .buckets(STEP_BUCKETS.to_vec()),
+                    &["store"],
+                ),
+            ),
+            pages: register(
+                &registry,
+                IntCounter::new("ingestion_pages_total", "Pages made searchable."),
+            ),
+            vectors: register(
+                &registry,
+                IntCounter::new("ingestion_vectors_total", "Vectors written to Milvus."),
+            ),
+            retries: counters(
+                &registry,
+                "ingestion_retries_total",
+                "Attempts that failed because a server was away.",
+                "stage",
+            ),
+            dead_letters: counters(
+                &registry,
+                "ingestion_dead_letters_total",
+                "Messages written to the dead-letter topic.",
+                "reason",
+            ),
+            foreign_messages: counters(
+                &registry,
+                "ingestion_foreign_messages_total",
+                "Messages that are no document tasks.",
+                "action",
+            ),
+            documents_in_flight: register(
+                &registry,
+                IntGauge::new(
+                    "ingestion_documents_in_flight",
+                    "Documents taken, not finished.",
+                ),
+            ),
+            partitions_assigned: register(
+                &registry,
+                IntGauge::new(
+                    "ingestion_partitions_assigned",
+                    "Partitions of this worker.",
+                ),
+            ),
+            rebalances: register(
+                &registry,
+                IntCounter::new("ingestion_rebalances_total", "Rebalances of the group."),
+            ),
+            registry,
+        }
+    }
+
+    /// All metrics in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be written");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCounterVec {
+    register(
+        registry,
+        IntCounterVec::new(Opts::new(name, help), &[label]),
+    )
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    register(registry, Histogram::with_opts(options))
+}
+
+fn register<C>(registry: &Registry, collector: prometheus::Result<C>) -> C
+where
+    C: prometheus::core::Collector + Clone + 'static,
+{
+    let collector = collector.expect("names and labels above are valid");
+    registry
+        .register(Box::new(collector.clone()))
+        .expect("names above are distinct");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn has_the_guides_names() {
+        let metrics = Metrics::new();
+        for status in ["success", "failed", "retried"] {
+            metrics.files.with_label_values(&[status]).inc();
+        }
+        metrics.retries.with_label_values(&["milvus"]).inc();
+        metrics
+            .store_duration
+            .with_label_values(&["milvus"])
+            .observe(0.1);
+        let text = metrics.render();
+        for line in [
+            "ingestion_files_total{status=\"failed\"} 1",
+            "ingestion_files_total{status=\"retried\"} 1",
+            "ingestion_files_total{status=\"success\"} 1",
+            "ingestion_duration_seconds_bucket{le=\"600\"} 0",
+            "conversion_duration_seconds_count 0",
+            "embedding_duration_seconds_count 0",
+            "ingestion_store_duration_seconds_count{store=\"milvus\"} 1",
+            "ingestion_retries_total{stage=\"milvus\"} 1",
+            "ingestion_pages_total 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

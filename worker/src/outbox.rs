@@ -1,0 +1,231 @@
+//! Messages that the worker writes: dead letters, and foreign messages that it hands on.
+//!
+//! A message counts as written when all in-sync replicas have it; only then may the caller commit
+//! the original.
+
+use std::time::Duration;
+
+use rdkafka::Message;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::util::Timeout;
+
+use crate::failure::{Failure, Stage};
+use crate::intake::client::client_config;
+use crate::settings::Settings;
+
+/// All headers that describe a failure begin so.
+const PREFIX: &str = "layra-error-";
+/// Longest text of a header, in bytes.
+const LONGEST_TEXT: usize = 1000;
+
+/// Writes messages and waits until they are safe.
+#[derive(Clone)]
+pub struct Outbox {
+    producer: FutureProducer,
+    dead_letter_topic: String,
+}
+
+impl Outbox {
+    /// A producer; connects in the background.
+    pub fn new(settings: &Settings) -> Result<Self, Failure> {
+        let producer = client_config(settings)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("compression.type", "zstd")
+            .set("linger.ms", "5")
+            .set("message.timeout.ms", "30000")
+            // An original of any size fits, headers included.
+            .set("message.max.bytes", "16777216")
+            .create()
+            .map_err(|error| Failure::fatal(Stage::DeadLetter, "InvalidKafkaConfig", error))?;
+        let dead_letter_topic = settings.config.source.kafka.dead_letter_topic();
+        Ok(Self {
+            producer,
+            dead_letter_topic,
+        })
+    }
+
+    /// Writes a dead letter: the message as it came, with the reason in its headers.
+    pub async fn dead_letter(
+        &self,
+        message: &OwnedMessage,
+        failure: &Failure,
+    ) -> Result<(), Failure> {
+        let topic = &self.dead_letter_topic;
+        let headers = explain(message, failure, &jiff::Timestamp::now().to_string());
+        match self
+            .send(topic, message.key(), message.payload(), headers.clone())
+            .await
+        {
+            Err(error) if is_too_large(&error) => {
+                // The headers were the last straw. The origin tells where the original is.
+                let note = "left out: the message with these headers is larger than allowed";
+                let headers = add(headers, "payload", note);
+                self.send(topic, message.key(), None, headers).await
+            }
+            sent => sent,
+        }
+        .map_err(|error| classify(topic, &error))
+    }
+
+    /// Copies a message to another topic, key and headers included.
+    pub async fn forward(&self, message: &OwnedMessage, topic: &str) -> Result<(), Failure> {
+        let headers = message.headers().cloned().unwrap_or_default();
+        self.send(topic, message.key(), message.payload(), headers)
+            .await
+            .map_err(|error| classify(topic, &error))
+    }
+
+    async fn send(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> Result<(), KafkaError> {
+        let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
+        record.key = key;
+        record.payload = payload;
+        let queue_timeout = Timeout::After(Duration::from_secs(30));
+        self.producer
+            .send(record, queue_timeout)
+            .await
+            .map_err(|(error, _)| error)?;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox")
+            .field("dead_letter_topic", &self.dead_letter_topic)
+            .finish()
+    }
+}
+
+/// The message's own headers and what went wrong. A message that was put back before has its old
+/// explanation replaced and its attempts counted on.
+fn explain(message: &OwnedMessage, failure: &Failure, time: &str) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new();
+    let mut attempts = 1_u32;
+    for header in message.headers().into_iter().flat_map(Headers::iter) {
+        match header.key.strip_prefix(PREFIX) {
+            None => headers = headers.insert(header),
+            Some("attempts") => {
+                let before = header
+                    .value
+                    .and_then(|value| std::str::from_utf8(value).ok());
+                let before = before.and_then(|text| text.parse::<u32>().ok());
+                attempts = before.unwrap_or_default().saturating_add(1);
+            }
+            Some(_) => {}
+        }
+    }
+    headers = add(headers, "reason", failure.reason);
+    headers = add(headers, "message", &failure.message);
+    headers = add(headers, "stage", failure.stage.as_str());
+    headers = add(headers, "attempts", &attempts.to_string());
+    headers = add(headers, "origin-topic", message.topic());
+    headers = add(
+        headers,
+        "origin-partition",
+        &message.partition().to_string(),
+    );
+    headers = add(headers, "origin-offset", &message.offset().to_string());
+    add(headers, "time", time)
+}
+
+fn add(headers: OwnedHeaders, name: &str, text: &str) -> OwnedHeaders {
+    let text = &text[..text.floor_char_boundary(LONGEST_TEXT)];
+    headers.insert(Header {
+        key: &format!("{PREFIX}{name}"),
+        value: Some(text),
+    })
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+}
+
+fn classify(topic: &str, error: &KafkaError) -> Failure {
+    let message = format!("topic {topic}: {error}");
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::Fatal,
+        ) => Failure::fatal(Stage::DeadLetter, "KafkaForbidden", message),
+        _ => Failure::transient(Stage::DeadLetter, "KafkaUnavailable", message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp;
+
+    use super::*;
+
+    fn message(headers: OwnedHeaders) -> OwnedMessage {
+        let payload = Some(b"\xffraw".to_vec());
+        OwnedMessage::new(
+            payload,
+            None,
+            "tasks".into(),
+            Timestamp::now(),
+            3,
+            41,
+            Some(headers),
+        )
+    }
+
+    fn texts(headers: &OwnedHeaders) -> Vec<(String, String)> {
+        headers
+            .iter()
+            .map(|header| {
+                let value = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
+                (header.key.to_owned(), value)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn headers_say_what_went_wrong_and_where_the_message_came_from() {
+        let own = OwnedHeaders::new().insert(Header {
+            key: "priority",
+            value: Some("1"),
+        });
+        let failure = Failure::permanent(Stage::Render, "Encrypted", "needs a password");
+        let headers = explain(&message(own), &failure, "2026-01-23T00:00:00Z");
+        let expected = [
+            ("priority", "1"),
+            ("layra-error-reason", "Encrypted"),
+            ("layra-error-message", "needs a password"),
+            ("layra-error-stage", "render"),
+            ("layra-error-attempts", "1"),
+            ("layra-error-origin-topic", "tasks"),
+            ("layra-error-origin-partition", "3"),
+            ("layra-error-origin-offset", "41"),
+            ("layra-error-time", "2026-01-23T00:00:00Z"),
+        ];
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        assert_eq!(texts(&headers), expected);
+
+        let again = explain(&message(headers), &failure, "2026-01-24T00:00:00Z");
+        let again = texts(&again);
+        assert_eq!(again.len(), expected.len(), "the old explanation is gone");
+        assert!(again.contains(&("layra-error-attempts".to_owned(), "2".to_owned())));
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let failure = Failure::permanent(Stage::Render, "Damaged", "é".repeat(1000));
+        let headers = texts(&explain(&message(OwnedHeaders::new()), &failure, ""));
+        assert_eq!(headers[1].1, "é".repeat(500));
+    }
+}

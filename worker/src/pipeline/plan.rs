@@ -1,0 +1,82 @@
+//! What is known of a document before its first page is drawn: every name it will have.
+
+use layra_crds::{ImageFormat, MilvusSpec, RenderSpec};
+
+use crate::ids;
+use crate::render::PageRequest;
+use crate::task::Task;
+
+/// A document that is about to be stored.
+#[derive(Clone, Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) task: &'a Task,
+    pub(super) pages: u32,
+    pub(super) collection: String,
+    dpi: u32,
+    render: &'a RenderSpec,
+    pixels: bool,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(
+        task: &'a Task,
+        pages: u32,
+        render: &'a RenderSpec,
+        milvus: &MilvusSpec,
+        pixels: bool,
+    ) -> Self {
+        let collection = milvus.collection_of(&task.knowledge_base);
+        Self {
+            task,
+            pages,
+            collection,
+            dpi: render.dpi_for(pages),
+            render,
+            pixels,
+        }
+    }
+
+    /// How to draw a page (0-based).
+    pub(super) fn request(&self, page: u32) -> PageRequest {
+        PageRequest {
+            page,
+            dpi: self.dpi,
+            format: self.render.image_format,
+            quality: self.render.quality,
+            pixels: self.pixels,
+        }
+    }
+
+    /// A page's `image_id`.
+    pub(super) fn image_id(&self, page: u32) -> String {
+        ids::image_id(&self.task.username, &self.task.file.file_id, page)
+    }
+
+    /// The key of a page's image.
+    pub(super) fn image_key(&self, page: u32) -> String {
+        let extension = match self.render.image_format {
+            ImageFormat::Png => "png",
+            ImageFormat::WebP => "webp",
+        };
+        let file = &self.task.file;
+        ids::image_key(
+            &self.task.username,
+            &file.name,
+            &file.file_id,
+            page,
+            extension,
+        )
+    }
+
+    /// The keys of all pages' images.
+    pub(super) fn image_keys(&self) -> impl Iterator<Item = String> {
+        (0..self.pages).map(|page| self.image_key(page))
+    }
+
+    pub(super) fn content_type(&self) -> &'static str {
+        match self.render.image_format {
+            ImageFormat::Png => "image/png",
+            ImageFormat::WebP => "image/webp",
+        }
+    }
+}

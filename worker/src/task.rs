@@ -1,0 +1,290 @@
+//! LAYRA's task message, checked at the edge: what comes out of here can be trusted.
+//!
+//! It never does I/O, and a URL in a message is only ever passed on as text.
+
+use serde_json::{Map, Value};
+
+use crate::failure::{Failure, Stage};
+
+/// Longest key of an S3 object, in bytes.
+const LONGEST_KEY: usize = 1024;
+/// Longest name of a Milvus collection, in bytes, less what a pipeline adds around it.
+const LONGEST_KNOWLEDGE_BASE: usize = 200;
+
+/// What a message of the topic is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A document to ingest.
+    Task(Task),
+    /// Somebody else's: a JSON object with a `type` key.
+    Foreign,
+}
+
+/// A document to ingest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Names the progress display in Redis.
+    pub task_id: String,
+    /// Owner of the knowledge base.
+    pub username: String,
+    /// `knowledge_db_id`: letters, digits, `_` and `-`.
+    pub knowledge_base: String,
+    /// The document.
+    pub file: FileMeta,
+}
+
+/// A document in the object store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileMeta {
+    /// Identifies the document everywhere.
+    pub file_id: String,
+    /// Key of the original in the bucket (`minio_filename`).
+    pub key: String,
+    /// The name that the user gave it (`original_filename`).
+    pub name: String,
+    /// A link for browsers (`minio_url`), stored and never followed.
+    pub url: Option<String>,
+}
+
+/// Why a message is no task.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TaskError {
+    /// Not JSON at all.
+    #[error("the message is not JSON: {0}")]
+    NotJson(String),
+    /// JSON, but not an object.
+    #[error("the message is JSON, but not an object")]
+    NotAnObject,
+    /// A field is missing.
+    #[error("field `{0}` is missing")]
+    Missing(&'static str),
+    /// A field has the wrong type.
+    #[error("field `{field}` must be {expected}")]
+    WrongType {
+        /// Path of the field.
+        field: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A field's value cannot be used.
+    #[error("field `{field}` {problem}")]
+    Invalid {
+        /// Path of the field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+impl TaskError {
+    /// The stable reason.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotJson(_) => "NotJson",
+            _ => "InvalidTask",
+        }
+    }
+}
+
+impl From<TaskError> for Failure {
+    fn from(error: TaskError) -> Self {
+        Self::permanent(Stage::Intake, error.reason(), error)
+    }
+}
+
+/// Understands a message's value.
+pub fn parse(payload: &[u8]) -> Result<Message, TaskError> {
+    let value: Value =
+        serde_json::from_slice(payload).map_err(|error| TaskError::NotJson(error.to_string()))?;
+    let Value::Object(message) = value else {
+        return Err(TaskError::NotAnObject);
+    };
+    if message.contains_key("type") {
+        return Ok(Message::Foreign);
+    }
+    let file = match message.get("file_meta") {
+        Some(Value::Object(file)) => file,
+        Some(_) => {
+            return Err(TaskError::WrongType {
+                field: "file_meta",
+                expected: "an object",
+            });
+        }
+        None => return Err(TaskError::Missing("file_meta")),
+    };
+    let task = Task {
+        task_id: text(&message, "task_id", "task_id")?,
+        username: text(&message, "username", "username")?,
+        knowledge_base: text(&message, "knowledge_db_id", "knowledge_db_id")?,
+        file: FileMeta {
+            file_id: text(file, "file_id", "file_meta.file_id")?,
+            key: text(file, "minio_filename", "file_meta.minio_filename")?,
+            name: text(file, "original_filename", "file_meta.original_filename")?,
+            url: match file.get("minio_url") {
+                None | Some(Value::Null) => None,
+                Some(_) => Some(text(file, "minio_url", "file_meta.minio_url")?),
+            },
+        },
+    };
+    task.check()?;
+    Ok(Message::Task(task))
+}
+
+impl Task {
+    /// Checks what the stores' names allow.
+    pub fn check(&self) -> Result<(), TaskError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if !self.knowledge_base.bytes().all(allowed) {
+            return Err(TaskError::Invalid {
+                field: "knowledge_db_id",
+                problem: "may only have letters, digits, `_` and `-`",
+            });
+        }
+        if self.knowledge_base.len() > LONGEST_KNOWLEDGE_BASE {
+            return Err(TaskError::Invalid {
+                field: "knowledge_db_id",
+                problem: "is too long",
+            });
+        }
+        if self.file.key.len() > LONGEST_KEY {
+            return Err(TaskError::Invalid {
+                field: "file_meta.minio_filename",
+                problem: "is too long",
+            });
+        }
+        Ok(())
+    }
+}
+
+fn text(object: &Map<String, Value>, key: &str, field: &'static str) -> Result<String, TaskError> {
+    match object.get(key) {
+        None => Err(TaskError::Missing(field)),
+        Some(Value::String(text)) if text.is_empty() => Err(TaskError::Invalid {
+            field,
+            problem: "is empty",
+        }),
+        Some(Value::String(text)) if text.contains(char::is_control) => Err(TaskError::Invalid {
+            field,
+            problem: "has control characters",
+        }),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(_) => Err(TaskError::WrongType {
+            field,
+            expected: "a string",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn layras() -> Value {
+        json!({
+            "task_id": "roger_860b0d01-eb48-4bbe-9ba7-34f6b2a2fe07",
+            "username": "roger",
+            "knowledge_db_id": "roger_26eba553-dbee-474c-987f-6bd8c0ed6e1a",
+            "file_meta": {
+                "file_id": "roger_bbc65d64-4b5e-47f7-b2d6-40bf38eaed67",
+                "minio_filename": "roger_39_684bb6d725b754fb64e6cbd3.txt",
+                "original_filename": "39.txt",
+                "minio_url": "http://host/minio-file/roger_39_684bb6d725b754fb64e6cbd3.txt?Signature=x"
+            }
+        })
+    }
+
+    fn parsed(value: &Value) -> Result<Message, TaskError> {
+        parse(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn reads_layras_message() {
+        let Ok(Message::Task(task)) = parsed(&layras()) else {
+            panic!("no task")
+        };
+        assert_eq!(task.username, "roger");
+        assert_eq!(task.file.name, "39.txt");
+        assert!(task.file.url.unwrap().starts_with("http://host/"));
+    }
+
+    #[test]
+    fn a_type_key_makes_a_message_foreign_whatever_else_it_has() {
+        let mut message = layras();
+        message["type"] = json!("workflow");
+        assert_eq!(parsed(&message), Ok(Message::Foreign));
+        assert_eq!(parsed(&json!({"type": null})), Ok(Message::Foreign));
+    }
+
+    #[test]
+    fn names_the_field_that_is_missing_or_wrong() {
+        for (path, field) in [
+            (vec!["task_id"], "task_id"),
+            (vec!["username"], "username"),
+            (vec!["knowledge_db_id"], "knowledge_db_id"),
+            (vec!["file_meta"], "file_meta"),
+            (vec!["file_meta", "file_id"], "file_meta.file_id"),
+            (
+                vec!["file_meta", "minio_filename"],
+                "file_meta.minio_filename",
+            ),
+            (
+                vec!["file_meta", "original_filename"],
+                "file_meta.original_filename",
+            ),
+        ] {
+            let (last, parents) = path.split_last().unwrap();
+            let mut without = layras();
+            let parent = parents
+                .iter()
+                .fold(&mut without, |value, key| &mut value[*key]);
+            parent.as_object_mut().unwrap().remove(*last);
+            assert_eq!(parsed(&without), Err(TaskError::Missing(field)));
+
+            let mut number = layras();
+            let parent = parents
+                .iter()
+                .fold(&mut number, |value, key| &mut value[*key]);
+            parent[*last] = json!(7);
+            let error = parsed(&number).unwrap_err();
+            assert!(
+                error.to_string().contains(&format!("`{field}` must be")),
+                "{error}"
+            );
+            assert_eq!(error.reason(), "InvalidTask");
+        }
+    }
+
+    #[test]
+    fn refuses_what_the_stores_cannot_name() {
+        for (field, value, words) in [
+            ("knowledge_db_id", "a;drop", "letters"),
+            ("knowledge_db_id", &"x".repeat(300), "long"),
+            ("task_id", "", "empty"),
+            ("username", "a\u{0}b", "control"),
+        ] {
+            let mut message = layras();
+            message[field] = json!(value);
+            let error = parsed(&message).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn tells_no_json_from_the_wrong_json() {
+        assert_eq!(parse(b"\xff\xfe").unwrap_err().reason(), "NotJson");
+        assert_eq!(parse(b"").unwrap_err().reason(), "NotJson");
+        assert_eq!(parse(b"[1]").unwrap_err(), TaskError::NotAnObject);
+        assert_eq!(parse(b"{}").unwrap_err().reason(), "InvalidTask");
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&payload);
+        }
+    }
+}
