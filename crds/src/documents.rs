@@ -148,10 +148,22 @@ fn default_bucket() -> String {
 
 fn default_dpi() -> Vec<DpiRule> {
     vec![
-        DpiRule { below: Some(20), dpi: 300 },
-        DpiRule { below: Some(50), dpi: 200 },
-        DpiRule { below: Some(100), dpi: 150 },
-        DpiRule { below: None, dpi: FALLBACK_DPI },
+        DpiRule {
+            below: Some(20),
+            dpi: 300,
+        },
+        DpiRule {
+            below: Some(50),
+            dpi: 200,
+        },
+        DpiRule {
+            below: Some(100),
+            dpi: 150,
+        },
+        DpiRule {
+            below: None,
+            dpi: FALLBACK_DPI,
+        },
     ]
 }
 
@@ -174,9 +186,16 @@ mod tests {
     #[test]
     fn the_guides_table_is_the_default() {
         let render = RenderSpec::default();
-        for (pages, dpi) in
-            [(1, 300), (19, 300), (20, 200), (49, 200), (50, 150), (99, 150), (100, 100), (5000, 100)]
-        {
+        for (pages, dpi) in [
+            (1, 300),
+            (19, 300),
+            (20, 200),
+            (49, 200),
+            (50, 150),
+            (99, 150),
+            (100, 100),
+            (5000, 100),
+        ] {
             assert_eq!(render.dpi_for(pages), dpi, "{pages} pages");
         }
     }

@@ -25,8 +25,14 @@ pub use stores::{
 };
 pub use worker::{GpuSpec, PodOverrides, WorkerSpec};
 
+use kube::CustomResourceExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// The CustomResourceDefinition as YAML, as `layra-operator crd` prints it.
+pub fn crd_yaml() -> Result<String, ConfigError> {
+    Ok(serde_yaml_ng::to_string(&IngestionPipeline::crd())?)
+}
 
 /// The API group of every object defined here.
 pub const API_GROUP: &str = "ingest.layra.io";

@@ -82,7 +82,9 @@ impl KafkaSource {
     /// The dead-letter topic, whether named or derived.
     #[must_use]
     pub fn dead_letter_topic(&self) -> String {
-        self.dead_letter_topic.clone().unwrap_or_else(|| format!("{}.dlq", self.topic))
+        self.dead_letter_topic
+            .clone()
+            .unwrap_or_else(|| format!("{}.dlq", self.topic))
     }
 }
 

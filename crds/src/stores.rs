@@ -57,7 +57,8 @@ impl MilvusSpec {
     /// The collection of a knowledge base.
     #[must_use]
     pub fn collection_of(&self, knowledge_base: &str) -> String {
-        self.collection.replace(COLLECTION_PLACEHOLDER, &knowledge_base.replace('-', "_"))
+        self.collection
+            .replace(COLLECTION_PLACEHOLDER, &knowledge_base.replace('-', "_"))
     }
 
     /// Whether a collection's name has the form that this pipeline gives.
@@ -192,7 +193,10 @@ impl Default for IndexSpec {
 
 impl Default for SearchSpec {
     fn default() -> Self {
-        Self { ef: default_ef(), candidates: default_candidates() }
+        Self {
+            ef: default_ef(),
+            candidates: default_candidates(),
+        }
     }
 }
 
@@ -247,7 +251,10 @@ mod tests {
     fn owns_what_it_names() {
         let spec = milvus("a_{knowledge_db_id}_v");
         assert!(spec.owns_collection(&spec.collection_of("kb-1")));
-        assert!(!spec.owns_collection("a_v"), "nothing stands for the placeholder");
+        assert!(
+            !spec.owns_collection("a_v"),
+            "nothing stands for the placeholder"
+        );
         assert!(!spec.owns_collection("b_kb_1_v"));
     }
 }

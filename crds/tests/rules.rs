@@ -28,7 +28,9 @@ fn merge(target: &mut Value, patch: &Value) {
 #[test]
 fn the_examples_are_valid() {
     for example in [MINIMAL, FULL] {
-        pipeline(example, &json!({})).validate_cel().expect("the example is valid");
+        pipeline(example, &json!({}))
+            .validate_cel()
+            .expect("the example is valid");
     }
 }
 
@@ -50,12 +52,19 @@ fn the_full_example_names_every_default() {
         "/source/kafka/deadLetterTopic",
     ] {
         let (parent, key) = gone.rsplit_once('/').expect("a path");
-        let parent = spec.pointer_mut(parent).and_then(Value::as_object_mut).expect("an object");
+        let parent = spec
+            .pointer_mut(parent)
+            .and_then(Value::as_object_mut)
+            .expect("an object");
         assert!(parent.remove(key).is_some(), "full.yaml lacks {gone}");
     }
     let minimal = serde_json::to_value(pipeline(MINIMAL, &json!({})).spec).expect("JSON");
     let mut expected = minimal.clone();
-    expected.pointer_mut("/worker").and_then(Value::as_object_mut).expect("object").remove("pod");
+    expected
+        .pointer_mut("/worker")
+        .and_then(Value::as_object_mut)
+        .expect("object")
+        .remove("pod");
     expected
         .pointer_mut("/source/kafka")
         .and_then(Value::as_object_mut)
@@ -67,12 +76,18 @@ fn the_full_example_names_every_default() {
 #[test]
 fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
     let cases = [
-        (json!({"spec": {"scaling": {"maxReplicas": 11}}}), "Raise partitions or lower maxReplicas"),
+        (
+            json!({"spec": {"scaling": {"maxReplicas": 11}}}),
+            "Raise partitions or lower maxReplicas",
+        ),
         (
             json!({"spec": {"scaling": {"minReplicas": 5}}}),
             "scaling.minReplicas must not exceed scaling.maxReplicas",
         ),
-        (json!({"spec": {"scaling": {"replicas": 2}}}), "need scaling.mode: Manual"),
+        (
+            json!({"spec": {"scaling": {"replicas": 2}}}),
+            "need scaling.mode: Manual",
+        ),
         (
             json!({"spec": {"source": {"kafka": {"deadLetterTopic": "task_generation"}}}}),
             "deadLetterTopic must differ from topic",
@@ -97,7 +112,10 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
             json!({"spec": {"stores": {"milvus": {"collection": "everything"}}}}),
             "around one {knowledge_db_id}",
         ),
-        (json!({"metadata": {"name": "x".repeat(53)}}), "at most 52 characters"),
+        (
+            json!({"metadata": {"name": "x".repeat(53)}}),
+            "at most 52 characters",
+        ),
     ];
     for (patch, sentence) in cases {
         let error = pipeline(MINIMAL, &patch)
@@ -110,20 +128,33 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
 
 #[test]
 fn manual_mode_takes_replicas() {
-    pipeline(MINIMAL, &json!({"spec": {"scaling": {"mode": "Manual", "replicas": 2}}}))
-        .validate_cel()
-        .expect("valid");
+    pipeline(
+        MINIMAL,
+        &json!({"spec": {"scaling": {"mode": "Manual", "replicas": 2}}}),
+    )
+    .validate_cel()
+    .expect("valid");
 }
 
 #[test]
 fn the_topic_cannot_be_changed_and_other_fields_can() {
     let old = pipeline(MINIMAL, &json!({}));
-    let other_topic = pipeline(MINIMAL, &json!({"spec": {"source": {"kafka": {"topic": "other"}}}}));
-    let error = other_topic.validate_cel_update(&old).expect_err("the topic changed").to_string();
+    let other_topic = pipeline(
+        MINIMAL,
+        &json!({"spec": {"source": {"kafka": {"topic": "other"}}}}),
+    );
+    let error = other_topic
+        .validate_cel_update(&old)
+        .expect_err("the topic changed")
+        .to_string();
     assert!(error.contains("topic cannot be changed"), "{error}");
 
-    let more = pipeline(MINIMAL, &json!({"spec": {"source": {"kafka": {"partitions": 20}}}}));
-    more.validate_cel_update(&old).expect("more partitions are fine");
+    let more = pipeline(
+        MINIMAL,
+        &json!({"spec": {"source": {"kafka": {"partitions": 20}}}}),
+    );
+    more.validate_cel_update(&old)
+        .expect("more partitions are fine");
 }
 
 #[test]
@@ -138,21 +169,36 @@ fn a_person_finds_the_object_by_its_short_name_and_scales_it() {
         .flatten()
         .map(|column| column.name.as_str())
         .collect();
-    assert_eq!(columns, ["Ready", "Replicas", "Lag", "Model", "Age", "Reason"]);
-    let scale = version.subresources.as_ref().and_then(|s| s.scale.as_ref()).expect("scale");
+    assert_eq!(
+        columns,
+        ["Ready", "Replicas", "Lag", "Model", "Age", "Reason"]
+    );
+    let scale = version
+        .subresources
+        .as_ref()
+        .and_then(|s| s.scale.as_ref())
+        .expect("scale");
     assert_eq!(scale.spec_replicas_path, ".spec.scaling.replicas");
 }
 
 #[test]
 fn every_field_is_documented() {
     fn check(path: &str, schema: &Value, missing: &mut Vec<String>) {
-        if path != "" && schema.get("description").is_none() {
+        if !path.is_empty() && schema.get("description").is_none() {
             missing.push(path.to_owned());
         }
-        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        for (name, property) in schema
+            .get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
             check(&format!("{path}.{name}"), property, missing);
         }
-        if let Some(items) = schema.get("items").filter(|items| items.get("properties").is_some()) {
+        if let Some(items) = schema
+            .get("items")
+            .filter(|items| items.get("properties").is_some())
+        {
             for (name, property) in items["properties"].as_object().into_iter().flatten() {
                 check(&format!("{path}[].{name}"), property, missing);
             }

@@ -1,4 +1,14 @@
 //! The harness of the end-to-end tests and of the demo: real servers, started from package
-//! registries. It holds no test and no product code.
+//! registries, and what tests need to use them. It holds no test and no product code.
 
+pub mod audit;
+pub mod cluster;
+pub mod layra;
+pub mod memory;
+pub mod milvus_admin;
+pub mod pdf;
+pub mod report;
+pub mod stores;
 pub mod testbed;
+pub mod timeline;
+pub mod worker_cli;

@@ -1,0 +1,256 @@
+//! `cargo demo`: the whole system on this machine, with real documents, to watch.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use layra_e2e::audit::Audit;
+use layra_e2e::cluster::{Scene, eventually};
+use layra_e2e::layra::{Upload, User, random_id};
+use layra_e2e::report::{self, Report};
+use layra_e2e::stores::Stores;
+use layra_e2e::testbed::{Testbed, artifacts, processes, settings};
+use layra_e2e::timeline::Timeline;
+use layra_e2e::worker_cli::{Hit, WorkerCli};
+use redis::AsyncCommands;
+use serde_json::json;
+
+const NAMESPACE: &str = "demo";
+const PIPELINE: &str = "documents";
+const TOPIC: &str = "demo-documents";
+const QUESTIONS: [&str; 4] = [
+    "How can I find a sponsor who uploads my package?",
+    "Which control field declares the packages needed to build a source package?",
+    "How is a three-dimensional surface drawn?",
+    "What should a maintainer do with a release-critical bug?",
+];
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut phases = Phases::default();
+
+    let testbed = phases.run("test-bed up", Testbed::obtain()).await?;
+    artifacts::provide(
+        testbed.settings(),
+        &[artifacts::MINILM, artifacts::PDFIUM, artifacts::PDFS],
+    )
+    .await?;
+    let images = phases.run("images", testbed.images()).await?;
+    println!("images: {} and {}", images.operator, images.worker);
+    let stores = Stores::prepare(&testbed).await?;
+    let pdfs = documents(&artifacts::PDFS.path(testbed.settings()))?;
+
+    let scene = phases
+        .run(
+            "operator installed with Helm",
+            Scene::open(&testbed, &images, NAMESPACE),
+        )
+        .await?;
+    let object = scene.pipeline(
+        PIPELINE,
+        TOPIC,
+        &json!({"spec": {"scaling": {"maxReplicas": 3, "targetLagPerReplica": 5, "scaleDownDelaySeconds": 15}}}),
+    );
+    println!(
+        "\napplying this pipeline:\n{}",
+        serde_yaml_ng::to_string(&object)?
+    );
+    scene.apply(&object).await?;
+    phases
+        .run(
+            "pipeline Ready",
+            scene.wait_condition(PIPELINE, "Ready", "True", "", Duration::from_mins(1)),
+        )
+        .await?;
+
+    let user = User::with_knowledge_base(&stores, TOPIC, "demo", &random_id()).await?;
+    let mut timeline = Timeline::default();
+    println!(
+        "\nuploading {} documents to knowledge base {}",
+        pdfs.len(),
+        user.knowledge_base
+    );
+    let started = Instant::now();
+    timeline
+        .look(&scene, PIPELINE, &stores, &user.knowledge_base)
+        .await?;
+    let mut uploads = Vec::new();
+    for pdf in &pdfs {
+        uploads.push(user.upload(pdf).await?);
+    }
+    watch(&mut timeline, &scene, &stores, &user, &uploads).await?;
+    phases.done("documents flow in, workers back to zero", started);
+
+    let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));
+    let audit = phases
+        .run(
+            "audit of all stores",
+            Audit::of(&stores, &user.knowledge_base, &collection),
+        )
+        .await?;
+    ensure!(
+        audit.violations.is_empty(),
+        "the stores disagree: {:#?}",
+        audit.violations
+    );
+    println!(
+        "\n{} documents, {} pages, {} vectors: every page once in S3, MongoDB and Milvus; {:.1} pages/s",
+        audit.pages.len(),
+        audit.total_pages(),
+        audit.vectors,
+        timeline.mean_pages_per_second()
+    );
+
+    let answers = phases
+        .run("questions", ask(&scene, &testbed, &user))
+        .await?;
+    let memory = memory(&testbed, &timeline)?;
+    let file = settings::repository().join("target/demo/report.html");
+    std::fs::create_dir_all(file.parent().context("a parent")?)?;
+    let page = report::html(&Report {
+        phases: &phases.0,
+        timeline: &timeline,
+        totals: (audit.pages.len(), audit.total_pages(), audit.vectors),
+        answers: &answers,
+        memory: &memory,
+    });
+    std::fs::write(&file, page)?;
+    phases.print();
+    println!("\nmemory:");
+    for (process, bytes) in &memory {
+        println!("  {:>6} MB  {process}", bytes / 1_000_000);
+    }
+    println!(
+        "\nreport: {}\n\nlook around:\n  export KUBECONFIG={}\n  kubectl -n {NAMESPACE} get ipl {PIPELINE} -o yaml\n  \
+         kubectl -n {NAMESPACE} get events --sort-by=.lastTimestamp\n  kubectl -n {NAMESPACE} logs deployment/layra-operator\n\
+         (or `cargo testbed kubectl -n {NAMESPACE} get ipl`)\n\nstop everything:\n  cargo testbed down",
+        file.display(),
+        testbed.kubeconfig().display()
+    );
+    Ok(())
+}
+
+/// Shows the flow until every task is finished and the workers are gone.
+async fn watch(
+    timeline: &mut Timeline,
+    scene: &Scene,
+    stores: &Stores,
+    user: &User,
+    uploads: &[Upload],
+) -> Result<()> {
+    println!(
+        "\n{:>6} {:>6} {:>8} {:>7} {:>7} {:>8}",
+        "s", "lag", "workers", "done", "pages", "pages/s"
+    );
+    let mut told = 0;
+    eventually(
+        "all documents and no worker",
+        Duration::from_mins(30),
+        async || {
+            let sample = timeline
+                .look(scene, PIPELINE, stores, &user.knowledge_base)
+                .await?;
+            for (_, sentence) in timeline.decisions.iter().skip(told) {
+                println!("       {sentence}");
+            }
+            told = timeline.decisions.len();
+            let finished = finished(stores, uploads).await?;
+            println!(
+                "{:>6.0} {:>6} {:>4}/{:<3} {:>4}/{:<2} {:>7} {:>8.1}",
+                sample.second,
+                sample.lag.map_or("?".to_owned(), |lag| lag.to_string()),
+                sample.ready,
+                sample.desired,
+                finished,
+                uploads.len(),
+                sample.pages,
+                timeline.pages_per_second(Duration::from_secs(10))
+            );
+            tokio::time::sleep(Duration::from_millis(1700)).await;
+            Ok(
+                (finished == uploads.len() && sample.desired == 0 && sample.ready == 0)
+                    .then_some(()),
+            )
+        },
+    )
+    .await
+}
+
+/// Tasks that LAYRA's own progress display calls completed; a failed one ends the demo.
+async fn finished(stores: &Stores, uploads: &[Upload]) -> Result<usize> {
+    let mut redis = stores.redis.clone();
+    let mut completed = 0;
+    for upload in uploads {
+        let task = format!("task:{}", upload.task_id);
+        let (status, message): (String, String) = redis.hmget(task, &["status", "message"]).await?;
+        ensure!(status != "failed", "{}: {message}", upload.filename);
+        completed += usize::from(status == "completed");
+    }
+    Ok(completed)
+}
+
+/// Asks the questions with the worker's own `search`.
+async fn ask(scene: &Scene, testbed: &Testbed, user: &User) -> Result<Vec<(String, Vec<Hit>)>> {
+    let cli = WorkerCli::of_pipeline(scene, testbed, PIPELINE).await?;
+    let mut answers = Vec::new();
+    for question in QUESTIONS {
+        let hits = cli.search(question, &user.knowledge_base, 3).await?;
+        println!("\n{question}");
+        for hit in &hits {
+            println!("  {:.3}  {} page {}", hit.score, hit.file, hit.page);
+        }
+        answers.push((question.to_owned(), hits));
+    }
+    Ok(answers)
+}
+
+/// Resident bytes of each process: the servers now, the product's own at their highest.
+fn memory(testbed: &Testbed, timeline: &Timeline) -> Result<Vec<(String, u64)>> {
+    let servers = processes(testbed.settings())?
+        .into_iter()
+        .filter_map(|process| Some((process.name, process.resident_bytes?)));
+    let own = timeline
+        .memory
+        .iter()
+        .map(|(name, bytes)| (name.clone(), *bytes));
+    Ok(own.chain(servers).collect())
+}
+
+/// The PDFs of the demo, by name.
+fn documents(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut pdfs: Vec<PathBuf> = std::fs::read_dir(folder)
+        .context("the demo's documents")?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "pdf"))
+        .collect();
+    pdfs.sort();
+    ensure!(!pdfs.is_empty(), "no PDF in {}", folder.display());
+    Ok(pdfs)
+}
+
+/// Names and seconds of what was done.
+#[derive(Default)]
+struct Phases(Vec<(String, f64)>);
+
+impl Phases {
+    async fn run<T>(&mut self, name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        println!("== {name}");
+        let start = Instant::now();
+        let value = work.await.with_context(|| name.to_owned())?;
+        self.done(name, start);
+        Ok(value)
+    }
+
+    fn done(&mut self, name: &str, start: Instant) {
+        let seconds = start.elapsed().as_secs_f64();
+        println!("== {name}: {seconds:.1} s");
+        self.0.push((name.to_owned(), seconds));
+    }
+
+    fn print(&self) {
+        println!("\ntime:");
+        for (name, seconds) in &self.0 {
+            println!("  {seconds:>7.1} s  {name}");
+        }
+    }
+}

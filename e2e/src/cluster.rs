@@ -1,0 +1,398 @@
+//! The Kubernetes side of a test: a namespace with the pipeline's Secrets, the operator's release,
+//! pipelines, and waiting for what should become true.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
+use layra_crds::{IngestionPipeline, IngestionPipelineStatus};
+use serde_json::{Value, json};
+
+use crate::testbed::{Endpoints, Images, Testbed};
+
+/// A namespace of its own, with the Secrets that pipelines name, deleted by [`Scene::close`].
+pub struct Scene {
+    /// The namespace.
+    pub namespace: String,
+    /// A client with every right.
+    pub client: Client,
+    endpoints: Endpoints,
+    images: Images,
+    release: String,
+    helm: PathBuf,
+    kubectl: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Scene {
+    /// A view of a namespace that [`Scene::open`] made.
+    pub async fn attach(testbed: &Testbed, images: &Images, namespace: &str) -> Result<Self> {
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            client: testbed.kube_client().await?,
+            endpoints: testbed.endpoints().clone(),
+            images: images.clone(),
+            release: format!("layra-{namespace}"),
+            helm: testbed.settings().bin("helm"),
+            kubectl: testbed.settings().bin("kubectl"),
+            kubeconfig: testbed.kubeconfig().to_owned(),
+        })
+    }
+
+    /// Makes the namespace and its Secrets, and installs the operator there with Helm.
+    pub async fn open(testbed: &Testbed, images: &Images, namespace: &str) -> Result<Self> {
+        let scene = Self::attach(testbed, images, namespace).await?;
+        scene.delete_namespace().await?;
+        let labels = json!({
+            "pod-security.kubernetes.io/enforce": "restricted",
+            "app.kubernetes.io/part-of": "layra-e2e",
+        });
+        let object: Namespace =
+            serde_json::from_value(json!({"metadata": {"name": namespace, "labels": labels}}))?;
+        Api::<Namespace>::all(scene.client.clone())
+            .create(&PostParams::default(), &object)
+            .await?;
+        scene.create_secrets().await?;
+        scene.install_operator().await?;
+        Ok(scene)
+    }
+
+    async fn create_secrets(&self) -> Result<()> {
+        let s3 = &self.endpoints.s3;
+        let secrets = [
+            (
+                "s3",
+                json!({"accessKey": s3.access_key, "secretKey": s3.secret_key}),
+            ),
+            ("mongodb", json!({"uri": self.endpoints.mongodb_uri})),
+            ("redis", json!({"uri": self.endpoints.redis_uri})),
+        ];
+        for (name, data) in secrets {
+            self.create_secret(name, &data).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates a Secret of text values.
+    pub async fn create_secret(&self, name: &str, data: &Value) -> Result<()> {
+        let secret: Secret =
+            serde_json::from_value(json!({"metadata": {"name": name}, "stringData": data}))?;
+        self.api::<Secret>()
+            .create(&PostParams::default(), &secret)
+            .await?;
+        Ok(())
+    }
+
+    /// `helm upgrade --install` of the chart with the images of this build, until it is ready.
+    pub async fn install_operator(&self) -> Result<()> {
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/layra-operator");
+        let (operator, operator_tag) = split(&self.images.operator)?;
+        let (worker, worker_tag) = split(&self.images.worker)?;
+        let output = tokio::process::Command::new(&self.helm)
+            .args(["upgrade", "--install", &self.release])
+            .arg(&chart)
+            .args(["--namespace", &self.namespace, "--kubeconfig"])
+            .arg(&self.kubeconfig)
+            .args([
+                "--set",
+                &format!("image.repository={operator},image.tag={operator_tag}"),
+            ])
+            .args([
+                "--set",
+                &format!("workerImage.repository={worker},workerImage.tag={worker_tag}"),
+            ])
+            .args(["--set", "fullnameOverride=layra-operator"])
+            .args(["--wait", "--timeout", "120s"])
+            .output()
+            .await
+            .context("running helm")?;
+        ensure!(
+            output.status.success(),
+            "helm upgrade --install: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    /// A pipeline on the test-bed's servers, small and quick, changed by `patch` (RFC 7386).
+    #[must_use]
+    pub fn pipeline(&self, name: &str, topic: &str, patch: &Value) -> Value {
+        let mut object = json!({
+            "apiVersion": "ingest.layra.io/v1alpha1",
+            "kind": "IngestionPipeline",
+            "metadata": {"name": name},
+            "spec": {
+                "source": {"kafka": {
+                    "bootstrapServers": self.endpoints.kafka,
+                    "topic": topic,
+                    "consumerGroup": format!("{topic}-workers"),
+                    "partitions": 4,
+                    "replicationFactor": 1,
+                    "sessionTimeoutSeconds": 10,
+                }},
+                "documents": {
+                    "objectStore": {"endpoint": self.endpoints.s3.endpoint, "secretRef": {"name": "s3"}},
+                    // The model reads text: images only need to be legible.
+                    "render": {"dpi": [{"dpi": 72}]},
+                },
+                "embedding": {"model": {"family": "minilm", "uri": "s3://models/minilm"}},
+                "stores": {
+                    "milvus": {"uri": self.endpoints.milvus},
+                    "mongodb": {"secretRef": {"name": "mongodb"}},
+                    "redis": {"secretRef": {"name": "redis"}},
+                },
+                "worker": {"resources": {
+                    "requests": {"cpu": "100m", "memory": "256Mi"},
+                    "limits": {"memory": "2Gi"},
+                }},
+                "scaling": {
+                    "maxReplicas": 2,
+                    "targetLagPerReplica": 2,
+                    "scaleDownDelaySeconds": 10,
+                },
+            },
+        });
+        merge(&mut object, patch);
+        object
+    }
+
+    /// Creates or replaces a pipeline.
+    pub async fn apply(&self, object: &Value) -> Result<()> {
+        let name = object["metadata"]["name"]
+            .as_str()
+            .context("metadata.name")?;
+        self.api::<IngestionPipeline>()
+            .patch(
+                name,
+                &PatchParams::apply("person").force(),
+                &Patch::Apply(object),
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// The pipeline's present state.
+    pub async fn get(&self, name: &str) -> Result<IngestionPipeline> {
+        Ok(self.api::<IngestionPipeline>().get(name).await?)
+    }
+
+    /// An API of this namespace.
+    #[must_use]
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Waits until the status, of the present generation, is as wanted.
+    pub async fn wait_status(
+        &self,
+        name: &str,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&IngestionPipelineStatus) -> bool,
+    ) -> Result<IngestionPipeline> {
+        let mut last = String::new();
+        let result = eventually(what, limit, async || {
+            let pipeline = self.get(name).await?;
+            let status = pipeline.status.clone().unwrap_or_default();
+            last = serde_json::to_string_pretty(&status)?;
+            Ok(
+                (status.observed_generation == pipeline.metadata.generation && wanted(&status))
+                    .then_some(pipeline),
+            )
+        })
+        .await;
+        result.with_context(|| format!("status of {name}: {last}"))
+    }
+
+    /// Waits for a condition with this status and reason (`""`: any).
+    pub async fn wait_condition(
+        &self,
+        name: &str,
+        kind: &str,
+        status: &str,
+        reason: &str,
+        limit: Duration,
+    ) -> Result<IngestionPipeline> {
+        self.wait_status(name, &format!("{kind}={status} {reason}"), limit, |all| {
+            condition(all, kind)
+                .is_some_and(|c| c.status == status && (reason.is_empty() || c.reason == reason))
+        })
+        .await
+    }
+
+    /// `kubectl` in this namespace; its standard output, or its complaint as an error.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let output = tokio::process::Command::new(&self.kubectl)
+            .args(["--namespace", &self.namespace, "--kubeconfig"])
+            .arg(&self.kubeconfig)
+            .args(arguments)
+            .output()
+            .await
+            .context("running kubectl")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "kubectl {arguments:?}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(text)
+    }
+
+    /// The workers' pods.
+    pub async fn worker_pods(&self, pipeline: &str) -> Result<Vec<Pod>> {
+        let selector =
+            format!("app.kubernetes.io/instance={pipeline},app.kubernetes.io/component=worker");
+        Ok(self
+            .api::<Pod>()
+            .list(&ListParams::default().labels(&selector))
+            .await?
+            .items)
+    }
+
+    /// Deletes the operator's pods without grace, as a crash of its node would.
+    pub async fn kill_operator(&self) -> Result<()> {
+        let pods = self.api::<Pod>();
+        let selector = ListParams::default().labels("app.kubernetes.io/component=operator");
+        for pod in pods.list(&selector).await? {
+            let now = DeleteParams {
+                grace_period_seconds: Some(0),
+                ..DeleteParams::default()
+            };
+            pods.delete(&pod.name_any(), &now).await?;
+        }
+        Ok(())
+    }
+
+    /// The pipeline's Deployment.
+    pub async fn deployment(&self, pipeline: &str) -> Result<Deployment> {
+        Ok(self
+            .api::<Deployment>()
+            .get(&format!("{pipeline}-worker"))
+            .await?)
+    }
+
+    /// The logs of every pod, for a failed test.
+    pub async fn logs(&self) -> String {
+        let mut all = String::new();
+        let pods = self.api::<Pod>();
+        for pod in pods
+            .list(&ListParams::default())
+            .await
+            .map(|list| list.items)
+            .unwrap_or_default()
+        {
+            let name = pod.name_any();
+            let tail = kube::api::LogParams {
+                tail_lines: Some(40),
+                ..Default::default()
+            };
+            let text = pods
+                .logs(&name, &tail)
+                .await
+                .unwrap_or_else(|error| error.to_string());
+            let _ = writeln!(all, "--- {name}\n{text}");
+        }
+        all
+    }
+
+    /// Deletes the release and the namespace.
+    pub async fn close(self) -> Result<()> {
+        let _ = tokio::process::Command::new(&self.helm)
+            .args([
+                "uninstall",
+                &self.release,
+                "--namespace",
+                &self.namespace,
+                "--kubeconfig",
+            ])
+            .arg(&self.kubeconfig)
+            .output()
+            .await;
+        self.delete_namespace().await
+    }
+
+    async fn delete_namespace(&self) -> Result<()> {
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        if namespaces.get_opt(&self.namespace).await?.is_none() {
+            return Ok(());
+        }
+        namespaces
+            .delete(&self.namespace, &DeleteParams::default())
+            .await?;
+        eventually(
+            "the namespace to be gone",
+            Duration::from_mins(3),
+            async || {
+                Ok(namespaces
+                    .get_opt(&self.namespace)
+                    .await?
+                    .is_none()
+                    .then_some(()))
+            },
+        )
+        .await
+    }
+}
+
+/// Condition of a kind.
+#[must_use]
+pub fn condition<'a>(status: &'a IngestionPipelineStatus, kind: &str) -> Option<&'a Condition> {
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+}
+
+/// Polls until there is a value. An error while polling is shown when the time is over.
+pub async fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut poll: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let end = Instant::now() + limit;
+    loop {
+        let result = poll().await;
+        if let Ok(Some(value)) = result {
+            return Ok(value);
+        }
+        if Instant::now() > end {
+            match result {
+                Err(error) => return Err(error.context(format!("waiting for {what}"))),
+                Ok(_) => bail!("waited {} s for {what}", limit.as_secs()),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// RFC 7386.
+fn merge(target: &mut Value, patch: &Value) {
+    if let (Value::Object(target), Value::Object(patch)) = (&mut *target, patch) {
+        for (key, value) in patch {
+            if value.is_null() {
+                target.remove(key);
+            } else {
+                merge(target.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+    } else {
+        *target = patch.clone();
+    }
+}
+
+fn split(image: &str) -> Result<(&str, &str)> {
+    image
+        .rsplit_once(':')
+        .with_context(|| format!("image {image} has no tag"))
+}

@@ -1,0 +1,169 @@
+//! LAYRA's side of the contract: what its API does when a user uploads documents.
+//!
+//! It creates the knowledge base, puts the original into the bucket, announces progress in Redis
+//! and sends one task per document to Kafka.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mongodb::bson::{DateTime, doc};
+use object_store::{ObjectStoreExt, PutPayload};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use redis::AsyncCommands;
+use serde_json::json;
+
+use crate::stores::Stores;
+
+/// A user of LAYRA with one knowledge base, who uploads to one topic.
+pub struct User {
+    stores: Stores,
+    producer: FutureProducer,
+    topic: String,
+    /// The user's name.
+    pub name: String,
+    /// The knowledge base's id.
+    pub knowledge_base: String,
+}
+
+/// An uploaded document.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// The task's id, which the progress display goes by.
+    pub task_id: String,
+    /// The document's id in every store.
+    pub file_id: String,
+    /// The original's key in the bucket.
+    pub key: String,
+    /// The document's name.
+    pub filename: String,
+}
+
+impl User {
+    /// Creates the knowledge base `{name}_{id}`.
+    pub async fn with_knowledge_base(
+        stores: &Stores,
+        topic: &str,
+        name: &str,
+        id: &str,
+    ) -> Result<Self> {
+        let knowledge_base = format!("{name}_{id}");
+        stores
+            .mongodb
+            .collection("knowledge_bases")
+            .insert_one(doc! {
+                "knowledge_base_id": &knowledge_base,
+                "knowledge_base_name": id,
+                "username": name,
+                "files": [],
+                "used_chat": [],
+                "created_at": DateTime::now(),
+                "last_modify_at": DateTime::now(),
+                "is_delete": false,
+            })
+            .await
+            .context("creating the knowledge base")?;
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", &stores.endpoints.kafka)
+            .set("message.timeout.ms", "20000")
+            .create()?;
+        Ok(Self {
+            stores: stores.clone(),
+            producer,
+            topic: topic.to_owned(),
+            name: name.to_owned(),
+            knowledge_base,
+        })
+    }
+
+    /// Uploads a file of this machine and sends its task.
+    pub async fn upload(&self, file: &Path) -> Result<Upload> {
+        let name = file
+            .file_name()
+            .context("a file name")?
+            .to_string_lossy()
+            .into_owned();
+        let content = std::fs::read(file).with_context(|| file.display().to_string())?;
+        self.upload_bytes(&name, content).await
+    }
+
+    /// Uploads a document and sends its task.
+    pub async fn upload_bytes(&self, filename: &str, content: Vec<u8>) -> Result<Upload> {
+        let upload = self.put(filename, content).await?;
+        self.send_task(&upload).await?;
+        Ok(upload)
+    }
+
+    /// Uploads a document without sending its task.
+    pub async fn put(&self, filename: &str, content: Vec<u8>) -> Result<Upload> {
+        let id = random_id();
+        let (stem, extension) = filename.rsplit_once('.').unwrap_or((filename, "bin"));
+        let upload = Upload {
+            task_id: format!("{}_task-{id}", self.name),
+            file_id: format!("{}_{id}", self.name),
+            key: format!(
+                "{}_{stem}_{}.{extension}",
+                self.name,
+                &id.replace('-', "")[..24]
+            ),
+            filename: filename.to_owned(),
+        };
+        self.stores
+            .objects
+            .put(&upload.key.as_str().into(), PutPayload::from(content))
+            .await
+            .with_context(|| format!("uploading {filename}"))?;
+        Ok(upload)
+    }
+
+    /// Announces the task in Redis and sends it to Kafka.
+    pub async fn send_task(&self, upload: &Upload) -> Result<()> {
+        let mut redis = self.stores.redis.clone();
+        let key = format!("task:{}", upload.task_id);
+        let initial = [
+            ("status", "processing"),
+            ("total", "1"),
+            ("processed", "0"),
+            ("message", "Initializing file processing..."),
+        ];
+        let () = redis.hset_multiple(&key, &initial).await?;
+        let () = redis.expire(&key, 3600).await?;
+        let task = json!({
+            "task_id": upload.task_id,
+            "username": self.name,
+            "knowledge_db_id": self.knowledge_base,
+            "file_meta": {
+                "file_id": upload.file_id,
+                "minio_filename": upload.key,
+                "original_filename": upload.filename,
+                "minio_url": format!("{}/minio-file/{}", self.stores.endpoints.s3.endpoint, upload.key),
+            },
+        });
+        self.send(task.to_string().as_bytes()).await
+    }
+
+    /// Sends any bytes as a message.
+    pub async fn send(&self, value: &[u8]) -> Result<()> {
+        let headers = OwnedHeaders::new().insert(Header {
+            key: "priority",
+            value: Some("1"),
+        });
+        let record: FutureRecord<'_, (), [u8]> = FutureRecord::to(&self.topic)
+            .payload(value)
+            .headers(headers);
+        self.producer
+            .send(record, Duration::from_secs(20))
+            .await
+            .map_err(|(error, _)| error)
+            .context("sending the task")?;
+        Ok(())
+    }
+}
+
+/// A version-4 UUID.
+#[must_use]
+pub fn random_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

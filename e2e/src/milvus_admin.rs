@@ -1,0 +1,88 @@
+//! Collections as LAYRA's API makes them, for tests that need one before a worker comes.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use milvus::v2 as sdk;
+use milvus::v2::ClientV2;
+use milvus::v2::prelude::{
+    CreateCollectionRequest, CreateIndexRequest, DropCollectionRequest, IndexParam, IndexType,
+    LoadCollectionRequest, MetricType,
+};
+
+/// A collection with LAYRA's schema and index (HNSW, M 16, efConstruction 500), loaded.
+pub async fn create_like_layra(client: &ClientV2, name: &str, dimensions: u32) -> Result<()> {
+    let schema = sdk::CollectionSchema::new()
+        .add_field(
+            sdk::FieldSchema::new()
+                .name("pk")
+                .data_type(sdk::DataType::Int64)
+                .primary_key(true)
+                .auto_id(true),
+        )
+        .add_field(
+            sdk::FieldSchema::new()
+                .name("vector")
+                .data_type(sdk::DataType::FloatVector)
+                .dimension(dimensions),
+        )
+        .add_field(text("image_id"))
+        .add_field(
+            sdk::FieldSchema::new()
+                .name("page_number")
+                .data_type(sdk::DataType::Int64),
+        )
+        .add_field(text("file_id"));
+    client
+        .create_collection(
+            CreateCollectionRequest::builder()
+                .collection_name(name)
+                .schema(schema)
+                .build()?,
+        )
+        .await?;
+    let index = IndexParam::new()
+        .field_name("vector")
+        .index_name("vector_index")
+        .index_type(IndexType::Hnsw)
+        .metric_type(MetricType::Ip)
+        .extra_params(HashMap::from([
+            ("M".into(), "16".into()),
+            ("efConstruction".into(), "500".into()),
+        ]));
+    client
+        .create_index(
+            CreateIndexRequest::builder()
+                .collection_name(name)
+                .index_params(vec![index])
+                .build()?,
+        )
+        .await?;
+    client
+        .load_collection(
+            LoadCollectionRequest::builder()
+                .collection_name(name)
+                .build()?,
+        )
+        .await?;
+    Ok(())
+}
+
+/// Drops a collection.
+pub async fn drop(client: &ClientV2, name: &str) -> Result<()> {
+    client
+        .drop_collection(
+            DropCollectionRequest::builder()
+                .collection_name(name)
+                .build()?,
+        )
+        .await?;
+    Ok(())
+}
+
+fn text(name: &str) -> sdk::FieldSchema {
+    sdk::FieldSchema::new()
+        .name(name)
+        .data_type(sdk::DataType::VarChar)
+        .max_length(65_535)
+}

@@ -1,0 +1,75 @@
+//! Writes small PDFs with known text, so that a test knows which page must be found.
+
+use std::fmt::Write as _;
+
+/// A PDF of A4 pages with one text each, set in lines of Helvetica.
+#[must_use]
+pub fn with_pages(texts: &[&str]) -> Vec<u8> {
+    let mut objects = vec![
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        format!(
+            "<< /Type /Pages /Count {} /Kids [{}] >>",
+            texts.len(),
+            (0..texts.len())
+                .map(|page| format!("{} 0 R", 4 + 2 * page))
+                .collect::<Vec<_>>()
+                .join(" ")
+        ),
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_owned(),
+    ];
+    for (page, text) in texts.iter().enumerate() {
+        objects.push(format!(
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] \
+             /Resources << /Font << /F1 3 0 R >> >> /Contents {} 0 R >>",
+            5 + 2 * page
+        ));
+        let stream = content(text);
+        objects.push(format!(
+            "<< /Length {} >>\nstream\n{stream}\nendstream",
+            stream.len()
+        ));
+    }
+    assemble(&objects)
+}
+
+/// Text in lines of about 80 characters.
+fn content(text: &str) -> String {
+    let mut stream = "BT /F1 11 Tf 14 TL 50 780 Td".to_owned();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if line.len() + word.len() > 80 {
+            let _ = write!(stream, " ({}) Tj T*", escape(&line));
+            line.clear();
+        }
+        line.push_str(word);
+        line.push(' ');
+    }
+    let _ = write!(stream, " ({}) Tj ET", escape(&line));
+    stream
+}
+
+fn assemble(objects: &[String]) -> Vec<u8> {
+    let mut file = "%PDF-1.4\n".to_owned();
+    let mut offsets = Vec::new();
+    for (index, object) in objects.iter().enumerate() {
+        offsets.push(file.len());
+        let _ = write!(file, "{} 0 obj\n{object}\nendobj\n", index + 1);
+    }
+    let table = file.len();
+    let _ = write!(file, "xref\n0 {}\n0000000000 65535 f \n", objects.len() + 1);
+    for offset in offsets {
+        let _ = writeln!(file, "{offset:010} 00000 n ");
+    }
+    let _ = write!(
+        file,
+        "trailer << /Size {} /Root 1 0 R >>\nstartxref\n{table}\n%%EOF\n",
+        objects.len() + 1
+    );
+    file.into_bytes()
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('(', "\\(")
+        .replace(')', "\\)")
+}

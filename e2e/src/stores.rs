@@ -1,0 +1,107 @@
+//! Clients of the test-bed's stores, as the tests and the demo read them.
+//!
+//! Nothing here goes through the worker: what a test asserts is what the stores themselves hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use milvus::v2::ClientV2;
+use milvus::v2::prelude::{ConnectConfig, RetryConfig};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{ObjectStoreExt, PutPayload};
+
+use crate::testbed::artifacts::MINILM;
+use crate::testbed::{Endpoints, Testbed};
+
+/// The bucket of originals and page images: LAYRA's.
+pub const BUCKET: &str = "minio-file";
+/// The bucket that models are served from.
+pub const MODELS: &str = "models";
+/// The database of documents: LAYRA's.
+pub const DATABASE: &str = "mongodb";
+
+/// One client for each store.
+#[derive(Clone)]
+pub struct Stores {
+    /// Where the servers are.
+    pub endpoints: Endpoints,
+    /// Vectors.
+    pub milvus: ClientV2,
+    /// Documents and knowledge bases.
+    pub mongodb: mongodb::Database,
+    /// Originals and page images.
+    pub objects: Arc<AmazonS3>,
+    /// LAYRA's progress display.
+    pub redis: redis::aio::ConnectionManager,
+}
+
+impl Stores {
+    /// Makes the buckets and serves the model, where that is not done yet, and connects.
+    pub async fn prepare(testbed: &Testbed) -> Result<Self> {
+        testbed.create_bucket(BUCKET).await?;
+        testbed.create_bucket(MODELS).await?;
+        let models = bucket(testbed.endpoints(), MODELS)?;
+        for entry in std::fs::read_dir(MINILM.path(testbed.settings()))? {
+            let file = entry?.path();
+            let Some(name) = file.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let key = object_store::path::Path::from(format!("minilm/{name}"));
+            let size = file.metadata()?.len();
+            if file.is_file()
+                && models
+                    .head(&key)
+                    .await
+                    .map_or(true, |head| head.size != size)
+            {
+                models
+                    .put(&key, PutPayload::from(std::fs::read(&file)?))
+                    .await?;
+            }
+        }
+        Self::connect(testbed.endpoints()).await
+    }
+
+    /// Connects to every store.
+    pub async fn connect(endpoints: &Endpoints) -> Result<Self> {
+        let retry = RetryConfig::new().max_attempts(5);
+        let milvus = ClientV2::new(
+            &ConnectConfig::new()
+                .uri(&endpoints.milvus)
+                .rpc_timeout(Duration::from_mins(1))
+                .retry(retry),
+        )
+        .await
+        .context("connecting to Milvus")?;
+        let mongodb = mongodb::Client::with_uri_str(&endpoints.mongodb_uri)
+            .await
+            .context("connecting to MongoDB")?
+            .database(DATABASE);
+        let redis = redis::Client::open(endpoints.redis_uri.as_str())?
+            .get_connection_manager()
+            .await
+            .context("connecting to Redis")?;
+        Ok(Self {
+            endpoints: endpoints.clone(),
+            milvus,
+            mongodb,
+            objects: Arc::new(bucket(endpoints, BUCKET)?),
+            redis,
+        })
+    }
+}
+
+/// A client of one bucket.
+pub fn bucket(endpoints: &Endpoints, name: &str) -> Result<AmazonS3> {
+    AmazonS3Builder::new()
+        .with_endpoint(&endpoints.s3.endpoint)
+        .with_region("us-east-1")
+        .with_bucket_name(name)
+        .with_access_key_id(&endpoints.s3.access_key)
+        .with_secret_access_key(&endpoints.s3.secret_key)
+        .with_allow_http(true)
+        .with_virtual_hosted_style_request(false)
+        .build()
+        .context("S3 client")
+}

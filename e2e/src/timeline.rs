@@ -1,0 +1,140 @@
+//! What was seen while a pipeline worked, second by second.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use futures::TryStreamExt;
+use mongodb::bson::{Document, doc};
+
+use crate::cluster::Scene;
+use crate::memory;
+use crate::stores::Stores;
+
+/// One look at the pipeline.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Seconds since the timeline began.
+    pub second: f64,
+    /// Tasks that are not yet done, as the operator reports them; unknown at first.
+    pub lag: Option<i64>,
+    /// Workers that the operator asks for.
+    pub desired: i32,
+    /// Workers that are ready.
+    pub ready: i32,
+    /// Pages stored so far.
+    pub pages: u64,
+}
+
+/// Samples and the operator's reasons, in order.
+pub struct Timeline {
+    start: Instant,
+    /// The samples.
+    pub samples: Vec<Sample>,
+    /// Second and sentence of each scaling decision.
+    pub decisions: Vec<(f64, String)>,
+    /// The product's processes and the most memory that one of each took, in bytes.
+    pub memory: BTreeMap<String, u64>,
+    last_desired: Option<i32>,
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            samples: Vec::new(),
+            decisions: Vec::new(),
+            memory: BTreeMap::new(),
+            last_desired: None,
+        }
+    }
+}
+
+impl Timeline {
+    /// Looks once and remembers what was seen.
+    pub async fn look(
+        &mut self,
+        scene: &Scene,
+        pipeline: &str,
+        stores: &Stores,
+        knowledge_base: &str,
+    ) -> Result<Sample> {
+        let status = scene.get(pipeline).await?.status.unwrap_or_default();
+        memory::note_peaks(&mut self.memory);
+        let second = self.start.elapsed().as_secs_f64();
+        let desired = status
+            .scaling
+            .as_ref()
+            .map_or(0, |scaling| scaling.desired_replicas);
+        if let Some(scaling) = &status.scaling
+            && self.last_desired != Some(desired)
+        {
+            self.decisions.push((second, scaling.message.clone()));
+            self.last_desired = Some(desired);
+        }
+        let sample = Sample {
+            second,
+            lag: status.lag,
+            desired,
+            ready: status.ready_replicas.unwrap_or(0),
+            pages: stored_pages(stores, knowledge_base).await?,
+        };
+        self.samples.push(sample.clone());
+        Ok(sample)
+    }
+
+    /// Pages per second over the last `window`.
+    #[must_use]
+    pub fn pages_per_second(&self, window: Duration) -> f64 {
+        let Some(last) = self.samples.last() else {
+            return 0.0;
+        };
+        let since = last.second - window.as_secs_f64();
+        let first = self
+            .samples
+            .iter()
+            .find(|sample| sample.second >= since)
+            .unwrap_or(last);
+        let seconds = last.second - first.second;
+        if seconds > 0.0 {
+            (last.pages - first.pages) as f64 / seconds
+        } else {
+            0.0
+        }
+    }
+
+    /// Pages per second from the first stored page to the last.
+    #[must_use]
+    pub fn mean_pages_per_second(&self) -> f64 {
+        let Some(last) = self.samples.last() else {
+            return 0.0;
+        };
+        let begin = self.samples.iter().rev().find(|sample| sample.pages == 0);
+        let end = self
+            .samples
+            .iter()
+            .find(|sample| sample.pages == last.pages);
+        match (begin, end) {
+            (Some(begin), Some(end)) if end.second > begin.second => {
+                last.pages as f64 / (end.second - begin.second)
+            }
+            _ => 0.0,
+        }
+    }
+}
+
+/// Pages of a knowledge base that MongoDB lists.
+pub async fn stored_pages(stores: &Stores, knowledge_base: &str) -> Result<u64> {
+    let files: Vec<Document> = stores
+        .mongodb
+        .collection::<Document>("files")
+        .find(doc! {"knowledge_db_id": knowledge_base})
+        .projection(doc! {"images.page_number": 1})
+        .await?
+        .try_collect()
+        .await?;
+    Ok(files
+        .iter()
+        .map(|file| file.get_array("images").map_or(0, Vec::len) as u64)
+        .sum())
+}

@@ -1,0 +1,103 @@
+//! The worker's own commands, run on this machine with the configuration of a pipeline.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::cluster::Scene;
+use crate::testbed::Testbed;
+use crate::testbed::artifacts::PDFIUM;
+use crate::testbed::settings::repository;
+
+/// One page found.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Hit {
+    /// Name of the document.
+    pub file: String,
+    /// Page, 1-based.
+    pub page: u64,
+    /// `MaxSim` of the question and the page.
+    pub score: f64,
+}
+
+/// `layra-worker` with a pipeline's configuration and secrets.
+pub struct WorkerCli {
+    binary: PathBuf,
+    directory: TempDir,
+    pdfium: PathBuf,
+}
+
+impl WorkerCli {
+    /// Takes the configuration from the pipeline's ConfigMap.
+    pub async fn of_pipeline(scene: &Scene, testbed: &Testbed, pipeline: &str) -> Result<Self> {
+        let map = scene
+            .api::<ConfigMap>()
+            .get(&format!("{pipeline}-worker"))
+            .await?;
+        let config = map
+            .data
+            .and_then(|mut data| data.remove("worker.yaml"))
+            .context("worker.yaml in the ConfigMap")?;
+        let endpoints = testbed.endpoints();
+        let directory = TempDir::new()?;
+        std::fs::write(directory.path().join("worker.yaml"), config)?;
+        for (kind, key, value) in [
+            ("object-store", "accessKey", &endpoints.s3.access_key),
+            ("object-store", "secretKey", &endpoints.s3.secret_key),
+            ("mongodb", "uri", &endpoints.mongodb_uri),
+            ("redis", "uri", &endpoints.redis_uri),
+        ] {
+            let secret = directory.path().join("secrets").join(kind);
+            std::fs::create_dir_all(&secret)?;
+            std::fs::write(secret.join(key), value)?;
+        }
+        Ok(Self {
+            binary: repository().join("dist/layra-worker"),
+            directory,
+            pdfium: PDFIUM.path(testbed.settings()).join("libpdfium.so"),
+        })
+    }
+
+    /// `layra-worker search`.
+    pub async fn search(&self, question: &str, knowledge_base: &str, top: u32) -> Result<Vec<Hit>> {
+        let top = top.to_string();
+        let output = self
+            .run(&[
+                "search",
+                question,
+                "--knowledge-base",
+                knowledge_base,
+                "--top",
+                &top,
+                "--output",
+                "json",
+            ])
+            .await?;
+        serde_json::from_str(&output).with_context(|| format!("the answer is no JSON: {output}"))
+    }
+
+    /// Runs a command to its end and gives its standard output.
+    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let directory = self.directory.path();
+        let output = tokio::process::Command::new(&self.binary)
+            .args(arguments)
+            .arg("--config")
+            .arg(directory.join("worker.yaml"))
+            .arg("--secrets")
+            .arg(directory.join("secrets"))
+            .arg("--cache-dir")
+            .arg(directory.join("cache"))
+            .env("LAYRA_PDFIUM", &self.pdfium)
+            .output()
+            .await?;
+        ensure!(
+            output.status.success(),
+            "layra-worker {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}

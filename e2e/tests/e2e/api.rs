@@ -1,0 +1,149 @@
+//! What the API server itself refuses and explains.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::scene::Stage;
+
+#[tokio::test]
+async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() -> Result<()> {
+    let stage = Stage::new("invalid").await?;
+    let result = async {
+        let cases: [(Value, &str); 12] = [
+            (
+                json!({"scaling": {"maxReplicas": 5}}),
+                "Raise partitions or lower maxReplicas",
+            ),
+            (
+                json!({"scaling": {"minReplicas": 3}}),
+                "must not exceed scaling.maxReplicas",
+            ),
+            (
+                json!({"scaling": {"replicas": 1}}),
+                "need scaling.mode: Manual",
+            ),
+            (
+                json!({"stores": {"milvus": {"index": {"m": 3}}}}),
+                "greater than or equal to 4",
+            ),
+            (
+                json!({"stores": {"milvus": {"index": {"m": 65}}}}),
+                "less than or equal to 64",
+            ),
+            (
+                json!({"stores": {"milvus": {"index": {"efConstruction": 7}}}}),
+                "greater than or equal to 8",
+            ),
+            (
+                json!({"stores": {"milvus": {"collection": "all"}}}),
+                "around one {knowledge_db_id}",
+            ),
+            (
+                json!({"embedding": {"model": {"family": "colqwen9"}}}),
+                "Unsupported value: \"colqwen9\"",
+            ),
+            (
+                json!({"embedding": {"model": {"uri": "http://somewhere"}}}),
+                "spec.embedding.model.uri",
+            ),
+            (
+                json!({"documents": {"render": {"dpi": [{"below": 9, "dpi": 100}]}}}),
+                "one rule without `below`",
+            ),
+            (
+                json!({"source": {"kafka": {"partitions": 0}}}),
+                "greater than or equal to 1",
+            ),
+            (
+                json!({"source": {"kafka": {"bootstrapServers": null}}}),
+                "bootstrapServers: Required value",
+            ),
+        ];
+        for (patch, sentence) in cases {
+            let object = stage.pipeline(&json!({"spec": patch}));
+            let error = stage
+                .scene
+                .apply(&object)
+                .await
+                .err()
+                .with_context(|| format!("accepted: {patch}"))?;
+            let text = format!("{error:#}");
+            ensure!(text.contains(sentence), "{patch}: {text}");
+        }
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn the_topic_of_an_object_cannot_be_changed() -> Result<()> {
+    let stage = Stage::new("topic").await?;
+    let result = async {
+        stage.scene.apply(&stage.pipeline(&json!({}))).await?;
+        let other = stage.pipeline(&json!({"spec": {"source": {"kafka": {"topic": "other"}}}}));
+        let error = stage.scene.apply(&other).await.err().context("accepted")?;
+        ensure!(
+            format!("{error:#}").contains("topic cannot be changed"),
+            "{error:#}"
+        );
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn kubectl_explains_and_lists() -> Result<()> {
+    let stage = Stage::new("explain").await?;
+    let result = async {
+        let text = stage
+            .scene
+            .kubectl(&["explain", "ipl.spec.stores.milvus.index"])
+            .await?;
+        ensure!(
+            text.contains("efConstruction") && text.contains("Default: 500"),
+            "{text}"
+        );
+        stage.scene.apply(&stage.pipeline(&json!({}))).await?;
+        let table = stage.scene.kubectl(&["get", "layra"]).await?;
+        for column in [
+            "READY",
+            "REPLICAS",
+            "LAG",
+            "MODEL",
+            "AGE",
+            "minilm",
+            &stage.name,
+        ] {
+            ensure!(table.contains(column), "{column} in {table}");
+        }
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn the_examples_are_accepted() -> Result<()> {
+    let stage = Stage::new("examples").await?;
+    let result = async {
+        for example in ["minimal", "full"] {
+            let path = format!(
+                "{}/../docs/examples/{example}.yaml",
+                env!("CARGO_MANIFEST_DIR")
+            );
+            let dry = [
+                "apply",
+                "--dry-run=server",
+                "--validate=strict",
+                "-f",
+                &path,
+            ];
+            stage.scene.kubectl(&dry).await.context(example)?;
+        }
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}

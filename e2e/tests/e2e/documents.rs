@@ -1,0 +1,192 @@
+//! Documents good and bad, delivered once, twice, or while processes die.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use layra_e2e::cluster::eventually;
+use layra_e2e::layra::Upload;
+use layra_e2e::pdf;
+use serde_json::json;
+
+use crate::scene::Stage;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+#[tokio::test]
+async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason() -> Result<()> {
+    let stage = Stage::new("bad").await?;
+    let result = async {
+        stage.apply_until_ready(&json!({})).await?;
+        let user = stage.user().await?;
+        let good = pdf::with_pages(&["A good page.", "Another good page."]);
+
+        user.send(b"this is no JSON").await?;
+        user.send(br#"{"task_id": "alice_1", "username": "alice"}"#)
+            .await?;
+        user.send(br#"{"type": "workflow", "task_id": "alice_2", "workflow_data": {}}"#)
+            .await?;
+        let mut missing = user.put("missing.pdf", good.clone()).await?;
+        missing.key = "alice_nowhere.pdf".to_owned();
+        user.send_task(&missing).await?;
+        let bad = [
+            user.upload_bytes("empty.pdf", Vec::new()).await?,
+            user.upload_bytes("truncated.pdf", good[..40].to_vec())
+                .await?,
+            user.upload_bytes("encrypted.pdf", include_bytes!("encrypted.pdf").to_vec())
+                .await?,
+            user.upload_bytes(
+                "noise.xyz",
+                (0..4096_u32).map(|i| (i * 31 % 251) as u8).collect(),
+            )
+            .await?,
+        ];
+        let after = user.upload_bytes("good.pdf", good).await?;
+
+        stage.wait_tasks(&[after], "completed", 3 * MINUTE).await?;
+        stage.wait_tasks(&bad, "failed", MINUTE).await?;
+        let dead_letters = format!("{}.dlq", stage.topic());
+        let letters = eventually("seven dead letters", MINUTE, async || {
+            let letters = stage.messages(&dead_letters)?;
+            Ok((letters.len() >= 7).then_some(letters))
+        })
+        .await?;
+        ensure!(
+            letters.len() == 7,
+            "the workflow message is LAYRA's: {letters:#?}"
+        );
+        let reason_of = |needle: &str| -> Result<&str> {
+            let letter = letters
+                .iter()
+                .find(|letter| letter.value.contains(needle))
+                .with_context(|| format!("a dead letter with {needle}"))?;
+            for name in [
+                "layra-error-message",
+                "layra-error-stage",
+                "layra-origin-partition",
+                "layra-origin-offset",
+            ] {
+                ensure!(
+                    letter.header(name).is_some(),
+                    "{needle} lacks {name}: {letter:?}"
+                );
+            }
+            ensure!(letter.header("layra-origin-topic") == Some(stage.topic().as_str()));
+            letter
+                .header("layra-error-reason")
+                .context("layra-error-reason")
+        };
+        for (needle, reason) in [
+            ("this is no JSON", "NotJson"),
+            ("alice_1", "InvalidTask"),
+            ("alice_nowhere.pdf", "ObjectNotFound"),
+            ("empty.pdf", "Empty"),
+            ("truncated.pdf", "Damaged"),
+            ("encrypted.pdf", "Encrypted"),
+            ("noise.xyz", "Unsupported"),
+        ] {
+            let found = reason_of(needle)?;
+            ensure!(found == reason, "{needle}: {found}, expected {reason}");
+        }
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.total_pages() == 2, "{audit:?}");
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn a_task_that_is_delivered_twice_is_stored_once() -> Result<()> {
+    let stage = Stage::new("twice").await?;
+    let result = async {
+        stage.apply_until_ready(&json!({})).await?;
+        let user = stage.user().await?;
+        let upload = user
+            .upload_bytes("twice.pdf", pdf::with_pages(&["One.", "Two.", "Three."]))
+            .await?;
+        stage
+            .wait_tasks(std::slice::from_ref(&upload), "completed", 2 * MINUTE)
+            .await?;
+        user.send_task(&upload).await?;
+        user.send_task(&upload).await?;
+        wait_done(&stage).await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.total_pages() == 3 && audit.vectors == 3, "{audit:?}");
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn operator_and_workers_that_are_killed_in_the_middle_lose_nothing() -> Result<()> {
+    let stage = Stage::new("kill").await?;
+    let result = async {
+        stage
+            .apply_until_ready(&json!({"spec": {"scaling": {"minReplicas": 1}}}))
+            .await?;
+        let user = stage.user().await?;
+        let mut uploads: Vec<Upload> = Vec::new();
+        for document in 0..12 {
+            let texts: Vec<String> = (0..6)
+                .map(|page| format!("Document {document}, page {page}: {}", "words ".repeat(150)))
+                .collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            uploads.push(
+                user.upload_bytes(&format!("doc{document}.pdf"), pdf::with_pages(&texts))
+                    .await?,
+            );
+        }
+        eventually("some pages stored", 2 * MINUTE, async || {
+            let pages =
+                layra_e2e::timeline::stored_pages(&stage.stores, &user.knowledge_base).await?;
+            Ok((pages >= 6).then_some(()))
+        })
+        .await?;
+        stage.scene.kill_operator().await?;
+        let pods = stage.scene.worker_pods(&stage.name).await?;
+        let now = DeleteParams {
+            grace_period_seconds: Some(0),
+            ..DeleteParams::default()
+        };
+        for pod in pods {
+            stage
+                .scene
+                .api::<k8s_openapi::api::core::v1::Pod>()
+                .delete(&pod.name_any(), &now)
+                .await?;
+        }
+        stage.wait_tasks(&uploads, "completed", 5 * MINUTE).await?;
+        wait_done(&stage).await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(
+            audit.pages.len() == 12 && audit.pages.values().all(|pages| *pages == 6),
+            "{audit:?}"
+        );
+        stage
+            .scene
+            .wait_condition(&stage.name, "Ready", "True", "", 2 * MINUTE)
+            .await?;
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+/// Waits until the operator has seen that no task is left.
+async fn wait_done(stage: &Stage) -> Result<()> {
+    // A lag that was read before the last message was sent does not count.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    stage
+        .scene
+        .wait_status(&stage.name, "no task left", 3 * MINUTE, |status| {
+            status.lag == Some(0)
+        })
+        .await?;
+    Ok(())
+}

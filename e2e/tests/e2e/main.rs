@@ -1,0 +1,9 @@
+//! End to end on the test-bed: real Kubernetes, Kafka, Milvus, MongoDB wire server, S3 and Redis.
+//!
+//! Every assertion reads the servers themselves. `cargo e2e` starts what these tests need.
+
+mod api;
+mod documents;
+mod lifecycle;
+mod scene;
+mod trouble;

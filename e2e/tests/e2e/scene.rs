@@ -1,0 +1,192 @@
+//! What the tests share: one namespace with one operator, and helpers that read the servers.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use layra_e2e::audit::Audit;
+use layra_e2e::cluster::{Scene, eventually};
+use layra_e2e::layra::{Upload, User, random_id};
+use layra_e2e::stores::Stores;
+use layra_e2e::testbed::{Images, Testbed};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use redis::AsyncCommands;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+/// The namespace is made once a test run; the operator in it serves all tests.
+static OPENED: OnceCell<Images> = OnceCell::const_new();
+const NAMESPACE: &str = "e2e";
+
+/// A message as it was read back.
+#[derive(Debug)]
+pub struct Letter {
+    pub value: String,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Letter {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// One test's view of the test-bed, with names of its own.
+pub struct Stage {
+    pub testbed: Testbed,
+    pub scene: Scene,
+    pub stores: Stores,
+    /// Name of the test's pipeline and prefix of its topics.
+    pub name: String,
+}
+
+impl Stage {
+    pub async fn new(name: &str) -> Result<Self> {
+        let testbed = Testbed::obtain().await?;
+        let stores = Stores::prepare(&testbed).await?;
+        let open = async || {
+            let images = testbed.images().await?;
+            Scene::open(&testbed, &images, NAMESPACE).await?;
+            anyhow::Ok(images)
+        };
+        let images = OPENED
+            .get_or_try_init(open)
+            .await
+            .context("opening the namespace")?;
+        let scene = Scene::attach(&testbed, images, NAMESPACE).await?;
+        let id = random_id();
+        Ok(Self {
+            testbed,
+            scene,
+            stores,
+            name: format!("{name}-{}", &id[..6]),
+        })
+    }
+
+    /// The test's pipeline, changed by `patch`.
+    pub fn pipeline(&self, patch: &Value) -> Value {
+        self.scene.pipeline(&self.name, &self.topic(), patch)
+    }
+
+    pub fn topic(&self) -> String {
+        format!("{}-tasks", self.name)
+    }
+
+    /// Applies the pipeline and waits until it is Ready.
+    pub async fn apply_until_ready(&self, patch: &Value) -> Result<()> {
+        self.scene.apply(&self.pipeline(patch)).await?;
+        self.scene
+            .wait_condition(&self.name, "Ready", "True", "", Duration::from_secs(90))
+            .await?;
+        Ok(())
+    }
+
+    pub async fn user(&self) -> Result<User> {
+        User::with_knowledge_base(&self.stores, &self.topic(), "alice", &random_id()).await
+    }
+
+    pub async fn audit(&self, user: &User) -> Result<Audit> {
+        let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));
+        Audit::of(&self.stores, &user.knowledge_base, &collection).await
+    }
+
+    /// Waits until LAYRA's progress display says `status` for every upload.
+    pub async fn wait_tasks(
+        &self,
+        uploads: &[Upload],
+        status: &str,
+        limit: Duration,
+    ) -> Result<()> {
+        eventually(
+            &format!("{} tasks to be {status}", uploads.len()),
+            limit,
+            async || {
+                let mut redis = self.stores.redis.clone();
+                for upload in uploads {
+                    let now: String = redis
+                        .hget(format!("task:{}", upload.task_id), "status")
+                        .await?;
+                    if now != status {
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(()))
+            },
+        )
+        .await
+    }
+
+    /// Partitions of a topic, or none when it does not exist.
+    pub fn partitions(&self, topic: &str) -> Result<Option<usize>> {
+        let consumer = self.consumer()?;
+        let metadata = consumer.fetch_metadata(None, Duration::from_secs(10))?;
+        Ok(metadata
+            .topics()
+            .iter()
+            .find(|t| t.name() == topic)
+            .map(|t| t.partitions().len()))
+    }
+
+    fn consumer(&self) -> Result<BaseConsumer> {
+        Ok(ClientConfig::new()
+            .set("bootstrap.servers", &self.testbed.endpoints().kafka)
+            .set("group.id", "e2e-reader")
+            .set("enable.auto.commit", "false")
+            .create()?)
+    }
+
+    /// All messages of a topic.
+    pub fn messages(&self, topic: &str) -> Result<Vec<Letter>> {
+        let consumer = self.consumer()?;
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10))?;
+        let partitions = metadata.topics()[0].partitions();
+        let mut assignment = TopicPartitionList::new();
+        let mut expected = 0;
+        for partition in partitions {
+            assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
+            let (low, high) =
+                consumer.fetch_watermarks(topic, partition.id(), Duration::from_secs(10))?;
+            expected += high - low;
+        }
+        consumer.assign(&assignment)?;
+        let mut messages = Vec::new();
+        while i64::try_from(messages.len())? < expected {
+            let message = consumer
+                .poll(Duration::from_secs(10))
+                .context("a message within 10 s")??;
+            messages.push(Letter {
+                value: String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned(),
+                headers: headers(&message),
+            });
+        }
+        Ok(messages)
+    }
+
+    /// Shows the pods' logs when a test fails, and deletes the pipeline in any case.
+    pub async fn finish(self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            eprintln!("{}", self.scene.logs().await);
+        }
+        let pipelines = self.scene.api::<layra_crds::IngestionPipeline>();
+        let _ = pipelines
+            .delete(&self.name, &kube::api::DeleteParams::default())
+            .await;
+        result
+    }
+}
+
+fn headers(message: &BorrowedMessage<'_>) -> Vec<(String, String)> {
+    message
+        .headers()
+        .into_iter()
+        .flat_map(|headers| headers.iter())
+        .map(|header| {
+            let value = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
+            (header.key.to_owned(), value)
+        })
+        .collect()
+}
