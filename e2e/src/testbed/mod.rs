@@ -6,6 +6,7 @@ mod external;
 mod images;
 mod kubernetes;
 mod lock;
+mod logs;
 mod prerequisites;
 mod process;
 mod progress;
@@ -20,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use futures::future::{join_all, try_join, try_join_all};
 
 pub use images::{Images, dist};
+pub use logs::print_logs;
 pub use prerequisites::{check as check_prerequisites, is_root};
 pub use process::{Daemon, Signal};
 pub use progress::Progress;
@@ -325,6 +327,11 @@ async fn tear_down(settings: &Settings) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(settings.state.join("log"))?;
+    if settings.pod_logs().exists() {
+        let kept = settings.state.join("log/pods");
+        fs::remove_dir_all(&kept).or_else(absent_is_fine)?;
+        fs::rename(settings.pod_logs(), kept).context("keeping the logs of pods")?;
+    }
     kubernetes::down(settings).await?;
     for daemon in Daemon::recorded(settings)? {
         // Nothing here is worth a graceful end: a loaded Milvus takes most of a minute for it.

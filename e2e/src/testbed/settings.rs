@@ -79,6 +79,11 @@ impl Settings {
         self.state.join("kubeconfig")
     }
 
+    /// The logs of containers, as the kubelet writes them.
+    pub(super) fn pod_logs(&self) -> PathBuf {
+        self.state.join("kubernetes/pod-logs")
+    }
+
     /// The data folder of a service.
     pub(super) fn data(&self, service: &str) -> PathBuf {
         self.state.join("data").join(service)

@@ -1,0 +1,192 @@
+//! `cargo e2e`: every check and test of the repository, from formatting to the tests on real
+//! servers. What the servers need is downloaded and built while cargo compiles.
+
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use layra_e2e::testbed::settings::repository;
+use layra_e2e::testbed::{Settings, Testbed, artifacts, check_prerequisites, print_logs};
+use tokio::process::Command;
+
+/// Runs every check and test: formatting, lints, unit tests, end-to-end tests on real servers.
+#[derive(Parser)]
+#[command(name = "cargo e2e", bin_name = "cargo e2e")]
+struct Arguments {
+    /// Stop before the tests that need servers.
+    #[arg(long, conflicts_with = "filter")]
+    fast: bool,
+    /// Run only the end-to-end tests whose name contains this.
+    filter: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let start = Instant::now();
+    let settings = Settings::from_env()?;
+    let was_running = Testbed::find().await?.is_some();
+    if !was_running {
+        check_prerequisites()?;
+    }
+
+    let mut report = Report::default();
+    let provided = tokio::spawn(provide(settings.clone()));
+    if arguments.filter.is_none() {
+        check_sources(&mut report).await;
+    }
+    let provided = async { provided.await.context("making the artifacts")? };
+    if report.phase("artifacts", provided).await.is_some() {
+        if arguments.filter.is_none() {
+            let tests = [
+                "test",
+                "--workspace",
+                "--exclude",
+                "layra-e2e",
+                "--no-fail-fast",
+            ];
+            report
+                .phase("unit tests", cargo(&tests, &cached_files(&settings)))
+                .await;
+        }
+        if !arguments.fast {
+            let filter = arguments.filter.as_deref();
+            test_on_servers(&mut report, &settings, filter, was_running).await;
+        }
+    }
+    Ok(report.print(start.elapsed()))
+}
+
+async fn provide(settings: Settings) -> Result<()> {
+    artifacts::provide(&settings, artifacts::ALL).await
+}
+
+/// All that needs no server and no model: it overlaps with the making of the artifacts.
+async fn check_sources(report: &mut Report) {
+    report
+        .phase("format", cargo(&["fmt", "--all", "--check"], &[]))
+        .await;
+    let lints = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    report.phase("lints", cargo(&lints, &[])).await;
+    let compile = ["test", "--workspace", "--no-run", "--quiet"];
+    report.phase("compile", cargo(&compile, &[])).await;
+}
+
+/// A bed that this run started is stopped again.
+async fn test_on_servers(
+    report: &mut Report,
+    settings: &Settings,
+    filter: Option<&str>,
+    was_running: bool,
+) {
+    let Some(testbed) = report.phase("test-bed", Testbed::obtain()).await else {
+        return;
+    };
+    if let Some(images) = report.phase("images", testbed.images()).await {
+        let mut arguments = vec!["test", "--package", "layra-e2e", "--no-fail-fast", "--"];
+        arguments.push("--test-threads=1");
+        arguments.extend(filter);
+        let mut variables = cached_files(settings);
+        variables.push(("LAYRA_E2E_OPERATOR_IMAGE", images.operator));
+        variables.push(("LAYRA_E2E_WORKER_IMAGE", images.worker));
+        let tests = cargo(&arguments, &variables);
+        if report.phase("end-to-end tests", tests).await.is_none() {
+            print_logs(settings);
+        }
+    }
+    if !was_running {
+        report.phase("stop", Testbed::down()).await;
+    }
+}
+
+/// What tests read from the cache.
+fn cached_files(settings: &Settings) -> Vec<(&'static str, String)> {
+    let library = artifacts::PDFIUM.path(settings).join("libpdfium.so");
+    let model = artifacts::MINILM.path(settings);
+    vec![
+        ("LAYRA_PDFIUM", library.display().to_string()),
+        ("LAYRA_MINILM", model.display().to_string()),
+    ]
+}
+
+async fn cargo(arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
+    let status = Command::new("cargo")
+        .args(arguments)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .current_dir(repository())
+        .stdin(Stdio::null())
+        .status()
+        .await
+        .context("starting cargo")?;
+    ensure!(
+        status.success(),
+        "cargo {} failed ({status})",
+        arguments.join(" ")
+    );
+    Ok(())
+}
+
+/// What was done, and how it ended.
+#[derive(Default)]
+struct Report {
+    phases: Vec<Phase>,
+}
+
+struct Phase {
+    name: &'static str,
+    duration: Duration,
+    succeeded: bool,
+}
+
+impl Report {
+    /// Runs one phase. A failure is printed and remembered; none is returned then.
+    async fn phase<T>(
+        &mut self,
+        name: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Option<T> {
+        println!("=== {name}");
+        let start = Instant::now();
+        let result = work.await;
+        if let Err(error) = &result {
+            println!("=== {name} failed: {error:#}");
+        }
+        self.phases.push(Phase {
+            name,
+            duration: start.elapsed(),
+            succeeded: result.is_ok(),
+        });
+        result.ok()
+    }
+
+    /// The closing lines and the exit code.
+    fn print(&self, total: Duration) -> ExitCode {
+        println!("\n{:<20}{:>9}", "phase", "seconds");
+        for Phase {
+            name,
+            duration,
+            succeeded,
+        } in &self.phases
+        {
+            let verdict = if *succeeded { "ok" } else { "FAILED" };
+            println!("{name:<20}{:>9.1}  {verdict}", duration.as_secs_f32());
+        }
+        let succeeded = self.phases.iter().all(|phase| phase.succeeded);
+        let verdict = if succeeded { "ok" } else { "FAILED" };
+        println!("{:<20}{:>9.1}  {verdict}", "total", total.as_secs_f32());
+        if succeeded {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
