@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use layra_e2e::testbed::settings::repository;
-use layra_e2e::testbed::{Settings, Testbed, artifacts, check_prerequisites, print_logs};
+use layra_e2e::testbed::{Images, Settings, Testbed, artifacts, check_prerequisites, print_logs};
+use serde::Deserialize;
 use tokio::process::Command;
+
+/// The package whose integration tests need servers.
+const HARNESS: &str = env!("CARGO_PKG_NAME");
 
 /// Runs every check and test: formatting, lints, unit tests, end-to-end tests on real servers.
 #[derive(Parser)]
@@ -92,13 +96,7 @@ async fn test_on_servers(
         return;
     };
     if let Some(images) = report.phase("images", testbed.images()).await {
-        let mut arguments = vec!["test", "--package", "layra-e2e", "--no-fail-fast", "--"];
-        arguments.push("--test-threads=1");
-        arguments.extend(filter);
-        let mut variables = cached_files(settings);
-        variables.push(("LAYRA_E2E_OPERATOR_IMAGE", images.operator));
-        variables.push(("LAYRA_E2E_WORKER_IMAGE", images.worker));
-        let tests = cargo(&arguments, &variables);
+        let tests = end_to_end_tests(settings, &images, filter);
         if report.phase("end-to-end tests", tests).await.is_none() {
             print_logs(settings);
         }
@@ -106,6 +104,71 @@ async fn test_on_servers(
     if !was_running {
         report.phase("stop", Testbed::down()).await;
     }
+}
+
+/// All tests but those of this crate that need servers. Tests are selected by target, not by
+/// package: with fewer packages cargo would compile the shared dependencies again.
+async fn unit_tests(settings: &Settings) -> Result<()> {
+    let mut arguments = vec!["test", "--workspace", "--no-fail-fast", "--lib", "--bins"];
+    let targets = test_targets(|package| package != HARNESS).await?;
+    arguments.extend(targets.iter().flat_map(|target| ["--test", target]));
+    cargo(&arguments, &cached_files(settings)).await
+}
+
+async fn end_to_end_tests(
+    settings: &Settings,
+    images: &Images,
+    filter: Option<&str>,
+) -> Result<()> {
+    let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
+    let targets = test_targets(|package| package == HARNESS).await?;
+    arguments.extend(targets.iter().flat_map(|target| ["--test", target]));
+    arguments.extend(["--", "--test-threads=1"]);
+    arguments.extend(filter);
+    let mut variables = cached_files(settings);
+    variables.push(("LAYRA_E2E_OPERATOR_IMAGE", images.operator.clone()));
+    variables.push(("LAYRA_E2E_WORKER_IMAGE", images.worker.clone()));
+    cargo(&arguments, &variables).await
+}
+
+/// The names of the integration tests of some packages.
+async fn test_targets(of_package: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let output = Command::new("cargo")
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(repository())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .await?;
+    ensure!(output.status.success(), "cargo metadata failed");
+    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata
+        .packages
+        .into_iter()
+        .filter(|package| of_package(&package.name));
+    let targets = packages.flat_map(|package| package.targets);
+    Ok(targets
+        .filter(|target| target.kind == ["test"])
+        .map(|target| target.name)
+        .collect())
+}
+
+/// What is read of cargo's description of the workspace.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
 }
 
 /// What tests read from the cache.
