@@ -14,10 +14,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use kube::{
-    Client, CustomResourceExt,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::{Client, CustomResourceExt, runtime::events::Reporter};
 use layra_crds::IngestionPipeline;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -121,13 +118,10 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
 
     let shared = Arc::new(Shared {
         kafka: kafka::KafkaClients::default(),
-        recorder: Recorder::new(
-            client.clone(),
-            Reporter {
-                controller: "layra-operator".to_owned(),
-                instance: Some(identity),
-            },
-        ),
+        reporter: Reporter {
+            controller: "layra-operator".to_owned(),
+            instance: Some(identity),
+        },
         client,
         metrics,
         worker_image: args.worker_image,

@@ -246,6 +246,11 @@ impl LastFailure {
 }
 
 impl ClientContext for LastFailure {
+    fn error(&self, error: ClientError, reason: &str) {
+        // The next reading says it too, and the pipeline's conditions show it.
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka");
         if facility == "FAIL" {

@@ -20,7 +20,7 @@ use std::{
 use jiff::Timestamp;
 use kube::{
     Client, ResourceExt,
-    runtime::{controller::Action, events::Recorder},
+    runtime::{controller::Action, events::Reporter},
 };
 use layra_crds::{ConfigError, IngestionPipeline};
 
@@ -48,8 +48,8 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     /// For Kafka.
     pub(crate) kafka: KafkaClients,
-    /// For events.
-    pub(crate) recorder: Recorder,
+    /// Whom events come from.
+    pub(crate) reporter: Reporter,
     /// For Prometheus.
     pub(crate) metrics: Metrics,
     /// The image of workers whose spec names none.

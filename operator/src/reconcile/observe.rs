@@ -21,8 +21,8 @@ use crate::{
 
 /// How old a Secret may be; a rotated one is seen after this long at the latest.
 const SECRET_AGE: SignedDuration = SignedDuration::from_secs(30);
-/// A missing Secret is looked for with every reconcile.
-const MISSING_SECRET_AGE: SignedDuration = SignedDuration::from_secs(4);
+/// A Secret that cannot be used is looked at with every reconcile.
+const UNUSABLE_SECRET_AGE: SignedDuration = SignedDuration::from_secs(4);
 /// For so long a cluster that stops answering counts as it was: one lost answer is no outage.
 const TOPICS_AGE: SignedDuration = SignedDuration::from_secs(30);
 /// How often indexes are compared, and how soon again after a failure.
@@ -190,10 +190,11 @@ async fn read_secrets(
     let mut read = Vec::new();
     for (kind, name) in named {
         let fresh = memory.secrets.get(name).filter(|(at, secret)| {
-            let allowed = if secret.is_some() {
+            let usable = secret.as_ref().is_some_and(|secret| has_keys(secret, kind));
+            let allowed = if usable {
                 SECRET_AGE
             } else {
-                MISSING_SECRET_AGE
+                UNUSABLE_SECRET_AGE
             };
             now.duration_since(*at) < allowed
         });
@@ -212,6 +213,13 @@ async fn read_secrets(
         read.push(ReadSecret::new(kind, name, result));
     }
     read
+}
+
+fn has_keys(secret: &Secret, kind: SecretKind) -> bool {
+    let data = secret.data.as_ref();
+    kind.required_keys()
+        .iter()
+        .all(|key| data.is_some_and(|data| data.contains_key(*key)))
 }
 
 fn secrets_hash(secrets: &[ReadSecret]) -> Option<String> {

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
+    runtime::events::Recorder,
 };
 use layra_crds::{API_GROUP, IngestionPipeline, IngestionPipelineStatus};
 use serde_json::json;
@@ -31,7 +32,10 @@ pub(super) async fn report(
     let reference = pipeline.object_ref(&());
     for note in notes {
         tracing::info!(reason = note.reason, message = note.message, "event");
-        if let Err(error) = context.recorder.publish(&note.to_event(), &reference).await {
+        // A recorder of its own for each: a shared one would show the first sentence of a reason
+        // for minutes, and a plan notes changes only.
+        let recorder = Recorder::new(context.client.clone(), context.reporter.clone());
+        if let Err(error) = recorder.publish(&note.to_event(), &reference).await {
             // The condition says it too; a lost event is no reason to repeat the reconcile.
             tracing::warn!(%error, reason = note.reason, "event not published");
         }

@@ -10,8 +10,28 @@ use layra_crds::{ConfigError, IngestionPipeline, WorkerConfig};
 pub(super) const FILE: &str = "worker.yaml";
 
 pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigError> {
+    Ok(ConfigMap {
+        metadata: super::metadata(pipeline),
+        data: Some(BTreeMap::from([(
+            FILE.to_owned(),
+            config(pipeline).to_yaml()?,
+        )])),
+        ..ConfigMap::default()
+    })
+}
+
+/// Hash of what a worker does differently with another configuration. The size of the topic is the
+/// operator's business: a worker follows it without a restart.
+pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
+    let mut config = config(pipeline);
+    config.source.kafka.partitions = 0;
+    config.source.kafka.replication_factor = 0;
+    super::hash_of(&config)
+}
+
+fn config(pipeline: &IngestionPipeline) -> WorkerConfig {
     let spec = &pipeline.spec;
-    let config = WorkerConfig {
+    WorkerConfig {
         pipeline: format!(
             "{}/{}",
             pipeline.namespace().unwrap_or_default(),
@@ -21,10 +41,5 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigErr
         documents: spec.documents.clone(),
         embedding: spec.embedding.clone(),
         stores: spec.stores.clone(),
-    };
-    Ok(ConfigMap {
-        metadata: super::metadata(pipeline),
-        data: Some(BTreeMap::from([(FILE.to_owned(), config.to_yaml()?)])),
-        ..ConfigMap::default()
-    })
+    }
 }

@@ -67,13 +67,12 @@ pub(crate) fn build(
     pipeline: &IngestionPipeline,
     inputs: &Inputs<'_>,
 ) -> Result<Workload, ConfigError> {
-    let config_map = config_map::build(pipeline)?;
-    let config_hash = hash_of(&config_map.data);
+    let config_hash = config_map::hash(pipeline);
     Ok(Workload {
         deployment: deployment::build(pipeline, inputs, &config_hash),
         service: service::build(pipeline),
         disruption_budget: disruption_budget::build(pipeline),
-        config_map,
+        config_map: config_map::build(pipeline)?,
     })
 }
 

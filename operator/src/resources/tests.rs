@@ -99,6 +99,16 @@ fn another_configuration_rolls_the_pods() {
 }
 
 #[test]
+fn more_partitions_do_not_roll_the_pods() {
+    let mut pipeline = fixtures::pipeline();
+    let before = workload(&pipeline);
+    pipeline.spec.source.kafka.partitions = 20;
+    let after = workload(&pipeline);
+    assert_ne!(before.config_map, after.config_map);
+    assert_eq!(before.deployment, after.deployment);
+}
+
+#[test]
 fn the_operators_own_labels_win() {
     let mut pipeline = fixtures::pipeline();
     pipeline

@@ -114,6 +114,10 @@ fn scaled(before: &IngestionPipelineStatus, after: &IngestionPipelineStatus) -> 
 /// Another configuration, secret, image or pod setting: the workers are replaced.
 fn rolled(world: &World, manifests: &[Manifest]) -> Option<Note> {
     let live = world.live.deployment.as_deref()?;
+    live.spec
+        .as_ref()?
+        .replicas
+        .filter(|replicas| *replicas > 0)?;
     let manifest = manifests
         .iter()
         .find(|manifest| manifest.kind == Kind::Deployment)?;
