@@ -212,7 +212,7 @@ mod tests {
         ) {
             let passages: Vec<Vec<u32>> = lengths.iter().map(|length| vec![1; *length]).collect();
             let cut: Vec<&[Vec<u32>]> = batches(&passages).collect();
-            prop_assert_eq!(cut.concat(), passages);
+            prop_assert_eq!(&cut.concat(), &passages);
             for batch in cut {
                 prop_assert!(!batch.is_empty());
                 prop_assert!(batch.iter().map(Vec::len).sum::<usize>() <= BATCH_TOKENS);

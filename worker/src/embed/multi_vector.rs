@@ -38,6 +38,7 @@ impl MultiVector {
     }
 
     /// The vectors, in order.
+    #[must_use]
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.data.chunks_exact(self.dimensions)
     }

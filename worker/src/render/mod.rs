@@ -68,10 +68,8 @@ impl Renderer {
     /// by the content.
     pub async fn open(&self, file: &Path) -> Result<Document, RenderError> {
         let slots = Arc::clone(&self.slots);
-        let slot = slots
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let slot = (slots.acquire_owned().await)
+            .map_err(|_| RenderError::Unavailable("the renderer was closed".to_owned()))?;
         let file = std::path::absolute(file).map_err(|error| RenderError::Io(error.to_string()))?;
         let mut process = RenderProcess::spawn(&self.options.worker_binary)?;
         let request = Request::Open(OpenRequest {
@@ -86,7 +84,7 @@ impl Renderer {
             .await?
         {
             Reply::Opened { pages } if (1..=self.options.max_pages).contains(&pages) => {
-                let state = State::Open(process);
+                let state = State::Open(Box::new(process));
                 Ok(Document {
                     state,
                     pages,
@@ -112,7 +110,7 @@ pub struct Document {
 
 #[derive(Debug)]
 enum State {
-    Open(RenderProcess),
+    Open(Box<RenderProcess>),
     /// The process is gone; every further page fails for the same cause.
     Broken(RenderError),
 }

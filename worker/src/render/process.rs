@@ -72,7 +72,7 @@ impl RenderProcess {
     }
 
     /// Sends a request and waits for the reply. After an error the process is dead.
-    pub async fn exchange(
+    pub(super) async fn exchange(
         &mut self,
         request: &Request,
         limit: Duration,
