@@ -122,6 +122,15 @@ impl Document {
         self.pages
     }
 
+    /// The renderer's process, while it is alive.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        match &self.state {
+            State::Open(process) => process.id(),
+            State::Broken(_) => None,
+        }
+    }
+
     /// Renders one page. After an error that concerns the page alone other pages can still be
     /// rendered; otherwise every further call gives the same error.
     pub async fn render(&mut self, request: PageRequest) -> Result<RenderedPage, RenderError> {

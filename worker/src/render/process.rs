@@ -71,6 +71,11 @@ impl RenderProcess {
         })
     }
 
+    /// The process, while it has not been waited for.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Sends a request and waits for the reply. After an error the process is dead.
     pub(super) async fn exchange(
         &mut self,
