@@ -126,11 +126,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         metrics,
         worker_image: args.worker_image,
     });
-    let namespaces = if args.namespaces.is_empty() {
-        vec![own_namespace]
-    } else {
-        args.namespaces
-    };
+    let namespaces = watched(args.namespaces, own_namespace);
     let outcome = tokio::select! {
         outcome = lead(&mut lease, shared, namespaces, &stop) => outcome,
         ended = &mut server => ended?.context("the HTTP endpoints failed"),
@@ -138,6 +134,18 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     stop.cancel();
     lease.release().await;
     outcome
+}
+
+/// The namespaces to watch; an empty variable of the environment names none.
+fn watched(named: Vec<String>, own: String) -> Vec<String> {
+    let mut namespaces: Vec<String> = named.into_iter().filter(|name| !name.is_empty()).collect();
+    namespaces.sort_unstable();
+    namespaces.dedup();
+    if namespaces.is_empty() {
+        vec![own]
+    } else {
+        namespaces
+    }
 }
 
 /// Waits for the lease, and reconciles while it is held.
@@ -193,4 +201,26 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
 fn identity() -> String {
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     format!("{}-{}", host.trim(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_name_the_operator_watches_its_own_namespace() {
+        assert_eq!(watched(vec![], "own".into()), ["own"]);
+        assert_eq!(watched(vec![String::new()], "own".into()), ["own"]);
+        assert_eq!(
+            watched(vec!["b".into(), "a".into(), "b".into()], "own".into()),
+            ["a", "b"]
+        );
+    }
 }
