@@ -83,7 +83,7 @@ pub(crate) fn topic_changed(action: &TopicAction) -> Note {
         } => Note::normal(
             "TopicCreated",
             format!(
-                "Topic {topic} was created: {partitions} partitions, {replication_factor} replicas of each."
+                "Topic {topic} was created (partitions: {partitions}, replication factor: {replication_factor})."
             ),
         ),
         TopicAction::AddPartitions { topic, partitions } => Note::normal(

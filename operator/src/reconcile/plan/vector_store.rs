@@ -18,12 +18,12 @@ pub(super) fn judge(indexes: &Result<IndexReport, Problem>) -> Verdict {
         (0, _) => Verdict::yes("IndexesMatch", "No collection yet: the workers make them."),
         (all, 0) => Verdict::yes(
             "IndexesMatch",
-            format!("{all} collections have the spec's index."),
+            format!("Collections with the index of the spec: {all}."),
         ),
         (all, _) => Verdict::yes(
             INDEX_DRIFT,
             format!(
-                "{drifted} of {all} collections have another index than the spec, for example {}: {}. They go on working; status.driftedCollections names all.",
+                "The index of {drifted} of {all} collections differs from the spec, for example {}: {}. They go on working; status.driftedCollections names all.",
                 report.drifted[0].name, report.drifted[0].difference
             ),
         ),
