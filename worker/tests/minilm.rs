@@ -1,5 +1,11 @@
 //! all-MiniLM-L6-v2 with its real weights, against reference values of its usual Python library.
 
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "helpers of tests are not marked as tests"
+)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,11 @@
 //! Documents through real renderer processes and the real PDFium.
 
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "helpers of tests are not marked as tests"
+)]
+
 mod common;
 
 use std::io::Cursor;

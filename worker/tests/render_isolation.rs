@@ -1,5 +1,11 @@
 //! What renderer processes may do, and how their misbehaviour ends.
 
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "helpers of tests are not marked as tests"
+)]
+
 mod common;
 
 use std::path::PathBuf;
@@ -42,7 +48,7 @@ async fn a_renderer_that_dies_hangs_or_lies_is_an_error() {
         ("kill -ABRT $$", "OutOfMemory"),
         ("kill -KILL $$", "RendererKilled"),
         ("sleep 60", "TimedOut"),
-        ("echo hello, this is no frame", "GarbledAnswer"),
+        ("echo hello, this is no frame; sleep 60", "GarbledAnswer"),
         // A body of 4 GiB, announced in the right way.
         (
             r"printf 'LR\001\102\377\377\377\377'; sleep 60",
