@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use layra_e2e::testbed::settings::repository;
-use layra_e2e::testbed::{Images, Settings, Testbed, artifacts, check_prerequisites, print_logs};
+use layra_e2e::testbed::{
+    Images, Settings, Testbed, artifacts, cargo, check_prerequisites, print_logs,
+};
 use serde::Deserialize;
-use tokio::process::Command;
 
 /// The package whose integration tests need servers.
 const HARNESS: &str = env!("CARGO_PKG_NAME");
@@ -51,7 +51,7 @@ async fn main() -> Result<ExitCode> {
                 "--no-fail-fast",
             ];
             report
-                .phase("unit tests", cargo(&tests, &cached_files(&settings)))
+                .phase("unit tests", run(&tests, &cached_files(&settings)))
                 .await;
         }
         if !arguments.fast {
@@ -69,7 +69,7 @@ async fn provide(settings: Settings) -> Result<()> {
 /// All that needs no server and no model: it overlaps with the making of the artifacts.
 async fn check_sources(report: &mut Report) {
     report
-        .phase("format", cargo(&["fmt", "--all", "--check"], &[]))
+        .phase("format", run(&["fmt", "--all", "--check"], &[]))
         .await;
     let lints = [
         "clippy",
@@ -80,9 +80,9 @@ async fn check_sources(report: &mut Report) {
         "-D",
         "warnings",
     ];
-    report.phase("lints", cargo(&lints, &[])).await;
+    report.phase("lints", run(&lints, &[])).await;
     let compile = ["test", "--workspace", "--no-run", "--quiet"];
-    report.phase("compile", cargo(&compile, &[])).await;
+    report.phase("compile", run(&compile, &[])).await;
 }
 
 /// A bed that this run started is stopped again.
@@ -112,7 +112,7 @@ async fn unit_tests(settings: &Settings) -> Result<()> {
     let mut arguments = vec!["test", "--workspace", "--no-fail-fast", "--lib", "--bins"];
     let targets = test_targets(|package| package != HARNESS).await?;
     arguments.extend(targets.iter().flat_map(|target| ["--test", target]));
-    cargo(&arguments, &cached_files(settings)).await
+    run(&arguments, &cached_files(settings)).await
 }
 
 async fn end_to_end_tests(
@@ -128,15 +128,13 @@ async fn end_to_end_tests(
     let mut variables = cached_files(settings);
     variables.push(("LAYRA_E2E_OPERATOR_IMAGE", images.operator.clone()));
     variables.push(("LAYRA_E2E_WORKER_IMAGE", images.worker.clone()));
-    cargo(&arguments, &variables).await
+    run(&arguments, &variables).await
 }
 
 /// The names of the integration tests of some packages.
 async fn test_targets(of_package: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-    let output = Command::new("cargo")
+    let output = cargo()
         .args(["metadata", "--no-deps", "--format-version", "1"])
-        .current_dir(repository())
-        .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .await?;
@@ -181,12 +179,10 @@ fn cached_files(settings: &Settings) -> Vec<(&'static str, String)> {
     ]
 }
 
-async fn cargo(arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
-    let status = Command::new("cargo")
+async fn run(arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
+    let status = cargo()
         .args(arguments)
         .envs(variables.iter().map(|(name, value)| (name, value)))
-        .current_dir(repository())
-        .stdin(Stdio::null())
         .status()
         .await
         .context("starting cargo")?;

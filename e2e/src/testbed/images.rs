@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 use super::artifacts::{self, PDFIUM};
+use super::cargo::cargo;
 use super::progress::Progress;
 use super::settings::{Settings, repository};
 
@@ -65,11 +66,6 @@ impl Images {
 /// Builds the binaries and gathers everything that the images carry in `dist/` of the repository.
 pub async fn dist(settings: &Settings) -> Result<PathBuf> {
     artifacts::provide(settings, &[artifacts::IMAGES, PDFIUM]).await?;
-    let cargo = || {
-        let mut command = Command::new("cargo");
-        command.current_dir(repository()).stdin(Stdio::null());
-        command
-    };
     let status = cargo()
         .args(["build", "--package", OPERATOR, "--package", WORKER])
         .status();

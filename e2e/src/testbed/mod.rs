@@ -2,6 +2,7 @@
 //! most once and reused; it never touches anything that it did not make.
 
 pub mod artifacts;
+mod cargo;
 mod external;
 mod images;
 mod kubernetes;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::future::{join_all, try_join, try_join_all};
 
+pub use cargo::cargo;
 pub use images::{Images, dist};
 pub use logs::print_logs;
 pub use prerequisites::{check as check_prerequisites, is_root};
