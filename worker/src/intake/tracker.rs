@@ -52,23 +52,16 @@ impl Tracker {
     pub fn take(self: &Arc<Self>, partition: i32, offset: i64) -> Ticket {
         let mut state = self.lock();
         state.in_flight += 1;
-        if !state.partitions.contains_key(&partition) {
-            let generation = state.next_generation;
-            state.next_generation += 1;
-            let assignment = Assignment {
-                generation,
-                watermark: Watermark::default(),
-                // Where the first message was read is where the group already stands.
-                committed: Some(offset),
-                in_flight: 0,
-                cancel: CancellationToken::new(),
-            };
-            state.partitions.insert(partition, assignment);
-        }
-        let assignment = state
-            .partitions
-            .get_mut(&partition)
-            .expect("the partition was inserted above");
+        let generation = state.next_generation;
+        state.next_generation += 1;
+        let assignment = state.partitions.entry(partition).or_insert_with(|| Assignment {
+            generation,
+            watermark: Watermark::default(),
+            // Where the first message was read is where the group already stands.
+            committed: Some(offset),
+            in_flight: 0,
+            cancel: CancellationToken::new(),
+        });
         assignment.watermark.take(offset);
         assignment.in_flight += 1;
         Ticket {
