@@ -12,7 +12,7 @@ use super::{
     memory::Memory,
     observe,
     plan::{Kind, Manifest, Note, Plan, topic_changed},
-    world::TopicFailure,
+    world::{Applied, TopicFailure},
 };
 
 /// Carries a plan out and returns what is to be told of it. Kafka's refusals go to the memory: the
@@ -25,8 +25,18 @@ pub(super) async fn apply(
     now: Timestamp,
 ) -> Result<Vec<Note>, ReconcileError> {
     let notes = change_topics(context, pipeline, plan, memory, now).await;
+    memory
+        .applied
+        .retain(|applied| plan.unsettled.contains(&applied.write.kind));
     for manifest in &plan.manifests {
         apply_manifest(context, pipeline, manifest).await?;
+        memory
+            .applied
+            .retain(|applied| applied.write.kind != manifest.kind);
+        memory.applied.push(Applied {
+            write: manifest.write.clone(),
+            at: now,
+        });
     }
     Ok(notes)
 }

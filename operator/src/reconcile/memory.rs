@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 
-use super::world::{Problem, TopicFailure, Topics};
+use super::world::{Applied, Problem, TopicFailure, Topics};
 use crate::{autoscale::History, milvus::IndexReport};
 
 /// What is remembered of one pipeline.
@@ -20,6 +20,8 @@ pub(crate) struct Memory {
     pub(crate) topics: Option<(Timestamp, Topics)>,
     /// The last change to a topic that Kafka refused.
     pub(crate) topic_failure: Option<TopicFailure>,
+    /// Objects that were applied lately and are still not as they should be.
+    pub(crate) applied: Vec<Applied>,
     /// The last comparison of indexes.
     pub(crate) indexes: Option<IndexCheck>,
     /// The Secrets as they were read last, `None` for one that does not exist.

@@ -65,6 +65,7 @@ pub(super) async fn observe(
         topics,
         lag,
         topic_failure: memory.topic_failure.clone(),
+        applied: memory.applied.clone(),
         indexes: report,
     }
 }

@@ -10,6 +10,7 @@ use k8s_openapi::api::{
 };
 use layra_crds::SecretKind;
 
+use super::plan::Kind;
 use crate::{kafka::TopicState, milvus::IndexReport};
 
 /// Everything that a plan depends on, beside the pipeline itself and the clock.
@@ -29,6 +30,8 @@ pub(crate) struct World {
     pub(crate) lag: Result<i64, Problem>,
     /// The last change to a topic that Kafka refused.
     pub(crate) topic_failure: Option<TopicFailure>,
+    /// Objects that were applied lately and are still not as they should be.
+    pub(crate) applied: Vec<Applied>,
     /// The last comparison of the collections' indexes, at most some minutes old.
     pub(crate) indexes: Result<IndexReport, Problem>,
 }
@@ -72,6 +75,26 @@ pub(crate) struct TopicFailure {
     pub(crate) at: Timestamp,
     /// What Kafka said.
     pub(crate) message: String,
+}
+
+/// An object that was applied lately.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// What was applied, and onto what.
+    pub(crate) write: Write,
+    /// When.
+    pub(crate) at: Timestamp,
+}
+
+/// A write of an object. The same one a second time changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Write {
+    /// The object's kind.
+    pub(crate) kind: Kind,
+    /// Hash of what is applied.
+    pub(crate) hash: String,
+    /// Hash of what was there, `None` if nothing was.
+    pub(crate) onto: Option<String>,
 }
 
 /// A Secret that the pipeline names.

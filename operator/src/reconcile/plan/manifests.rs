@@ -1,14 +1,18 @@
 //! Which objects have to be applied: those that are absent, that the operator would now write
 //! differently, or that somebody changed. Pure.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    reconcile::world::Live,
+    reconcile::world::{Applied, Live, Write},
     resources::{APPLIED_HASH, Workload, hash_of, is_applied},
 };
+
+/// A write that did not help is made again after this long.
+const FUTILE_FOR: SignedDuration = SignedDuration::from_mins(1);
 
 /// An object to apply.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +21,8 @@ pub(crate) struct Manifest {
     pub(crate) kind: Kind,
     /// The whole object.
     pub(crate) body: Value,
+    /// Tells this write from others.
+    pub(crate) write: Write,
 }
 
 /// The kinds of objects that a pipeline owns.
@@ -67,13 +73,47 @@ pub(super) fn changes_template(manifest: &Manifest, live: &Deployment) -> bool {
     !is_applied(&manifest.body["spec"]["template"], &template)
 }
 
+/// Drops the writes that were made a moment ago and did not help: the cache has not seen them yet,
+/// or another writer, such as an admission webhook, undoes them. Those are tried again, but seldom.
+pub(super) fn without_futile(
+    outdated: Vec<Manifest>,
+    applied: &[Applied],
+    now: Timestamp,
+) -> Vec<Manifest> {
+    let is_futile = |manifest: &Manifest| {
+        applied.iter().any(|applied| {
+            applied.write == manifest.write && now.duration_since(applied.at) < FUTILE_FOR
+        })
+    };
+    outdated
+        .into_iter()
+        .filter(|manifest| !is_futile(manifest))
+        .collect()
+}
+
 fn compare<K: Serialize>(kind: Kind, wanted: &K, live: Option<&K>) -> Option<Manifest> {
     let mut body = value(wanted);
     // The hash finds what the comparison cannot: a field that is no longer wanted.
     let hash = hash_of(&body);
     body["metadata"]["annotations"] = json!({ APPLIED_HASH: hash });
-    let unchanged = live.is_some_and(|live| is_applied(&body, &value(live)));
-    (!unchanged).then_some(Manifest { kind, body })
+    let seen = live.map(|live| value(live));
+    if seen.as_ref().is_some_and(|seen| is_applied(&body, seen)) {
+        return None;
+    }
+    let onto = seen.map(|seen| {
+        let metadata = &seen["metadata"];
+        hash_of(&[
+            &seen["spec"],
+            &seen["data"],
+            &metadata["labels"],
+            &metadata["annotations"],
+        ])
+    });
+    Some(Manifest {
+        kind,
+        body,
+        write: Write { kind, hash, onto },
+    })
 }
 
 fn value(object: &impl Serialize) -> Value {
@@ -107,7 +147,7 @@ mod tests {
     /// As if the API server had taken the manifests over.
     fn applied(workload: &Workload) -> Live {
         let mut live = Live::default();
-        for Manifest { kind, body } in outdated(workload, &Live::default()) {
+        for Manifest { kind, body, .. } in outdated(workload, &Live::default()) {
             match kind {
                 Kind::ConfigMap => live.config_map = Some(object(body)),
                 Kind::Deployment => live.deployment = Some(object(body)),
@@ -159,5 +199,29 @@ mod tests {
             kinds(&outdated(&workload, &live)),
             [Kind::Service, Kind::Deployment]
         );
+    }
+
+    #[test]
+    fn a_write_that_did_not_help_is_not_repeated_at_once() {
+        let live = applied(&workload(1));
+        let now = Timestamp::UNIX_EPOCH;
+        let first = outdated(&workload(2), &live);
+        let made = [Applied {
+            write: first[0].write.clone(),
+            at: now,
+        }];
+
+        let soon = now + SignedDuration::from_secs(59);
+        assert_eq!(
+            without_futile(outdated(&workload(2), &live), &made, soon),
+            []
+        );
+        let later = now + SignedDuration::from_mins(1);
+        assert_eq!(
+            without_futile(outdated(&workload(2), &live), &made, later),
+            first
+        );
+        let another = outdated(&workload(3), &live);
+        assert_eq!(without_futile(another.clone(), &made, soon), another);
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) topic_actions: Vec<TopicAction>,
     /// Objects that are not yet as they should be; the configuration comes before its readers.
     pub(crate) manifests: Vec<Manifest>,
+    /// Kinds of objects that are not as they should be, those that wait for a retry included.
+    pub(crate) unsettled: Vec<Kind>,
     /// What to report.
     pub(crate) status: IngestionPipelineStatus,
     /// What to tell people.
@@ -66,7 +68,9 @@ pub(crate) fn plan(
     };
     let workload = resources::build(pipeline, &inputs)?;
     let template_current = manifests::has_template(&workload.deployment, &world.live);
-    let mut manifests = manifests::outdated(&workload, &world.live);
+    let outdated = manifests::outdated(&workload, &world.live);
+    let unsettled = outdated.iter().map(|manifest| manifest.kind).collect();
+    let mut manifests = manifests::without_futile(outdated, &world.applied, now);
 
     let (mut topic_actions, topic) = topic::plan(
         &spec.source.kafka,
@@ -112,6 +116,7 @@ pub(crate) fn plan(
     Ok(Plan {
         topic_actions,
         manifests,
+        unsettled,
         status,
         notes,
     })

@@ -32,6 +32,7 @@ fn new_world(lag: i64) -> World {
         }),
         lag: Ok(lag),
         topic_failure: None,
+        applied: Vec::new(),
         indexes: Ok(IndexReport::default()),
     }
 }
@@ -47,7 +48,7 @@ fn object<K: serde::de::DeserializeOwned>(body: serde_json::Value) -> Arc<K> {
 /// As if the plan had been carried out, with `ready` ready workers.
 fn after(pipeline: &mut IngestionPipeline, world: &mut World, plan: Plan, ready: i32) {
     pipeline.status = Some(plan.status);
-    for Manifest { kind, body } in plan.manifests {
+    for Manifest { kind, body, .. } in plan.manifests {
         let live = &mut world.live;
         match kind {
             Kind::ConfigMap => live.config_map = Some(object(body)),

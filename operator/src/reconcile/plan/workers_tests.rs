@@ -30,6 +30,7 @@ fn world(status: impl Into<Value>, pods: Vec<Value>) -> World {
         topics: Err(Problem::new("KafkaUnreachable", "")),
         lag: Ok(0),
         topic_failure: None,
+        applied: Vec::new(),
         indexes: Ok(IndexReport::default()),
     }
 }
