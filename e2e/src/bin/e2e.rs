@@ -43,16 +43,9 @@ async fn main() -> Result<ExitCode> {
     let provided = async { provided.await.context("making the artifacts")? };
     if report.phase("artifacts", provided).await.is_some() {
         if arguments.filter.is_none() {
-            let tests = [
-                "test",
-                "--workspace",
-                "--exclude",
-                "layra-e2e",
-                "--no-fail-fast",
-            ];
-            report
-                .phase("unit tests", run(&tests, &cached_files(&settings)))
-                .await;
+            report.phase("unit tests", unit_tests(&settings)).await;
+            let examples = ["test", "--workspace", "--doc", "--quiet"];
+            report.phase("documentation", run(&examples, &[])).await;
         }
         if !arguments.fast {
             let filter = arguments.filter.as_deref();
