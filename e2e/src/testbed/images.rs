@@ -18,6 +18,8 @@ use super::settings::{Settings, repository};
 
 const OPERATOR: &str = "layra-operator";
 const WORKER: &str = "layra-worker";
+/// The only library that the binaries are linked to and that distroless/cc does not carry.
+const ZLIB: &str = "/lib/x86_64-linux-gnu/libz.so.1";
 
 /// The images' full names, as they stand in a pod.
 #[derive(Clone, Debug)]
@@ -94,6 +96,7 @@ pub async fn dist(settings: &Settings) -> Result<PathBuf> {
         PDFIUM.path(settings).join("libpdfium.so"),
         dist.join("libpdfium.so"),
     )?;
+    fs::copy(ZLIB, dist.join("libz.so.1")).with_context(|| format!("copying {ZLIB}"))?;
     let fonts = artifacts::IMAGES.path(settings).join("fonts");
     let copy = Command::new("cp")
         .arg("--recursive")
@@ -105,7 +108,7 @@ pub async fn dist(settings: &Settings) -> Result<PathBuf> {
 }
 
 fn contents(dist: &Path, component: &str) -> Vec<PathBuf> {
-    let mut contents = vec![dist.join(component)];
+    let mut contents = vec![dist.join(component), dist.join("libz.so.1")];
     if component == WORKER {
         contents.push(dist.join("libpdfium.so"));
     }
