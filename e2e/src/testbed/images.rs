@@ -160,14 +160,7 @@ async fn import(settings: &Settings, dist: &Path, containerfile: &Path, name: &s
     };
     let build = || {
         let mut command = buildah();
-        command.args([
-            "build",
-            "--isolation",
-            "chroot",
-            "--network",
-            "none",
-            "--quiet",
-        ]);
+        command.args(["build", "--isolation", "chroot", "--quiet"]);
         command
     };
     let base_name = "localhost/base:1";

@@ -54,14 +54,17 @@ impl Tracker {
         state.in_flight += 1;
         let generation = state.next_generation;
         state.next_generation += 1;
-        let assignment = state.partitions.entry(partition).or_insert_with(|| Assignment {
-            generation,
-            watermark: Watermark::default(),
-            // Where the first message was read is where the group already stands.
-            committed: Some(offset),
-            in_flight: 0,
-            cancel: CancellationToken::new(),
-        });
+        let assignment = state
+            .partitions
+            .entry(partition)
+            .or_insert_with(|| Assignment {
+                generation,
+                watermark: Watermark::default(),
+                // Where the first message was read is where the group already stands.
+                committed: Some(offset),
+                in_flight: 0,
+                cancel: CancellationToken::new(),
+            });
         assignment.watermark.take(offset);
         assignment.in_flight += 1;
         Ticket {
