@@ -8,6 +8,8 @@ use candle_core::{D, DType, IndexOp, Result, Tensor};
 use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder};
 use serde::Deserialize;
 
+use super::gelu::gelu_erf;
+
 /// The keys of `config.json` that the computation depends on.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct BertConfig {
@@ -131,7 +133,7 @@ impl Layer {
             .collect::<Result<_>>()?;
         let attended = self.attended.forward(&Tensor::cat(&attended, 0)?)?;
         let states = self.attention_norm.forward(&(attended + states)?)?;
-        let widened = self.widen.forward(&states)?.gelu_erf()?;
+        let widened = gelu_erf(&self.widen.forward(&states)?)?;
         self.output_norm
             .forward(&(self.narrow.forward(&widened)? + &states)?)
     }

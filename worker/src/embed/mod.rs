@@ -3,6 +3,7 @@
 
 mod bert;
 mod error;
+mod gelu;
 mod multi_vector;
 mod passages;
 
