@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
     cel,
     validation = Rule::new("self.minReplicas <= self.maxReplicas")
         .message("scaling.minReplicas must not exceed scaling.maxReplicas"),
-    validation = Rule::new("!has(self.replicas) || self.mode == 'Manual'")
+    // On updates only: what `kubectl scale` left behind may stay when the mode goes back to Auto.
+    validation = Rule::new("!has(self.replicas) || self.mode == 'Manual' || (has(oldSelf.replicas) && oldSelf.replicas == self.replicas)")
         .message("scaling.replicas and `kubectl scale` need scaling.mode: Manual; in mode Auto the operator decides")
 )]
 pub struct ScalingSpec {
@@ -21,7 +22,8 @@ pub struct ScalingSpec {
     #[serde(default)]
     pub mode: ScalingMode,
 
-    /// Workers in mode `Manual`. Default: `minReplicas`.
+    /// Workers in mode `Manual`; without effect in mode `Auto`, where it cannot be changed.
+    /// Default: `minReplicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub replicas: Option<i32>,

@@ -85,10 +85,6 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
             "scaling.minReplicas must not exceed scaling.maxReplicas",
         ),
         (
-            json!({"spec": {"scaling": {"replicas": 2}}}),
-            "need scaling.mode: Manual",
-        ),
-        (
             json!({"spec": {"source": {"kafka": {"deadLetterTopic": "task_generation"}}}}),
             "deadLetterTopic must differ from topic",
         ),
@@ -134,6 +130,24 @@ fn manual_mode_takes_replicas() {
     )
     .validate_cel()
     .expect("valid");
+}
+
+#[test]
+fn replicas_set_by_hand_may_stay_when_the_mode_goes_back_to_auto_but_not_change() {
+    let manual = pipeline(
+        MINIMAL,
+        &json!({"spec": {"scaling": {"mode": "Manual", "replicas": 2}}}),
+    );
+    let back = pipeline(MINIMAL, &json!({"spec": {"scaling": {"replicas": 2}}}));
+    back.validate_cel_update(&manual).expect("valid");
+    let scaled = pipeline(MINIMAL, &json!({"spec": {"scaling": {"replicas": 3}}}));
+    let error = scaled
+        .validate_cel_update(&back)
+        .expect_err("scaled by hand in mode Auto");
+    assert!(
+        error.to_string().contains("need scaling.mode: Manual"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -108,7 +108,8 @@ impl Scene {
                 &format!("workerImage.repository={worker},workerImage.tag={worker_tag}"),
             ])
             .args(["--set", "fullnameOverride=layra-operator"])
-            .args(["--wait", "--timeout", "120s"])
+            // The definition is one for the cluster: another release may have installed it.
+            .args(["--take-ownership", "--wait", "--timeout", "120s"])
             .output()
             .await
             .context("running helm")?;

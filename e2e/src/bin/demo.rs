@@ -78,7 +78,7 @@ async fn main() -> Result<()> {
     for pdf in &pdfs {
         uploads.push(user.upload(pdf).await?);
     }
-    watch(&mut timeline, &scene, &stores, &user, &uploads).await?;
+    Box::pin(watch(&mut timeline, &scene, &stores, &user, &uploads)).await?;
     phases.done("documents flow in, workers back to zero", started);
 
     let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));

@@ -9,7 +9,7 @@ use crate::scene::Stage;
 async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() -> Result<()> {
     let stage = Stage::new("invalid").await?;
     let result = async {
-        let cases: [(Value, &str); 12] = [
+        let cases: [(Value, &str); 11] = [
             (
                 json!({"scaling": {"maxReplicas": 5}}),
                 "Raise partitions or lower maxReplicas",
@@ -17,10 +17,6 @@ async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() 
             (
                 json!({"scaling": {"minReplicas": 3}}),
                 "must not exceed scaling.maxReplicas",
-            ),
-            (
-                json!({"scaling": {"replicas": 1}}),
-                "need scaling.mode: Manual",
             ),
             (
                 json!({"stores": {"milvus": {"index": {"m": 3}}}}),

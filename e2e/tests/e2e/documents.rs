@@ -64,15 +64,15 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
             for name in [
                 "layra-error-message",
                 "layra-error-stage",
-                "layra-origin-partition",
-                "layra-origin-offset",
+                "layra-error-origin-partition",
+                "layra-error-origin-offset",
             ] {
                 ensure!(
                     letter.header(name).is_some(),
                     "{needle} lacks {name}: {letter:?}"
                 );
             }
-            ensure!(letter.header("layra-origin-topic") == Some(stage.topic().as_str()));
+            ensure!(letter.header("layra-error-origin-topic") == Some(stage.topic().as_str()));
             letter
                 .header("layra-error-reason")
                 .context("layra-error-reason")

@@ -54,13 +54,19 @@ fn erf(x: f32) -> f32 {
     );
     let even = polynomial(
         square,
-        &[-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_473_9e-2],
+        &[
+            -1.456_607_2e-5,
+            -2.133_740_6e-4,
+            -1.682_827e-3,
+            -7.373_329_2e-3,
+            -1.426_473_9e-2,
+        ],
     );
     x * odd / even
 }
 
 /// Horner's rule, highest power first.
-#[inline(always)]
+#[inline]
 fn polynomial<const N: usize>(x: f32, coefficients: &[f32; N]) -> f32 {
     let mut sum = coefficients[0];
     for coefficient in &coefficients[1..] {
@@ -82,15 +88,26 @@ mod tests {
         let exact: Vec<f32> = states.gelu_erf().unwrap().to_vec1().unwrap();
         let fast: Vec<f32> = gelu_erf(&states).unwrap().to_vec1().unwrap();
         for (exact, fast) in exact.into_iter().zip(fast) {
-            assert!((exact - fast).abs() < 1e-6 * exact.abs().max(1.0), "{exact} {fast}");
+            assert!(
+                (exact - fast).abs() < 1e-6 * exact.abs().max(1.0),
+                "{exact} {fast}"
+            );
         }
     }
 
     #[test]
     fn a_part_of_a_tensor_gives_its_own_values() {
-        let states = Tensor::arange(0f32, 12.0, &Device::Cpu).unwrap().reshape((3, 4)).unwrap();
+        let states = Tensor::arange(0f32, 12.0, &Device::Cpu)
+            .unwrap()
+            .reshape((3, 4))
+            .unwrap();
         let column = states.narrow(1, 2, 1).unwrap();
-        let fast: Vec<f32> = gelu_erf(&column).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let fast: Vec<f32> = gelu_erf(&column)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
         assert!((fast[1] - 6.0).abs() < 1e-6, "{fast:?}");
         assert_eq!(fast.len(), 3);
     }

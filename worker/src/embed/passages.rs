@@ -40,7 +40,7 @@ mod tests {
     fn a_short_text_is_one_passage() {
         let cutter = PassageCutter::new(254, 32);
         for tokens in [0, 1, 254] {
-            assert_eq!(cutter.cut(tokens).collect::<Vec<_>>(), [0..tokens]);
+            assert!(cutter.cut(tokens).eq(std::iter::once(0..tokens)));
         }
     }
 
