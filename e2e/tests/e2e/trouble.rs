@@ -22,13 +22,13 @@ async fn breaks_and_recovers(
     stage.scene.apply(&stage.pipeline(broken)).await?;
     let pipeline = stage
         .scene
-        .wait_condition(&stage.name, kind, "False", reason, 2 * MINUTE)
+        .wait_condition(&stage.name, "Ready", "False", reason, 2 * MINUTE)
         .await?;
     let status = pipeline.status.unwrap_or_default();
-    let ready = condition(&status, "Ready").context("Ready")?;
+    let cause = condition(&status, kind).context("the condition")?;
     ensure!(
-        ready.status == "False" && ready.reason == reason,
-        "{ready:?}"
+        cause.status != "True" && cause.reason == reason,
+        "{cause:?}"
     );
     mend().await?;
     stage

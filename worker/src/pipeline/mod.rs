@@ -93,8 +93,20 @@ impl Pipeline {
         self.store(task, &original, cancel, &|_| {}).await
     }
 
-    /// Stores a document whose original is the local file `original`.
+    /// Stores a document whose original is the local file `original`, again if need be: until
+    /// Milvus holds its vectors exactly once.
     pub async fn store(
+        &self,
+        task: &Task,
+        original: &Path,
+        cancel: &CancellationToken,
+        observer: Observer<'_>,
+    ) -> Result<Stored, Failure> {
+        let attempt = |_| self.store_once(task, original, cancel, observer);
+        self.retry.run(Stage::Milvus, cancel, attempt).await
+    }
+
+    async fn store_once(
         &self,
         task: &Task,
         original: &Path,
@@ -125,8 +137,31 @@ impl Pipeline {
                 self.withdraw(&plan, cancel).await?;
                 Err(failure)
             }
-            finished => finished,
+            Ok(stored) => self.verify(&plan, stored, cancel).await,
+            stopped => stopped,
         }
+    }
+
+    /// Milvus refuses no second copy of a row. When the same document is delivered twice at once,
+    /// to one worker or to two, each of them may have deleted before the other inserted; whoever
+    /// ends last sees it here.
+    async fn verify(
+        &self,
+        plan: &Plan<'_>,
+        stored: Stored,
+        cancel: &CancellationToken,
+    ) -> Result<Stored, Failure> {
+        let file_id = &plan.task.file.file_id;
+        let count = || self.vectors.count_file(&plan.collection, file_id);
+        let found = self.milvus(cancel, |_| count()).await?;
+        if found == stored.vectors {
+            return Ok(stored);
+        }
+        let message = format!(
+            "Milvus holds {found} vectors of the file instead of {}: somebody else worked on it",
+            stored.vectors
+        );
+        Err(Failure::transient(Stage::Milvus, "NotOnce", message))
     }
 
     /// Enters the file. One that was here before has its rows removed, which are written anew, and

@@ -80,6 +80,28 @@ impl Vectors {
         Ok(hits)
     }
 
+    /// Rows of a file, those written a moment ago by anybody included.
+    pub async fn count_file(&self, collection: &str, file_id: &str) -> Result<usize, Failure> {
+        let request = sdk::QueryRequest::builder()
+            .collection_name(collection)
+            .filter(format!("file_id in [{}]", quote(file_id)))
+            .output_fields(["count(*)"])
+            .consistency_level(ConsistencyLevel::Strong)
+            .build()
+            .map_err(|error| classify(&error))?;
+        let answer = self
+            .client
+            .query(request)
+            .await
+            .map_err(|error| classify(&error))?;
+        let mut rows = answer.results().rows().map_err(|error| classify(&error))?;
+        let count = rows
+            .next()
+            .ok_or_else(unexpected_answer)?
+            .get_i64("count(*)");
+        usize::try_from(count.map_err(|error| classify(&error))?).map_err(|_| unexpected_answer())
+    }
+
     /// All vectors of a page, in any order.
     pub async fn page_vectors(
         &self,
