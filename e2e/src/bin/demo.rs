@@ -85,7 +85,7 @@ async fn main() -> Result<()> {
     let audit = phases
         .run(
             "audit of all stores",
-            Audit::of(&stores, &user.knowledge_base, &collection),
+            Box::pin(Audit::of(&stores, &user.knowledge_base, &collection)),
         )
         .await?;
     ensure!(
