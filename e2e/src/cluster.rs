@@ -331,6 +331,10 @@ impl Scene {
         namespaces
             .delete(&self.namespace, &DeleteParams::default())
             .await?;
+        // Workers in the middle of a document would take their whole grace period.
+        let now = DeleteParams::default().grace_period(0);
+        let pods = self.api::<Pod>();
+        pods.delete_collection(&now, &ListParams::default()).await?;
         eventually(
             "the namespace to be gone",
             Duration::from_mins(3),

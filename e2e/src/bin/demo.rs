@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::Parser;
 use layra_e2e::audit::Audit;
 use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::layra::{Upload, User, random_id};
@@ -17,7 +18,6 @@ use serde_json::json;
 
 const NAMESPACE: &str = "demo";
 const PIPELINE: &str = "documents";
-const TOPIC: &str = "demo-documents";
 const QUESTIONS: [&str; 4] = [
     "How can I find a sponsor who uploads my package?",
     "Which control field declares the packages needed to build a source package?",
@@ -25,8 +25,19 @@ const QUESTIONS: [&str; 4] = [
     "What should a maintainer do with a release-critical bug?",
 ];
 
+/// Shows the whole system at work on this machine: a real cluster, real documents, questions.
+#[derive(Parser)]
+#[command(name = "cargo demo", bin_name = "cargo demo")]
+struct Arguments {
+    /// How many of the documents to upload, smallest first. Two cores store two or three pages a
+    /// second; all documents have about 2300 pages. Default: all.
+    #[arg(long)]
+    documents: Option<usize>,
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
     let mut phases = Phases::default();
 
     let testbed = phases.run("test-bed up", Testbed::obtain()).await?;
@@ -38,7 +49,8 @@ async fn main() -> Result<()> {
     let images = phases.run("images", testbed.images()).await?;
     println!("images: {} and {}", images.operator, images.worker);
     let stores = Stores::prepare(&testbed).await?;
-    let pdfs = documents(&artifacts::PDFS.path(testbed.settings()))?;
+    let mut pdfs = documents(&artifacts::PDFS.path(testbed.settings()))?;
+    pdfs.truncate(arguments.documents.unwrap_or(usize::MAX));
 
     let scene = phases
         .run(
@@ -46,9 +58,11 @@ async fn main() -> Result<()> {
             Scene::open(&testbed, &images, NAMESPACE),
         )
         .await?;
+    // Of its own for each run: nothing that an interrupted one left behind is waiting there.
+    let topic = format!("demo-{}", &random_id()[..8]);
     let object = scene.pipeline(
         PIPELINE,
-        TOPIC,
+        &topic,
         &json!({"spec": {"scaling": {"maxReplicas": 3, "targetLagPerReplica": 5, "scaleDownDelaySeconds": 15}}}),
     );
     println!(
@@ -63,7 +77,7 @@ async fn main() -> Result<()> {
         )
         .await?;
 
-    let user = User::with_knowledge_base(&stores, TOPIC, "demo", &random_id()).await?;
+    let user = User::with_knowledge_base(&stores, &topic, "demo", &random_id()).await?;
     let mut timeline = Timeline::default();
     println!(
         "\nuploading {} documents to knowledge base {}",
@@ -216,14 +230,14 @@ fn memory(testbed: &Testbed, timeline: &Timeline) -> Result<Vec<(String, u64)>> 
     Ok(own.chain(servers).collect())
 }
 
-/// The PDFs of the demo, by name.
+/// The PDFs of the demo, by size.
 fn documents(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut pdfs: Vec<PathBuf> = std::fs::read_dir(folder)
         .context("the demo's documents")?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "pdf"))
         .collect();
-    pdfs.sort();
+    pdfs.sort_by_key(|path| path.metadata().map_or(0, |metadata| metadata.len()));
     ensure!(!pdfs.is_empty(), "no PDF in {}", folder.display());
     Ok(pdfs)
 }

@@ -23,9 +23,9 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
         let good = pdf::with_pages(&["A good page.", "Another good page."]);
 
         user.send(b"this is no JSON").await?;
-        user.send(br#"{"task_id": "alice_1", "username": "alice"}"#)
+        user.send(br#"{"task_id": "alice_incomplete", "username": "alice"}"#)
             .await?;
-        user.send(br#"{"type": "workflow", "task_id": "alice_2", "workflow_data": {}}"#)
+        user.send(br#"{"type": "workflow", "task_id": "alice_workflow", "workflow_data": {}}"#)
             .await?;
         let mut missing = user.put("missing.pdf", good.clone()).await?;
         missing.key = "alice_nowhere.pdf".to_owned();
@@ -79,7 +79,7 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
         };
         for (needle, reason) in [
             ("this is no JSON", "NotJson"),
-            ("alice_1", "InvalidTask"),
+            ("alice_incomplete", "InvalidTask"),
             ("alice_nowhere.pdf", "ObjectNotFound"),
             ("empty.pdf", "Empty"),
             ("truncated.pdf", "Damaged"),
