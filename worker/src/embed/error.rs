@@ -44,6 +44,10 @@ pub enum EmbedError {
         detail: String,
     },
 
+    /// A page embedder's own reason; an image that no such model takes is one.
+    #[error(transparent)]
+    ColQwen(#[from] super::colqwen::ColQwenError),
+
     /// Some text cannot be cut into tokens.
     #[error("the text cannot be cut into tokens: {0}")]
     Tokenize(String),

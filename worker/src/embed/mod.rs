@@ -2,6 +2,7 @@
 //! it does no I/O once it is loaded.
 
 mod bert;
+pub mod colqwen;
 mod error;
 mod gelu;
 mod multi_vector;
@@ -56,9 +57,11 @@ pub trait Embedder: Send + Sync {
 pub fn load(family: ModelFamily, directory: &Path) -> Result<Box<dyn Embedder>, EmbedError> {
     match family {
         ModelFamily::Minilm => Ok(Box::new(minilm::MiniLm::load(directory)?)),
-        other => Err(EmbedError::Config {
-            file: directory.to_owned(),
-            detail: format!("this worker does not know the family {other}"),
+        other => colqwen::load(other, directory).unwrap_or_else(|| {
+            Err(EmbedError::Config {
+                file: directory.to_owned(),
+                detail: format!("this worker does not know the family {other}"),
+            })
         }),
     }
 }

@@ -1,0 +1,112 @@
+//! Attention over a packed batch: every segment sees itself and nothing else, so a page's result
+//! does not depend on its neighbours. Scores are computed in blocks of queries and never exist
+//! for a whole page at once. No positions, no projections.
+
+use candle_core::Tensor;
+
+use super::error::Result;
+use super::grid::Segments;
+use super::kernels::{self, Visible};
+
+/// Scores that exist at once: a few megabytes stay in a CPU's cache; a GPU wants large launches.
+const CPU_SCORES: usize = 1 << 20;
+const GPU_SCORES: usize = 1 << 28;
+/// Segments up to this length are computed many at once.
+const SHORT: usize = 512;
+
+/// Who sees whom inside a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// Everybody sees everybody.
+    Both,
+    /// A token sees itself and what is before it.
+    Causal,
+}
+
+/// Queries, keys and values, each `[heads, tokens, head]` and contiguous; keys and values may
+/// have fewer heads, each shared by as many neighbouring query heads.
+pub(super) struct Heads {
+    pub(super) queries: Tensor,
+    pub(super) keys: Tensor,
+    pub(super) values: Tensor,
+}
+
+impl Heads {
+    /// The heads' results side by side, `[tokens, heads * head]`.
+    pub(super) fn attend(&self, segments: &[Segments], direction: Direction) -> Result<Tensor> {
+        let (heads, tokens, head) = self.queries.dims3()?;
+        let mut parts = Vec::with_capacity(segments.len());
+        for &run in segments {
+            let batched = run.count > 1 && run.length <= SHORT && direction == Direction::Both;
+            if batched && self.keys.dim(0)? == heads {
+                parts.push(self.attend_run(run)?);
+                continue;
+            }
+            for number in 0..run.count {
+                let start = run.start + number * run.length;
+                self.attend_one(start, run.length, direction, &mut parts)?;
+            }
+        }
+        let joined = if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            Tensor::cat(&parts, 0)?
+        };
+        Ok(joined.reshape((tokens, heads * head))?)
+    }
+
+    /// Segments of one length, together: `[tokens of the run, heads, head]`.
+    fn attend_run(&self, run: Segments) -> Result<Tensor> {
+        let (heads, _, head) = self.queries.dims3()?;
+        let take = |tensor: &Tensor| -> Result<Tensor> {
+            let rows = tensor.narrow(1, run.start, run.rows())?.contiguous()?;
+            Ok(rows.reshape((heads * run.count, run.length, head))?)
+        };
+        let scores = take(&self.queries)?.matmul(&take(&self.keys)?.t()?)?;
+        let weights = kernels::softmax(scores, scale(head), Visible::All)?;
+        let result = weights.matmul(&take(&self.values)?)?;
+        Ok(result
+            .reshape((heads, run.rows(), head))?
+            .transpose(0, 1)?
+            .contiguous()?)
+    }
+
+    /// One segment, block of queries by block: appends `[queries of the block, heads, head]`.
+    fn attend_one(
+        &self,
+        start: usize,
+        length: usize,
+        direction: Direction,
+        parts: &mut Vec<Tensor>,
+    ) -> Result<()> {
+        let (heads, _, head) = self.queries.dims3()?;
+        let groups = self.keys.dim(0)?;
+        let scores_at_once = if self.queries.device().is_cpu() {
+            CPU_SCORES
+        } else {
+            GPU_SCORES
+        };
+        let block = (scores_at_once / (heads * length)).clamp(16, length.max(16));
+        for first in (0..length).step_by(block) {
+            let block = block.min(length - first);
+            let (seen, visible) = match direction {
+                Direction::Both => (length, Visible::All),
+                Direction::Causal => (first + block, Visible::Causal { first, block }),
+            };
+            let queries = self.queries.narrow(1, start + first, block)?.contiguous()?;
+            // Heads that share a key become rows of one product.
+            let queries = queries.reshape((groups, heads / groups * block, head))?;
+            let keys = self.keys.narrow(1, start, seen)?;
+            let values = self.values.narrow(1, start, seen)?;
+            let scores = queries.matmul(&keys.t()?)?;
+            let weights = kernels::softmax(scores, scale(head), visible)?;
+            let result = weights.matmul(&values)?.reshape((heads, block, head))?;
+            parts.push(result.transpose(0, 1)?.contiguous()?);
+        }
+        Ok(())
+    }
+}
+
+fn scale(head: usize) -> f32 {
+    1.0 / (head as f32).sqrt()
+}

@@ -1,0 +1,173 @@
+//! A batch without padding: pages and queries one after the other, and everything that the towers
+//! must know of them - positions, who sees whom, where visual tokens go. Pure, host only.
+
+use super::grid::Segments;
+use super::patches::PreparedPage;
+use super::tokenizer::Prompts;
+
+/// What the vision tower works on.
+pub(super) struct VisionPlan {
+    /// Patches of all pages, in the order of the tower.
+    pub(super) rows: Vec<f32>,
+    /// Row and column of each patch.
+    pub(super) positions: Vec<(usize, usize)>,
+    /// Rows and columns of patches of the page that each patch is of.
+    pub(super) sides: Vec<(usize, usize)>,
+    /// One segment a page, in patches.
+    pub(super) pages: Vec<Segments>,
+    /// One segment a window, in patches.
+    pub(super) windows: Vec<Segments>,
+}
+
+/// What the text tower works on.
+#[derive(Default)]
+pub(super) struct TextPlan {
+    /// Ids of the tokens that are text, in order.
+    pub(super) text_ids: Vec<u32>,
+    /// For each token the row of its input in text rows followed by visual rows.
+    pub(super) sources: Vec<Source>,
+    /// Time, row and column of each token.
+    pub(super) positions: Vec<[usize; 3]>,
+    /// Tokens of each sequence.
+    pub(super) lengths: Vec<usize>,
+}
+
+/// Where a token's input comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// This entry of the text ids.
+    Text(usize),
+    /// This row of the vision tower's output.
+    Visual(usize),
+}
+
+/// Lays out pages for both towers.
+pub(super) fn pack_pages(pages: Vec<PreparedPage>, prompts: &Prompts) -> (VisionPlan, TextPlan) {
+    let mut vision = VisionPlan {
+        rows: Vec::new(),
+        positions: Vec::new(),
+        sides: Vec::new(),
+        pages: Vec::new(),
+        windows: Vec::new(),
+    };
+    let mut text = TextPlan::default();
+    let mut first_unit = 0;
+    for page in pages {
+        text.push_page(&page, first_unit, prompts);
+        first_unit += page.grid.units();
+        vision.push(page);
+    }
+    (vision, text)
+}
+
+/// Lays out one query.
+pub(super) fn pack_query(ids: &[u32]) -> TextPlan {
+    let mut text = TextPlan::default();
+    let end = text.push_text(ids, 0);
+    text.lengths.push(end);
+    text
+}
+
+/// Splits pages into batches of at most `budget` tokens; a page larger than that is alone.
+pub(super) fn batches(tokens: &[usize], budget: usize) -> Vec<usize> {
+    let mut sizes = Vec::new();
+    let (mut size, mut sum) = (0, 0);
+    for &count in tokens {
+        if size > 0 && sum + count > budget {
+            sizes.push(size);
+            (size, sum) = (0, 0);
+        }
+        size += 1;
+        sum += count;
+    }
+    if size > 0 {
+        sizes.push(size);
+    }
+    sizes
+}
+
+/// Rows as the devices index them.
+pub(super) fn indices(rows: impl IntoIterator<Item = usize>) -> Vec<u32> {
+    let index = |row| u32::try_from(row).expect("a batch has fewer than 2^32 rows");
+    rows.into_iter().map(index).collect()
+}
+
+impl VisionPlan {
+    fn push(&mut self, page: PreparedPage) {
+        use super::grid::UNIT;
+        let grid = page.grid;
+        let first = self.positions.len();
+        let side = super::config::MERGE;
+        self.positions.extend(grid.patch_positions());
+        let sides = (grid.rows * side, grid.columns * side);
+        self.sides.resize(self.positions.len(), sides);
+        Segments::one(first, grid.patches()).push_onto(&mut self.pages);
+        let mut start = first;
+        for units in &grid.windows {
+            Segments::one(start, units * UNIT).push_onto(&mut self.windows);
+            start += units * UNIT;
+        }
+        if self.rows.is_empty() {
+            self.rows = page.rows;
+        } else {
+            self.rows.extend(page.rows);
+        }
+    }
+}
+
+impl TextPlan {
+    fn push_page(&mut self, page: &PreparedPage, first_unit: usize, prompts: &Prompts) {
+        let start = self.sources.len();
+        let grid = &page.grid;
+        let time = self.push_text(&prompts.before_image, 0);
+        for (unit, place) in grid.places().into_iter().enumerate() {
+            let (row, column) = (unit / grid.columns, unit % grid.columns);
+            self.sources.push(Source::Visual(first_unit + place));
+            self.positions.push([time, time + row, time + column]);
+        }
+        // Text goes on after the image's longer side, not after its number of tokens.
+        self.push_text(&prompts.after_image, time + grid.rows.max(grid.columns));
+        self.lengths.push(self.sources.len() - start);
+    }
+
+    /// Appends text from position `time` on; returns the position after it.
+    fn push_text(&mut self, ids: &[u32], time: usize) -> usize {
+        for (offset, &id) in ids.iter().enumerate() {
+            self.sources.push(Source::Text(self.text_ids.len()));
+            self.text_ids.push(id);
+            self.positions.push([time + offset; 3]);
+        }
+        time + ids.len()
+    }
+
+    /// One segment a sequence.
+    pub(super) fn segments(&self) -> Vec<Segments> {
+        let mut segments = Vec::new();
+        let mut start = 0;
+        for &length in &self.lengths {
+            Segments::one(start, length).push_onto(&mut segments);
+            start += length;
+        }
+        segments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_keeps_to_its_budget_and_to_the_order() {
+        assert_eq!(batches(&[10, 20, 30, 5], 30), [2, 1, 1]);
+        assert_eq!(batches(&[100, 1], 30), [1, 1]);
+        assert_eq!(batches(&[], 30), [0; 0]);
+    }
+
+    #[test]
+    fn a_query_counts_its_tokens() {
+        let plan = pack_query(&[7, 8, 9]);
+        assert_eq!(plan.text_ids, [7, 8, 9]);
+        assert_eq!(plan.positions, [[0; 3], [1; 3], [2; 3]]);
+        assert_eq!(plan.segments(), [Segments::one(0, 3)]);
+    }
+}

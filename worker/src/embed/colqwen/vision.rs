@@ -1,0 +1,259 @@
+//! The vision tower of all families: patches in, visual tokens out. It sees pages only through a
+//! [`VisionPlan`], and knows no text.
+
+use candle_core::Tensor;
+
+use super::attention::{Direction, Heads};
+use super::config::{VisionAttention, VisionConfig, VisionMlp, VisionNorm};
+use super::error::Result;
+use super::grid::UNIT;
+use super::kernels::{self, Activation};
+use super::layers::{Linear, Loader, Norm};
+use super::packing::VisionPlan;
+use super::position_table::PositionTable;
+use super::rope::RotaryTable;
+
+const EPSILON: f32 = 1e-6;
+const CHANNELS: usize = 3;
+/// A patch covers this many frames; a still image fills both alike.
+const FRAMES: usize = 2;
+
+/// The vision tower.
+pub(super) struct VisionTower {
+    patch: Linear,
+    positions: Option<PositionTable>,
+    blocks: Vec<Block>,
+    merger: Merger,
+    /// Mergers behind blocks whose output reaches the text tower's first layers.
+    deepstack: Vec<(usize, Merger)>,
+    attention: VisionAttention,
+    head: usize,
+}
+
+/// What the text tower takes over; rows are visual tokens in the tower's order.
+pub(super) struct VisualTokens {
+    /// `[tokens, hidden]`
+    pub(super) tokens: Tensor,
+    /// What is added after each of the first text layers, `[tokens, hidden]` each.
+    pub(super) deepstack: Vec<Tensor>,
+}
+
+impl VisionTower {
+    /// Reads the tower below `visual.`.
+    pub(super) fn load(loader: &Loader, config: &VisionConfig) -> Result<Self> {
+        let blocks = (0..config.depth)
+            .map(|number| Block::load(&loader.at(format_args!("blocks.{number}")), config))
+            .collect::<Result<Vec<_>>>()?;
+        let deepstack = config.deepstack.iter().enumerate().map(|(number, &block)| {
+            let loader = loader.at(format_args!("deepstack_merger_list.{number}"));
+            Ok((block, Merger::load_deepstack(&loader, config)?))
+        });
+        Ok(Self {
+            patch: load_patch(&loader.at("patch_embed.proj"), config)?,
+            positions: config
+                .position_table
+                .map(|side| PositionTable::load(&loader.at("pos_embed"), side, config.width))
+                .transpose()?,
+            blocks,
+            merger: Merger::load(&loader.at("merger"), config)?,
+            deepstack: deepstack.collect::<Result<Vec<_>>>()?,
+            attention: config.attention.clone(),
+            head: config.head(),
+        })
+    }
+
+    /// Runs the tower on `pixels`, the plan's rows on the device.
+    pub(super) fn forward(&self, pixels: &Tensor, plan: &VisionPlan) -> Result<VisualTokens> {
+        let mut hidden = self.patch.forward(pixels)?;
+        if let Some(positions) = &self.positions {
+            hidden = (hidden + positions.at(plan)?)?;
+        }
+        let (dtype, device) = (hidden.dtype(), hidden.device().clone());
+        let rotary = RotaryTable::vision(&plan.positions, self.head, dtype, &device)?;
+        let mut deepstack = Vec::with_capacity(self.deepstack.len());
+        for (number, block) in self.blocks.iter().enumerate() {
+            let segments = match &self.attention {
+                VisionAttention::Windowed { full_blocks, .. } if !full_blocks.contains(&number) => {
+                    &plan.windows
+                }
+                _ => &plan.pages,
+            };
+            hidden = block.forward(hidden, &rotary, segments)?;
+            for (_, merger) in self.deepstack.iter().filter(|(after, _)| *after == number) {
+                deepstack.push(merger.forward(&hidden)?);
+            }
+        }
+        Ok(VisualTokens {
+            tokens: self.merger.forward(&hidden)?,
+            deepstack,
+        })
+    }
+}
+
+/// The patch embedding: a convolution whose step is its kernel is a matrix product, and equal
+/// frames let the kernel's frames be added up.
+fn load_patch(loader: &Loader, config: &VisionConfig) -> Result<Linear> {
+    let (width, side) = (config.width, config.patch);
+    let kernel = loader.tensor("weight", &[width, CHANNELS, FRAMES, side, side])?;
+    let weight = kernel.sum(2)?.reshape((width, CHANNELS * side * side))?;
+    let bias = config
+        .patch_bias
+        .then(|| loader.tensor("bias", &[width]))
+        .transpose()?;
+    Ok(Linear::from_tensors(weight, bias))
+}
+
+struct Block {
+    norm1: Norm,
+    qkv: Linear,
+    output: Linear,
+    norm2: Norm,
+    mlp: Mlp,
+    heads: usize,
+}
+
+impl Block {
+    fn load(loader: &Loader, config: &VisionConfig) -> Result<Self> {
+        let width = config.width;
+        let norm = |name| load_norm(&loader.at(name), config, width);
+        Ok(Self {
+            norm1: norm("norm1")?,
+            qkv: Linear::load(&loader.at("attn.qkv"), width, 3 * width, true)?,
+            output: Linear::load(&loader.at("attn.proj"), width, width, true)?,
+            norm2: norm("norm2")?,
+            mlp: Mlp::load(&loader.at("mlp"), config)?,
+            heads: config.heads,
+        })
+    }
+
+    fn forward(
+        &self,
+        hidden: Tensor,
+        rotary: &RotaryTable,
+        segments: &[super::grid::Segments],
+    ) -> Result<Tensor> {
+        let (rows, width) = hidden.dims2()?;
+        let (heads, head) = (self.heads, width / self.heads);
+        let qkv = self.qkv.forward(&self.norm1.forward(&hidden)?)?;
+        let qkv = qkv
+            .reshape((rows, 3 * heads, head))?
+            .transpose(0, 1)?
+            .contiguous()?;
+        let turned = rotary.rotate(&qkv.narrow(0, 0, 2 * heads)?)?;
+        let attended = Heads {
+            queries: turned.narrow(0, 0, heads)?,
+            keys: turned.narrow(0, heads, heads)?,
+            values: qkv.narrow(0, 2 * heads, heads)?,
+        }
+        .attend(segments, Direction::Both)?;
+        let hidden = (hidden + self.output.forward(&attended)?)?;
+        let change = self.mlp.forward(&self.norm2.forward(&hidden)?)?;
+        Ok((hidden + change)?)
+    }
+}
+
+fn load_norm(loader: &Loader, config: &VisionConfig, width: usize) -> Result<Norm> {
+    match config.norm {
+        VisionNorm::Rms => Norm::load_rms(loader, width, EPSILON.into()),
+        VisionNorm::Layer => Norm::load_layer(loader, width, EPSILON),
+    }
+}
+
+enum Mlp {
+    SwiGlu {
+        gate_up: Linear,
+        down: Linear,
+    },
+    Plain {
+        first: Linear,
+        activation: Activation,
+        second: Linear,
+    },
+}
+
+impl Mlp {
+    fn load(loader: &Loader, config: &VisionConfig) -> Result<Self> {
+        let (width, inner) = (config.width, config.intermediate);
+        let plain = |first, activation, second| -> Result<Self> {
+            Ok(Self::Plain {
+                first: Linear::load(&loader.at(first), width, inner, true)?,
+                activation,
+                second: Linear::load(&loader.at(second), inner, width, true)?,
+            })
+        };
+        match config.mlp {
+            VisionMlp::SwiGlu => {
+                let parts = [
+                    (loader.at("gate_proj"), inner),
+                    (loader.at("up_proj"), inner),
+                ];
+                Ok(Self::SwiGlu {
+                    gate_up: Linear::load_joined(&parts, width, true)?,
+                    down: Linear::load(&loader.at("down_proj"), inner, width, true)?,
+                })
+            }
+            VisionMlp::QuickGelu => plain("fc1", Activation::QuickGelu, "fc2"),
+            VisionMlp::TanhGelu => plain("linear_fc1", Activation::TanhGelu, "linear_fc2"),
+        }
+    }
+
+    fn forward(&self, rows: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::SwiGlu { gate_up, down } => {
+                down.forward(&kernels::swiglu(&gate_up.forward(rows)?)?)
+            }
+            Self::Plain {
+                first,
+                activation,
+                second,
+            } => second.forward(&kernels::activate(first.forward(rows)?, *activation)?),
+        }
+    }
+}
+
+/// Turns each 2 x 2 patches into one token of the text tower's width.
+struct Merger {
+    norm: Norm,
+    /// Whether the norm is over the joined patches instead of each patch.
+    norm_after_join: bool,
+    first: Linear,
+    second: Linear,
+}
+
+impl Merger {
+    fn load(loader: &Loader, config: &VisionConfig) -> Result<Self> {
+        // Qwen3-VL renamed the layers.
+        let (norm, first, second) = match config.mlp {
+            VisionMlp::TanhGelu => ("norm", "linear_fc1", "linear_fc2"),
+            VisionMlp::SwiGlu | VisionMlp::QuickGelu => ("ln_q", "mlp.0", "mlp.2"),
+        };
+        let joined = config.width * UNIT;
+        Ok(Self {
+            norm: load_norm(&loader.at(norm), config, config.width)?,
+            norm_after_join: false,
+            first: Linear::load(&loader.at(first), joined, joined, true)?,
+            second: Linear::load(&loader.at(second), joined, config.output, true)?,
+        })
+    }
+
+    fn load_deepstack(loader: &Loader, config: &VisionConfig) -> Result<Self> {
+        let joined = config.width * UNIT;
+        Ok(Self {
+            norm: load_norm(&loader.at("norm"), config, joined)?,
+            norm_after_join: true,
+            first: Linear::load(&loader.at("linear_fc1"), joined, joined, true)?,
+            second: Linear::load(&loader.at("linear_fc2"), joined, config.output, true)?,
+        })
+    }
+
+    fn forward(&self, rows: &Tensor) -> Result<Tensor> {
+        let (patches, width) = rows.dims2()?;
+        let joined = (patches / UNIT, width * UNIT);
+        let rows = if self.norm_after_join {
+            self.norm.forward(&rows.reshape(joined)?)?
+        } else {
+            self.norm.forward(rows)?.reshape(joined)?
+        };
+        self.second.forward(&self.first.forward(&rows)?.gelu_erf()?)
+    }
+}
