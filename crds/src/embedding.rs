@@ -38,26 +38,14 @@ pub enum ModelFamily {
     /// all-MiniLM-L6-v2: a sentence model on the text of a page; one vector of 384 dimensions a
     /// passage. Made for CPUs and English text.
     Minilm,
-
-    /// ColQwen2: late interaction on page images, one vector for each part of the image; on
-    /// Qwen2-VL.
-    Colqwen2,
-
-    /// ColQwen2.5: as ColQwen2, on Qwen2.5-VL.
-    #[serde(rename = "colqwen2_5")]
-    Colqwen2_5,
-
-    /// ColQwen3: as ColQwen2, on Qwen3-VL. The checkpoint decides the width of the vectors.
-    Colqwen3,
 }
 
 impl ModelFamily {
-    /// Dimensions of a vector, where the family alone decides them.
+    /// Dimensions of a vector.
     #[must_use]
-    pub fn dimensions(self) -> Option<u32> {
+    pub fn dimensions(self) -> u32 {
         match self {
-            Self::Minilm => Some(384),
-            Self::Colqwen2 | Self::Colqwen2_5 | Self::Colqwen3 => None,
+            Self::Minilm => 384,
         }
     }
 }
@@ -66,9 +54,6 @@ impl std::fmt::Display for ModelFamily {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Minilm => "minilm",
-            Self::Colqwen2 => "colqwen2",
-            Self::Colqwen2_5 => "colqwen2_5",
-            Self::Colqwen3 => "colqwen3",
         })
     }
 }

@@ -53,6 +53,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    Embed(layra_worker::embed::colqwen::cli::EmbedArgs),
     /// The sandboxed renderer; speaks on standard input and output.
     #[command(hide = true)]
     RenderChild,

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use layra_worker::assembly::{Common, Paths};
 use layra_worker::settings::Settings;
-use layra_worker::{ingest, run, search, telemetry};
+use layra_worker::{embed, ingest, run, search, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,10 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             if !summary.is_success() {
                 return Ok(ExitCode::FAILURE);
             }
+        }
+        Command::Embed(args) => {
+            let report = move || embed::colqwen::cli::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
         }
         Command::Search {
             question,

@@ -57,11 +57,9 @@ pub trait Embedder: Send + Sync {
 pub fn load(family: ModelFamily, directory: &Path) -> Result<Box<dyn Embedder>, EmbedError> {
     match family {
         ModelFamily::Minilm => Ok(Box::new(minilm::MiniLm::load(directory)?)),
-        other => colqwen::load(other, directory).unwrap_or_else(|| {
-            Err(EmbedError::Config {
-                file: directory.to_owned(),
-                detail: format!("this worker does not know the family {other}"),
-            })
+        other => Err(EmbedError::Config {
+            file: directory.to_owned(),
+            detail: format!("this worker does not know the family {other}"),
         }),
     }
 }

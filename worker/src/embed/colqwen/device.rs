@@ -131,7 +131,6 @@ mod tests {
         assert!("int8".parse::<Precision>().is_err());
     }
 
-    #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_gpu_that_cannot_be_used_is_named() {
         assert!(matches!(DeviceChoice::Auto.open(), Ok(Device::Cpu)));

@@ -1,31 +1,9 @@
 //! The model behind the worker's trait: pages as pictures, vectors as plain numbers.
 
-use std::path::Path;
-
 use candle_core::Tensor;
-use layra_crds::ModelFamily;
 
-use super::{ColQwen, ColQwenError, Family, Options, RgbImage};
+use super::{ColQwen, ColQwenError, RgbImage};
 use crate::embed::{EmbedError, Embedder, MultiVector, PageInput};
-
-/// Loads the model of this family in `directory`; none if the family is not one of these.
-pub(in crate::embed) fn load(
-    family: ModelFamily,
-    directory: &Path,
-) -> Option<Result<Box<dyn Embedder>, EmbedError>> {
-    let family = match family {
-        ModelFamily::Colqwen2 => Family::ColQwen2,
-        ModelFamily::Colqwen2_5 => Family::ColQwen2_5,
-        ModelFamily::Colqwen3 => Family::ColQwen3,
-        _ => return None,
-    };
-    let model = ColQwen::load_family(family, directory, &Options::default());
-    Some(
-        model
-            .map(|model| Box::new(model) as Box<dyn Embedder>)
-            .map_err(EmbedError::from),
-    )
-}
 
 impl Embedder for ColQwen {
     fn dimensions(&self) -> usize {

@@ -20,7 +20,7 @@
 //! 3. Add what is new as a variant there, and as a branch in `vision` or `text`.
 //! 4. Map its tensor names in `names`, its prompts in `tokenizer`.
 //! 5. Make a tiny checkpoint with random weights and the reference's outputs, put it under
-//!    `tests/fixtures` and add it to the table in `tests/colqwen.rs`. Hold vectors to 1e-5 in
+//!    `tests/fixtures` and add it to the table in `tests/colqwen`. Hold vectors to 1e-5 in
 //!    f32: a wrong kind of GELU moves them by no more than 4e-5.
 
 mod attention;
@@ -57,7 +57,6 @@ use rayon::prelude::*;
 
 pub use config::{Config, Family};
 pub use device::{DeviceChoice, Precision};
-pub(super) use embedder::load;
 pub use error::{ColQwenError, Result};
 pub use image_size::Size;
 pub use patches::RgbImage;
