@@ -211,19 +211,24 @@ async fn an_edit_rolls_the_workers_without_surge() -> Result<()> {
         stage.scene.apply(&stage.pipeline(&edited)).await?;
         let mut alive: BTreeSet<String> = BTreeSet::new();
         let rolled = async {
-            while let Some(event) = events.try_next().await? {
-                match event {
-                    WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                        if pod.metadata.deletion_timestamp.is_some() {
-                            alive.remove(&pod.name_any());
-                        } else {
-                            alive.insert(pod.name_any());
-                        }
+            loop {
+                // The Deployment may be ready a moment after the last word of any pod.
+                let event = tokio::time::timeout(Duration::from_secs(1), events.try_next()).await;
+                match event.map(|event| event?.context("the watch ended")) {
+                    Ok(Err(error)) => return Err(error),
+                    Ok(Ok(WatchEvent::Added(pod) | WatchEvent::Modified(pod)))
+                        if pod.metadata.deletion_timestamp.is_none() =>
+                    {
+                        alive.insert(pod.name_any());
                     }
-                    WatchEvent::Deleted(pod) => {
+                    Ok(Ok(
+                        WatchEvent::Added(pod)
+                        | WatchEvent::Modified(pod)
+                        | WatchEvent::Deleted(pod),
+                    )) => {
                         alive.remove(&pod.name_any());
                     }
-                    _ => {}
+                    Ok(Ok(_)) | Err(_) => {}
                 }
                 ensure!(alive.len() <= 2, "a surge: {alive:?}");
                 let deployment = stage.scene.deployment(&stage.name).await?;
@@ -231,7 +236,6 @@ async fn an_edit_rolls_the_workers_without_surge() -> Result<()> {
                     return Ok(());
                 }
             }
-            anyhow::bail!("the watch ended")
         };
         tokio::time::timeout(4 * MINUTE, rolled)
             .await
