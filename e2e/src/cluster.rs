@@ -234,7 +234,10 @@ impl Scene {
 
     /// `kubectl` in this namespace; its standard output, or its complaint as an error.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        // What kubectl remembers of another cluster at this address is of no use.
+        let cache = tempfile::TempDir::new()?;
         let output = tokio::process::Command::new(&self.kubectl)
+            .env("KUBECACHEDIR", cache.path())
             .args(["--namespace", &self.namespace, "--kubeconfig"])
             .arg(&self.kubeconfig)
             .args(arguments)

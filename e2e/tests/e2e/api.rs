@@ -1,9 +1,14 @@
 //! What the API server itself refuses and explains.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use layra_e2e::cluster::eventually;
 use serde_json::{Value, json};
 
 use crate::scene::Stage;
+
+const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() -> Result<()> {
@@ -93,10 +98,12 @@ async fn the_topic_of_an_object_cannot_be_changed() -> Result<()> {
 async fn kubectl_explains_and_lists() -> Result<()> {
     let stage = Stage::new("explain").await?;
     let result = async {
-        let text = stage
-            .scene
-            .kubectl(&["explain", "ipl.spec.stores.milvus.index"])
-            .await?;
+        // A definition that was made a moment ago is not yet in every answer of the API server.
+        let text = eventually("the definition to be explained", MINUTE, async || {
+            let arguments = ["explain", "ipl.spec.stores.milvus.index"];
+            stage.scene.kubectl(&arguments).await.map(Some)
+        })
+        .await?;
         ensure!(
             text.contains("efConstruction") && text.contains("Default: 500"),
             "{text}"
