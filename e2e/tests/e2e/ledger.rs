@@ -9,7 +9,7 @@ use layra_e2e::faults::fleet::Fleet;
 use layra_e2e::pdf;
 use layra_e2e::worker_cli::WorkerCli;
 use mongodb::bson::{Document, doc};
-use object_store::ObjectStore;
+use object_store::{ObjectStore, PutOptions};
 use serde_json::json;
 
 use crate::scene::Stage;
@@ -172,7 +172,7 @@ async fn a_dead_letter_is_put_back_once_when_its_cause_is_gone() -> Result<()> {
         stage
             .stores
             .objects
-            .put_opts(&path, content.into(), Default::default())
+            .put_opts(&path, content.into(), PutOptions::default())
             .await?;
         let report = cli.run(&["redrive"]).await?;
         ensure!(report.contains("1 letters put back"), "{report}");
