@@ -7,3 +7,4 @@ mod documents;
 mod lifecycle;
 mod scene;
 mod trouble;
+mod visual;

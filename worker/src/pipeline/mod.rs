@@ -6,6 +6,7 @@
 pub mod embedder;
 mod plan;
 mod stages;
+mod token_budget;
 
 use std::collections::BTreeSet;
 use std::path::Path;
