@@ -58,6 +58,8 @@ pub enum SecretKind {
     Mongodb,
     /// `stores.redis.secretRef`: `uri`
     Redis,
+    /// `embedding.model.secretRef`: `token`
+    Model,
 }
 
 impl SecretKind {
@@ -70,6 +72,7 @@ impl SecretKind {
             Self::Milvus => "milvus",
             Self::Mongodb => "mongodb",
             Self::Redis => "redis",
+            Self::Model => "model",
         }
     }
 
@@ -79,7 +82,7 @@ impl SecretKind {
         match self {
             Self::Kafka => &[],
             Self::ObjectStore => &["accessKey", "secretKey"],
-            Self::Milvus => &["token"],
+            Self::Milvus | Self::Model => &["token"],
             Self::Mongodb | Self::Redis => &["uri"],
         }
     }

@@ -14,11 +14,11 @@ mod worker;
 
 pub use config::{ConfigError, SecretKind, WorkerConfig};
 pub use documents::{DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, RenderSpec};
-pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec};
+pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use scaling::{ScalingMode, ScalingSpec};
 pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};
-pub use status::{DriftedCollection, IngestionPipelineStatus, ScalingStatus};
+pub use status::{DriftedCollection, IngestionPipelineStatus, ModelStatus, ScalingStatus};
 pub use stores::{
     COLLECTION_PLACEHOLDER, IndexSpec, IndexType, MetricType, MilvusSpec, MongodbSpec, RedisSpec,
     SearchSpec, StoresSpec,

@@ -41,9 +41,32 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<ScalingStatus>,
 
+    /// The model that the newest worker fetched. Kept while there is no worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelStatus>,
+
     /// Collections of this pipeline whose index is not the one in the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drifted_collections: Vec<DriftedCollection>,
+}
+
+/// A model as a worker fetched it, before it was loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelStatus {
+    /// SHA-256 over the names and SHA-256 sums of all its files, adapter included: two workers
+    /// with the same one compute the same vectors.
+    pub checksum: String,
+
+    /// Width of the vectors, from the checkpoint.
+    pub dimensions: u32,
+
+    /// Size of all its files.
+    pub bytes: u64,
+
+    /// The commit that `hf://` was resolved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
 }
 
 /// A scaling decision.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 const MINIMAL: &str = include_str!("../../docs/examples/minimal.yaml");
 const FULL: &str = include_str!("../../docs/examples/full.yaml");
+const VISUAL: &str = include_str!("../../docs/examples/visual.yaml");
 
 fn pipeline(yaml: &str, patch: &Value) -> IngestionPipeline {
     let mut object: Value = serde_yaml_ng::from_str(yaml).expect("the example is YAML");
@@ -27,7 +28,7 @@ fn merge(target: &mut Value, patch: &Value) {
 
 #[test]
 fn the_examples_are_valid() {
-    for example in [MINIMAL, FULL] {
+    for example in [MINIMAL, FULL, VISUAL] {
         pipeline(example, &json!({}))
             .validate_cel()
             .expect("the example is valid");
@@ -50,6 +51,7 @@ fn the_full_example_names_every_default() {
         "/worker/resources",
         "/worker/pod",
         "/source/kafka/deadLetterTopic",
+        "/embedding/model/cacheClaim",
     ] {
         let (parent, key) = gone.rsplit_once('/').expect("a path");
         let parent = spec
@@ -103,6 +105,22 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         (
             json!({"spec": {"documents": {"render": {"dpi": [{"below": 20, "dpi": 300}, {"below": 20, "dpi": 200}, {"dpi": 100}]}}}}),
             "two rules with the same `below`",
+        ),
+        (
+            json!({"spec": {"embedding": {"precision": "bf16"}}}),
+            "minilm reads text. Remove them or choose another family",
+        ),
+        (
+            json!({"spec": {"embedding": {"poolFactor": 3}}}),
+            "minilm reads text. Remove them or choose another family",
+        ),
+        (
+            json!({"spec": {"embedding": {"model": {"adapterUri": "s3://models/adapter"}}}}),
+            "adapterUri is for the families colqwen2",
+        ),
+        (
+            json!({"spec": {"embedding": {"model": {"secretRef": {"name": "hub"}}}}}),
+            "neither uri nor adapterUri is one",
         ),
         (
             json!({"spec": {"stores": {"milvus": {"collection": "everything"}}}}),

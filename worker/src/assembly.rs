@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use layra_crds::ModelStatus;
 use layra_crds::WorkerConfig;
 use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delete::Deleter;
 use crate::embed;
+use crate::embed::DeviceChoice;
 use crate::failure::{Failure, Stage};
 use crate::fetch::Originals;
 use crate::health::Health;
@@ -40,6 +42,10 @@ pub struct Paths {
     pub pdfium: PathBuf,
     /// Memory for pages that are drawn and not yet stored.
     pub page_memory_bytes: usize,
+    /// Where the model runs.
+    pub device: DeviceChoice,
+    /// The model is in the cache already: no server is asked for it.
+    pub model_fetched: bool,
 }
 
 /// What all commands share.
@@ -92,15 +98,19 @@ impl Common {
     pub async fn embedder(&self) -> Result<EmbedderThread, Failure> {
         let Settings { config, secrets } = &self.settings;
         let cache = &self.paths.cache;
-        let directory = self
-            .retry()
-            .run(Stage::Model, &self.stop, |_| {
-                model::obtain(config, secrets, cache)
-            })
-            .await?;
+        let files = if self.paths.model_fetched {
+            model::from_cache(config, cache)?
+        } else {
+            self.retry()
+                .run(Stage::Model, &self.stop, |_| {
+                    model::obtain(config, secrets, cache)
+                })
+                .await?
+        };
         let family = config.embedding.model.family;
         let started = std::time::Instant::now();
-        let loading = tokio::task::spawn_blocking(move || embed::load(family, &directory));
+        let settings = embed::Settings::new(&config.embedding, self.paths.device);
+        let loading = tokio::task::spawn_blocking(move || embed::load(&settings, &files));
         let embedder = loading
             .await
             .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?
@@ -108,7 +118,19 @@ impl Common {
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(%family, dimensions = embedder.dimensions(), seconds, "the model is loaded");
         self.health.model_loaded();
-        EmbedderThread::start(embedder, Arc::clone(&self.metrics))
+        let batch_pages = usize::try_from(config.embedding.batch_pages).unwrap_or(1);
+        EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics))
+    }
+
+    /// Fetches the model into the cache and says which it is.
+    pub async fn fetch_model(&self) -> Result<ModelStatus, Failure> {
+        let Settings { config, secrets } = &self.settings;
+        let cache = &self.paths.cache;
+        self.retry()
+            .run(Stage::Model, &self.stop, |_| {
+                model::fetch(config, secrets, cache)
+            })
+            .await
     }
 
     /// The object store, once its bucket answers.

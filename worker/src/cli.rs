@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use layra_worker::embed::DeviceChoice;
 
 /// Renders, embeds and stores every page of every document of an ingestion pipeline.
 #[derive(Debug, Parser)]
@@ -79,9 +80,27 @@ pub(crate) enum Command {
         worker: WorkerArgs,
     },
     Embed(layra_worker::embed::colqwen::cli::EmbedArgs),
+    /// Measure this machine.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+    /// Fetch the pipeline's model into the cache, and say which it is.
+    FetchModel {
+        /// Where to write its checksum, size and width, as JSON. Default: standard output.
+        #[arg(long)]
+        report: Option<PathBuf>,
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
     /// The sandboxed renderer; speaks on standard input and output.
     #[command(hide = true)]
     RenderChild,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    Embed(layra_worker::embed::colqwen::bench::BenchArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -95,6 +114,12 @@ pub(crate) struct WorkerArgs {
     /// Where the model and originals are kept meanwhile.
     #[arg(long, env = "LAYRA_CACHE_DIR", default_value = "/var/cache/layra")]
     pub(crate) cache_dir: PathBuf,
+    /// Where a model that sees pages runs: auto, cpu or cuda:N.
+    #[arg(long, env = "LAYRA_DEVICE", default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+    /// Use the model that `fetch-model` left in the cache; ask no server for it.
+    #[arg(long, env = "LAYRA_MODEL_FETCHED")]
+    pub(crate) model_fetched: bool,
     /// The PDFium library.
     #[arg(
         long,

@@ -13,7 +13,7 @@ use layra_worker::{delete, embed, ingest, redrive, run, search, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Cli, Command, Output, WorkerArgs};
+use crate::cli::{Bench, Cli, Command, Output, WorkerArgs};
 
 fn main() -> ExitCode {
     // Before anything is opened or started: the renderer must own nothing of the worker.
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 /// People who type a command want its answer, not a report of the work.
 fn default_log(command: &Command) -> &'static str {
     match command {
-        Command::Run { .. } => "info",
+        Command::Run { .. } | Command::FetchModel { .. } => "info",
         _ => "warn",
     }
 }
@@ -103,6 +103,20 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             let report = redrive::redrive(&common(worker)?, &choice).await?;
             report.write(&mut std::io::stdout().lock(), dry_run)?;
         }
+        Command::FetchModel { report, worker } => {
+            let model = serde_json::to_vec(&common(worker)?.fetch_model().await?)?;
+            match report {
+                Some(path) => std::fs::write(&path, &model)
+                    .with_context(|| format!("writing {}", path.display()))?,
+                None => std::io::Write::write_all(&mut std::io::stdout().lock(), &model)?,
+            }
+        }
+        Command::Bench {
+            what: Bench::Embed(args),
+        } => {
+            let report = move || embed::colqwen::bench::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
+        }
         Command::Embed(args) => {
             let report = move || embed::colqwen::cli::run(&args, &mut std::io::stdout().lock());
             tokio::task::spawn_blocking(report).await??;
@@ -136,6 +150,8 @@ fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
         pdfium: arguments.pdfium,
         page_memory_bytes: usize::try_from(arguments.page_memory_mib).unwrap_or(usize::MAX >> 20)
             << 20,
+        device: arguments.device,
+        model_fetched: arguments.model_fetched,
     };
     Ok(Common::new(settings, paths, stop_on_signals()?))
 }

@@ -15,6 +15,11 @@ const STEP_BUCKETS: [f64; 11] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
 ];
 
+/// Tokens of a batch.
+const TOKEN_BUCKETS: [f64; 9] = [
+    128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0,
+];
+
 /// Every metric of a worker.
 #[derive(Debug)]
 pub struct Metrics {
@@ -27,6 +32,12 @@ pub struct Metrics {
     pub conversion_duration: Histogram,
     /// Seconds to embed one batch of pages.
     pub embedding_duration: Histogram,
+    /// Tokens of one batch that was embedded.
+    pub embedding_batch_tokens: Histogram,
+    /// Batches that did not fit into the device's memory.
+    pub embedding_out_of_memory: IntCounter,
+    /// Bytes in use of the GPU's memory, by whomever; 0 on a CPU.
+    pub gpu_memory_usage_bytes: IntGauge,
     /// Seconds to get one original.
     pub fetch_duration: Histogram,
     /// Seconds of one batch's write, by `store`: `objects`, `mongodb`, `milvus`.
@@ -90,6 +101,23 @@ impl Metrics {
                 "embedding_duration_seconds",
                 "Time to embed one batch of pages.",
                 &STEP_BUCKETS,
+            ),
+            embedding_batch_tokens: histogram(
+                &registry,
+                "ingestion_embedding_batch_tokens",
+                "Tokens of one batch that was embedded.",
+                &TOKEN_BUCKETS,
+            ),
+            embedding_out_of_memory: register(
+                &registry,
+                IntCounter::new(
+                    "ingestion_embedding_out_of_memory_total",
+                    "Batches that did not fit into the device's memory.",
+                ),
+            ),
+            gpu_memory_usage_bytes: register(
+                &registry,
+                IntGauge::new("gpu_memory_usage_bytes", "Memory in use on the GPU."),
             ),
             fetch_duration: histogram(
                 &registry,
@@ -252,6 +280,8 @@ mod tests {
             "ingestion_repeats_total 0",
             "ingestion_splits_total 0",
             "ingestion_pages_in_flight_bytes 0",
+            "ingestion_embedding_out_of_memory_total 0",
+            "gpu_memory_usage_bytes 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

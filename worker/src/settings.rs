@@ -78,6 +78,8 @@ pub struct Secrets {
     pub mongodb_uri: Secret,
     /// Redis' connection string.
     pub redis_uri: Option<Secret>,
+    /// Token for the model's address. Only who fetches the model needs it.
+    pub model_token: Option<Secret>,
 }
 
 /// Security of the connection to Kafka.
@@ -130,6 +132,10 @@ impl Secrets {
             mongodb_uri: required(SecretKind::Mongodb, "uri")?,
             redis_uri: match stores.redis {
                 Some(_) => Some(required(SecretKind::Redis, "uri")?),
+                None => None,
+            },
+            model_token: match config.embedding.model.secret_ref {
+                Some(_) => optional(root, SecretKind::Model, "token")?,
                 None => None,
             },
         })

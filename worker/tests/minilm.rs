@@ -9,9 +9,13 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
 use layra_crds::ModelFamily;
-use layra_worker::embed::{EmbedError, Embedder, MultiVector, PageInput, load};
+use layra_worker::embed::{
+    DeviceChoice, EmbedError, Embedder, MultiVector, PageInput, Settings, load,
+};
+use layra_worker::model::Files;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -36,7 +40,23 @@ fn reference() -> Reference {
 }
 
 fn model() -> Box<dyn Embedder> {
-    load(ModelFamily::Minilm, &common::minilm()).unwrap()
+    open(&common::minilm()).unwrap()
+}
+
+fn open(directory: &Path) -> Result<Box<dyn Embedder>, EmbedError> {
+    let settings = Settings {
+        family: ModelFamily::Minilm,
+        device: DeviceChoice::Cpu,
+        precision: None,
+        max_visual_tokens: None,
+        batch_pages: 8,
+        pool_factor: 1,
+    };
+    let files = Files {
+        directory: directory.to_owned(),
+        adapter: None,
+    };
+    load(&settings, &files)
 }
 
 fn page(text: &str) -> PageInput<'_> {
@@ -152,7 +172,7 @@ fn a_question_finds_the_page_with_its_answer() {
 #[test]
 fn a_missing_or_wrong_file_is_named() {
     let directory = tempfile::tempdir().unwrap();
-    let failure = || load(ModelFamily::Minilm, directory.path()).err().unwrap();
+    let failure = || open(directory.path()).err().unwrap();
     let put = |name: &str| {
         fs::copy(common::minilm().join(name), directory.path().join(name)).unwrap();
     };

@@ -131,7 +131,7 @@ async fn kubectl_explains_and_lists() -> Result<()> {
 async fn the_examples_are_accepted() -> Result<()> {
     let stage = Stage::new("examples").await?;
     let result = async {
-        for example in ["minimal", "full"] {
+        for example in ["minimal", "full", "visual"] {
             let path = format!(
                 "{}/../docs/examples/{example}.yaml",
                 env!("CARGO_MANIFEST_DIR")

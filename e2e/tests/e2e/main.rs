@@ -9,3 +9,4 @@ mod ledger;
 mod lifecycle;
 mod scene;
 mod trouble;
+mod visual;

@@ -17,7 +17,12 @@ use tokio::sync::OnceCell;
 
 /// The namespace is made once a test run; the operator in it serves all tests.
 static OPENED: OnceCell<Images> = OnceCell::const_new();
-const NAMESPACE: &str = "e2e";
+
+/// `LAYRA_E2E_NAMESPACE` lets two test runs share one test-bed.
+fn namespace() -> String {
+    let named = std::env::var("LAYRA_E2E_NAMESPACE");
+    named.unwrap_or_else(|_| "e2e".to_owned())
+}
 
 /// A message as it was read back.
 #[derive(Debug)]
@@ -50,14 +55,14 @@ impl Stage {
         let stores = Stores::prepare(&testbed).await?;
         let open = async || {
             let images = testbed.images().await?;
-            Scene::open(&testbed, &images, NAMESPACE).await?;
+            Scene::open(&testbed, &images, &namespace()).await?;
             anyhow::Ok(images)
         };
         let images = OPENED
             .get_or_try_init(open)
             .await
             .context("opening the namespace")?;
-        let scene = Scene::attach(&testbed, images, NAMESPACE).await?;
+        let scene = Scene::attach(&testbed, images, &namespace()).await?;
         let id = random_id();
         Ok(Self {
             testbed,

@@ -7,9 +7,10 @@ use k8s_openapi::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
             Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
-            EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodSecurityContext, PodSpec,
-            PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-            SecurityContext, Volume, VolumeMount,
+            EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+            PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+            ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
+            VolumeMount,
         },
     },
     apimachinery::pkg::{
@@ -17,12 +18,13 @@ use k8s_openapi::{
     },
 };
 use kube::ResourceExt;
-use layra_crds::{IngestionPipeline, WorkerSpec};
+use layra_crds::{IngestionPipeline, SecretKind, WorkerSpec};
 
-use super::{Inputs, METRICS_PORT, config_map};
+use super::{FETCH_MODEL, Inputs, METRICS_PORT, config_map};
 
 const CONFIG_DIRECTORY: &str = "/etc/layra/config";
 const SECRETS_DIRECTORY: &str = "/etc/layra/secrets";
+const CACHE_DIRECTORY: &str = "/var/cache/layra";
 /// The user of the worker's image.
 const USER: i64 = 65532;
 /// A worker fetches and loads its model before it is ready.
@@ -101,6 +103,7 @@ fn template(
             priority_class_name: pod.priority_class_name.clone(),
             runtime_class_name: pod.runtime_class_name.clone(),
             image_pull_secrets: some_list(&pod.image_pull_secrets),
+            init_containers: Some(vec![fetch_model(pipeline, inputs)]),
             containers: vec![container(pipeline, inputs)],
             volumes: Some(volumes(pipeline)),
             ..PodSpec::default()
@@ -108,28 +111,45 @@ fn template(
     }
 }
 
+/// Fetches the model into the cache once a pod, and leaves its checksum as its last words.
+fn fetch_model(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
+    let worker = &pipeline.spec.worker;
+    Container {
+        name: FETCH_MODEL.to_owned(),
+        image: Some(image(worker, inputs)),
+        image_pull_policy: Some(worker.image_pull_policy.clone()),
+        args: Some(arguments(&[
+            "fetch-model",
+            "--report",
+            "/dev/termination-log",
+        ])),
+        env: some_list(&worker.pod.env),
+        resources: Some(requirements(worker)),
+        security_context: Some(security()),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(volume_mounts(pipeline, |_| true)),
+        ..Container::default()
+    }
+}
+
 fn container(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
     let worker = &pipeline.spec.worker;
-    let image = worker
-        .image
-        .clone()
-        .unwrap_or_else(|| inputs.default_image.to_owned());
     let mut env = vec![
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
+        value("LAYRA_MODEL_FETCHED", "true"),
     ];
+    if pipeline.spec.embedding.model.family.is_visual() {
+        // Without `auto`: a GPU that was paid for and is not there must not go unnoticed.
+        let device = worker.gpu.as_ref().map_or("cpu", |_| "cuda:0");
+        env.push(value("LAYRA_DEVICE", device));
+    }
     env.extend(worker.pod.env.iter().cloned());
     Container {
         name: "worker".to_owned(),
-        image: Some(image),
+        image: Some(image(worker, inputs)),
         image_pull_policy: Some(worker.image_pull_policy.clone()),
-        args: Some(vec![
-            "run".to_owned(),
-            "--config".to_owned(),
-            format!("{CONFIG_DIRECTORY}/{}", config_map::FILE),
-            "--secrets".to_owned(),
-            SECRETS_DIRECTORY.to_owned(),
-        ]),
+        args: Some(arguments(&["run"])),
         env: Some(env),
         ports: Some(vec![ContainerPort {
             name: Some("metrics".to_owned()),
@@ -141,38 +161,44 @@ fn container(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
         readiness_probe: Some(probe("/readyz", 5, 3)),
         liveness_probe: Some(probe("/healthz", 10, 6)),
         resources: Some(resources(worker)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                add: None,
-            }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(security()),
         // The worker writes why it stopped; a crash without a word leaves its last log lines.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(volume_mounts(pipeline)),
+        volume_mounts: Some(volume_mounts(pipeline, |kind| kind != SecretKind::Model)),
         ..Container::default()
     }
 }
 
-/// The user's resources or the default, with the GPUs.
-fn resources(worker: &WorkerSpec) -> ResourceRequirements {
-    let quantities = |pairs: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
-        pairs
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), Quantity((*value).to_owned())))
-            .collect()
-    };
-    let mut resources = worker
-        .resources
+fn image(worker: &WorkerSpec, inputs: &Inputs<'_>) -> String {
+    worker
+        .image
         .clone()
-        .unwrap_or_else(|| ResourceRequirements {
-            requests: Some(quantities(&[("cpu", "1"), ("memory", "1Gi")])),
-            limits: Some(quantities(&[("memory", "4Gi")])),
-            claims: None,
-        });
+        .unwrap_or_else(|| inputs.default_image.to_owned())
+}
+
+/// A command of the worker with the pipeline's configuration and secrets.
+fn arguments(command: &[&str]) -> Vec<String> {
+    let config = format!("{CONFIG_DIRECTORY}/{}", config_map::FILE);
+    let common = ["--config", &config, "--secrets", SECRETS_DIRECTORY];
+    let all = command.iter().chain(&common);
+    all.map(|word| (*word).to_owned()).collect()
+}
+
+fn security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
+        ..SecurityContext::default()
+    }
+}
+
+/// The worker's CPU, memory and GPUs.
+fn resources(worker: &WorkerSpec) -> ResourceRequirements {
+    let mut resources = requirements(worker);
     if let Some(gpu) = &worker.gpu {
         // The request of an extended resource is its limit.
         let count = Quantity(gpu.count.to_string());
@@ -182,6 +208,24 @@ fn resources(worker: &WorkerSpec) -> ResourceRequirements {
             .insert(gpu.resource.clone(), count);
     }
     resources
+}
+
+/// The user's resources or the default.
+fn requirements(worker: &WorkerSpec) -> ResourceRequirements {
+    let quantities = |pairs: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), Quantity((*value).to_owned())))
+            .collect()
+    };
+    worker
+        .resources
+        .clone()
+        .unwrap_or_else(|| ResourceRequirements {
+            requests: Some(quantities(&[("cpu", "1"), ("memory", "1Gi")])),
+            limits: Some(quantities(&[("memory", "4Gi")])),
+            claims: None,
+        })
 }
 
 fn volumes(pipeline: &IngestionPipeline) -> Vec<Volume> {
@@ -205,6 +249,7 @@ fn volumes(pipeline: &IngestionPipeline) -> Vec<Volume> {
             empty_dir: Some(EmptyDirVolumeSource::default()),
             ..named("cache")
         },
+        models(pipeline, named("models")),
     ];
     for (kind, secret) in super::secrets(&pipeline.spec) {
         volumes.push(Volume {
@@ -220,7 +265,28 @@ fn volumes(pipeline: &IngestionPipeline) -> Vec<Volume> {
     volumes
 }
 
-fn volume_mounts(pipeline: &IngestionPipeline) -> Vec<VolumeMount> {
+/// The volume with the fetched model: the user's claim, or one that lives as long as the pod.
+fn models(pipeline: &IngestionPipeline, volume: Volume) -> Volume {
+    match &pipeline.spec.embedding.model.cache_claim {
+        Some(claim) => Volume {
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim.clone(),
+                read_only: None,
+            }),
+            ..volume
+        },
+        None => Volume {
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..volume
+        },
+    }
+}
+
+/// What a container sees. A worker needs no token for the model: it has the files.
+fn volume_mounts(
+    pipeline: &IngestionPipeline,
+    needs: impl Fn(SecretKind) -> bool,
+) -> Vec<VolumeMount> {
     let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
@@ -230,9 +296,13 @@ fn volume_mounts(pipeline: &IngestionPipeline) -> Vec<VolumeMount> {
     let mut mounts = vec![
         mount("config", CONFIG_DIRECTORY, true),
         mount("tmp", "/tmp", false),
-        mount("cache", "/var/cache/layra", false),
+        mount("cache", CACHE_DIRECTORY, false),
+        mount("models", &format!("{CACHE_DIRECTORY}/models"), false),
     ];
     for (kind, _) in super::secrets(&pipeline.spec) {
+        if !needs(kind) {
+            continue;
+        }
         let directory = kind.directory();
         let path = format!("{SECRETS_DIRECTORY}/{directory}");
         mounts.push(mount(&secret_volume(directory), &path, true));
@@ -243,6 +313,14 @@ fn volume_mounts(pipeline: &IngestionPipeline) -> Vec<VolumeMount> {
 
 fn secret_volume(directory: &str) -> String {
     format!("secret-{directory}")
+}
+
+fn value(name: &str, text: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(text.to_owned()),
+        value_from: None,
+    }
 }
 
 fn field(name: &str, path: &str) -> EnvVar {

@@ -36,6 +36,9 @@ pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by=layra-operator
 /// Selects the worker pods of all pipelines.
 pub(crate) const WORKER_PODS: &str = "app.kubernetes.io/name=layra-worker";
 
+/// Name of the container that fetches the model before the worker starts.
+pub(crate) const FETCH_MODEL: &str = "fetch-model";
+
 const METRICS_PORT: i32 = 9090;
 
 /// What the objects depend on beside the spec.
@@ -99,6 +102,7 @@ pub(crate) fn secrets(spec: &IngestionPipelineSpec) -> Vec<(SecretKind, &str)> {
             SecretKind::Redis,
             stores.redis.as_ref().map(|redis| &redis.secret_ref),
         ),
+        (SecretKind::Model, spec.embedding.model.secret_ref.as_ref()),
     ]
     .into_iter()
     .filter_map(|(kind, reference)| Some((kind, reference?.name.as_str())))

@@ -8,7 +8,7 @@ use candle_core::{D, DType, IndexOp, Result, Tensor};
 use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder};
 use serde::Deserialize;
 
-use super::gelu::gelu_erf;
+use super::kernels::{Activation, activate};
 
 /// The keys of `config.json` that the computation depends on.
 #[derive(Clone, Debug, Deserialize)]
@@ -133,7 +133,7 @@ impl Layer {
             .collect::<Result<_>>()?;
         let attended = self.attended.forward(&Tensor::cat(&attended, 0)?)?;
         let states = self.attention_norm.forward(&(attended + states)?)?;
-        let widened = gelu_erf(&self.widen.forward(&states)?)?;
+        let widened = activate(self.widen.forward(&states)?, Activation::ErfGelu)?;
         self.output_norm
             .forward(&(self.narrow.forward(&widened)? + &states)?)
     }

@@ -55,4 +55,29 @@ pub enum EmbedError {
     /// The computation failed; with a sound model that is a bug or a lack of memory.
     #[error("the model cannot be computed: {0}")]
     Compute(#[from] candle_core::Error),
+
+    /// A page that the batch is made of is of another model.
+    #[error("a page that was prepared for another model: this is a bug")]
+    ForeignPage,
+}
+
+impl EmbedError {
+    /// Whether the device failed in the middle of a computation.
+    #[must_use]
+    pub fn is_computation(&self) -> bool {
+        use super::colqwen::ColQwenError;
+        matches!(
+            self,
+            Self::Compute(_) | Self::ColQwen(ColQwenError::Compute(_))
+        )
+    }
+
+    /// Whether a smaller batch may fit.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(
+            self,
+            Self::ColQwen(super::colqwen::ColQwenError::OutOfMemory(_))
+        )
+    }
 }

@@ -10,7 +10,9 @@ use tokenizers::Tokenizer;
 
 use super::bert::{Bert, BertConfig, mean_of_length_one};
 use super::passages::PassageCutter;
-use super::{EmbedError, Embedder, MultiVector, PageInput};
+use super::{
+    Batch, BatchContent, EmbedError, Embedder, MultiVector, PageInput, Prepared, PreparedContent,
+};
 
 /// Tokens of a passage without the two that enclose it: the model was trained for 256 in all.
 const WINDOW: usize = 254;
@@ -22,6 +24,14 @@ const MAX_PASSAGES: usize = 1000;
 /// Tokens that are computed together: enough for efficient matrix products, few enough that the
 /// intermediate results (16 KiB a token) stay in tens of MiB.
 const BATCH_TOKENS: usize = 2048;
+
+/// The passages of a page as token ids.
+pub(super) type Passages = Vec<Vec<u32>>;
+
+/// Width of the vectors of the model in `directory`.
+pub(super) fn dimensions(directory: &Path) -> Result<usize, EmbedError> {
+    Ok(read_config(&directory.join("config.json"))?.hidden_size)
+}
 
 /// The model with its tokenizer.
 pub struct MiniLm {
@@ -83,15 +93,35 @@ impl Embedder for MiniLm {
         false
     }
 
-    fn embed_pages(&self, pages: &[PageInput<'_>]) -> Result<Vec<MultiVector>, EmbedError> {
-        let mut passages = Vec::new();
-        let mut passages_of_page = Vec::with_capacity(pages.len());
-        for page in pages {
-            let cut = self.passages(page.text)?;
-            passages_of_page.push(cut.len());
-            passages.extend(cut);
-        }
-        let mut vectors = self.embed(&passages)?.into_iter();
+    fn batch_tokens(&self) -> usize {
+        BATCH_TOKENS
+    }
+
+    fn prepare(&self, page: &PageInput<'_>) -> Result<Prepared, EmbedError> {
+        let passages = self.passages(page.text)?;
+        Ok(Prepared {
+            tokens: passages.iter().map(Vec::len).sum(),
+            content: PreparedContent::Passages(passages),
+        })
+    }
+
+    fn upload(&self, pages: &[&Prepared]) -> Result<Batch, EmbedError> {
+        let passages = pages.iter().map(|page| match &page.content {
+            PreparedContent::Passages(passages) => Ok(passages.clone()),
+            PreparedContent::Picture(_) => Err(EmbedError::ForeignPage),
+        });
+        Ok(Batch {
+            pages: pages.len(),
+            content: BatchContent::Passages(passages.collect::<Result<_, _>>()?),
+        })
+    }
+
+    fn forward(&self, batch: Batch) -> Result<Vec<MultiVector>, EmbedError> {
+        let BatchContent::Passages(pages) = batch.content else {
+            return Err(EmbedError::ForeignPage);
+        };
+        let passages_of_page: Vec<usize> = pages.iter().map(Vec::len).collect();
+        let mut vectors = self.embed(&pages.concat())?.into_iter();
         let page = |count| {
             let rows: Vec<f32> = vectors.by_ref().take(count).flatten().collect();
             MultiVector::new(self.dimensions, rows)

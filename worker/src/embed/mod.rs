@@ -1,10 +1,10 @@
-//! Pages to vectors. An embedder sees a batch of pages as text and, if it asks for them, pixels;
-//! it does no I/O once it is loaded.
+//! Pages to vectors. An embedder sees a batch of pages as text or as pixels, whichever it asks
+//! for; it does no I/O once it is loaded.
 
 mod bert;
 pub mod colqwen;
 mod error;
-mod gelu;
+mod kernels;
 mod multi_vector;
 mod passages;
 
@@ -12,10 +12,14 @@ pub mod minilm;
 
 use std::path::Path;
 
-use layra_crds::ModelFamily;
+use layra_crds::{EmbeddingSpec, ModelFamily, Precision};
+use rayon::prelude::*;
 
+pub use colqwen::DeviceChoice;
 pub use error::EmbedError;
 pub use multi_vector::MultiVector;
+
+use crate::model::Files;
 
 /// The picture of a page: RGB, one byte each, row by row.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +41,36 @@ pub struct PageInput<'a> {
     pub pixels: Option<Pixels<'a>>,
 }
 
+/// A page that is ready for the model, in memory of the host.
+pub struct Prepared {
+    /// What it counts in a batch.
+    pub tokens: usize,
+    content: PreparedContent,
+}
+
+enum PreparedContent {
+    Passages(minilm::Passages),
+    Picture(colqwen::PreparedPage),
+}
+
+/// A batch of pages in memory of the device.
+pub struct Batch {
+    /// Pages in it.
+    pub pages: usize,
+    content: BatchContent,
+}
+
+enum BatchContent {
+    Passages(Vec<minilm::Passages>),
+    Pictures(colqwen::PageBatch),
+}
+
 /// A loaded model. Calls compute on the calling thread and more; they block.
+///
+/// A page goes through four steps: [`prepare`](Self::prepare) on any thread, many pages at once;
+/// [`upload`](Self::upload) lays out a batch and brings it to the device, beside the computation
+/// of another one; [`forward`](Self::forward) computes it; [`finish`](Self::finish) is the rest,
+/// on any thread again.
 pub trait Embedder: Send + Sync {
     /// Width of every vector.
     fn dimensions(&self) -> usize;
@@ -45,21 +78,194 @@ pub trait Embedder: Send + Sync {
     /// Whether pages must come with their pixels.
     fn needs_pixels(&self) -> bool;
 
-    /// One multi-vector for each page, in the same order, each with at least one row. A page's
-    /// vectors do not depend on the other pages of the batch.
-    fn embed_pages(&self, pages: &[PageInput<'_>]) -> Result<Vec<MultiVector>, EmbedError>;
+    /// Most tokens of a batch.
+    fn batch_tokens(&self) -> usize;
+
+    /// What can be done of a page without the device.
+    fn prepare(&self, page: &PageInput<'_>) -> Result<Prepared, EmbedError>;
+
+    /// Lays pages out for one pass and brings them to the device. [`EmbedError::is_out_of_memory`]
+    /// tells that fewer pages may fit.
+    fn upload(&self, pages: &[&Prepared]) -> Result<Batch, EmbedError>;
+
+    /// One multi-vector for each page of a batch, in the same order, each with at least one row. A
+    /// page's vectors do not depend on the other pages of the batch.
+    fn forward(&self, batch: Batch) -> Result<Vec<MultiVector>, EmbedError>;
+
+    /// What is left to do with a page's vectors before they are stored.
+    fn finish(&self, vectors: MultiVector) -> MultiVector {
+        vectors
+    }
 
     /// The multi-vector of a question, to be compared with those of pages by `MaxSim`.
     fn embed_query(&self, text: &str) -> Result<MultiVector, EmbedError>;
+
+    /// Bytes in use of the memory of the GPU that the model runs on, by whomever; none on a CPU.
+    fn gpu_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Gives memory of the device back that is kept for later batches.
+    fn release_memory(&self) {}
+
+    /// All four steps for pages that may make several batches.
+    fn embed_pages(&self, pages: &[PageInput<'_>]) -> Result<Vec<MultiVector>, EmbedError> {
+        let prepared = pages
+            .par_iter()
+            .map(|page| self.prepare(page))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut vectors = Vec::with_capacity(pages.len());
+        let mut rest: Vec<&Prepared> = prepared.iter().collect();
+        while !rest.is_empty() {
+            let size = batch_size(rest.iter().map(|page| page.tokens), self.batch_tokens());
+            let batch: Vec<&Prepared> = rest.drain(..size).collect();
+            vectors.extend(self.forward(self.upload(&batch)?)?);
+        }
+        Ok(vectors
+            .into_par_iter()
+            .map(|page| self.finish(page))
+            .collect())
+    }
 }
 
-/// Loads a model from the directory with its files.
-pub fn load(family: ModelFamily, directory: &Path) -> Result<Box<dyn Embedder>, EmbedError> {
+/// How many of the first pages make a batch of at most `budget` tokens; a page that is larger is
+/// alone. 0 only for no pages.
+pub fn batch_size(tokens: impl IntoIterator<Item = usize>, budget: usize) -> usize {
+    let mut sum = 0_usize;
+    let mut size = 0;
+    for count in tokens {
+        sum = sum.saturating_add(count);
+        if size > 0 && sum > budget {
+            break;
+        }
+        size += 1;
+    }
+    size
+}
+
+/// How a model is to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The family that the checkpoint must be of.
+    pub family: ModelFamily,
+    /// Where it runs; `minilm` runs on the CPU.
+    pub device: DeviceChoice,
+    /// None: `bf16` on a GPU, `f32` on a CPU.
+    pub precision: Option<Precision>,
+    /// None: as the checkpoint says.
+    pub max_visual_tokens: Option<u32>,
+    /// Pages that are embedded together.
+    pub batch_pages: u32,
+    /// Vectors of a page that become one.
+    pub pool_factor: u32,
+}
+
+impl Settings {
+    /// The settings that a pipeline states.
+    #[must_use]
+    pub fn new(spec: &EmbeddingSpec, device: DeviceChoice) -> Self {
+        Self {
+            family: spec.model.family,
+            device,
+            precision: spec.precision,
+            max_visual_tokens: spec.max_visual_tokens,
+            batch_pages: spec.batch_pages,
+            pool_factor: spec.pool_factor,
+        }
+    }
+}
+
+/// Loads a model from its files.
+pub fn load(settings: &Settings, files: &Files) -> Result<Box<dyn Embedder>, EmbedError> {
+    match visual_family(settings.family, &files.directory)? {
+        None => Ok(Box::new(minilm::MiniLm::load(&files.directory)?)),
+        Some(family) => {
+            let embedder = colqwen::PageEmbedder::load(family, settings, files)?;
+            Ok(Box::new(embedder))
+        }
+    }
+}
+
+/// What a checkpoint says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Width of its vectors.
+    pub dimensions: u32,
+}
+
+/// Reads what a checkpoint says of itself, without its weights' data. A checkpoint of another
+/// family, or one that lacks files, is an error.
+pub fn describe(family: ModelFamily, files: &Files) -> Result<Description, EmbedError> {
+    let dimensions = match visual_family(family, &files.directory)? {
+        None => minilm::dimensions(&files.directory)?,
+        Some(family) => colqwen::dimensions(family, &files.directory, files.adapter.as_deref())?,
+    };
+    let dimensions = u32::try_from(dimensions).unwrap_or(u32::MAX);
+    Ok(Description { dimensions })
+}
+
+/// Names of the files that the index of a sharded checkpoint names.
+pub fn shards(directory: &Path) -> Result<Vec<String>, EmbedError> {
+    Ok(colqwen::shard_names(directory)?)
+}
+
+/// The family as the page embedders know it; none for one that reads text.
+fn visual_family(
+    family: ModelFamily,
+    directory: &Path,
+) -> Result<Option<colqwen::Family>, EmbedError> {
     match family {
-        ModelFamily::Minilm => Ok(Box::new(minilm::MiniLm::load(directory)?)),
+        ModelFamily::Minilm => Ok(None),
+        ModelFamily::ColQwen2 => Ok(Some(colqwen::Family::ColQwen2)),
+        ModelFamily::ColQwen2_5 => Ok(Some(colqwen::Family::ColQwen2_5)),
+        ModelFamily::ColQwen3 => Ok(Some(colqwen::Family::ColQwen3)),
         other => Err(EmbedError::Config {
             file: directory.to_owned(),
             detail: format!("this worker does not know the family {other}"),
         }),
+    }
+}
+
+/// Pages and batches for tests of what is around a model.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Batch, BatchContent, Prepared, PreparedContent, minilm::Passages};
+
+    pub(crate) fn prepared(passages: Passages) -> Prepared {
+        Prepared {
+            tokens: passages.iter().map(Vec::len).sum(),
+            content: PreparedContent::Passages(passages),
+        }
+    }
+
+    pub(crate) fn batch(pages: &[&Prepared]) -> Batch {
+        let passages = pages.iter().map(|page| match &page.content {
+            PreparedContent::Passages(passages) => passages.clone(),
+            PreparedContent::Picture(_) => unreachable!("tests prepare text"),
+        });
+        Batch {
+            pages: pages.len(),
+            content: BatchContent::Passages(passages.collect()),
+        }
+    }
+
+    pub(crate) fn pages(batch: &Batch) -> Vec<Passages> {
+        match &batch.content {
+            BatchContent::Passages(pages) => pages.clone(),
+            BatchContent::Pictures(_) => unreachable!("tests prepare text"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::batch_size;
+
+    #[test]
+    fn a_batch_keeps_to_its_budget_and_holds_a_page_at_least() {
+        assert_eq!(batch_size([10, 20, 30], 30), 2);
+        assert_eq!(batch_size([100, 1], 30), 1);
+        assert_eq!(batch_size([], 30), 0);
+        assert_eq!(batch_size([usize::MAX, usize::MAX], usize::MAX), 2);
     }
 }

@@ -43,6 +43,12 @@ impl MultiVector {
         self.data.chunks_exact(self.dimensions)
     }
 
+    /// The numbers of all vectors, one vector after the other.
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.data
+    }
+
     /// `MaxSim` of a question (self) with a page: for each of the question's vectors the largest
     /// inner product with a vector of the page, summed. 0 for a page without vectors.
     #[must_use]

@@ -11,6 +11,7 @@ mod document;
 pub mod embedder;
 mod plan;
 mod stages;
+mod token_budget;
 mod unit;
 
 use std::sync::Arc;

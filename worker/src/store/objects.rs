@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use layra_crds::ObjectStoreSpec;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutOptions,
-    PutPayload, RetryConfig, WriteMultipart,
+    Attribute, Attributes, ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutOptions, PutPayload, RetryConfig, WriteMultipart,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -118,6 +119,34 @@ impl Objects {
         }
         file.flush().await.map_err(unwritable)?;
         Ok(size)
+    }
+
+    /// An object's bytes from `from` on, the first byte's place and the object's size. With
+    /// `version`, an entity tag, only of exactly that version.
+    pub async fn read_from(
+        &self,
+        stage: Stage,
+        key: &str,
+        from: u64,
+        version: Option<&str>,
+    ) -> Result<(u64, u64, BoxStream<'static, Result<Bytes, Failure>>), Failure> {
+        let path = parse_key(stage, key)?;
+        let options = GetOptions {
+            range: (from > 0).then_some(GetRange::Offset(from)),
+            if_match: version.map(ToOwned::to_owned),
+            ..GetOptions::default()
+        };
+        let object = self
+            .client
+            .get_opts(&path, options)
+            .await
+            .map_err(|error| self.failure(stage, &error))?;
+        let (first, size) = (object.range.start, object.meta.size);
+        let store = self.clone();
+        let body = object
+            .into_stream()
+            .map_err(move |error| store.failure(stage, &error));
+        Ok((first, size, body.boxed()))
     }
 
     /// Writes objects, several at a time, replacing those of the same key.

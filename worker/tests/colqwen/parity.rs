@@ -1,7 +1,8 @@
 //! Every step of the way against the reference, for every family.
 
 use candle_core::{Device, Tensor};
-use layra_worker::embed::colqwen::{ColQwen, Options, Precision};
+use layra_crds::Precision;
+use layra_worker::embed::colqwen::{ColQwen, Options};
 use sha2::{Digest, Sha256};
 
 use crate::fixture::{FIXTURES, Fixture, TOLERANCE, assert_close, least_cosine, options};
@@ -219,7 +220,7 @@ fn lower_precisions_stay_near_the_reference() {
         let fixture = Fixture::open(name);
         for (precision, least) in allowed {
             let options = Options {
-                precision,
+                precision: Some(precision),
                 ..options()
             };
             let model = ColQwen::load(&fixture.directory, &options).unwrap();

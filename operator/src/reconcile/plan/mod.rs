@@ -4,6 +4,7 @@
 
 mod conditions;
 mod manifests;
+mod model;
 mod notes;
 mod topic;
 mod vector_store;
@@ -106,6 +107,7 @@ pub(crate) fn plan(
         selector: Some(resources::selector_text(&pipeline.name_any())),
         lag: world.lag.as_ref().ok().copied(),
         scaling: Some(scaling_status(&before, &decision, now)),
+        model: model::status(before.model.as_ref(), world),
         drifted_collections: match &world.indexes {
             Ok(report) => report.drifted.clone(),
             Err(_) => before.drifted_collections.clone(),

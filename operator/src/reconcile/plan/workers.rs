@@ -7,7 +7,10 @@ use k8s_openapi::api::{
 use layra_crds::IngestionPipelineSpec;
 
 use super::conditions::Verdict;
-use crate::reconcile::world::{Problem, World};
+use crate::{
+    reconcile::world::{Problem, World},
+    resources::FETCH_MODEL,
+};
 
 pub(crate) const STARTING: &str = "WorkersStarting";
 pub(crate) const ROLLOUT: &str = "RolloutInProgress";
@@ -118,7 +121,7 @@ fn pods_problem(spec: &IngestionPipelineSpec, world: &World) -> Option<Problem> 
         .map(AsRef::as_ref)
         .filter(|pod| pod.metadata.deletion_timestamp.is_none())
         .collect();
-    let containers = || pods.iter().filter_map(|pod| worker_container(pod));
+    let containers = || pods.iter().flat_map(|pod| our_containers(pod));
     containers()
         .find_map(image_problem)
         .or_else(|| containers().find_map(crash))
@@ -126,13 +129,16 @@ fn pods_problem(spec: &IngestionPipelineSpec, world: &World) -> Option<Problem> 
         .or_else(|| waiting_for_node(spec, &pods))
 }
 
-fn worker_container(pod: &Pod) -> Option<&ContainerStatus> {
-    pod.status
-        .as_ref()?
-        .container_statuses
-        .as_ref()?
+/// The container that fetches the model and the worker itself; others are not the operator's.
+fn our_containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.as_ref();
+    let init = status.and_then(|status| status.init_container_statuses.as_deref());
+    let main = status.and_then(|status| status.container_statuses.as_deref());
+    let all = init
+        .unwrap_or_default()
         .iter()
-        .find(|container| container.name == "worker")
+        .chain(main.unwrap_or_default());
+    all.filter(|container| [FETCH_MODEL, "worker"].contains(&container.name.as_str()))
 }
 
 fn waiting(container: &ContainerStatus) -> Option<(&str, &str)> {
@@ -189,7 +195,12 @@ fn crash(container: &ContainerStatus) -> Option<Problem> {
         (Some(reason), None) => format!("{reason}, exit code {}", end.exit_code),
         (None, None) => format!("exit code {}", end.exit_code),
     };
-    Some(Problem::new(CRASHING, format!("A worker stopped: {why}")))
+    let who = if container.name == FETCH_MODEL {
+        "The model cannot be fetched"
+    } else {
+        "A worker stopped"
+    };
+    Some(Problem::new(CRASHING, format!("{who}: {why}")))
 }
 
 /// The end of what a worker wrote, short enough for a condition.

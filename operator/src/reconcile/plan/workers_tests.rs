@@ -212,3 +212,22 @@ fn any_other_lack_is_quoted() {
     assert_eq!(verdict.reason, UNSCHEDULABLE);
     assert!(verdict.message.ends_with(waits));
 }
+
+#[test]
+fn a_model_that_cannot_be_fetched_is_said_with_its_reason() {
+    let status = json!({"name": "fetch-model", "image": "worker:9", "imageID": "", "ready": false,
+        "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 1, "message": "s3://models/x has no file config.json"}}});
+    let waiting = json!({"name": "worker", "image": "worker:9", "imageID": "", "ready": false,
+        "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}});
+    let pod =
+        json!({"status": {"initContainerStatuses": [status], "containerStatuses": [waiting]}});
+    let verdict = judge_world(&world(counts(1, 1, 0), vec![pod]), 1);
+    assert_eq!(
+        verdict,
+        Verdict::no(
+            CRASHING,
+            "The model cannot be fetched: s3://models/x has no file config.json"
+        )
+    );
+}

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::error::Result;
 use super::grid::Segments;
-use super::kernels::{self, Visible};
+use crate::embed::kernels::{self, Masks, Visible};
 
 /// Scores that exist at once: a few megabytes stay in a CPU's cache; a GPU wants large launches.
 const CPU_SCORES: usize = 1 << 20;
@@ -31,20 +31,31 @@ pub(super) struct Heads {
     pub(super) values: Tensor,
 }
 
+/// What all layers of a tower share for one batch.
+pub(super) struct Layout<'a> {
+    /// Who is in which segment.
+    pub(super) segments: &'a [Segments],
+    /// Who sees whom inside one.
+    pub(super) direction: Direction,
+    /// Made once, used by every layer.
+    pub(super) masks: &'a Masks,
+}
+
 impl Heads {
     /// The heads' results side by side, `[tokens, heads * head]`.
-    pub(super) fn attend(&self, segments: &[Segments], direction: Direction) -> Result<Tensor> {
+    pub(super) fn attend(&self, layout: &Layout<'_>) -> Result<Tensor> {
         let (heads, tokens, head) = self.queries.dims3()?;
-        let mut parts = Vec::with_capacity(segments.len());
-        for &run in segments {
-            let batched = run.count > 1 && run.length <= SHORT && direction == Direction::Both;
+        let mut parts = Vec::with_capacity(layout.segments.len());
+        for &run in layout.segments {
+            let both = layout.direction == Direction::Both;
+            let batched = run.count > 1 && run.length <= SHORT && both;
             if batched && self.keys.dim(0)? == heads {
-                parts.push(self.attend_run(run)?);
+                parts.push(self.attend_run(run, layout.masks)?);
                 continue;
             }
             for number in 0..run.count {
                 let start = run.start + number * run.length;
-                self.attend_one(start, run.length, direction, &mut parts)?;
+                self.attend_one(start, run.length, layout, &mut parts)?;
             }
         }
         let joined = if parts.len() == 1 {
@@ -56,14 +67,14 @@ impl Heads {
     }
 
     /// Segments of one length, together: `[tokens of the run, heads, head]`.
-    fn attend_run(&self, run: Segments) -> Result<Tensor> {
+    fn attend_run(&self, run: Segments, masks: &Masks) -> Result<Tensor> {
         let (heads, _, head) = self.queries.dims3()?;
         let take = |tensor: &Tensor| -> Result<Tensor> {
             let rows = tensor.narrow(1, run.start, run.rows())?.contiguous()?;
             Ok(rows.reshape((heads * run.count, run.length, head))?)
         };
         let scores = take(&self.queries)?.matmul(&take(&self.keys)?.t()?)?;
-        let weights = kernels::softmax(scores, scale(head), Visible::All)?;
+        let weights = kernels::softmax(scores, scale(head), Visible::All, masks)?;
         let result = weights.matmul(&take(&self.values)?)?;
         Ok(result
             .reshape((heads, run.rows(), head))?
@@ -76,7 +87,7 @@ impl Heads {
         &self,
         start: usize,
         length: usize,
-        direction: Direction,
+        layout: &Layout<'_>,
         parts: &mut Vec<Tensor>,
     ) -> Result<()> {
         let (heads, _, head) = self.queries.dims3()?;
@@ -89,7 +100,7 @@ impl Heads {
         let block = (scores_at_once / (heads * length)).clamp(16, length.max(16));
         for first in (0..length).step_by(block) {
             let block = block.min(length - first);
-            let (seen, visible) = match direction {
+            let (seen, visible) = match layout.direction {
                 Direction::Both => (length, Visible::All),
                 Direction::Causal => (first + block, Visible::Causal { first, block }),
             };
@@ -99,7 +110,7 @@ impl Heads {
             let keys = self.keys.narrow(1, start, seen)?;
             let values = self.values.narrow(1, start, seen)?;
             let scores = queries.matmul(&keys.t()?)?;
-            let weights = kernels::softmax(scores, scale(head), visible)?;
+            let weights = kernels::softmax(scores, scale(head), visible, layout.masks)?;
             let result = weights.matmul(&values)?.reshape((heads, block, head))?;
             parts.push(result.transpose(0, 1)?.contiguous()?);
         }

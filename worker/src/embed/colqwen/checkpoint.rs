@@ -55,6 +55,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Bytes of all weight files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.iter().map(WeightFile::bytes).sum()
+    }
+
     /// Rows of the matrix `name`.
     pub(super) fn rows(&self, name: &str) -> Result<usize> {
         let (file, raw) = self.find(name)?;
@@ -96,11 +101,17 @@ impl Checkpoint {
 
 /// The weight files of a directory, in a stable order.
 fn shards(directory: &Path) -> Result<Vec<PathBuf>> {
+    let names = shard_names(directory)?;
+    Ok(names.into_iter().map(|name| directory.join(name)).collect())
+}
+
+/// Names of the weight files of a directory, in a stable order.
+pub(in crate::embed) fn shard_names(directory: &Path) -> Result<Vec<String>> {
     let index = directory.join("model.safetensors.index.json");
     let text = match std::fs::read_to_string(&index) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(vec![directory.join("model.safetensors")]);
+            return Ok(vec!["model.safetensors".to_owned()]);
         }
         Err(error) => return Err(ColQwenError::io(&index)(error)),
     };
@@ -117,5 +128,5 @@ fn shards(directory: &Path) -> Result<Vec<PathBuf>> {
             format!("{name:?} is no plain file name"),
         ));
     }
-    Ok(names.into_iter().map(|name| directory.join(name)).collect())
+    Ok(names.into_iter().collect())
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use clap::Args;
 
-use super::{ColQwen, ColQwenError, DeviceChoice, Options, Precision, Result, RgbImage, pool};
+use layra_crds::Precision;
+
+use super::{ColQwen, ColQwenError, DeviceChoice, Options, Result, RgbImage, pool};
 
 /// Pages that are decoded and embedded before the next are read.
 const PAGES_AT_ONCE: usize = 16;
@@ -33,8 +35,8 @@ pub struct EmbedArgs {
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// f32, bf16, f16, q8 or q4
-    #[arg(long, default_value = "f32")]
+    /// f32, tf32, bf16, f16, q8 or q4
+    #[arg(long, default_value = "f32", value_parser = precision)]
     precision: Precision,
 
     /// Most visual tokens a page [default: as the checkpoint says]
@@ -62,7 +64,7 @@ pub struct EmbedArgs {
 pub fn run(args: &EmbedArgs, report: &mut impl Write) -> Result<()> {
     let options = Options {
         device: args.device,
-        precision: args.precision,
+        precision: Some(args.precision),
         adapter: args.adapter.clone(),
         max_visual_tokens: args.max_visual_tokens,
         ..Options::default()
@@ -89,6 +91,13 @@ pub fn run(args: &EmbedArgs, report: &mut impl Write) -> Result<()> {
     }
     let tensors: HashMap<String, Tensor> = tensors.into_iter().collect();
     Ok(candle_core::safetensors::save(&tensors, &args.output)?)
+}
+
+/// Reads a precision as a pipeline states it.
+pub(super) fn precision(text: &str) -> std::result::Result<Precision, String> {
+    let value = serde_json::Value::String(text.to_owned());
+    serde_json::from_value(value)
+        .map_err(|_| "precisions are f32, tf32, bf16, f16, q8 and q4".to_owned())
 }
 
 struct Decoded {

@@ -1,8 +1,9 @@
-//! Which device computes, in which precision: parsed from text once, then trusted.
+//! Which device computes, in which precision, and what it says of its memory.
 
 use std::str::FromStr;
 
 use candle_core::{DType, Device};
+use layra_crds::Precision;
 
 use super::error::{ColQwenError, Result};
 use super::layers::Quantisation;
@@ -17,22 +18,6 @@ pub enum DeviceChoice {
     Cpu,
     /// The CUDA device of this number.
     Cuda(usize),
-}
-
-/// How weights are kept and numbers computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// 32-bit floats: the reference.
-    #[default]
-    F32,
-    /// 16-bit floats with the range of 32 bits; what the models were trained in.
-    Bf16,
-    /// 16-bit floats.
-    F16,
-    /// Large matrices in blocks of 8-bit integers, the rest f32 on a CPU and bf16 on a GPU.
-    Q8,
-    /// Large matrices in blocks of 4-bit integers, the rest as for `Q8`.
-    Q4,
 }
 
 impl FromStr for DeviceChoice {
@@ -50,24 +35,6 @@ impl FromStr for DeviceChoice {
     }
 }
 
-impl FromStr for Precision {
-    type Err = ColQwenError;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            "f16" => Ok(Self::F16),
-            "q8" => Ok(Self::Q8),
-            "q4" => Ok(Self::Q4),
-            _ => Err(device_error(
-                text,
-                "precisions are f32, bf16, f16, q8 and q4",
-            )),
-        }
-    }
-}
-
 impl DeviceChoice {
     /// Opens the device.
     pub(super) fn open(self) -> Result<Device> {
@@ -79,7 +46,10 @@ impl DeviceChoice {
             Self::Cuda(number) => {
                 let name = format!("cuda:{number}");
                 if !candle_core::utils::cuda_is_available() {
-                    return Err(device_error(&name, "this binary is built without CUDA"));
+                    return Err(device_error(
+                        &name,
+                        "this binary is built without CUDA: use the worker's image for GPUs",
+                    ));
                 }
                 Device::new_cuda(number).map_err(|error| device_error(&name, &error.to_string()))
             }
@@ -87,23 +57,61 @@ impl DeviceChoice {
     }
 }
 
-impl Precision {
-    /// Type of the activations on `device`.
-    pub(super) fn dtype(self, device: &Device) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
-            Self::Q8 | Self::Q4 if device.is_cpu() => DType::F32,
-            Self::Bf16 | Self::Q8 | Self::Q4 => DType::BF16,
-        }
-    }
+/// The precision asked for, else what suits the device. TF32 is switched for the whole process:
+/// it has one model.
+pub(super) fn precision_on(device: &Device, asked: Option<Precision>) -> Precision {
+    let precision = asked.unwrap_or(if device.is_cpu() {
+        Precision::F32
+    } else {
+        Precision::Bf16
+    });
+    candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
+    precision
+}
 
-    pub(super) fn quantisation(self) -> Quantisation {
-        match self {
-            Self::Q8 => Quantisation::Q8,
-            Self::Q4 => Quantisation::Q4,
-            Self::F32 | Self::Bf16 | Self::F16 => Quantisation::None,
-        }
+/// Type of the activations on `device`.
+pub(super) fn activations(precision: Precision, device: &Device) -> DType {
+    match precision {
+        Precision::F32 | Precision::Tf32 => DType::F32,
+        Precision::F16 => DType::F16,
+        Precision::Q8 | Precision::Q4 if device.is_cpu() => DType::F32,
+        Precision::Bf16 | Precision::Q8 | Precision::Q4 => DType::BF16,
+    }
+}
+
+/// How the large matrices are kept.
+pub(super) fn quantisation(precision: Precision) -> Quantisation {
+    match precision {
+        Precision::Q8 => Quantisation::Q8,
+        Precision::Q4 => Quantisation::Q4,
+        Precision::F32 | Precision::Tf32 | Precision::Bf16 | Precision::F16 => Quantisation::None,
+    }
+}
+
+/// Bytes in use of a GPU's memory, by whomever; none on a CPU or when the driver does not say.
+#[cfg(feature = "cuda")]
+pub(super) fn memory_in_use(device: &Device) -> Option<u64> {
+    use candle_core::cuda_backend::cudarc::driver::result;
+    let Device::Cuda(device) = device else {
+        return None;
+    };
+    // The question is about the context that is current on this thread.
+    device.cuda_stream().context().bind_to_thread().ok()?;
+    let (free, total) = result::mem_get_info().ok()?;
+    u64::try_from(total.saturating_sub(free)).ok()
+}
+
+/// Bytes in use of a GPU's memory: this build knows none.
+#[cfg(not(feature = "cuda"))]
+pub(super) fn memory_in_use(_device: &Device) -> Option<u64> {
+    None
+}
+
+/// Waits until the device has freed what was dropped. The driver gives memory of its pool back
+/// when a stream is synchronised.
+pub(super) fn release_memory(device: &Device) {
+    if let Err(error) = device.synchronize() {
+        tracing::warn!(%error, "the device does not synchronise");
     }
 }
 
@@ -119,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_and_precisions_are_read_from_text() {
+    fn devices_are_read_from_text() {
         assert_eq!("auto".parse::<DeviceChoice>().unwrap(), DeviceChoice::Auto);
         assert_eq!(
             "cuda:3".parse::<DeviceChoice>().unwrap(),
@@ -127,8 +135,6 @@ mod tests {
         );
         assert!("cuda:x".parse::<DeviceChoice>().is_err());
         assert!("gpu".parse::<DeviceChoice>().is_err());
-        assert_eq!("bf16".parse::<Precision>().unwrap(), Precision::Bf16);
-        assert!("int8".parse::<Precision>().is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Module, Tensor};
 
 use super::checkpoint::Checkpoint;
 use super::error::Result;
-use super::kernels;
+use crate::embed::kernels;
 
 /// How the large matrices are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

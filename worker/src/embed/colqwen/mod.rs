@@ -24,15 +24,16 @@
 //!    f32: a wrong kind of GELU moves them by no more than 4e-5.
 
 mod attention;
+pub mod bench;
 mod checkpoint;
 pub mod cli;
 pub mod config;
 mod device;
 mod embedder;
 mod error;
+mod flops;
 mod grid;
 mod image_size;
-mod kernels;
 mod layers;
 mod lora;
 mod model;
@@ -53,18 +54,24 @@ mod weight_file;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
+use layra_crds::Precision;
 use rayon::prelude::*;
 
 pub use config::{Config, Family};
-pub use device::{DeviceChoice, Precision};
+pub use device::DeviceChoice;
+pub use embedder::PageEmbedder;
 pub use error::{ColQwenError, Result};
 pub use image_size::Size;
 pub use patches::RgbImage;
 pub use pooling::pool;
 
+pub(super) use checkpoint::shard_names;
+pub(super) use embedder::dimensions;
+pub(super) use patches::PreparedPage;
+
 use checkpoint::Checkpoint;
 use model::Model;
-use patches::PreparedPage;
+use packing::{TextPlan, VisionPlan};
 use processor::ImageSettings;
 use tokenizer::Prompts;
 
@@ -76,8 +83,8 @@ const BATCH_TOKENS: usize = 8 * 768;
 pub struct Options {
     /// Where it runs.
     pub device: DeviceChoice,
-    /// How it computes.
-    pub precision: Precision,
+    /// How it computes. None: bf16 on a GPU, f32 on a CPU.
+    pub precision: Option<Precision>,
     /// Directory of a LoRA adapter. None: the one beside the base's files, where there is one.
     pub adapter: Option<PathBuf>,
     /// Most visual tokens a page. None: as the checkpoint's processor says.
@@ -90,7 +97,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             device: DeviceChoice::default(),
-            precision: Precision::default(),
+            precision: None,
             adapter: None,
             max_visual_tokens: None,
             batch_tokens: BATCH_TOKENS,
@@ -130,22 +137,24 @@ impl ColQwen {
             settings = settings.capped(tokens);
         }
         let prompts = Prompts::read(directory, &config)?;
-        let beside = directory.join("adapter_config.json");
-        let adapter = options
-            .adapter
-            .as_deref()
-            .or_else(|| beside.exists().then_some(directory));
+        let adapter = adapter_of(directory, options.adapter.as_deref());
         let checkpoint = Checkpoint::open(directory, adapter)?;
         let device = options.device.open()?;
-        let dtype = options.precision.dtype(&device);
-        let quantisation = options.precision.quantisation();
+        let precision = device::precision_on(&device, options.precision);
+        let dtype = device::activations(precision, &device);
+        let quantisation = device::quantisation(precision);
         let (family, attention) = (config.family, config.vision.attention.clone());
-        let model = Model::load(directory, config, &checkpoint, dtype, quantisation, &device)?;
         tracing::info!(
             %family,
             device = ?device.location(),
-            precision = ?options.precision,
+            ?precision,
             adapter = adapter.is_some(),
+            bytes = checkpoint.bytes(),
+            "loading the model"
+        );
+        let model = Model::load(directory, config, &checkpoint, dtype, quantisation, &device)?;
+        tracing::info!(
+            %family,
             width = model.width,
             seconds = started.elapsed().as_secs_f64(),
             "model loaded"
@@ -173,24 +182,73 @@ impl ColQwen {
         self.family
     }
 
+    /// Most tokens that a page can have.
+    fn most_tokens(&self) -> usize {
+        let side = self.settings.side();
+        self.prompts
+            .page_tokens(self.settings.max_pixels / (side * side))
+    }
+
+    /// Resizes, normalises and cuts an image, on the calling thread.
+    fn prepare(&self, image: RgbImage<'_>) -> Result<PreparedPage> {
+        PreparedPage::new(image, &self.settings, &self.attention)
+    }
+
+    /// Tokens of a prepared page.
+    fn tokens(&self, page: &PreparedPage) -> usize {
+        self.prompts.page_tokens(page.grid.units())
+    }
+
+    /// Operations that the matrix products of a page take.
+    fn flops(&self, page: &PreparedPage) -> f64 {
+        let tokens = self.tokens(page);
+        flops::Flops::of_page(self.model.config(), self.width(), &page.grid, tokens).total()
+    }
+
+    /// Packs pages into one batch on the device.
+    fn upload(&self, pages: &[&PreparedPage]) -> Result<PageBatch> {
+        let (mut vision, text) = packing::pack_pages(pages, &self.prompts);
+        let pixels = self.model.upload(&vision)?;
+        vision.rows = Vec::new();
+        Ok(PageBatch {
+            pixels,
+            vision,
+            text,
+        })
+    }
+
+    /// The vectors of every page of a batch: `[tokens, width]` each, f32, on the host.
+    fn forward(&self, batch: &PageBatch) -> Result<Vec<Tensor>> {
+        self.model
+            .embed_pages(&batch.pixels, &batch.vision, &batch.text)
+    }
+
     /// The vectors of every page, in the order given: `[tokens, width]` each, f32, on the host.
     pub fn embed_pages(&self, pages: &[RgbImage<'_>]) -> Result<Vec<Tensor>> {
         let prepared = pages
             .par_iter()
-            .map(|page| PreparedPage::new(*page, &self.settings, &self.attention))
+            .map(|page| self.prepare(*page))
             .collect::<Result<Vec<_>>>()?;
-        let tokens: Vec<usize> = prepared
-            .iter()
-            .map(|page| self.prompts.page_tokens(page.grid.units()))
-            .collect();
-        let mut prepared = prepared.into_iter();
         let mut vectors = Vec::with_capacity(pages.len());
-        for size in packing::batches(&tokens, self.batch_tokens) {
-            let batch = prepared.by_ref().take(size).collect();
-            let (vision, text) = packing::pack_pages(batch, &self.prompts);
-            vectors.extend(self.model.embed_pages(&vision, &text)?);
+        let mut rest: Vec<&PreparedPage> = prepared.iter().collect();
+        while !rest.is_empty() {
+            let tokens = rest.iter().map(|page| self.tokens(page));
+            let size = super::batch_size(tokens, self.batch_tokens);
+            let batch: Vec<&PreparedPage> = rest.drain(..size).collect();
+            vectors.extend(self.forward(&self.upload(&batch)?)?);
         }
         Ok(vectors)
+    }
+
+    /// Bytes in use on the GPU; none on a CPU.
+    #[must_use]
+    pub fn gpu_memory_bytes(&self) -> Option<u64> {
+        device::memory_in_use(self.model.device())
+    }
+
+    /// Waits for the device and gives back what it keeps for later batches.
+    fn release_memory(&self) {
+        device::release_memory(self.model.device());
     }
 
     /// The vectors of a query: `[tokens, width]`, f32, on the host.
@@ -206,11 +264,11 @@ impl ColQwen {
 
     /// What each step of the way gives for one page, for comparison with a reference.
     pub fn trace_page(&self, image: RgbImage<'_>) -> Result<Trace> {
-        let page = PreparedPage::new(image, &self.settings, &self.attention)?;
+        let page = self.prepare(image)?;
         let pixels_order = page.grid.patch_positions().collect();
         let places = packing::indices(page.grid.places());
-        let (vision, text) = packing::pack_pages(vec![page], &self.prompts);
-        let seen = self.model.see(&vision)?;
+        let (vision, text) = packing::pack_pages(&[&page], &self.prompts);
+        let seen = self.model.see(&self.model.upload(&vision)?, &vision)?;
         let by_row = |rows: &Tensor| -> Result<Tensor> {
             Ok(rows.index_select(&Tensor::new(places.as_slice(), rows.device())?, 0)?)
         };
@@ -232,6 +290,25 @@ impl ColQwen {
     pub fn query_ids(&self, text: &str) -> Result<Vec<u32>> {
         self.prompts.query(text)
     }
+}
+
+/// Pages that are packed and on the device.
+pub(super) struct PageBatch {
+    pixels: Tensor,
+    /// Without its rows: those are `pixels`.
+    vision: VisionPlan,
+    text: TextPlan,
+}
+
+/// The adapter asked for, else the one beside the checkpoint's files.
+fn adapter_of<'a>(directory: &'a Path, asked: Option<&'a Path>) -> Option<&'a Path> {
+    let beside = || {
+        directory
+            .join("adapter_config.json")
+            .exists()
+            .then_some(directory)
+    };
+    asked.or_else(beside)
 }
 
 /// The steps of one page, for comparison with a reference.

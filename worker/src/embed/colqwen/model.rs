@@ -26,6 +26,22 @@ pub(super) struct Model {
     device: Device,
 }
 
+/// Rows of the projection, and how many of them make a vector.
+pub(super) fn width(
+    directory: &Path,
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<(usize, usize)> {
+    let rows = checkpoint.rows("custom_text_proj.weight")?;
+    let width = config.width.unwrap_or(rows);
+    // Ops-Colqwen3 cuts the projection's output before it is normalised.
+    if width > rows || (width < rows && config.prompts != PromptStyle::Assistant) {
+        let reason = format!("vectors of {width} values, but the projection has {rows} rows");
+        return Err(ColQwenError::config(&directory.join("config.json"), reason));
+    }
+    Ok((rows, width))
+}
+
 impl Model {
     /// Loads the weights.
     pub(super) fn load(
@@ -44,13 +60,7 @@ impl Model {
             quantisation,
             prefix,
         };
-        let rows = checkpoint.rows("custom_text_proj.weight")?;
-        let width = config.width.unwrap_or(rows);
-        // Ops-Colqwen3 cuts the projection's output before it is normalised.
-        if width > rows || (width < rows && config.prompts != PromptStyle::Assistant) {
-            let reason = format!("vectors of {width} values, but the projection has {rows} rows");
-            return Err(ColQwenError::config(&directory.join("config.json"), reason));
-        }
+        let (rows, width) = width(directory, &config, checkpoint)?;
         let exact = Loader {
             quantisation: Quantisation::None,
             ..loader.clone()
@@ -61,10 +71,14 @@ impl Model {
             rows,
             true,
         )?;
+        let vision = VisionTower::load(&loader.at("visual"), &config.vision)?;
+        let text = TextTower::load(&loader.at("language_model"), &config.text)?;
+        // Work of one thread is not ordered with that of another on a GPU.
+        device.synchronize()?;
         Ok(Self {
             projection,
-            vision: VisionTower::load(&loader.at("visual"), &config.vision)?,
-            text: TextTower::load(&loader.at("language_model"), &config.text)?,
+            vision,
+            text,
             config,
             width,
             dtype,
@@ -73,9 +87,41 @@ impl Model {
     }
 
     /// The vectors of every page of a batch: `[tokens, width]`, f32, on the host.
-    pub(super) fn embed_pages(&self, vision: &VisionPlan, text: &TextPlan) -> Result<Vec<Tensor>> {
-        let visual = self.see(vision)?;
+    pub(super) fn embed_pages(
+        &self,
+        pixels: &Tensor,
+        vision: &VisionPlan,
+        text: &TextPlan,
+    ) -> Result<Vec<Tensor>> {
+        let visual = self.see(pixels, vision)?;
         self.read(Some(&visual), text)
+    }
+
+    /// The plan's rows on the device, complete when this returns: on a GPU another thread may
+    /// compute meanwhile, and may take them over.
+    pub(super) fn upload(&self, plan: &VisionPlan) -> Result<Tensor> {
+        let patches = plan.positions.len();
+        let shape = (patches, plan.rows.len() / patches);
+        // The cast comes first: half the upload for half the width.
+        let pixels = Tensor::from_slice(&plan.rows, shape, &Device::Cpu)?;
+        let pixels = pixels.to_dtype(self.dtype)?.to_device(&self.device)?;
+        self.device.synchronize()?;
+        Ok(pixels)
+    }
+
+    /// The shape of the model.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The type of its activations.
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where the model is.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The vectors of a query: `[tokens, width]`, f32, on the host.
@@ -85,12 +131,8 @@ impl Model {
     }
 
     /// The vision tower's output for a batch.
-    pub(super) fn see(&self, plan: &VisionPlan) -> Result<VisualTokens> {
-        let patches = plan.positions.len();
-        let shape = (patches, plan.rows.len() / patches);
-        let pixels = Tensor::from_slice(&plan.rows, shape, &Device::Cpu)?;
-        let pixels = pixels.to_dtype(self.dtype)?.to_device(&self.device)?;
-        self.vision.forward(&pixels, plan)
+    pub(super) fn see(&self, pixels: &Tensor, plan: &VisionPlan) -> Result<VisualTokens> {
+        self.vision.forward(pixels, plan)
     }
 
     fn read(&self, visual: Option<&VisualTokens>, plan: &TextPlan) -> Result<Vec<Tensor>> {

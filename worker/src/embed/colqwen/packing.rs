@@ -42,9 +42,10 @@ pub(super) enum Source {
 }
 
 /// Lays out pages for both towers.
-pub(super) fn pack_pages(pages: Vec<PreparedPage>, prompts: &Prompts) -> (VisionPlan, TextPlan) {
+pub(super) fn pack_pages(pages: &[&PreparedPage], prompts: &Prompts) -> (VisionPlan, TextPlan) {
+    let values = pages.iter().map(|page| page.rows.len()).sum();
     let mut vision = VisionPlan {
-        rows: Vec::new(),
+        rows: Vec::with_capacity(values),
         positions: Vec::new(),
         sides: Vec::new(),
         pages: Vec::new(),
@@ -53,7 +54,7 @@ pub(super) fn pack_pages(pages: Vec<PreparedPage>, prompts: &Prompts) -> (Vision
     let mut text = TextPlan::default();
     let mut first_unit = 0;
     for page in pages {
-        text.push_page(&page, first_unit, prompts);
+        text.push_page(page, first_unit, prompts);
         first_unit += page.grid.units();
         vision.push(page);
     }
@@ -68,24 +69,6 @@ pub(super) fn pack_query(ids: &[u32]) -> TextPlan {
     text
 }
 
-/// Splits pages into batches of at most `budget` tokens; a page larger than that is alone.
-pub(super) fn batches(tokens: &[usize], budget: usize) -> Vec<usize> {
-    let mut sizes = Vec::new();
-    let (mut size, mut sum) = (0, 0);
-    for &count in tokens {
-        if size > 0 && sum + count > budget {
-            sizes.push(size);
-            (size, sum) = (0, 0);
-        }
-        size += 1;
-        sum += count;
-    }
-    if size > 0 {
-        sizes.push(size);
-    }
-    sizes
-}
-
 /// Rows as the devices index them.
 pub(super) fn indices(rows: impl IntoIterator<Item = usize>) -> Vec<u32> {
     let index = |row| u32::try_from(row).expect("a batch has fewer than 2^32 rows");
@@ -93,9 +76,9 @@ pub(super) fn indices(rows: impl IntoIterator<Item = usize>) -> Vec<u32> {
 }
 
 impl VisionPlan {
-    fn push(&mut self, page: PreparedPage) {
+    fn push(&mut self, page: &PreparedPage) {
         use super::grid::UNIT;
-        let grid = page.grid;
+        let grid = &page.grid;
         let first = self.positions.len();
         let side = super::config::MERGE;
         self.positions.extend(grid.patch_positions());
@@ -107,11 +90,7 @@ impl VisionPlan {
             Segments::one(start, units * UNIT).push_onto(&mut self.windows);
             start += units * UNIT;
         }
-        if self.rows.is_empty() {
-            self.rows = page.rows;
-        } else {
-            self.rows.extend(page.rows);
-        }
+        self.rows.extend_from_slice(&page.rows);
     }
 }
 
@@ -155,13 +134,6 @@ impl TextPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_batch_keeps_to_its_budget_and_to_the_order() {
-        assert_eq!(batches(&[10, 20, 30, 5], 30), [2, 1, 1]);
-        assert_eq!(batches(&[100, 1], 30), [1, 1]);
-        assert_eq!(batches(&[], 30), [0; 0]);
-    }
 
     #[test]
     fn a_query_counts_its_tokens() {

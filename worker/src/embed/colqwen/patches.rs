@@ -25,7 +25,7 @@ pub struct RgbImage<'a> {
 }
 
 /// A page that is ready for the vision tower.
-pub(super) struct PreparedPage {
+pub(in crate::embed) struct PreparedPage {
     /// The order of the rows.
     pub(super) grid: Grid,
     /// `grid.patches()` rows of `3 * patch * patch` values.

@@ -3,13 +3,13 @@
 
 use candle_core::Tensor;
 
-use super::attention::{Direction, Heads};
+use super::attention::{Direction, Heads, Layout};
 use super::config::TextConfig;
 use super::error::Result;
 use super::grid::Segments;
-use super::kernels;
 use super::layers::{Linear, Loader, Norm};
 use super::rope::RotaryTable;
+use crate::embed::kernels::{self, Masks};
 
 /// The text tower.
 pub(super) struct TextTower {
@@ -53,8 +53,14 @@ impl TextTower {
         segments: &[Segments],
         extra: &[Tensor],
     ) -> Result<Tensor> {
+        let masks = Masks::default();
+        let layout = Layout {
+            segments,
+            direction: Direction::Causal,
+            masks: &masks,
+        };
         for (number, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(hidden, rotary, segments)?;
+            hidden = layer.forward(hidden, rotary, &layout)?;
             if let Some(extra) = extra.get(number) {
                 hidden = (hidden + extra)?;
             }
@@ -109,19 +115,14 @@ impl Layer {
         })
     }
 
-    fn forward(
-        &self,
-        hidden: Tensor,
-        rotary: &RotaryTable,
-        segments: &[Segments],
-    ) -> Result<Tensor> {
-        let attended = self.attend(&self.input_norm.forward(&hidden)?, rotary, segments)?;
+    fn forward(&self, hidden: Tensor, rotary: &RotaryTable, layout: &Layout<'_>) -> Result<Tensor> {
+        let attended = self.attend(&self.input_norm.forward(&hidden)?, rotary, layout)?;
         let hidden = (hidden + self.output.forward(&attended)?)?;
         let inner = self.gate_up.forward(&self.mlp_norm.forward(&hidden)?)?;
         Ok((hidden + self.down.forward(&kernels::swiglu(&inner)?)?)?)
     }
 
-    fn attend(&self, rows: &Tensor, rotary: &RotaryTable, segments: &[Segments]) -> Result<Tensor> {
+    fn attend(&self, rows: &Tensor, rotary: &RotaryTable, layout: &Layout<'_>) -> Result<Tensor> {
         let (q, kv) = (self.heads, self.kv_heads);
         let qkv = self
             .qkv
@@ -139,6 +140,6 @@ impl Layer {
             keys: rotary.rotate(&keys)?,
             values: qkv.narrow(0, q + kv, kv)?,
         }
-        .attend(segments, Direction::Causal)
+        .attend(layout)
     }
 }

@@ -3,15 +3,15 @@
 
 use candle_core::Tensor;
 
-use super::attention::{Direction, Heads};
+use super::attention::{Direction, Heads, Layout};
 use super::config::{VisionAttention, VisionConfig, VisionMlp, VisionNorm};
 use super::error::Result;
 use super::grid::UNIT;
-use super::kernels::{self, Activation};
 use super::layers::{Linear, Loader, Norm};
 use super::packing::VisionPlan;
 use super::position_table::PositionTable;
 use super::rope::RotaryTable;
+use crate::embed::kernels::{self, Activation, Masks};
 
 const EPSILON: f32 = 1e-6;
 const CHANNELS: usize = 3;
@@ -70,6 +70,7 @@ impl VisionTower {
         }
         let (dtype, device) = (hidden.dtype(), hidden.device().clone());
         let rotary = RotaryTable::vision(&plan.positions, self.head, dtype, &device)?;
+        let masks = Masks::default();
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (number, block) in self.blocks.iter().enumerate() {
             let segments = match &self.attention {
@@ -78,7 +79,12 @@ impl VisionTower {
                 }
                 _ => &plan.pages,
             };
-            hidden = block.forward(hidden, &rotary, segments)?;
+            let layout = Layout {
+                segments,
+                direction: Direction::Both,
+                masks: &masks,
+            };
+            hidden = block.forward(hidden, &rotary, &layout)?;
             for (_, merger) in self.deepstack.iter().filter(|(after, _)| *after == number) {
                 deepstack.push(merger.forward(&hidden)?);
             }
@@ -126,12 +132,7 @@ impl Block {
         })
     }
 
-    fn forward(
-        &self,
-        hidden: Tensor,
-        rotary: &RotaryTable,
-        segments: &[super::grid::Segments],
-    ) -> Result<Tensor> {
+    fn forward(&self, hidden: Tensor, rotary: &RotaryTable, layout: &Layout<'_>) -> Result<Tensor> {
         let (rows, width) = hidden.dims2()?;
         let (heads, head) = (self.heads, width / self.heads);
         let qkv = self.qkv.forward(&self.norm1.forward(&hidden)?)?;
@@ -145,7 +146,7 @@ impl Block {
             keys: turned.narrow(0, heads, heads)?,
             values: qkv.narrow(0, 2 * heads, heads)?,
         }
-        .attend(segments, Direction::Both)?;
+        .attend(layout)?;
         let hidden = (hidden + self.output.forward(&attended)?)?;
         let change = self.mlp.forward(&self.norm2.forward(&hidden)?)?;
         Ok((hidden + change)?)
@@ -254,6 +255,7 @@ impl Merger {
         } else {
             self.norm.forward(rows)?.reshape(joined)?
         };
-        self.second.forward(&self.first.forward(&rows)?.gelu_erf()?)
+        let inner = kernels::activate(self.first.forward(&rows)?, Activation::ErfGelu)?;
+        self.second.forward(&inner)
     }
 }

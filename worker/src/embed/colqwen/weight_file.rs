@@ -11,6 +11,7 @@ use super::error::{ColQwenError, Result};
 /// A mapped weight file.
 pub(super) struct WeightFile {
     path: PathBuf,
+    bytes: u64,
     tensors: MmapedSafetensors,
 }
 
@@ -37,6 +38,7 @@ impl WeightFile {
         let tensors = tensors.map_err(|error| damaged(first_line(&error)))?;
         Ok(Self {
             path: path.to_owned(),
+            bytes: length,
             tensors,
         })
     }
@@ -48,6 +50,11 @@ impl WeightFile {
             .into_iter()
             .map(|(name, _)| name)
             .collect()
+    }
+
+    /// Size of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The file.

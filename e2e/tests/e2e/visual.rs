@@ -1,0 +1,207 @@
+//! Pages that are seen: a tiny ColQwen2.5 checkpoint from the S3 server, pages and questions, and
+//! what the reference implementation makes of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use layra_e2e::cluster::condition;
+use layra_e2e::stores::{MODELS, bucket};
+use layra_e2e::worker_cli::WorkerCli;
+use milvus::v2::prelude::{ConsistencyLevel, QueryIteratorRequest, QueryRequest};
+use object_store::{ObjectStoreExt, PutPayload};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::scene::Stage;
+
+const MINUTE: Duration = Duration::from_mins(1);
+const MODEL: &str = "tiny-colqwen2.5";
+const PAGES: usize = 3;
+/// Most that a stored number may differ from the reference's.
+const VECTOR_TOLERANCE: f32 = 1e-5;
+const SCORE_TOLERANCE: f64 = 2e-4;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/tests/fixtures")
+}
+
+/// Serves the checkpoint, with sums that the worker verifies.
+async fn serve_model(stage: &Stage) -> Result<()> {
+    let models = bucket(stage.testbed.endpoints(), MODELS)?;
+    let mut sums = String::new();
+    for entry in std::fs::read_dir(fixtures().join(MODEL))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|name| path.is_file() && !name.starts_with("reference"))
+        else {
+            continue;
+        };
+        let content = std::fs::read(&path)?;
+        sums.push_str(&format!("{:x}  {name}\n", Sha256::digest(&content)));
+        let key = format!("{MODEL}/{name}");
+        models
+            .put(&key.as_str().into(), PutPayload::from(content))
+            .await?;
+    }
+    let key = format!("{MODEL}/SHA256SUMS");
+    models
+        .put(&key.as_str().into(), PutPayload::from(sums))
+        .await?;
+    Ok(())
+}
+
+fn pipeline(family: &str) -> Value {
+    json!({"spec": {
+        // Enough that no page is scaled down before the model sees it.
+        "documents": {"render": {"dpi": [{"dpi": 200}]}},
+        "embedding": {"model": {"family": family, "uri": format!("s3://{MODELS}/{MODEL}")}},
+    }})
+}
+
+/// The rows of a tensor of the reference.
+fn reference(file: &SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
+    let tensor = file.tensor(name)?;
+    let width = *tensor.shape().last().context("a matrix")?;
+    let values: Vec<f32> = tensor
+        .data()
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        .collect();
+    Ok(values.chunks_exact(width).map(<[f32]>::to_vec).collect())
+}
+
+/// A file's vectors as Milvus holds them, in the order in which they were written.
+async fn stored(stage: &Stage, collection: &str, file_id: &str) -> Result<Vec<Vec<f32>>> {
+    let query = QueryRequest::builder()
+        .collection_name(collection)
+        .filter(format!("file_id == \"{file_id}\""))
+        .output_fields(["pk", "vector"])
+        .consistency_level(ConsistencyLevel::Strong)
+        .build()?;
+    let request = QueryIteratorRequest::builder()
+        .query(query)
+        .batch_size(500)
+        .build()?;
+    let mut iterator = stage.stores.milvus.query_iterator(request).await?;
+    let mut rows = BTreeMap::new();
+    while let Some(batch) = iterator.next().await? {
+        let before = rows.len();
+        for row in batch.results().rows()? {
+            rows.insert(row.get_i64("pk")?, row.get_float_vector("vector")?.to_vec());
+        }
+        if rows.len() == before {
+            break;
+        }
+    }
+    Ok(rows.into_values().collect())
+}
+
+#[tokio::test]
+async fn pages_and_questions_get_the_vectors_of_the_reference() -> Result<()> {
+    let stage = Stage::new("visual").await?;
+    let result = async {
+        serve_model(&stage).await?;
+        stage.apply_until_ready(&pipeline("colqwen2_5")).await?;
+        let user = stage.user().await?;
+        let mut uploads = Vec::new();
+        for page in 0..PAGES {
+            let file = fixtures().join(format!("pages/page{page}.png"));
+            uploads.push(user.upload(&file).await?);
+        }
+        stage.wait_tasks(&uploads, "completed", 3 * MINUTE).await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+
+        let bytes = std::fs::read(fixtures().join(MODEL).join("reference.safetensors"))?;
+        let file = SafeTensors::deserialize(&bytes)?;
+        let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));
+        for (page, upload) in uploads.iter().enumerate() {
+            let expected = reference(&file, &format!("page{page}.embeddings"))?;
+            let found = stored(&stage, &collection, &upload.file_id).await?;
+            ensure!(
+                found.len() == expected.len(),
+                "page {page}: {} vectors instead of {}",
+                found.len(),
+                expected.len()
+            );
+            let pairs = found.concat().into_iter().zip(expected.concat());
+            let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            ensure!(worst <= VECTOR_TOLERANCE, "page {page} is off by {worst:e}");
+        }
+        check_scores(&stage, &user.knowledge_base, &reference(&file, "scores")?).await?;
+        check_status(&stage).await
+    }
+    .await;
+    stage.finish(result).await
+}
+
+/// `layra-worker search` gives each question the reference's score with every page.
+async fn check_scores(stage: &Stage, knowledge_base: &str, expected: &[Vec<f32>]) -> Result<()> {
+    let facts = std::fs::read(fixtures().join(MODEL).join("reference.json"))?;
+    let facts: Value = serde_json::from_slice(&facts)?;
+    let questions = facts["queries"].as_array().context("queries")?;
+    let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+    for (question, expected) in questions.iter().zip(expected) {
+        let question = question.as_str().context("a question")?;
+        let hits = cli.search(question, knowledge_base, 3).await?;
+        ensure!(hits.len() == PAGES, "{question}: {hits:?}");
+        for hit in hits {
+            let page: usize = hit
+                .file
+                .trim_start_matches("page")
+                .trim_end_matches(".png")
+                .parse()?;
+            let difference = (hit.score - f64::from(expected[page])).abs();
+            ensure!(
+                difference <= SCORE_TOLERANCE,
+                "{question}: {hit:?} instead of {}",
+                expected[page]
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The object says which model its workers fetched.
+async fn check_status(stage: &Stage) -> Result<()> {
+    let pipeline = stage
+        .scene
+        .wait_status(&stage.name, "the model in the status", MINUTE, |status| {
+            status.model.is_some()
+        })
+        .await?;
+    let model = pipeline
+        .status
+        .and_then(|status| status.model)
+        .context("the model")?;
+    ensure!(model.dimensions == 128, "{model:?}");
+    let hexadecimal = model.checksum.strip_prefix("sha256:").context("sha256")?;
+    ensure!(hexadecimal.len() == 64, "{model:?}");
+    ensure!(model.bytes > 1_400_000, "{model:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_another_family_is_said_before_any_work() -> Result<()> {
+    let stage = Stage::new("family").await?;
+    let result = async {
+        serve_model(&stage).await?;
+        let mut object = pipeline("colqwen3");
+        object["spec"]["scaling"] = json!({"minReplicas": 1});
+        stage.scene.apply(&stage.pipeline(&object)).await?;
+        let wanted = "of family colqwen2_5, not colqwen3";
+        stage
+            .scene
+            .wait_status(&stage.name, wanted, 2 * MINUTE, |status| {
+                condition(status, "WorkersAvailable")
+                    .is_some_and(|c| c.status == "False" && c.message.contains(wanted))
+            })
+            .await?;
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}

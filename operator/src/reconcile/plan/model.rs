@@ -1,0 +1,97 @@
+//! The model that the workers run, in the words of the container that fetched it. Pure.
+
+use k8s_openapi::api::core::v1::Pod;
+use layra_crds::ModelStatus;
+
+use crate::{reconcile::world::World, resources::FETCH_MODEL};
+
+/// The model of the newest pod that has fetched one, else what was known before.
+pub(super) fn status(before: Option<&ModelStatus>, world: &World) -> Option<ModelStatus> {
+    let newest = world
+        .pods
+        .iter()
+        .filter_map(|pod| Some((created(pod), fetched(pod)?)))
+        .max_by_key(|(created, _)| *created);
+    match newest {
+        Some((_, model)) => Some(model),
+        None => before.cloned(),
+    }
+}
+
+fn created(pod: &Pod) -> Option<jiff::Timestamp> {
+    pod.metadata.creation_timestamp.as_ref().map(|time| time.0)
+}
+
+fn fetched(pod: &Pod) -> Option<ModelStatus> {
+    let containers = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    let fetch = containers
+        .iter()
+        .find(|container| container.name == FETCH_MODEL)?;
+    let end = fetch.state.as_ref()?.terminated.as_ref()?;
+    if end.exit_code != 0 {
+        return None;
+    }
+    // A worker's image of another version may say something else: that is no model.
+    serde_json::from_str(end.message.as_deref()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        milvus::IndexReport,
+        reconcile::world::{Live, Problem},
+    };
+
+    fn pod(created: &str, exit_code: i32, message: &Value) -> Value {
+        json!({
+            "metadata": {"creationTimestamp": created},
+            "status": {"initContainerStatuses": [{
+                "name": "fetch-model", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"terminated": {"exitCode": exit_code, "message": message.to_string()}},
+            }]},
+        })
+    }
+
+    fn world(pods: Vec<Value>) -> World {
+        World {
+            live: Live::default(),
+            pods: pods
+                .into_iter()
+                .map(|pod| Arc::new(serde_json::from_value(pod).unwrap()))
+                .collect(),
+            secrets: Vec::new(),
+            secrets_hash: None,
+            topics: Err(Problem::new("KafkaUnreachable", "")),
+            lag: Ok(0),
+            topic_failure: None,
+            applied: Vec::new(),
+            indexes: Ok(IndexReport::default()),
+        }
+    }
+
+    fn model(checksum: &str) -> Value {
+        json!({"checksum": checksum, "dimensions": 128, "bytes": 7_500_000_000_u64})
+    }
+
+    #[test]
+    fn the_newest_pod_that_has_fetched_a_model_counts() {
+        let world = world(vec![
+            pod("2026-11-23T10:00:01Z", 0, &model("sha256:new")),
+            pod("2026-11-23T10:00:00Z", 0, &model("sha256:old")),
+            pod("2026-11-23T10:00:02Z", 1, &json!("no such bucket")),
+        ]);
+        assert_eq!(status(None, &world).unwrap().checksum, "sha256:new");
+    }
+
+    #[test]
+    fn the_model_stays_known_while_there_is_no_worker() {
+        let before = serde_json::from_value(model("sha256:old")).unwrap();
+        let after = status(Some(&before), &world(Vec::new()));
+        assert_eq!(after, Some(before));
+    }
+}
