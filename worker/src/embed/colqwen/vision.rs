@@ -106,7 +106,7 @@ fn load_patch(loader: &Loader, config: &VisionConfig) -> Result<Linear> {
         .patch_bias
         .then(|| loader.tensor("bias", &[width]))
         .transpose()?;
-    Ok(Linear::from_tensors(weight, bias))
+    Linear::from_tensors(weight, bias)
 }
 
 struct Block {
