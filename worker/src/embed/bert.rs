@@ -8,7 +8,7 @@ use candle_core::{D, DType, IndexOp, Result, Tensor};
 use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder};
 use serde::Deserialize;
 
-use super::kernels::{Activation, Matrix, activate};
+use super::kernels::{Gelu, Matrix, activate};
 
 /// The keys of `config.json` that the computation depends on.
 #[derive(Clone, Debug, Deserialize)]
@@ -155,7 +155,7 @@ impl Layer {
             .collect::<Result<_>>()?;
         let attended = self.attended.forward(&Tensor::cat(&attended, 0)?)?;
         let states = self.attention_norm.forward(&(attended + states)?)?;
-        let widened = activate(self.widen.forward(&states)?, Activation::ErfGelu)?;
+        let widened = activate(self.widen.forward(&states)?, Gelu::Exact)?;
         self.output_norm
             .forward(&(self.narrow.forward(&widened)? + &states)?)
     }

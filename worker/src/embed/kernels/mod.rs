@@ -12,7 +12,7 @@ mod softmax;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 
-pub(super) use activation::{Activation, activate, add_bias, swiglu};
+pub(super) use activation::{Gelu, activate, add_bias, swiglu};
 pub(super) use matrix::Matrix;
 pub(super) use softmax::{Masks, Visible, softmax};
 
