@@ -16,6 +16,12 @@ pub struct DocumentsSpec {
     /// How pages become images.
     #[serde(default)]
     pub render: RenderSpec,
+
+    /// Pages of one piece of work. A document with more is split over the topic that is called
+    /// like the pipeline's own with `.ranges` added, so that all workers share it. Default: 64.
+    #[serde(default = "default_range_pages")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub range_pages: u32,
 }
 
 /// The S3-compatible store of originals and page images. Objects are addressed by bucket and key
@@ -137,6 +143,10 @@ impl Default for RenderSpec {
 
 /// Only reached by a table without a catch-all rule, which the API server refuses.
 const FALLBACK_DPI: u32 = 100;
+
+fn default_range_pages() -> u32 {
+    64
+}
 
 fn default_region() -> String {
     "us-east-1".to_owned()

@@ -86,6 +86,12 @@ impl KafkaSource {
             .clone()
             .unwrap_or_else(|| format!("{}.dlq", self.topic))
     }
+
+    /// The pipeline's own topic for the ranges of documents that were split.
+    #[must_use]
+    pub fn ranges_topic(&self) -> String {
+        format!("{}.ranges", self.topic)
+    }
 }
 
 /// What to do with messages that are not document tasks. LAYRA sends workflow tasks, which carry a

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod cluster;
+pub mod faults;
 pub mod layra;
 pub mod memory;
 pub mod milvus_admin;

@@ -1,6 +1,7 @@
 //! The worker's own commands, run on this machine with the configuration of a pipeline.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -79,20 +80,34 @@ impl WorkerCli {
         serde_json::from_str(&output).with_context(|| format!("the answer is no JSON: {output}"))
     }
 
-    /// Runs a command to its end and gives its standard output.
-    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
+    /// Where the configuration lies.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A command with the pipeline's configuration, not yet started. `cache` is a directory beside
+    /// the configuration.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str], cache: &str) -> Command {
         let directory = self.directory.path();
-        let output = tokio::process::Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        command
             .args(arguments)
             .arg("--config")
             .arg(directory.join("worker.yaml"))
             .arg("--secrets")
             .arg(directory.join("secrets"))
             .arg("--cache-dir")
-            .arg(directory.join("cache"))
-            .env("LAYRA_PDFIUM", &self.pdfium)
-            .output()
-            .await?;
+            .arg(directory.join(cache))
+            .env("LAYRA_PDFIUM", &self.pdfium);
+        command
+    }
+
+    /// Runs a command to its end and gives its standard output.
+    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let command = self.command(arguments, "cache");
+        let output = tokio::process::Command::from(command).output().await?;
         ensure!(
             output.status.success(),
             "layra-worker {arguments:?}: {}",

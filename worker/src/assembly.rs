@@ -1,19 +1,26 @@
 //! Putting a worker together from its settings. Servers that are away are waited for.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use layra_crds::ModelStatus;
+use layra_crds::{ModelStatus, WorkerConfig};
+use mongodb::bson::DateTime;
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use crate::delete::Deleter;
 use crate::embed;
 use crate::embed::DeviceChoice;
 use crate::failure::{Failure, Stage};
+use crate::fetch::Originals;
 use crate::health::Health;
+use crate::ledger::{Delivery, Ledger};
 use crate::metrics::Metrics;
 use crate::model;
 use crate::pipeline::Pipeline;
+use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
 use crate::render::{RenderOptions, Renderer};
 use crate::retry::Retry;
@@ -25,7 +32,7 @@ use crate::store::objects::Objects;
 /// Memory that one renderer may take.
 const RENDERER_MEMORY_BYTES: u64 = 1 << 30;
 
-/// Where the worker finds its files.
+/// Where the worker finds its files, and how much of the machine it may take.
 #[derive(Clone, Debug)]
 pub struct Paths {
     /// The cache directory: the model, and originals while they are worked on.
@@ -36,6 +43,8 @@ pub struct Paths {
     pub device: DeviceChoice,
     /// The model is in the cache already: no server is asked for it.
     pub model_fetched: bool,
+    /// Memory for pages that are drawn and not yet stored.
+    pub page_memory_bytes: usize,
 }
 
 /// What all commands share.
@@ -51,6 +60,10 @@ pub struct Common {
     pub metrics: Arc<Metrics>,
     /// Cancelled when the worker is told to stop.
     pub stop: CancellationToken,
+    /// A digest of everything in the configuration that decides what a page becomes.
+    recipe: String,
+    /// When the worker started.
+    since: DateTime,
 }
 
 impl Common {
@@ -58,7 +71,10 @@ impl Common {
     #[must_use]
     pub fn new(settings: Settings, paths: Paths, stop: CancellationToken) -> Self {
         let health = Arc::new(Health::default());
+        let recipe = recipe(&settings.config);
         Self {
+            recipe,
+            since: DateTime::now(),
             settings,
             paths,
             health,
@@ -159,7 +175,9 @@ impl Common {
         let embedder = self.embedder().await?;
         let vectors = Arc::new(self.vectors(embedder.dimensions()).await?);
         Ok(Pipeline {
+            originals: Originals::new(objects.clone(), self.paths.cache.clone()),
             objects,
+            ledger: self.ledger(&documents).await?,
             documents,
             vectors,
             milvus: config.stores.milvus.clone(),
@@ -169,9 +187,48 @@ impl Common {
             batch_pages: usize::try_from(config.embedding.batch_pages)
                 .unwrap_or(1)
                 .max(1),
+            range_pages: config.documents.range_pages,
+            budget: Budget::new(
+                self.paths.page_memory_bytes,
+                self.metrics.pages_in_flight_bytes.clone(),
+            ),
+            together: Arc::default(),
             retry: self.retry(),
             metrics: Arc::clone(&self.metrics),
         })
+    }
+
+    /// What is needed to delete. The model is not.
+    pub async fn deleter(&self) -> Result<Deleter, Failure> {
+        let documents = self.documents().await?;
+        Ok(Deleter {
+            objects: self.objects().await?,
+            ledger: self.ledger(&documents).await?,
+            documents,
+            vectors: Arc::new(self.vectors(0).await?),
+            milvus: self.settings.config.stores.milvus.clone(),
+            retry: self.retry(),
+        })
+    }
+
+    /// The ledger.
+    pub async fn ledger(&self, documents: &Documents) -> Result<Ledger, Failure> {
+        let ledger = Ledger::new(documents.database());
+        self.retry()
+            .run(Stage::Mongodb, &self.stop, |_| ledger.prepare())
+            .await?;
+        Ok(ledger)
+    }
+
+    /// How a task came to this worker. `origin` names the request.
+    #[must_use]
+    pub fn delivery(&self, origin: String, at: DateTime) -> Delivery {
+        Delivery {
+            origin,
+            at,
+            recipe: self.recipe.clone(),
+            worker_since: self.since,
+        }
     }
 
     fn renderer(&self) -> Result<Renderer, Failure> {
@@ -193,6 +250,17 @@ impl Common {
             processes: cores.max(2),
         }))
     }
+}
+
+/// A digest of the model and of how pages are drawn.
+fn recipe(config: &WorkerConfig) -> String {
+    let parts = serde_json::json!([config.embedding, config.documents.render]);
+    let digest = Sha256::digest(parts.to_string());
+    digest[..8].iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Makes the cache directory and removes originals that a killed worker left.

@@ -54,6 +54,31 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    /// Delete a file, or a knowledge base with all its files, from every store.
+    Delete {
+        /// The file's `file_id`. Without it the whole knowledge base goes.
+        #[arg(long)]
+        file: Option<String>,
+        /// The knowledge base.
+        #[arg(long)]
+        knowledge_base: String,
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
+    /// Put dead letters back into the pipeline's topic.
+    Redrive {
+        /// Only letters with this reason, for example `Encrypted`.
+        #[arg(long)]
+        reason: Option<String>,
+        /// Only letters of this file.
+        #[arg(long)]
+        file: Option<String>,
+        /// Say what would be put back, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
     Embed(layra_worker::embed::colqwen::cli::EmbedArgs),
     /// Measure this machine.
     Bench {
@@ -102,6 +127,10 @@ pub(crate) struct WorkerArgs {
         default_value = "/usr/lib/layra/libpdfium.so"
     )]
     pub(crate) pdfium: PathBuf,
+    /// Memory for pages that are drawn and not yet stored, in MiB. Documents wait for room.
+    #[arg(long, env = "LAYRA_PAGE_MEMORY_MIB", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(16..))]
+    pub(crate) page_memory_mib: u32,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -59,11 +59,27 @@ pub enum Class {
     Transient,
     /// This document cannot be processed: dead letter.
     Permanent,
+    /// Workers die on this document: dead letter, too.
+    Poison,
     /// The worker is configured wrongly: leave with the reason.
     Fatal,
     /// The work was called off (shutdown, or the partition moved): nothing is wrong with the
     /// document, and somebody else will do it.
     Stopped,
+}
+
+impl Class {
+    /// The name used in message headers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+            Self::Poison => "poison",
+            Self::Fatal => "fatal",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// A failure of one step, with its class and a stable reason.
@@ -91,9 +107,20 @@ impl Failure {
         Self::new(Class::Permanent, stage, reason, message)
     }
 
+    /// Workers die on this document.
+    pub fn poison(stage: Stage, reason: &'static str, message: impl fmt::Display) -> Self {
+        Self::new(Class::Poison, stage, reason, message)
+    }
+
     /// A failure that only a person can end.
     pub fn fatal(stage: Stage, reason: &'static str, message: impl fmt::Display) -> Self {
         Self::new(Class::Fatal, stage, reason, message)
+    }
+
+    /// Whether the document is given up.
+    #[must_use]
+    pub fn rejects_document(&self) -> bool {
+        matches!(self.class, Class::Permanent | Class::Poison)
     }
 
     /// The work was called off.

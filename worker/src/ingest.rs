@@ -1,7 +1,7 @@
 //! The `ingest` command: local files into a knowledge base, without Kafka.
 //!
 //! The same content under the same name in the same knowledge base is the same file: a second
-//! ingest replaces the first.
+//! ingest finds it stored and does nothing.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 
 use crate::assembly::Common;
 use crate::failure::{Class, Failure, Stage};
 use crate::ids;
-use crate::pipeline::{Event, Pipeline, Stored};
+use crate::pipeline::{Event, Job, Outcome, Pipeline, Reason, Source, Stored};
 use crate::task::{FileMeta, Task};
 
 /// Files worked on at the same time.
@@ -26,7 +27,7 @@ const FILES_AT_ONCE: usize = 2;
 pub struct Summary {
     files: usize,
     pages: u32,
-    vectors: usize,
+    vectors: u64,
     failures: BTreeMap<PathBuf, Failure>,
     elapsed: Duration,
 }
@@ -135,7 +136,30 @@ async fn one(
         Event::Opened(pages) => bar.inc_length(pages.into()),
         Event::Stored(pages) => bar.inc(pages.into()),
     };
-    pipeline.store(&task, file, &common.stop, &observer).await
+    let origin = format!("ingest/{}", task.file.file_id);
+    let job = Job {
+        task: &task,
+        delivery: common.delivery(origin, DateTime::now()),
+        source: Source::Local(file),
+    };
+    let outcome = pipeline.document(&job, &common.stop, &observer).await?;
+    match outcome {
+        Outcome::Stored(stored) => Ok(stored),
+        Outcome::Rejected(entry, rejection) => {
+            let ledger = &pipeline.ledger;
+            let lettered = |_| ledger.lettered(&entry.file_id, &entry.round);
+            common
+                .retry()
+                .run(Stage::Mongodb, &common.stop, lettered)
+                .await?;
+            Err(rejection.into())
+        }
+        Outcome::Nothing(Reason::AlreadyStored) => Ok(Stored::default()),
+        other => {
+            let message = format!("somebody else works on the same file ({other:?})");
+            Err(Failure::permanent(Stage::Intake, "Superseded", message))
+        }
+    }
 }
 
 /// The task that LAYRA would have sent for this file.

@@ -4,6 +4,7 @@
 //! document is in the stores once, in the dead-letter topic, or still in Kafka.
 
 pub mod assembly;
+pub mod delete;
 pub mod embed;
 pub mod failure;
 pub mod fetch;
@@ -11,10 +12,13 @@ pub mod health;
 pub mod ids;
 pub mod ingest;
 pub mod intake;
+pub mod ledger;
 pub mod metrics;
 pub mod model;
 pub mod outbox;
 pub mod pipeline;
+pub mod range;
+pub mod redrive;
 pub mod render;
 pub mod retry;
 pub mod run;

@@ -8,7 +8,8 @@ use anyhow::Context as _;
 use clap::Parser;
 use layra_worker::assembly::{Common, Paths};
 use layra_worker::settings::Settings;
-use layra_worker::{embed, ingest, run, search, telemetry};
+use layra_worker::task::Deletion;
+use layra_worker::{delete, embed, ingest, redrive, run, search, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -88,6 +89,34 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             let report = move || embed::colqwen::bench::run(&args, &mut std::io::stdout().lock());
             tokio::task::spawn_blocking(report).await??;
         }
+        Command::Delete {
+            file,
+            knowledge_base,
+            worker,
+        } => {
+            let deletion = match file {
+                Some(file_id) => Deletion::File {
+                    file_id,
+                    knowledge_base,
+                },
+                None => Deletion::KnowledgeBase(knowledge_base),
+            };
+            delete::run(&common(worker)?, &deletion).await?;
+        }
+        Command::Redrive {
+            reason,
+            file,
+            dry_run,
+            worker,
+        } => {
+            let choice = redrive::Choice {
+                reason,
+                file_id: file,
+                dry_run,
+            };
+            let report = redrive::redrive(&common(worker)?, &choice).await?;
+            report.write(&mut std::io::stdout().lock(), dry_run)?;
+        }
         Command::Embed(args) => {
             let report = move || embed::colqwen::cli::run(&args, &mut std::io::stdout().lock());
             tokio::task::spawn_blocking(report).await??;
@@ -121,6 +150,8 @@ fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
         pdfium: arguments.pdfium,
         device: arguments.device,
         model_fetched: arguments.model_fetched,
+        page_memory_bytes: usize::try_from(arguments.page_memory_mib).unwrap_or(usize::MAX >> 20)
+            << 20,
     };
     Ok(Common::new(settings, paths, stop_on_signals()?))
 }

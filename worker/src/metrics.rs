@@ -48,6 +48,14 @@ pub struct Metrics {
     pub vectors: IntCounter,
     /// Attempts that failed because a server was away, by `stage`.
     pub retries: IntCounterVec,
+    /// Documents or ranges done again because a store did not hold them exactly once.
+    pub repeats: IntCounter,
+    /// Bytes of pages drawn and not yet stored.
+    pub pages_in_flight_bytes: IntGauge,
+    /// Documents that were split into ranges of pages.
+    pub splits: IntCounter,
+    /// Files and knowledge bases deleted, by `kind`: `file`, `knowledge_base`.
+    pub deletions: IntCounterVec,
     /// Dead letters, by `reason`.
     pub dead_letters: IntCounterVec,
     /// Messages that are no document tasks, by `action`: `skip`, `forward`.
@@ -66,6 +74,7 @@ impl Metrics {
     /// # Panics
     /// If two metrics had the same name.
     #[must_use]
+    #[allow(clippy::too_many_lines, reason = "a list: one entry for each metric")]
     pub fn new() -> Self {
         let registry = Registry::new();
         Self {
@@ -140,6 +149,33 @@ impl Metrics {
                 "ingestion_retries_total",
                 "Attempts that failed because a server was away.",
                 "stage",
+            ),
+            repeats: register(
+                &registry,
+                IntCounter::new(
+                    "ingestion_repeats_total",
+                    "Documents or ranges done again because a store did not hold them once.",
+                ),
+            ),
+            pages_in_flight_bytes: register(
+                &registry,
+                IntGauge::new(
+                    "ingestion_pages_in_flight_bytes",
+                    "Memory of pages drawn and not yet stored.",
+                ),
+            ),
+            splits: register(
+                &registry,
+                IntCounter::new(
+                    "ingestion_splits_total",
+                    "Documents split into ranges of pages.",
+                ),
+            ),
+            deletions: counters(
+                &registry,
+                "ingestion_deletions_total",
+                "Files and knowledge bases deleted.",
+                "kind",
             ),
             dead_letters: counters(
                 &registry,
@@ -243,6 +279,9 @@ mod tests {
             "ingestion_pages_total 0",
             "ingestion_embedding_out_of_memory_total 0",
             "gpu_memory_usage_bytes 0",
+            "ingestion_repeats_total 0",
+            "ingestion_splits_total 0",
+            "ingestion_pages_in_flight_bytes 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -1,4 +1,5 @@
-//! Messages that the worker writes: dead letters, and foreign messages that it hands on.
+//! Messages that the worker writes: dead letters, ranges of documents that are split, tasks that
+//! must be done again, and foreign messages that it hands on.
 //!
 //! A message counts as written when all in-sync replicas have it; only then may the caller commit
 //! the original.
@@ -11,9 +12,12 @@ use rdkafka::message::{Header, Headers, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 
-use crate::failure::{Failure, Stage};
+use crate::failure::{Class, Failure, Stage};
 use crate::intake::client::client_config;
+use crate::ledger::{Origin, Rejection};
+use crate::range::{self, Range};
 use crate::settings::Settings;
+use crate::task::Task;
 
 /// All headers that describe a failure begin so.
 const PREFIX: &str = "layra-error-";
@@ -24,6 +28,8 @@ const LONGEST_TEXT: usize = 1000;
 #[derive(Clone)]
 pub struct Outbox {
     producer: FutureProducer,
+    topic: String,
+    ranges_topic: String,
     dead_letter_topic: String,
 }
 
@@ -40,21 +46,26 @@ impl Outbox {
             .set("message.max.bytes", "16777216")
             .create()
             .map_err(|error| Failure::fatal(Stage::DeadLetter, "InvalidKafkaConfig", error))?;
-        let dead_letter_topic = settings.config.source.kafka.dead_letter_topic();
+        let kafka = &settings.config.source.kafka;
         Ok(Self {
             producer,
-            dead_letter_topic,
+            topic: kafka.topic.clone(),
+            ranges_topic: kafka.ranges_topic(),
+            dead_letter_topic: kafka.dead_letter_topic(),
         })
     }
 
-    /// Writes a dead letter: the message as it came, with the reason in its headers.
+    /// Writes a dead letter: the message as it came, with the reason in its headers. `origin` is
+    /// where the task lies that the message is, or is a range of.
     pub async fn dead_letter(
         &self,
         message: &OwnedMessage,
-        failure: &Failure,
+        origin: &Origin,
+        rejection: &Rejection,
     ) -> Result<(), Failure> {
         let topic = &self.dead_letter_topic;
-        let headers = explain(message, failure, &jiff::Timestamp::now().to_string());
+        let time = jiff::Timestamp::now().to_string();
+        let headers = explain(message, origin, rejection, &time);
         match self
             .send(topic, message.key(), message.payload(), headers.clone())
             .await
@@ -68,6 +79,43 @@ impl Outbox {
             sent => sent,
         }
         .map_err(|error| classify(topic, &error))
+    }
+
+    /// Writes ranges of a task's pages to the pipeline's internal topic.
+    pub async fn ranges(&self, task: &OwnedMessage, ranges: &[Range]) -> Result<(), Failure> {
+        let topic = &self.ranges_topic;
+        let sends = ranges.iter().map(|range| {
+            let headers = range.headers(task.headers());
+            // Without the task's key: the ranges of one document go to all partitions.
+            self.send(topic, None, task.payload(), headers)
+        });
+        futures::future::try_join_all(sends)
+            .await
+            .map_err(|error| classify(topic, &error))?;
+        Ok(())
+    }
+
+    /// Sends a task once more.
+    pub async fn request(&self, task: &Task) -> Result<(), Failure> {
+        let message = task.to_message();
+        self.send(&self.topic, None, Some(&message), OwnedHeaders::new())
+            .await
+            .map_err(|error| classify(&self.topic, &error))
+    }
+
+    /// Puts a dead letter back into the tasks' topic: the message as it came, and how often it was
+    /// tried.
+    pub async fn put_back(&self, letter: &OwnedMessage) -> Result<(), Failure> {
+        let mut headers = OwnedHeaders::new();
+        for header in letter.headers().into_iter().flat_map(Headers::iter) {
+            let explanation = header.key.strip_prefix(PREFIX);
+            if explanation.is_none_or(|name| name == "attempts") {
+                headers = headers.insert(header);
+            }
+        }
+        self.send(&self.topic, letter.key(), letter.payload(), headers)
+            .await
+            .map_err(|error| classify(&self.topic, &error))
     }
 
     /// Copies a message to another topic, key and headers included.
@@ -103,13 +151,19 @@ impl std::fmt::Debug for Outbox {
     }
 }
 
-/// The message's own headers and what went wrong. A message that was put back before has its old
+/// The task's own headers and what went wrong. A message that was put back before has its old
 /// explanation replaced and its attempts counted on.
-fn explain(message: &OwnedMessage, failure: &Failure, time: &str) -> OwnedHeaders {
+fn explain(
+    message: &OwnedMessage,
+    origin: &Origin,
+    rejection: &Rejection,
+    time: &str,
+) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new();
     let mut attempts = 1_u32;
     for header in message.headers().into_iter().flat_map(Headers::iter) {
         match header.key.strip_prefix(PREFIX) {
+            None if range::is_range_header(header.key) => {}
             None => headers = headers.insert(header),
             Some("attempts") => {
                 let before = header
@@ -121,18 +175,31 @@ fn explain(message: &OwnedMessage, failure: &Failure, time: &str) -> OwnedHeader
             Some(_) => {}
         }
     }
-    headers = add(headers, "reason", failure.reason);
-    headers = add(headers, "message", &failure.message);
-    headers = add(headers, "stage", failure.stage.as_str());
+    let class = if rejection.poison {
+        Class::Poison
+    } else {
+        Class::Permanent
+    };
+    headers = add(headers, "reason", &rejection.reason);
+    headers = add(headers, "class", class.as_str());
+    headers = add(headers, "message", &rejection.message);
+    headers = add(headers, "stage", &rejection.stage);
     headers = add(headers, "attempts", &attempts.to_string());
-    headers = add(headers, "origin-topic", message.topic());
-    headers = add(
-        headers,
-        "origin-partition",
-        &message.partition().to_string(),
-    );
-    headers = add(headers, "origin-offset", &message.offset().to_string());
+    headers = add(headers, "origin-topic", &origin.topic);
+    headers = add(headers, "origin-partition", &origin.partition.to_string());
+    headers = add(headers, "origin-offset", &origin.offset.to_string());
     add(headers, "time", time)
+}
+
+/// A line of a dead letter's explanation, `reason` for example.
+#[must_use]
+pub fn explanation<'a>(letter: &'a OwnedMessage, name: &str) -> Option<&'a str> {
+    letter
+        .headers()
+        .into_iter()
+        .flat_map(Headers::iter)
+        .find(|header| header.key.strip_prefix(PREFIX) == Some(name))
+        .and_then(|header| std::str::from_utf8(header.value?).ok())
 }
 
 fn add(headers: OwnedHeaders, name: &str, text: &str) -> OwnedHeaders {
@@ -171,12 +238,20 @@ mod tests {
         OwnedMessage::new(
             payload,
             None,
-            "tasks".into(),
+            "tasks.ranges".into(),
             Timestamp::now(),
-            3,
-            41,
+            0,
+            9,
             Some(headers),
         )
+    }
+
+    fn origin() -> Origin {
+        Origin {
+            topic: "tasks".into(),
+            partition: 3,
+            offset: 41,
+        }
     }
 
     fn texts(headers: &OwnedHeaders) -> Vec<(String, String)> {
@@ -196,10 +271,20 @@ mod tests {
             value: Some("1"),
         });
         let failure = Failure::permanent(Stage::Render, "Encrypted", "needs a password");
-        let headers = explain(&message(own), &failure, "2026-01-23T00:00:00Z");
+        let rejection = Rejection::from(&failure);
+        let range = Range {
+            round: "r".into(),
+            first: 0,
+            count: 1,
+            origin: origin(),
+            at: 0,
+        };
+        let own = range.headers(Some(&own));
+        let headers = explain(&message(own), &origin(), &rejection, "2026-01-23T00:00:00Z");
         let expected = [
             ("priority", "1"),
             ("layra-error-reason", "Encrypted"),
+            ("layra-error-class", "permanent"),
             ("layra-error-message", "needs a password"),
             ("layra-error-stage", "render"),
             ("layra-error-attempts", "1"),
@@ -214,7 +299,12 @@ mod tests {
             .collect();
         assert_eq!(texts(&headers), expected);
 
-        let again = explain(&message(headers), &failure, "2026-01-24T00:00:00Z");
+        let again = explain(
+            &message(headers),
+            &origin(),
+            &rejection,
+            "2026-01-24T00:00:00Z",
+        );
         let again = texts(&again);
         assert_eq!(again.len(), expected.len(), "the old explanation is gone");
         assert!(again.contains(&("layra-error-attempts".to_owned(), "2".to_owned())));
@@ -223,7 +313,9 @@ mod tests {
     #[test]
     fn long_messages_are_cut_between_characters() {
         let failure = Failure::permanent(Stage::Render, "Damaged", "é".repeat(1000));
-        let headers = texts(&explain(&message(OwnedHeaders::new()), &failure, ""));
-        assert_eq!(headers[1].1, "é".repeat(500));
+        let rejection = Rejection::from(&failure);
+        let message = message(OwnedHeaders::new());
+        let headers = texts(&explain(&message, &origin(), &rejection, ""));
+        assert_eq!(headers[2].1, "é".repeat(500));
     }
 }

@@ -2,27 +2,39 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use layra_crds::ForeignMessageAction;
+use mongodb::bson::DateTime;
 use rdkafka::Message as _;
+use rdkafka::message::OwnedMessage;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::assembly::Common;
+use crate::delete::Deleter;
 use crate::failure::{Class, Failure, Stage};
 use crate::intake::consumer::{Delivery, Intake};
+use crate::ledger::{Entry, Origin, Rejection, State};
 use crate::outbox::Outbox;
-use crate::pipeline::{Pipeline, Stored};
+use crate::pipeline::{Job, Outcome, Pipeline, Reason, Source, Stored};
+use crate::range::Range;
 use crate::server;
 use crate::store::progress::Progress;
-use crate::task::{self, Message, Task};
+use crate::task::{self, Deletion, Message, Task};
 
-/// Documents worked on at the same time, so that one renders while another embeds.
-const DOCUMENTS_AT_ONCE: usize = 2;
+/// Documents and ranges worked on at the same time. Renderers, memory and the model have bounds of
+/// their own; this many keep them busy when documents are short.
+const WORK_AT_ONCE: usize = 8;
 /// Messages taken from Kafka and not finished, those that wait for their turn included.
-const MESSAGES_AHEAD: usize = 2 * DOCUMENTS_AT_ONCE;
+const MESSAGES_AHEAD: usize = 2 * WORK_AT_ONCE;
+/// How long work goes on after the worker was told to stop, before it is given back. What is
+/// stored by then is kept.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(20);
+/// How often the worker asks for documents that should be looked at once more.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Runs until `common.stop` is cancelled and the documents in flight are finished, or until
 /// something is wrong that only a person can mend.
@@ -55,6 +67,8 @@ async fn work(common: &Common) -> Result<(), Failure> {
         outbox,
         progress,
     });
+    let rechecks = tokio::spawn(Arc::clone(&worker).recheck_all());
+    let _rechecks = tokio_util::task::AbortOnDropHandle::new(rechecks);
 
     let member = std::env::var("POD_NAME")
         .ok()
@@ -111,23 +125,24 @@ struct Worker {
 }
 
 impl Worker {
-    /// Works on messages as they come. Once `leave` is cancelled nothing new is begun; messages
-    /// that wait are given back. Returns the first fatal failure.
+    /// Works on messages as they come. Once `leave` is cancelled nothing new is begun, and work that
+    /// takes too long is given back. Returns the first fatal failure.
     async fn work_all(
         self: &Arc<Self>,
         mut deliveries: mpsc::UnboundedReceiver<Delivery>,
         leave: &CancellationToken,
     ) -> Result<(), Failure> {
+        let call_off = CancellationToken::new();
         let mut working = JoinSet::new();
         loop {
-            let free = working.len() < DOCUMENTS_AT_ONCE;
+            let free = working.len() < WORK_AT_ONCE;
             tokio::select! {
                 () = leave.cancelled() => break,
                 Some(result) = working.join_next() => finished(result)?,
                 delivery = deliveries.recv(), if free => match delivery {
                     Some(delivery) => {
-                        let worker = Arc::clone(self);
-                        working.spawn(async move { worker.work(delivery).await });
+                        let (worker, call_off) = (Arc::clone(self), call_off.clone());
+                        working.spawn(async move { worker.work(delivery, &call_off).await });
                     }
                     None => break,
                 },
@@ -139,39 +154,46 @@ impl Worker {
         );
         // Gives back what has not begun.
         drop(deliveries);
-        while let Some(result) = working.join_next().await {
-            finished(result)?;
+        let deadline = tokio::time::sleep(LEAVE_PATIENCE);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                result = working.join_next() => match result {
+                    Some(result) => finished(result)?,
+                    None => return Ok(()),
+                },
+                () = &mut deadline, if !call_off.is_cancelled() => call_off.cancel(),
+            }
         }
-        Ok(())
     }
 
-    /// Works on one message. An error is fatal; anything else has been dealt with.
-    async fn work(&self, delivery: Delivery) -> Result<(), Failure> {
+    /// Works on one message until it is dealt with, given back, or `call_off` is cancelled. An
+    /// error is fatal.
+    async fn work(&self, delivery: Delivery, call_off: &CancellationToken) -> Result<(), Failure> {
         let Delivery { message, ticket } = delivery;
-        let cancel = ticket.cancel().clone();
-        let payload = message.payload().unwrap_or_default();
+        let cancel = ticket.cancel().child_token();
+        let _called_off = {
+            let (cancel, call_off) = (cancel.clone(), call_off.clone());
+            let watch = tokio::spawn(async move {
+                call_off.cancelled().await;
+                cancel.cancel();
+            });
+            tokio_util::task::AbortOnDropHandle::new(watch)
+        };
+        if cancel.is_cancelled() {
+            // Its partition moved while it waited for its turn.
+            return Ok(());
+        }
         let span = tracing::info_span!(
             "message",
-            partition = ticket.partition(),
+            topic = ticket.place().0,
+            partition = ticket.place().1,
             offset = ticket.offset(),
-            file = tracing::field::Empty
+            file = tracing::field::Empty,
+            first_page = tracing::field::Empty,
         );
         async {
-            let result = match task::parse(payload) {
-                Err(error) => Err(Failure::from(error)),
-                Ok(Message::Foreign) => self.foreign(&message, &cancel).await,
-                Ok(Message::Task(task)) => {
-                    tracing::Span::current().record("file", &task.file.file_id);
-                    self.document(&task, &cancel).await
-                }
-            };
-            let settled = match result {
-                Err(failure) if failure.class == Class::Permanent => {
-                    self.dead_letter(&message, &failure, &cancel).await
-                }
-                result => result,
-            };
-            match settled {
+            match self.message(&message, &cancel).await {
                 Ok(()) => {
                     ticket.done();
                     Ok(())
@@ -187,36 +209,215 @@ impl Worker {
         .await
     }
 
-    async fn document(&self, task: &Task, cancel: &CancellationToken) -> Result<(), Failure> {
-        let started = std::time::Instant::now();
-        self.progress.started(task).await;
-        let result = self
-            .pipeline
-            .ingest(task, &self.common.paths.cache, cancel)
-            .await;
-        let seconds = started.elapsed().as_secs_f64();
-        match &result {
-            Ok(Stored { pages, vectors }) => {
-                tracing::info!(pages, vectors, seconds, name = task.file.name, "stored");
-                self.pipeline
-                    .metrics
-                    .files
-                    .with_label_values(&["success"])
-                    .inc();
-                self.pipeline.metrics.ingestion_duration.observe(seconds);
-                self.progress.succeeded(task).await;
+    /// Deals with a message. Once this returns `Ok`, it may be committed.
+    async fn message(
+        &self,
+        message: &OwnedMessage,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let own = Origin {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+        };
+        let source = &self.common.settings.config.source.kafka;
+        let range = if message.topic() == source.topic {
+            None
+        } else {
+            Some(Range::from_headers(message.headers()))
+        };
+        let parsed = task::parse(message.payload().unwrap_or_default()).map_err(Failure::from);
+        let result = match (range.transpose(), parsed) {
+            (Err(failure), _) | (_, Err(failure)) => Err(failure),
+            (Ok(None), Ok(Message::Foreign)) => self.foreign(message, cancel).await,
+            (Ok(None), Ok(Message::Delete(deletion))) => self.delete(&deletion, cancel).await,
+            (Ok(range), Ok(Message::Task(task))) => {
+                self.task(&task, range, own.clone(), message, cancel).await
             }
-            Err(failure) if failure.class == Class::Permanent => {
-                self.progress.failed(task, failure).await;
+            (Ok(Some(_)), Ok(_)) => Err(Failure::permanent(
+                Stage::Intake,
+                "InvalidRange",
+                "a range of something that is no task",
+            )),
+        };
+        match result {
+            Err(failure) if failure.rejects_document() => {
+                let rejection = Rejection::from(&failure);
+                self.dead_letter(message, &own, &rejection, cancel).await
             }
-            Err(_) => {}
+            result => result,
         }
-        result.map(|_| ())
+    }
+
+    async fn task(
+        &self,
+        task: &Task,
+        range: Option<Range>,
+        own: Origin,
+        message: &OwnedMessage,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let span = tracing::Span::current();
+        span.record("file", &task.file.file_id);
+        let started = std::time::Instant::now();
+        let written = message.timestamp().to_millis();
+        let written = written.unwrap_or_else(|| DateTime::now().timestamp_millis());
+        let (origin, at) = match &range {
+            Some(range) => (range.origin.clone(), range.at),
+            None => (own, written),
+        };
+        let job = Job {
+            task,
+            delivery: self
+                .common
+                .delivery(origin.to_string(), DateTime::from_millis(at)),
+            source: Source::ObjectStore,
+        };
+        let outcome = if let Some(range) = &range {
+            span.record("first_page", range.first + 1);
+            self.pipeline.range(&job, range, cancel).await?
+        } else {
+            self.progress.started(task).await;
+            self.pipeline.document(&job, cancel, &|_| {}).await?
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        match outcome {
+            Outcome::Stored(Stored { pages, vectors }) => {
+                tracing::info!(pages, vectors, seconds, name = task.file.name, "stored");
+                let metrics = &self.common.metrics;
+                metrics.files.with_label_values(&["success"]).inc();
+                metrics.ingestion_duration.observe(seconds);
+                self.progress.succeeded(task).await;
+                Ok(())
+            }
+            Outcome::PartStored => {
+                tracing::info!(seconds, name = task.file.name, "range stored");
+                Ok(())
+            }
+            Outcome::Split(entry, ranges) => {
+                self.split(&entry, &ranges, &origin, at, message, cancel)
+                    .await
+            }
+            Outcome::Nothing(reason) => {
+                tracing::info!(reason = reason.as_str(), "nothing to do");
+                if matches!(reason, Reason::AlreadyStored | Reason::Deleted) && range.is_none() {
+                    self.progress.succeeded(task).await;
+                }
+                Ok(())
+            }
+            Outcome::Rejected(entry, rejection) => {
+                self.dead_letter(message, &origin, &rejection, cancel)
+                    .await?;
+                let ledger = &self.pipeline.ledger;
+                let lettered = |_| ledger.lettered(&entry.file_id, &entry.round);
+                self.pipeline
+                    .retry
+                    .run(Stage::Mongodb, cancel, lettered)
+                    .await?;
+                self.progress.failed(task, &rejection.message).await;
+                Ok(())
+            }
+            Outcome::Again(entry) => self.request(&entry, cancel).await,
+        }
+    }
+
+    /// Sends the ranges of a document to their topic.
+    async fn split(
+        &self,
+        entry: &Entry,
+        ranges: &[(u32, u32)],
+        origin: &Origin,
+        at: i64,
+        message: &OwnedMessage,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let pages = entry.pages.unwrap_or_default();
+        tracing::info!(pages, ranges = ranges.len(), "split");
+        let ranges: Vec<Range> = ranges
+            .iter()
+            .map(|&(first, count)| Range {
+                round: entry.round.clone(),
+                first,
+                count,
+                origin: origin.clone(),
+                at,
+            })
+            .collect();
+        let send = |_| self.outbox.ranges(message, &ranges);
+        self.pipeline
+            .retry
+            .run(Stage::DeadLetter, cancel, send)
+            .await?;
+        self.common.metrics.splits.inc();
+        Ok(())
+    }
+
+    /// Has a document done again that the stores do not hold exactly once.
+    async fn request(&self, entry: &Entry, cancel: &CancellationToken) -> Result<(), Failure> {
+        let task = Task::from(entry);
+        let send = |_| self.outbox.request(&task);
+        self.pipeline
+            .retry
+            .run(Stage::DeadLetter, cancel, send)
+            .await
+    }
+
+    async fn delete(&self, deletion: &Deletion, cancel: &CancellationToken) -> Result<(), Failure> {
+        let Pipeline {
+            objects,
+            documents,
+            ledger,
+            vectors,
+            milvus,
+            retry,
+            ..
+        } = self.pipeline.clone();
+        let deleter = Deleter {
+            objects,
+            documents,
+            ledger,
+            vectors,
+            milvus,
+            retry,
+        };
+        deleter.delete(deletion, cancel).await?;
+        let kind = match deletion {
+            Deletion::File { .. } => "file",
+            Deletion::KnowledgeBase(_) => "knowledge_base",
+        };
+        let deletions = &self.common.metrics.deletions;
+        deletions.with_label_values(&[kind]).inc();
+        Ok(())
+    }
+
+    /// Looks once more at documents that somebody may have written late. Ends with the worker.
+    async fn recheck_all(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(RECHECK_INTERVAL).await;
+            if let Err(error) = self.recheck_due().await {
+                tracing::warn!(%error, "documents could not be looked at once more; later");
+            }
+        }
+    }
+
+    async fn recheck_due(&self) -> Result<(), Failure> {
+        let ledger = &self.pipeline.ledger;
+        while let Some(entry) = ledger.next_recheck().await? {
+            if entry.state == State::Working {
+                // Looked at when it is done.
+                continue;
+            }
+            if let Outcome::Again(entry) = self.pipeline.recheck(&entry).await? {
+                self.outbox.request(&Task::from(entry.as_ref())).await?;
+            }
+            ledger.rechecked(&entry).await?;
+        }
+        Ok(())
     }
 
     async fn foreign(
         &self,
-        message: &rdkafka::message::OwnedMessage,
+        message: &OwnedMessage,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let foreign = &self.common.settings.config.source.kafka.foreign_messages;
@@ -241,31 +442,26 @@ impl Worker {
 
     async fn dead_letter(
         &self,
-        message: &rdkafka::message::OwnedMessage,
-        failure: &Failure,
+        message: &OwnedMessage,
+        origin: &Origin,
+        rejection: &Rejection,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         tracing::warn!(
-            stage = failure.stage.as_str(),
-            reason = failure.reason,
-            error = failure.message,
+            stage = rejection.stage,
+            reason = rejection.reason,
+            error = rejection.message,
             "dead letter"
         );
-        let send = |_| self.outbox.dead_letter(message, failure);
+        let send = |_| self.outbox.dead_letter(message, origin, rejection);
         self.pipeline
             .retry
             .run(Stage::DeadLetter, cancel, send)
             .await?;
-        self.common
-            .metrics
-            .files
-            .with_label_values(&["failed"])
-            .inc();
-        self.common
-            .metrics
-            .dead_letters
-            .with_label_values(&[failure.reason])
-            .inc();
+        let metrics = &self.common.metrics;
+        metrics.files.with_label_values(&["failed"]).inc();
+        let letters = &metrics.dead_letters;
+        letters.with_label_values(&[&rejection.reason]).inc();
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Stage};
+use crate::ledger::Entry;
 
 /// Longest key of an S3 object, in bytes.
 const LONGEST_KEY: usize = 1024;
@@ -16,8 +17,24 @@ const LONGEST_KNOWLEDGE_BASE: usize = 200;
 pub enum Message {
     /// A document to ingest.
     Task(Task),
-    /// Somebody else's: a JSON object with a `type` key.
+    /// A file or a knowledge base to delete: `type` is `delete_file` or `delete_knowledge_base`.
+    Delete(Deletion),
+    /// Somebody else's: a JSON object with another `type`.
     Foreign,
+}
+
+/// What is to be deleted, from all stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// One file.
+    File {
+        /// Its id.
+        file_id: String,
+        /// Its knowledge base.
+        knowledge_base: String,
+    },
+    /// A knowledge base with all its files.
+    KnowledgeBase(String),
 }
 
 /// A document to ingest.
@@ -100,8 +117,19 @@ pub fn parse(payload: &[u8]) -> Result<Message, TaskError> {
     let Value::Object(message) = value else {
         return Err(TaskError::NotAnObject);
     };
-    if message.contains_key("type") {
-        return Ok(Message::Foreign);
+    match message.get("type") {
+        None => {}
+        Some(Value::String(kind)) if kind == "delete_file" => {
+            return Ok(Message::Delete(Deletion::File {
+                file_id: text(&message, "file_id", "file_id")?,
+                knowledge_base: knowledge_base(&message)?,
+            }));
+        }
+        Some(Value::String(kind)) if kind == "delete_knowledge_base" => {
+            let knowledge_base = knowledge_base(&message)?;
+            return Ok(Message::Delete(Deletion::KnowledgeBase(knowledge_base)));
+        }
+        Some(_) => return Ok(Message::Foreign),
     }
     let file = match message.get("file_meta") {
         Some(Value::Object(file)) => file,
@@ -131,22 +159,46 @@ pub fn parse(payload: &[u8]) -> Result<Message, TaskError> {
     Ok(Message::Task(task))
 }
 
+impl From<&Entry> for Task {
+    /// The task of a document that the ledger knows.
+    fn from(entry: &Entry) -> Self {
+        Self {
+            task_id: entry.task_id.clone(),
+            username: entry.username.clone(),
+            knowledge_base: entry.knowledge_db_id.clone(),
+            file: FileMeta {
+                file_id: entry.file_id.clone(),
+                key: entry.minio_filename.clone(),
+                name: entry.filename.clone(),
+                url: None,
+            },
+        }
+    }
+}
+
 impl Task {
+    /// The message that LAYRA would send for it.
+    #[must_use]
+    pub fn to_message(&self) -> Vec<u8> {
+        let file = &self.file;
+        serde_json::json!({
+            "task_id": self.task_id,
+            "username": self.username,
+            "knowledge_db_id": self.knowledge_base,
+            "file_meta": {
+                "file_id": file.file_id,
+                "minio_filename": file.key,
+                "original_filename": file.name,
+                "minio_url": file.url,
+            },
+        })
+        .to_string()
+        .into_bytes()
+    }
+
     /// Checks what the stores' names allow.
     pub fn check(&self) -> Result<(), TaskError> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        if !self.knowledge_base.bytes().all(allowed) {
-            return Err(TaskError::Invalid {
-                field: "knowledge_db_id",
-                problem: "may only have letters, digits, `_` and `-`",
-            });
-        }
-        if self.knowledge_base.len() > LONGEST_KNOWLEDGE_BASE {
-            return Err(TaskError::Invalid {
-                field: "knowledge_db_id",
-                problem: "is too long",
-            });
-        }
+        check_knowledge_base(&self.knowledge_base)?;
         if self.file.key.len() > LONGEST_KEY {
             return Err(TaskError::Invalid {
                 field: "file_meta.minio_filename",
@@ -155,6 +207,28 @@ impl Task {
         }
         Ok(())
     }
+}
+
+fn knowledge_base(message: &Map<String, Value>) -> Result<String, TaskError> {
+    let id = text(message, "knowledge_db_id", "knowledge_db_id")?;
+    check_knowledge_base(&id)?;
+    Ok(id)
+}
+
+/// Checks what Milvus' names allow.
+fn check_knowledge_base(id: &str) -> Result<(), TaskError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    let problem = if !id.bytes().all(allowed) {
+        "may only have letters, digits, `_` and `-`"
+    } else if id.len() > LONGEST_KNOWLEDGE_BASE {
+        "is too long"
+    } else {
+        return Ok(());
+    };
+    Err(TaskError::Invalid {
+        field: "knowledge_db_id",
+        problem,
+    })
 }
 
 fn text(object: &Map<String, Value>, key: &str, field: &'static str) -> Result<String, TaskError> {
@@ -217,6 +291,37 @@ mod tests {
         message["type"] = json!("workflow");
         assert_eq!(parsed(&message), Ok(Message::Foreign));
         assert_eq!(parsed(&json!({"type": null})), Ok(Message::Foreign));
+    }
+
+    #[test]
+    fn deletions_are_ours_and_are_checked() {
+        let file = json!({"type": "delete_file", "file_id": "u_f", "knowledge_db_id": "u_kb"});
+        let deletion = Deletion::File {
+            file_id: "u_f".into(),
+            knowledge_base: "u_kb".into(),
+        };
+        assert_eq!(parsed(&file), Ok(Message::Delete(deletion)));
+        let all = json!({"type": "delete_knowledge_base", "knowledge_db_id": "u_kb"});
+        let deletion = Deletion::KnowledgeBase("u_kb".into());
+        assert_eq!(parsed(&all), Ok(Message::Delete(deletion)));
+        for (message, field) in [
+            (
+                json!({"type": "delete_file", "knowledge_db_id": "u_kb"}),
+                "file_id",
+            ),
+            (json!({"type": "delete_knowledge_base"}), "knowledge_db_id"),
+        ] {
+            assert_eq!(parsed(&message), Err(TaskError::Missing(field)));
+        }
+    }
+
+    #[test]
+    fn a_task_becomes_the_message_that_it_came_from() {
+        let Ok(Message::Task(task)) = parsed(&layras()) else {
+            panic!("no task")
+        };
+        let again: Value = serde_json::from_slice(&task.to_message()).unwrap();
+        assert_eq!(again, layras());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 mod api;
 mod documents;
+mod faults;
+mod ledger;
 mod lifecycle;
 mod scene;
 mod trouble;

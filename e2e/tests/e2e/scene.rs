@@ -91,7 +91,11 @@ impl Stage {
     }
 
     pub async fn user(&self) -> Result<User> {
-        User::with_knowledge_base(&self.stores, &self.topic(), "alice", &random_id()).await
+        self.user_called("alice").await
+    }
+
+    pub async fn user_called(&self, name: &str) -> Result<User> {
+        User::with_knowledge_base(&self.stores, &self.topic(), name, &random_id()).await
     }
 
     pub async fn audit(&self, user: &User) -> Result<Audit> {

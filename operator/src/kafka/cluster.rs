@@ -49,18 +49,25 @@ impl Cluster {
         self.serve_events();
         let (brokers, topic) = self.topic(&question.topic)?;
         let (_, dead_letter_topic) = self.topic(&question.dead_letter_topic)?;
+        let (_, ranges_topic) = self.topic(&question.ranges_topic)?;
+        let group = &question.consumer_group;
         let lag = match topic {
             TopicState::Absent => Err(KafkaError::Refused(format!(
                 "topic {} does not exist",
                 question.topic
             ))),
-            TopicState::Present { partitions } => self
-                .offsets(&question.topic, partitions, &question.consumer_group)
-                .map(|offsets| total_lag(&offsets)),
+            TopicState::Present { .. } => self.lag(&question.topic, topic, group),
         };
+        // A range is on its way before its task counts as done: read in this order, the backlog
+        // is never taken to be empty in between.
+        let lag = lag.and_then(|tasks| {
+            let ranges = self.lag(&question.ranges_topic, ranges_topic, group)?;
+            Ok(tasks + ranges)
+        });
         Ok(Answer {
             brokers,
             topic,
+            ranges_topic,
             dead_letter_topic,
             lag,
         })
@@ -90,6 +97,15 @@ impl Cluster {
                 Err(KafkaError::Refused(format!("topic {name}: {words}")))
             }
         }
+    }
+
+    /// What the group has still to do of a topic; nothing of one that does not exist.
+    fn lag(&self, topic: &str, state: TopicState, group: &str) -> Result<i64, KafkaError> {
+        let TopicState::Present { partitions } = state else {
+            return Ok(0);
+        };
+        self.offsets(topic, partitions, group)
+            .map(|offsets| total_lag(&offsets))
     }
 
     /// The offsets of every partition, all of them or an error.
@@ -291,6 +307,7 @@ mod tests {
     fn question() -> Question {
         Question {
             topic: "tasks".into(),
+            ranges_topic: "tasks.ranges".into(),
             dead_letter_topic: "tasks.dlq".into(),
             consumer_group: "workers".into(),
         }

@@ -17,6 +17,8 @@ pub(crate) use lag::{PartitionOffsets, total_lag};
 pub(crate) struct Question {
     /// The topic with the tasks.
     pub(crate) topic: String,
+    /// The topic with the ranges of documents that were split.
+    pub(crate) ranges_topic: String,
     /// The topic for failed tasks.
     pub(crate) dead_letter_topic: String,
     /// The workers' group.
@@ -30,9 +32,11 @@ pub(crate) struct Answer {
     pub(crate) brokers: usize,
     /// The topic with the tasks.
     pub(crate) topic: TopicState,
+    /// The topic with the ranges.
+    pub(crate) ranges_topic: TopicState,
     /// The topic for failed tasks.
     pub(crate) dead_letter_topic: TopicState,
-    /// Tasks that are not done, or why that is unknown.
+    /// Tasks and ranges that are not done, or why that is unknown.
     pub(crate) lag: Result<i64, KafkaError>,
 }
 

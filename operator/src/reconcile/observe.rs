@@ -273,6 +273,7 @@ async fn ask_kafka(
     let kafka = &pipeline.spec.source.kafka;
     let question = Question {
         topic: kafka.topic.clone(),
+        ranges_topic: kafka.ranges_topic(),
         dead_letter_topic: kafka.dead_letter_topic(),
         consumer_group: kafka.consumer_group.clone(),
     };
@@ -285,6 +286,7 @@ async fn ask_kafka(
     let topics = Topics {
         brokers: answer.brokers,
         tasks: answer.topic,
+        ranges: answer.ranges_topic,
         dead_letters: answer.dead_letter_topic,
     };
     Ok((

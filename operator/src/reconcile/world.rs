@@ -52,6 +52,8 @@ pub(crate) struct Topics {
     pub(crate) brokers: usize,
     /// The topic with the tasks.
     pub(crate) tasks: TopicState,
+    /// The topic with the ranges of documents that were split.
+    pub(crate) ranges: TopicState,
     /// The topic for failed tasks.
     pub(crate) dead_letters: TopicState,
 }

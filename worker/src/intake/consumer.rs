@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::{Failure, Stage};
 use crate::health::Health;
 use crate::intake::client::consumer_config;
-use crate::intake::tracker::{Ticket, Tracker};
+use crate::intake::tracker::{Place, Ticket, Tracker};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -42,19 +42,18 @@ pub struct Intake {
     tracker: Arc<Tracker>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    topic: String,
     limit: usize,
 }
 
 struct Context {
     tracker: Arc<Tracker>,
     metrics: Arc<Metrics>,
-    topic: String,
     assignment_changed: AtomicBool,
 }
 
 impl Intake {
-    /// Subscribes. At most `limit` messages are taken and not finished at a time.
+    /// Subscribes to tasks and to ranges of pages. At most `limit` messages are taken and not
+    /// finished at a time.
     pub fn subscribe(
         settings: &Settings,
         member: Option<&str>,
@@ -62,12 +61,11 @@ impl Intake {
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Failure> {
-        let topic = settings.config.source.kafka.topic.clone();
+        let kafka = &settings.config.source.kafka;
         let tracker = Arc::new(Tracker::default());
         let context = Context {
             tracker: Arc::clone(&tracker),
             metrics: Arc::clone(&metrics),
-            topic: topic.clone(),
             assignment_changed: AtomicBool::new(false),
         };
         let invalid =
@@ -75,14 +73,14 @@ impl Intake {
         let consumer: BaseConsumer<Context> = consumer_config(settings, member)
             .create_with_context(context)
             .map_err(invalid)?;
-        consumer.subscribe(&[&topic]).map_err(invalid)?;
+        let topics = [kafka.topic.as_str(), &kafka.ranges_topic()];
+        consumer.subscribe(&topics).map_err(invalid)?;
         health.consumer_running(true);
         Ok(Self {
             consumer,
             tracker,
             health,
             metrics,
-            topic,
             limit,
         })
     }
@@ -123,30 +121,19 @@ impl Intake {
                 Some(Ok(message)) => self.take(&message, deliveries),
             }
             if last_commit.elapsed() >= COMMIT_INTERVAL {
-                commit(
-                    &self.consumer,
-                    &self.tracker,
-                    &self.topic,
-                    None,
-                    CommitMode::Async,
-                );
+                commit(&self.consumer, &self.tracker, None, CommitMode::Async);
                 last_commit = Instant::now();
             }
         }
-        commit(
-            &self.consumer,
-            &self.tracker,
-            &self.topic,
-            None,
-            CommitMode::Sync,
-        );
+        commit(&self.consumer, &self.tracker, None, CommitMode::Sync);
         self.health.consumer_running(false);
         tracing::info!("everything that was done is committed");
         Ok(())
     }
 
     fn take(&self, message: &BorrowedMessage<'_>, deliveries: &mpsc::UnboundedSender<Delivery>) {
-        let ticket = self.tracker.take(message.partition(), message.offset());
+        let place = (message.topic().to_owned(), message.partition());
+        let ticket = self.tracker.take(place, message.offset());
         let delivery = Delivery {
             message: message.detach(),
             ticket,
@@ -171,9 +158,7 @@ impl Intake {
 
 impl std::fmt::Debug for Intake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Intake")
-            .field("topic", &self.topic)
-            .finish_non_exhaustive()
+        f.debug_struct("Intake").finish_non_exhaustive()
     }
 }
 
@@ -194,13 +179,7 @@ impl ConsumerContext for Context {
             if !self.tracker.wind_up(&partitions, REVOKE_PATIENCE) {
                 tracing::warn!(?partitions, "work goes on for partitions that have left");
             }
-            commit(
-                consumer,
-                &self.tracker,
-                &self.topic,
-                Some(&partitions),
-                CommitMode::Sync,
-            );
+            commit(consumer, &self.tracker, Some(&partitions), CommitMode::Sync);
         }
         self.tracker.forget(&partitions);
     }
@@ -230,7 +209,8 @@ impl ConsumerContext for Context {
             Ok(()) => {
                 for element in offsets.elements() {
                     if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
-                        self.tracker.committed(element.partition(), offset);
+                        let place = (element.topic().to_owned(), element.partition());
+                        self.tracker.committed(&place, offset);
                     }
                 }
             }
@@ -244,15 +224,15 @@ impl ConsumerContext for Context {
 fn commit(
     consumer: &BaseConsumer<Context>,
     tracker: &Tracker,
-    topic: &str,
-    only: Option<&[i32]>,
+    only: Option<&[Place]>,
     mode: CommitMode,
 ) {
     let mut offsets = TopicPartitionList::new();
-    for (partition, offset) in tracker.uncommitted() {
-        if only.is_none_or(|only| only.contains(&partition)) {
+    for (place, offset) in tracker.uncommitted() {
+        if only.is_none_or(|only| only.contains(&place)) {
+            let (topic, partition) = place;
             // The list is new: a partition cannot be in it twice.
-            let _ = offsets.add_partition_offset(topic, partition, Offset::Offset(offset));
+            let _ = offsets.add_partition_offset(&topic, partition, Offset::Offset(offset));
         }
     }
     if offsets.count() > 0
@@ -262,10 +242,10 @@ fn commit(
     }
 }
 
-fn partitions(list: &TopicPartitionList) -> Vec<i32> {
+fn partitions(list: &TopicPartitionList) -> Vec<Place> {
     list.elements()
         .iter()
-        .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+        .map(|element| (element.topic().to_owned(), element.partition()))
         .collect()
 }
 

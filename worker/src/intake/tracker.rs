@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::intake::watermark::Watermark;
 
+/// A partition: topic and number.
+pub type Place = (String, i32);
+
 /// The messages in flight, by partition.
 #[derive(Debug, Default)]
 pub struct Tracker {
@@ -21,7 +24,7 @@ pub struct Tracker {
 
 #[derive(Debug, Default)]
 struct State {
-    partitions: HashMap<i32, Assignment>,
+    partitions: HashMap<Place, Assignment>,
     next_generation: u64,
     in_flight: usize,
 }
@@ -40,7 +43,7 @@ struct Assignment {
 #[derive(Debug)]
 pub struct Ticket {
     tracker: Arc<Tracker>,
-    partition: i32,
+    place: Place,
     generation: u64,
     offset: i64,
     cancel: CancellationToken,
@@ -49,14 +52,14 @@ pub struct Ticket {
 
 impl Tracker {
     /// Begins work on a message.
-    pub fn take(self: &Arc<Self>, partition: i32, offset: i64) -> Ticket {
+    pub fn take(self: &Arc<Self>, place: Place, offset: i64) -> Ticket {
         let mut state = self.lock();
         state.in_flight += 1;
         let generation = state.next_generation;
         state.next_generation += 1;
         let assignment = state
             .partitions
-            .entry(partition)
+            .entry(place.clone())
             .or_insert_with(|| Assignment {
                 generation,
                 watermark: Watermark::default(),
@@ -69,7 +72,7 @@ impl Tracker {
         assignment.in_flight += 1;
         Ticket {
             tracker: Arc::clone(self),
-            partition,
+            place,
             generation: assignment.generation,
             offset,
             cancel: assignment.cancel.clone(),
@@ -83,32 +86,32 @@ impl Tracker {
     }
 
     /// Partitions and offsets that can be committed and have not been.
-    pub fn uncommitted(&self) -> Vec<(i32, i64)> {
+    pub fn uncommitted(&self) -> Vec<(Place, i64)> {
         let state = self.lock();
         state
             .partitions
             .iter()
-            .filter_map(|(partition, assignment)| {
+            .filter_map(|(place, assignment)| {
                 let offset = assignment.watermark.committable()?;
-                (assignment.committed < Some(offset)).then_some((*partition, offset))
+                (assignment.committed < Some(offset)).then(|| (place.clone(), offset))
             })
             .collect()
     }
 
     /// Notes what was committed.
-    pub fn committed(&self, partition: i32, offset: i64) {
-        if let Some(assignment) = self.lock().partitions.get_mut(&partition) {
+    pub fn committed(&self, place: &Place, offset: i64) {
+        if let Some(assignment) = self.lock().partitions.get_mut(place) {
             assignment.committed = assignment.committed.max(Some(offset));
         }
     }
 
     /// Waits until nobody works on these partitions, `patience` at most. Then calls the rest off
     /// and waits once more as long. Returns whether all work has ended.
-    pub fn wind_up(&self, partitions: &[i32], patience: Duration) -> bool {
+    pub fn wind_up(&self, partitions: &[Place], patience: Duration) -> bool {
         if self.wait_idle(partitions, patience) {
             return true;
         }
-        for assignment in partitions.iter().filter_map(|p| self.lock().cancel_of(*p)) {
+        for assignment in partitions.iter().filter_map(|p| self.lock().cancel_of(p)) {
             assignment.cancel();
         }
         self.wait_idle(partitions, patience)
@@ -116,7 +119,7 @@ impl Tracker {
 
     /// Forgets partitions: they belong to somebody else now. Work on them is called off and its
     /// results no longer count.
-    pub fn forget(&self, partitions: &[i32]) {
+    pub fn forget(&self, partitions: &[Place]) {
         let mut state = self.lock();
         for partition in partitions {
             if let Some(assignment) = state.partitions.remove(partition) {
@@ -125,7 +128,7 @@ impl Tracker {
         }
     }
 
-    fn wait_idle(&self, partitions: &[i32], patience: Duration) -> bool {
+    fn wait_idle(&self, partitions: &[Place], patience: Duration) -> bool {
         let busy = |state: &mut State| {
             partitions
                 .iter()
@@ -142,7 +145,7 @@ impl Tracker {
     fn give_up(&self, ticket: &Ticket) {
         let mut state = self.lock();
         state.in_flight -= 1;
-        if let Some(assignment) = state.partitions.get_mut(&ticket.partition)
+        if let Some(assignment) = state.partitions.get_mut(&ticket.place)
             && assignment.generation == ticket.generation
         {
             assignment.in_flight -= 1;
@@ -159,9 +162,9 @@ impl Tracker {
 }
 
 impl State {
-    fn cancel_of(&self, partition: i32) -> Option<CancellationToken> {
+    fn cancel_of(&self, place: &Place) -> Option<CancellationToken> {
         self.partitions
-            .get(&partition)
+            .get(place)
             .map(|assignment| assignment.cancel.clone())
     }
 }
@@ -180,8 +183,8 @@ impl Ticket {
 
     /// The message's partition.
     #[must_use]
-    pub fn partition(&self) -> i32 {
-        self.partition
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The message's offset.
@@ -201,18 +204,22 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
+    fn place(partition: i32) -> Place {
+        ("tasks".to_owned(), partition)
+    }
+
     #[test]
     fn commits_what_is_done_and_nothing_twice() {
         let tracker = Arc::new(Tracker::default());
-        let first = tracker.take(0, 10);
-        let second = tracker.take(0, 11);
+        let first = tracker.take(place(0), 10);
+        let second = tracker.take(place(0), 11);
         assert_eq!(tracker.in_flight(), 2);
         assert!(tracker.uncommitted().is_empty(), "nothing is done");
         second.done();
         assert!(tracker.uncommitted().is_empty(), "the first holds it back");
         first.done();
-        assert_eq!(tracker.uncommitted(), [(0, 12)]);
-        tracker.committed(0, 12);
+        assert_eq!(tracker.uncommitted(), [(place(0), 12)]);
+        tracker.committed(&place(0), 12);
         assert!(tracker.uncommitted().is_empty());
         assert_eq!(tracker.in_flight(), 0);
     }
@@ -220,41 +227,54 @@ mod tests {
     #[test]
     fn a_message_given_back_is_never_committed() {
         let tracker = Arc::new(Tracker::default());
-        drop(tracker.take(0, 10));
-        tracker.take(0, 11).done();
+        drop(tracker.take(place(0), 10));
+        tracker.take(place(0), 11).done();
         assert!(tracker.uncommitted().is_empty());
     }
 
     #[test]
     fn results_for_a_lost_partition_do_not_count_for_its_next_assignment() {
         let tracker = Arc::new(Tracker::default());
-        let old = tracker.take(3, 10);
-        tracker.forget(&[3]);
+        let old = tracker.take(place(3), 10);
+        tracker.forget(&[place(3)]);
         assert!(old.cancel().is_cancelled());
-        let again = tracker.take(3, 10);
+        let again = tracker.take(place(3), 10);
         old.done();
         assert!(
             tracker.uncommitted().is_empty(),
             "the new work on 10 goes on"
         );
         again.done();
-        assert_eq!(tracker.uncommitted(), [(3, 11)]);
+        assert_eq!(tracker.uncommitted(), [(place(3), 11)]);
+    }
+
+    #[test]
+    fn topics_are_kept_apart() {
+        let tracker = Arc::new(Tracker::default());
+        tracker.take(place(0), 4).done();
+        let range = tracker.take(("tasks.ranges".to_owned(), 0), 9);
+        assert_eq!(tracker.uncommitted(), [(place(0), 5)]);
+        tracker.forget(&[place(0)]);
+        assert!(!range.cancel().is_cancelled());
     }
 
     #[test]
     fn winding_up_waits_then_calls_off() {
         let tracker = Arc::new(Tracker::default());
-        assert!(tracker.wind_up(&[0], Duration::ZERO), "nothing to wait for");
-        let ticket = tracker.take(0, 1);
+        assert!(
+            tracker.wind_up(&[place(0)], Duration::ZERO),
+            "nothing to wait for"
+        );
+        let ticket = tracker.take(place(0), 1);
         let worker = std::thread::spawn(move || {
             while !ticket.cancel().is_cancelled() {
                 std::thread::yield_now();
             }
         });
-        assert!(tracker.wind_up(&[0], Duration::from_millis(20)));
+        assert!(tracker.wind_up(&[place(0)], Duration::from_millis(20)));
         worker.join().unwrap();
-        let stubborn = tracker.take(1, 1);
-        assert!(!tracker.wind_up(&[1], Duration::from_millis(5)));
+        let stubborn = tracker.take(place(1), 1);
+        assert!(!tracker.wind_up(&[place(1)], Duration::from_millis(5)));
         drop(stubborn);
     }
 }

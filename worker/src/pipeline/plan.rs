@@ -54,23 +54,7 @@ impl<'a> Plan<'a> {
 
     /// The key of a page's image.
     pub(super) fn image_key(&self, page: u32) -> String {
-        let extension = match self.render.image_format {
-            ImageFormat::Png => "png",
-            ImageFormat::WebP => "webp",
-        };
-        let file = &self.task.file;
-        ids::image_key(
-            &self.task.username,
-            &file.name,
-            &file.file_id,
-            page,
-            extension,
-        )
-    }
-
-    /// The keys of all pages' images.
-    pub(super) fn image_keys(&self) -> impl Iterator<Item = String> {
-        (0..self.pages).map(|page| self.image_key(page))
+        image_key(self.task, page, self.render)
     }
 
     pub(super) fn content_type(&self) -> &'static str {
@@ -79,4 +63,22 @@ impl<'a> Plan<'a> {
             ImageFormat::WebP => "image/webp",
         }
     }
+}
+
+/// The keys of the images of a document of `pages` pages.
+pub(super) fn image_keys(
+    task: &Task,
+    pages: u32,
+    render: &RenderSpec,
+) -> impl Iterator<Item = String> {
+    (0..pages).map(move |page| image_key(task, page, render))
+}
+
+fn image_key(task: &Task, page: u32, render: &RenderSpec) -> String {
+    let extension = match render.image_format {
+        ImageFormat::Png => "png",
+        ImageFormat::WebP => "webp",
+    };
+    let file = &task.file;
+    ids::image_key(&task.username, &file.name, &file.file_id, page, extension)
 }

@@ -1,9 +1,10 @@
 //! LAYRA's collections in Milvus: one per knowledge base, one row per vector.
 //!
-//! It creates what is absent, never drops a collection, and never flushes (the server limits
+//! It creates what is absent, drops a collection only with its knowledge base, and never flushes (the server limits
 //! flushes, and rows are searchable without). Page numbers are 0-based here.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use layra_crds::{IndexSpec, IndexType, MetricType, MilvusSpec};
@@ -139,7 +140,7 @@ impl Vectors {
         collection: &str,
         file_id: &str,
         pages: &[PageVectors],
-    ) -> Result<usize, Failure> {
+    ) -> Result<u64, Failure> {
         let row_bytes = self.dimensions * size_of::<f32>() + file_id.len() + 64;
         let rows_at_once = (INSERT_BYTES / row_bytes).max(1);
         let rows: Vec<(&PageVectors, &Vec<f32>)> = pages
@@ -178,13 +179,38 @@ impl Vectors {
                 .await
                 .map_err(|error| classify(&error))?;
         }
-        Ok(rows.len())
+        Ok(rows.len() as u64)
     }
 
     /// Deletes the rows of a file.
     pub async fn delete_file(&self, collection: &str, file_id: &str) -> Result<(), Failure> {
         self.delete(collection, &format!("file_id in [{}]", quote(file_id)))
             .await
+    }
+
+    /// Deletes the rows of a range of a file's pages, counted from 0.
+    pub async fn delete_range(
+        &self,
+        collection: &str,
+        file_id: &str,
+        pages: Range<u32>,
+    ) -> Result<(), Failure> {
+        self.delete(collection, &range(file_id, &pages)).await
+    }
+
+    /// Drops a collection, unless it is gone.
+    pub async fn drop_collection(&self, collection: &str) -> Result<(), Failure> {
+        if !self.has_collection(collection).await? {
+            return Ok(());
+        }
+        let request = sdk::DropCollectionRequest::builder()
+            .collection_name(collection)
+            .build()
+            .map_err(|error| classify(&error))?;
+        self.client
+            .drop_collection(request)
+            .await
+            .map_err(|error| classify(&error))
     }
 
     /// Deletes the rows of some pages.
@@ -325,6 +351,16 @@ fn metric(metric: MetricType) -> sdk::MetricType {
         MetricType::Ip => sdk::MetricType::Ip,
         MetricType::Cosine => sdk::MetricType::Cosine,
     }
+}
+
+/// The filter for a range of a file's pages.
+fn range(file_id: &str, pages: &Range<u32>) -> String {
+    format!(
+        "file_id in [{}] and page_number >= {} and page_number < {}",
+        quote(file_id),
+        pages.start,
+        pages.end
+    )
 }
 
 /// A string literal of Milvus' filter language.

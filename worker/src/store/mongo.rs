@@ -41,6 +41,8 @@ pub struct PageEntry {
 pub struct StoredFile {
     /// The name that the user gave it.
     pub name: String,
+    /// The key of its original.
+    pub original: Option<String>,
     /// `images_id` and `minio_filename` of its pages.
     pub pages: Vec<(String, String)>,
 }
@@ -175,6 +177,36 @@ impl Documents {
         Ok(entered.upserted_id.is_none())
     }
 
+    /// The files of a knowledge base.
+    pub async fn files_of(&self, knowledge_base: &str) -> Result<Vec<String>, Failure> {
+        let found = self
+            .files
+            .find(doc! { "knowledge_db_id": knowledge_base })
+            .projection(doc! { "file_id": 1 })
+            .await
+            .map_err(|error| classify(&error))?;
+        found
+            .map_ok(|file| file.get_str("file_id").unwrap_or_default().to_owned())
+            .try_collect()
+            .await
+            .map_err(|error| classify(&error))
+    }
+
+    /// Removes a knowledge base, not its files.
+    pub async fn remove_knowledge_base(&self, id: &str) -> Result<(), Failure> {
+        self.knowledge_bases
+            .delete_one(doc! { "knowledge_base_id": id })
+            .await
+            .map_err(|error| classify(&error))?;
+        Ok(())
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// Adds pages to a file; those that it has already are left as they are. Fails for good when
     /// the file is gone.
     pub async fn add_pages(&self, file_id: &str, pages: &[PageEntry]) -> Result<(), Failure> {
@@ -235,7 +267,8 @@ impl Documents {
             .files
             .find(doc! { "file_id": { "$in": file_ids } })
             .projection(doc! {
-                "file_id": 1, "filename": 1, "images.images_id": 1, "images.minio_filename": 1,
+                "file_id": 1, "filename": 1, "minio_filename": 1, "images.images_id": 1,
+                "images.minio_filename": 1,
             })
             .await
             .map_err(|error| classify(&error))?;
@@ -257,6 +290,7 @@ impl Documents {
                     text(&file, "file_id"),
                     StoredFile {
                         name: text(&file, "filename"),
+                        original: file.get_str("minio_filename").ok().map(str::to_owned),
                         pages,
                     },
                 )
@@ -280,11 +314,10 @@ impl Documents {
     }
 
     /// Takes a file out of its knowledge base and out of `files`.
-    pub async fn remove_file(&self, task: &Task) -> Result<(), Failure> {
-        let file_id = &task.file.file_id;
+    pub async fn remove_file(&self, knowledge_base: &str, file_id: &str) -> Result<(), Failure> {
         self.knowledge_bases
             .update_one(
-                doc! { "knowledge_base_id": &task.knowledge_base },
+                doc! { "knowledge_base_id": knowledge_base },
                 doc! {
                     "$pull": { "files": { "file_id": file_id } },
                     "$set": { "last_modify_at": DateTime::now() },
@@ -302,7 +335,7 @@ impl Documents {
 
 /// Sorts the driver's errors. What is not known to be the document's or the configuration's fault
 /// is the server's.
-fn classify(error: &mongodb::error::Error) -> Failure {
+pub(crate) fn classify(error: &mongodb::error::Error) -> Failure {
     match &*error.kind {
         ErrorKind::Authentication { .. } => Failure::fatal(
             Stage::Mongodb,

@@ -15,11 +15,13 @@ use crate::task::Task;
 /// After this time the display is given up for one update.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A file's work begins. A task that has failed already stays failed.
+/// A file's work begins. A task that has failed already stays failed, and a file that was counted
+/// and is delivered once more changes nothing.
 const STARTED: &str = r"
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if redis.call('HGET', KEYS[1], 'status') == 'failed' then return 0 end
-redis.call('HSET', KEYS[1], 'status', 'processing', 'message', ARGV[1])
+if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'status', 'processing', 'message', ARGV[2])
 return 1";
 
 /// A file's work has ended, well (no second argument) or not. `KEYS[2]` remembers which files were
@@ -79,7 +81,8 @@ impl Progress {
     /// A file's work begins.
     pub async fn started(&self, task: &Task) {
         let message = format!("Processing {}...", task.file.name);
-        self.run(STARTED, task, &[&message]).await;
+        self.run(STARTED, task, &[&task.file.file_id, &message])
+            .await;
     }
 
     /// A file is searchable.
@@ -88,8 +91,8 @@ impl Progress {
     }
 
     /// A file could not be processed.
-    pub async fn failed(&self, task: &Task, failure: &Failure) {
-        let message = format!("File processing failed: {}", failure.message);
+    pub async fn failed(&self, task: &Task, why: &str) {
+        let message = format!("File processing failed: {why}");
         self.run(FINISHED, task, &[&task.file.file_id, &message])
             .await;
     }

@@ -28,6 +28,7 @@ fn new_world(lag: i64) -> World {
         topics: Ok(Topics {
             brokers: 1,
             tasks: present,
+            ranges: present,
             dead_letters: present,
         }),
         lag: Ok(lag),
@@ -236,6 +237,7 @@ fn a_refused_decrease_is_stalled_and_workers_go_on() {
     world.topics = Ok(Topics {
         brokers: 1,
         tasks: TopicState::Present { partitions: 12 },
+        ranges: TopicState::Present { partitions: 12 },
         dead_letters: TopicState::Present { partitions: 1 },
     });
     let plan = step(&pipeline, &world);
@@ -255,6 +257,7 @@ fn a_paused_pipeline_is_only_watched() {
     world.topics = Ok(Topics {
         brokers: 1,
         tasks: TopicState::Absent,
+        ranges: TopicState::Absent,
         dead_letters: TopicState::Absent,
     });
     let plan = step(&pipeline, &world);

@@ -81,20 +81,25 @@ pub(super) fn plan(
 
 fn wanted_actions(kafka: &KafkaSource, topics: &Topics) -> Vec<TopicAction> {
     let mut actions = Vec::new();
-    match topics.tasks {
-        TopicState::Absent => actions.push(TopicAction::Create {
-            topic: kafka.topic.clone(),
-            partitions: kafka.partitions,
-            replication_factor: kafka.replication_factor,
-            config: config(kafka, Some(TASK_RETENTION)),
-        }),
-        TopicState::Present { partitions } if partitions < kafka.partitions => {
-            actions.push(TopicAction::AddPartitions {
-                topic: kafka.topic.clone(),
+    for (topic, state) in [
+        (kafka.topic.clone(), topics.tasks),
+        (kafka.ranges_topic(), topics.ranges),
+    ] {
+        match state {
+            TopicState::Absent => actions.push(TopicAction::Create {
+                topic,
                 partitions: kafka.partitions,
-            });
+                replication_factor: kafka.replication_factor,
+                config: config(kafka, Some(TASK_RETENTION)),
+            }),
+            TopicState::Present { partitions } if partitions < kafka.partitions => {
+                actions.push(TopicAction::AddPartitions {
+                    topic,
+                    partitions: kafka.partitions,
+                });
+            }
+            TopicState::Present { .. } => {}
         }
-        TopicState::Present { .. } => {}
     }
     if topics.dead_letters == TopicState::Absent {
         actions.push(TopicAction::Create {
@@ -140,8 +145,9 @@ fn settled(kafka: &KafkaSource, topics: &Topics) -> Verdict {
     Verdict::yes(
         "TopicsExist",
         format!(
-            "Topic {} has {has} partitions; {} exists.",
+            "Topic {} has {has} partitions; {} and {} exist.",
             kafka.topic,
+            kafka.ranges_topic(),
             kafka.dead_letter_topic()
         ),
     )
@@ -169,6 +175,7 @@ mod tests {
             &Ok(Topics {
                 brokers: 1,
                 tasks,
+                ranges: tasks,
                 dead_letters,
             }),
             failure,
@@ -203,11 +210,12 @@ mod tests {
             PRESENT,
             None,
         );
-        let expected = TopicAction::AddPartitions {
-            topic: "task_generation".into(),
-            partitions: 10,
-        };
-        assert_eq!(actions, [expected]);
+        let expected =
+            ["task_generation", "task_generation.ranges"].map(|topic| TopicAction::AddPartitions {
+                topic: topic.into(),
+                partitions: 10,
+            });
+        assert_eq!(actions, expected);
         assert_eq!(verdict.reason, INCREASING);
     }
 
@@ -248,7 +256,7 @@ mod tests {
         assert_eq!(verdict.reason, CHANGE_FAILED);
 
         let (actions, verdict) = step(&kafka(), absent, PRESENT, Some(&failed(30)));
-        assert_eq!(actions.len(), 1);
+        assert_eq!(actions.len(), 2);
         assert_eq!(
             verdict.reason, CHANGE_FAILED,
             "the word does not flap between attempts"

@@ -1,12 +1,13 @@
 //! Reading vectors back: candidates of a question, all vectors of a page.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use layra_crds::{IndexType, SearchSpec};
 use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, FieldData};
 
-use super::{Vectors, classify, metric, quote};
+use super::{Vectors, classify, metric, quote, range};
 use crate::failure::{Failure, Stage};
 
 /// Rows of one answer: below gRPC's 4 MiB, and below LAYRA's own limit.
@@ -81,10 +82,25 @@ impl Vectors {
     }
 
     /// Rows of a file, those written a moment ago by anybody included.
-    pub async fn count_file(&self, collection: &str, file_id: &str) -> Result<usize, Failure> {
+    pub async fn count_file(&self, collection: &str, file_id: &str) -> Result<u64, Failure> {
+        self.count(collection, format!("file_id in [{}]", quote(file_id)))
+            .await
+    }
+
+    /// Rows of a range of a file's pages, counted from 0.
+    pub async fn count_range(
+        &self,
+        collection: &str,
+        file_id: &str,
+        pages: Range<u32>,
+    ) -> Result<u64, Failure> {
+        self.count(collection, range(file_id, &pages)).await
+    }
+
+    async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
         let request = sdk::QueryRequest::builder()
             .collection_name(collection)
-            .filter(format!("file_id in [{}]", quote(file_id)))
+            .filter(filter)
             .output_fields(["count(*)"])
             .consistency_level(ConsistencyLevel::Strong)
             .build()
@@ -99,7 +115,7 @@ impl Vectors {
             .next()
             .ok_or_else(unexpected_answer)?
             .get_i64("count(*)");
-        usize::try_from(count.map_err(|error| classify(&error))?).map_err(|_| unexpected_answer())
+        u64::try_from(count.map_err(|error| classify(&error))?).map_err(|_| unexpected_answer())
     }
 
     /// All vectors of a page, in any order.

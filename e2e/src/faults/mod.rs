@@ -1,0 +1,147 @@
+//! The fault suite: documents flow through real workers while processes and servers die, and then
+//! everything is counted from the stores and the topics themselves.
+
+mod count;
+pub mod fleet;
+mod inject;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::cluster::{Scene, eventually};
+use crate::layra::{Upload, User, random_id};
+use crate::pdf;
+use crate::stores::Stores;
+use crate::testbed::Testbed;
+use crate::worker_cli::WorkerCli;
+
+pub use count::Totals;
+use fleet::Fleet;
+use inject::Fault;
+
+/// Pages of one range: documents with more are split.
+pub const RANGE_PAGES: u32 = 8;
+/// How long all work may take after the last fault.
+const PATIENCE: Duration = Duration::from_mins(20);
+
+/// How much is done to the system.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Documents.
+    pub documents: usize,
+    /// Faults.
+    pub kills: usize,
+    /// Decides documents and faults.
+    pub seed: u64,
+    /// Worker processes.
+    pub workers: usize,
+}
+
+/// A document that was sent, and what must become of it.
+struct Sent {
+    upload: Upload,
+    /// Pages that must be searchable; none of a document that cannot be processed.
+    pages: Option<u64>,
+}
+
+/// Runs the plan in a namespace with an operator, and counts.
+pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) -> Result<Totals> {
+    let mut random = fastrand::Rng::with_seed(plan.seed);
+    let id = random_id();
+    let name = format!("faults-{}", &id[..6]);
+    let topic = format!("{name}-tasks");
+    // The operator makes the topics; the workers are processes of this program, to be killed.
+    let patch = json!({"spec": {
+        "documents": {"rangePages": RANGE_PAGES},
+        "source": {"kafka": {"sessionTimeoutSeconds": 6}},
+        "scaling": {"mode": "Manual", "replicas": 0},
+    }});
+    scene.apply(&scene.pipeline(&name, &topic, &patch)).await?;
+    scene
+        .wait_condition(&name, "TopicReady", "True", "", Duration::from_mins(1))
+        .await?;
+    let cli = WorkerCli::of_pipeline(scene, testbed, &name).await?;
+    let user = User::with_knowledge_base(stores, &topic, &format!("f{}", &id[..6]), &id).await?;
+    let mut fleet = Fleet::start(&cli, plan.workers)?;
+
+    let start = Instant::now();
+    let mut sent: Vec<Sent> = Vec::new();
+    let mut done = 0;
+    while sent.len() < plan.documents || done < plan.kills {
+        // Faults are spread evenly over the documents.
+        let due = plan.kills * (sent.len() + 1) / plan.documents.max(1);
+        if done < due.min(plan.kills) || sent.len() >= plan.documents {
+            let fault = Fault::random(&mut random);
+            println!("{:>5.0} s  {fault}", start.elapsed().as_secs_f64());
+            inject::inject(fault, &mut fleet, testbed, &user, &sent, &mut random)
+                .await
+                .with_context(|| fault.to_string())?;
+            done += 1;
+            // Work goes on between two faults.
+            tokio::time::sleep(Duration::from_millis(random.u64(500..4000))).await;
+        } else {
+            let batch = (plan.documents / plan.kills.max(1)).clamp(1, 25);
+            for _ in 0..batch.min(plan.documents - sent.len()) {
+                let number = sent.len();
+                sent.push(send(&user, number, &mut random).await?);
+            }
+        }
+        fleet.restart_dead()?;
+    }
+    println!(
+        "{:>5.0} s  {} documents sent, {done} faults; waiting until everything is dealt with",
+        start.elapsed().as_secs_f64(),
+        sent.len()
+    );
+    let group = format!("{topic}-workers");
+    let topics = [topic.clone(), format!("{topic}.ranges")];
+    let limit = PATIENCE.max(Duration::from_secs(2 * plan.documents as u64));
+    let settled = eventually("an empty backlog and a ledger at rest", limit, async || {
+        fleet.restart_dead()?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let lag = count::lag(stores, &group, &topics)?;
+        let restless = count::restless(stores, &user.knowledge_base).await?;
+        Ok((lag == 0 && restless == 0).then_some(()))
+    })
+    .await;
+    if settled.is_err() {
+        eprintln!("{}", fleet.logs());
+    }
+    settled?;
+    println!(
+        "{:>5.0} s  at rest; counting",
+        start.elapsed().as_secs_f64()
+    );
+    fleet.stop().await?;
+    let totals = count::count(stores, &user, &topic, &sent, done).await?;
+    if !totals.is_clean() {
+        eprintln!("{}", fleet.logs());
+    }
+    Ok(totals)
+}
+
+/// Sends a document: mostly short ones, some that are split, some that cannot be processed.
+async fn send(user: &User, number: usize, random: &mut fastrand::Rng) -> Result<Sent> {
+    let kind = random.u32(0..100);
+    let count = match kind {
+        0..3 => 0,
+        3..90 => random.usize(1..4),
+        90..98 => random.usize(5..20),
+        _ => random.usize(30..60),
+    };
+    let texts: Vec<String> = (0..count)
+        .map(|page| format!("Document {number}, page {page}: {}.", random.u64(..)))
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let (content, pages) = if count == 0 {
+        (b"%PDF-1.7 and nothing else".to_vec(), None)
+    } else {
+        (pdf::with_pages(&texts), Some(count as u64))
+    };
+    let upload = user
+        .upload_bytes(&format!("document-{number}.pdf"), content)
+        .await?;
+    Ok(Sent { upload, pages })
+}

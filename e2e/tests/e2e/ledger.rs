@@ -1,0 +1,251 @@
+//! What the ledger is for: documents that are split, deleted, put back, or that kill workers.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::TryStreamExt;
+use layra_e2e::cluster::eventually;
+use layra_e2e::faults::fleet::Fleet;
+use layra_e2e::pdf;
+use layra_e2e::worker_cli::WorkerCli;
+use mongodb::bson::{Document, doc};
+use object_store::{ObjectStore, PutOptions};
+use serde_json::json;
+
+use crate::scene::Stage;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+async fn entry(stage: &Stage, file_id: &str) -> Result<Option<Document>> {
+    Ok(stage
+        .stores
+        .mongodb
+        .collection::<Document>("ingestion_ledger")
+        .find_one(doc! { "_id": file_id })
+        .await?)
+}
+
+/// Keys of all objects that begin with a user's name.
+async fn objects(stage: &Stage, username: &str) -> Result<Vec<String>> {
+    let prefix = format!("{username}_");
+    let all: Vec<_> = stage.stores.objects.list(None).try_collect().await?;
+    let keys = all.into_iter().map(|object| object.location.to_string());
+    Ok(keys.filter(|key| key.starts_with(&prefix)).collect())
+}
+
+#[tokio::test]
+async fn a_long_document_is_split_and_is_whole_in_the_end() -> Result<()> {
+    let stage = Stage::new("long").await?;
+    let result = async {
+        let patch = json!({"spec": {"documents": {"rangePages": 4}}});
+        stage.apply_until_ready(&patch).await?;
+        let user = stage.user().await?;
+        let texts: Vec<String> = (1..=18)
+            .map(|page| format!("Page number {page}."))
+            .collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let long = user
+            .upload_bytes("long.pdf", pdf::with_pages(&texts))
+            .await?;
+        let short = user
+            .upload_bytes("short.pdf", pdf::with_pages(&["Short."]))
+            .await?;
+        stage
+            .wait_tasks(&[short, long.clone()], "completed", 3 * MINUTE)
+            .await?;
+
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.pages[&long.file_id] == 18, "{audit:?}");
+        ensure!(audit.vectors == 19, "{audit:?}");
+        let ranges = stage.messages(&format!("{}.ranges", stage.topic()))?;
+        ensure!(ranges.len() == 5, "{ranges:#?}");
+        for range in &ranges {
+            ensure!(
+                range.value.contains(&long.file_id),
+                "the value is the task's: {range:?}"
+            );
+            ensure!(
+                range.header("priority") == Some("1"),
+                "and so are its headers: {range:?}"
+            );
+        }
+        let entry = entry(&stage, &long.file_id).await?.context("an entry")?;
+        ensure!(entry.get_str("state")? == "done", "{entry:?}");
+        ensure!(entry.get_document("units")?.len() == 5, "{entry:?}");
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn what_is_deleted_is_gone_from_every_store() -> Result<()> {
+    let stage = Stage::new("delete").await?;
+    let result = async {
+        stage.apply_until_ready(&json!({})).await?;
+        let name = format!("d{}", &stage.name[stage.name.len() - 6..]);
+        let user = stage.user_called(&name).await?;
+        let gone = user
+            .upload_bytes("gone.pdf", pdf::with_pages(&["One.", "Two."]))
+            .await?;
+        let kept = user
+            .upload_bytes("kept.pdf", pdf::with_pages(&["Three."]))
+            .await?;
+        stage
+            .wait_tasks(&[gone.clone(), kept.clone()], "completed", 2 * MINUTE)
+            .await?;
+        ensure!(
+            objects(&stage, &name).await?.len() == 5,
+            "two originals and three pages"
+        );
+
+        let message = json!({
+            "type": "delete_file", "file_id": gone.file_id,
+            "knowledge_db_id": user.knowledge_base,
+        });
+        // The second one finds nothing to do.
+        user.send(message.to_string().as_bytes()).await?;
+        user.send(message.to_string().as_bytes()).await?;
+        eventually("one file and its two objects", MINUTE, async || {
+            let audit = stage.audit(&user).await?;
+            let left = objects(&stage, &name).await?;
+            let alone = audit.pages.len() == 1 && audit.pages.contains_key(&kept.file_id);
+            let clean = audit.violations.is_empty() && audit.vectors == 1;
+            Ok((alone && clean && left.len() == 2).then_some(()))
+        })
+        .await?;
+
+        let message = json!({
+            "type": "delete_knowledge_base", "knowledge_db_id": user.knowledge_base,
+        });
+        user.send(message.to_string().as_bytes()).await?;
+        eventually("nothing", MINUTE, async || {
+            let bases = stage
+                .stores
+                .mongodb
+                .collection::<Document>("knowledge_bases");
+            let base = bases.find_one(doc! { "knowledge_base_id": &user.knowledge_base });
+            let nothing = base.await?.is_none() && objects(&stage, &name).await?.is_empty();
+            Ok(nothing.then_some(()))
+        })
+        .await?;
+        ensure!(
+            stage
+                .messages(&format!("{}.dlq", stage.topic()))?
+                .is_empty(),
+            "a deletion is no failure"
+        );
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_put_back_once_when_its_cause_is_gone() -> Result<()> {
+    let stage = Stage::new("redrive").await?;
+    let result = async {
+        stage.apply_until_ready(&json!({})).await?;
+        let user = stage.user().await?;
+        let content = pdf::with_pages(&["Late, but here."]);
+        let mut upload = user.put("late.pdf", content.clone()).await?;
+        let key = upload.key.clone();
+        upload.key = format!("{key}.not-yet");
+        user.send_task(&upload).await?;
+        stage
+            .wait_tasks(std::slice::from_ref(&upload), "failed", 2 * MINUTE)
+            .await?;
+
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let dry = cli
+            .run(&["redrive", "--reason", "ObjectNotFound", "--dry-run"])
+            .await?;
+        ensure!(
+            dry.contains(&upload.file_id) && dry.contains("1 letters would"),
+            "{dry}"
+        );
+        let other = cli.run(&["redrive", "--reason", "Encrypted"]).await?;
+        ensure!(other.contains("0 letters put back, 1 left"), "{other}");
+
+        let path = upload.key.as_str().into();
+        stage
+            .stores
+            .objects
+            .put_opts(&path, content.into(), PutOptions::default())
+            .await?;
+        let report = cli.run(&["redrive"]).await?;
+        ensure!(report.contains("1 letters put back"), "{report}");
+        eventually("the page to be searchable", 2 * MINUTE, async || {
+            let audit = stage.audit(&user).await?;
+            let found = audit.pages.get(&upload.file_id) == Some(&1);
+            Ok((found && audit.violations.is_empty()).then_some(()))
+        })
+        .await?;
+        let again = cli.run(&["redrive"]).await?;
+        ensure!(again.contains("0 letters put back"), "{again}");
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn a_document_that_kills_workers_becomes_a_dead_letter_and_the_others_go_on() -> Result<()> {
+    let stage = Stage::new("poison").await?;
+    let result = async {
+        let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        stage.apply_until_ready(&patch).await?;
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let mut fleet = Fleet::start(&cli, 1)?;
+        let user = stage.user().await?;
+        let text = "A page with a good many words that takes its time to embed. ".repeat(60);
+        let poison = user
+            .upload_bytes("poison.pdf", pdf::with_pages(&[text.as_str(); 8]))
+            .await?;
+        let innocent = user
+            .upload_bytes("innocent.pdf", pdf::with_pages(&["Fine."]))
+            .await?;
+
+        // Whoever begins the document dies at once.
+        let mut turn = 0;
+        let letters = eventually("the dead letter", 4 * MINUTE, async || {
+            let begun = entry(&stage, &poison.file_id).await?.and_then(|entry| {
+                let unit = entry.get_document("units").ok()?.get_document("0").ok()?;
+                unit.get_i64("turns").ok()
+            });
+            let failed = stage.messages(&format!("{}.dlq", stage.topic()))?;
+            if !failed.is_empty() {
+                return Ok(Some(failed));
+            }
+            if let Some(now) = begun.filter(|now| *now > turn) {
+                turn = now;
+                fleet.kill(0)?;
+            }
+            fleet.restart_dead()?;
+            Ok(None)
+        })
+        .await?;
+        let letter = &letters[0];
+        ensure!(letter.value.contains(&poison.file_id), "{letter:?}");
+        ensure!(
+            letter.header("layra-error-reason") == Some("WorkersDied"),
+            "{letter:?}"
+        );
+        ensure!(
+            letter.header("layra-error-class") == Some("poison"),
+            "{letter:?}"
+        );
+        stage
+            .wait_tasks(&[innocent], "completed", 2 * MINUTE)
+            .await?;
+        stage.wait_tasks(&[poison], "failed", MINUTE).await?;
+        fleet.stop().await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.total_pages() == 1, "{audit:?}");
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
