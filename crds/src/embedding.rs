@@ -76,8 +76,8 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 
-    /// A PersistentVolumeClaim that keeps the fetched files, so that further workers need not
-    /// fetch them; ReadWriteMany if they run on several nodes. Absent: each pod fetches its own.
+    /// A `PersistentVolumeClaim` that keeps the fetched files, so that further workers need not
+    /// fetch them; `ReadWriteMany` if they run on several nodes. Absent: each pod fetches its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub cache_claim: Option<String>,

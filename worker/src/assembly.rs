@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use layra_crds::ModelStatus;
-use layra_crds::WorkerConfig;
+use layra_crds::{ModelStatus, WorkerConfig};
 use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -40,12 +39,12 @@ pub struct Paths {
     pub cache: PathBuf,
     /// The PDFium library.
     pub pdfium: PathBuf,
-    /// Memory for pages that are drawn and not yet stored.
-    pub page_memory_bytes: usize,
     /// Where the model runs.
     pub device: DeviceChoice,
     /// The model is in the cache already: no server is asked for it.
     pub model_fetched: bool,
+    /// Memory for pages that are drawn and not yet stored.
+    pub page_memory_bytes: usize,
 }
 
 /// What all commands share.

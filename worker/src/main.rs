@@ -75,6 +75,20 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::FetchModel { report, worker } => {
+            let model = serde_json::to_vec(&common(worker)?.fetch_model().await?)?;
+            match report {
+                Some(path) => std::fs::write(&path, &model)
+                    .with_context(|| format!("writing {}", path.display()))?,
+                None => std::io::Write::write_all(&mut std::io::stdout().lock(), &model)?,
+            }
+        }
+        Command::Bench {
+            what: Bench::Embed(args),
+        } => {
+            let report = move || embed::colqwen::bench::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
+        }
         Command::Delete {
             file,
             knowledge_base,
@@ -102,20 +116,6 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             };
             let report = redrive::redrive(&common(worker)?, &choice).await?;
             report.write(&mut std::io::stdout().lock(), dry_run)?;
-        }
-        Command::FetchModel { report, worker } => {
-            let model = serde_json::to_vec(&common(worker)?.fetch_model().await?)?;
-            match report {
-                Some(path) => std::fs::write(&path, &model)
-                    .with_context(|| format!("writing {}", path.display()))?,
-                None => std::io::Write::write_all(&mut std::io::stdout().lock(), &model)?,
-            }
-        }
-        Command::Bench {
-            what: Bench::Embed(args),
-        } => {
-            let report = move || embed::colqwen::bench::run(&args, &mut std::io::stdout().lock());
-            tokio::task::spawn_blocking(report).await??;
         }
         Command::Embed(args) => {
             let report = move || embed::colqwen::cli::run(&args, &mut std::io::stdout().lock());
@@ -148,10 +148,10 @@ fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
     let paths = Paths {
         cache: arguments.cache_dir,
         pdfium: arguments.pdfium,
-        page_memory_bytes: usize::try_from(arguments.page_memory_mib).unwrap_or(usize::MAX >> 20)
-            << 20,
         device: arguments.device,
         model_fetched: arguments.model_fetched,
+        page_memory_bytes: usize::try_from(arguments.page_memory_mib).unwrap_or(usize::MAX >> 20)
+            << 20,
     };
     Ok(Common::new(settings, paths, stop_on_signals()?))
 }

@@ -277,11 +277,11 @@ mod tests {
             "ingestion_store_duration_seconds_count{store=\"milvus\"} 1",
             "ingestion_retries_total{stage=\"milvus\"} 1",
             "ingestion_pages_total 0",
+            "ingestion_embedding_out_of_memory_total 0",
+            "gpu_memory_usage_bytes 0",
             "ingestion_repeats_total 0",
             "ingestion_splits_total 0",
             "ingestion_pages_in_flight_bytes 0",
-            "ingestion_embedding_out_of_memory_total 0",
-            "gpu_memory_usage_bytes 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -2,6 +2,7 @@
 //! what the reference implementation makes of them.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ async fn serve_model(stage: &Stage) -> Result<()> {
             continue;
         };
         let content = std::fs::read(&path)?;
-        sums.push_str(&format!("{:x}  {name}\n", Sha256::digest(&content)));
+        writeln!(sums, "{:x}  {name}", Sha256::digest(&content))?;
         let key = format!("{MODEL}/{name}");
         models
             .put(&key.as_str().into(), PutPayload::from(content))

@@ -76,15 +76,11 @@ impl Cache {
         let lock = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&path)?;
             let lock = std::fs::File::create(path.join(".lock"))?;
-            match lock.try_lock() {
-                Ok(()) => return Ok(lock),
-                Err(std::fs::TryLockError::WouldBlock) => {
-                    tracing::info!(directory = %path.display(), "another worker fetches the model");
-                }
-                // A file system without locks: at worst a file is fetched twice.
-                Err(std::fs::TryLockError::Error(_)) => return Ok(lock),
+            // A file system without locks is used without: at worst a file is fetched twice.
+            if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
+                tracing::info!(directory = %path.display(), "another worker fetches the model");
+                lock.lock()?;
             }
-            lock.lock()?;
             Ok(lock)
         });
         let lock = lock

@@ -75,7 +75,7 @@ struct PageJob {
 enum Work {
     Batch {
         pages: Vec<PageJob>,
-        uploaded: Result<Batch, EmbedError>,
+        uploaded: Box<Result<Batch, EmbedError>>,
     },
     Question {
         text: String,
@@ -208,7 +208,7 @@ impl Batches {
                     let pages;
                     (pages, next) = self.gather(first);
                     let inputs: Vec<&Prepared> = pages.iter().map(|job| &job.page).collect();
-                    let uploaded = self.model.upload(&inputs);
+                    let uploaded = Box::new(self.model.upload(&inputs));
                     Work::Batch { pages, uploaded }
                 }
             };
@@ -257,7 +257,7 @@ impl Computer {
         while let Ok(work) = to_do.recv() {
             self.idle.store(false, Ordering::Release);
             match work {
-                Work::Batch { pages, uploaded } => self.compute(pages, uploaded),
+                Work::Batch { pages, uploaded } => self.compute(pages, *uploaded),
                 Work::Question { text, answer } => {
                     let result = self.model.embed_query(&text);
                     // Nobody waits when the work was called off meanwhile.

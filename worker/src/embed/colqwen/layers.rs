@@ -55,11 +55,14 @@ impl Loader<'_> {
 /// `x W^T + b`.
 pub(super) struct Linear {
     weight: Weight,
+    /// None where the weight has it in itself.
     bias: Option<Tensor>,
 }
 
 enum Weight {
     Plain(Tensor),
+    /// With its bias, for the CPU.
+    LaidOut(kernels::Matrix),
     Quantised(QMatMul),
 }
 
@@ -100,28 +103,33 @@ impl Linear {
                 )
             })
             .transpose()?;
-        let weight = match format {
-            None => Weight::Plain(weight.to_device(loader.device)?),
-            Some(format) => {
-                let quantised = QTensor::quantize_onto(&weight, format, loader.device)?;
-                Weight::Quantised(QMatMul::from_qtensor(quantised)?)
-            }
+        let Some(format) = format else {
+            return Self::from_tensors(weight.to_device(loader.device)?, bias);
         };
+        let quantised = QTensor::quantize_onto(&weight, format, loader.device)?;
+        let weight = Weight::Quantised(QMatMul::from_qtensor(quantised)?);
         Ok(Self { weight, bias })
     }
 
     /// A layer from tensors that are already in place.
-    pub(super) fn from_tensors(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self {
-            weight: Weight::Plain(weight),
-            bias,
-        }
+    pub(super) fn from_tensors(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        Ok(match kernels::Matrix::new(&weight, bias.as_ref())? {
+            Some(matrix) => Self {
+                weight: Weight::LaidOut(matrix),
+                bias: None,
+            },
+            None => Self {
+                weight: Weight::Plain(weight),
+                bias,
+            },
+        })
     }
 
     /// `[rows, input]` to `[rows, output]`.
     pub(super) fn forward(&self, rows: &Tensor) -> Result<Tensor> {
         let product = match &self.weight {
             Weight::Plain(weight) => rows.matmul(&weight.t()?)?,
+            Weight::LaidOut(matrix) => matrix.multiply(rows)?,
             Weight::Quantised(weight) => {
                 let product = weight.forward(&rows.to_dtype(DType::F32)?)?;
                 product.to_dtype(rows.dtype())?

@@ -11,7 +11,7 @@ use super::layers::{Linear, Loader, Norm};
 use super::packing::VisionPlan;
 use super::position_table::PositionTable;
 use super::rope::RotaryTable;
-use crate::embed::kernels::{self, Activation, Masks};
+use crate::embed::kernels::{self, Gelu, Masks};
 
 const EPSILON: f32 = 1e-6;
 const CHANNELS: usize = 3;
@@ -106,7 +106,7 @@ fn load_patch(loader: &Loader, config: &VisionConfig) -> Result<Linear> {
         .patch_bias
         .then(|| loader.tensor("bias", &[width]))
         .transpose()?;
-    Ok(Linear::from_tensors(weight, bias))
+    Linear::from_tensors(weight, bias)
 }
 
 struct Block {
@@ -167,7 +167,7 @@ enum Mlp {
     },
     Plain {
         first: Linear,
-        activation: Activation,
+        activation: Gelu,
         second: Linear,
     },
 }
@@ -193,8 +193,8 @@ impl Mlp {
                     down: Linear::load(&loader.at("down_proj"), inner, width, true)?,
                 })
             }
-            VisionMlp::QuickGelu => plain("fc1", Activation::QuickGelu, "fc2"),
-            VisionMlp::TanhGelu => plain("linear_fc1", Activation::TanhGelu, "linear_fc2"),
+            VisionMlp::QuickGelu => plain("fc1", Gelu::Quick, "fc2"),
+            VisionMlp::TanhGelu => plain("linear_fc1", Gelu::Tanh, "linear_fc2"),
         }
     }
 
@@ -255,7 +255,7 @@ impl Merger {
         } else {
             self.norm.forward(rows)?.reshape(joined)?
         };
-        let inner = kernels::activate(self.first.forward(&rows)?, Activation::ErfGelu)?;
+        let inner = kernels::activate(self.first.forward(&rows)?, Gelu::Exact)?;
         self.second.forward(&inner)
     }
 }

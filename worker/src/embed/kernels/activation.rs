@@ -5,17 +5,17 @@ use rayon::prelude::*;
 
 use super::{TASK, exp, is_fused, rows_per_task, values, values_mut};
 
-/// A function of one number, in the forms that the models use.
+/// GELU in the forms that the models use.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::embed) enum Activation {
+pub(in crate::embed) enum Gelu {
     /// `x * sigmoid(1.702 x)`
-    QuickGelu,
-    /// GELU in its tanh form
-    TanhGelu,
-    /// GELU, exact. The tensor library calls a double-precision `erf` for each value, which takes
+    Quick,
+    /// In its tanh form.
+    Tanh,
+    /// As defined, with the error function. The tensor library calls a double-precision `erf` for each value, which takes
     /// longer than the matrix products around it; this one differs by less than 1e-6 for values
     /// up to 1, and by that times the value above.
-    ErfGelu,
+    Exact,
 }
 
 /// `rows + bias`, the bias being one row.
@@ -37,12 +37,12 @@ pub(in crate::embed) fn swiglu(rows: &Tensor) -> Result<Tensor> {
 }
 
 /// Applies `activation` to every value.
-pub(in crate::embed) fn activate(values: Tensor, activation: Activation) -> Result<Tensor> {
+pub(in crate::embed) fn activate(values: Tensor, activation: Gelu) -> Result<Tensor> {
     if !is_fused(&values) {
         return match activation {
-            Activation::QuickGelu => &values * candle_nn::ops::sigmoid(&(&values * 1.702)?)?,
-            Activation::TanhGelu => values.gelu(),
-            Activation::ErfGelu => values.gelu_erf(),
+            Gelu::Quick => &values * candle_nn::ops::sigmoid(&(&values * 1.702)?)?,
+            Gelu::Tanh => values.gelu(),
+            Gelu::Exact => values.gelu_erf(),
         };
     }
     values.inplace_op1(&Activate(activation))?;
@@ -105,7 +105,7 @@ impl CustomOp1 for SwiGlu {
     }
 }
 
-struct Activate(Activation);
+struct Activate(Gelu);
 
 impl InplaceOp1 for Activate {
     fn name(&self) -> &'static str {
@@ -115,19 +115,19 @@ impl InplaceOp1 for Activate {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let values = values_mut(storage, layout)?;
         values.par_chunks_mut(TASK).for_each(|task| match self.0 {
-            Activation::QuickGelu => {
+            Gelu::Quick => {
                 for x in task {
                     *x /= 1.0 + exp(-1.702 * *x);
                 }
             }
             // 0.5 (1 + tanh u) = 1 / (1 + exp(-2u))
-            Activation::TanhGelu => {
+            Gelu::Tanh => {
                 for x in task {
                     let u = 0.797_884_6 * *x * (1.0 + 0.044_715 * *x * *x);
                     *x /= 1.0 + exp(-2.0 * u);
                 }
             }
-            Activation::ErfGelu => {
+            Gelu::Exact => {
                 for x in task {
                     *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
                 }
@@ -193,14 +193,11 @@ mod tests {
         let half = candle_nn::ops::swiglu(&x).unwrap();
         close(&swiglu(&x).unwrap(), &half);
         close(
-            &activate(x.copy().unwrap(), Activation::TanhGelu).unwrap(),
+            &activate(x.copy().unwrap(), Gelu::Tanh).unwrap(),
             &x.gelu().unwrap(),
         );
         let quick = (&x * candle_nn::ops::sigmoid(&(&x * 1.702).unwrap()).unwrap()).unwrap();
-        close(
-            &activate(x.copy().unwrap(), Activation::QuickGelu).unwrap(),
-            &quick,
-        );
+        close(&activate(x.copy().unwrap(), Gelu::Quick).unwrap(), &quick);
     }
 
     #[test]
@@ -208,7 +205,7 @@ mod tests {
         let values: Vec<f32> = (-80_000..80_000).map(|step| step as f32 * 1e-4).collect();
         let states = Tensor::new(values.as_slice(), &Device::Cpu).unwrap();
         let exact: Vec<f32> = states.gelu_erf().unwrap().to_vec1().unwrap();
-        let fast = activate(states.copy().unwrap(), Activation::ErfGelu).unwrap();
+        let fast = activate(states.copy().unwrap(), Gelu::Exact).unwrap();
         let fast: Vec<f32> = fast.to_vec1().unwrap();
         for ((value, exact), fast) in values.into_iter().zip(exact).zip(fast) {
             let tolerance = 1e-6 * value.abs().max(1.0);

@@ -3,11 +3,17 @@
 //! library's own kernels. No shapes of models here.
 
 mod activation;
+#[cfg(target_arch = "x86_64")]
+mod matrix;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "matrix_other.rs"]
+mod matrix;
 mod softmax;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 
-pub(super) use activation::{Activation, activate, add_bias, swiglu};
+pub(super) use activation::{Gelu, activate, add_bias, swiglu};
+pub(super) use matrix::Matrix;
 pub(super) use softmax::{Masks, Visible, softmax};
 
 /// Values that one task works on: large enough to hide the cost of a task, small enough for L2.
