@@ -66,7 +66,7 @@ pub struct KafkaSource {
     pub foreign_messages: ForeignMessages,
 
     /// Seconds after which the group gives away the partitions of a worker that died without a
-    /// word. A worker that restarts within this time keeps its partitions. Default: 30.
+    /// word. One that leaves in order gives them away at once. Default: 30.
     #[serde(default = "default_session_timeout")]
     #[schemars(range(min = 6, max = 1800))]
     pub session_timeout_seconds: u32,

@@ -1,7 +1,7 @@
 //! Putting a worker together from its settings. Servers that are away are waited for.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,14 +168,13 @@ impl Common {
     /// Everything that documents go through.
     pub async fn pipeline(&self) -> Result<Pipeline, Failure> {
         let config = &self.settings.config;
-        prepare_cache(&self.paths.cache)?;
         let renderer = self.renderer()?;
         let objects = self.objects().await?;
         let documents = self.documents().await?;
         let embedder = self.embedder().await?;
         let vectors = Arc::new(self.vectors(embedder.dimensions()).await?);
         Ok(Pipeline {
-            originals: Originals::new(objects.clone(), self.paths.cache.clone()),
+            originals: Originals::new(objects.clone(), self.paths.cache.clone())?,
             objects,
             ledger: self.ledger(&documents).await?,
             documents,
@@ -261,23 +260,4 @@ fn recipe(config: &WorkerConfig) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-/// Makes the cache directory and removes originals that a killed worker left.
-fn prepare_cache(cache: &Path) -> Result<(), Failure> {
-    let unusable = |error: std::io::Error| {
-        let message = format!("{}: {error}", cache.display());
-        Failure::fatal(Stage::Fetch, "CacheUnusable", message)
-    };
-    std::fs::create_dir_all(cache).map_err(unusable)?;
-    // A second worker with the same directory must not lose its files: only old ones go.
-    for entry in std::fs::read_dir(cache).map_err(unusable)?.flatten() {
-        let is_original = entry.file_name().to_string_lossy().starts_with("original-");
-        let age = entry.metadata().and_then(|data| data.modified()).ok();
-        let age = age.and_then(|time| time.elapsed().ok()).unwrap_or_default();
-        if is_original && age > Duration::from_hours(24) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-    Ok(())
 }

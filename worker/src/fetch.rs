@@ -1,6 +1,7 @@
 //! Getting a document's original into a local file that removes itself.
 
 use std::collections::HashMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -10,6 +11,8 @@ use tokio::sync::OnceCell;
 use crate::failure::{Failure, Stage};
 use crate::store::objects::Objects;
 
+/// Local copies are called so.
+const PREFIX: &str = "original-";
 /// Larger originals are refused; they would fill the cache.
 const LARGEST_ORIGINAL_BYTES: u64 = 2 << 30;
 
@@ -19,6 +22,8 @@ pub struct Originals {
     objects: Objects,
     directory: PathBuf,
     shared: Arc<Mutex<HashMap<String, Weak<OnceCell<TempPath>>>>>,
+    /// Held while this worker lives: the directory's originals are its own.
+    _owned: Option<Arc<File>>,
 }
 
 /// A local copy, removed with its last user.
@@ -26,14 +31,18 @@ pub struct Originals {
 pub struct Original(Arc<OnceCell<TempPath>>);
 
 impl Originals {
-    /// Copies go below `directory`.
-    #[must_use]
-    pub fn new(objects: Objects, directory: PathBuf) -> Self {
-        Self {
+    /// Copies go below `directory`, which is made when it does not exist.
+    pub fn new(objects: Objects, directory: PathBuf) -> Result<Self, Failure> {
+        let owned = own(&directory).map_err(|error| {
+            let message = format!("{}: {error}", directory.display());
+            Failure::fatal(Stage::Fetch, "CacheUnusable", message)
+        })?;
+        Ok(Self {
             objects,
             directory,
             shared: Arc::default(),
-        }
+            _owned: owned.map(Arc::new),
+        })
     }
 
     /// Copies the object `key`, unless a copy is in use.
@@ -57,7 +66,7 @@ impl Originals {
     async fn copy(&self, key: &str) -> Result<TempPath, Failure> {
         let directory = &self.directory;
         let file = tempfile::Builder::new()
-            .prefix("original-")
+            .prefix(PREFIX)
             .tempfile_in(directory)
             .map_err(|error| {
                 let message = format!("{}: {error}", directory.display());
@@ -71,10 +80,53 @@ impl Originals {
     }
 }
 
+/// Takes the directory for this worker and removes the originals that a killed one left. A second
+/// worker with the same directory gets no lock, and removes nothing.
+fn own(directory: &Path) -> std::io::Result<Option<File>> {
+    std::fs::create_dir_all(directory)?;
+    let lock = File::create(directory.join("originals.lock"))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    for entry in std::fs::read_dir(directory)?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            // One that cannot be removed is in nobody's way.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    Ok(Some(lock))
+}
+
 impl AsRef<Path> for Original {
     fn as_ref(&self) -> &Path {
         self.0
             .get()
             .expect("an original is handed out once it is copied")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_worker_of_a_directory_removes_what_a_killed_one_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let left = directory.path().join("original-abc");
+        std::fs::write(&left, "left").unwrap();
+        let other = directory.path().join("model.safetensors");
+        std::fs::write(&other, "kept").unwrap();
+        let lock = own(directory.path()).unwrap();
+        assert!(lock.is_some());
+        assert!(!left.exists() && other.exists());
+
+        std::fs::write(&left, "in use").unwrap();
+        assert!(own(directory.path()).unwrap().is_none(), "a second worker");
+        assert!(left.exists());
+        drop(lock);
+        assert!(own(directory.path()).unwrap().is_some());
+        assert!(!left.exists());
     }
 }

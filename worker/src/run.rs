@@ -70,12 +70,12 @@ async fn work(common: &Common) -> Result<(), Failure> {
     let rechecks = tokio::spawn(Arc::clone(&worker).recheck_all());
     let _rechecks = tokio_util::task::AbortOnDropHandle::new(rechecks);
 
-    let member = std::env::var("POD_NAME")
+    let name = std::env::var("POD_NAME")
         .ok()
         .filter(|name| !name.is_empty());
     let intake = Intake::subscribe(
         &common.settings,
-        member.as_deref(),
+        name.as_deref(),
         MESSAGES_AHEAD,
         Arc::clone(&common.health),
         Arc::clone(&common.metrics),
@@ -84,7 +84,7 @@ async fn work(common: &Common) -> Result<(), Failure> {
     tracing::info!(
         topic = source.topic,
         group = source.consumer_group,
-        member,
+        name,
         "ready for work"
     );
 

@@ -178,6 +178,49 @@ async fn operator_and_workers_that_are_killed_in_the_middle_lose_nothing() -> Re
     stage.finish(result).await
 }
 
+#[tokio::test]
+async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<()> {
+    let stage = Stage::new("foreign").await?;
+    let result = async {
+        let elsewhere = format!("{}-workflows", stage.name);
+        stage.create_topic(&elsewhere).await?;
+        let patch = json!({"spec": {
+            "source": {"kafka": {"foreignMessages": {"action": "Forward", "topic": elsewhere}}},
+            "documents": {"render": {"imageFormat": "WebP", "quality": 80}},
+        }});
+        stage.apply_until_ready(&patch).await?;
+        let user = stage.user().await?;
+        let workflow = r#"{"type": "workflow", "task_id": "alice_w", "workflow_data": {}}"#;
+        user.send(workflow.as_bytes()).await?;
+        let upload = user
+            .upload_bytes("webp.pdf", pdf::with_pages(&["Small.", "Smaller."]))
+            .await?;
+        stage.wait_tasks(&[upload], "completed", 2 * MINUTE).await?;
+        let handed_on = eventually("the workflow's message", MINUTE, async || {
+            Ok(stage.messages(&elsewhere)?.pop())
+        })
+        .await?;
+        ensure!(handed_on.value == workflow, "byte for byte: {handed_on:?}");
+        ensure!(handed_on.header("priority") == Some("1"), "{handed_on:?}");
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.total_pages() == 2, "{audit:?}");
+        let images = stage.page_images(&user).await?;
+        ensure!(images.len() == 2, "{images:?}");
+        for (key, content) in images {
+            let extension = key.rsplit_once('.').map(|(_, extension)| extension);
+            ensure!(extension == Some("webp"), "{key}");
+            ensure!(
+                content.starts_with(b"RIFF") && content[8..12] == *b"WEBP",
+                "{key} is no WebP"
+            );
+        }
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
 /// Waits until the operator has seen that no task is left.
 async fn wait_done(stage: &Stage) -> Result<()> {
     // A lag that was read before the last message was sent does not count.

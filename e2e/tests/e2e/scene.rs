@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use futures::TryStreamExt;
 use layra_e2e::audit::Audit;
 use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::layra::{Upload, User, random_id};
 use layra_e2e::stores::Stores;
 use layra_e2e::testbed::{Images, Testbed};
+use mongodb::bson::{Document, doc};
+use object_store::ObjectStoreExt;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -138,6 +143,41 @@ impl Stage {
             .iter()
             .find(|t| t.name() == topic)
             .map(|t| t.partitions().len()))
+    }
+
+    pub async fn create_topic(&self, name: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", &self.testbed.endpoints().kafka)
+            .create()?;
+        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
+        for result in admin.create_topics(&[topic], &AdminOptions::new()).await? {
+            result.map_err(|(name, code)| anyhow!("creating {name}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    /// Keys and contents of the page images of a knowledge base.
+    pub async fn page_images(&self, user: &User) -> Result<Vec<(String, Vec<u8>)>> {
+        let files: Vec<Document> = self
+            .stores
+            .mongodb
+            .collection::<Document>("files")
+            .find(doc! { "knowledge_db_id": &user.knowledge_base })
+            .await?
+            .try_collect()
+            .await?;
+        let mut images = Vec::new();
+        for image in files
+            .iter()
+            .flat_map(|file| file.get_array("images"))
+            .flatten()
+        {
+            let image = image.as_document().context("an image")?;
+            let key = image.get_str("minio_filename")?;
+            let object = self.stores.objects.get(&key.into()).await?;
+            images.push((key.to_owned(), object.bytes().await?.to_vec()));
+        }
+        Ok(images)
     }
 
     fn consumer(&self) -> Result<BaseConsumer> {

@@ -33,10 +33,10 @@ pub fn client_config(settings: &Settings) -> ClientConfig {
     config
 }
 
-/// Settings of the consumer. `member` names a static member of the group, whose partitions wait
-/// for it while it restarts.
+/// Settings of the consumer. `name` is how it appears in the broker's tools. It is a dynamic
+/// member of the group: see `docs/decisions/0009-dynamic-group-members.md`.
 #[must_use]
-pub fn consumer_config(settings: &Settings, member: Option<&str>) -> ClientConfig {
+pub fn consumer_config(settings: &Settings, name: Option<&str>) -> ClientConfig {
     let kafka: &KafkaSource = &settings.config.source.kafka;
     let session_ms = u64::from(kafka.session_timeout_seconds) * 1000;
     let mut config = client_config(settings);
@@ -56,8 +56,8 @@ pub fn consumer_config(settings: &Settings, member: Option<&str>) -> ClientConfi
         .set("queued.min.messages", "100")
         .set("allow.auto.create.topics", "false")
         .set("topic.metadata.refresh.interval.ms", "30000");
-    if let Some(member) = member {
-        config.set("group.instance.id", member);
+    if let Some(name) = name {
+        config.set("client.id", name);
     }
     config
 }

@@ -56,7 +56,7 @@ impl Intake {
     /// finished at a time.
     pub fn subscribe(
         settings: &Settings,
-        member: Option<&str>,
+        name: Option<&str>,
         limit: usize,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
@@ -70,7 +70,7 @@ impl Intake {
         };
         let invalid =
             |error: KafkaError| Failure::fatal(Stage::Intake, "InvalidKafkaConfig", error);
-        let consumer: BaseConsumer<Context> = consumer_config(settings, member)
+        let consumer: BaseConsumer<Context> = consumer_config(settings, name)
             .create_with_context(context)
             .map_err(invalid)?;
         let topics = [kafka.topic.as_str(), &kafka.ranges_topic()];
