@@ -124,7 +124,9 @@ fn fetch_model(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
             "/dev/termination-log",
         ])),
         env: some_list(&worker.pod.env),
-        resources: Some(requirements(worker)),
+        // An image for GPUs does not start without the driver, which comes with the device. The
+        // kubelet hands the same devices on to the worker.
+        resources: Some(resources(worker)),
         security_context: Some(security()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(volume_mounts(pipeline, |_| true)),

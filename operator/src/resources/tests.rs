@@ -60,6 +60,16 @@ fn gpus_are_limited_only_when_asked_for() {
         .as_ref()
         .unwrap();
     assert_eq!(limits["nvidia.com/gpu"].0, "2");
+    let pod = with
+        .deployment
+        .spec
+        .as_ref()
+        .unwrap()
+        .template
+        .spec
+        .as_ref();
+    let fetch = &pod.unwrap().init_containers.as_ref().unwrap()[0];
+    assert_eq!(fetch.resources, container(&with).resources);
 }
 
 #[test]
