@@ -286,7 +286,14 @@ impl Unit {
         ))
     }
 
-    /// Whether a worker has died here: such work is done alone, so that no other document is
+    /// Whether somebody has begun here and has neither stored everything nor given it back: a
+    /// worker that died, or one that is still at it.
+    #[must_use]
+    pub fn was_begun(&self) -> bool {
+        self.attempts > 0
+    }
+
+    /// The same, under a claim of one's own: such work is done alone, so that no other document is
     /// suspected.
     #[must_use]
     pub fn is_suspect(&self) -> bool {
@@ -407,6 +414,8 @@ pub(crate) mod tests {
             attempts,
             ..Unit::default()
         };
+        assert!(!unit(0).was_begun());
+        assert!(unit(1).was_begun());
         assert!(!unit(1).is_suspect());
         assert!(unit(2).is_suspect());
         assert!(unit(DEATHS_ALLOWED).blame().is_ok());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::document::{Job, Source};
@@ -23,6 +24,13 @@ enum Worked {
     Split(Box<Entry>),
 }
 
+/// Held while work is done.
+#[expect(dead_code, reason = "the guards act by being dropped")]
+enum Turn<'a> {
+    Together(RwLockReadGuard<'a, ()>),
+    Alone(RwLockWriteGuard<'a, ()>),
+}
+
 impl Pipeline {
     /// Works on the range of `entry` that begins at page `first`, unless it is done.
     pub(super) async fn unit(
@@ -34,16 +42,27 @@ impl Pipeline {
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
         let (file_id, round) = (&entry.file_id, &entry.round);
-        let claimed = self.ledger(cancel, || self.ledger.claim(file_id, round, first));
-        let (claim, entry) = match claimed.await? {
-            Claimed::Granted(claim, entry) => (claim, entry),
-            Claimed::Refused(now) => return self.refused(entry, first, now, cancel).await,
+        // Work that waits for its turn is not begun: a death meanwhile is none of its own.
+        let mut alone = entry.unit(first).was_begun();
+        let (_turn, claim, entry) = loop {
+            let turn = self.turn(alone, cancel).await?;
+            let claimed = self.ledger(cancel, || self.ledger.claim(file_id, round, first));
+            let (claim, entry) = match claimed.await? {
+                Claimed::Granted(claim, entry) => (claim, entry),
+                Claimed::Refused(now) => {
+                    drop(turn);
+                    return self.refused(entry, first, now, cancel).await;
+                }
+            };
+            if alone || !entry.unit(first).is_suspect() {
+                break (turn, claim, entry);
+            }
+            // Somebody began it after `entry` was read.
+            self.ledger(cancel, || self.ledger.release(&claim)).await?;
+            alone = true;
         };
         let result = match entry.unit(first).blame() {
-            Ok(()) => {
-                self.together_or_alone(job, &claim, &entry, cancel, observer)
-                    .await
-            }
+            Ok(()) => self.claimed(job, &claim, &entry, cancel, observer).await,
             Err(failure) => Err(failure),
         };
         match result {
@@ -75,29 +94,20 @@ impl Pipeline {
         }
     }
 
-    /// A document on which a worker has died is worked on alone.
-    async fn together_or_alone(
-        &self,
-        job: &Job<'_>,
-        claim: &Claim,
-        entry: &Entry,
-        cancel: &CancellationToken,
-        observer: Observer<'_>,
-    ) -> Result<Worked, Failure> {
-        let stopped = || Failure::stopped(Stage::Intake);
-        if entry.unit(claim.first).is_suspect() {
-            tracing::info!("a worker has died here; the work is done alone");
-            let _alone = tokio::select! {
-                guard = self.together.write() => guard,
-                () = cancel.cancelled() => return Err(stopped()),
-            };
-            self.claimed(job, claim, entry, cancel, observer).await
-        } else {
-            let _together = tokio::select! {
-                guard = self.together.read() => guard,
-                () = cancel.cancelled() => return Err(stopped()),
-            };
-            self.claimed(job, claim, entry, cancel, observer).await
+    /// The right to work beside others, or alone: a document on which a worker has died is worked
+    /// on alone, so that its next victim says which document it was.
+    async fn turn(&self, alone: bool, cancel: &CancellationToken) -> Result<Turn<'_>, Failure> {
+        let turn = async {
+            if alone {
+                tracing::info!("a worker has died here; the work is done alone");
+                Turn::Alone(self.together.write().await)
+            } else {
+                Turn::Together(self.together.read().await)
+            }
+        };
+        tokio::select! {
+            turn = turn => Ok(turn),
+            () = cancel.cancelled() => Err(Failure::stopped(Stage::Intake)),
         }
     }
 
