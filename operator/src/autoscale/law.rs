@@ -1,0 +1,184 @@
+//! The law: how many workers the work needs. Arithmetic alone; everything that holds a number back
+//! or keeps it from moving is in [`super`].
+//!
+//! With `μ` the pages a second of one worker, `λ` the pages that arrive a second, `u` the part of
+//! the workers' speed that arrivals may use, `T` the drain target and `τ` the seconds that a worker
+//! takes to start, `n` workers are enough when they
+//!
+//! 1. **keep up**: `e(n)·μ·u ≥ λ`, and
+//! 2. **drain in time**: for every age `a`, the `W(a)` pages that have waited for `a` or longer are
+//!    done within the `T − a` that are left:
+//!
+//!    `e(n)/n · μ · Σ max(0, h − t_i) ≥ W(a)` over the workers `i = 1..n`, with `h = T − a`,
+//!
+//!    where `t_i` is 0 for a worker that works, what is left of `τ` for one that starts, and `τ`
+//!    for one that is still to be made. Pages that arrive while new workers start count too:
+//!    `W + λ·τ` within `T + τ`.
+//!
+//! A partition has one worker at a time. Over `p` partitions the slowest of `n` workers has
+//! `⌈p/n⌉` of them, so that `n` workers are worth `e(n) = p / ⌈p/n⌉`: seven workers on twelve
+//! partitions are worth no more than six. The smallest `n` that is enough is therefore always a step
+//! `⌈p/k⌉`, and never above `p`.
+//!
+//! A deadline that no new worker can meet any more (`h ≤ τ`) would ask for any number of them.
+//! Unless the workers that there are meet it, that work is due soon after new workers work (a tenth
+//! of `T` or of `τ`, whichever is longer): late, but no later than it has to be.
+
+/// Shortest time that work is given, as a part of the drain target and of a start: what is overdue
+/// cannot be done in no time.
+const SHORTEST: f64 = 0.1;
+
+/// Pages that must be done within a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Due {
+    /// Pages, those that are due earlier included.
+    pub(crate) pages: f64,
+    /// Seconds from now; below zero when it is too late.
+    pub(crate) within: f64,
+}
+
+/// The work.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Demand {
+    /// `λ`: pages that arrive a second.
+    pub(crate) arriving: f64,
+    /// What waits, the most urgent first.
+    pub(crate) due: Vec<Due>,
+    /// Partitions that arrivals spread over.
+    pub(crate) partitions: u32,
+    /// Partitions with work.
+    pub(crate) partitions_with_work: u32,
+}
+
+/// What can do it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Fleet {
+    /// `μ`: pages a second of one worker.
+    pub(crate) pages_per_second: f64,
+    /// Seconds until each of the workers that exist works, ascending; 0 for those that do.
+    pub(crate) available_in: Vec<f64>,
+    /// `τ`: seconds until a worker that is asked for now works.
+    pub(crate) startup_seconds: f64,
+}
+
+/// What the user wants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Goal {
+    /// `T`, in seconds.
+    pub(crate) drain_target: f64,
+    /// `u`.
+    pub(crate) utilization: f64,
+}
+
+/// How many workers are needed, and for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// To keep up with arrivals.
+    pub(crate) for_arrivals: u32,
+    /// To get done what waits.
+    pub(crate) for_backlog: u32,
+    /// More of them would be needed if more partitions had work: the drain target is missed.
+    pub(crate) out_of_reach: bool,
+}
+
+impl Need {
+    /// The larger of the two.
+    pub(crate) fn workers(self) -> u32 {
+        self.for_arrivals.max(self.for_backlog)
+    }
+}
+
+/// The smallest number of workers that is enough.
+pub(crate) fn need(demand: &Demand, fleet: &Fleet, goal: Goal) -> Need {
+    let arrivals = for_arrivals(demand, fleet, goal);
+    let backlog = for_backlog(demand, fleet, goal);
+    Need {
+        for_arrivals: arrivals.unwrap_or(demand.partitions),
+        for_backlog: backlog.unwrap_or(demand.partitions_with_work),
+        out_of_reach: arrivals.is_none() || backlog.is_none(),
+    }
+}
+
+/// Whether the first `workers` of the fleet, new ones added if there are fewer, get everything that
+/// waits done in time.
+pub(crate) fn drains(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
+    let partitions = demand.partitions_with_work;
+    deadlines(demand, fleet, goal)
+        .all(|(pages, within)| capacity(fleet, partitions, workers, within) >= pages)
+}
+
+/// `e(n)`: what `workers` are worth when the slowest of them has the most of `partitions`.
+pub(crate) fn worth(workers: u32, partitions: u32) -> f64 {
+    if workers == 0 || partitions == 0 {
+        return 0.0;
+    }
+    f64::from(partitions) / f64::from(partitions.div_ceil(workers))
+}
+
+fn for_arrivals(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
+    if demand.arriving <= 0.0 {
+        return Some(0);
+    }
+    let needed = demand.arriving / (fleet.pages_per_second * goal.utilization);
+    (1..=demand.partitions).find(|n| worth(*n, demand.partitions) >= needed)
+}
+
+fn for_backlog(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
+    if demand.due.iter().all(|due| due.pages <= 0.0) {
+        return Some(0);
+    }
+    let partitions = demand.partitions_with_work;
+    let deadlines: Vec<(f64, f64)> = deadlines(demand, fleet, goal).collect();
+    (1..=partitions).find(|n| {
+        deadlines
+            .iter()
+            .all(|(pages, within)| capacity(fleet, partitions, *n, *within) >= *pages)
+    })
+}
+
+/// Pages and the seconds that they are given.
+fn deadlines<'a>(
+    demand: &'a Demand,
+    fleet: &'a Fleet,
+    goal: Goal,
+) -> impl Iterator<Item = (f64, f64)> + 'a {
+    let existing = u32::try_from(fleet.available_in.len()).unwrap_or(u32::MAX);
+    let target = goal.drain_target;
+    let waiting = demand.due.last().map_or(0.0, |due| due.pages);
+    let while_starting = Due {
+        pages: waiting + demand.arriving * fleet.startup_seconds,
+        within: target + fleet.startup_seconds,
+    };
+    let due = demand.due.iter().copied().chain([while_starting]);
+    let catch_up = SHORTEST * target.max(fleet.startup_seconds);
+    let partitions = demand.partitions_with_work;
+    due.map(move |due| {
+        let within = due.within.max(SHORTEST * target);
+        let new_workers_help = within > fleet.startup_seconds + catch_up;
+        if new_workers_help || capacity(fleet, partitions, existing, within) >= due.pages {
+            (due.pages, within)
+        } else {
+            (due.pages, fleet.startup_seconds + catch_up)
+        }
+    })
+}
+
+/// Pages that `workers` get done within so many seconds.
+fn capacity(fleet: &Fleet, partitions: u32, workers: u32, within: f64) -> f64 {
+    let available = |index: u32| {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        *fleet
+            .available_in
+            .get(index)
+            .unwrap_or(&fleet.startup_seconds)
+    };
+    let seconds: f64 = (0..workers)
+        .map(|index| (within - available(index)).max(0.0))
+        .sum();
+    let useful = worth(workers, partitions) / f64::from(workers.max(1));
+    fleet.pages_per_second * useful * seconds
+}
+
+#[cfg(test)]
+#[path = "law_tests.rs"]
+mod tests;
