@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use croner::{Cron, Direction};
+use croner::Cron;
 use jiff::{Timestamp, tz::TimeZone};
 use layra_crds::{FloorSpec, ScalingSpec};
 
@@ -55,6 +55,63 @@ fn last(
         reason: error.to_string(),
     })?;
     let now = now.to_zoned(zone.clone());
-    let found = cron.find_occurrence(&now, true, Direction::Backward);
-    Ok(found.ok().map(|(at, _)| at.timestamp()))
+    let found = cron.find_previous_occurrence(&now, true);
+    Ok(found.ok().map(|at| at.timestamp()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(start: &str, end: &str, zone: &str) -> ScalingSpec {
+        ScalingSpec {
+            min_replicas: 1,
+            floors: vec![FloorSpec {
+                start: start.into(),
+                end: end.into(),
+                time_zone: zone.into(),
+                min_replicas: 3,
+            }],
+            ..ScalingSpec::default()
+        }
+    }
+
+    fn at(time: &str, spec: &ScalingSpec) -> u32 {
+        floor_now(spec, time.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_floor_holds_between_its_start_and_its_end_in_its_time_zone() {
+        let office = spec("0 8 * * MON-FRI", "0 18 * * MON-FRI", "Europe/Berlin");
+        for (time, floor) in [
+            // A Wednesday in winter: one hour before UTC.
+            ("2026-11-25T06:59:00Z", 1),
+            ("2026-11-25T07:00:00Z", 3),
+            ("2026-11-25T16:59:59Z", 3),
+            ("2026-11-25T17:00:00Z", 1),
+            // A Saturday.
+            ("2026-11-28T12:00:00Z", 1),
+            // A Wednesday in summer: two hours.
+            ("2026-07-22T06:00:00Z", 3),
+        ] {
+            assert_eq!(at(time, &office), floor, "{time}");
+        }
+    }
+
+    #[test]
+    fn a_floor_may_hold_over_midnight() {
+        let night = spec("0 22 * * *", "0 4 * * *", "UTC");
+        assert_eq!(at("2026-11-25T23:00:00Z", &night), 3);
+        assert_eq!(at("2026-11-25T03:00:00Z", &night), 3);
+        assert_eq!(at("2026-11-25T12:00:00Z", &night), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_named() {
+        let now = "2026-11-25T12:00:00Z".parse().unwrap();
+        let error = floor_now(&spec("0 25 * * *", "0 4 * * *", "UTC"), now).unwrap_err();
+        assert!(error.to_string().contains("`0 25 * * *` is no schedule"), "{error}");
+        let error = floor_now(&spec("0 1 * * *", "0 4 * * *", "Mars/Base"), now).unwrap_err();
+        assert!(error.to_string().contains("`Mars/Base`"), "{error}");
+    }
 }
