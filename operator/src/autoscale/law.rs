@@ -9,11 +9,11 @@
 //! 2. **drain in time**: for every age `a`, the `W(a)` pages that have waited for `a` or longer are
 //!    done within the `T − a` that are left:
 //!
-//!    `e(n)/n · μ · Σ max(0, h − t_i) ≥ W(a)` over the workers `i = 1..n`, with `h = T − a`,
+//!    `μ · Σ (e(i) − e(i−1)) · max(0, h − t_i) ≥ W(a)` over the workers `i = 1..n`, `h = T − a`,
 //!
-//!    where `t_i` is 0 for a worker that works, what is left of `τ` for one that starts, and `τ`
-//!    for one that is still to be made. Pages that arrive while new workers start count too:
-//!    `W + λ·τ` within `T + τ`.
+//!    where `t_i`, ascending, is 0 for a worker that works, what is left of `τ` for one that
+//!    starts, and `τ` for one that is still to be made. Pages that arrive while new workers start
+//!    count too: `W + λ·τ` within `T + τ`.
 //!
 //! A partition has one worker at a time. Over `p` partitions the slowest of `n` workers has
 //! `⌈p/n⌉` of them, so that `n` workers are worth `e(n) = p / ⌈p/n⌉`: seven workers on twelve
@@ -55,7 +55,8 @@ pub(crate) struct Demand {
 pub(crate) struct Fleet {
     /// `μ`: pages a second of one worker.
     pub(crate) pages_per_second: f64,
-    /// Seconds until each of the workers that exist works, ascending; 0 for those that do.
+    /// Seconds until each of the workers that exist works, ascending; 0 for those that do. None is
+    /// later than one that is still to be made.
     pub(crate) available_in: Vec<f64>,
     /// `τ`: seconds until a worker that is asked for now works.
     pub(crate) startup_seconds: f64,
@@ -157,20 +158,19 @@ fn deadlines<'a>(
     })
 }
 
-/// Pages that `workers` get done within so many seconds.
+/// Pages that `workers` get done within so many seconds: each adds what it is worth from the moment
+/// at which it works.
 fn capacity(fleet: &Fleet, partitions: u32, workers: u32, within: f64) -> f64 {
-    let available = |index: u32| {
-        let index = usize::try_from(index).unwrap_or(usize::MAX);
-        *fleet
-            .available_in
-            .get(index)
-            .unwrap_or(&fleet.startup_seconds)
-    };
-    let seconds: f64 = (0..workers)
-        .map(|index| (within - available(index)).max(0.0))
+    let existing = fleet.available_in.iter().copied();
+    let available_in = existing.chain(std::iter::repeat(fleet.startup_seconds));
+    let seconds: f64 = (1..=workers)
+        .zip(available_in)
+        .map(|(count, available_in)| {
+            let adds = worth(count, partitions) - worth(count - 1, partitions);
+            adds * (within - available_in).max(0.0)
+        })
         .sum();
-    let useful = worth(workers, partitions) / f64::from(workers.max(1));
-    fleet.pages_per_second * useful * seconds
+    fleet.pages_per_second * seconds
 }
 
 #[cfg(test)]
