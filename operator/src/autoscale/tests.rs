@@ -385,10 +385,10 @@ fn no_worker_is_stopped_while_work_is_overdue() {
     stage.ready(4);
     stage.send(8);
     for _ in 0..320 {
-        stage.work(0.01, 2.0);
+        stage.work(2.0, 2.0);
         stage.look();
     }
-    stage.work(0.01, 2.0);
+    stage.work(2.0, 2.0);
     let decision = stage.look();
     assert_eq!(decision.desired, 4);
     assert!(
