@@ -199,7 +199,10 @@ fn hold(
         (None, _) => 0,
     };
     let desired = bounds.clamp(observation.current.max(least));
-    memory.window.record(now, desired, delay);
+    // A rebalance is short, and often the echo of a scale-down: it begins no new delay.
+    if blind.reason != "GroupRebalancing" {
+        memory.window.record(now, desired, delay);
+    }
     let limit = if fallback.is_some() {
         Limit::Fallback
     } else {
