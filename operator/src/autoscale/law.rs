@@ -119,7 +119,7 @@ fn for_arrivals(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
     if demand.arriving <= 0.0 {
         return Some(0);
     }
-    let needed = demand.arriving / (fleet.pages_per_second * goal.utilization);
+    let needed = demand.arriving / (fleet.pages_per_second * utilization(fleet, goal));
     (1..=demand.partitions).find(|n| worth(*n, demand.partitions) >= needed)
 }
 
@@ -134,6 +134,14 @@ fn for_backlog(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
             .iter()
             .all(|(pages, within)| capacity(fleet, partitions, *n, *within) >= *pages)
     })
+}
+
+/// The part of the speed that arrivals may use. The rest is for what comes while another worker
+/// starts: the shorter a start is against the drain target, the less of it is needed, since what
+/// comes meanwhile can wait.
+fn utilization(fleet: &Fleet, goal: Goal) -> f64 {
+    let part = (fleet.startup_seconds / goal.drain_target).min(1.0);
+    1.0 - (1.0 - goal.utilization) * part
 }
 
 /// Pages and the seconds that they are given.
