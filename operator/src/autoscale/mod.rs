@@ -51,7 +51,7 @@ const LONGEST_DELAY: f64 = 600.0;
 /// The law aims at this part of the drain target, so that a small error does not miss it.
 const AIM: f64 = 0.9;
 /// Part of the speed that is counted on when workers are to be stopped.
-const IN_HAND: f64 = 0.8;
+const IN_HAND: f64 = 0.9;
 /// Workers are saturated with work for so many seconds.
 const SATURATED_SECONDS: f64 = 20.0;
 
