@@ -163,10 +163,13 @@ fn deadlines<'a>(
     due.map(move |due| {
         let within = due.within.max(SHORTEST * target);
         let new_workers_help = within > fleet.startup_seconds + catch_up;
-        if new_workers_help || capacity(fleet, partitions, existing, within) >= due.pages {
-            (due.pages, within)
+        let arriving = if due.within < 0.0 { demand.arriving } else { 0.0 };
+        let pages = |within: f64| due.pages + arriving * within;
+        if new_workers_help || capacity(fleet, partitions, existing, within) >= pages(within) {
+            (pages(within), within)
         } else {
-            (due.pages, fleet.startup_seconds + catch_up)
+            let later = fleet.startup_seconds + catch_up;
+            (pages(later), later)
         }
     })
 }

@@ -9,7 +9,7 @@
 //!   that the object names.
 //! * Up at once, the first worker on the first message; but not past what the last scale-up showed to
 //!   be useless ([`effect`]), nor past a few workers that wait for a node.
-//! * Down to the most that was wanted during the scale-down delay ([`window`]), with a fifth of
+//! * Down to the most that was wanted during the scale-down delay ([`window`]), with a tenth of
 //!   the speed in hand, and not while work is overdue, workers are leaving, or it is not known what
 //!   they get done.
 
