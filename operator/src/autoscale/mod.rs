@@ -65,6 +65,8 @@ pub(crate) struct Memory {
     effect: Effect,
     stuck: Stuck,
     last: Option<Timestamp>,
+    /// Seconds between the last two looks.
+    passed: f64,
     blind_since: Option<Timestamp>,
     rebalancing_since: Option<Timestamp>,
 }
@@ -79,6 +81,7 @@ impl Memory {
             effect: Effect::default(),
             stuck: Stuck::default(),
             last: None,
+            passed: 0.0,
             blind_since: None,
             rebalancing_since: None,
         }
@@ -109,6 +112,7 @@ fn watch_clock(now: Timestamp, memory: &mut Memory) -> Result<(), Blind> {
         return Ok(());
     };
     let passed = now.duration_since(last);
+    memory.passed = passed.as_secs_f64();
     if passed >= SignedDuration::ZERO && passed <= LONGEST_GAP {
         return Ok(());
     }
@@ -273,7 +277,7 @@ fn follow(
     if progress.known || inputs.ready == 0 {
         memory
             .effect
-            .record(now, inputs.ready, progress.pages, saturated);
+            .record(now, memory.passed, inputs.ready, progress.pages, saturated);
     }
     let look = Look {
         observation,
