@@ -47,7 +47,7 @@ const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(60);
 const LONGEST_REBALANCE: SignedDuration = SignedDuration::from_secs(60);
 /// Shortest and longest scale-down delay that follows from the time of a start.
 const SHORTEST_DELAY: f64 = 30.0;
-const LONGEST_DELAY: f64 = 600.0;
+const LONGEST_DELAY: f64 = 240.0;
 /// The law aims at this part of the drain target, so that a small error does not miss it.
 const AIM: f64 = 0.9;
 /// Part of the speed that is counted on when workers are to be stopped.
