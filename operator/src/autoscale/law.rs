@@ -5,7 +5,9 @@
 //! the workers' speed that arrivals may use, `T` the drain target and `τ` the seconds that a worker
 //! takes to start, `n` workers are enough when they
 //!
-//! 1. **keep up**: `e(n)·μ·u ≥ λ`, and
+//! 1. **keep up**: `e(n)·μ·u' ≥ λ`, where `u' = 1 − (1 − u)·min(1, τ/T)`: the reserve is for what comes
+//!    while another worker starts, and what comes can wait for a part of `T`. While so little waits
+//!    that the workers there are get it done within a tenth of `T − τ`, this adds none; and
 //! 2. **drain in time**: for every age `a`, the `W(a)` pages that have waited for `a` or longer are
 //!    done within the `T − a` that are left:
 //!
@@ -22,7 +24,8 @@
 //!
 //! A deadline that no new worker can meet any more (`h ≤ τ`) would ask for any number of them.
 //! Unless the workers that there are meet it, that work is due soon after new workers work (a tenth
-//! of `T` or of `τ`, whichever is longer): late, but no later than it has to be.
+//! of `T` or of `τ`, whichever is longer): late, but no later than it has to be. What arrives
+//! meanwhile counts too, since a worker with several partitions does not do the oldest work first.
 
 /// Shortest time that work is given, as a part of the drain target and of a start: what is overdue
 /// cannot be done in no time.
@@ -120,7 +123,25 @@ fn for_arrivals(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
         return Some(0);
     }
     let needed = demand.arriving / (fleet.pages_per_second * utilization(fleet, goal));
-    (1..=demand.partitions).find(|n| worth(*n, demand.partitions) >= needed)
+    let enough = (1..=demand.partitions).find(|n| worth(*n, demand.partitions) >= needed);
+    let existing = existing(fleet).min(demand.partitions);
+    if can_wait(demand, fleet, goal, existing) && enough.is_none_or(|enough| enough > existing) {
+        Some(existing)
+    } else {
+        enough
+    }
+}
+
+/// Whether what waits is so little that arrivals are no reason for another worker yet: the `workers`
+/// that there are get it done within a tenth of the time that a start leaves of the drain target.
+fn can_wait(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
+    let waiting = demand.due.last().map_or(0.0, |due| due.pages);
+    let spare = SHORTEST * (goal.drain_target - fleet.startup_seconds).max(0.0);
+    waiting < spare * fleet.pages_per_second * worth(workers, demand.partitions)
+}
+
+fn existing(fleet: &Fleet) -> u32 {
+    u32::try_from(fleet.available_in.len()).unwrap_or(u32::MAX)
 }
 
 fn for_backlog(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
@@ -150,7 +171,7 @@ fn deadlines<'a>(
     fleet: &'a Fleet,
     goal: Goal,
 ) -> impl Iterator<Item = (f64, f64)> + 'a {
-    let existing = u32::try_from(fleet.available_in.len()).unwrap_or(u32::MAX);
+    let existing = existing(fleet);
     let target = goal.drain_target;
     let waiting = demand.due.last().map_or(0.0, |due| due.pages);
     let while_starting = Due {
