@@ -150,7 +150,6 @@ pub(super) fn sentence(
     terms: &Terms,
     learned: &Learned,
     desired: u32,
-    current: u32,
     limits: &[Limit],
     target_seconds: f64,
 ) -> String {
@@ -159,13 +158,13 @@ pub(super) fn sentence(
     let speed = rounded(learned.pages_per_second);
     if terms.for_arrivals > terms.for_backlog {
         text += &format!(
-            "; {} keep up with {} pages/s that arrive, at {speed} pages/s each",
-            workers(terms.for_arrivals),
+            "; to keep up with the {} pages/s that arrive takes {} at {speed} pages/s each",
             rounded(inputs.arriving.unwrap_or(0.0)),
+            workers(terms.for_arrivals),
         );
     } else if lag > 0 {
         text += &format!(
-            "; {} get it done within {target_seconds} s, at {speed} pages/s each",
+            "; to get it done within {target_seconds} s takes {} at {speed} pages/s each",
             workers(terms.for_backlog),
         );
     }
@@ -173,10 +172,7 @@ pub(super) fn sentence(
         text += "; ";
         text += limit.phrase();
     }
-    match desired.cmp(&current) {
-        std::cmp::Ordering::Equal => format!("{text}: {}.", workers(desired)),
-        _ => format!("{text}: {current} to {}.", workers(desired)),
-    }
+    format!("{text}: {}.", workers(desired))
 }
 
 /// The sentence while the backlog is unknown.
@@ -200,8 +196,9 @@ fn what_waits(inputs: &Inputs, lag: i64) -> String {
         more => Some(format!("{more} ranges of pages")),
     };
     let what: Vec<String> = [documents, ranges].into_iter().flatten().collect();
+    let verb = if lag == 1 { "waits" } else { "wait" };
     format!(
-        "{} wait, about {} pages, the oldest for {} s",
+        "{} {verb}, about {} pages, the oldest for {} s",
         what.join(" and "),
         rounded(inputs.pages.unwrap_or(0.0)),
         inputs.oldest_seconds.unwrap_or(0.0).round(),

@@ -104,7 +104,7 @@ pub(crate) fn need(demand: &Demand, fleet: &Fleet, goal: Goal) -> Need {
 
 /// Whether the first `workers` of the fleet, new ones added if there are fewer, get everything that
 /// waits done in time.
-pub(crate) fn drains(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
+fn drains(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
     let partitions = demand.partitions_with_work;
     deadlines(demand, fleet, goal)
         .all(|(pages, within)| capacity(fleet, partitions, workers, within) >= pages)
@@ -148,13 +148,7 @@ fn for_backlog(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
     if demand.due.iter().all(|due| due.pages <= 0.0) {
         return Some(0);
     }
-    let partitions = demand.partitions_with_work;
-    let deadlines: Vec<(f64, f64)> = deadlines(demand, fleet, goal).collect();
-    (1..=partitions).find(|n| {
-        deadlines
-            .iter()
-            .all(|(pages, within)| capacity(fleet, partitions, *n, *within) >= *pages)
-    })
+    (1..=demand.partitions_with_work).find(|n| drains(demand, fleet, goal, *n))
 }
 
 /// The part of the speed that arrivals may use. The rest is for what comes while another worker

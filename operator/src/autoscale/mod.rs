@@ -34,7 +34,7 @@ use stuck::Stuck;
 use window::Window;
 
 pub(crate) use decision::{Decision, Inputs, Limit, Terms};
-pub(crate) use floors::{ScheduleError, floor_now};
+pub(crate) use floors::floor_now;
 pub(crate) use learned::Learned;
 pub(crate) use observation::{
     Backlog, Blind, Counts, Observation, Partition, PartitionOffsets, Phase, Topic, Worker,
@@ -315,7 +315,6 @@ fn follow(
             &terms,
             &learned,
             desired,
-            observation.current,
             &limits,
             policy.drain_target.as_secs_f64(),
         ),

@@ -1,28 +1,34 @@
 //! All reads of a reconcile. Kubernetes objects come from the watch caches, Secrets, Kafka and
 //! Milvus are asked, each with a time limit. It changes nothing but the memory of what was read.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Pod, Secret},
+};
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use layra_crds::{IngestionPipeline, SecretKind};
 
 use super::{
-    Context,
+    Context, counts,
     memory::{IndexCheck, Memory},
     world::{Live, Problem, SecretSeen, Topics, World},
 };
 use crate::{
-    kafka::{Connection, KafkaError, Question, Security},
+    autoscale::{Backlog, Counts},
+    kafka::{Connection, KafkaError, OnChange, Question, Security},
     milvus::{self, IndexReport, MilvusError},
     resources,
 };
 
 /// How old a Secret may be; a rotated one is seen after this long at the latest.
-const SECRET_AGE: SignedDuration = SignedDuration::from_secs(30);
+const SECRET_AGE: SignedDuration = SignedDuration::from_secs(60);
 /// A Secret that cannot be used is looked at with every reconcile.
 const UNUSABLE_SECRET_AGE: SignedDuration = SignedDuration::from_secs(4);
+/// How often workers are asked what they count.
+const COUNTS_AGE: SignedDuration = SignedDuration::from_secs(5);
 /// For so long a cluster that stops answering counts as it was: one lost answer is no outage.
 const TOPICS_AGE: SignedDuration = SignedDuration::from_secs(30);
 /// How often indexes are compared, and how soon again after a failure.
@@ -38,14 +44,20 @@ pub(super) async fn observe(
 ) -> World {
     let secrets = read_secrets(context, pipeline, memory, now).await;
     let connection = connection(pipeline, &secrets);
-    let (answer, indexes) = tokio::join!(
+    let pods = context
+        .stores
+        .pods
+        .state_filter(|pod| is_worker_of(pod.labels(), pipeline));
+    let (answer, indexes, counts) = tokio::join!(
         ask_kafka(context, pipeline, connection.as_ref()),
         compare_indexes(pipeline, &secrets, memory.indexes.take(), now),
+        read_counts(context, pipeline, &pods, memory.counts.take(), now),
     );
-    let (topics, lag) = match answer {
-        Ok((topics, lag)) => {
+    memory.counts = Some(counts.clone());
+    let (topics, backlog) = match answer {
+        Ok((topics, backlog)) => {
             memory.topics = Some((now, topics));
-            (Ok(topics), lag)
+            (Ok(topics), backlog)
         }
         Err(problem) => (
             remembered_topics(memory, now).ok_or(problem.clone()),
@@ -56,14 +68,12 @@ pub(super) async fn observe(
     memory.indexes = Some(indexes);
     World {
         live: live(context, pipeline),
-        pods: context
-            .stores
-            .pods
-            .state_filter(|pod| is_worker_of(pod.labels(), pipeline)),
+        pods,
         secrets_hash: secrets_hash(&secrets),
         secrets: secrets.into_iter().map(|secret| secret.seen).collect(),
         topics,
-        lag,
+        backlog,
+        counts: counts.1,
         topic_failure: memory.topic_failure.clone(),
         applied: memory.applied.clone(),
         indexes: report,
@@ -268,7 +278,7 @@ async fn ask_kafka(
     context: &Context,
     pipeline: &IngestionPipeline,
     connection: Result<&Connection, &Problem>,
-) -> Result<(Topics, Result<i64, Problem>), Problem> {
+) -> Result<(Topics, Result<Backlog, Problem>), Problem> {
     let connection = connection.map_err(Clone::clone)?;
     let kafka = &pipeline.spec.source.kafka;
     let question = Question {
@@ -278,9 +288,13 @@ async fn ask_kafka(
         consumer_group: kafka.consumer_group.clone(),
     };
     let servers = &kafka.bootstrap_servers;
+    let triggers = context.triggers.clone();
+    let reference = ObjectRef::from_obj(pipeline);
+    // A queue that is full means that there is enough to do; the pipeline's time comes anyway.
+    let on_change: OnChange = Arc::new(move || drop(triggers.try_send(reference.clone())));
     let answer = context
         .kafka
-        .ask(connection, question)
+        .ask(connection, &question, &on_change)
         .await
         .map_err(|error| kafka_problem(&error, servers))?;
     let topics = Topics {
@@ -291,7 +305,9 @@ async fn ask_kafka(
     };
     Ok((
         topics,
-        answer.lag.map_err(|error| kafka_problem(&error, servers)),
+        answer
+            .backlog
+            .map_err(|error| kafka_problem(&error, servers)),
     ))
 }
 
@@ -306,6 +322,23 @@ fn kafka_problem(error: &KafkaError, servers: &str) -> Problem {
             "KafkaRefused",
             format!("Kafka at {servers} refused: {message}"),
         ),
+    }
+}
+
+/// What the workers counted, at most some seconds old.
+async fn read_counts(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    pods: &[Arc<Pod>],
+    last: Option<(Timestamp, BTreeMap<String, Counts>)>,
+    now: Timestamp,
+) -> (Timestamp, BTreeMap<String, Counts>) {
+    match last {
+        Some((at, counts)) if now.duration_since(at) < COUNTS_AGE => (at, counts),
+        _ => {
+            let ranges = pipeline.spec.source.kafka.ranges_topic();
+            (now, counts::read(&context.http, pods, &ranges).await)
+        }
     }
 }
 
