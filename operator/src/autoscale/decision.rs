@@ -65,7 +65,7 @@ pub(crate) struct Terms {
     pub(crate) for_arrivals: u32,
     /// To get done what waits, in time.
     pub(crate) for_backlog: u32,
-    /// The same with a fifth in hand: fewer are not enough to stop workers.
+    /// The same with a tenth in hand: fewer are not enough to stop workers.
     pub(crate) to_scale_down: u32,
     /// The fewest.
     pub(crate) floor: u32,

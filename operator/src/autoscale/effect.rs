@@ -3,12 +3,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-/// For so long a number of workers is watched before it is judged.
-const MEASURED_FOR: SignedDuration = SignedDuration::from_secs(60);
+/// For so many seconds a number of workers is watched before it is judged.
+const MEASURED_FOR: f64 = 60.0;
 /// New workers take over partitions in this time; it does not count.
 const SETTLING: SignedDuration = SignedDuration::from_secs(15);
 /// A scale-up that brings less than this part of what was expected brought nothing.
-const WORTH_IT: f64 = 0.1;
+const WORTH_IT: f64 = 0.25;
 /// For so long no further worker is added after the first such scale-up, and after the last of many.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(2);
@@ -28,6 +28,7 @@ struct Level {
     workers: u32,
     since: Timestamp,
     pages: f64,
+    seconds: f64,
     judged: bool,
 }
 
@@ -44,9 +45,16 @@ struct Blocked {
 }
 
 impl Effect {
-    /// Notes the pages that `ready` workers got done since the last look. Only time in which all of
-    /// them had enough to do (`saturated`) says anything.
-    pub(crate) fn record(&mut self, now: Timestamp, ready: u32, pages: f64, saturated: bool) {
+    /// Notes the pages that `ready` workers got done in the `seconds` since the last look. Only time
+    /// in which all of them had enough to do (`saturated`) says anything.
+    pub(crate) fn record(
+        &mut self,
+        now: Timestamp,
+        seconds: f64,
+        ready: u32,
+        pages: f64,
+        saturated: bool,
+    ) {
         if !saturated || ready == 0 {
             self.level = None;
             self.before = None;
@@ -56,16 +64,18 @@ impl Effect {
             Some(level) if level.workers == ready => {
                 if now.duration_since(level.since) > SETTLING {
                     level.pages += pages;
+                    level.seconds += seconds;
                 }
             }
             _ => {
-                if let Some(speed) = self.level.and_then(|level| level.speed(now)) {
+                if let Some(speed) = self.level.and_then(Level::speed) {
                     self.before = Some(speed);
                 }
                 self.level = Some(Level {
                     workers: ready,
                     since: now,
                     pages: 0.0,
+                    seconds: 0.0,
                     judged: false,
                 });
             }
@@ -91,7 +101,7 @@ impl Effect {
         if level.judged || level.workers <= before.workers {
             return;
         }
-        let Some(speed) = level.speed(now) else {
+        let Some(speed) = level.speed() else {
             return;
         };
         level.judged = true;
@@ -114,11 +124,10 @@ impl Effect {
 
 impl Level {
     /// Its speed, once it was watched for long enough.
-    fn speed(self, now: Timestamp) -> Option<Speed> {
-        let measured = now.duration_since(self.since) - SETTLING;
-        (measured >= MEASURED_FOR).then(|| Speed {
+    fn speed(self) -> Option<Speed> {
+        (self.seconds >= MEASURED_FOR).then(|| Speed {
             workers: self.workers,
-            pages_per_second: self.pages / measured.as_secs_f64(),
+            pages_per_second: self.pages / self.seconds,
         })
     }
 }
@@ -132,7 +141,7 @@ mod tests {
         for _ in 0..seconds {
             *second += 1;
             let now = Timestamp::from_second(*second).unwrap();
-            effect.record(now, ready, pages, true);
+            effect.record(now, 1.0, ready, pages, true);
         }
     }
 
@@ -184,7 +193,7 @@ mod tests {
     fn idle_workers_say_nothing() {
         let (mut effect, mut second) = (Effect::default(), 0);
         watch(&mut effect, &mut second, 100, 2, 10.0);
-        effect.record(Timestamp::from_second(second + 1).unwrap(), 2, 0.0, false);
+        effect.record(Timestamp::from_second(second + 1).unwrap(), 1.0, 2, 0.0, false);
         watch(&mut effect, &mut second, 100, 4, 10.0);
         assert_eq!(ceiling(&effect, second), None);
     }

@@ -5,7 +5,9 @@
 //! the workers' speed that arrivals may use, `T` the drain target and `τ` the seconds that a worker
 //! takes to start, `n` workers are enough when they
 //!
-//! 1. **keep up**: `e(n)·μ·u ≥ λ`, and
+//! 1. **keep up**: `e(n)·μ·u' ≥ λ`, where `u' = 1 − (1 − u)·min(1, τ/T)`: the reserve is for what comes
+//!    while another worker starts, and what comes can wait for a part of `T`. While so little waits
+//!    that the workers there are get it done within a tenth of `T − τ`, this adds none; and
 //! 2. **drain in time**: for every age `a`, the `W(a)` pages that have waited for `a` or longer are
 //!    done within the `T − a` that are left:
 //!
@@ -22,7 +24,8 @@
 //!
 //! A deadline that no new worker can meet any more (`h ≤ τ`) would ask for any number of them.
 //! Unless the workers that there are meet it, that work is due soon after new workers work (a tenth
-//! of `T` or of `τ`, whichever is longer): late, but no later than it has to be.
+//! of `T` or of `τ`, whichever is longer): late, but no later than it has to be. What arrives
+//! meanwhile counts too, since a worker with several partitions does not do the oldest work first.
 
 /// Shortest time that work is given, as a part of the drain target and of a start: what is overdue
 /// cannot be done in no time.
@@ -120,8 +123,26 @@ fn for_arrivals(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
     if demand.arriving <= 0.0 {
         return Some(0);
     }
-    let needed = demand.arriving / (fleet.pages_per_second * goal.utilization);
-    (1..=demand.partitions).find(|n| worth(*n, demand.partitions) >= needed)
+    let needed = demand.arriving / (fleet.pages_per_second * utilization(fleet, goal));
+    let enough = (1..=demand.partitions).find(|n| worth(*n, demand.partitions) >= needed);
+    let existing = existing(fleet).min(demand.partitions);
+    if can_wait(demand, fleet, goal, existing) && enough.is_none_or(|enough| enough > existing) {
+        Some(existing)
+    } else {
+        enough
+    }
+}
+
+/// Whether what waits is so little that arrivals are no reason for another worker yet: the `workers`
+/// that there are get it done within a tenth of the time that a start leaves of the drain target.
+fn can_wait(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
+    let waiting = demand.due.last().map_or(0.0, |due| due.pages);
+    let spare = SHORTEST * (goal.drain_target - fleet.startup_seconds).max(0.0);
+    waiting < spare * fleet.pages_per_second * worth(workers, demand.partitions)
+}
+
+fn existing(fleet: &Fleet) -> u32 {
+    u32::try_from(fleet.available_in.len()).unwrap_or(u32::MAX)
 }
 
 fn for_backlog(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
@@ -131,13 +152,21 @@ fn for_backlog(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
     (1..=demand.partitions_with_work).find(|n| drains(demand, fleet, goal, *n))
 }
 
+/// The part of the speed that arrivals may use. The rest is for what comes while another worker
+/// starts: the shorter a start is against the drain target, the less of it is needed, since what
+/// comes meanwhile can wait.
+fn utilization(fleet: &Fleet, goal: Goal) -> f64 {
+    let part = (fleet.startup_seconds / goal.drain_target).min(1.0);
+    1.0 - (1.0 - goal.utilization) * part
+}
+
 /// Pages and the seconds that they are given.
 fn deadlines<'a>(
     demand: &'a Demand,
     fleet: &'a Fleet,
     goal: Goal,
 ) -> impl Iterator<Item = (f64, f64)> + 'a {
-    let existing = u32::try_from(fleet.available_in.len()).unwrap_or(u32::MAX);
+    let existing = existing(fleet);
     let target = goal.drain_target;
     let waiting = demand.due.last().map_or(0.0, |due| due.pages);
     let while_starting = Due {
@@ -150,10 +179,13 @@ fn deadlines<'a>(
     due.map(move |due| {
         let within = due.within.max(SHORTEST * target);
         let new_workers_help = within > fleet.startup_seconds + catch_up;
-        if new_workers_help || capacity(fleet, partitions, existing, within) >= due.pages {
-            (due.pages, within)
+        let arriving = if due.within < 0.0 { demand.arriving } else { 0.0 };
+        let pages = |within: f64| due.pages + arriving * within;
+        if new_workers_help || capacity(fleet, partitions, existing, within) >= pages(within) {
+            (pages(within), within)
         } else {
-            (due.pages, fleet.startup_seconds + catch_up)
+            let later = fleet.startup_seconds + catch_up;
+            (pages(later), later)
         }
     })
 }

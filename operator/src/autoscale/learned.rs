@@ -46,6 +46,8 @@ pub(crate) struct Progress {
 pub(crate) struct Learner {
     speed: Average,
     size: Average,
+    /// Pages since a document ended last: those of a look in which none ended count, too.
+    pages_since: f64,
     startup_seconds: f64,
     longest_seconds: f64,
     last: BTreeMap<String, Counts>,
@@ -67,6 +69,7 @@ impl Learner {
         Self {
             speed: Average::new(from.pages_per_second, seconds, RATE_MEMORY),
             size: Average::new(from.pages_per_document, documents, SIZE_MEMORY),
+            pages_since: 0.0,
             startup_seconds: from.startup_seconds,
             longest_seconds: from.longest_seconds,
             last: BTreeMap::new(),
@@ -121,8 +124,10 @@ impl Learner {
             self.speed.add(pages, busy);
             self.speed_known |= pages > 0.0;
         }
-        if documents > 0.0 && pages > 0.0 {
-            self.size.add(pages, documents);
+        self.pages_since += pages;
+        if documents > 0.0 && self.pages_since > 0.0 {
+            self.size.add(self.pages_since, documents);
+            self.pages_since = 0.0;
         }
         progress.pages = pages;
         progress
@@ -231,6 +236,17 @@ mod tests {
         );
         assert!((learned.startup_seconds - 12.0).abs() < 1e-9, "{learned:?}");
         assert!((learned.longest_seconds - 6.0).abs() < 1e-9, "{learned:?}");
+    }
+
+    #[test]
+    fn pages_count_although_no_document_ended_at_that_look() {
+        let mut learner = Learner::new(None, ASSUMED);
+        for second in 0..=3000 {
+            let pages = f64::from(second);
+            learner.observe(&[worker("a", pages, (pages / 25.0).floor(), pages)]);
+        }
+        let learned = learner.learned();
+        assert!((24.0..26.0).contains(&learned.pages_per_document), "{learned:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!   that the object names.
 //! * Up at once, the first worker on the first message; but not past what the last scale-up showed to
 //!   be useless ([`effect`]), nor past a few workers that wait for a node.
-//! * Down to the most that was wanted during the scale-down delay ([`window`]), with a fifth of
+//! * Down to the most that was wanted during the scale-down delay ([`window`]), with a tenth of
 //!   the speed in hand, and not while work is overdue, workers are leaving, or it is not known what
 //!   they get done.
 
@@ -47,11 +47,11 @@ const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(60);
 const LONGEST_REBALANCE: SignedDuration = SignedDuration::from_secs(60);
 /// Shortest and longest scale-down delay that follows from the time of a start.
 const SHORTEST_DELAY: f64 = 30.0;
-const LONGEST_DELAY: f64 = 600.0;
+const LONGEST_DELAY: f64 = 240.0;
 /// The law aims at this part of the drain target, so that a small error does not miss it.
 const AIM: f64 = 0.9;
 /// Part of the speed that is counted on when workers are to be stopped.
-const IN_HAND: f64 = 0.8;
+const IN_HAND: f64 = 0.9;
 /// Workers are saturated with work for so many seconds.
 const SATURATED_SECONDS: f64 = 20.0;
 
@@ -65,6 +65,8 @@ pub(crate) struct Memory {
     effect: Effect,
     stuck: Stuck,
     last: Option<Timestamp>,
+    /// Seconds between the last two looks.
+    passed: f64,
     blind_since: Option<Timestamp>,
     rebalancing_since: Option<Timestamp>,
 }
@@ -79,6 +81,7 @@ impl Memory {
             effect: Effect::default(),
             stuck: Stuck::default(),
             last: None,
+            passed: 0.0,
             blind_since: None,
             rebalancing_since: None,
         }
@@ -105,6 +108,7 @@ fn watch_clock(now: Timestamp, memory: &mut Memory) -> Result<(), Blind> {
         return Ok(());
     };
     let passed = now.duration_since(last);
+    memory.passed = passed.as_secs_f64();
     if passed >= SignedDuration::ZERO && passed <= LONGEST_GAP {
         return Ok(());
     }
@@ -195,7 +199,10 @@ fn hold(
         (None, _) => 0,
     };
     let desired = bounds.clamp(observation.current.max(least));
-    memory.window.record(now, desired, delay);
+    // A rebalance is short, and often the echo of a scale-down: it begins no new delay.
+    if blind.reason != "GroupRebalancing" {
+        memory.window.record(now, desired, delay);
+    }
     let limit = if fallback.is_some() {
         Limit::Fallback
     } else {
@@ -264,7 +271,7 @@ fn follow(
     if progress.known || inputs.ready == 0 {
         memory
             .effect
-            .record(now, inputs.ready, progress.pages, saturated);
+            .record(now, memory.passed, inputs.ready, progress.pages, saturated);
     }
     let look = Look {
         observation,
