@@ -107,8 +107,10 @@ pub(crate) fn need(demand: &Demand, fleet: &Fleet, goal: Goal) -> Need {
 /// waits done in time.
 fn drains(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
     let partitions = demand.partitions_with_work;
-    deadlines(demand, fleet, goal)
-        .all(|(pages, within)| capacity(fleet, partitions, workers, within) >= pages)
+    deadlines(demand, fleet, goal).all(|deadline| {
+        workers >= deadline.fewest
+            && capacity(fleet, partitions, workers, deadline.within) >= deadline.pages
+    })
 }
 
 /// `e(n)`: what `workers` are worth when the slowest of them has the most of `partitions`.
@@ -117,6 +119,14 @@ pub(crate) fn worth(workers: u32, partitions: u32) -> f64 {
         return 0.0;
     }
     f64::from(partitions) / f64::from(partitions.div_ceil(workers))
+}
+
+/// The smallest number that is worth as much as `workers`.
+fn step(workers: u32, partitions: u32) -> u32 {
+    if workers == 0 || partitions == 0 {
+        return 0;
+    }
+    partitions.div_ceil(partitions.div_ceil(workers))
 }
 
 fn for_arrivals(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
@@ -160,12 +170,20 @@ fn utilization(fleet: &Fleet, goal: Goal) -> f64 {
     1.0 - (1.0 - goal.utilization) * part
 }
 
-/// Pages and the seconds that they are given.
+/// Pages and the time that they are given.
+struct Deadline {
+    pages: f64,
+    /// Seconds from now.
+    within: f64,
+    /// The workers that there are, if they are too few: none of them can be spared.
+    fewest: u32,
+}
+
 fn deadlines<'a>(
     demand: &'a Demand,
     fleet: &'a Fleet,
     goal: Goal,
-) -> impl Iterator<Item = (f64, f64)> + 'a {
+) -> impl Iterator<Item = Deadline> + 'a {
     let existing = existing(fleet);
     let target = goal.drain_target;
     let waiting = demand.due.last().map_or(0.0, |due| due.pages);
@@ -182,10 +200,18 @@ fn deadlines<'a>(
         let arriving = if due.within < 0.0 { demand.arriving } else { 0.0 };
         let pages = |within: f64| due.pages + arriving * within;
         if new_workers_help || capacity(fleet, partitions, existing, within) >= pages(within) {
-            (pages(within), within)
+            Deadline {
+                pages: pages(within),
+                within,
+                fewest: 0,
+            }
         } else {
             let later = fleet.startup_seconds + catch_up;
-            (pages(later), later)
+            Deadline {
+                pages: pages(later),
+                within: later,
+                fewest: step(existing, partitions),
+            }
         }
     })
 }
