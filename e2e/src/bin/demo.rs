@@ -159,7 +159,7 @@ async fn watch(
     let mut told = 0;
     eventually(
         "all documents and no worker",
-        Duration::from_mins(60),
+        Duration::from_hours(1),
         async || {
             let sample = timeline
                 .look(scene, PIPELINE, stores, &user.knowledge_base)

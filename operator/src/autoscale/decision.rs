@@ -1,6 +1,8 @@
 //! A decision and its explanation: the inputs, the terms of the law, what bounded it, and one
 //! sentence.
 
+use std::fmt::Write as _;
+
 use super::{learned::Learned, observation::Partition};
 
 /// How many workers there should be, and why.
@@ -157,13 +159,15 @@ pub(super) fn sentence(
     let mut text = what_waits(inputs, lag);
     let speed = rounded(learned.pages_per_second);
     if terms.for_arrivals > terms.for_backlog {
-        text += &format!(
+        let _ = write!(
+            text,
             "; to keep up with the {} pages/s that arrive takes {} at {speed} pages/s each",
             rounded(inputs.arriving.unwrap_or(0.0)),
             workers(terms.for_arrivals),
         );
     } else if lag > 0 {
-        text += &format!(
+        let _ = write!(
+            text,
             "; to get it done within {target_seconds} s takes {} at {speed} pages/s each",
             workers(terms.for_backlog),
         );

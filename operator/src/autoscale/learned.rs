@@ -224,18 +224,12 @@ mod tests {
             let second = f64::from(second);
             learner.observe(&[worker("a", 0.5 * second, 0.1 * second, second)]);
         }
-        let learned = learner.learned();
+        let known = learner.learned();
         assert!(learner.knows_speed());
-        assert!(
-            (0.5..1.1).contains(&learned.pages_per_second),
-            "{learned:?}"
-        );
-        assert!(
-            (4.0..8.0).contains(&learned.pages_per_document),
-            "{learned:?}"
-        );
-        assert!((learned.startup_seconds - 12.0).abs() < 1e-9, "{learned:?}");
-        assert!((learned.longest_seconds - 6.0).abs() < 1e-9, "{learned:?}");
+        assert!((0.5..1.1).contains(&known.pages_per_second), "{known:?}");
+        assert!((4.0..8.0).contains(&known.pages_per_document), "{known:?}");
+        assert!((known.startup_seconds - 12.0).abs() < 1e-9, "{known:?}");
+        assert!((known.longest_seconds - 6.0).abs() < 1e-9, "{known:?}");
     }
 
     #[test]
@@ -245,10 +239,10 @@ mod tests {
             let pages = f64::from(second);
             learner.observe(&[worker("a", pages, (pages / 25.0).floor(), pages)]);
         }
-        let learned = learner.learned();
+        let known = learner.learned();
         assert!(
-            (24.0..26.0).contains(&learned.pages_per_document),
-            "{learned:?}"
+            (24.0..26.0).contains(&known.pages_per_document),
+            "{known:?}"
         );
     }
 
@@ -281,11 +275,8 @@ mod tests {
         let mut learner = Learner::new(Some(recalled), ASSUMED);
         learner.observe(&[worker("a", 0.0, 0.0, 0.0)]);
         learner.observe(&[worker("a", 0.0, 0.0, 10.0)]);
-        let learned = learner.learned();
-        assert!(learned.pages_per_second > 50.0, "{learned:?}");
-        assert!(
-            (learned.startup_seconds - 246.0).abs() < 1e-9,
-            "{learned:?}"
-        );
+        let known = learner.learned();
+        assert!(known.pages_per_second > 50.0, "{known:?}");
+        assert!((known.startup_seconds - 246.0).abs() < 1e-9, "{known:?}");
     }
 }

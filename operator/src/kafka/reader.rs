@@ -73,7 +73,7 @@ impl Reader {
                     if !questions.is_empty() {
                         known.forget(&board.take_changed());
                         let answers = known.round(&cluster, &questions);
-                        board.publish(answers);
+                        board.publish(&answers);
                     }
                     let pause = (began.elapsed() * TIMES_A_ROUND)
                         .clamp(INTERVAL, LONGEST_INTERVAL)
@@ -152,7 +152,7 @@ impl Board {
         std::mem::take(&mut *lock(&self.changed))
     }
 
-    fn publish(&self, answers: HashMap<Question, Result<Answer, KafkaError>>) {
+    fn publish(&self, answers: &HashMap<Question, Result<Answer, KafkaError>>) {
         let changed_meanwhile = lock(&self.changed).clone();
         let mut call = Vec::new();
         for (question, entry) in lock(&self.entries).iter() {

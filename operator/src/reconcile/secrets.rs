@@ -38,8 +38,8 @@ impl SecretCache {
         let mut read = Vec::new();
         for (kind, name) in resources::secrets(&pipeline.spec) {
             let result = match self.fresh(kind, name, now) {
-                Some(secret) => Ok(secret),
-                None => match api.get_opt(name).await {
+                Ok(secret) => Ok(secret),
+                Err(TooOld) => match api.get_opt(name).await {
                     Ok(secret) => {
                         self.lock().insert(name.to_owned(), (now, secret.clone()));
                         Ok(secret)
@@ -66,18 +66,30 @@ impl SecretCache {
             .collect()
     }
 
-    fn fresh(&self, kind: SecretKind, name: &str, now: Timestamp) -> Option<Option<Secret>> {
+    fn fresh(
+        &self,
+        kind: SecretKind,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Option<Secret>, TooOld> {
         let known = self.lock();
-        let (at, secret) = known.get(name)?;
+        let (at, secret) = known.get(name).ok_or(TooOld)?;
         let usable = secret.as_ref().is_some_and(|secret| has_keys(secret, kind));
         let allowed = if usable { AGE } else { UNUSABLE_AGE };
-        (now.duration_since(*at) < allowed).then(|| secret.clone())
+        if now.duration_since(*at) < allowed {
+            Ok(secret.clone())
+        } else {
+            Err(TooOld)
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (Timestamp, Option<Secret>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A Secret has to be read again.
+struct TooOld;
 
 /// A Secret that a pipeline names.
 pub(super) struct ReadSecret {

@@ -160,7 +160,7 @@ impl Intake {
         for element in positions.elements() {
             if let Offset::Offset(offset) = element.offset() {
                 let place = (element.topic().to_owned(), element.partition());
-                self.tracker.reached(place, offset);
+                self.tracker.reached(&place, offset);
             }
         }
     }

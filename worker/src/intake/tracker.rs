@@ -71,9 +71,9 @@ impl Tracker {
 
     /// The consumer stands at `offset` of a partition: what lies below and was not handed out is no
     /// task.
-    pub fn reached(&self, place: Place, offset: i64) {
+    pub fn reached(&self, place: &Place, offset: i64) {
         let mut state = self.lock();
-        state.assignment(&place, None).watermark.reached(offset);
+        state.assignment(place, None).watermark.reached(offset);
     }
 
     /// Messages that somebody still works on, whatever became of their partitions.
@@ -239,13 +239,13 @@ mod tests {
     fn markers_of_transactions_are_committed_once_nothing_is_in_flight() {
         let tracker = Arc::new(Tracker::default());
         let ticket = tracker.take(place(0), 10);
-        tracker.reached(place(0), 12);
+        tracker.reached(&place(0), 12);
         assert!(tracker.uncommitted().is_empty());
         ticket.done();
-        tracker.reached(place(0), 12);
+        tracker.reached(&place(0), 12);
         assert_eq!(tracker.uncommitted(), [(place(0), 12)]);
         // A partition that holds nothing but markers.
-        tracker.reached(place(1), 3);
+        tracker.reached(&place(1), 3);
         assert!(tracker.uncommitted().contains(&(place(1), 3)));
     }
 

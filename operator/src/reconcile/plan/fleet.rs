@@ -148,7 +148,7 @@ mod tests {
         json!({"type": type_, "status": status, "reason": reason, "lastTransitionTime": time})
     }
 
-    fn phase_of(conditions: Value) -> Phase {
+    fn phase_of(conditions: &Value) -> Phase {
         let pod = pod(
             "a",
             "2026-11-25T10:00:00Z",
@@ -173,25 +173,25 @@ mod tests {
         );
         let ready = condition("Ready", "True", "", "2026-11-25T10:03:30Z");
         assert_eq!(
-            phase_of(json!([])),
+            phase_of(&json!([])),
             Phase::Starting {
                 since: at("2026-11-25T10:00:00Z")
             }
         );
         assert_eq!(
-            phase_of(json!([waiting])),
+            phase_of(&json!([waiting])),
             Phase::Waiting {
                 since: at("2026-11-25T10:00:01Z")
             }
         );
         assert_eq!(
-            phase_of(json!([placed])),
+            phase_of(&json!([placed])),
             Phase::Starting {
                 since: at("2026-11-25T10:01:00Z")
             }
         );
         assert_eq!(
-            phase_of(json!([placed, ready])),
+            phase_of(&json!([placed, ready])),
             Phase::Ready {
                 started_in: Some(150.0)
             }

@@ -30,22 +30,22 @@ fn new_world(lag: i64) -> World {
             ranges: present,
             dead_letters: present,
         }),
-        backlog: backlog(lag),
+        backlog: Ok(backlog(lag)),
         ..World::unseen()
     }
 }
 
 /// So many documents, spread over ten partitions.
-fn backlog(lag: i64) -> Result<Backlog, Problem> {
+fn backlog(lag: i64) -> Backlog {
     let partition = |number| PartitionOffsets {
         log_start: 0,
         end: (lag + 9 - number) / 10,
         committed: None,
     };
-    Ok(Backlog {
+    Backlog {
         tasks: (0..10).map(partition).collect(),
         ..Backlog::default()
-    })
+    }
 }
 
 fn step(pipeline: &IngestionPipeline, world: &World) -> Plan {
@@ -137,7 +137,7 @@ fn scaled_to_zero_is_ready_and_every_condition_names_the_generation() {
 #[test]
 fn work_wakes_workers_and_says_why() {
     let (pipeline, mut world) = settled(0, 0);
-    world.backlog = backlog(500);
+    world.backlog = Ok(backlog(500));
     let plan = step(&pipeline, &world);
     assert_eq!(plan.status.scaling.as_ref().unwrap().desired_replicas, 3);
     assert_eq!(reasons(&plan), ["ScaledUp"]);
@@ -150,7 +150,7 @@ fn work_wakes_workers_and_says_why() {
 #[test]
 fn a_ready_pipeline_stays_ready_while_woken_workers_start() {
     let (mut pipeline, mut world) = settled(0, 0);
-    world.backlog = backlog(500);
+    world.backlog = Ok(backlog(500));
     let woken = step(&pipeline, &world);
     after(&mut pipeline, &mut world, woken, 0);
     let plan = step(&pipeline, &world);
@@ -263,7 +263,7 @@ fn a_paused_pipeline_is_only_watched() {
     let (mut pipeline, mut world) = settled(500, 3);
     pipeline.spec.paused = true;
     pipeline.spec.embedding.batch_pages = 4;
-    world.backlog = backlog(9000);
+    world.backlog = Ok(backlog(9000));
     world.topics = Ok(Topics {
         brokers: 1,
         tasks: TopicState::Absent,
@@ -290,7 +290,7 @@ fn manual_replicas_hold_whatever_the_backlog() {
 fn a_recommendation_is_shown_and_told_and_nothing_is_done() {
     let (mut pipeline, mut world) = settled(0, 0);
     pipeline.spec.scaling.mode = ScalingMode::Recommend;
-    world.backlog = backlog(500);
+    world.backlog = Ok(backlog(500));
     let plan = step(&pipeline, &world);
     assert_eq!(plan.manifests, []);
     assert_eq!(plan.status.scaling.as_ref().unwrap().desired_replicas, 3);
@@ -301,7 +301,7 @@ fn a_recommendation_is_shown_and_told_and_nothing_is_done() {
 #[test]
 fn the_explanation_stays_until_the_decision_or_its_reason_changes() {
     let (mut pipeline, mut world) = settled(500, 3);
-    world.backlog = backlog(505);
+    world.backlog = Ok(backlog(505));
     let plan = step(&pipeline, &world);
     assert_eq!(
         plan.status.scaling,
