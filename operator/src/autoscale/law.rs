@@ -11,11 +11,11 @@
 //! 2. **drain in time**: for every age `a`, the `W(a)` pages that have waited for `a` or longer are
 //!    done within the `T − a` that are left:
 //!
-//!    `e(n)/n · μ · Σ max(0, h − t_i) ≥ W(a)` over the workers `i = 1..n`, with `h = T − a`,
+//!    `μ · Σ (e(i) − e(i−1)) · max(0, h − t_i) ≥ W(a)` over the workers `i = 1..n`, `h = T − a`,
 //!
-//!    where `t_i` is 0 for a worker that works, what is left of `τ` for one that starts, and `τ`
-//!    for one that is still to be made. Pages that arrive while new workers start count too:
-//!    `W + λ·τ` within `T + τ`.
+//!    where `t_i`, ascending, is 0 for a worker that works, what is left of `τ` for one that
+//!    starts, and `τ` for one that is still to be made. Pages that arrive while new workers start
+//!    count too: `W + λ·τ` within `T + τ`.
 //!
 //! A partition has one worker at a time. Over `p` partitions the slowest of `n` workers has
 //! `⌈p/n⌉` of them, so that `n` workers are worth `e(n) = p / ⌈p/n⌉`: seven workers on twelve
@@ -58,7 +58,8 @@ pub(crate) struct Demand {
 pub(crate) struct Fleet {
     /// `μ`: pages a second of one worker.
     pub(crate) pages_per_second: f64,
-    /// Seconds until each of the workers that exist works, ascending; 0 for those that do.
+    /// Seconds until each of the workers that exist works, ascending; 0 for those that do. None is
+    /// later than one that is still to be made.
     pub(crate) available_in: Vec<f64>,
     /// `τ`: seconds until a worker that is asked for now works.
     pub(crate) startup_seconds: f64,
@@ -106,8 +107,10 @@ pub(crate) fn need(demand: &Demand, fleet: &Fleet, goal: Goal) -> Need {
 /// waits done in time.
 fn drains(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
     let partitions = demand.partitions_with_work;
-    deadlines(demand, fleet, goal)
-        .all(|(pages, within)| capacity(fleet, partitions, workers, within) >= pages)
+    deadlines(demand, fleet, goal).all(|deadline| {
+        workers >= deadline.fewest
+            && capacity(fleet, partitions, workers, deadline.within) >= deadline.pages
+    })
 }
 
 /// `e(n)`: what `workers` are worth when the slowest of them has the most of `partitions`.
@@ -116,6 +119,14 @@ pub(crate) fn worth(workers: u32, partitions: u32) -> f64 {
         return 0.0;
     }
     f64::from(partitions) / f64::from(partitions.div_ceil(workers))
+}
+
+/// The smallest number that is worth as much as `workers`.
+fn step(workers: u32, partitions: u32) -> u32 {
+    if workers == 0 || partitions == 0 {
+        return 0;
+    }
+    partitions.div_ceil(partitions.div_ceil(workers))
 }
 
 fn for_arrivals(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
@@ -159,12 +170,20 @@ fn utilization(fleet: &Fleet, goal: Goal) -> f64 {
     1.0 - (1.0 - goal.utilization) * part
 }
 
-/// Pages and the seconds that they are given.
+/// Pages and the time that they are given.
+struct Deadline {
+    pages: f64,
+    /// Seconds from now.
+    within: f64,
+    /// The workers that there are, if they are too few: none of them can be spared.
+    fewest: u32,
+}
+
 fn deadlines<'a>(
     demand: &'a Demand,
     fleet: &'a Fleet,
     goal: Goal,
-) -> impl Iterator<Item = (f64, f64)> + 'a {
+) -> impl Iterator<Item = Deadline> + 'a {
     let existing = existing(fleet);
     let target = goal.drain_target;
     let waiting = demand.due.last().map_or(0.0, |due| due.pages);
@@ -181,28 +200,35 @@ fn deadlines<'a>(
         let arriving = if due.within < 0.0 { demand.arriving } else { 0.0 };
         let pages = |within: f64| due.pages + arriving * within;
         if new_workers_help || capacity(fleet, partitions, existing, within) >= pages(within) {
-            (pages(within), within)
+            Deadline {
+                pages: pages(within),
+                within,
+                fewest: 0,
+            }
         } else {
             let later = fleet.startup_seconds + catch_up;
-            (pages(later), later)
+            Deadline {
+                pages: pages(later),
+                within: later,
+                fewest: step(existing, partitions),
+            }
         }
     })
 }
 
-/// Pages that `workers` get done within so many seconds.
+/// Pages that `workers` get done within so many seconds: each adds what it is worth from the moment
+/// at which it works.
 fn capacity(fleet: &Fleet, partitions: u32, workers: u32, within: f64) -> f64 {
-    let available = |index: u32| {
-        let index = usize::try_from(index).unwrap_or(usize::MAX);
-        *fleet
-            .available_in
-            .get(index)
-            .unwrap_or(&fleet.startup_seconds)
-    };
-    let seconds: f64 = (0..workers)
-        .map(|index| (within - available(index)).max(0.0))
+    let existing = fleet.available_in.iter().copied();
+    let available_in = existing.chain(std::iter::repeat(fleet.startup_seconds));
+    let seconds: f64 = (1..=workers)
+        .zip(available_in)
+        .map(|(count, available_in)| {
+            let adds = worth(count, partitions) - worth(count - 1, partitions);
+            adds * (within - available_in).max(0.0)
+        })
         .sum();
-    let useful = worth(workers, partitions) / f64::from(workers.max(1));
-    fleet.pages_per_second * useful * seconds
+    fleet.pages_per_second * seconds
 }
 
 #[cfg(test)]

@@ -226,8 +226,14 @@ mod tests {
         }
         let learned = learner.learned();
         assert!(learner.knows_speed());
-        assert!((0.5..1.1).contains(&learned.pages_per_second), "{learned:?}");
-        assert!((4.0..8.0).contains(&learned.pages_per_document), "{learned:?}");
+        assert!(
+            (0.5..1.1).contains(&learned.pages_per_second),
+            "{learned:?}"
+        );
+        assert!(
+            (4.0..8.0).contains(&learned.pages_per_document),
+            "{learned:?}"
+        );
         assert!((learned.startup_seconds - 12.0).abs() < 1e-9, "{learned:?}");
         assert!((learned.longest_seconds - 6.0).abs() < 1e-9, "{learned:?}");
     }
@@ -274,6 +280,9 @@ mod tests {
         learner.observe(&[worker("a", 0.0, 0.0, 10.0)]);
         let learned = learner.learned();
         assert!(learned.pages_per_second > 50.0, "{learned:?}");
-        assert!((learned.startup_seconds - 246.0).abs() < 1e-9, "{learned:?}");
+        assert!(
+            (learned.startup_seconds - 246.0).abs() < 1e-9,
+            "{learned:?}"
+        );
     }
 }

@@ -89,11 +89,7 @@ impl Memory {
 }
 
 /// Decides how many workers there should be.
-pub(crate) fn decide(
-    observation: &Observation,
-    policy: &Policy,
-    memory: &mut Memory,
-) -> Decision {
+pub(crate) fn decide(observation: &Observation, policy: &Policy, memory: &mut Memory) -> Decision {
     let clock = watch_clock(observation.at, memory);
     let progress = memory.learner.observe(&observation.workers);
     let known = clock.and_then(|()| known(observation, policy, memory));
@@ -252,8 +248,7 @@ fn follow(
         },
         |partition| stuck.contains(&partition),
     );
-    let arriving =
-        memory.arrivals.documents_per_second(now, delay) * learned.pages_per_document;
+    let arriving = memory.arrivals.documents_per_second(now, delay) * learned.pages_per_document;
     let with_work = partitions_with_work(backlog, &stuck);
     let demand = Demand {
         arriving,
@@ -272,8 +267,7 @@ fn follow(
     };
     let mut inputs = count_workers(observation);
     let saturated = with_work >= inputs.ready
-        && waiting.pages
-            >= learned.pages_per_second * f64::from(inputs.ready) * SATURATED_SECONDS;
+        && waiting.pages >= learned.pages_per_second * f64::from(inputs.ready) * SATURATED_SECONDS;
     if progress.known || inputs.ready == 0 {
         memory
             .effect
@@ -359,7 +353,7 @@ impl Look<'_> {
         memory.window.record(now, kept, self.delay);
         let window = memory.window.largest(now, self.delay);
 
-        limits.extend(self.bounds.limit(asked));
+        limits.extend(self.bounds.limit(asked, self.need.out_of_reach));
         let desired = if wanted > current {
             self.up(wanted, memory, &mut limits)
         } else {
@@ -449,7 +443,8 @@ impl Look<'_> {
 struct Bounds {
     floor: u32,
     ceiling: u32,
-    partitions_bound: bool,
+    /// The partitions are the ceiling.
+    by_partitions: bool,
 }
 
 impl Bounds {
@@ -460,7 +455,7 @@ impl Bounds {
         Self {
             floor: policy.floor.min(ceiling),
             ceiling,
-            partitions_bound: ceiling < max,
+            by_partitions: partitions == Some(ceiling),
         }
     }
 
@@ -468,15 +463,16 @@ impl Bounds {
         workers.clamp(self.floor, self.ceiling)
     }
 
-    fn limit(self, asked: u32) -> Option<Limit> {
+    /// What keeps the number from `asked`, which the law keeps within the partitions.
+    fn limit(self, asked: u32, out_of_reach: bool) -> Option<Limit> {
         if asked < self.floor {
             Some(Limit::Floor)
-        } else if asked <= self.ceiling {
-            None
-        } else if self.partitions_bound {
+        } else if asked > self.ceiling {
+            Some(Limit::MaxReplicas)
+        } else if out_of_reach && self.by_partitions && asked == self.ceiling {
             Some(Limit::Partitions)
         } else {
-            Some(Limit::MaxReplicas)
+            None
         }
     }
 }
@@ -502,7 +498,7 @@ fn fleet(observation: &Observation, learned: Learned) -> Fleet {
             Phase::Starting { since } => {
                 let age = observation.at.duration_since(since).as_secs_f64().max(0.0);
                 // One that is late may come at any moment.
-                Some((startup - age).max(0.1 * startup))
+                Some((startup - age).clamp(0.1 * startup, startup))
             }
         })
         .collect();

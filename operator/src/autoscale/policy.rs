@@ -77,7 +77,11 @@ fn assumed(spec: &IngestionPipelineSpec) -> Learned {
         (_, Some(_)) => 10.0,
         (_, None) => 0.5,
     };
-    let startup_seconds = if spec.worker.gpu.is_some() { 120.0 } else { 30.0 };
+    let startup_seconds = if spec.worker.gpu.is_some() {
+        120.0
+    } else {
+        30.0
+    };
     Learned {
         pages_per_second,
         pages_per_document: 10.0,

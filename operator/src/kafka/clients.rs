@@ -118,6 +118,9 @@ mod tests {
         }
         // The second question is answered from what is known, without waiting.
         let again = tokio::time::timeout(Duration::from_millis(100), ask(&dead)).await;
-        assert!(matches!(again, Ok(Err(KafkaError::Unreachable(_)))), "{again:?}");
+        assert!(
+            matches!(again, Ok(Err(KafkaError::Unreachable(_)))),
+            "{again:?}"
+        );
     }
 }

@@ -476,7 +476,10 @@ fn join(
         .collect())
 }
 
-fn all(questions: &[Question], error: &KafkaError) -> HashMap<Question, Result<Answer, KafkaError>> {
+fn all(
+    questions: &[Question],
+    error: &KafkaError,
+) -> HashMap<Question, Result<Answer, KafkaError>> {
     questions
         .iter()
         .map(|question| (question.clone(), Err(error.clone())))

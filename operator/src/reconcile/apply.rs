@@ -83,12 +83,7 @@ async fn change_topics(
 
 /// Without it another worker may be stopped, which then finishes or gives back its work: no reason
 /// to put the decision off.
-async fn set_deletion_cost(
-    context: &Context,
-    pipeline: &IngestionPipeline,
-    pod: &str,
-    cost: &str,
-) {
+async fn set_deletion_cost(context: &Context, pipeline: &IngestionPipeline, pod: &str, cost: &str) {
     let namespace = pipeline.namespace().unwrap_or_default();
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
     let body = json!({"metadata": {"annotations": {DELETION_COST: cost}}});

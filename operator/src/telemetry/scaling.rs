@@ -96,9 +96,13 @@ const QUANTITIES: [Quantity; 12] = [
 type Term = (&'static str, fn(&Decision) -> Option<u32>);
 
 const TERMS: [Term; 6] = [
-    ("for_arrivals", |decision| Some(decision.terms?.for_arrivals)),
+    ("for_arrivals", |decision| {
+        Some(decision.terms?.for_arrivals)
+    }),
     ("for_backlog", |decision| Some(decision.terms?.for_backlog)),
-    ("to_scale_down", |decision| Some(decision.terms?.to_scale_down)),
+    ("to_scale_down", |decision| {
+        Some(decision.terms?.to_scale_down)
+    }),
     ("floor", |decision| Some(decision.terms?.floor)),
     ("ceiling", |decision| Some(decision.terms?.ceiling)),
     ("window", |decision| decision.terms?.window),
@@ -243,10 +247,18 @@ mod tests {
         let pipeline = "namespace=\"rag\"";
         for line in [
             format!("layra_operator_backlog_pages{{{pipeline},pipeline=\"contracts\"}} 400"),
-            format!("layra_operator_worker_pages_per_second{{{pipeline},pipeline=\"contracts\"}} 2.5"),
-            format!("layra_operator_scaling_term_workers{{{pipeline},pipeline=\"contracts\",term=\"for_backlog\"}} 5"),
-            format!("layra_operator_scaling_limited{{limit=\"MaxReplicas\",{pipeline},pipeline=\"contracts\"}} 1"),
-            format!("layra_operator_scaling_limited{{limit=\"Unknown\",{pipeline},pipeline=\"contracts\"}} 0"),
+            format!(
+                "layra_operator_worker_pages_per_second{{{pipeline},pipeline=\"contracts\"}} 2.5"
+            ),
+            format!(
+                "layra_operator_scaling_term_workers{{{pipeline},pipeline=\"contracts\",term=\"for_backlog\"}} 5"
+            ),
+            format!(
+                "layra_operator_scaling_limited{{limit=\"MaxReplicas\",{pipeline},pipeline=\"contracts\"}} 1"
+            ),
+            format!(
+                "layra_operator_scaling_limited{{limit=\"Unknown\",{pipeline},pipeline=\"contracts\"}} 0"
+            ),
         ] {
             assert!(shown.contains(&line), "{line} is missing in\n{shown}");
         }

@@ -39,7 +39,10 @@ pub(super) fn workers(
 }
 
 fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Failed" | "Succeeded"))
 }
 
@@ -146,7 +149,11 @@ mod tests {
     }
 
     fn phase_of(conditions: Value) -> Phase {
-        let pod = pod("a", "2026-11-25T10:00:00Z", &json!({ "conditions": conditions }));
+        let pod = pod(
+            "a",
+            "2026-11-25T10:00:00Z",
+            &json!({ "conditions": conditions }),
+        );
         let (workers, _) = workers(&[pod], &BTreeMap::new(), now());
         workers[0].phase
     }
@@ -158,7 +165,12 @@ mod tests {
     #[test]
     fn phases_are_read_from_the_pods_conditions() {
         let placed = condition("PodScheduled", "True", "", "2026-11-25T10:01:00Z");
-        let waiting = condition("PodScheduled", "False", "Unschedulable", "2026-11-25T10:00:01Z");
+        let waiting = condition(
+            "PodScheduled",
+            "False",
+            "Unschedulable",
+            "2026-11-25T10:00:01Z",
+        );
         let ready = condition("Ready", "True", "", "2026-11-25T10:03:30Z");
         assert_eq!(
             phase_of(json!([])),

@@ -7,8 +7,7 @@ use super::{
     Kind, Manifest,
     conditions::{self, READY, SCALING, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE},
     manifests::changes_template,
-    scaling,
-    vector_store, workers,
+    scaling, vector_store, workers,
 };
 use crate::{kafka::TopicAction, reconcile::world::World};
 

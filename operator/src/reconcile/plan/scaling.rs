@@ -72,7 +72,12 @@ pub(super) fn plan(
     let fewest = u32::try_from(scaling.min_replicas).unwrap_or(0);
     let policy = Policy::new(&pipeline.spec, floor.as_ref().copied().unwrap_or(fewest));
     let memory = memory.get_or_insert_with(|| {
-        Memory::new(before.and_then(|status| status.learned.as_ref()).map(learned), &policy)
+        Memory::new(
+            before
+                .and_then(|status| status.learned.as_ref())
+                .map(learned),
+            &policy,
+        )
     });
     let current = live.unwrap_or(scaling.min_replicas);
     let observation = observe(world, current, now);

@@ -303,12 +303,18 @@ fn the_explanation_stays_until_the_decision_or_its_reason_changes() {
     let (mut pipeline, mut world) = settled(500, 3);
     world.backlog = backlog(505);
     let plan = step(&pipeline, &world);
-    assert_eq!(plan.status.scaling, pipeline.status.as_ref().unwrap().scaling);
+    assert_eq!(
+        plan.status.scaling,
+        pipeline.status.as_ref().unwrap().scaling
+    );
     assert_eq!(plan.status.lag, Some(505));
     pipeline.spec.scaling.max_replicas = 2;
     let plan = step(&pipeline, &world);
     let scaling = plan.status.scaling.unwrap();
-    assert_eq!((scaling.desired_replicas, scaling.limits), (2, vec!["MaxReplicas".to_owned()]));
+    assert_eq!(
+        (scaling.desired_replicas, scaling.limits),
+        (2, vec!["MaxReplicas".to_owned()])
+    );
     assert_eq!(scaling.inputs.unwrap().documents, Some(505));
 }
 
@@ -354,7 +360,11 @@ fn the_termination_grace_follows_from_the_longest_work_when_nobody_is_disturbed(
     assert_eq!(grace(&step(&pipeline, &world)), None, "a worker is there");
     let mut edited = pipeline.clone();
     edited.spec.embedding.batch_pages = 4;
-    assert_eq!(grace(&step(&edited, &world)), Some(json!(960)), "it is replaced anyway");
+    assert_eq!(
+        grace(&step(&edited, &world)),
+        Some(json!(960)),
+        "it is replaced anyway"
+    );
     world.pods.clear();
     assert_eq!(grace(&step(&pipeline, &world)), Some(json!(960)));
 }
