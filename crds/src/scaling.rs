@@ -50,14 +50,15 @@ pub struct ScalingSpec {
     #[schemars(range(min = 5, max = 86_400))]
     pub drain_target_seconds: u32,
 
-    /// Percentage of the workers' speed that steady arrivals may use; the rest is in hand for
-    /// bursts. Default: 80.
+    /// Percentage of the workers' speed that steady arrivals may use when a worker takes as long to
+    /// start as the drain target; the rest is in hand for what comes meanwhile. The faster workers
+    /// start, the less is kept in hand. Default: 80.
     #[serde(default = "default_target_utilization")]
     #[schemars(range(min = 10, max = 100))]
     pub target_utilization_percent: u32,
 
     /// Seconds for which fewer workers must have been enough before workers are stopped. Default:
-    /// as long as a worker was seen to take to start, at least 30 and at most 600: keeping an idle
+    /// as long as a worker was seen to take to start, at least 30 and at most 240: keeping an idle
     /// worker for longer than that costs more than starting another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
