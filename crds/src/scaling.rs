@@ -50,9 +50,9 @@ pub struct ScalingSpec {
     #[schemars(range(min = 5, max = 86_400))]
     pub drain_target_seconds: u32,
 
-    /// Percentage of the workers' speed that steady arrivals may use when a worker takes as long to
-    /// start as the drain target; the rest is in hand for what comes meanwhile. The faster workers
-    /// start, the less is kept in hand. Default: 80.
+    /// Percentage of the workers' speed that steady arrivals may use where a worker takes as long
+    /// to start as the drain target; the rest is in hand for what comes meanwhile. The shorter a
+    /// start is against the drain target, the less is held in hand. Default: 80.
     #[serde(default = "default_target_utilization")]
     #[schemars(range(min = 10, max = 100))]
     pub target_utilization_percent: u32,

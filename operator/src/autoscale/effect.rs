@@ -193,7 +193,13 @@ mod tests {
     fn idle_workers_say_nothing() {
         let (mut effect, mut second) = (Effect::default(), 0);
         watch(&mut effect, &mut second, 100, 2, 10.0);
-        effect.record(Timestamp::from_second(second + 1).unwrap(), 1.0, 2, 0.0, false);
+        effect.record(
+            Timestamp::from_second(second + 1).unwrap(),
+            1.0,
+            2,
+            0.0,
+            false,
+        );
         watch(&mut effect, &mut second, 100, 4, 10.0);
         assert_eq!(ceiling(&effect, second), None);
     }

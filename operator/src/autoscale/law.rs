@@ -197,7 +197,11 @@ fn deadlines<'a>(
     due.map(move |due| {
         let within = due.within.max(SHORTEST * target);
         let new_workers_help = within > fleet.startup_seconds + catch_up;
-        let arriving = if due.within < 0.0 { demand.arriving } else { 0.0 };
+        let arriving = if due.within < 0.0 {
+            demand.arriving
+        } else {
+            0.0
+        };
         let pages = |within: f64| due.pages + arriving * within;
         if new_workers_help || capacity(fleet, partitions, existing, within) >= pages(within) {
             Deadline {

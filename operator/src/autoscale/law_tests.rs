@@ -36,14 +36,22 @@ fn nothing_needs_nobody() {
 
 #[test]
 fn arrivals_leave_a_fifth_of_the_speed_in_hand() {
-    // Two pages a second each, of which 1.6 count.
-    for (arriving, workers) in [(0.1, 1), (1.6, 1), (1.7, 2), (8.0, 5)] {
+    // Two pages a second each, of which 1.6 count where a start takes as long as the target, and
+    // 1.96 where it takes a tenth of it: what comes meanwhile can wait.
+    for (arriving, workers, startup_seconds) in [
+        (0.1, 1, 600.0),
+        (1.6, 1, 600.0),
+        (1.7, 2, 600.0),
+        (8.0, 5, 600.0),
+        (1.95, 1, 60.0),
+        (1.97, 2, 60.0),
+    ] {
         let demand = Demand {
             arriving,
             partitions: 20,
             ..Demand::default()
         };
-        let need = need(&demand, &fleet(&[], 60.0), GOAL);
+        let need = need(&demand, &fleet(&[], startup_seconds), GOAL);
         assert_eq!(need.for_arrivals, workers, "{arriving} pages/s");
     }
 }

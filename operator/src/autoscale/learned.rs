@@ -246,7 +246,10 @@ mod tests {
             learner.observe(&[worker("a", pages, (pages / 25.0).floor(), pages)]);
         }
         let learned = learner.learned();
-        assert!((24.0..26.0).contains(&learned.pages_per_document), "{learned:?}");
+        assert!(
+            (24.0..26.0).contains(&learned.pages_per_document),
+            "{learned:?}"
+        );
     }
 
     #[test]

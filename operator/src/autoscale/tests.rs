@@ -366,7 +366,7 @@ fn workers_stop_after_the_whole_delay_and_not_before() {
 fn the_delay_follows_from_the_time_of_a_start() {
     let mut policy = policy(0, 8);
     policy.scale_down_delay = None;
-    for (startup_seconds, delay) in [(5.0, 30), (200.0, 200), (2000.0, 600)] {
+    for (startup_seconds, delay) in [(5.0, 30), (200.0, 200), (2000.0, 240)] {
         let learned = Learned {
             startup_seconds,
             ..LEARNED

@@ -207,7 +207,10 @@ impl Queues {
 
     /// Messages of both topics that are not done: what a consumer group's lag shows.
     pub(super) fn lag(&self) -> usize {
-        self.partitions.iter().map(|queue| queue.messages.len()).sum()
+        self.partitions
+            .iter()
+            .map(|queue| queue.messages.len())
+            .sum()
     }
 
     /// Messages of both topics that were done so far.
@@ -293,7 +296,11 @@ mod tests {
         };
         assert_eq!(finished, Some(expected));
         assert_eq!((queues.lag(), queues.unfinished()), (1, 1));
-        assert_eq!(queues.oldest_wait(9), 10, "the second one came at second 0, too");
+        assert_eq!(
+            queues.oldest_wait(9),
+            10,
+            "the second one came at second 0, too"
+        );
         assert_eq!(queues.waits(100), [3, 100]);
     }
 

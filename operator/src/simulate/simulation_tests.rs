@@ -101,7 +101,10 @@ fn peers_keep_within_the_bounds_on_every_trace() {
             let mut scaler = peer.scaler(bounds, Settings::Defaults);
             let outcome = run(&shape.trace(1), &setup, 600, scaler.as_mut());
             assert!(
-                outcome.changes.iter().all(|change| (2..=5).contains(&change.workers)),
+                outcome
+                    .changes
+                    .iter()
+                    .all(|change| (2..=5).contains(&change.workers)),
                 "{peer:?} {shape:?}: {:?}",
                 outcome.changes
             );

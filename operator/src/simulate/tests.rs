@@ -38,7 +38,12 @@ fn every_policy_has_its_figures_in_json() {
     let json: Value = serde_json::from_str(&text).unwrap();
     for policy in ["layra", "keda", "hpa", "numaflow", "flink"] {
         let figures = &json["policies"][policy];
-        for figure in ["gpu_seconds", "seconds_over_target", "rescales", "max_lag_documents"] {
+        for figure in [
+            "gpu_seconds",
+            "seconds_over_target",
+            "rescales",
+            "max_lag_documents",
+        ] {
             assert!(figures[figure].is_u64(), "{policy} {figure}: {figures}");
         }
         let drained = &figures["drained_at_second"];
@@ -59,7 +64,11 @@ fn without_peers_the_operator_is_there_alone() {
 
 #[test]
 fn the_same_seed_gives_the_same_result_and_another_one_another() {
-    let run = |seed: u32| simulate(&format!("--shape erratic --seed {seed} --compare keda --output json"));
+    let run = |seed: u32| {
+        simulate(&format!(
+            "--shape erratic --seed {seed} --compare keda --output json"
+        ))
+    };
     assert_eq!(run(4), run(4));
     assert_ne!(run(4), run(5));
 }
@@ -109,9 +118,15 @@ fn wrong_arguments_are_refused_with_what_is_expected() {
         ("--shape steady --suite", "cannot be used with"),
         ("--shape square", "invalid value 'square'"),
         ("--shape steady --compare keda,borg", "invalid value 'borg'"),
-        ("--shape steady --pages-per-second 0", "expected pages a second"),
+        (
+            "--shape steady --pages-per-second 0",
+            "expected pages a second",
+        ),
         ("--suite --startup-seconds 5", "cannot be used with"),
-        ("--trace /nowhere/t.csv", "--trace: /nowhere/t.csv cannot be read"),
+        (
+            "--trace /nowhere/t.csv",
+            "--trace: /nowhere/t.csv cannot be read",
+        ),
     ] {
         let found = refused(arguments);
         assert!(found.contains(error), "{arguments}: {found}");
@@ -123,7 +138,10 @@ fn a_pipeline_that_is_not_there_is_named() {
     let mut args = parse("--shape steady").unwrap();
     args.pipeline = "/nowhere/p.yaml".into();
     let error = format!("{:#}", run(&args).unwrap_err());
-    assert!(error.starts_with("--pipeline: /nowhere/p.yaml cannot be read"), "{error}");
+    assert!(
+        error.starts_with("--pipeline: /nowhere/p.yaml cannot be read"),
+        "{error}"
+    );
 }
 
 /// The aim of the comparison, for the seed of the documentation: no peer is better on both counts.

@@ -44,7 +44,10 @@ fn a_worker_works_after_its_start_and_the_rebalance() {
     world.asked = 1;
     pass(&mut world, 25);
     assert_eq!((world.ready(), world.queues.unfinished()), (1, 1));
-    assert!(world.busy_seconds.abs() < f64::EPSILON, "20 s of start, 5 s of rebalance");
+    assert!(
+        world.busy_seconds.abs() < f64::EPSILON,
+        "20 s of start, 5 s of rebalance"
+    );
     pass(&mut world, 5);
     assert_eq!(world.queues.unfinished(), 0, "10 pages at 2 pages/s");
     assert!((world.busy_seconds - 5.0).abs() < 1e-9);
@@ -67,7 +70,11 @@ fn a_worker_that_is_told_to_stop_finishes_its_document_and_no_other() {
     pass(&mut world, 30);
     world.asked = 0;
     pass(&mut world, 4);
-    assert_eq!((world.leaving(), world.placed()), (1, 1), "it holds its GPU meanwhile");
+    assert_eq!(
+        (world.leaving(), world.placed()),
+        (1, 1),
+        "it holds its GPU meanwhile"
+    );
     pass(&mut world, 1);
     assert_eq!((world.workers.len(), world.queues.unfinished()), (0, 1));
 }
@@ -85,13 +92,23 @@ fn without_a_free_gpu_a_worker_waits() {
     assert_eq!(world.workers[2].state, State::Waiting { since: 0 });
     world.asked = 2;
     pass(&mut world, 1);
-    assert_eq!((world.ready(), world.alive()), (2, 2), "the waiting one goes first");
+    assert_eq!(
+        (world.ready(), world.alive()),
+        (2, 2),
+        "the waiting one goes first"
+    );
 }
 
 #[test]
 fn the_idle_leave_before_the_busy() {
     // Partition 0 has all the work: its owner is the first worker.
-    let mut world = World::new(&trace(&[(400, 0)]), Setup { range_pages: 1000, ..setup() });
+    let mut world = World::new(
+        &trace(&[(400, 0)]),
+        Setup {
+            range_pages: 1000,
+            ..setup()
+        },
+    );
     world.asked = 2;
     pass(&mut world, 30);
     let busy = world.workers.iter().find(|worker| worker.in_flight() > 0);
@@ -109,13 +126,19 @@ fn what_the_stores_take_is_shared() {
         store_limit: Some(2.0),
         ..trace(&[(100, 0), (100, 1)])
     };
-    let alone = Setup { range_pages: 1000, ..setup() };
+    let alone = Setup {
+        range_pages: 1000,
+        ..setup()
+    };
     let mut world = World::new(&limited, alone);
     world.asked = 2;
     pass(&mut world, 35);
     let pages: f64 = world.workers.iter().map(|worker| worker.counts.pages).sum();
     assert!((pages - 20.0).abs() < 1e-9, "{pages}");
-    assert!((world.busy_seconds - 20.0).abs() < 1e-9, "both are busy all the time");
+    assert!(
+        (world.busy_seconds - 20.0).abs() < 1e-9,
+        "both are busy all the time"
+    );
 }
 
 /// The second at which all is done, with so many workers from the start on.
