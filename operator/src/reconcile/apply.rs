@@ -56,7 +56,7 @@ async fn change_topics(
     if plan.topic_actions.is_empty() {
         return Vec::new();
     }
-    let Ok(connection) = observe::connection_of(pipeline, memory) else {
+    let Ok(connection) = observe::connection_of(context, pipeline) else {
         return Vec::new();
     };
     let mut notes = Vec::new();

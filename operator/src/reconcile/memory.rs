@@ -1,10 +1,9 @@
 //! What the operator remembers of a pipeline between two reconciles. Losing it, with the process,
 //! costs a few reads and keeps workers a little longer; nothing else depends on it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
 
 use super::world::{Applied, Problem, TopicFailure, Topics};
 use crate::{
@@ -29,8 +28,6 @@ pub(crate) struct Memory {
     pub(crate) applied: Vec<Applied>,
     /// The last comparison of indexes.
     pub(crate) indexes: Option<IndexCheck>,
-    /// The Secrets as they were read last, `None` for one that does not exist.
-    pub(crate) secrets: HashMap<String, (Timestamp, Option<Secret>)>,
     /// When the status was written last.
     pub(crate) reported: Option<Timestamp>,
     /// Reconciles that failed in a row.

@@ -8,6 +8,7 @@ mod memory;
 mod observe;
 mod plan;
 mod report;
+mod secrets;
 mod stores;
 mod world;
 
@@ -27,6 +28,7 @@ use layra_crds::{ConfigError, IngestionPipeline};
 
 use crate::{kafka::KafkaClients, telemetry::Metrics};
 use memory::Memory;
+use secrets::SecretCache;
 use stores::{Stores, Triggers};
 
 pub(crate) use controller::run;
@@ -66,6 +68,7 @@ pub(crate) struct Context {
     stores: Stores,
     triggers: Triggers,
     memories: Mutex<HashMap<String, Memory>>,
+    secrets: SecretCache,
 }
 
 impl std::ops::Deref for Context {
@@ -154,7 +157,8 @@ async fn phases(
     report::report(context, pipeline, &plan, &notes, memory, now).await?;
     applied?;
 
-    let idle = pipeline.spec.paused || (world.lag() == Some(0) && world.pods.is_empty());
+    let in_order = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
+    let idle = pipeline.spec.paused || in_order;
     let wait = if !plan.topic_actions.is_empty() {
         FIRST_RETRY
     } else if idle {
@@ -203,6 +207,7 @@ impl Context {
             stores,
             triggers,
             memories: Mutex::default(),
+            secrets: SecretCache::default(),
         }
     }
 

@@ -52,6 +52,14 @@ pub(crate) struct Plan {
     pub(crate) notes: Vec<Note>,
 }
 
+impl Plan {
+    /// Whether everything is in order.
+    pub(crate) fn is_ready(&self) -> bool {
+        conditions::find(&self.status.conditions, READY)
+            .is_some_and(|condition| condition.status == "True")
+    }
+}
+
 /// Decides what is to be done for a pipeline. `memory` is the autoscaler's.
 pub(crate) fn plan(
     pipeline: &IngestionPipeline,
