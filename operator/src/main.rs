@@ -9,6 +9,7 @@ mod leader;
 mod milvus;
 mod reconcile;
 mod resources;
+mod simulate;
 mod telemetry;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -43,6 +44,8 @@ enum Command {
         /// `NAMESPACE/NAME`, or `NAME` in the namespace of the Kubernetes configuration.
         pipeline: String,
     },
+    /// Simulate how a pipeline scales on a trace of arrivals, beside other autoscalers.
+    Simulate(simulate::SimulateArgs),
 }
 
 #[derive(Args)]
@@ -76,6 +79,10 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Crd => print_crd(),
         Command::Explain { pipeline } => block_on(explain::explain(&pipeline)),
+        Command::Simulate(args) => {
+            print!("{}", simulate::run(&args)?);
+            Ok(())
+        }
         Command::Run(args) => {
             telemetry::start_logs();
             block_on(run(args))

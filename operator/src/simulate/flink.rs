@@ -103,8 +103,8 @@ impl Flink {
     fn target(&self, metrics: Metrics, parallelism: u32, partitions: u32) -> u32 {
         let too_slow = metrics.capacity < self.needed(metrics, HIGHEST_UTILISATION, false);
         let has_backlog = metrics.lag > BACKLOG_SECONDS * metrics.consumed;
-        let too_fast = !has_backlog
-            && metrics.capacity > self.needed(metrics, LOWEST_UTILISATION, true);
+        let too_fast =
+            !has_backlog && metrics.capacity > self.needed(metrics, LOWEST_UTILISATION, true);
         if !too_slow && !too_fast {
             return parallelism;
         }

@@ -71,7 +71,10 @@ impl Group {
 
     fn balance(&mut self, topic: std::ops::Range<usize>, members: &[u64]) {
         let count = |owners: &[Option<u64>], member: u64| {
-            owners.iter().filter(|owner| **owner == Some(member)).count()
+            owners
+                .iter()
+                .filter(|owner| **owner == Some(member))
+                .count()
         };
         for partition in topic.clone() {
             if self.owners[partition].is_none() {
@@ -85,16 +88,26 @@ impl Group {
         loop {
             let counts = |member: &u64| count(&self.owners[topic.clone()], *member);
             let total = |member: &u64| count(&self.owners, *member);
-            let Some(most) = members.iter().copied().max_by_key(|m| (counts(m), total(m))) else {
+            let Some(most) = members
+                .iter()
+                .copied()
+                .max_by_key(|m| (counts(m), total(m)))
+            else {
                 return;
             };
-            let Some(fewest) = members.iter().copied().min_by_key(|m| (counts(m), total(m))) else {
+            let Some(fewest) = members
+                .iter()
+                .copied()
+                .min_by_key(|m| (counts(m), total(m)))
+            else {
                 return;
             };
             if counts(&most) <= counts(&fewest) + 1 {
                 return;
             }
-            let moved = topic.clone().rfind(|index| self.owners[*index] == Some(most));
+            let moved = topic
+                .clone()
+                .rfind(|index| self.owners[*index] == Some(most));
             if let Some(moved) = moved {
                 self.owners[moved] = Some(fewest);
             }

@@ -1,4 +1,4 @@
-//! Our implementation of the published formula of the Kubernetes HorizontalPodAutoscaler on an
+//! Our implementation of the published formula of the Kubernetes `HorizontalPodAutoscaler` on an
 //! external metric with a target of type `AverageValue`.
 //!
 //! Every 15 s: `desired = ceil(lag / target)`, unless `lag / (target · replicas)` is within 10 % of

@@ -60,7 +60,7 @@ model's Kafka always answers.";
 #[derive(Args)]
 #[command(after_help = FIGURES)]
 pub(crate) struct SimulateArgs {
-    /// An IngestionPipeline as YAML: its spec has the partitions, the bounds and the drain target.
+    /// A pipeline (`IngestionPipeline`) as YAML: its spec has the partitions, the bounds and the drain target.
     #[arg(long, value_name = "FILE")]
     pipeline: PathBuf,
 

@@ -17,7 +17,7 @@ use crate::autoscale::{Learned, Policy};
 pub(crate) enum Peer {
     /// KEDA's `apache-kafka` scaler with the HPA that it makes.
     Keda,
-    /// A HorizontalPodAutoscaler on the lag, at least one worker.
+    /// A Kubernetes HPA on the lag, at least one worker.
     Hpa,
     /// Numaflow's autoscaler for a source.
     Numaflow,

@@ -12,9 +12,9 @@ use super::trace::{Stall, Trace};
 #[derive(Clone, Debug)]
 pub(super) struct Queues {
     /// By partition, those of the tasks first.
-    queues: Vec<Queue>,
+    partitions: Vec<Queue>,
     documents: Vec<Document>,
-    partitions: usize,
+    topic_size: usize,
     range_pages: u32,
     stalls: Vec<Stall>,
     next_range: usize,
@@ -47,6 +47,9 @@ struct Document {
     done_at: Option<u32>,
 }
 
+/// Committed position and end of a partition.
+pub(super) type Offsets = (i64, i64);
+
 /// A message that is done.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Finished {
@@ -76,9 +79,9 @@ impl Queues {
             })
             .collect();
         Self {
-            queues: vec![Queue::default(); 2 * partitions],
+            partitions: vec![Queue::default(); 2 * partitions],
             documents,
-            partitions,
+            topic_size: partitions,
             range_pages,
             stalls: trace.stalls.clone(),
             next_range: rng.usize(..partitions),
@@ -93,7 +96,7 @@ impl Queues {
         while let Some(document) = self.documents.get(self.arrived)
             && document.arrived <= now
         {
-            self.queues[document.partition]
+            self.partitions[document.partition]
                 .messages
                 .push_back(Message::new(self.arrived, document.pages));
             self.arrived += 1;
@@ -102,7 +105,7 @@ impl Queues {
 
     /// Whether there is work that somebody could get on with.
     pub(super) fn has_work(&self, partition: usize, now: u32) -> bool {
-        !self.queues[partition].messages.is_empty() && !self.is_stalled(partition, now)
+        !self.partitions[partition].messages.is_empty() && !self.is_stalled(partition, now)
     }
 
     /// Works on the first message of a partition with `speed` pages a second for at most `seconds`.
@@ -117,7 +120,7 @@ impl Queues {
         if self.split(partition) {
             return (0.0, None);
         }
-        let Some(message) = self.queues[partition].messages.front_mut() else {
+        let Some(message) = self.partitions[partition].messages.front_mut() else {
             return (0.0, None);
         };
         let needed = message.left / speed;
@@ -130,15 +133,15 @@ impl Queues {
 
     /// A long document becomes ranges; its own message is done with that.
     fn split(&mut self, partition: usize) -> bool {
-        let is_long = partition < self.partitions
-            && self.queues[partition]
+        let is_long = partition < self.topic_size
+            && self.partitions[partition]
                 .messages
                 .front()
                 .is_some_and(|message| message.pages > self.range_pages);
         if !is_long {
             return false;
         }
-        let queue = &mut self.queues[partition];
+        let queue = &mut self.partitions[partition];
         let Some(message) = queue.messages.pop_front() else {
             return false;
         };
@@ -148,9 +151,9 @@ impl Queues {
             let pages = left.min(self.range_pages);
             left -= pages;
             self.documents[message.document].ranges_left += 1;
-            let to = self.partitions + self.next_range % self.partitions;
+            let to = self.topic_size + self.next_range % self.topic_size;
             self.next_range += 1;
-            self.queues[to]
+            self.partitions[to]
                 .messages
                 .push_back(Message::new(message.document, pages));
         }
@@ -158,7 +161,7 @@ impl Queues {
     }
 
     fn finish(&mut self, partition: usize, now: u32) -> Option<Finished> {
-        let queue = &mut self.queues[partition];
+        let queue = &mut self.partitions[partition];
         let message = queue.messages.pop_front()?;
         queue.committed += 1;
         let document = &mut self.documents[message.document];
@@ -190,12 +193,12 @@ impl Queues {
     }
 
     /// Committed position and end of each partition, of the tasks, then of the ranges.
-    pub(super) fn offsets(&self) -> (Vec<(i64, i64)>, Vec<(i64, i64)>) {
+    pub(super) fn offsets(&self) -> (Vec<Offsets>, Vec<Offsets>) {
         let offsets = |queue: &Queue| {
             let waiting = i64::try_from(queue.messages.len()).unwrap_or(i64::MAX);
             (queue.committed, queue.committed + waiting)
         };
-        let (tasks, ranges) = self.queues.split_at(self.partitions);
+        let (tasks, ranges) = self.partitions.split_at(self.topic_size);
         (
             tasks.iter().map(offsets).collect(),
             ranges.iter().map(offsets).collect(),
@@ -204,12 +207,15 @@ impl Queues {
 
     /// Messages of both topics that are not done: what a consumer group's lag shows.
     pub(super) fn lag(&self) -> usize {
-        self.queues.iter().map(|queue| queue.messages.len()).sum()
+        self.partitions
+            .iter()
+            .map(|queue| queue.messages.len())
+            .sum()
     }
 
     /// Messages of both topics that were done so far.
     pub(super) fn committed(&self) -> i64 {
-        self.queues.iter().map(|queue| queue.committed).sum()
+        self.partitions.iter().map(|queue| queue.committed).sum()
     }
 
     /// Documents that arrived and are not done.
@@ -290,7 +296,11 @@ mod tests {
         };
         assert_eq!(finished, Some(expected));
         assert_eq!((queues.lag(), queues.unfinished()), (1, 1));
-        assert_eq!(queues.oldest_wait(9), 10, "the second one came at second 0, too");
+        assert_eq!(
+            queues.oldest_wait(9),
+            10,
+            "the second one came at second 0, too"
+        );
         assert_eq!(queues.waits(100), [3, 100]);
     }
 

@@ -44,11 +44,7 @@ impl History {
     /// Notes a value, and forgets those that are older than `window` seconds.
     pub(super) fn note(&mut self, now: u32, value: f64, window: u32) {
         self.values.push_back((now, value));
-        while self
-            .values
-            .front()
-            .is_some_and(|(at, _)| now - at > window)
-        {
+        while self.values.front().is_some_and(|(at, _)| now - at > window) {
             self.values.pop_front();
         }
     }

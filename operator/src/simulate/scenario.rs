@@ -108,7 +108,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_simulated_is_named() {
-        assert_eq!(refused("kind: Pod"), "kind: found Pod; expected IngestionPipeline");
+        assert_eq!(
+            refused("kind: Pod"),
+            "kind: found Pod; expected IngestionPipeline"
+        );
         assert_eq!(
             refused("a: 1"),
             "kind: missing; expected an object of kind IngestionPipeline"
@@ -117,10 +120,19 @@ mod tests {
         let error = refused("kind: IngestionPipeline\nmetadata: {name: a}\nspec: {}");
         assert!(error.contains("missing field `source`"), "{error}");
         let error = refused(&GOOD.replace("maxReplicas: 12", "maxReplicas: 13"));
-        assert!(error.starts_with("spec.scaling.maxReplicas: found 13; expected at most"), "{error}");
+        assert!(
+            error.starts_with("spec.scaling.maxReplicas: found 13; expected at most"),
+            "{error}"
+        );
         let error = refused(&GOOD.replace("minReplicas: 0", "minReplicas: 20"));
-        assert!(error.starts_with("spec.scaling.minReplicas: found 20"), "{error}");
+        assert!(
+            error.starts_with("spec.scaling.minReplicas: found 20"),
+            "{error}"
+        );
         let error = refused(&GOOD.replace("drainTargetSeconds: 600", "drainTargetSeconds: 0"));
-        assert!(error.starts_with("spec.scaling.drainTargetSeconds: found 0"), "{error}");
+        assert!(
+            error.starts_with("spec.scaling.drainTargetSeconds: found 0"),
+            "{error}"
+        );
     }
 }

@@ -77,7 +77,11 @@ impl Shape {
                 3.0 * (0.5 - 0.5 * (TAU * day).cos()).powi(2)
             }),
             Self::OnOff => maker.rate(0, 3 * HOUR, |second| {
-                if second / (10 * MINUTE) % 2 == 0 { 2.0 } else { 0.0 }
+                if (second / (10 * MINUTE)).is_multiple_of(2) {
+                    2.0
+                } else {
+                    0.0
+                }
             }),
             Self::Rare => maker.rate(0, 6 * HOUR, |_| 1.0 / 900.0),
             Self::LongDocuments => {

@@ -142,10 +142,7 @@ fn moment(world: &World, second: u32) -> Moment {
 /// The smallest value that `percent` of the ascending values do not exceed.
 fn percentile(ascending: &[u32], percent: usize) -> u32 {
     let rank = (ascending.len() * percent).div_ceil(100);
-    ascending
-        .get(rank.saturating_sub(1))
-        .copied()
-        .unwrap_or(0)
+    ascending.get(rank.saturating_sub(1)).copied().unwrap_or(0)
 }
 
 #[cfg(test)]

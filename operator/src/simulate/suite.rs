@@ -133,12 +133,15 @@ impl Suite {
             rows.push(row);
         }
         let mut text = table::aligned(&rows);
-        text += "\nGPU-seconds / seconds over the drain target; *: documents were left at the end.\n";
+        text +=
+            "\nGPU-seconds / seconds over the drain target; *: documents were left at the end.\n";
         text += &self.list("A peer is better on both", |cell| &cell.beaten_on_both_by);
         text += &self.list("A peer is better on one and equal on the other", |cell| {
             &cell.dominated_by
         });
-        text += &self.list("A peer has fewer GPU-seconds", |cell| &cell.fewer_gpu_seconds);
+        text += &self.list("A peer has fewer GPU-seconds", |cell| {
+            &cell.fewer_gpu_seconds
+        });
         text += &self.list("A peer has fewer seconds over the target", |cell| {
             &cell.fewer_seconds_over_target
         });
@@ -161,7 +164,11 @@ impl Suite {
 }
 
 fn figures(figures: &Figures) -> String {
-    let left = if figures.unfinished_documents > 0 { "*" } else { "" };
+    let left = if figures.unfinished_documents > 0 {
+        "*"
+    } else {
+        ""
+    };
     format!(
         "{} / {}{left}",
         figures.gpu_seconds, figures.seconds_over_target

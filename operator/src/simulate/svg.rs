@@ -22,7 +22,11 @@ const GREY: &str = "#5a6675";
 
 /// The picture. Panels of the same kind have the same scale, so that policies compare.
 pub(super) fn draw(title: &str, outcomes: &[Outcome], drain_target: u32) -> String {
-    let seconds = outcomes.iter().map(|one| one.timeline.len()).max().unwrap_or(1);
+    let seconds = outcomes
+        .iter()
+        .map(|one| one.timeline.len())
+        .max()
+        .unwrap_or(1);
     let highest = |value: fn(&Moment) -> u32| {
         let moments = outcomes.iter().flat_map(|outcome| &outcome.timeline);
         f64::from(moments.map(value).max().unwrap_or(0).max(1))
@@ -204,7 +208,10 @@ mod tests {
     fn a_line_goes_on_until_its_value_changes() {
         let picture = draw("t", &[outcome(&[0, 0, 4, 4])], 600);
         // 840 wide from 64 on; the value changes half-way, from the panel's bottom to its top.
-        assert!(picture.contains("M64.0 122.0H484.0V74.0H904.0"), "{picture}");
+        assert!(
+            picture.contains("M64.0 122.0H484.0V74.0H904.0"),
+            "{picture}"
+        );
     }
 
     #[test]

@@ -59,7 +59,9 @@ pub(super) enum TraceError {
         found: usize,
         expected: usize,
     },
-    #[error("{file}, line {line}, column {column} (`{name}`): found `{found}`; expected {expected}")]
+    #[error(
+        "{file}, line {line}, column {column} (`{name}`): found `{found}`; expected {expected}"
+    )]
     Value {
         file: String,
         line: usize,
@@ -72,7 +74,9 @@ pub(super) enum TraceError {
         "{file}, line {line}: more than {MOST_DOCUMENTS} documents so far; split the trace or scale it down"
     )]
     TooMany { file: String, line: usize },
-    #[error("{file}: no document arrives; expected at least one line after the header with documents")]
+    #[error(
+        "{file}: no document arrives; expected at least one line after the header with documents"
+    )]
     Empty { file: String },
 }
 
@@ -125,12 +129,7 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(
-        file: &'a str,
-        line: usize,
-        text: &'a str,
-        expected: usize,
-    ) -> Result<Self, TraceError> {
+    fn new(file: &'a str, line: usize, text: &'a str, expected: usize) -> Result<Self, TraceError> {
         let fields: Vec<&str> = text.split(',').map(str::trim).collect();
         if fields.len() == expected {
             return Ok(Self { file, line, fields });

@@ -132,7 +132,11 @@ impl World {
     }
 
     fn count(&self, is: impl Fn(State) -> bool) -> u32 {
-        let found = self.workers.iter().filter(|worker| is(worker.state)).count();
+        let found = self
+            .workers
+            .iter()
+            .filter(|worker| is(worker.state))
+            .count();
         u32::try_from(found).unwrap_or(u32::MAX)
     }
 
@@ -251,10 +255,7 @@ impl World {
             return speed;
         };
         let has_work = |worker: &&Worker| {
-            worker.task.is_some()
-                || worker
-                    .next(&self.queues, &self.group, self.now)
-                    .is_some()
+            worker.task.is_some() || worker.next(&self.queues, &self.group, self.now).is_some()
         };
         let busy = self.workers.iter().filter(has_work).count();
         speed.min(limit / busy.max(1) as f64)
@@ -280,7 +281,10 @@ impl Worker {
     fn work(&mut self, queues: &mut Queues, group: &Group, speed: f64, now: u32) -> f64 {
         let mut left = 1.0;
         while left > 0.0 {
-            if self.task.is_some_and(|(partition, _)| !queues.has_work(partition, now)) {
+            if self
+                .task
+                .is_some_and(|(partition, _)| !queues.has_work(partition, now))
+            {
                 self.task = None;
             }
             if self.task.is_none() && self.state == State::Ready {
@@ -317,7 +321,9 @@ impl Worker {
         let with_work = |partition: &usize| {
             group.reads(self.id, *partition, now) && queues.has_work(*partition, now)
         };
-        let later = group.of(self.id).filter(|partition| *partition >= self.turn);
+        let later = group
+            .of(self.id)
+            .filter(|partition| *partition >= self.turn);
         let earlier = group.of(self.id).filter(|partition| *partition < self.turn);
         later.chain(earlier).find(with_work)
     }
