@@ -213,7 +213,7 @@ async fn only_a_few_workers_wait_for_gpus_and_work_begins_when_there_are_some() 
                     && scaling.limits.contains(&"PendingWorkers".to_owned())
                     && scaling
                         .inputs
-                        .is_some_and(|inputs| inputs.waiting_workers == 2)
+                        .is_some_and(|inputs| inputs.waiting_workers >= 2)
             })
             .await?;
         offer(&stage, &resource, Some(4)).await?;
