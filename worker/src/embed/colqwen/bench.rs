@@ -68,6 +68,8 @@ struct Report {
     visual_tokens: usize,
     tokens: usize,
     tflop_per_page: f64,
+    /// Memory that the loaded model takes, on the GPU where it is on one. None: nobody says.
+    model_bytes: Option<u64>,
     peak_tflops: f64,
     preprocessing_pages_per_second: f64,
     batches: Vec<Pass>,
@@ -94,8 +96,13 @@ pub fn run(args: &BenchArgs, output: &mut impl Write) -> Result<()> {
         max_visual_tokens: args.max_visual_tokens,
         ..Options::default()
     };
+    let before = own_memory();
     let model = ColQwen::load(&args.model, &options)?;
-    let report = measure(&model, args)?;
+    let model_bytes = model.gpu_memory_bytes().or_else(|| {
+        let (before, after) = (before?, own_memory()?);
+        Some(after.saturating_sub(before))
+    });
+    let report = measure(&model, args, model_bytes)?;
     let written = if args.json {
         serde_json::to_writer(&mut *output, &report)
             .map_err(std::io::Error::from)
@@ -106,7 +113,7 @@ pub fn run(args: &BenchArgs, output: &mut impl Write) -> Result<()> {
     written.map_err(ColQwenError::io(std::path::Path::new("standard output")))
 }
 
-fn measure(model: &ColQwen, args: &BenchArgs) -> Result<Report> {
+fn measure(model: &ColQwen, args: &BenchArgs, model_bytes: Option<u64>) -> Result<Report> {
     let (width, height) = args.page;
     let rgb = draw(width, height);
     let image = RgbImage {
@@ -135,6 +142,7 @@ fn measure(model: &ColQwen, args: &BenchArgs) -> Result<Report> {
         visual_tokens: page.grid.units(),
         tokens: model.tokens(&page),
         tflop_per_page: flops / 1e12,
+        model_bytes,
         peak_tflops: peak / 1e12,
         preprocessing_pages_per_second: threads as f64 / preprocessing,
         batches,
@@ -167,6 +175,17 @@ fn pass(
         fraction_of_peak: rate * flops / peak,
         gpu_memory_bytes,
     })
+}
+
+/// Bytes of memory that this process holds of its own, without files. None: the system does not
+/// say so.
+fn own_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes << 10)
 }
 
 /// Seconds of the fastest of at least three passes; the first warms up.
@@ -222,12 +241,19 @@ fn size(text: &str) -> std::result::Result<(usize, usize), String> {
     Ok((side(width)?, side(height)?))
 }
 
+fn mebibytes(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "-".to_owned(), |bytes| (bytes >> 20).to_string())
+}
+
 impl Report {
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         writeln!(
             out,
-            "{} in {}, {} CPU threads",
-            self.device, self.dtype, self.threads
+            "{} in {}, {} CPU threads; the model takes {} MiB",
+            self.device,
+            self.dtype,
+            self.threads,
+            mebibytes(self.model_bytes)
         )?;
         writeln!(
             out,
@@ -249,9 +275,7 @@ impl Report {
                 writeln!(out, "{:>6} out of memory", pass.pages)?;
                 continue;
             };
-            let memory = pass
-                .gpu_memory_bytes
-                .map_or_else(|| "-".to_owned(), |bytes| (bytes >> 20).to_string());
+            let memory = mebibytes(pass.gpu_memory_bytes);
             writeln!(
                 out,
                 "{:>6} {:>9.3} {:>9.3} {:>7.0}% {memory:>10}",

@@ -44,6 +44,7 @@ mod pooling;
 mod position_table;
 pub mod processor;
 mod raw_config;
+mod resample;
 mod resize;
 mod rope;
 mod text;
