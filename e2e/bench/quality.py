@@ -65,9 +65,11 @@ def precisions(worker, models):
             cosines = [(a * b).sum(1) for a, b in zip(pages, exact_pages)]
             every = torch.cat(cosines)
             change = ((scores(pages, questions) - exact) / exact).abs().max()
-            print(f"| {name} | {precision} | {memory(worker, model, precision):.0f} "
+            # A tiny model takes less than what the process takes anyway.
+            size = "-" if name in TINY else f"{memory(worker, model, precision):.0f}"
+            print(f"| {name} | {precision} | {size} "
                   f"| {every.min():.4f} | {every.mean():.4f} | {min(c.mean() for c in cosines):.4f} "
-                  f"| {change:.2%} |")
+                  f"| {change:.2%} |", flush=True)
 
 
 def pooling(worker, models):
@@ -86,7 +88,7 @@ def pooling(worker, models):
             kept = (found.argmax(1) == exact.argmax(1)).sum()
             count = lambda tensors: sum(len(tensor) for tensor in tensors)
             print(f"| {name} | {factor} | {count(full)} -> {count(pages)} | {difference:.1e} "
-                  f"| {nearest:.3f} | {(found / exact).mean():.1%} | {kept} of {len(exact)} |")
+                  f"| {nearest:.3f} | {(found / exact).mean():.1%} | {kept} of {len(exact)} |", flush=True)
 
 
 def main():

@@ -114,7 +114,9 @@ impl Layer {
         let qkv = self.qkv.forward(&self.input_norm.forward(&hidden)?)?;
         let attended = self.attention.forward(&qkv, layout)?;
         let hidden = self.output.add_to(hidden, &attended)?;
-        let inner = self.gate_up.forward(&self.mlp_norm.forward(&hidden)?)?;
-        self.down.add_to(hidden, &kernels::swiglu(&inner)?)
+        let rows = self.mlp_norm.forward(&hidden)?;
+        self.down.add_slices(hidden, &rows, |rows| {
+            Ok(kernels::swiglu(&self.gate_up.forward(rows)?)?)
+        })
     }
 }
