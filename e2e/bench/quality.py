@@ -56,7 +56,7 @@ def memory(worker, model, precision):
 
 def precisions(worker, models):
     print("| checkpoint | precision | MiB | least cosine | mean cosine | least mean of a page "
-          "| largest change of a score |\n|---|---|---|---|---|---|---|")
+          "| largest change of a score, a query token |\n|---|---|---|---|---|---|---|")
     for name, model in models:
         exact_pages, exact_queries = vectors(worker, model, "--precision", "f32")
         exact = scores(exact_pages, exact_queries)
@@ -64,17 +64,18 @@ def precisions(worker, models):
             pages, questions = vectors(worker, model, "--precision", precision)
             cosines = [(a * b).sum(1) for a, b in zip(pages, exact_pages)]
             every = torch.cat(cosines)
-            change = ((scores(pages, questions) - exact) / exact).abs().max()
+            change = (scores(pages, questions) - exact).abs()
+            change = max(row.max() / len(q) for row, q in zip(change, exact_queries))
             # A tiny model takes less than what the process takes anyway.
             size = "-" if name in TINY else f"{memory(worker, model, precision):.0f}"
             print(f"| {name} | {precision} | {size} "
                   f"| {every.min():.4f} | {every.mean():.4f} | {min(c.mean() for c in cosines):.4f} "
-                  f"| {change:.2%} |", flush=True)
+                  f"| {change:.4f} |", flush=True)
 
 
 def pooling(worker, models):
     print("\n| checkpoint | factor | vectors | off the reference pooler by | mean cosine to the "
-          "nearest pooled vector | scores kept | best page kept |\n|---|---|---|---|---|---|---|")
+          "nearest pooled vector | a query token's score lost | best page kept |\n|---|---|---|---|---|---|---|")
     pooler = HierarchicalTokenPooler()
     for name, model in models:
         full, questions = vectors(worker, model)
@@ -85,10 +86,12 @@ def pooling(worker, models):
             difference = max((a - b).abs().max().item() for a, b in zip(pages, reference))
             found = scores(pages, questions)
             nearest = torch.cat([(a @ b.T).max(1).values for a, b in zip(full, pages)]).mean()
+            tokens = torch.tensor([[len(q)] for q in questions])
+            lost = ((exact - found) / tokens).mean()
             kept = (found.argmax(1) == exact.argmax(1)).sum()
             count = lambda tensors: sum(len(tensor) for tensor in tensors)
             print(f"| {name} | {factor} | {count(full)} -> {count(pages)} | {difference:.1e} "
-                  f"| {nearest:.3f} | {(found / exact).mean():.1%} | {kept} of {len(exact)} |", flush=True)
+                  f"| {nearest:.3f} | {lost:.4f} | {kept} of {len(exact)} |", flush=True)
 
 
 def main():

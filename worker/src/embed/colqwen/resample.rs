@@ -128,6 +128,10 @@ mod avx2 {
         reason = "vector instructions on raw pointers; every load and store is within a slice \
                   whose length is checked beside it"
     )]
+    #![expect(
+        clippy::cast_ptr_alignment,
+        reason = "these loads and stores take any alignment"
+    )]
 
     use std::arch::x86_64::{
         __m128i, __m256i, _mm_cvtsi32_si128, _mm_cvtsi64_si128, _mm_loadu_si64, _mm_loadu_si128,
