@@ -8,9 +8,6 @@ use super::checkpoint::Checkpoint;
 use super::error::Result;
 use crate::embed::kernels;
 
-/// Rows of a slice, for each core: two blocks of the product's.
-const SLICE: usize = 224;
-
 /// How the large matrices are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quantisation {
@@ -156,33 +153,6 @@ impl Linear {
             }
             _ => Ok((sums + self.forward(rows)?)?),
         }
-    }
-
-    /// As [`Self::add_to`] of what `before` makes of `rows`, row by row. A CPU takes slices of
-    /// rows: what is in between, wider than anything else, then fits into memory that the slice
-    /// before had, instead of coming fresh from the system in every layer.
-    pub(super) fn add_slices(
-        &self,
-        sums: Tensor,
-        rows: &Tensor,
-        before: impl Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let count = rows.dim(0)?;
-        let in_place = matches!(self.weight, Weight::LaidOut(_)) && sums.is_contiguous();
-        let slice = if in_place {
-            SLICE * rayon::current_num_threads()
-        } else {
-            count
-        };
-        if count <= slice {
-            return self.add_to(sums, &before(rows)?);
-        }
-        for first in (0..count).step_by(slice) {
-            let size = slice.min(count - first);
-            let part = sums.narrow(0, first, size)?;
-            self.add_to(part, &before(&rows.narrow(0, first, size)?)?)?;
-        }
-        Ok(sums)
     }
 }
 

@@ -114,9 +114,7 @@ impl Layer {
         let qkv = self.qkv.forward(&self.input_norm.forward(&hidden)?)?;
         let attended = self.attention.forward(&qkv, layout)?;
         let hidden = self.output.add_to(hidden, &attended)?;
-        let rows = self.mlp_norm.forward(&hidden)?;
-        self.down.add_slices(hidden, &rows, |rows| {
-            Ok(kernels::swiglu(&self.gate_up.forward(rows)?)?)
-        })
+        let inner = self.gate_up.forward(&self.mlp_norm.forward(&hidden)?)?;
+        self.down.add_to(hidden, &kernels::swiglu(&inner)?)
     }
 }

@@ -190,16 +190,14 @@ impl Mlp {
     /// `sums`, changed in place, and the MLP's results.
     fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
         match self {
-            Self::SwiGlu { gate_up, down } => down.add_slices(sums, rows, |rows| {
-                Ok(kernels::swiglu(&gate_up.forward(rows)?)?)
-            }),
+            Self::SwiGlu { gate_up, down } => {
+                down.add_to(sums, &kernels::swiglu(&gate_up.forward(rows)?)?)
+            }
             Self::Plain {
                 first,
                 activation,
                 second,
-            } => second.add_slices(sums, rows, |rows| {
-                Ok(kernels::activate(first.forward(rows)?, *activation)?)
-            }),
+            } => second.add_to(sums, &kernels::activate(first.forward(rows)?, *activation)?),
         }
     }
 }
