@@ -77,10 +77,15 @@ fn missing_misshapen_and_mistyped_tensors_are_named() {
         error.to_string().contains("[144, 47], not [144, 48]"),
         "{error}"
     );
+    for part in [name, "model.safetensors"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
 
     let error = with(Some(zeros((144, 48), DType::U8)));
     assert!(matches!(&error, ColQwenError::Dtype { .. }), "{error:?}");
-    assert!(error.to_string().contains(name), "{error}");
+    for part in [name, "model.safetensors", "U8"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
 }
 
 #[test]
@@ -121,6 +126,7 @@ fn unknown_models_and_other_families_are_refused() {
         if model_type == "llama"),
         "{error:?}"
     );
+    assert!(error.to_string().contains("config.json"), "{error}");
 }
 
 #[test]
@@ -186,6 +192,7 @@ fn a_vocabulary_without_the_image_token_is_refused() {
         error.to_string().contains("no token <|image_pad|>"),
         "{error}"
     );
+    assert!(error.to_string().contains("tokenizer.json"), "{error}");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Attention over a packed batch: every segment sees itself and nothing else, so a page's result
 //! does not depend on its neighbours. Scores are computed in blocks of queries and never exist
-//! for a whole page at once. No positions, no projections.
+//! for a whole page at once. No projections.
 
 use candle_core::Tensor;
 
 use super::error::Result;
 use super::grid::Segments;
-use crate::embed::kernels::{self, Masks, Visible};
+use super::layers::Norm;
+use super::rope::RotaryTable;
+use crate::embed::kernels::{self, HeadNorm, Masks, Visible};
 
 /// Scores that exist at once: a few megabytes stay in a CPU's cache; a GPU wants large launches.
 const CPU_SCORES: usize = 1 << 20;
@@ -23,27 +25,99 @@ pub(super) enum Direction {
     Causal,
 }
 
-/// Queries, keys and values, each `[heads, tokens, head]` and contiguous; keys and values may
-/// have fewer heads, each shared by as many neighbouring query heads.
-pub(super) struct Heads {
-    pub(super) queries: Tensor,
-    pub(super) keys: Tensor,
-    pub(super) values: Tensor,
-}
-
 /// What all layers of a tower share for one batch.
 pub(super) struct Layout<'a> {
     /// Who is in which segment.
     pub(super) segments: &'a [Segments],
     /// Who sees whom inside one.
     pub(super) direction: Direction,
+    /// Where each token is.
+    pub(super) rotary: &'a RotaryTable,
     /// Made once, used by every layer.
     pub(super) masks: &'a Masks,
 }
 
+/// A layer's attention.
+pub(super) struct SelfAttention {
+    heads: usize,
+    groups: usize,
+    head: usize,
+    /// On each head of queries and of keys, before they are rotated.
+    norms: Option<(Norm, Norm)>,
+    /// The same for the fused kernel.
+    host_norms: Option<(HeadNorm, HeadNorm)>,
+}
+
+impl SelfAttention {
+    /// Attention with this number of query heads; keys and values have `groups`, each shared by as
+    /// many neighbouring query heads, and every head has `head` values.
+    pub(super) fn new(
+        heads: usize,
+        groups: usize,
+        head: usize,
+        norms: Option<(Norm, Norm)>,
+    ) -> Result<Self> {
+        let host_norms = match &norms {
+            Some((queries, keys)) => Some((queries.to_host()?, keys.to_host()?)),
+            None => None,
+        };
+        Ok(Self {
+            heads,
+            groups,
+            head,
+            norms,
+            host_norms,
+        })
+    }
+
+    /// The heads' results side by side, `[tokens, heads * head]`, from rows that hold the heads of
+    /// the queries, then of the keys, then of the values.
+    pub(super) fn forward(&self, rows: &Tensor, layout: &Layout<'_>) -> Result<Tensor> {
+        let (heads, groups, head) = (self.heads, self.groups, self.head);
+        let segments: Vec<_> = layout.segments.iter().flat_map(|run| run.each()).collect();
+        let fused = kernels::SelfAttention {
+            heads,
+            groups,
+            head,
+            norms: self.host_norms.as_ref(),
+            segments: &segments,
+            causal: layout.direction == Direction::Causal,
+        };
+        let (cosine, sine) = layout.rotary.angles();
+        if let Some(attended) = kernels::attention(rows, cosine, sine, fused)? {
+            return Ok(attended);
+        }
+        let rows = rows.reshape((rows.dim(0)?, heads + 2 * groups, head))?;
+        let rows = rows.transpose(0, 1)?.contiguous()?;
+        let turning = match &self.norms {
+            None => rows.narrow(0, 0, heads + groups)?,
+            Some((query_norm, key_norm)) => {
+                let queries = query_norm.forward(&rows.narrow(0, 0, heads)?)?;
+                let keys = key_norm.forward(&rows.narrow(0, heads, groups)?)?;
+                Tensor::cat(&[queries, keys], 0)?
+            }
+        };
+        let turned = layout.rotary.rotate(&turning)?;
+        Heads {
+            queries: turned.narrow(0, 0, heads)?,
+            keys: turned.narrow(0, heads, groups)?,
+            values: rows.narrow(0, heads + groups, groups)?,
+        }
+        .attend(layout)
+    }
+}
+
+/// Queries, keys and values, each `[heads, tokens, head]` and contiguous; keys and values may
+/// have fewer heads.
+struct Heads {
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+}
+
 impl Heads {
     /// The heads' results side by side, `[tokens, heads * head]`.
-    pub(super) fn attend(&self, layout: &Layout<'_>) -> Result<Tensor> {
+    fn attend(&self, layout: &Layout<'_>) -> Result<Tensor> {
         let (heads, tokens, head) = self.queries.dims3()?;
         let mut parts = Vec::with_capacity(layout.segments.len());
         for &run in layout.segments {

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use layra_crds::Precision;
 use rayon::prelude::*;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::cli::precision;
@@ -68,8 +69,12 @@ struct Report {
     visual_tokens: usize,
     tokens: usize,
     tflop_per_page: f64,
+    /// Memory that the loaded model takes, on the GPU where it is on one. None: nobody says.
+    model_bytes: Option<u64>,
     peak_tflops: f64,
     preprocessing_pages_per_second: f64,
+    /// CPU time for a page: what the wall clock would say of one thread if nothing else ran.
+    preprocessing_cpu_seconds: f64,
     batches: Vec<Pass>,
 }
 
@@ -79,6 +84,8 @@ struct Pass {
     pages: usize,
     /// None: it did not fit into the device's memory.
     seconds: Option<f64>,
+    /// CPU time of all threads, of the pass that took the least.
+    cpu_seconds: Option<f64>,
     pages_per_second: f64,
     tflops: f64,
     fraction_of_peak: f64,
@@ -94,8 +101,13 @@ pub fn run(args: &BenchArgs, output: &mut impl Write) -> Result<()> {
         max_visual_tokens: args.max_visual_tokens,
         ..Options::default()
     };
+    let before = own_memory();
     let model = ColQwen::load(&args.model, &options)?;
-    let report = measure(&model, args)?;
+    let model_bytes = model.gpu_memory_bytes().or_else(|| {
+        let (before, after) = (before?, own_memory()?);
+        Some(after.saturating_sub(before))
+    });
+    let report = measure(&model, args, model_bytes)?;
     let written = if args.json {
         serde_json::to_writer(&mut *output, &report)
             .map_err(std::io::Error::from)
@@ -106,7 +118,7 @@ pub fn run(args: &BenchArgs, output: &mut impl Write) -> Result<()> {
     written.map_err(ColQwenError::io(std::path::Path::new("standard output")))
 }
 
-fn measure(model: &ColQwen, args: &BenchArgs) -> Result<Report> {
+fn measure(model: &ColQwen, args: &BenchArgs, model_bytes: Option<u64>) -> Result<Report> {
     let (width, height) = args.page;
     let rgb = draw(width, height);
     let image = RgbImage {
@@ -135,8 +147,10 @@ fn measure(model: &ColQwen, args: &BenchArgs) -> Result<Report> {
         visual_tokens: page.grid.units(),
         tokens: model.tokens(&page),
         tflop_per_page: flops / 1e12,
+        model_bytes,
         peak_tflops: peak / 1e12,
-        preprocessing_pages_per_second: threads as f64 / preprocessing,
+        preprocessing_pages_per_second: threads as f64 / preprocessing.wall,
+        preprocessing_cpu_seconds: preprocessing.cpu / threads as f64,
         batches,
     })
 }
@@ -149,19 +163,21 @@ fn pass(
     (flops, peak): (f64, f64),
 ) -> Result<Pass> {
     let batch = vec![page; pages];
-    let seconds = fastest(least, || model.forward(&model.upload(&batch)?).map(drop));
+    let best = fastest(least, || model.forward(&model.upload(&batch)?).map(drop));
     let gpu_memory_bytes = model.gpu_memory_bytes();
-    let seconds = match seconds {
+    let best = match best {
         Err(ColQwenError::OutOfMemory(_)) => {
             model.release_memory();
             None
         }
-        seconds => Some(seconds?),
+        best => Some(best?),
     };
+    let seconds = best.as_ref().map(|best| best.wall);
     let rate = seconds.map_or(0.0, |seconds| pages as f64 / seconds);
     Ok(Pass {
         pages,
         seconds,
+        cpu_seconds: best.map(|best| best.cpu),
         pages_per_second: rate,
         tflops: rate * flops / 1e12,
         fraction_of_peak: rate * flops / peak,
@@ -169,18 +185,47 @@ fn pass(
     })
 }
 
-/// Seconds of the fastest of at least three passes; the first warms up.
-fn fastest(least: Duration, mut pass: impl FnMut() -> Result<()>) -> Result<f64> {
+/// Bytes of memory that this process holds of its own, without files. None: the system does not
+/// say so.
+fn own_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes << 10)
+}
+
+/// Seconds of a pass.
+struct Best {
+    wall: f64,
+    /// Of all threads together.
+    cpu: f64,
+}
+
+/// The least of at least three passes; the first warms up.
+fn fastest(least: Duration, mut pass: impl FnMut() -> Result<()>) -> Result<Best> {
     pass()?;
     let begin = Instant::now();
-    let (mut best, mut passes) = (f64::INFINITY, 0);
+    let mut best = Best {
+        wall: f64::INFINITY,
+        cpu: f64::INFINITY,
+    };
+    let mut passes = 0;
     while passes < 2 || begin.elapsed() < least {
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), cpu_time());
         pass()?;
-        best = best.min(start.elapsed().as_secs_f64());
+        best.wall = best.wall.min(start.elapsed().as_secs_f64());
+        best.cpu = best.cpu.min(cpu_time() - cpu);
         passes += 1;
     }
     Ok(best)
+}
+
+/// Seconds that this process has computed.
+fn cpu_time() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Operations a second of a large matrix product, of the shape of the towers' own.
@@ -193,14 +238,14 @@ fn peak(dtype: DType, device: &Device, least: Duration) -> Result<f64> {
     let a = Tensor::zeros((rows, inner), dtype, device)?;
     let b = Tensor::zeros((columns, inner), dtype, device)?;
     let repeats = 4;
-    let seconds = fastest(least, || {
+    let best = fastest(least, || {
         for _ in 0..repeats {
             a.matmul(&b.t()?)?;
         }
         Ok(device.synchronize()?)
     })?;
     let operations = 2.0 * rows as f64 * inner as f64 * columns as f64;
-    Ok(f64::from(repeats) * operations / seconds)
+    Ok(f64::from(repeats) * operations / best.wall)
 }
 
 /// A page with lines of grey: not one colour, always the same.
@@ -222,12 +267,19 @@ fn size(text: &str) -> std::result::Result<(usize, usize), String> {
     Ok((side(width)?, side(height)?))
 }
 
+fn mebibytes(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "-".to_owned(), |bytes| (bytes >> 20).to_string())
+}
+
 impl Report {
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         writeln!(
             out,
-            "{} in {}, {} CPU threads",
-            self.device, self.dtype, self.threads
+            "{} in {}, {} CPU threads; the model takes {} MiB",
+            self.device,
+            self.dtype,
+            self.threads,
+            mebibytes(self.model_bytes)
         )?;
         writeln!(
             out,
@@ -249,9 +301,7 @@ impl Report {
                 writeln!(out, "{:>6} out of memory", pass.pages)?;
                 continue;
             };
-            let memory = pass
-                .gpu_memory_bytes
-                .map_or_else(|| "-".to_owned(), |bytes| (bytes >> 20).to_string());
+            let memory = mebibytes(pass.gpu_memory_bytes);
             writeln!(
                 out,
                 "{:>6} {:>9.3} {:>9.3} {:>7.0}% {memory:>10}",

@@ -34,6 +34,11 @@ impl Segments {
         self.length * self.count
     }
 
+    /// First row and number of rows of each segment.
+    pub(super) fn each(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.count).map(move |number| (self.start + number * self.length, self.length))
+    }
+
     /// Appends to `list`, joined with its last entry where both are runs of one length.
     pub(super) fn push_onto(self, list: &mut Vec<Self>) {
         if let Some(last) = list.last_mut()

@@ -142,6 +142,20 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// `sums` and, for each row, the layer's result. `sums` may be changed in place: nobody else
+    /// may want its values.
+    pub(super) fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::LaidOut(matrix) if sums.is_contiguous() => {
+                matrix.add_product(rows, &sums)?;
+                Ok(sums)
+            }
+            _ => Ok((sums + self.forward(rows)?)?),
+        }
+    }
+}
+
 impl Quantisation {
     /// The format of a matrix; none where its rows do not fill whole blocks.
     fn format(self, input: usize, outputs: usize) -> Option<GgmlDType> {
@@ -186,6 +200,13 @@ impl Norm {
             bias,
             epsilon,
         })
+    }
+
+    /// Its weights for a kernel on the CPU.
+    pub(super) fn to_host(&self) -> Result<kernels::HeadNorm> {
+        let weight = self.weight.to_dtype(DType::F32)?.to_vec1()?;
+        let epsilon = self.epsilon;
+        Ok(kernels::HeadNorm { weight, epsilon })
     }
 
     /// Normalises every row.

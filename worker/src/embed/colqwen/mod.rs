@@ -2,26 +2,38 @@
 //! colpali-engine computes them. It renders nothing, stores nothing and fetches nothing.
 //!
 //! # The way of a page
-//! 1. [`processor`], `image_size`, `resize`, `patches`: settings of the checkpoint, the size,
-//!    the resampling (bit for bit the reference's), rows of pixels in the tower's order.
+//! 1. [`processor`], `image_size`, `resize`, `resample`, `patches`: settings of the checkpoint, the
+//!    size, the resampling (bit for bit the reference's), rows of pixels in the tower's order.
 //! 2. `grid`, `packing`, `tokenizer`: the order of patches, a batch of pages without padding,
 //!    token ids, positions, who sees whom. Pure host code.
 //! 3. `vision`, `text`, `model`: the towers, from `layers`, `attention`, `rope`, `kernels`.
 //! 4. [`pool`]: fewer vectors a page, where wanted.
 //!
 //! Weights come from [`config`] (layouts of `config.json`), `names` (layouts of tensor names),
-//! `weight_file`, `checkpoint` and `lora`.
+//! `weight_file`, `checkpoint` and `lora`. `device` picks where and how precisely; `embedder` is
+//! the worker's view of all this, `cli` and `bench` are a person's.
 //!
 //! # Adding a family
-//! 1. Name it in [`Family`] and map its `model_type` in `Config::from_raw`; keys that only it has
-//!    go to `raw_config`.
-//! 2. Say how its towers differ, as values of `VisionConfig` and `TextConfig`: towers never ask
-//!    for the family, only for what it does (a norm, an MLP, windows, a table of positions).
-//! 3. Add what is new as a variant there, and as a branch in `vision` or `text`.
-//! 4. Map its tensor names in `names`, its prompts in `tokenizer`.
-//! 5. Make a tiny checkpoint with random weights and the reference's outputs, put it under
-//!    `tests/fixtures` and add it to the table in `tests/colqwen`. Hold vectors to 1e-5 in
-//!    f32: a wrong kind of GELU moves them by no more than 4e-5.
+//! Towers never ask for the family, only for what it does: a norm, an MLP, windows, a table of
+//! positions. In this order, file by file:
+//! 1. `config.rs`: a variant of [`Family`], its `model_type` in `Config::from_raw`, and what its
+//!    towers do as values of `VisionConfig` and `TextConfig`. Keys of `config.json` that only it
+//!    has go to `raw_config.rs`.
+//! 2. `vision.rs`, `text.rs`: a branch for what no family does yet. New numbers for something that
+//!    is there already need none.
+//! 3. `names.rs`: its tensor names, every layout that was published, to the bare ones. `lora.rs`
+//!    needs nothing: adapters are read through the same names.
+//! 4. `tokenizer.rs`: its prompts for pages and for queries. `processor.rs`: defaults of the
+//!    settings that its processor leaves out.
+//! 5. `flops.rs`, if its layers multiply something else: the benchmark divides by it.
+//! 6. Outside of here: a variant of `ModelFamily` in `crds/src/embedding.rs` (the definition is
+//!    generated again by the test that fails) and its arm in `visual_family` of `embed/mod.rs`.
+//! 7. `worker/tests/fixtures/NAME`: a tiny checkpoint with random weights, `reference.json` and
+//!    `reference.safetensors` with the reference implementation's outputs under the names of the
+//!    others; then `NAME` in `FIXTURES` of `worker/tests/colqwen/fixture.rs`. Every test of parity,
+//!    packing and bad input runs for it from then on. Hold vectors to 1e-5 in f32: a wrong kind of
+//!    GELU moves them by no more than 4e-5. If they differ, `ColQwen::trace_page` has the steps in
+//!    between, and `parity.rs` compares each.
 
 mod attention;
 pub mod bench;
@@ -44,6 +56,7 @@ mod pooling;
 mod position_table;
 pub mod processor;
 mod raw_config;
+mod resample;
 mod resize;
 mod rope;
 mod text;

@@ -6,7 +6,7 @@
 
 use super::config::VisionAttention;
 use super::error::{ColQwenError, Result};
-use super::grid::{Grid, UNIT};
+use super::grid::Grid;
 use super::image_size::Size;
 use super::processor::ImageSettings;
 use super::resize::resize;
@@ -67,15 +67,24 @@ pub(super) fn resize_image(
 
 fn cut(rgb: &[u8], size: Size, grid: &Grid, settings: &ImageSettings) -> Vec<f32> {
     let patch = settings.patch;
-    let tables = [0, 1, 2].map(|channel| normalised(channel, settings));
-    let mut rows = Vec::with_capacity(grid.units() * UNIT * CHANNELS * patch * patch);
-    for (patch_row, patch_column) in grid.patch_positions() {
-        for (channel, table) in tables.iter().enumerate() {
-            for y in patch_row * patch..(patch_row + 1) * patch {
-                let start = (y * size.width + patch_column * patch) * CHANNELS;
-                let line = &rgb[start..start + patch * CHANNELS];
-                let values = line.iter().skip(channel).step_by(CHANNELS);
-                rows.extend(values.map(|&value| table[usize::from(value)]));
+    let [reds, greens, blues] = [0, 1, 2].map(|channel| normalised(channel, settings));
+    let plane = patch * patch;
+    let mut rows = vec![0.0; grid.patches() * CHANNELS * plane];
+    let targets = rows.chunks_exact_mut(CHANNELS * plane);
+    for ((patch_row, patch_column), row) in grid.patch_positions().zip(targets) {
+        let (red, rest) = row.split_at_mut(plane);
+        let (green, blue) = rest.split_at_mut(plane);
+        for y in 0..patch {
+            let start = ((patch_row * patch + y) * size.width + patch_column * patch) * CHANNELS;
+            let pixels = rgb[start..start + patch * CHANNELS].chunks_exact(CHANNELS);
+            let line = y * patch..(y + 1) * patch;
+            let red = red[line.clone()].iter_mut();
+            let green = green[line.clone()].iter_mut();
+            let targets = red.zip(green).zip(&mut blue[line]);
+            for (pixel, ((red, green), blue)) in pixels.zip(targets) {
+                *red = reds[usize::from(pixel[0])];
+                *green = greens[usize::from(pixel[1])];
+                *blue = blues[usize::from(pixel[2])];
             }
         }
     }

@@ -1,124 +1,55 @@
 //! Resampling of 8-bit RGB images, bit for bit as the reference processor's: antialiased bicubic
-//! (a = -0.5), the width first, 8 bits in between, then the height. It decides no size.
+//! (a = -0.5), the width first, 8 bits in between, then the height. It decides no size; the sums themselves are [`resample`]'s.
+
+use std::borrow::Cow;
 
 use super::image_size::Size;
+use super::resample::{self, Axis, CHANNELS};
 
-const CHANNELS: usize = 3;
-/// Most binary digits of a weight's fraction, and of the weight itself.
+/// Most binary digits of a weight's fraction.
 const MOST_BITS: u32 = 22;
+/// Weights are below this: they fit 16 bits.
 const LARGEST_WEIGHT: f64 = 32_768.0;
-
-/// The taps of one output position: input positions `first..first + weights.len()`.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
-}
-
-struct Kernel {
-    taps: Vec<Taps>,
-    bits: u32,
-}
 
 /// Resizes `rgb` (row-major, 3 bytes a pixel) from `from` to `to` pixels.
 pub(super) fn resize(rgb: &[u8], from: Size, to: Size) -> Vec<u8> {
     assert_eq!(rgb.len(), from.pixels() * CHANNELS, "three bytes a pixel");
-    let narrow = if from.width == to.width {
-        rgb.to_vec()
-    } else {
-        resize_rows(rgb, from, to.width)
-    };
-    if from.height == to.height {
-        return narrow;
+    let mut resized = Cow::Borrowed(rgb);
+    if from.width != to.width {
+        let narrow = resample::rows(&resized, from.width, &axis(from.width, to.width));
+        resized = Cow::Owned(narrow);
     }
-    resize_columns(
-        &narrow,
-        Size {
-            width: to.width,
-            height: from.height,
-        },
-        to.height,
-    )
+    if from.height != to.height {
+        let stride = to.width * CHANNELS;
+        let low = resample::columns(&resized, stride, &axis(from.height, to.height));
+        resized = Cow::Owned(low);
+    }
+    resized.into_owned()
 }
 
-fn resize_rows(rgb: &[u8], from: Size, width: usize) -> Vec<u8> {
-    let kernel = Kernel::new(from.width, width);
-    let mut output = vec![0; width * from.height * CHANNELS];
-    let rows = rgb.chunks_exact(from.width * CHANNELS);
-    for (row, target) in rows.zip(output.chunks_exact_mut(width * CHANNELS)) {
-        for (taps, pixel) in kernel.taps.iter().zip(target.chunks_exact_mut(CHANNELS)) {
-            let start = taps.first * CHANNELS;
-            let window = &row[start..start + taps.weights.len() * CHANNELS];
-            let (mut r, mut g, mut b) = (kernel.half(), kernel.half(), kernel.half());
-            for (weight, source) in taps.weights.iter().zip(window.chunks_exact(CHANNELS)) {
-                r += weight * i32::from(source[0]);
-                g += weight * i32::from(source[1]);
-                b += weight * i32::from(source[2]);
-            }
-            pixel.copy_from_slice(&[kernel.round(r), kernel.round(g), kernel.round(b)]);
-        }
+/// Integer weights from `from` positions to `to`, scaled by the largest power of two at which
+/// each fits 16 bits.
+fn axis(from: usize, to: usize) -> Axis {
+    let exact: Vec<(usize, Vec<f64>)> = (0..to)
+        .map(|position| weights(position, from, to))
+        .collect();
+    let largest = exact
+        .iter()
+        .flat_map(|(_, w)| w)
+        .copied()
+        .fold(0.0, f64::max);
+    let mut bits = 0;
+    while bits < MOST_BITS
+        && (0.5 + largest * f64::from(1_u32 << (bits + 1))).trunc() < LARGEST_WEIGHT
+    {
+        bits += 1;
     }
-    output
-}
-
-fn resize_columns(rgb: &[u8], from: Size, height: usize) -> Vec<u8> {
-    let kernel = Kernel::new(from.height, height);
-    let stride = from.width * CHANNELS;
-    let mut output = vec![0; stride * height];
-    let mut sums = vec![0_i32; stride];
-    for (taps, target) in kernel.taps.iter().zip(output.chunks_exact_mut(stride)) {
-        sums.fill(kernel.half());
-        let rows = rgb[taps.first * stride..].chunks_exact(stride);
-        for (&weight, row) in taps.weights.iter().zip(rows) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += weight * i32::from(value);
-            }
-        }
-        for (value, &sum) in target.iter_mut().zip(&sums) {
-            *value = kernel.round(sum);
-        }
-    }
-    output
-}
-
-impl Kernel {
-    /// Integer weights from `from` positions to `to`, scaled by the largest power of two at which
-    /// each fits 16 bits.
-    fn new(from: usize, to: usize) -> Self {
-        let exact: Vec<(usize, Vec<f64>)> = (0..to)
-            .map(|position| weights(position, from, to))
-            .collect();
-        let largest = exact
-            .iter()
-            .flat_map(|(_, w)| w)
-            .copied()
-            .fold(0.0, f64::max);
-        let mut bits = 0;
-        while bits < MOST_BITS
-            && (0.5 + largest * f64::from(1_u32 << (bits + 1))).trunc() < LARGEST_WEIGHT
-        {
-            bits += 1;
-        }
-        let scale = f64::from(1_u32 << bits);
-        let taps = exact
-            .into_iter()
-            .map(|(first, weights)| Taps {
-                first,
-                weights: weights
-                    .into_iter()
-                    .map(|weight| nearest(weight * scale))
-                    .collect(),
-            })
-            .collect();
-        Self { taps, bits }
-    }
-
-    fn half(&self) -> i32 {
-        (1 << self.bits) >> 1
-    }
-
-    fn round(&self, sum: i32) -> u8 {
-        u8::try_from((sum >> self.bits).clamp(0, 255)).unwrap_or(u8::MAX)
-    }
+    let scale = f64::from(1_u32 << bits);
+    let positions = exact.into_iter().map(|(first, weights)| {
+        let weights = weights.into_iter().map(|weight| nearest(weight * scale));
+        (first, weights.collect())
+    });
+    Axis::new(positions, bits)
 }
 
 /// The first input position of an output position, and the weights from there; they add up to 1.
@@ -158,10 +89,10 @@ fn cubic(x: f64) -> f64 {
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "a weight fits 16 bits and a sign"
+    reason = "the scale keeps every weight within 16 bits"
 )]
-fn nearest(value: f64) -> i32 {
-    (value + if value < 0.0 { -0.5 } else { 0.5 }) as i32
+fn nearest(value: f64) -> i16 {
+    (value + if value < 0.0 { -0.5 } else { 0.5 }) as i16
 }
 
 #[cfg(test)]

@@ -70,6 +70,11 @@ impl RotaryTable {
         })
     }
 
+    /// Cosines and sines.
+    pub(super) fn angles(&self) -> (&Tensor, &Tensor) {
+        (&self.cosine, &self.sine)
+    }
+
     /// Rotates `heads`, `[heads, tokens, head]` and contiguous, by the tokens' positions.
     pub(super) fn rotate(&self, heads: &Tensor) -> Result<Tensor> {
         let rotated = candle_nn::rotary_emb::rope(&heads.unsqueeze(0)?, &self.cosine, &self.sine)?;

@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 
-use super::attention::{Direction, Heads, Layout};
+use super::attention::{Direction, Layout, SelfAttention};
 use super::config::TextConfig;
 use super::error::Result;
 use super::grid::Segments;
@@ -57,10 +57,11 @@ impl TextTower {
         let layout = Layout {
             segments,
             direction: Direction::Causal,
+            rotary,
             masks: &masks,
         };
         for (number, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(hidden, rotary, &layout)?;
+            hidden = layer.forward(hidden, &layout)?;
             if let Some(extra) = extra.get(number) {
                 hidden = (hidden + extra)?;
             }
@@ -72,15 +73,11 @@ impl TextTower {
 struct Layer {
     input_norm: Norm,
     qkv: Linear,
-    /// Norms on each head of queries and of keys.
-    head_norms: Option<(Norm, Norm)>,
+    attention: SelfAttention,
     output: Linear,
     mlp_norm: Norm,
     gate_up: Linear,
     down: Linear,
-    heads: usize,
-    kv_heads: usize,
-    head: usize,
 }
 
 impl Layer {
@@ -92,15 +89,16 @@ impl Layer {
         let parts =
             [("q_proj", q), ("k_proj", kv), ("v_proj", kv)].map(|(n, out)| (attention.at(n), out));
         let head_norm = |name| Norm::load_rms(&attention.at(name), head, config.epsilon);
+        let norms = if config.head_norm {
+            Some((head_norm("q_norm")?, head_norm("k_norm")?))
+        } else {
+            None
+        };
         let norm = |name| Norm::load_rms(&loader.at(name), hidden, config.epsilon);
         Ok(Self {
             input_norm: norm("input_layernorm")?,
             qkv: Linear::load_joined(&parts, hidden, config.qkv_bias)?,
-            head_norms: if config.head_norm {
-                Some((head_norm("q_norm")?, head_norm("k_norm")?))
-            } else {
-                None
-            },
+            attention: SelfAttention::new(config.heads, config.kv_heads, head, norms)?,
             output: Linear::load(&attention.at("o_proj"), q, hidden, config.output_bias)?,
             mlp_norm: norm("post_attention_layernorm")?,
             gate_up: Linear::load_joined(
@@ -109,37 +107,14 @@ impl Layer {
                 false,
             )?,
             down: Linear::load(&mlp.at("down_proj"), inner, hidden, false)?,
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head,
         })
     }
 
-    fn forward(&self, hidden: Tensor, rotary: &RotaryTable, layout: &Layout<'_>) -> Result<Tensor> {
-        let attended = self.attend(&self.input_norm.forward(&hidden)?, rotary, layout)?;
-        let hidden = (hidden + self.output.forward(&attended)?)?;
+    fn forward(&self, hidden: Tensor, layout: &Layout<'_>) -> Result<Tensor> {
+        let qkv = self.qkv.forward(&self.input_norm.forward(&hidden)?)?;
+        let attended = self.attention.forward(&qkv, layout)?;
+        let hidden = self.output.add_to(hidden, &attended)?;
         let inner = self.gate_up.forward(&self.mlp_norm.forward(&hidden)?)?;
-        Ok((hidden + self.down.forward(&kernels::swiglu(&inner)?)?)?)
-    }
-
-    fn attend(&self, rows: &Tensor, rotary: &RotaryTable, layout: &Layout<'_>) -> Result<Tensor> {
-        let (q, kv) = (self.heads, self.kv_heads);
-        let qkv = self
-            .qkv
-            .forward(rows)?
-            .reshape((rows.dim(0)?, q + 2 * kv, self.head))?;
-        let qkv = qkv.transpose(0, 1)?.contiguous()?;
-        let mut queries = qkv.narrow(0, 0, q)?;
-        let mut keys = qkv.narrow(0, q, kv)?;
-        if let Some((query_norm, key_norm)) = &self.head_norms {
-            queries = query_norm.forward(&queries)?;
-            keys = key_norm.forward(&keys)?;
-        }
-        Heads {
-            queries: rotary.rotate(&queries)?,
-            keys: rotary.rotate(&keys)?,
-            values: qkv.narrow(0, q + kv, kv)?,
-        }
-        .attend(layout)
+        self.down.add_to(hidden, &kernels::swiglu(&inner)?)
     }
 }

@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 
-use super::attention::{Direction, Heads, Layout};
+use super::attention::{Direction, Layout, SelfAttention};
 use super::config::{VisionAttention, VisionConfig, VisionMlp, VisionNorm};
 use super::error::Result;
 use super::grid::UNIT;
@@ -82,9 +82,10 @@ impl VisionTower {
             let layout = Layout {
                 segments,
                 direction: Direction::Both,
+                rotary: &rotary,
                 masks: &masks,
             };
-            hidden = block.forward(hidden, &rotary, &layout)?;
+            hidden = block.forward(hidden, &layout)?;
             for (_, merger) in self.deepstack.iter().filter(|(after, _)| *after == number) {
                 deepstack.push(merger.forward(&hidden)?);
             }
@@ -112,10 +113,10 @@ fn load_patch(loader: &Loader, config: &VisionConfig) -> Result<Linear> {
 struct Block {
     norm1: Norm,
     qkv: Linear,
+    attention: SelfAttention,
     output: Linear,
     norm2: Norm,
     mlp: Mlp,
-    heads: usize,
 }
 
 impl Block {
@@ -125,31 +126,19 @@ impl Block {
         Ok(Self {
             norm1: norm("norm1")?,
             qkv: Linear::load(&loader.at("attn.qkv"), width, 3 * width, true)?,
+            attention: SelfAttention::new(config.heads, config.heads, config.head(), None)?,
             output: Linear::load(&loader.at("attn.proj"), width, width, true)?,
             norm2: norm("norm2")?,
             mlp: Mlp::load(&loader.at("mlp"), config)?,
-            heads: config.heads,
         })
     }
 
-    fn forward(&self, hidden: Tensor, rotary: &RotaryTable, layout: &Layout<'_>) -> Result<Tensor> {
-        let (rows, width) = hidden.dims2()?;
-        let (heads, head) = (self.heads, width / self.heads);
+    fn forward(&self, hidden: Tensor, layout: &Layout<'_>) -> Result<Tensor> {
         let qkv = self.qkv.forward(&self.norm1.forward(&hidden)?)?;
-        let qkv = qkv
-            .reshape((rows, 3 * heads, head))?
-            .transpose(0, 1)?
-            .contiguous()?;
-        let turned = rotary.rotate(&qkv.narrow(0, 0, 2 * heads)?)?;
-        let attended = Heads {
-            queries: turned.narrow(0, 0, heads)?,
-            keys: turned.narrow(0, heads, heads)?,
-            values: qkv.narrow(0, 2 * heads, heads)?,
-        }
-        .attend(layout)?;
-        let hidden = (hidden + self.output.forward(&attended)?)?;
-        let change = self.mlp.forward(&self.norm2.forward(&hidden)?)?;
-        Ok((hidden + change)?)
+        let attended = self.attention.forward(&qkv, layout)?;
+        let hidden = self.output.add_to(hidden, &attended)?;
+        let rows = self.norm2.forward(&hidden)?;
+        self.mlp.add_to(hidden, &rows)
     }
 }
 
@@ -198,16 +187,17 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, rows: &Tensor) -> Result<Tensor> {
+    /// `sums`, changed in place, and the MLP's results.
+    fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
         match self {
             Self::SwiGlu { gate_up, down } => {
-                down.forward(&kernels::swiglu(&gate_up.forward(rows)?)?)
+                down.add_to(sums, &kernels::swiglu(&gate_up.forward(rows)?)?)
             }
             Self::Plain {
                 first,
                 activation,
                 second,
-            } => second.forward(&kernels::activate(first.forward(rows)?, *activation)?),
+            } => second.add_to(sums, &kernels::activate(first.forward(rows)?, *activation)?),
         }
     }
 }

@@ -3,17 +3,19 @@
 //! library's own kernels. No shapes of models here.
 
 mod activation;
+mod attention;
 #[cfg(target_arch = "x86_64")]
-mod matrix;
+mod avx512;
 #[cfg(not(target_arch = "x86_64"))]
-#[path = "matrix_other.rs"]
-mod matrix;
+#[path = "avx512_other.rs"]
+mod avx512;
 mod softmax;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 
 pub(super) use activation::{Gelu, activate, add_bias, swiglu};
-pub(super) use matrix::Matrix;
+pub(super) use attention::{HeadNorm, SelfAttention, attention};
+pub(super) use avx512::Matrix;
 pub(super) use softmax::{Masks, Visible, softmax};
 
 /// Values that one task works on: large enough to hide the cost of a task, small enough for L2.

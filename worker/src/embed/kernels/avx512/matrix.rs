@@ -2,28 +2,15 @@
 //! other CPUs take the tensor library's. The weights are laid out once, when they are loaded.
 //!
 //! `C = A W^T + b` is cut into blocks of rows, which the cores share, and into slices of the inner
-//! dimension, so that a block of A stays in a core's cache while all of W passes by. The innermost
-//! tile is [`ROWS`] x [`COLUMNS`] sums in vector registers.
-#![expect(
-    unsafe_code,
-    reason = "vector instructions on raw pointers; every pointer is derived from a slice whose \
-              length is checked beside it"
-)]
+//! dimension, so that a block of A stays in a core's cache while all of W passes by.
+#![expect(unsafe_code, reason = "tasks write disjoint parts of one output")]
 
-use std::arch::x86_64::{
-    __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-};
-
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::values;
+use super::tile::{COLUMNS, Place, ROWS, tile_of};
+use crate::embed::kernels::{values, values_mut};
 
-/// Rows of a tile: with two registers a row, 28 of 32 registers hold sums.
-const ROWS: usize = 14;
-/// Columns of a tile: two registers.
-const COLUMNS: usize = 32;
 /// Inner dimension of a slice.
 const DEPTH: usize = 512;
 /// Rows of a block: 224 KiB of A with the depth above.
@@ -42,7 +29,7 @@ impl Matrix {
     /// Lays out `weight`, if this CPU has the instructions and the weight is of a kind for them.
     pub(in crate::embed) fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Self>> {
         let suits = weight.device().is_cpu() && weight.dtype() == DType::F32;
-        if !suits || !std::arch::is_x86_feature_detected!("avx512f") {
+        if !suits || !super::available() {
             return Ok(None);
         }
         let (outputs, inputs) = weight.dims2()?;
@@ -77,9 +64,20 @@ impl Matrix {
         rows.contiguous()?.apply_op1_no_bwd(&Product(self))
     }
 
+    /// `sums + rows W^T + b`, in place of `sums`, which has a row for each of `rows`.
+    pub(in crate::embed) fn add_product(&self, rows: &Tensor, sums: &Tensor) -> Result<()> {
+        sums.inplace_op2(&rows.contiguous()?, &AddProduct(self))
+    }
+
     fn product(&self, rows: &[f32]) -> Vec<f32> {
+        let mut output = vec![0.0; rows.len() / self.inputs * self.outputs];
+        self.write_product(rows, &mut output, false);
+        output
+    }
+
+    fn write_product(&self, rows: &[f32], output: &mut [f32], onto: bool) {
         let count = rows.len() / self.inputs;
-        let mut output = vec![0.0; count * self.outputs];
+        assert_eq!(output.len(), count * self.outputs);
         let panels = self.outputs.div_ceil(COLUMNS);
         let blocks = count.div_ceil(BLOCK);
         // Few rows leave cores idle unless columns are shared out too.
@@ -88,6 +86,7 @@ impl Matrix {
         let groups = panels.div_ceil(group);
         let target = Target {
             values: output.as_mut_ptr(),
+            onto,
         };
         (0..blocks * groups).into_par_iter().for_each_init(
             || vec![0.0; BLOCK * DEPTH.min(self.inputs)],
@@ -103,7 +102,6 @@ impl Matrix {
                 self.block(&block, packed, &target);
             },
         );
-        output
     }
 
     /// All products of one block with some of the panels.
@@ -124,8 +122,13 @@ impl Matrix {
                     // SAFETY: the rows and columns of this tile lie in the output, no other task
                     // has any of them, and the instructions are there, or `new` had refused.
                     unsafe {
-                        let to = target.values.add(place);
-                        tile_of(rows, values, weights, bias, to, self.outputs, width);
+                        let place = Place {
+                            to: target.values.add(place),
+                            stride: self.outputs,
+                            width,
+                            onto: target.onto || start > 0,
+                        };
+                        tile_of(rows, values, weights, bias, place);
                     }
                 }
             }
@@ -159,10 +162,23 @@ struct Block<'a> {
 /// The output, of which tasks write disjoint parts.
 struct Target {
     values: *mut f32,
+    /// Whether the products are added to what is there.
+    onto: bool,
 }
 
 // SAFETY: tasks write to places that no other task reads or writes.
 unsafe impl Sync for Target {}
+
+impl Matrix {
+    /// Rows of `layout`, which must suit this matrix.
+    fn count(&self, layout: &Layout) -> Result<usize> {
+        let (count, inputs) = layout.shape().dims2()?;
+        if inputs != self.inputs {
+            candle_core::bail!("{inputs} columns, the matrix takes {}", self.inputs);
+        }
+        Ok(count)
+    }
+}
 
 struct Product<'a>(&'a Matrix);
 
@@ -172,96 +188,36 @@ impl CustomOp1 for Product<'_> {
     }
 
     fn cpu_fwd(&self, rows: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (count, inputs) = layout.shape().dims2()?;
         let matrix = self.0;
-        if inputs != matrix.inputs {
-            candle_core::bail!("{inputs} columns, the matrix takes {}", matrix.inputs);
-        }
+        let count = matrix.count(layout)?;
         let output = matrix.product(values(rows, layout)?);
         let shape = Shape::from((count, matrix.outputs));
         Ok((CpuStorage::F32(output), shape))
     }
 }
 
-/// [`tile`] for any number of rows up to [`ROWS`].
-#[target_feature(enable = "avx512f")]
-unsafe fn tile_of(
-    rows: usize,
-    values: &[f32],
-    weights: &[f32],
-    bias: Option<&[f32]>,
-    to: *mut f32,
-    stride: usize,
-    width: usize,
-) {
-    macro_rules! tile {
-        ($($count:literal)*) => {
-            match rows {
-                // SAFETY: as for this function.
-                $($count => unsafe { tile::<$count>(values, weights, bias, to, stride, width) },)*
-                _ => unreachable!("a tile has 1 to {ROWS} rows"),
-            }
-        };
-    }
-    tile!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-}
+struct AddProduct<'a>(&'a Matrix);
 
-/// Adds the products of `R` rows and 32 columns to `to`, or puts them there with the bias added.
-///
-/// # Safety
-/// `to` must be valid for `R` rows of `width` values, `stride` apart.
-#[target_feature(enable = "avx512f")]
-unsafe fn tile<const R: usize>(
-    values: &[f32],
-    weights: &[f32],
-    bias: Option<&[f32]>,
-    to: *mut f32,
-    stride: usize,
-    width: usize,
-) {
-    let depth = weights.len() / COLUMNS;
-    assert_eq!(values.len(), depth * R);
-    // Places that are constants keep every sum in a register; a loop over rows would not.
-    let mut sums: [[__m512; 2]; ROWS] = [[_mm512_setzero_ps(); 2]; ROWS];
-    let (mut value, mut weight) = (values.as_ptr(), weights.as_ptr());
-    for _ in 0..depth {
-        // SAFETY: `depth` steps of 32 weights and `R` values each lie in the slices.
-        unsafe {
-            let left = _mm512_loadu_ps(weight);
-            let right = _mm512_loadu_ps(weight.add(16));
-            macro_rules! each_row {
-                ($($row:literal)*) => {$(
-                    if $row < R {
-                        let value = _mm512_set1_ps(*value.add($row));
-                        sums[$row][0] = _mm512_fmadd_ps(value, left, sums[$row][0]);
-                        sums[$row][1] = _mm512_fmadd_ps(value, right, sums[$row][1]);
-                    }
-                )*};
-            }
-            each_row!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
-            value = value.add(R);
-            weight = weight.add(COLUMNS);
-        }
+impl InplaceOp2 for AddProduct<'_> {
+    fn name(&self) -> &'static str {
+        "add-product"
     }
-    let mask = u32::MAX >> (COLUMNS - width);
-    let halves = mask.to_le_bytes();
-    let masks = [
-        u16::from_le_bytes([halves[0], halves[1]]),
-        u16::from_le_bytes([halves[2], halves[3]]),
-    ];
-    for (row, sums) in sums.iter().take(R).enumerate() {
-        for half in 0..2 {
-            // SAFETY: the mask keeps to `width` values of a row that the caller vouches for; a
-            // bias has 32 values.
-            unsafe {
-                let to = to.add(row * stride).wrapping_add(half * 16);
-                let before = match bias {
-                    Some(bias) => _mm512_loadu_ps(bias[half * 16..][..16].as_ptr()),
-                    None => _mm512_maskz_loadu_ps(masks[half], to),
-                };
-                _mm512_mask_storeu_ps(to, masks[half], _mm512_add_ps(before, sums[half]));
-            }
+
+    fn cpu_fwd(
+        &self,
+        sums: &mut CpuStorage,
+        sums_layout: &Layout,
+        rows: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<()> {
+        let matrix = self.0;
+        let shape = (matrix.count(layout)?, matrix.outputs);
+        if sums_layout.shape().dims2()? != shape {
+            candle_core::bail!("the product is {shape:?}, the sums {sums_layout:?}");
         }
+        let sums = values_mut(sums, sums_layout)?;
+        matrix.write_product(values(rows, layout)?, sums, true);
+        Ok(())
     }
 }
 
@@ -290,10 +246,17 @@ mod tests {
             let found = matrix.multiply(&a).unwrap();
             let product = a.matmul(&weight.t().unwrap()).unwrap();
             let expected = product.broadcast_add(&bias).unwrap();
-            let worst = (found - expected).unwrap().abs().unwrap().max_all().unwrap();
+            let worst = (found - &expected).unwrap().abs().unwrap().max_all().unwrap();
             let worst = worst.to_scalar::<f32>().unwrap();
             // Sums of other orders differ by rounding.
-            prop_assert!(worst < 1e-5 * (inputs as f32).sqrt() * 4.0, "off by {worst}");
+            let tolerance = 1e-5 * (inputs as f32).sqrt() * 4.0;
+            prop_assert!(worst < tolerance, "off by {worst}");
+
+            let sums = Tensor::ones((rows, outputs), DType::F32, &Device::Cpu).unwrap();
+            matrix.add_product(&a, &sums).unwrap();
+            let worst = (sums - (expected + 1.0).unwrap()).unwrap().abs().unwrap();
+            let worst = worst.max_all().unwrap().to_scalar::<f32>().unwrap();
+            prop_assert!(worst < tolerance, "added, off by {worst}");
         }
     }
 }

@@ -1,0 +1,13 @@
+//! Kernels for f32 on CPUs with AVX-512. Each can be had only where the instructions are.
+
+mod attention;
+mod matrix;
+mod tile;
+
+pub(in crate::embed) use attention::attend;
+pub(in crate::embed) use matrix::Matrix;
+
+/// Whether this CPU has the instructions.
+pub(in crate::embed) fn available() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+}

@@ -1,0 +1,36 @@
+//! Where there is no AVX-512 at all, nothing here is ever made or called: the tensor library
+//! computes.
+
+use candle_core::{Result, Tensor};
+
+use super::attention::Rows;
+
+/// Never.
+pub(in crate::embed) fn available() -> bool {
+    false
+}
+
+/// Never called.
+pub(in crate::embed) fn attend(_rows: &Rows<'_>) -> Vec<f32> {
+    unreachable!("there is no AVX-512")
+}
+
+/// No matrix: there are no instructions for it here.
+pub(in crate::embed) enum Matrix {}
+
+impl Matrix {
+    /// None.
+    pub(in crate::embed) fn new(_weight: &Tensor, _bias: Option<&Tensor>) -> Result<Option<Self>> {
+        Ok(None)
+    }
+
+    /// Never called: there is no matrix.
+    pub(in crate::embed) fn multiply(&self, _rows: &Tensor) -> Result<Tensor> {
+        match *self {}
+    }
+
+    /// Never called: there is no matrix.
+    pub(in crate::embed) fn add_product(&self, _rows: &Tensor, _sums: &Tensor) -> Result<()> {
+        match *self {}
+    }
+}
