@@ -140,10 +140,10 @@ mod tests {
             }
             let half = size / 2;
             let turn = |place: usize| {
-                let (sine, cosine) = f64::from(angles[row * half + place % half]).sin_cos();
+                let (sin, cos) = f64::from(angles[row * half + place % half]).sin_cos();
                 let other = values[(place + half) % size];
-                let sign = if place < half { -1.0 } else { 1.0 };
-                values[place] * cosine + sign * other * sine
+                let direction = if place < half { -1.0 } else { 1.0 };
+                values[place] * cos + direction * other * sin
             };
             (0..size).map(turn).collect::<Vec<_>>()
         };
