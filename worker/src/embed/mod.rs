@@ -3,10 +3,13 @@
 
 mod bert;
 pub mod colqwen;
+mod encoder_ops;
 mod error;
 mod kernels;
 mod multi_vector;
+mod paced;
 mod passages;
+mod vectorized;
 
 pub mod minilm;
 
@@ -18,6 +21,7 @@ use rayon::prelude::*;
 pub use colqwen::DeviceChoice;
 pub use error::EmbedError;
 pub use multi_vector::MultiVector;
+pub use paced::Paced;
 
 use crate::model::Files;
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+pub use milvus::WriteLimit;
 pub(super) use milvus::milvus_ports;
 pub(super) use s3::{ACCESS_KEY, SECRET_KEY, create_bucket};
 
@@ -72,9 +73,14 @@ impl Service {
 
     /// Starts it, on the data of its last run if there is any, and waits until it answers.
     pub async fn start(self, settings: &Settings) -> Result<()> {
+        self.start_with(settings, WriteLimit::None).await
+    }
+
+    /// The same, with a limit that Milvus alone has.
+    pub async fn start_with(self, settings: &Settings, limit: WriteLimit) -> Result<()> {
         check_port(self.name(), self.port(settings))?;
         std::fs::create_dir_all(settings.data(self.name()))?;
-        let command = self.command(settings)?;
+        let command = self.command(settings, limit)?;
         Daemon::new(settings, self.name()).start(&command)?;
         self.wait_until_ready(settings).await
     }
@@ -128,10 +134,10 @@ impl Service {
         }
     }
 
-    fn command(self, settings: &Settings) -> Result<Command> {
+    fn command(self, settings: &Settings, limit: WriteLimit) -> Result<Command> {
         match self {
             Self::Kafka => kafka::command(settings),
-            Self::Milvus => milvus::command(settings),
+            Self::Milvus => milvus::command(settings, limit),
             Self::MongoDb => Ok(mongodb::command(settings)),
             Self::S3 => Ok(s3::command(settings)),
             Self::Redis => Ok(redis::command(settings)),
