@@ -180,7 +180,7 @@ impl Target<'_> {
         milvus.start_limited().await?;
         let limited = Instant::now();
         // Until somebody has met the limit, and for a while after.
-        let met = eventually("a refused write", Duration::from_secs(20), async || {
+        let met = eventually("a refused write", Duration::from_secs(40), async || {
             Ok((fleet.count_logged(THROTTLED) > before).then_some(()))
         })
         .await;

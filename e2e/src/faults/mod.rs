@@ -82,6 +82,11 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
         topic: topic.clone(),
     };
 
+    eventually("workers at work", 5 * MINUTE, async || {
+        Ok(fleet.all_have_logged("ready for work").then_some(()))
+    })
+    .await?;
+
     let start = Instant::now();
     let log = |text: &str| println!("{:>5.0} s  {text}", start.elapsed().as_secs_f64());
     let mut deck = Deck::new(&mut random);

@@ -236,11 +236,24 @@ fn norm_row(output: &mut [f32], a: &[f32], b: &[f32], norm: Norm<'_>) {
     for value in output.iter_mut() {
         *value -= mean;
     }
-    let variance = lanes(output, 0.0, |sum, value| sum + value * value) / width;
+    let variance = sum_of_squares(output) / width;
     let inverse = 1.0 / (variance + norm.epsilon).sqrt();
     for (value, (weight, bias)) in output.iter_mut().zip(norm.weight.iter().zip(norm.bias)) {
         *value = *value * inverse * weight + bias;
     }
+}
+
+#[inline(always)]
+fn sum_of_squares(row: &[f32]) -> f32 {
+    let (chunks, rest) = row.as_chunks::<16>();
+    let mut lanes = [0_f32; 16];
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value * value;
+        }
+    }
+    let rest: f32 = rest.iter().map(|value| value * value).sum();
+    lanes.iter().sum::<f32>() + rest
 }
 
 #[inline(always)]

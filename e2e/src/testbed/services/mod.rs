@@ -22,6 +22,9 @@ use super::settings::{NODE_IP, Settings};
 /// How long a service may take from its start to its first answer.
 const START_LIMIT: Duration = Duration::from_secs(90);
 
+/// How long a killed server may hold its port.
+const PORT_LIMIT: Duration = Duration::from_secs(15);
+
 /// The data services of the bed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -78,7 +81,7 @@ impl Service {
 
     /// The same, with a limit that Milvus alone has.
     pub async fn start_with(self, settings: &Settings, limit: WriteLimit) -> Result<()> {
-        check_port(self.name(), self.port(settings))?;
+        wait_for_port(self.name(), self.port(settings)).await?;
         std::fs::create_dir_all(settings.data(self.name()))?;
         let command = self.command(settings, limit)?;
         Daemon::new(settings, self.name()).start(&command)?;
@@ -145,11 +148,21 @@ impl Service {
     }
 }
 
+/// Waits until the last server has let go of its port: one that was killed takes a moment for that.
 /// A port in use by somebody else would show as a server that never gets ready.
-fn check_port(name: &str, port: u16) -> Result<()> {
-    TcpListener::bind((NODE_IP, port)).with_context(|| {
-        let variable = format!("LAYRA_TESTBED_{}_PORT", name.to_uppercase());
-        format!("{name} cannot listen on {NODE_IP}:{port} (another port: {variable})")
-    })?;
-    Ok(())
+async fn wait_for_port(name: &str, port: u16) -> Result<()> {
+    let deadline = Instant::now() + PORT_LIMIT;
+    loop {
+        match TcpListener::bind((NODE_IP, port)) {
+            Ok(_) => return Ok(()),
+            Err(_) if Instant::now() < deadline => {}
+            Err(error) => {
+                let variable = format!("LAYRA_TESTBED_{}_PORT", name.to_uppercase());
+                return Err(error).with_context(|| {
+                    format!("{name} cannot listen on {NODE_IP}:{port} (another port: {variable})")
+                });
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
