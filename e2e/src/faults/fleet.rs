@@ -16,6 +16,8 @@ const LEAVE: Duration = Duration::from_mins(1);
 
 /// How long a renderer is waited for, to be killed.
 const WORK: Duration = Duration::from_secs(20);
+/// What a worker logs when it cannot write to its cache directory.
+const DISK_FULL: &str = "CacheUnwritable";
 /// What fits under a small cache directory.
 const SMALL_DISK_BYTES: u64 = 4 << 20;
 /// Runs a program with a small file system of its own under its cache directory, which goes with
@@ -142,41 +144,27 @@ impl<'a> Fleet<'a> {
         Ok("there was none".to_owned())
     }
 
-    /// Fills the disk under a worker's cache directory for some time.
-    pub async fn fill_disk(&self, index: usize, time: Duration) -> Result<String> {
-        anyhow::ensure!(self.disk == Disk::Small, "only a small disk can be filled");
-        let worker = &self.workers[index];
-        // The file system is seen by its worker alone.
-        let cache = worker.cache.strip_prefix("/").unwrap_or(&worker.cache);
-        let filler = Path::new(&format!("/proc/{}/root", worker.child.id()))
-            .join(cache)
-            .join("filler");
-        let deadline = Instant::now() + WORK;
-        let written = loop {
-            match fill(&filler) {
-                Ok(written) => break written,
-                // It has only just been started.
-                Err(_) if Instant::now() < deadline => {}
-                Err(error) => return Err(error).context(filler.display().to_string()),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        };
-        // Until the worker has met it, and for a while after.
-        let refused = || {
-            let text = std::fs::read_to_string(&worker.log).unwrap_or_default();
-            text.matches("CacheUnwritable").count()
-        };
-        let (full, before) = (Instant::now(), refused());
-        while refused() == before && full.elapsed() < 2 * WORK {
+    /// Fills the disks under all cache directories, until a worker has met that, and for some time
+    /// after.
+    pub async fn fill_disks(&self, time: Duration) -> Result<String> {
+        anyhow::ensure!(self.disk == Disk::Small, "only small disks can be filled");
+        let before = self.count_logged(DISK_FULL);
+        let mut fillers = Vec::new();
+        for worker in &self.workers {
+            fillers.push(worker.fill_disk().await?);
+        }
+        let full = Instant::now();
+        while self.count_logged(DISK_FULL) == before && full.elapsed() < 2 * WORK {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         tokio::time::sleep(time).await;
-        std::fs::remove_file(&filler).context("emptying a disk")?;
+        for filler in fillers {
+            std::fs::remove_file(&filler).context("emptying a disk")?;
+        }
         Ok(format!(
-            "worker {index}, {} KiB of waste for {} s; it met that {} times",
-            written >> 10,
+            "for {} s; workers met it {} times",
             full.elapsed().as_secs(),
-            refused() - before
+            self.count_logged(DISK_FULL) - before
         ))
     }
 
@@ -237,6 +225,24 @@ impl Drop for Fleet<'_> {
 }
 
 impl Worker {
+    /// Fills the small disk. Returns the file that does.
+    async fn fill_disk(&self) -> Result<PathBuf> {
+        // The file system is seen by its worker alone.
+        let cache = self.cache.strip_prefix("/").unwrap_or(&self.cache);
+        let root = format!("/proc/{}/root", self.child.id());
+        let filler = Path::new(&root).join(cache).join("filler");
+        let deadline = Instant::now() + WORK;
+        loop {
+            match fill(&filler) {
+                Ok(()) => return Ok(filler),
+                // It has only just been started.
+                Err(_) if Instant::now() < deadline => {}
+                Err(error) => return Err(error).context(filler.display().to_string()),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     fn start(cli: &WorkerCli, disk: Disk, index: usize) -> Result<Self> {
         let log = cli.directory().join(format!("worker-{index}.log"));
         let file: File = OpenOptions::new().create(true).append(true).open(&log)?;
@@ -276,15 +282,14 @@ fn on_small_disk(command: &Command, cache: &Path) -> Command {
     small
 }
 
-/// Writes until nothing fits any more. Returns how many bytes did; a disk that is not small is
-/// spared.
-fn fill(path: &Path) -> std::io::Result<u64> {
+/// Writes until nothing fits any more; a disk that is not small is spared.
+fn fill(path: &Path) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     let mut written = 0;
     while written < 2 * SMALL_DISK_BYTES {
         match file.write(&[0; 4096]) {
             Ok(count) => written += count as u64,
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(written),
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
             Err(error) => return Err(error),
         }
     }

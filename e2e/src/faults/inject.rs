@@ -63,7 +63,7 @@ impl Target<'_> {
             Fault::MovePartitions => self.move_partitions().await,
             Fault::AddPartitions => self.add_partitions().await,
             Fault::Duplicate => self.duplicate(sent, random).await,
-            Fault::FillDisk => fleet.fill_disk(index, A_WHILE).await,
+            Fault::FillDisk => fleet.fill_disks(A_WHILE).await,
             Fault::LimitMilvus => self.limit_milvus(fleet).await,
             Fault::Restart(service) => self.restart(service).await,
         }

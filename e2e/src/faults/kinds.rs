@@ -25,7 +25,7 @@ pub(super) enum Fault {
     AddPartitions,
     /// Tasks are delivered once more.
     Duplicate,
-    /// A worker's cache directory is full for a while.
+    /// The workers' cache directories are full for a while.
     FillDisk,
     /// Milvus refuses writes beyond a rate that no write keeps to, for a while.
     LimitMilvus,
@@ -47,10 +47,17 @@ impl fmt::Display for Fault {
             Self::MovePartitions => f.write_str("partitions move to another member and back"),
             Self::AddPartitions => f.write_str("partitions are added"),
             Self::Duplicate => f.write_str("tasks are delivered again"),
-            Self::FillDisk => f.write_str("the disk under a worker's cache is full"),
+            Self::FillDisk => f.write_str("the disks under the workers' caches are full"),
             Self::LimitMilvus => f.write_str("Milvus limits the rate of writes"),
             Self::Restart(service) => write!(f, "{} is restarted", service.name()),
         }
+    }
+}
+
+impl Fault {
+    /// Whether only a worker that begins something new meets it.
+    pub(super) fn needs_new_work(self) -> bool {
+        matches!(self, Self::FillDisk | Self::LimitMilvus)
     }
 }
 

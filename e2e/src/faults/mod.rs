@@ -29,6 +29,8 @@ pub use kinds::KINDS;
 pub const RANGE_PAGES: u32 = 8;
 /// The workers' session timeout: a worker that stands still for longer loses its partitions.
 const SESSION_SECONDS: u64 = 6;
+/// Documents that are sent just before a fault that only new work meets.
+const NEW_WORK: usize = 6;
 /// How long all work may take after the last fault.
 const PATIENCE: Duration = Duration::from_mins(20);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -98,6 +100,10 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
         let due = plan.kills * (sent.len() + 1) / plan.documents.max(1);
         if done < due.min(plan.kills) || sent.len() >= plan.documents {
             let fault = deck.draw(&mut random);
+            if fault.needs_new_work() {
+                let more = NEW_WORK.min(plan.documents - sent.len());
+                send_more(&user, &mut sent, more, &mut random).await?;
+            }
             let kind = fault.to_string();
             let seen = target.inject(fault, &mut fleet, &sent, &mut random).await;
             log(&format!("{kind}: {}", seen.with_context(|| kind.clone())?));
@@ -107,10 +113,8 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
             tokio::time::sleep(Duration::from_millis(random.u64(500..4000))).await;
         } else {
             let batch = (plan.documents / plan.kills.max(1)).clamp(1, 25);
-            for _ in 0..batch.min(plan.documents - sent.len()) {
-                let number = sent.len();
-                sent.push(send(&user, number, &mut random).await?);
-            }
+            let more = batch.min(plan.documents - sent.len());
+            send_more(&user, &mut sent, more, &mut random).await?;
         }
         fleet.restart_dead()?;
     }
@@ -153,6 +157,19 @@ async fn settle(
         eprintln!("{}", fleet.logs());
     }
     settled
+}
+
+async fn send_more(
+    user: &User,
+    sent: &mut Vec<Sent>,
+    count: usize,
+    random: &mut fastrand::Rng,
+) -> Result<()> {
+    for _ in 0..count {
+        let number = sent.len();
+        sent.push(send(user, number, random).await?);
+    }
+    Ok(())
 }
 
 /// Sends a document: mostly short ones, some that are split, some that cannot be processed.
