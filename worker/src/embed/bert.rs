@@ -5,10 +5,9 @@
 //! result does not depend on its neighbours, and nothing is computed in vain.
 
 use candle_core::{D, DType, IndexOp, Result, Tensor};
-use candle_nn::{Embedding, Linear, Module, VarBuilder};
+use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder};
 use serde::Deserialize;
 
-use super::encoder_ops::{attention, norm_of_sum};
 use super::kernels::{Gelu, Matrix, activate};
 
 /// The keys of `config.json` that the computation depends on.
@@ -49,7 +48,9 @@ impl BertConfig {
 pub(super) struct Bert {
     words: Embedding,
     positions: Tensor,
-    norm: Norm,
+    /// Every text is of the first kind.
+    kind: Tensor,
+    norm: LayerNorm,
     layers: Vec<Layer>,
     /// Inputs and outputs of the largest product with weights.
     largest: (usize, usize),
@@ -59,34 +60,10 @@ struct Layer {
     heads: usize,
     query_key_value: Product,
     attended: Product,
-    attention_norm: Norm,
+    attention_norm: LayerNorm,
     widen: Product,
     narrow: Product,
-    output_norm: Norm,
-}
-
-/// The norm of a sum.
-struct Norm {
-    /// Weight and bias, `[2, width]`.
-    parameters: Tensor,
-    epsilon: f32,
-}
-
-impl Norm {
-    fn load(weights: &VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
-        let parameter = |name| weights.get(config.hidden_size, name);
-        let parameters = Tensor::stack(&[parameter("weight")?, parameter("bias")?], 0)?;
-        #[expect(clippy::cast_possible_truncation, reason = "the states have f32 too")]
-        let epsilon = config.layer_norm_eps as f32;
-        Ok(Self {
-            parameters,
-            epsilon,
-        })
-    }
-
-    fn of_sum(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        norm_of_sum(a, b, &self.parameters, self.epsilon)
-    }
+    output_norm: LayerNorm,
 }
 
 /// `x W^T + b`, in the way that is fastest here.
@@ -120,15 +97,14 @@ impl Bert {
         let words = Embedding::new(table("word_embeddings.weight", config.vocab_size)?, width);
         let positions = table("position_embeddings.weight", config.max_position_embeddings)?;
         let kinds = table("token_type_embeddings.weight", config.type_vocab_size)?;
-        // Every text is of the first kind.
-        let positions = positions.broadcast_add(&kinds.i(0..1)?)?;
-        let norm = Norm::load(&embeddings.pp("LayerNorm"), config)?;
+        let norm = layer_norm(&embeddings.pp("LayerNorm"), config)?;
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::load(config, &weights.pp("encoder.layer").pp(index)))
             .collect::<Result<_>>()?;
         Ok(Self {
             words,
             positions,
+            kind: kinds.i(0..1)?,
             norm,
             layers,
             largest: (width, config.intermediate_size),
@@ -146,8 +122,8 @@ impl Bert {
             .iter()
             .map(|length| self.positions.i(0..*length))
             .collect::<Result<_>>()?;
-        let words = self.words.forward(&ids)?;
-        let mut states = self.norm.of_sum(&words, &Tensor::cat(&positions, 0)?)?;
+        let embedded = (self.words.forward(&ids)? + Tensor::cat(&positions, 0)?)?;
+        let mut states = self.norm.forward(&embedded.broadcast_add(&self.kind)?)?;
         for layer in &self.layers {
             states = layer.forward(&states, &lengths)?;
         }
@@ -159,8 +135,7 @@ impl Bert {
 impl Bert {
     /// Operations of the matrix products for a sequence of `tokens`.
     pub(super) fn operations(&self, tokens: usize) -> f64 {
-        let width = self.positions.dim(1).unwrap_or_default();
-        let (_, inner) = self.largest_product();
+        let (width, inner) = self.largest;
         let with_weights = 2 * tokens * width * (4 * width + 2 * inner);
         let attention = 4 * tokens * tokens * width;
         (self.layers.len() * (with_weights + attention)) as f64
@@ -190,21 +165,36 @@ impl Layer {
             heads: config.num_attention_heads,
             query_key_value: Product::new(stacked(&parts)?)?,
             attended: Product::new(linear(&attention.pp("output.dense"), width, width)?)?,
-            attention_norm: Norm::load(&attention.pp("output.LayerNorm"), config)?,
+            attention_norm: layer_norm(&attention.pp("output.LayerNorm"), config)?,
             widen: Product::new(linear(&weights.pp("intermediate.dense"), width, inner)?)?,
             narrow: Product::new(linear(&weights.pp("output.dense"), inner, width)?)?,
-            output_norm: Norm::load(&weights.pp("output.LayerNorm"), config)?,
+            output_norm: layer_norm(&weights.pp("output.LayerNorm"), config)?,
         })
     }
 
     fn forward(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let query_key_value = self.query_key_value.forward(states)?;
-        let attended = attention(&query_key_value, lengths, self.heads)?;
-        let attended = self.attended.forward(&attended)?;
-        let states = self.attention_norm.of_sum(&attended, states)?;
+        let attended: Vec<Tensor> = split(&query_key_value, lengths)
+            .map(|sequence| self.attend(&sequence?))
+            .collect::<Result<_>>()?;
+        let attended = self.attended.forward(&Tensor::cat(&attended, 0)?)?;
+        let states = self.attention_norm.forward(&(attended + states)?)?;
         let widened = activate(self.widen.forward(&states)?, Gelu::Exact)?;
         self.output_norm
-            .of_sum(&self.narrow.forward(&widened)?, &states)
+            .forward(&(self.narrow.forward(&widened)? + &states)?)
+    }
+
+    /// Attention within one sequence: `[tokens, 3 * width]` to `[tokens, width]`.
+    fn attend(&self, query_key_value: &Tensor) -> Result<Tensor> {
+        let (tokens, columns) = query_key_value.dims2()?;
+        let head_width = columns / 3 / self.heads;
+        let parts = query_key_value.reshape((tokens, 3, self.heads, head_width))?;
+        let part = |index: usize| parts.i((.., index))?.transpose(0, 1)?.contiguous();
+        let scale = 1.0 / (head_width as f64).sqrt();
+        let query = (part(0)? * scale)?;
+        let scores = query.matmul(&part(1)?.transpose(1, 2)?)?;
+        let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&part(2)?)?;
+        mixed.transpose(0, 1)?.flatten_from(1)
     }
 }
 
@@ -243,4 +233,10 @@ fn stacked(parts: &[Linear]) -> Result<Linear> {
         Tensor::cat(&weights, 0)?,
         Some(Tensor::cat(&biases, 0)?),
     ))
+}
+
+fn layer_norm(weights: &VarBuilder<'_>, config: &BertConfig) -> Result<LayerNorm> {
+    let width = config.hidden_size;
+    let (weight, bias) = (weights.get(width, "weight")?, weights.get(width, "bias")?);
+    Ok(LayerNorm::new(weight, bias, config.layer_norm_eps))
 }

@@ -3,13 +3,11 @@
 
 mod bert;
 pub mod colqwen;
-mod encoder_ops;
 mod error;
 mod kernels;
 mod multi_vector;
 mod paced;
 mod passages;
-mod vectorized;
 
 pub mod minilm;
 

@@ -4,7 +4,6 @@ use candle_core::{CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result,
 use rayon::prelude::*;
 
 use super::{TASK, exp, is_fused, rows_per_task, values, values_mut};
-use crate::embed::vectorized::vectorized;
 
 /// GELU in the forms that the models use.
 #[derive(Clone, Copy, Debug)]
@@ -128,22 +127,18 @@ impl InplaceOp1 for Activate {
                     *x /= 1.0 + exp(-2.0 * u);
                 }
             }
-            Gelu::Exact => vectorized(task, exact_gelu),
+            Gelu::Exact => {
+                for x in task {
+                    *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
+                }
+            }
         });
         Ok(())
     }
 }
 
-#[inline(always)]
-fn exact_gelu(values: &mut [f32]) {
-    for x in values {
-        *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
-    }
-}
-
 /// The error function as a quotient of polynomials; beyond ±4 it is ±1 in f32. The coefficients
 /// are those of Eigen's `erf` for floats. Plain arithmetic, so that the loop above vectorises.
-#[inline(always)]
 fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let square = x * x;
@@ -173,7 +168,7 @@ fn erf(x: f32) -> f32 {
 }
 
 /// Horner's rule, highest power first.
-#[inline(always)]
+#[inline]
 fn polynomial<const N: usize>(x: f32, coefficients: &[f32; N]) -> f32 {
     let mut sum = coefficients[0];
     for coefficient in &coefficients[1..] {

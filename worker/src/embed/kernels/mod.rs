@@ -14,7 +14,7 @@ use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 
 pub(super) use activation::{Gelu, activate, add_bias, swiglu};
 pub(super) use matrix::Matrix;
-pub(super) use softmax::{Masks, Visible, lanes, softmax, softmax_row};
+pub(super) use softmax::{Masks, Visible, softmax};
 
 /// Values that one task works on: large enough to hide the cost of a task, small enough for L2.
 const TASK: usize = 32 * 1024;
@@ -53,7 +53,7 @@ fn rows_per_task(width: usize) -> usize {
     (TASK / width).max(1) * width
 }
 
-pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
         _ => bail!("a fused kernel takes contiguous f32"),

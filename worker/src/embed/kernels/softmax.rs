@@ -110,9 +110,7 @@ impl InplaceOp1 for Softmax {
     }
 }
 
-/// Softmax of `scale * row`, in place.
-#[inline(always)]
-pub(in crate::embed) fn softmax_row(row: &mut [f32], scale: f32) {
+fn softmax_row(row: &mut [f32], scale: f32) {
     let largest = lanes(row, f32::NEG_INFINITY, f32::max);
     for value in row.iter_mut() {
         *value = exp((*value - largest) * scale);
@@ -124,8 +122,8 @@ pub(in crate::embed) fn softmax_row(row: &mut [f32], scale: f32) {
 }
 
 /// Folds a row in eight independent lanes, which the compiler keeps in vector registers.
-#[inline(always)]
-pub(in crate::embed) fn lanes(row: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
+#[inline]
+fn lanes(row: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; 8];
     let chunks = row.chunks_exact(8);
     let rest = chunks.remainder();
