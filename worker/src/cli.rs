@@ -27,6 +27,10 @@ pub(crate) enum Command {
         /// store vectors that mean nothing.
         #[arg(long, hide = true)]
         benchmark_paced_embedder_ms: Option<u32>,
+        /// Seconds from the request to stop until this process is killed. Work that would take
+        /// longer is given back before.
+        #[arg(long, env = "LAYRA_GRACE_SECONDS", default_value_t = 40)]
+        grace_seconds: u32,
     },
     /// Ingest local files, without Kafka.
     Ingest {

@@ -69,12 +69,14 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run {
             worker,
             listen,
+            grace_seconds,
             benchmark_paced_embedder_ms,
         } => {
             let mut common = common(worker)?;
             common.paths.paced_embedder =
                 benchmark_paced_embedder_ms.map(|ms| Duration::from_millis(ms.into()));
-            run::run(common, listen).await?;
+            let grace = Duration::from_secs(grace_seconds.into());
+            run::run(common, listen, grace).await?;
         }
         Command::Ingest {
             files,

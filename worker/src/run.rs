@@ -30,15 +30,17 @@ use crate::task::{self, Deletion, Message, Task};
 const WORK_AT_ONCE: usize = 8;
 /// Messages taken from Kafka and not finished, those that wait for their turn included.
 const MESSAGES_AHEAD: usize = 2 * WORK_AT_ONCE;
-/// How long work goes on after the worker was told to stop, before it is given back. What is
-/// stored by then is kept.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(20);
+/// Part of the grace that is left for giving work back, committing and leaving the group.
+const TO_LEAVE: Duration = Duration::from_secs(20);
 /// How often the worker asks for documents that should be looked at once more.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Runs until `common.stop` is cancelled and the documents in flight are finished, or until
 /// something is wrong that only a person can mend.
-pub async fn run(common: Common, listen: SocketAddr) -> Result<(), Failure> {
+///
+/// Once told to stop, work goes on for most of `grace`; what is not finished by then is given back,
+/// and what is stored of it is kept.
+pub async fn run(common: Common, listen: SocketAddr, grace: Duration) -> Result<(), Failure> {
     let server = server::serve(
         listen,
         Arc::clone(&common.health),
@@ -49,7 +51,7 @@ pub async fn run(common: Common, listen: SocketAddr) -> Result<(), Failure> {
             let problem = result.err().map_or_else(|| "it ended".to_owned(), |e| e.to_string());
             Err(Failure::fatal(Stage::Intake, "HttpServer", format!("{listen}: {problem}")))
         }
-        result = work(&common) => match result {
+        result = work(&common, grace) => match result {
             // Told to stop before everything was connected.
             Err(failure) if failure.class == Class::Stopped => Ok(()),
             result => result,
@@ -57,7 +59,7 @@ pub async fn run(common: Common, listen: SocketAddr) -> Result<(), Failure> {
     }
 }
 
-async fn work(common: &Common) -> Result<(), Failure> {
+async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
     let outbox = Outbox::new(&common.settings)?;
     let progress = connect_progress(common).await?;
     let pipeline = common.pipeline().await?;
@@ -66,6 +68,7 @@ async fn work(common: &Common) -> Result<(), Failure> {
         pipeline,
         outbox,
         progress,
+        leave_patience: grace.saturating_sub(TO_LEAVE).max(grace / 2),
     });
     let rechecks = tokio::spawn(Arc::clone(&worker).recheck_all());
     let _rechecks = tokio_util::task::AbortOnDropHandle::new(rechecks);
@@ -122,6 +125,8 @@ struct Worker {
     pipeline: Pipeline,
     outbox: Outbox,
     progress: Progress,
+    /// How long work goes on after the worker was told to stop.
+    leave_patience: Duration,
 }
 
 impl Worker {
@@ -154,7 +159,7 @@ impl Worker {
         );
         // Gives back what has not begun.
         drop(deliveries);
-        let deadline = tokio::time::sleep(LEAVE_PATIENCE);
+        let deadline = tokio::time::sleep(self.leave_patience);
         tokio::pin!(deadline);
         loop {
             tokio::select! {
@@ -193,7 +198,10 @@ impl Worker {
             first_page = tracing::field::Empty,
         );
         async {
-            match self.message(&message, &cancel).await {
+            let began = std::time::Instant::now();
+            let result = self.message(&message, &cancel).await;
+            self.common.metrics.worked_for(began.elapsed());
+            match result {
                 Ok(()) => {
                     ticket.done();
                     Ok(())

@@ -7,6 +7,7 @@ mod documents;
 mod faults;
 mod ledger;
 mod lifecycle;
+mod scaling;
 mod scene;
 mod trouble;
 mod visual;
