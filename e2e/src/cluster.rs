@@ -279,6 +279,22 @@ impl Scene {
         Ok(())
     }
 
+    /// The operator's process on this machine, if one runs in a pod of this namespace.
+    pub async fn operator_process(&self) -> Result<Option<u32>> {
+        let selector = ListParams::default().labels("app.kubernetes.io/component=operator");
+        let pods = self.api::<Pod>().list(&selector).await?;
+        let uids: Vec<String> = pods.iter().filter_map(ResourceExt::uid).collect();
+        let runs_there = |process: &Path| {
+            let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+            let group = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+            name.trim() == "layra-operator" && uids.iter().any(|uid| group.contains(uid.as_str()))
+        };
+        let processes = std::fs::read_dir("/proc")?.flatten();
+        Ok(processes
+            .filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok())
+            .find(|pid| runs_there(Path::new(&format!("/proc/{pid}")))))
+    }
+
     /// The pipeline's Deployment.
     pub async fn deployment(&self, pipeline: &str) -> Result<Deployment> {
         Ok(self

@@ -15,6 +15,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use redis::AsyncCommands;
 use serde_json::json;
 
+use crate::cluster::eventually;
 use crate::stores::Stores;
 
 /// A user of LAYRA with one knowledge base, who uploads to one topic.
@@ -120,16 +121,7 @@ impl User {
 
     /// Announces the task in Redis and sends it to Kafka.
     pub async fn send_task(&self, upload: &Upload) -> Result<()> {
-        let mut redis = self.stores.redis.clone();
-        let key = format!("task:{}", upload.task_id);
-        let initial = [
-            ("status", "processing"),
-            ("total", "1"),
-            ("processed", "0"),
-            ("message", "Initializing file processing..."),
-        ];
-        let () = redis.hset_multiple(&key, &initial).await?;
-        let () = redis.expire(&key, 3600).await?;
+        self.announce(upload).await?;
         let task = json!({
             "task_id": upload.task_id,
             "username": self.name,
@@ -142,6 +134,24 @@ impl User {
             },
         });
         self.send(task.to_string().as_bytes()).await
+    }
+
+    /// Begins the task's progress display. The first request after a restart of Redis fails.
+    async fn announce(&self, upload: &Upload) -> Result<()> {
+        let key = format!("task:{}", upload.task_id);
+        let initial = [
+            ("status", "processing"),
+            ("total", "1"),
+            ("processed", "0"),
+            ("message", "Initializing file processing..."),
+        ];
+        eventually("Redis", Duration::from_secs(20), async || {
+            let mut redis = self.stores.redis.clone();
+            let () = redis.hset_multiple(&key, &initial).await?;
+            let () = redis.expire(&key, 3600).await?;
+            Ok(Some(()))
+        })
+        .await
     }
 
     /// Sends any bytes as a message.

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod cluster;
 pub mod faults;
 pub mod layra;
+pub mod measure;
 pub mod memory;
 pub mod milvus_admin;
 pub mod pdf;

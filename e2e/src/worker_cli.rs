@@ -29,6 +29,8 @@ pub struct WorkerCli {
     binary: PathBuf,
     directory: TempDir,
     pdfium: PathBuf,
+    /// Further arguments of every command.
+    further: Vec<String>,
 }
 
 impl WorkerCli {
@@ -59,7 +61,16 @@ impl WorkerCli {
             binary: repository().join("dist/layra-worker"),
             directory,
             pdfium: PDFIUM.path(testbed.settings()).join("libpdfium.so"),
+            further: Vec::new(),
         })
+    }
+
+    /// The same with further arguments for every command.
+    #[must_use]
+    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        self.further.extend(arguments);
+        self
     }
 
     /// `layra-worker search`.
@@ -100,6 +111,7 @@ impl WorkerCli {
             .arg(directory.join("secrets"))
             .arg("--cache-dir")
             .arg(directory.join(cache))
+            .args(&self.further)
             .env("LAYRA_PDFIUM", &self.pdfium);
         command
     }

@@ -45,6 +45,8 @@ pub struct Paths {
     pub model_fetched: bool,
     /// Memory for pages that are drawn and not yet stored.
     pub page_memory_bytes: usize,
+    /// For benchmarks alone: how long an embedder that computes nothing takes for a page.
+    pub paced_embedder: Option<Duration>,
 }
 
 /// What all commands share.
@@ -96,6 +98,13 @@ impl Common {
     /// The model, on its thread.
     pub async fn embedder(&self) -> Result<EmbedderThread, Failure> {
         let Settings { config, secrets } = &self.settings;
+        let batch_pages = usize::try_from(config.embedding.batch_pages).unwrap_or(1);
+        if let Some(time) = self.paths.paced_embedder {
+            tracing::warn!(?time, "a benchmark: vectors mean nothing");
+            self.health.model_loaded();
+            let embedder = Box::new(embed::Paced::new(time));
+            return EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics));
+        }
         let cache = &self.paths.cache;
         let files = if self.paths.model_fetched {
             model::from_cache(config, cache)?
@@ -117,7 +126,6 @@ impl Common {
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(%family, dimensions = embedder.dimensions(), seconds, "the model is loaded");
         self.health.model_loaded();
-        let batch_pages = usize::try_from(config.embedding.batch_pages).unwrap_or(1);
         EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics))
     }
 

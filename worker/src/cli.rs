@@ -23,6 +23,10 @@ pub(crate) enum Command {
         /// Where /metrics, /healthz and /readyz answer.
         #[arg(long, env = "LAYRA_LISTEN", default_value = "0.0.0.0:9090")]
         listen: SocketAddr,
+        /// For benchmarks alone: in place of the model, wait so many milliseconds for each page and
+        /// store vectors that mean nothing.
+        #[arg(long, hide = true)]
+        benchmark_paced_embedder_ms: Option<u32>,
         /// Seconds from the request to stop until this process is killed. Work that would take
         /// longer is given back before.
         #[arg(long, env = "LAYRA_GRACE_SECONDS", default_value_t = 40)]
@@ -105,6 +109,9 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Embed(layra_worker::embed::colqwen::bench::BenchArgs),
+    Text(layra_worker::bench::text::TextArgs),
+    Render(layra_worker::bench::render::RenderArgs),
+    Milvus(layra_worker::bench::milvus::MilvusArgs),
 }
 
 #[derive(Clone, Debug, Args)]

@@ -4,6 +4,7 @@
 //! document is in the stores once, in the dead-letter topic, or still in Kafka.
 
 pub mod assembly;
+pub mod bench;
 pub mod delete;
 pub mod embed;
 pub mod failure;

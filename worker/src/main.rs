@@ -10,7 +10,7 @@ use clap::Parser;
 use layra_worker::assembly::{Common, Paths};
 use layra_worker::settings::Settings;
 use layra_worker::task::Deletion;
-use layra_worker::{delete, embed, ingest, redrive, run, search, telemetry};
+use layra_worker::{bench, delete, embed, ingest, redrive, run, search, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,13 @@ fn main() -> ExitCode {
         .is_err()
     {
         tracing::debug!("another TLS provider was installed before");
+    }
+    // Named, so that it can be told in `top -H` what computes.
+    if let Err(error) = rayon::ThreadPoolBuilder::new()
+        .thread_name(|index| format!("compute-{index}"))
+        .build_global()
+    {
+        tracing::debug!(%error, "the pool of computing threads was made before");
     }
     match start(cli.command) {
         Ok(code) => code,
@@ -63,9 +70,13 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             worker,
             listen,
             grace_seconds,
+            benchmark_paced_embedder_ms,
         } => {
+            let mut common = common(worker)?;
+            common.paths.paced_embedder =
+                benchmark_paced_embedder_ms.map(|ms| Duration::from_millis(ms.into()));
             let grace = Duration::from_secs(grace_seconds.into());
-            run::run(common(worker)?, listen, grace).await?;
+            run::run(common, listen, grace).await?;
         }
         Command::Ingest {
             files,
@@ -95,6 +106,18 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             let report = move || embed::colqwen::bench::run(&args, &mut std::io::stdout().lock());
             tokio::task::spawn_blocking(report).await??;
         }
+        Command::Bench {
+            what: Bench::Text(args),
+        } => {
+            let report = move || bench::text::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
+        }
+        Command::Bench {
+            what: Bench::Render(args),
+        } => bench::render::run(&args, &mut std::io::stdout()).await?,
+        Command::Bench {
+            what: Bench::Milvus(args),
+        } => bench::milvus::run(&args, &mut std::io::stdout()).await?,
         Command::Delete {
             file,
             knowledge_base,
@@ -158,6 +181,7 @@ fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
         model_fetched: arguments.model_fetched,
         page_memory_bytes: usize::try_from(arguments.page_memory_mib).unwrap_or(usize::MAX >> 20)
             << 20,
+        paced_embedder: None,
     };
     Ok(Common::new(settings, paths, stop_on_signals()?))
 }

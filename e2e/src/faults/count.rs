@@ -25,8 +25,8 @@ const REQUEST: Duration = Duration::from_secs(10);
 pub struct Totals {
     /// Documents sent.
     pub documents: usize,
-    /// Faults.
-    pub kills: usize,
+    /// Faults, by kind.
+    pub faults: BTreeMap<String, usize>,
     /// Documents in the dead-letter topic, by reason.
     pub dead_letters: BTreeMap<String, usize>,
     /// Documents that are neither complete nor in the dead-letter topic.
@@ -40,6 +40,12 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Faults of all kinds.
+    #[must_use]
+    pub fn kills(&self) -> usize {
+        self.faults.values().sum()
+    }
+
     /// Whether nothing was lost, doubled or left over.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -49,8 +55,11 @@ impl Totals {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (kind, count) in &self.faults {
+            writeln!(f, "fault, {kind}: {count}")?;
+        }
         for (reason, count) in &self.dead_letters {
-            writeln!(f, "dead letter {reason}: {count}")?;
+            writeln!(f, "dead letter, {reason}: {count}")?;
         }
         for violation in self.violations.iter().take(40) {
             writeln!(f, "violation: {violation}")?;
@@ -59,7 +68,11 @@ impl fmt::Display for Totals {
         write!(
             f,
             "documents={} kills={} dead_lettered={dead} lost={} duplicated={} orphans={}",
-            self.documents, self.kills, self.lost, self.duplicated, self.orphans
+            self.documents,
+            self.kills(),
+            self.lost,
+            self.duplicated,
+            self.orphans
         )
     }
 }
@@ -70,11 +83,11 @@ pub(super) async fn count(
     user: &User,
     topic: &str,
     sent: &[Sent],
-    kills: usize,
+    faults: BTreeMap<String, usize>,
 ) -> Result<Totals> {
     let mut totals = Totals {
         documents: sent.len(),
-        kills,
+        faults,
         ..Totals::default()
     };
     let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));
@@ -86,9 +99,16 @@ pub(super) async fn count(
     let mut expected_rows = 0;
     for Sent { upload, pages } in sent {
         let file = &upload.file_id;
+        // MongoDB knows a page that another store lacks.
+        let incomplete = audit.violations.iter().any(|text| {
+            text.starts_with(file) && (text.contains("not in Milvus") || text.contains("no object"))
+        });
         let found = audit.pages.get(file).copied();
         match (pages, letters.get(file), found) {
-            (Some(pages), None, Some(found)) if *pages == found => expected_rows += pages,
+            (Some(pages), None, Some(found)) if *pages == found => {
+                expected_rows += pages;
+                totals.lost += usize::from(incomplete);
+            }
             (Some(pages), None, found) => {
                 totals.lost += 1;
                 totals.violations.push(format!(

@@ -4,7 +4,9 @@
 mod count;
 pub mod fleet;
 mod inject;
+mod kinds;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -19,12 +21,19 @@ use crate::worker_cli::WorkerCli;
 
 pub use count::Totals;
 use fleet::Fleet;
-use inject::Fault;
+use inject::Target;
+use kinds::Deck;
+pub use kinds::KINDS;
 
 /// Pages of one range: documents with more are split.
 pub const RANGE_PAGES: u32 = 8;
+/// The workers' session timeout: a worker that stands still for longer loses its partitions.
+const SESSION_SECONDS: u64 = 6;
+/// Documents that are sent just before a fault that only new work meets.
+const NEW_WORK: usize = 6;
 /// How long all work may take after the last fault.
 const PATIENCE: Duration = Duration::from_mins(20);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// How much is done to the system.
 #[derive(Clone, Copy, Debug)]
@@ -55,71 +64,112 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
     // The operator makes the topics; the workers are processes of this program, to be killed.
     let patch = json!({"spec": {
         "documents": {"rangePages": RANGE_PAGES},
-        "source": {"kafka": {"sessionTimeoutSeconds": 6}},
+        "source": {"kafka": {"sessionTimeoutSeconds": SESSION_SECONDS}},
         "scaling": {"mode": "Manual", "replicas": 0},
     }});
-    scene.apply(&scene.pipeline(&name, &topic, &patch)).await?;
+    let pipeline = scene.pipeline(&name, &topic, &patch);
+    scene.apply(&pipeline).await?;
     scene
-        .wait_condition(&name, "TopicReady", "True", "", Duration::from_mins(1))
+        .wait_condition(&name, "TopicReady", "True", "", MINUTE)
         .await?;
     let cli = WorkerCli::of_pipeline(scene, testbed, &name).await?;
     let user = User::with_knowledge_base(stores, &topic, &format!("f{}", &id[..6]), &id).await?;
-    let mut fleet = Fleet::start(&cli, plan.workers)?;
+    let mut fleet = Fleet::with_small_disks(&cli, plan.workers)?;
+    let mut target = Target {
+        testbed,
+        scene,
+        user: &user,
+        pipeline,
+        group: format!("{topic}-workers"),
+        topic: topic.clone(),
+    };
+
+    eventually("workers at work", 5 * MINUTE, async || {
+        Ok(fleet.all_have_logged("ready for work").then_some(()))
+    })
+    .await?;
 
     let start = Instant::now();
+    let log = |text: &str| println!("{:>5.0} s  {text}", start.elapsed().as_secs_f64());
+    let mut deck = Deck::new(&mut random);
     let mut sent: Vec<Sent> = Vec::new();
+    let mut faults: BTreeMap<String, usize> = BTreeMap::new();
     let mut done = 0;
     while sent.len() < plan.documents || done < plan.kills {
         // Faults are spread evenly over the documents.
         let due = plan.kills * (sent.len() + 1) / plan.documents.max(1);
         if done < due.min(plan.kills) || sent.len() >= plan.documents {
-            let fault = Fault::random(&mut random);
-            println!("{:>5.0} s  {fault}", start.elapsed().as_secs_f64());
-            inject::inject(fault, &mut fleet, testbed, &user, &sent, &mut random)
-                .await
-                .with_context(|| fault.to_string())?;
+            let fault = deck.draw(&mut random);
+            if fault.needs_new_work() {
+                let more = NEW_WORK.min(plan.documents - sent.len());
+                send_more(&user, &mut sent, more, &mut random).await?;
+            }
+            let kind = fault.to_string();
+            let seen = target.inject(fault, &mut fleet, &sent, &mut random).await;
+            log(&format!("{kind}: {}", seen.with_context(|| kind.clone())?));
+            *faults.entry(kind).or_default() += 1;
             done += 1;
             // Work goes on between two faults.
             tokio::time::sleep(Duration::from_millis(random.u64(500..4000))).await;
         } else {
             let batch = (plan.documents / plan.kills.max(1)).clamp(1, 25);
-            for _ in 0..batch.min(plan.documents - sent.len()) {
-                let number = sent.len();
-                sent.push(send(&user, number, &mut random).await?);
-            }
+            let more = batch.min(plan.documents - sent.len());
+            send_more(&user, &mut sent, more, &mut random).await?;
         }
         fleet.restart_dead()?;
     }
-    println!(
-        "{:>5.0} s  {} documents sent, {done} faults; waiting until everything is dealt with",
-        start.elapsed().as_secs_f64(),
+    log(&format!(
+        "{} documents sent, {done} faults; waiting until everything is dealt with",
         sent.len()
-    );
-    let group = format!("{topic}-workers");
-    let topics = [topic.clone(), format!("{topic}.ranges")];
-    let limit = PATIENCE.max(Duration::from_secs(2 * plan.documents as u64));
+    ));
+    settle(&mut fleet, stores, &target, plan.documents).await?;
+    // The operator is back from its last death, too.
+    scene
+        .wait_condition(&name, "TopicReady", "True", "", 6 * MINUTE)
+        .await?;
+    log("at rest; counting");
+    fleet.stop().await?;
+    let totals = count::count(stores, &user, &topic, &sent, faults).await?;
+    if !totals.is_clean() {
+        eprintln!("{}", fleet.logs());
+    }
+    Ok(totals)
+}
+
+/// Waits until no message and no document is left to be dealt with.
+async fn settle(
+    fleet: &mut Fleet<'_>,
+    stores: &Stores,
+    target: &Target<'_>,
+    documents: usize,
+) -> Result<()> {
+    let topics = [target.topic.clone(), format!("{}.ranges", target.topic)];
+    let limit = PATIENCE.max(Duration::from_secs(2 * documents as u64));
     let settled = eventually("an empty backlog and a ledger at rest", limit, async || {
         fleet.restart_dead()?;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let lag = count::lag(stores, &group, &topics)?;
-        let restless = count::restless(stores, &user.knowledge_base).await?;
+        let lag = count::lag(stores, &target.group, &topics)?;
+        let restless = count::restless(stores, &target.user.knowledge_base).await?;
         Ok((lag == 0 && restless == 0).then_some(()))
     })
     .await;
     if settled.is_err() {
         eprintln!("{}", fleet.logs());
     }
-    settled?;
-    println!(
-        "{:>5.0} s  at rest; counting",
-        start.elapsed().as_secs_f64()
-    );
-    fleet.stop().await?;
-    let totals = count::count(stores, &user, &topic, &sent, done).await?;
-    if !totals.is_clean() {
-        eprintln!("{}", fleet.logs());
+    settled
+}
+
+async fn send_more(
+    user: &User,
+    sent: &mut Vec<Sent>,
+    count: usize,
+    random: &mut fastrand::Rng,
+) -> Result<()> {
+    for _ in 0..count {
+        let number = sent.len();
+        sent.push(send(user, number, random).await?);
     }
-    Ok(totals)
+    Ok(())
 }
 
 /// Sends a document: mostly short ones, some that are split, some that cannot be processed.

@@ -27,7 +27,7 @@ pub use logs::print_logs;
 pub use prerequisites::{check as check_prerequisites, is_root};
 pub use process::{Daemon, Signal};
 pub use progress::Progress;
-pub use services::Service;
+pub use services::{Service, WriteLimit};
 pub use settings::Settings;
 
 use lock::Lock;
@@ -223,6 +223,12 @@ impl RunningService<'_> {
     /// Starts it on its old data and waits until it answers.
     pub async fn start(&self) -> Result<()> {
         self.service.start(self.settings).await
+    }
+
+    /// The same for Milvus, which refuses writes for their rate until it is started again.
+    pub async fn start_limited(&self) -> Result<()> {
+        let limit = WriteLimit::Refusing;
+        self.service.start_with(self.settings, limit).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! A short run of the fault suite; `cargo faults` is the long one.
 
 use anyhow::{Result, ensure};
-use layra_e2e::faults::{self, Plan};
+use layra_e2e::faults::{self, KINDS, Plan};
 
 use crate::scene::Stage;
 
@@ -9,8 +9,9 @@ use crate::scene::Stage;
 async fn nothing_is_lost_doubled_or_left_over_while_processes_and_servers_die() -> Result<()> {
     let stage = Stage::new("faults").await?;
     let plan = Plan {
-        documents: 40,
-        kills: 8,
+        documents: 60,
+        // Each kind once.
+        kills: KINDS,
         seed: 7,
         workers: 2,
     };
@@ -19,7 +20,7 @@ async fn nothing_is_lost_doubled_or_left_over_while_processes_and_servers_die() 
         println!("{totals}");
         ensure!(totals.is_clean(), "{totals}");
         ensure!(
-            totals.documents == 40 && totals.kills == 8,
+            totals.documents == 60 && totals.faults.len() == KINDS,
             "the plan was carried out: {totals}"
         );
         Ok(())

@@ -52,6 +52,8 @@ pub(super) struct Bert {
     kind: Tensor,
     norm: LayerNorm,
     layers: Vec<Layer>,
+    /// Inputs and outputs of the largest product with weights.
+    largest: (usize, usize),
 }
 
 struct Layer {
@@ -105,6 +107,7 @@ impl Bert {
             kind: kinds.i(0..1)?,
             norm,
             layers,
+            largest: (width, config.intermediate_size),
         })
     }
 
@@ -125,6 +128,27 @@ impl Bert {
             states = layer.forward(&states, &lengths)?;
         }
         split(&states, &lengths).collect()
+    }
+}
+
+/// What benchmarks ask.
+impl Bert {
+    /// Operations of the matrix products for a sequence of `tokens`.
+    pub(super) fn operations(&self, tokens: usize) -> f64 {
+        let (width, inner) = self.largest;
+        let with_weights = 2 * tokens * width * (4 * width + 2 * inner);
+        let attention = 4 * tokens * tokens * width;
+        (self.layers.len() * (with_weights + attention)) as f64
+    }
+
+    /// Inputs and outputs of the largest product with weights.
+    pub(super) fn largest_product(&self) -> (usize, usize) {
+        self.largest
+    }
+
+    /// The largest product alone.
+    pub(super) fn widen(&self, rows: &Tensor) -> Result<Tensor> {
+        self.layers[0].widen.forward(rows)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use tokenizers::Tokenizer;
 
@@ -81,6 +81,38 @@ impl MiniLm {
             }
         }
         Ok(vectors)
+    }
+}
+
+/// What benchmarks ask.
+impl MiniLm {
+    /// Operations of the matrix products for a page.
+    pub(crate) fn operations(&self, page: &Prepared) -> f64 {
+        match &page.content {
+            PreparedContent::Passages(passages) => {
+                let lengths = passages.iter().map(Vec::len);
+                lengths.map(|tokens| self.bert.operations(tokens)).sum()
+            }
+            PreparedContent::Picture(_) => 0.0,
+        }
+    }
+
+    /// Passages of a page.
+    pub(crate) fn passages_of(page: &Prepared) -> usize {
+        match &page.content {
+            PreparedContent::Passages(passages) => passages.len(),
+            PreparedContent::Picture(_) => 0,
+        }
+    }
+
+    /// Inputs and outputs of the model's largest product, and that product.
+    pub(crate) fn largest_product(&self) -> (usize, usize) {
+        self.bert.largest_product()
+    }
+
+    /// The largest product alone.
+    pub(crate) fn widen(&self, rows: &Tensor) -> Result<Tensor, EmbedError> {
+        Ok(self.bert.widen(rows)?)
     }
 }
 

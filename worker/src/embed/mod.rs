@@ -6,6 +6,7 @@ pub mod colqwen;
 mod error;
 mod kernels;
 mod multi_vector;
+mod paced;
 mod passages;
 
 pub mod minilm;
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 pub use colqwen::DeviceChoice;
 pub use error::EmbedError;
 pub use multi_vector::MultiVector;
+pub use paced::Paced;
 
 use crate::model::Files;
 

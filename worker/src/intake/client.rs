@@ -51,7 +51,11 @@ pub fn consumer_config(settings: &Settings, name: Option<&str>) -> ClientConfig 
             "heartbeat.interval.ms",
             (session_ms / 3).min(3_000).to_string(),
         )
-        .set("max.poll.interval.ms", "300000")
+        // The poll loop is held by a rebalance at most, for 20 s.
+        .set(
+            "max.poll.interval.ms",
+            (6 * session_ms).max(30_000).to_string(),
+        )
         // Messages are small and few are needed ahead: partitions are paused most of the time.
         .set("queued.min.messages", "100")
         .set("allow.auto.create.topics", "false")

@@ -31,6 +31,11 @@ pub(super) fn encode(
     }
 }
 
+/// Encodes RGB pixels as PNG, for benchmarks: the renderer does it in its own process.
+pub(crate) fn encode_png(width: u32, height: u32, rgb: Vec<u8>) -> Result<Vec<u8>, RenderError> {
+    png(&Canvas { width, height, rgb })
+}
+
 fn png(canvas: &Canvas) -> Result<Vec<u8>, RenderError> {
     let grey = grey(&canvas.rgb);
     let (pixels, colour) = match &grey {

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use layra_crds::ImageFormat;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub(crate) use encode::encode_png;
 pub use error::RenderError;
 use process::RenderProcess;
 use protocol::{OpenRequest, Reply, Request};

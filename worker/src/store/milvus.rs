@@ -380,6 +380,10 @@ mod code {
         error.code() == 700 || error.legacy_code() == 25
     }
 
+    pub(super) fn is_throttled(error: &ServerError) -> bool {
+        error.code() == 8 || error.legacy_code() == 49
+    }
+
     pub(super) fn is_refused(error: &ServerError) -> bool {
         matches!(error.code(), 1400..=1403) || error.legacy_code() == 3
     }
@@ -396,6 +400,9 @@ fn classify(error: &sdk::Error) -> Failure {
         }
         sdk::Error::Server(server) if code::is_refused(server) => {
             Failure::fatal(Stage::Milvus, "MilvusForbidden", error)
+        }
+        sdk::Error::Server(server) if code::is_throttled(server) => {
+            Failure::transient(Stage::Milvus, "MilvusThrottled", error)
         }
         // 7 is PERMISSION_DENIED, 16 UNAUTHENTICATED.
         sdk::Error::Grpc(status) if matches!(status.code() as i32, 7 | 16) => {

@@ -33,7 +33,17 @@ pub(in super::super) fn milvus_ports(settings: &Settings) -> String {
     )
 }
 
-pub(super) fn command(settings: &Settings) -> Result<Command> {
+/// How fast writes may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteLimit {
+    /// As the server can.
+    #[default]
+    None,
+    /// About one byte a second: after the first write every one is refused for its rate.
+    Refusing,
+}
+
+pub(super) fn command(settings: &Settings, limit: WriteLimit) -> Result<Command> {
     let artifact = settings.cache.join("milvus");
     let folder = settings.data("milvus");
     // The place where Milvus looks for its configuration: below its working folder.
@@ -42,7 +52,8 @@ pub(super) fn command(settings: &Settings) -> Result<Command> {
     fs::create_dir_all(folder.join("logs"))?;
     fs::copy(artifact.join("glog.conf"), configs.join("glog.conf"))?;
     let template = fs::read_to_string(artifact.join("config.yaml.template"))?;
-    let configuration = configure(&template, &folder, settings.ports.milvus)?;
+    let mut configuration = configure(&template, &folder, settings.ports.milvus)?;
+    limit_writes(&mut configuration, limit)?;
     fs::write(
         configs.join("milvus.yaml"),
         serde_yaml_ng::to_string(&configuration)?,
@@ -119,6 +130,22 @@ fn configure(template: &str, folder: &Path, port: u16) -> Result<Value> {
     set(&mut configuration, "log.level", "warn")?;
     set(&mut configuration, "log.file.rootPath", "")?;
     Ok(configuration)
+}
+
+/// Only at the start: this version hangs when it reads a changed configuration while it runs.
+fn limit_writes(configuration: &mut Value, limit: WriteLimit) -> Result<()> {
+    if limit == WriteLimit::None {
+        return Ok(());
+    }
+    set(configuration, "quotaAndLimits.dml.enabled", true)?;
+    for kind in ["insertRate", "deleteRate"] {
+        for scope in ["max", "collection.max"] {
+            let key = format!("quotaAndLimits.dml.{kind}.{scope}");
+            // MB a second.
+            set(configuration, &key, 1e-6)?;
+        }
+    }
+    Ok(())
 }
 
 /// Without a file of its own the embedded etcd takes 2379 and 2380 whatever `etcd.endpoints` says.
@@ -198,6 +225,16 @@ mod tests {
             Value::from("/data/rocksmq")
         );
         assert_eq!(configuration["other"], Value::from("info"));
+    }
+
+    #[test]
+    fn writes_are_limited_on_request() {
+        let mut configuration = configure(TEMPLATE, Path::new("/data"), 17530).unwrap();
+        limit_writes(&mut configuration, WriteLimit::None).unwrap();
+        assert!(configuration.get("quotaAndLimits").is_none());
+        limit_writes(&mut configuration, WriteLimit::Refusing).unwrap();
+        let writes = &configuration["quotaAndLimits"]["dml"];
+        assert_eq!(writes["insertRate"]["collection"]["max"], Value::from(1e-6));
     }
 
     #[test]

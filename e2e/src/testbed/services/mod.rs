@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+pub use milvus::WriteLimit;
 pub(super) use milvus::milvus_ports;
 pub(super) use s3::{ACCESS_KEY, SECRET_KEY, create_bucket};
 
@@ -20,6 +21,9 @@ use super::settings::{NODE_IP, Settings};
 
 /// How long a service may take from its start to its first answer.
 const START_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long a killed server may hold its port.
+const PORT_LIMIT: Duration = Duration::from_secs(15);
 
 /// The data services of the bed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +76,14 @@ impl Service {
 
     /// Starts it, on the data of its last run if there is any, and waits until it answers.
     pub async fn start(self, settings: &Settings) -> Result<()> {
-        check_port(self.name(), self.port(settings))?;
+        self.start_with(settings, WriteLimit::None).await
+    }
+
+    /// The same, with a limit that Milvus alone has.
+    pub async fn start_with(self, settings: &Settings, limit: WriteLimit) -> Result<()> {
+        wait_for_port(self.name(), self.port(settings)).await?;
         std::fs::create_dir_all(settings.data(self.name()))?;
-        let command = self.command(settings)?;
+        let command = self.command(settings, limit)?;
         Daemon::new(settings, self.name()).start(&command)?;
         self.wait_until_ready(settings).await
     }
@@ -128,10 +137,10 @@ impl Service {
         }
     }
 
-    fn command(self, settings: &Settings) -> Result<Command> {
+    fn command(self, settings: &Settings, limit: WriteLimit) -> Result<Command> {
         match self {
             Self::Kafka => kafka::command(settings),
-            Self::Milvus => milvus::command(settings),
+            Self::Milvus => milvus::command(settings, limit),
             Self::MongoDb => Ok(mongodb::command(settings)),
             Self::S3 => Ok(s3::command(settings)),
             Self::Redis => Ok(redis::command(settings)),
@@ -139,11 +148,21 @@ impl Service {
     }
 }
 
+/// Waits until the last server has let go of its port: one that was killed takes a moment for that.
 /// A port in use by somebody else would show as a server that never gets ready.
-fn check_port(name: &str, port: u16) -> Result<()> {
-    TcpListener::bind((NODE_IP, port)).with_context(|| {
-        let variable = format!("LAYRA_TESTBED_{}_PORT", name.to_uppercase());
-        format!("{name} cannot listen on {NODE_IP}:{port} (another port: {variable})")
-    })?;
-    Ok(())
+async fn wait_for_port(name: &str, port: u16) -> Result<()> {
+    let deadline = Instant::now() + PORT_LIMIT;
+    loop {
+        match TcpListener::bind((NODE_IP, port)) {
+            Ok(_) => return Ok(()),
+            Err(_) if Instant::now() < deadline => {}
+            Err(error) => {
+                let variable = format!("LAYRA_TESTBED_{}_PORT", name.to_uppercase());
+                return Err(error).with_context(|| {
+                    format!("{name} cannot listen on {NODE_IP}:{port} (another port: {variable})")
+                });
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""How fast `layra-worker` writes vectors to Milvus, against pymilvus as LAYRA uses it (one insert a
+page) and with the same batches as the worker, in one run.
+
+    venv/bin/python e2e/bench/milvus.py --uri http://HOST:PORT
+
+Each writes its own pages into one collection with LAYRA's schema, in turns; the collection is
+dropped in the end.
+"""
+import argparse
+import json
+import subprocess
+import time
+
+import numpy
+from pymilvus import MilvusClient
+
+from ingest import create_collection
+
+
+def rows(file, page, vectors, dimensions):
+    values = numpy.random.default_rng(page).standard_normal((vectors, dimensions), dtype="float32")
+    return [{"vector": vector, "image_id": f"{file}-{page}", "page_number": page, "file_id": file}
+            for vector in values.tolist()]
+
+
+def python(client, arguments, file, batch):
+    pages = [rows(file, page, arguments.vectors, arguments.dimensions)
+             for page in range(arguments.pages)]
+    start, cpu = time.perf_counter(), time.process_time()
+    for first in range(0, len(pages), batch):
+        together = [row for page in pages[first:first + batch] for row in page]
+        client.insert(arguments.collection, together)
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def rust(arguments, file):
+    output = subprocess.run(
+        [arguments.worker, "bench", "milvus", "--uri", arguments.uri, "--collection",
+         arguments.collection, "--pages", str(arguments.pages), "--vectors",
+         str(arguments.vectors), "--dimensions", str(arguments.dimensions), "--batch",
+         str(arguments.batch), "--file", file],
+        check=True, capture_output=True, text=True).stdout
+    found = json.loads(output)
+    assert found["rows"] == arguments.pages * arguments.vectors, found
+    return found["seconds"], found["cpu_seconds"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--uri", required=True)
+    parser.add_argument("--worker", default="target/debug/layra-worker")
+    parser.add_argument("--collection", default="layra_bench_milvus")
+    parser.add_argument("--pages", type=int, default=64)
+    parser.add_argument("--vectors", type=int, default=700, help="of a page, as ColQwen has them")
+    parser.add_argument("--dimensions", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=16, help="pages of one insert")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    client = MilvusClient(uri=arguments.uri)
+    if client.has_collection(arguments.collection):
+        client.drop_collection(arguments.collection)
+    create_collection(client, arguments.collection, arguments.dimensions)
+    best = {}
+    for turn in range(arguments.rounds):
+        ways = {
+            "layra-worker": lambda: rust(arguments, f"rust{turn}"),
+            "pymilvus, a page each": lambda: python(client, arguments, f"page{turn}", 1),
+            "pymilvus, same batches":
+                lambda: python(client, arguments, f"batch{turn}", arguments.batch),
+        }
+        for name, run in ways.items():
+            result = run()
+            best[name] = min(result, best.get(name, result))
+    count = client.query(arguments.collection, filter="", output_fields=["count(*)"],
+                         consistency_level="Strong")[0]["count(*)"]
+    assert count == 3 * arguments.rounds * arguments.pages * arguments.vectors, count
+    client.drop_collection(arguments.collection)
+    total = arguments.pages * arguments.vectors
+    seconds, cpu = best["layra-worker"]
+    print(f"{total} rows of {arguments.dimensions} numbers, best of {arguments.rounds}")
+    print(f"{'':24}{'rows/s':>10}{'client CPU us/row':>19}{'time / worker':>15}{'CPU / worker':>14}")
+    for name, (took, used) in best.items():
+        print(f"{name:24}{total / took:10.0f}{1e6 * used / total:19.2f}"
+              f"{took / seconds:15.2f}{used / cpu:14.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+//! Measurements on real servers: the worker beside a Python script with LAYRA's stages, and several
+//! workers beside each other. Figures are ratios of things measured in one run.
+
+pub mod ingest;
+mod processes;
+pub mod scaling;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use milvus::v2::prelude::{ConsistencyLevel, QueryRequest};
+
+use crate::pdf;
+use crate::stores::Stores;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Rows of a collection that a search would find now.
+async fn searchable_rows(stores: &Stores, collection: &str) -> Result<i64> {
+    let query = QueryRequest::builder()
+        .collection_name(collection)
+        .output_fields(["count(*)"])
+        .consistency_level(ConsistencyLevel::Strong)
+        .build()?;
+    let answer = stores.milvus.query(query).await?;
+    let rows = answer.results().rows()?;
+    let row = rows.into_iter().next().context("a count")?;
+    Ok(row.get_i64("count(*)")?)
+}
+
+/// The collection of a knowledge base.
+fn collection_of(knowledge_base: &str) -> String {
+    format!("colqwen{}", knowledge_base.replace('-', "_"))
+}
+
+/// The PDFs of a directory, smallest first.
+fn smallest_pdfs(directory: &Path, count: usize) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "pdf") {
+            files.push((std::fs::metadata(&path)?.len(), path));
+        }
+    }
+    files.sort();
+    files.truncate(count);
+    Ok(files.into_iter().map(|(_, path)| path).collect())
+}
+
+/// A document of short pages.
+fn short_document(number: usize, pages: usize) -> Vec<u8> {
+    let texts: Vec<String> = (0..pages)
+        .map(|page| format!("Document {number}, page {page}."))
+        .collect();
+    pdf::with_pages(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+}
