@@ -26,7 +26,7 @@ pub(crate) enum Command {
     },
     /// Ingest local files, without Kafka.
     Ingest {
-        /// The files: PDF or images.
+        /// The files: PDF, images, office documents.
         #[arg(required = true)]
         files: Vec<PathBuf>,
         /// The knowledge base; made when it does not exist.
@@ -96,11 +96,15 @@ pub(crate) enum Command {
     /// The sandboxed renderer; speaks on standard input and output.
     #[command(hide = true)]
     RenderChild,
+    /// Becomes LibreOffice, confined.
+    #[command(hide = true)]
+    OfficeChild,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Embed(layra_worker::embed::colqwen::bench::BenchArgs),
+    Render(layra_worker::render::bench::BenchArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -127,6 +131,13 @@ pub(crate) struct WorkerArgs {
         default_value = "/usr/lib/layra/libpdfium.so"
     )]
     pub(crate) pdfium: PathBuf,
+    /// LibreOffice. Where it is not there, office documents are refused.
+    #[arg(
+        long,
+        env = "LAYRA_SOFFICE",
+        default_value = "/usr/lib/libreoffice/program/soffice.bin"
+    )]
+    pub(crate) soffice: PathBuf,
     /// Memory for pages that are drawn and not yet stored, in MiB. Documents wait for room.
     #[arg(long, env = "LAYRA_PAGE_MEMORY_MIB", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(16..))]

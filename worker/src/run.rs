@@ -28,8 +28,10 @@ use crate::task::{self, Deletion, Message, Task};
 /// Documents and ranges worked on at the same time. Renderers, memory and the model have bounds of
 /// their own; this many keep them busy when documents are short.
 const WORK_AT_ONCE: usize = 8;
-/// Messages taken from Kafka and not finished, those that wait for their turn included.
-const MESSAGES_AHEAD: usize = 2 * WORK_AT_ONCE;
+/// Ranges of long documents among them; the other places are for whole documents.
+const RANGES_AT_ONCE: usize = WORK_AT_ONCE - 2;
+/// Tasks taken from Kafka and not finished, those that wait for their turn included.
+const TASKS_AHEAD: usize = 2 * WORK_AT_ONCE;
 /// How long work goes on after the worker was told to stop, before it is given back. What is
 /// stored by then is kept.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(20);
@@ -76,7 +78,8 @@ async fn work(common: &Common) -> Result<(), Failure> {
     let intake = Intake::subscribe(
         &common.settings,
         name.as_deref(),
-        MESSAGES_AHEAD,
+        TASKS_AHEAD,
+        RANGES_AT_ONCE,
         Arc::clone(&common.health),
         Arc::clone(&common.metrics),
     )?;
