@@ -18,9 +18,12 @@ pub use documents::{
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
-pub use scaling::{ScalingMode, ScalingSpec};
+pub use scaling::{FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};
 pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};
-pub use status::{DriftedCollection, IngestionPipelineStatus, ModelStatus, ScalingStatus};
+pub use status::{
+    DriftedCollection, IngestionPipelineStatus, LearnedStatus, ModelStatus, ScalingInputs,
+    ScalingStatus, ScalingTerms,
+};
 pub use stores::{
     COLLECTION_PLACEHOLDER, IndexSpec, IndexType, MetricType, MilvusSpec, MongodbSpec, RedisSpec,
     SearchSpec, StoresSpec,

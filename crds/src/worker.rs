@@ -31,10 +31,12 @@ pub struct WorkerSpec {
     pub resources: Option<ResourceRequirements>,
 
     /// Seconds that a worker has to finish its documents, commit and leave when it is told to
-    /// stop. Documents that are not done by then are done again elsewhere. Default: 120.
-    #[serde(default = "default_grace")]
+    /// stop. Documents that are not done by then are done again elsewhere. Default: twice the
+    /// longest piece of work that was seen, at least 120; taken up when there is no worker, or when
+    /// workers are replaced for another reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 5, max = 86_400))]
-    pub termination_grace_period_seconds: u32,
+    pub termination_grace_period_seconds: Option<u32>,
 
     /// Further settings of the pods.
     #[serde(default)]
@@ -116,7 +118,7 @@ impl Default for WorkerSpec {
             image_pull_policy: default_pull_policy(),
             gpu: None,
             resources: None,
-            termination_grace_period_seconds: default_grace(),
+            termination_grace_period_seconds: None,
             pod: PodOverrides::default(),
         }
     }
@@ -124,10 +126,6 @@ impl Default for WorkerSpec {
 
 fn default_pull_policy() -> String {
     "IfNotPresent".to_owned()
-}
-
-fn default_grace() -> u32 {
-    120
 }
 
 fn default_gpu_resource() -> String {

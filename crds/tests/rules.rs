@@ -52,6 +52,10 @@ fn the_full_example_names_every_default() {
         "/worker/pod",
         "/source/kafka/deadLetterTopic",
         "/embedding/model/cacheClaim",
+        "/scaling/scaleDownDelaySeconds",
+        "/scaling/fallback",
+        "/scaling/floors",
+        "/worker/terminationGracePeriodSeconds",
     ] {
         let (parent, key) = gone.rsplit_once('/').expect("a path");
         let parent = spec
@@ -81,6 +85,15 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         (
             json!({"spec": {"scaling": {"maxReplicas": 11}}}),
             "Raise partitions or lower maxReplicas",
+        ),
+        (
+            json!({"spec": {"scaling": {"floors": [
+                {"start": "0 8 * * *", "end": "0 9 * * *", "minReplicas": 5}]}}}),
+            "scaling.floors: minReplicas must not exceed scaling.maxReplicas",
+        ),
+        (
+            json!({"spec": {"scaling": {"fallback": {"replicas": 5}}}}),
+            "scaling.fallback.replicas must not exceed scaling.maxReplicas",
         ),
         (
             json!({"spec": {"scaling": {"minReplicas": 5}}}),

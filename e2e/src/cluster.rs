@@ -155,7 +155,8 @@ impl Scene {
                 }},
                 "scaling": {
                     "maxReplicas": 2,
-                    "targetLagPerReplica": 2,
+                    // As soon as possible: every worker that may be started is.
+                    "drainTargetSeconds": 5,
                     "scaleDownDelaySeconds": 10,
                 },
             },

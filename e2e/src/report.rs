@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use layra_crds::ScalingStatus;
+
 use crate::timeline::{Sample, Timeline};
 use crate::worker_cli::Hit;
 
@@ -35,11 +37,8 @@ pub fn html(report: &Report<'_>) -> String {
          <b>{vectors}</b> vectors; {rate:.1} pages/s from the first page to the last.</p>"
     );
     body.push_str(&timeline(report.timeline));
-    body.push_str("<h2>Why the number of workers changed</h2><table><tr><th>s<th>decision");
-    for (second, sentence) in &report.timeline.decisions {
-        let _ = write!(body, "<tr><td class=n>{second:.0}<td>{}", escape(sentence));
-    }
-    body.push_str("</table><h2>Questions</h2>");
+    body.push_str(&decisions(&report.timeline.decisions));
+    body.push_str("<h2>Questions</h2>");
     for (question, hits) in report.answers {
         let _ = write!(
             body,
@@ -72,6 +71,40 @@ pub fn html(report: &Report<'_>) -> String {
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><title>LAYRA ingestion: demo</title><style>{STYLE}</style><body>{body}</body></html>\n"
     )
+}
+
+/// Every decision with the terms of the law.
+fn decisions(decisions: &[(f64, ScalingStatus)]) -> String {
+    let mut text = "<h2>Why there were so many workers</h2><table><tr><th>s<th>workers<th>pages waiting\
+        <th>oldest, s<th>arriving, pages/s<th>for arrivals<th>for backlog<th>most allowed<th>in one sentence"
+        .to_owned();
+    for (second, scaling) in decisions {
+        let inputs = scaling.inputs.as_ref();
+        let terms = scaling.terms.as_ref();
+        let _ = write!(
+            text,
+            "<tr><td class=n>{second:.0}<td class=n>{}",
+            scaling.desired_replicas
+        );
+        for value in [
+            inputs.and_then(|inputs| inputs.pages),
+            inputs.and_then(|inputs| inputs.oldest_seconds),
+            inputs.and_then(|inputs| inputs.arriving_pages_per_second),
+            terms.map(|terms| terms.for_arrivals.into()),
+            terms.map(|terms| terms.for_backlog.into()),
+            terms.map(|terms| terms.ceiling.into()),
+        ] {
+            match value {
+                Some(value) => {
+                    let _ = write!(text, "<td class=n>{}", (value * 10.0).round() / 10.0);
+                }
+                None => text.push_str("<td class=n>?"),
+            }
+        }
+        let _ = write!(text, "<td>{}", escape(&scaling.message));
+    }
+    text.push_str("</table>");
+    text
 }
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#1c2430}\
@@ -215,6 +248,28 @@ mod tests {
         });
         assert!(!page.contains("<script>"));
         assert!(page.contains("a&amp;b.pdf"));
+    }
+
+    #[test]
+    fn a_decision_is_shown_with_its_terms() {
+        let scaling = ScalingStatus {
+            desired_replicas: 3,
+            message: "Nothing waits: 3 workers.".to_owned(),
+            terms: Some(layra_crds::ScalingTerms {
+                for_backlog: 7,
+                ..layra_crds::ScalingTerms::default()
+            }),
+            ..ScalingStatus::default()
+        };
+        let table = decisions(&[(12.0, scaling)]);
+        assert!(
+            table.contains("<td class=n>12<td class=n>3<td class=n>?"),
+            "{table}"
+        );
+        assert!(
+            table.contains("<td class=n>7<td class=n>0<td>Nothing waits"),
+            "{table}"
+        );
     }
 
     #[test]

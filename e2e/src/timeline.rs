@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures::TryStreamExt;
+use layra_crds::ScalingStatus;
 use mongodb::bson::{Document, doc};
 
 use crate::cluster::Scene;
@@ -31,11 +32,10 @@ pub struct Timeline {
     start: Instant,
     /// The samples.
     pub samples: Vec<Sample>,
-    /// Second and sentence of each scaling decision.
-    pub decisions: Vec<(f64, String)>,
+    /// Second and explanation of each scaling decision.
+    pub decisions: Vec<(f64, ScalingStatus)>,
     /// The product's processes and the most memory that one of each took, in bytes.
     pub memory: BTreeMap<String, u64>,
-    last_desired: Option<i32>,
 }
 
 impl Default for Timeline {
@@ -45,7 +45,6 @@ impl Default for Timeline {
             samples: Vec::new(),
             decisions: Vec::new(),
             memory: BTreeMap::new(),
-            last_desired: None,
         }
     }
 }
@@ -67,10 +66,12 @@ impl Timeline {
             .as_ref()
             .map_or(0, |scaling| scaling.desired_replicas);
         if let Some(scaling) = &status.scaling
-            && self.last_desired != Some(desired)
+            && self
+                .decisions
+                .last()
+                .is_none_or(|(_, last)| last.message != scaling.message)
         {
-            self.decisions.push((second, scaling.message.clone()));
-            self.last_desired = Some(desired);
+            self.decisions.push((second, scaling.clone()));
         }
         let sample = Sample {
             second,

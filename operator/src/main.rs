@@ -1,6 +1,7 @@
 //! `layra-operator`: makes workers, topics and scaling decisions from `IngestionPipeline` objects.
 
 mod autoscale;
+mod explain;
 #[cfg(test)]
 mod fixtures;
 mod kafka;
@@ -8,6 +9,7 @@ mod leader;
 mod milvus;
 mod reconcile;
 mod resources;
+mod simulate;
 mod telemetry;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -37,6 +39,13 @@ enum Command {
     Run(RunArgs),
     /// Print the definition of the custom resource as YAML.
     Crd,
+    /// Explain the last scaling decision of a pipeline, as its status in the cluster tells it.
+    Explain {
+        /// `NAMESPACE/NAME`, or `NAME` in the namespace of the Kubernetes configuration.
+        pipeline: String,
+    },
+    /// Simulate how a pipeline scales on a trace of arrivals, beside other autoscalers.
+    Simulate(simulate::SimulateArgs),
 }
 
 #[derive(Args)]
@@ -69,17 +78,26 @@ struct RunArgs {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Crd => print_crd(),
+        Command::Explain { pipeline } => block_on(explain::explain(&pipeline)),
+        Command::Simulate(args) => {
+            print!("{}", simulate::run(&args)?);
+            Ok(())
+        }
         Command::Run(args) => {
             telemetry::start_logs();
-            rustls::crypto::ring::default_provider()
-                .install_default()
-                .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
-            tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()?
-                .block_on(run(args))
+            block_on(run(args))
         }
     }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }
 
 fn print_crd() -> anyhow::Result<()> {
@@ -118,6 +136,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
 
     let shared = Arc::new(Shared {
         kafka: kafka::KafkaClients::default(),
+        http: reconcile::metrics_client()?,
         reporter: Reporter {
             controller: "layra-operator".to_owned(),
             instance: Some(identity),

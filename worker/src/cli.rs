@@ -23,6 +23,10 @@ pub(crate) enum Command {
         /// Where /metrics, /healthz and /readyz answer.
         #[arg(long, env = "LAYRA_LISTEN", default_value = "0.0.0.0:9090")]
         listen: SocketAddr,
+        /// Seconds from the request to stop until this process is killed. Work that would take
+        /// longer is given back before.
+        #[arg(long, env = "LAYRA_GRACE_SECONDS", default_value_t = 40)]
+        grace_seconds: u32,
     },
     /// Ingest local files, without Kafka.
     Ingest {

@@ -3,6 +3,7 @@
 mod cli;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -57,8 +58,13 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
 
 async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { worker, listen } => {
-            run::run(common(worker)?, listen).await?;
+        Command::Run {
+            worker,
+            listen,
+            grace_seconds,
+        } => {
+            let grace = Duration::from_secs(grace_seconds.into());
+            run::run(common(worker)?, listen, grace).await?;
         }
         Command::Ingest {
             files,

@@ -3,9 +3,11 @@
 //!
 //! Each metric is described once, where it is made. Nothing here measures by itself.
 
+use std::time::Duration;
+
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Seconds of a whole document.
@@ -62,6 +64,12 @@ pub struct Metrics {
     pub foreign_messages: IntCounterVec,
     /// Documents taken from Kafka and not finished.
     pub documents_in_flight: IntGauge,
+    /// Seconds in which there was at least one.
+    pub busy_seconds: Counter,
+    /// Seconds of the longest message so far.
+    longest_work_seconds: Gauge,
+    /// 1 for each partition that this worker owns, by `topic` and `partition`.
+    partition_assigned: IntGaugeVec,
     /// Partitions that this worker owns.
     pub partitions_assigned: IntGauge,
     /// Rebalances of the consumer group that this worker took part in.
@@ -196,6 +204,30 @@ impl Metrics {
                     "Documents taken, not finished.",
                 ),
             ),
+            busy_seconds: register(
+                &registry,
+                Counter::new(
+                    "ingestion_busy_seconds_total",
+                    "Time in which there was work in flight.",
+                ),
+            ),
+            longest_work_seconds: register(
+                &registry,
+                Gauge::new(
+                    "ingestion_longest_work_seconds",
+                    "Time of the longest document or range of pages so far.",
+                ),
+            ),
+            partition_assigned: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "ingestion_partition_assigned",
+                        "1 for each partition of this worker.",
+                    ),
+                    &["topic", "partition"],
+                ),
+            ),
             partitions_assigned: register(
                 &registry,
                 IntGauge::new(
@@ -209,6 +241,23 @@ impl Metrics {
             ),
             registry,
         }
+    }
+
+    /// Work on a message ended after this time.
+    pub fn worked_for(&self, took: Duration) {
+        let longest = self.longest_work_seconds.get().max(took.as_secs_f64());
+        self.longest_work_seconds.set(longest);
+    }
+
+    /// The worker owns these partitions now, and no others.
+    pub fn assigned(&self, partitions: &[(String, i32)]) {
+        self.partition_assigned.reset();
+        for (topic, partition) in partitions {
+            let labels = &[topic.as_str(), &partition.to_string()];
+            self.partition_assigned.with_label_values(labels).set(1);
+        }
+        let count = i64::try_from(partitions.len()).unwrap_or(i64::MAX);
+        self.partitions_assigned.set(count);
     }
 
     /// All metrics in Prometheus' text format.
@@ -266,7 +315,12 @@ mod tests {
             .store_duration
             .with_label_values(&["milvus"])
             .observe(0.1);
+        metrics.assigned(&[("tasks".to_owned(), 0), ("tasks".to_owned(), 1)]);
+        metrics.assigned(&[("tasks".to_owned(), 3)]);
+        metrics.worked_for(Duration::from_millis(2500));
+        metrics.worked_for(Duration::from_millis(500));
         let text = metrics.render();
+        assert!(!text.contains("partition=\"0\""), "it was given up");
         for line in [
             "ingestion_files_total{status=\"failed\"} 1",
             "ingestion_files_total{status=\"retried\"} 1",
@@ -279,6 +333,10 @@ mod tests {
             "ingestion_pages_total 0",
             "ingestion_embedding_out_of_memory_total 0",
             "gpu_memory_usage_bytes 0",
+            "ingestion_busy_seconds_total 0",
+            "ingestion_longest_work_seconds 2.5",
+            "ingestion_partition_assigned{partition=\"3\",topic=\"tasks\"} 1",
+            "ingestion_partitions_assigned 1",
             "ingestion_repeats_total 0",
             "ingestion_splits_total 0",
             "ingestion_pages_in_flight_bytes 0",

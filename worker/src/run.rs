@@ -32,15 +32,17 @@ const WORK_AT_ONCE: usize = 8;
 const RANGES_AT_ONCE: usize = WORK_AT_ONCE - 2;
 /// Tasks taken from Kafka and not finished, those that wait for their turn included.
 const TASKS_AHEAD: usize = 2 * WORK_AT_ONCE;
-/// How long work goes on after the worker was told to stop, before it is given back. What is
-/// stored by then is kept.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(20);
+/// Part of the grace that is left for giving work back, committing and leaving the group.
+const TO_LEAVE: Duration = Duration::from_secs(20);
 /// How often the worker asks for documents that should be looked at once more.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Runs until `common.stop` is cancelled and the documents in flight are finished, or until
 /// something is wrong that only a person can mend.
-pub async fn run(common: Common, listen: SocketAddr) -> Result<(), Failure> {
+///
+/// Once told to stop, work goes on for most of `grace`; what is not finished by then is given back,
+/// and what is stored of it is kept.
+pub async fn run(common: Common, listen: SocketAddr, grace: Duration) -> Result<(), Failure> {
     let server = server::serve(
         listen,
         Arc::clone(&common.health),
@@ -51,7 +53,7 @@ pub async fn run(common: Common, listen: SocketAddr) -> Result<(), Failure> {
             let problem = result.err().map_or_else(|| "it ended".to_owned(), |e| e.to_string());
             Err(Failure::fatal(Stage::Intake, "HttpServer", format!("{listen}: {problem}")))
         }
-        result = work(&common) => match result {
+        result = work(&common, grace) => match result {
             // Told to stop before everything was connected.
             Err(failure) if failure.class == Class::Stopped => Ok(()),
             result => result,
@@ -59,7 +61,7 @@ pub async fn run(common: Common, listen: SocketAddr) -> Result<(), Failure> {
     }
 }
 
-async fn work(common: &Common) -> Result<(), Failure> {
+async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
     let outbox = Outbox::new(&common.settings)?;
     let progress = connect_progress(common).await?;
     let pipeline = common.pipeline().await?;
@@ -68,6 +70,7 @@ async fn work(common: &Common) -> Result<(), Failure> {
         pipeline,
         outbox,
         progress,
+        leave_patience: grace.saturating_sub(TO_LEAVE).max(grace / 2),
     });
     let rechecks = tokio::spawn(Arc::clone(&worker).recheck_all());
     let _rechecks = tokio_util::task::AbortOnDropHandle::new(rechecks);
@@ -125,6 +128,8 @@ struct Worker {
     pipeline: Pipeline,
     outbox: Outbox,
     progress: Progress,
+    /// How long work goes on after the worker was told to stop.
+    leave_patience: Duration,
 }
 
 impl Worker {
@@ -157,7 +162,7 @@ impl Worker {
         );
         // Gives back what has not begun.
         drop(deliveries);
-        let deadline = tokio::time::sleep(LEAVE_PATIENCE);
+        let deadline = tokio::time::sleep(self.leave_patience);
         tokio::pin!(deadline);
         loop {
             tokio::select! {
@@ -196,7 +201,10 @@ impl Worker {
             first_page = tracing::field::Empty,
         );
         async {
-            match self.message(&message, &cancel).await {
+            let began = std::time::Instant::now();
+            let result = self.message(&message, &cancel).await;
+            self.common.metrics.worked_for(began.elapsed());
+            match result {
                 Ok(()) => {
                     ticket.done();
                     Ok(())

@@ -63,7 +63,7 @@ async fn main() -> Result<()> {
     let object = scene.pipeline(
         PIPELINE,
         &topic,
-        &json!({"spec": {"scaling": {"maxReplicas": 3, "targetLagPerReplica": 5, "scaleDownDelaySeconds": 15}}}),
+        &json!({"spec": {"scaling": {"maxReplicas": 3, "drainTargetSeconds": 120, "scaleDownDelaySeconds": 15}}}),
     );
     println!(
         "\napplying this pipeline:\n{}",
@@ -159,13 +159,13 @@ async fn watch(
     let mut told = 0;
     eventually(
         "all documents and no worker",
-        Duration::from_mins(30),
+        Duration::from_hours(1),
         async || {
             let sample = timeline
                 .look(scene, PIPELINE, stores, &user.knowledge_base)
                 .await?;
-            for (_, sentence) in timeline.decisions.iter().skip(told) {
-                println!("       {sentence}");
+            for (_, scaling) in timeline.decisions.iter().skip(told) {
+                println!("       {}", scaling.message);
             }
             told = timeline.decisions.len();
             let finished = finished(stores, uploads).await?;

@@ -9,6 +9,7 @@ mod ledger;
 mod lifecycle;
 mod memory;
 mod progress;
+mod scaling;
 mod scene;
 mod trouble;
 mod visual;

@@ -1,210 +1,548 @@
 //! How many workers there should be, and why.
 //!
-//! Pure: no I/O, no clock of its own, no Kubernetes. A reading of the backlog goes in, a decision
-//! with its explanation comes out; what has to be remembered between two decisions is the caller's
-//! [`History`].
+//! Pure: no I/O, no clock of its own, no Kubernetes. An [`Observation`] goes in, a [`Decision`] with
+//! its explanation comes out; what has to be remembered between two decisions is the caller's
+//! [`Memory`]. How many workers the work needs is [`law`]'s to say; [`decide`] says when the number
+//! may move:
+//!
+//! * What is unknown moves nothing ([`Limit::Unknown`]), and after a long blindness adds the workers
+//!   that the object names.
+//! * Up at once, the first worker on the first message; but not past what the last scale-up showed to
+//!   be useless ([`effect`]), nor past a few workers that wait for a node.
+//! * Down to the most that was wanted during the scale-down delay ([`window`]), with a tenth of
+//!   the speed in hand, and not while work is overdue, workers are leaving, or it is not known what
+//!   they get done.
 
-mod history;
+mod arrivals;
+mod decision;
+mod effect;
+mod floors;
+mod law;
+mod learned;
+mod observation;
+mod policy;
+mod stuck;
+mod window;
 
 use jiff::{SignedDuration, Timestamp};
-use layra_crds::ScalingSpec;
 
-pub(crate) use history::History;
+use arrivals::{Arrivals, Waiting};
+use effect::Effect;
+use law::{Demand, Fleet, Goal, Need};
+use learned::{Learner, Progress};
+use stuck::Stuck;
+use window::Window;
 
-/// What is known when a decision is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Observation {
-    /// Tasks that are not yet done, those in work included. `None`: it could not be read.
-    pub(crate) lag: Option<i64>,
-    /// Workers asked for at present.
-    pub(crate) current: i32,
-    /// Partitions of the topic. `None`: not known, and then no limit.
-    pub(crate) partitions: Option<i32>,
+pub(crate) use decision::{Decision, Inputs, Limit, Terms};
+pub(crate) use floors::floor_now;
+pub(crate) use learned::Learned;
+pub(crate) use observation::{
+    Backlog, Blind, Counts, Observation, Partition, PartitionOffsets, Phase, Topic, Worker,
+};
+pub(crate) use policy::Policy;
+
+/// Looks further apart than this say nothing of the time in between.
+const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(60);
+/// A group that hands partitions over for longer than this is looked at all the same.
+const LONGEST_REBALANCE: SignedDuration = SignedDuration::from_secs(60);
+/// Shortest and longest scale-down delay that follows from the time of a start.
+const SHORTEST_DELAY: f64 = 30.0;
+const LONGEST_DELAY: f64 = 240.0;
+/// The law aims at this part of the drain target, so that a small error does not miss it.
+const AIM: f64 = 0.9;
+/// Part of the speed that is counted on when workers are to be stopped.
+const IN_HAND: f64 = 0.9;
+/// Workers are saturated with work for so many seconds.
+const SATURATED_SECONDS: f64 = 20.0;
+
+/// What is remembered between two decisions. Losing it costs some looks and keeps workers for a
+/// little longer.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    learner: Learner,
+    arrivals: Arrivals,
+    window: Window,
+    effect: Effect,
+    stuck: Stuck,
+    last: Option<Timestamp>,
+    /// Seconds between the last two looks.
+    passed: f64,
+    blind_since: Option<Timestamp>,
+    rebalancing_since: Option<Timestamp>,
 }
 
-/// The rules that the user gave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Policy {
-    /// The fewest workers.
-    pub(crate) min: i32,
-    /// The most workers.
-    pub(crate) max: i32,
-    /// One worker for each so many tasks.
-    pub(crate) target_lag_per_replica: i64,
-    /// How long fewer workers must have been enough before workers are stopped.
-    pub(crate) scale_down_delay: SignedDuration,
-}
-
-impl From<&ScalingSpec> for Policy {
-    fn from(spec: &ScalingSpec) -> Self {
+impl Memory {
+    /// Begins with what an earlier process learned, if anything.
+    pub(crate) fn new(recalled: Option<Learned>, policy: &Policy) -> Self {
         Self {
-            min: spec.min_replicas,
-            max: spec.max_replicas,
-            target_lag_per_replica: spec.target_lag_per_replica,
-            scale_down_delay: SignedDuration::from_secs(spec.scale_down_delay_seconds.into()),
+            learner: Learner::new(recalled, policy.assumed),
+            arrivals: Arrivals::default(),
+            window: Window::default(),
+            effect: Effect::default(),
+            stuck: Stuck::default(),
+            last: None,
+            passed: 0.0,
+            blind_since: None,
+            rebalancing_since: None,
         }
     }
 }
 
-/// How many workers there should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Decision {
-    /// Workers to ask for.
-    pub(crate) desired: i32,
-    /// One sentence for a person.
-    pub(crate) message: String,
-    /// What kept the decision from following the backlog alone.
-    pub(crate) limit: Option<Limit>,
+/// Decides how many workers there should be.
+pub(crate) fn decide(observation: &Observation, policy: &Policy, memory: &mut Memory) -> Decision {
+    let clock = watch_clock(observation.at, memory);
+    let progress = memory.learner.observe(&observation.workers);
+    let known = clock.and_then(|()| known(observation, policy, memory));
+    match known {
+        Ok(backlog) => {
+            memory.blind_since = None;
+            follow(observation, backlog, &progress, policy, memory)
+        }
+        Err(blind) => hold(observation, &blind, policy, memory),
+    }
 }
 
-/// What kept a decision from following the backlog alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Limit {
-    /// The backlog asks for fewer.
-    MinReplicas,
-    /// The backlog asks for more.
-    MaxReplicas,
-    /// The backlog asks for more, but a partition has one worker at a time.
-    Partitions,
-    /// Fewer would do, but not for long enough yet.
-    ScaleDownDelay,
-    /// The backlog is unknown.
-    UnknownLag,
-}
-
-/// Decides how many workers there should be: one for each `target_lag_per_replica` tasks, within
-/// the bounds. More are asked for at once; fewer only when fewer have been enough for the whole
-/// delay. An unknown backlog changes nothing. The backlog counts tasks until they are committed,
-/// so that no worker is stopped for lack of work while there is work in flight.
-pub(crate) fn decide(
-    observation: &Observation,
-    policy: &Policy,
-    history: &mut History,
-    now: Timestamp,
-) -> Decision {
-    let Bounds { floor, ceiling } = Bounds::of(observation, policy);
-    let current = observation.current.clamp(floor, ceiling);
-
-    let Some(lag) = observation.lag else {
-        history.record(now, current, policy.scale_down_delay);
-        return Decision {
-            desired: current,
-            message: format!("The backlog is unknown: keeping {}.", workers(current)),
-            limit: Some(Limit::UnknownLag),
-        };
+/// Notices a clock that was set back, and a time in which nobody looked.
+fn watch_clock(now: Timestamp, memory: &mut Memory) -> Result<(), Blind> {
+    let Some(last) = memory.last.replace(now) else {
+        return Ok(());
     };
-
-    let asked = lag
-        .max(0)
-        .unsigned_abs()
-        .div_ceil(policy.target_lag_per_replica.unsigned_abs().max(1));
-    let asked = i32::try_from(asked).unwrap_or(i32::MAX);
-    let wanted = asked.clamp(floor, ceiling);
-    history.record(now, wanted, policy.scale_down_delay);
-
-    if wanted >= current {
-        let (limit, because) = limit_of(asked, floor, ceiling, policy);
-        return Decision {
-            desired: wanted,
-            message: follow(lag, asked, policy, because),
-            limit,
-        };
+    let passed = now.duration_since(last);
+    memory.passed = passed.as_secs_f64();
+    if passed >= SignedDuration::ZERO && passed <= LONGEST_GAP {
+        return Ok(());
     }
-    match history.enough_since(now, policy.scale_down_delay) {
-        Ok(largest) if largest < current => Decision {
-            desired: largest,
+    memory.arrivals.forget();
+    memory.window.forget();
+    memory.effect.forget();
+    memory.stuck.forget();
+    memory.rebalancing_since = None;
+    if passed > LONGEST_GAP {
+        return Ok(());
+    }
+    memory.blind_since = None;
+    Err(Blind {
+        reason: "ClockStep",
+        message: "The clock was set back".to_owned(),
+    })
+}
+
+/// The offsets, unless they say nothing.
+fn known<'a>(
+    observation: &'a Observation,
+    policy: &Policy,
+    memory: &mut Memory,
+) -> Result<&'a Backlog, Blind> {
+    let now = observation.at;
+    let backlog = observation.backlog.as_ref().map_err(Clone::clone)?;
+    if memory
+        .arrivals
+        .record(now, backlog, policy.drain_target)
+        .is_err()
+    {
+        memory.stuck.forget();
+        return Err(Blind {
+            reason: "TopicRecreated",
+            message: "A topic was made anew or lost records".to_owned(),
+        });
+    }
+    // With records there and a position behind them, the group begins again as soon as it reads.
+    let ahead = backlog
+        .partitions()
+        .find(|(_, offsets)| offsets.is_ahead() && offsets.end > offsets.log_start);
+    if let Some((partition, offsets)) = ahead {
+        return Err(Blind {
+            reason: "CommittedAheadOfEnd",
             message: format!(
-                "{}: {} been enough for {} seconds.",
-                waiting(lag),
-                if largest == 1 {
-                    "1 worker has".to_owned()
-                } else {
-                    format!("{} have", workers(largest))
-                },
-                policy.scale_down_delay.as_secs()
+                "The group stands at {} of partition {} ({:?}), which ends at {}: the topic was made anew or lost records",
+                offsets.next(),
+                partition.number,
+                partition.topic,
+                offsets.end
             ),
-            limit: (asked < floor).then_some(Limit::MinReplicas),
-        },
-        Ok(_) | Err(_) => Decision {
-            desired: current,
-            message: format!(
-                "{}: {} would do, but not yet for {} seconds; keeping {current}.",
-                waiting(lag),
-                workers(wanted),
-                policy.scale_down_delay.as_secs(),
-            ),
-            limit: Some(Limit::ScaleDownDelay),
-        },
+        });
+    }
+    if !backlog.rebalancing || observation.current == 0 {
+        memory.rebalancing_since = None;
+        return Ok(backlog);
+    }
+    let since = *memory.rebalancing_since.get_or_insert(now);
+    if now.duration_since(since) > LONGEST_REBALANCE {
+        return Ok(backlog);
+    }
+    Err(Blind {
+        reason: "GroupRebalancing",
+        message: "The group is handing partitions over".to_owned(),
+    })
+}
+
+/// The backlog is unknown: the workers stay, and after a long blindness there are at least as many
+/// as the object names. One worker starts for records that the group can only find by reading.
+fn hold(
+    observation: &Observation,
+    blind: &Blind,
+    policy: &Policy,
+    memory: &mut Memory,
+) -> Decision {
+    let now = observation.at;
+    let partitions = observation.backlog.as_ref().ok().map(partition_count);
+    let bounds = Bounds::of(policy, partitions);
+    let delay = delay(policy, memory.learner.learned());
+    let since = *memory.blind_since.get_or_insert(now);
+    let fallback = policy
+        .fallback
+        .filter(|fallback| now.duration_since(since) >= fallback.after);
+
+    let least = match (fallback, blind.reason) {
+        (Some(fallback), _) => fallback.replicas,
+        (None, "CommittedAheadOfEnd") => 1,
+        (None, _) => 0,
+    };
+    let desired = bounds.clamp(observation.current.max(least));
+    // A rebalance is short, and often the echo of a scale-down: it begins no new delay.
+    if blind.reason != "GroupRebalancing" {
+        memory.window.record(now, desired, delay);
+    }
+    let limit = if fallback.is_some() {
+        Limit::Fallback
+    } else {
+        Limit::Unknown
+    };
+    Decision {
+        desired,
+        reason: blind.reason,
+        message: decision::blind_sentence(&blind.message, desired, limit),
+        limits: vec![limit],
+        inputs: count_workers(observation),
+        terms: None,
+        learned: memory.learner.learned(),
+        is_learned: memory.learner.knows_speed(),
+        stuck: Vec::new(),
     }
 }
 
+/// The backlog is known: the law says what the work needs, and the number follows where it may.
+fn follow(
+    observation: &Observation,
+    backlog: &Backlog,
+    progress: &Progress,
+    policy: &Policy,
+    memory: &mut Memory,
+) -> Decision {
+    let now = observation.at;
+    let learned = memory.learner.learned();
+    let delay = delay(policy, learned);
+    let bounds = Bounds::of(policy, Some(partition_count(backlog)));
+    let stuck = memory
+        .stuck
+        .observe(now, backlog, progress, learned.longest_seconds);
+
+    let aim = scaled(policy.drain_target, AIM);
+    let waiting = memory.arrivals.waiting(
+        now,
+        backlog,
+        aim,
+        |topic| match topic {
+            Topic::Tasks => learned.pages_per_document,
+            Topic::Ranges => policy.range_pages,
+        },
+        |partition| stuck.contains(&partition),
+    );
+    let arriving = memory.arrivals.documents_per_second(now, delay) * learned.pages_per_document;
+    let with_work = partitions_with_work(backlog, &stuck);
+    let demand = Demand {
+        arriving,
+        due: waiting.due.clone(),
+        partitions: partition_count(backlog),
+        partitions_with_work: with_work,
+    };
+    let goal = Goal {
+        drain_target: aim.as_secs_f64(),
+        utilization: policy.utilization,
+    };
+    let fleet = fleet(observation, learned);
+    let slower = Fleet {
+        pages_per_second: fleet.pages_per_second * IN_HAND,
+        ..fleet.clone()
+    };
+    let mut inputs = count_workers(observation);
+    let saturated = with_work >= inputs.ready
+        && waiting.pages >= learned.pages_per_second * f64::from(inputs.ready) * SATURATED_SECONDS;
+    if progress.known || inputs.ready == 0 {
+        memory
+            .effect
+            .record(now, memory.passed, inputs.ready, progress.pages, saturated);
+    }
+    let look = Look {
+        observation,
+        policy,
+        bounds,
+        delay,
+        need: law::need(&demand, &fleet, goal),
+        careful: law::need(&demand, &slower, goal),
+        any_work: backlog.lag() > 0,
+        overdue: is_overdue(&waiting),
+        useful: with_work,
+        blind_workers: !progress.known && inputs.ready > 0 && backlog.lag() > 0,
+    };
+    let (desired, limits, terms) = look.decide(memory);
+
+    inputs.documents = Some(backlog.tasks.iter().map(|offsets| offsets.lag()).sum());
+    inputs.ranges = Some(backlog.ranges.iter().map(|offsets| offsets.lag()).sum());
+    inputs.pages = Some(waiting.pages);
+    inputs.oldest_seconds = Some(waiting.oldest_seconds);
+    inputs.arriving = Some(arriving);
+    inputs.partitions = Some(partition_count(backlog));
+    inputs.partitions_with_work = Some(with_work);
+    let reason = if look.need.for_arrivals > look.need.for_backlog {
+        decision::KEEPING_UP
+    } else if look.any_work {
+        decision::DRAINING
+    } else {
+        decision::IDLE
+    };
+    Decision {
+        desired,
+        reason,
+        message: decision::sentence(
+            &inputs,
+            &terms,
+            &learned,
+            desired,
+            &limits,
+            policy.drain_target.as_secs_f64(),
+        ),
+        limits,
+        inputs,
+        terms: Some(terms),
+        learned,
+        is_learned: memory.learner.knows_speed(),
+        stuck,
+    }
+}
+
+/// Everything that the last step of a decision looks at.
+struct Look<'a> {
+    observation: &'a Observation,
+    policy: &'a Policy,
+    bounds: Bounds,
+    delay: SignedDuration,
+    need: Need,
+    /// The need if workers were slower.
+    careful: Need,
+    any_work: bool,
+    overdue: bool,
+    /// Workers that can have work at the same time.
+    useful: u32,
+    /// There is work, and it is not known what the workers get done.
+    blind_workers: bool,
+}
+
+impl Look<'_> {
+    fn decide(&self, memory: &mut Memory) -> (u32, Vec<Limit>, Terms) {
+        let now = self.observation.at;
+        let current = self.observation.current;
+        let mut limits = Vec::new();
+        let asked = self.asked(self.need);
+        let wanted = self.bounds.clamp(asked);
+        let kept = self
+            .bounds
+            .clamp(self.asked(self.careful))
+            .min(current)
+            .max(wanted);
+        memory.window.record(now, kept, self.delay);
+        let window = memory.window.largest(now, self.delay);
+
+        limits.extend(self.bounds.limit(asked, self.need.out_of_reach));
+        let desired = if wanted > current {
+            self.up(wanted, memory, &mut limits)
+        } else {
+            self.down(kept, window, &mut limits)
+        };
+        let desired = self.within_pending(desired, &mut limits);
+        if self.need.out_of_reach && self.useful < self.bounds.ceiling && self.any_work {
+            limits.push(Limit::PartitionsWithWork);
+        }
+        let terms = Terms {
+            for_arrivals: self.need.for_arrivals,
+            for_backlog: self.need.for_backlog,
+            to_scale_down: self.careful.workers(),
+            floor: self.bounds.floor,
+            ceiling: self.bounds.ceiling,
+            window,
+            window_seconds: self.delay.as_secs(),
+        };
+        (desired, limits, terms)
+    }
+
+    /// What the work asks for: one worker at least while there is any.
+    fn asked(&self, need: Need) -> u32 {
+        need.workers().max(u32::from(self.any_work))
+    }
+
+    fn up(&self, wanted: u32, memory: &Memory, limits: &mut Vec<Limit>) -> u32 {
+        let current = self.observation.current;
+        let useful = memory.effect.ceiling(self.observation.at);
+        match useful.map(|useful| useful.max(current)) {
+            Some(useful) if useful < wanted => {
+                limits.push(Limit::IneffectiveScaleUp);
+                useful.max(self.bounds.floor)
+            }
+            _ => wanted,
+        }
+    }
+
+    fn down(&self, kept: u32, window: Option<u32>, limits: &mut Vec<Limit>) -> u32 {
+        let current = self.observation.current.min(self.bounds.ceiling);
+        if kept >= current {
+            return kept;
+        }
+        // Workers beyond those that can have work do not help what is overdue.
+        let needed_late = self.useful.max(kept).min(current);
+        if self.overdue && needed_late == current {
+            limits.push(Limit::DrainTargetAtRisk);
+            return current;
+        }
+        if self.observation.leaving > 0 {
+            limits.push(Limit::Settling);
+            return current;
+        }
+        if self.blind_workers {
+            limits.push(Limit::MetricsMissing);
+            return current;
+        }
+        let least = if self.overdue { needed_late } else { kept };
+        match window.map(|largest| largest.max(least)) {
+            Some(largest) if largest < current => largest,
+            _ => {
+                limits.push(Limit::ScaleDownDelay);
+                current
+            }
+        }
+    }
+
+    /// Only a few workers wait for a node at the same time.
+    fn within_pending(&self, desired: u32, limits: &mut Vec<Limit>) -> u32 {
+        let workers = &self.observation.workers;
+        let waiting = count(workers, |phase| matches!(phase, Phase::Waiting { .. }));
+        if waiting == 0 {
+            return desired;
+        }
+        let placed = count(workers, |phase| !matches!(phase, Phase::Waiting { .. }));
+        let most = placed + self.policy.max_pending.get();
+        if desired <= most {
+            return desired;
+        }
+        limits.push(Limit::PendingWorkers);
+        most
+    }
+}
+
+/// The fewest and the most workers.
+#[derive(Clone, Copy, Debug)]
 struct Bounds {
-    floor: i32,
-    ceiling: i32,
+    floor: u32,
+    ceiling: u32,
+    /// The partitions are the ceiling.
+    by_partitions: bool,
 }
 
 impl Bounds {
-    /// A topic with fewer partitions than `min` lowers the floor too: the rest would be idle.
-    fn of(observation: &Observation, policy: &Policy) -> Self {
-        let ceiling = observation
-            .partitions
-            .map_or(policy.max, |count| policy.max.min(count))
-            .max(0);
+    /// A topic with fewer partitions than the floor lowers the floor too: the rest would be idle.
+    fn of(policy: &Policy, partitions: Option<u32>) -> Self {
+        let max = policy.max.get();
+        let ceiling = partitions.map_or(max, |count| max.min(count));
         Self {
-            floor: policy.min.clamp(0, ceiling),
+            floor: policy.floor.min(ceiling),
             ceiling,
+            by_partitions: partitions == Some(ceiling),
+        }
+    }
+
+    fn clamp(self, workers: u32) -> u32 {
+        workers.clamp(self.floor, self.ceiling)
+    }
+
+    /// What keeps the number from `asked`, which the law keeps within the partitions.
+    fn limit(self, asked: u32, out_of_reach: bool) -> Option<Limit> {
+        if asked < self.floor {
+            Some(Limit::Floor)
+        } else if asked > self.ceiling {
+            Some(Limit::MaxReplicas)
+        } else if out_of_reach && self.by_partitions && asked == self.ceiling {
+            Some(Limit::Partitions)
+        } else {
+            None
         }
     }
 }
 
-fn limit_of(
-    asked: i32,
-    floor: i32,
-    ceiling: i32,
-    policy: &Policy,
-) -> (Option<Limit>, &'static str) {
-    if asked < floor {
-        (Some(Limit::MinReplicas), "minReplicas")
-    } else if asked <= ceiling {
-        (None, "")
-    } else if ceiling < policy.max {
-        (Some(Limit::Partitions), "the number of partitions")
-    } else {
-        (Some(Limit::MaxReplicas), "maxReplicas")
+/// How long fewer workers must have been enough. An idle worker is kept for as long as another one
+/// would take to start: whatever comes next, that costs at most twice what foresight would.
+fn delay(policy: &Policy, learned: Learned) -> SignedDuration {
+    policy.scale_down_delay.unwrap_or_else(|| {
+        let seconds = learned.startup_seconds.clamp(SHORTEST_DELAY, LONGEST_DELAY);
+        scaled(SignedDuration::from_secs(1), seconds)
+    })
+}
+
+fn fleet(observation: &Observation, learned: Learned) -> Fleet {
+    let startup = learned.startup_seconds;
+    let mut available_in: Vec<f64> = observation
+        .workers
+        .iter()
+        .filter_map(|worker| match worker.phase {
+            // Nobody knows when there will be a node.
+            Phase::Waiting { .. } => None,
+            Phase::Ready { .. } => Some(0.0),
+            Phase::Starting { since } => {
+                let age = observation.at.duration_since(since).as_secs_f64().max(0.0);
+                // One that is late may come at any moment.
+                Some((startup - age).clamp(0.1 * startup, startup))
+            }
+        })
+        .collect();
+    available_in.sort_by(f64::total_cmp);
+    Fleet {
+        pages_per_second: learned.pages_per_second,
+        available_in,
+        startup_seconds: startup,
     }
 }
 
-fn follow(lag: i64, asked: i32, policy: &Policy, because: &str) -> String {
-    let asks = if lag > 0 {
-        format!(
-            ", one worker for each {} makes {asked}",
-            policy.target_lag_per_replica
-        )
-    } else {
-        String::new()
-    };
-    let limit = if because.is_empty() {
-        String::new()
-    } else {
-        format!("; {because} is the limit")
-    };
-    format!("{}{asks}{limit}.", waiting(lag))
-}
-
-fn waiting(lag: i64) -> String {
-    match lag {
-        i64::MIN..=0 => "No task waits".to_owned(),
-        1 => "1 task waits".to_owned(),
-        more => format!("{more} tasks wait"),
+fn count_workers(observation: &Observation) -> Inputs {
+    let workers = &observation.workers;
+    Inputs {
+        ready: count(workers, |phase| matches!(phase, Phase::Ready { .. })),
+        starting: count(workers, |phase| matches!(phase, Phase::Starting { .. })),
+        waiting: count(workers, |phase| matches!(phase, Phase::Waiting { .. })),
+        ..Inputs::default()
     }
 }
 
-fn workers(count: i32) -> String {
-    if count == 1 {
-        "1 worker".to_owned()
-    } else {
-        format!("{count} workers")
-    }
+fn count(workers: &[Worker], is: impl Fn(Phase) -> bool) -> u32 {
+    let found = workers.iter().filter(|worker| is(worker.phase)).count();
+    u32::try_from(found).unwrap_or(u32::MAX)
+}
+
+fn partition_count(backlog: &Backlog) -> u32 {
+    u32::try_from(backlog.tasks.len()).unwrap_or(u32::MAX)
+}
+
+fn partitions_with_work(backlog: &Backlog, stuck: &[Partition]) -> u32 {
+    let found = backlog
+        .partitions()
+        .filter(|(partition, offsets)| offsets.lag() > 0 && !stuck.contains(partition))
+        .count();
+    u32::try_from(found).unwrap_or(u32::MAX)
+}
+
+fn is_overdue(waiting: &Waiting) -> bool {
+    waiting.due.first().is_some_and(|due| due.within <= 0.0)
+}
+
+fn scaled(duration: SignedDuration, factor: f64) -> SignedDuration {
+    SignedDuration::try_from_secs_f64(duration.as_secs_f64() * factor).unwrap_or(duration)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! One client for each cluster and set of credentials, shared by all pipelines that use it. Every
-//! blocking call runs on a thread of its own: a dead cluster holds up nobody else.
+//! One reader for each cluster and set of credentials, shared by all pipelines that use it. Each has
+//! a thread of its own: a dead cluster holds up nobody else.
 
 use std::{
     collections::HashMap,
@@ -7,31 +7,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Answer, Connection, KafkaError, Question, TopicAction, cluster::Cluster};
+use super::{
+    Answer, Connection, KafkaError, Question, TopicAction, cluster::Cluster, reader::Reader,
+};
 
-/// A client that no pipeline used for this long is closed.
+/// A reader that no pipeline used for this long is closed.
 const IDLE: Duration = Duration::from_mins(10);
 
-/// All clients.
+/// Called when an answer changed. Must not block.
+pub(crate) type OnChange = Arc<dyn Fn() + Send + Sync>;
+
+/// All readers.
 #[derive(Default)]
 pub(crate) struct KafkaClients {
-    clients: Mutex<HashMap<[u8; 32], Entry>>,
+    readers: Mutex<HashMap<[u8; 32], Entry>>,
 }
 
 struct Entry {
-    cluster: Arc<Cluster>,
+    reader: Arc<Reader>,
     used: Instant,
 }
 
 impl KafkaClients {
-    /// Reads topics and offsets. Takes at most some seconds.
+    /// The newest answer to a question, which is read again and again from now on; `on_change` is
+    /// called whenever it changes. Waits for the first one, some seconds at most.
     pub(crate) async fn ask(
         &self,
         connection: &Connection,
-        question: Question,
+        question: &Question,
+        on_change: &OnChange,
     ) -> Result<Answer, KafkaError> {
-        let cluster = self.cluster(connection)?;
-        blocking(move || cluster.ask(&question)).await
+        self.reader(connection)?.ask(question, on_change).await
     }
 
     /// Changes a topic. Takes at most some seconds.
@@ -40,50 +46,32 @@ impl KafkaClients {
         connection: &Connection,
         action: &TopicAction,
     ) -> Result<(), KafkaError> {
-        Cluster::change(connection, action).await
+        let result = Cluster::change(connection, action).await;
+        // What was read before the change says nothing any more.
+        self.reader(connection)?.forget_topic(action.topic());
+        result
     }
 
-    fn cluster(&self, connection: &Connection) -> Result<Arc<Cluster>, KafkaError> {
+    fn reader(&self, connection: &Connection) -> Result<Arc<Reader>, KafkaError> {
         let key = connection.key();
         let now = Instant::now();
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle: Vec<_> = clients
-            .iter()
-            .filter(|(other, entry)| **other != key && now.duration_since(entry.used) > IDLE)
-            .map(|(other, _)| *other)
-            .collect();
-        for other in idle {
-            if let Some(entry) = clients.remove(&other) {
-                // Closing a client waits for its threads.
-                tokio::task::spawn_blocking(move || drop(entry));
-            }
-        }
-        if let Some(entry) = clients.get_mut(&key) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        // A reader ends its thread when it is dropped.
+        readers.retain(|other, entry| *other == key || now.duration_since(entry.used) < IDLE);
+        if let Some(entry) = readers.get_mut(&key) {
             entry.used = now;
-            return Ok(Arc::clone(&entry.cluster));
+            return Ok(Arc::clone(&entry.reader));
         }
-        let cluster = Arc::new(Cluster::new(connection)?);
-        clients.insert(
+        let reader = Arc::new(Reader::start(connection)?);
+        readers.insert(
             key,
             Entry {
-                cluster: Arc::clone(&cluster),
+                reader: Arc::clone(&reader),
                 used: now,
             },
         );
-        Ok(cluster)
+        Ok(reader)
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
-) -> Result<T, KafkaError> {
-    tokio::task::spawn_blocking(call)
-        .await
-        .unwrap_or_else(|error| {
-            Err(KafkaError::Unreachable(format!(
-                "the client failed: {error}"
-            )))
-        })
 }
 
 #[cfg(test)]
@@ -99,12 +87,40 @@ mod tests {
     }
 
     #[test]
-    fn pipelines_of_one_cluster_share_a_client() {
+    fn pipelines_of_one_cluster_share_a_reader() {
         let clients = KafkaClients::default();
-        let one = clients.cluster(&connection("127.0.0.1:1")).unwrap();
-        let same = clients.cluster(&connection("127.0.0.1:1")).unwrap();
-        let other = clients.cluster(&connection("127.0.0.1:2")).unwrap();
+        let one = clients.reader(&connection("127.0.0.1:1")).unwrap();
+        let same = clients.reader(&connection("127.0.0.1:1")).unwrap();
+        let other = clients.reader(&connection("127.0.0.1:2")).unwrap();
         assert!(Arc::ptr_eq(&one, &same));
         assert!(!Arc::ptr_eq(&one, &other));
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_is_not_there_is_unreachable_says_why_and_slows_nobody() {
+        let clients = KafkaClients::default();
+        let question = Question {
+            topic: "tasks".into(),
+            ranges_topic: "tasks.ranges".into(),
+            dead_letter_topic: "tasks.dlq".into(),
+            consumer_group: "workers".into(),
+        };
+        let nothing: OnChange = Arc::new(|| {});
+        // Nothing listens on ports 1 and 2.
+        let (dead, other) = (connection("127.0.0.1:1"), connection("127.0.0.1:2"));
+        let ask = |connection| clients.ask(connection, &question, &nothing);
+        let (first, second) = tokio::join!(ask(&dead), ask(&other));
+        for answer in [first, second] {
+            let Err(KafkaError::Unreachable(message)) = answer else {
+                panic!("{answer:?}")
+            };
+            assert!(message.contains("refused"), "{message}");
+        }
+        // The second question is answered from what is known, without waiting.
+        let again = tokio::time::timeout(Duration::from_millis(100), ask(&dead)).await;
+        assert!(
+            matches!(again, Ok(Err(KafkaError::Unreachable(_)))),
+            "{again:?}"
+        );
     }
 }

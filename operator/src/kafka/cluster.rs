@@ -1,6 +1,8 @@
-//! The client of one cluster.
+//! The client of one cluster: reads of many topics and groups at once, and changes. Every read
+//! blocks, some seconds at most.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -12,15 +14,11 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError as ClientError, RDKafkaErrorCode},
-    types::RDKafkaRespErr,
 };
 
-use super::{
-    Answer, Connection, KafkaError, PartitionOffsets, Question, TopicAction, TopicState,
-    group_offsets, total_lag,
-};
+use super::{Connection, KafkaError, TopicAction, TopicState, admin};
 
-/// For each of the reads of an [`Cluster::ask`].
+/// For each read.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
 /// For a change, the controller's work included.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -44,136 +42,122 @@ impl Cluster {
         Ok(Self { consumer })
     }
 
-    /// Reads topics and offsets. Blocks.
-    pub(super) fn ask(&self, question: &Question) -> Result<Answer, KafkaError> {
+    /// The topics of these names, each with its own answer.
+    pub(super) fn topics(
+        &self,
+        names: &[&str],
+    ) -> Result<HashMap<String, Result<TopicState, KafkaError>>, KafkaError> {
         self.serve_events();
-        let (brokers, topic) = self.topic(&question.topic)?;
-        let (_, dead_letter_topic) = self.topic(&question.dead_letter_topic)?;
-        let (_, ranges_topic) = self.topic(&question.ranges_topic)?;
-        let group = &question.consumer_group;
-        let lag = match topic {
-            TopicState::Absent => Err(KafkaError::Refused(format!(
-                "topic {} does not exist",
-                question.topic
-            ))),
-            TopicState::Present { .. } => self.lag(&question.topic, topic, group),
-        };
-        // A range is on its way before its task counts as done: read in this order, the backlog
-        // is never taken to be empty in between.
-        let lag = lag.and_then(|tasks| {
-            let ranges = self.lag(&question.ranges_topic, ranges_topic, group)?;
-            Ok(tasks + ranges)
-        });
-        Ok(Answer {
-            brokers,
-            topic,
-            ranges_topic,
-            dead_letter_topic,
-            lag,
-        })
-    }
-
-    /// The topic, and how many brokers are alive.
-    fn topic(&self, name: &str) -> Result<(usize, TopicState), KafkaError> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(name), READ_TIMEOUT)
+        let described = admin::describe_topics(self.consumer.client(), names, READ_TIMEOUT)
             .map_err(|error| self.unreachable(&error))?;
         self.consumer.context().forget();
-        let brokers = metadata.brokers().len();
-        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
-            return Ok((brokers, TopicState::Absent));
-        };
-        match topic.error() {
-            None => {
-                let partitions = i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
-                Ok((brokers, TopicState::Present { partitions }))
-            }
-            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {
-                Ok((brokers, TopicState::Absent))
-            }
-            Some(code) => {
-                let words = in_words(code.into());
-                Err(KafkaError::Refused(format!("topic {name}: {words}")))
-            }
-        }
+        let answers = described.into_iter().map(|(name, answer)| {
+            let state = match answer {
+                Ok(partitions) => Ok(TopicState::Present { partitions }),
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition) => Ok(TopicState::Absent),
+                Err(code) => Err(KafkaError::Refused(format!(
+                    "topic {name}: {}",
+                    in_words(code)
+                ))),
+            };
+            (name, state)
+        });
+        Ok(answers.collect())
     }
 
-    /// What the group has still to do of a topic; nothing of one that does not exist.
-    fn lag(&self, topic: &str, state: TopicState, group: &str) -> Result<i64, KafkaError> {
-        let TopicState::Present { partitions } = state else {
-            return Ok(0);
-        };
-        self.offsets(topic, partitions, group)
-            .map(|offsets| total_lag(&offsets))
+    /// How many brokers are alive. `topic` keeps the answer small; it need not exist.
+    pub(super) fn brokers(&self, topic: &str) -> Result<usize, KafkaError> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(topic), READ_TIMEOUT)
+            .map_err(|error| self.unreachable(&error))?;
+        Ok(metadata.brokers().len())
     }
 
-    /// The offsets of every partition, all of them or an error.
-    fn offsets(
-        &self,
-        topic: &str,
-        partitions: i32,
-        group: &str,
-    ) -> Result<Vec<PartitionOffsets>, KafkaError> {
-        let starts = self.list_offsets(topic, partitions, Offset::Beginning)?;
-        let committed = group_offsets::committed(
-            self.consumer.client(),
-            group,
-            topic,
-            partitions,
-            READ_TIMEOUT,
-        )
-        .map_err(|error| self.unreachable(&error))?;
-        // The ends are read last: work that is committed meanwhile is never counted as negative.
-        let ends = self.list_offsets(topic, partitions, Offset::End)?;
-        Ok(starts
-            .into_iter()
-            .zip(committed)
-            .zip(ends)
-            .map(|((log_start, committed), end)| PartitionOffsets {
-                log_start,
-                end,
-                committed,
-            })
-            .collect())
-    }
-
-    /// Asks every leader once for all its partitions.
+    /// The first or, at `read_committed`, the end offset of every partition of these topics; every
+    /// leader is asked once. A topic of which one partition has no answer has none.
     ///
     /// librdkafka (2.12, `rd_kafka_offsets_for_times`) sends the number in the list's offset field
     /// as the timestamp of a `ListOffsets` request, and its configured `isolation.level` with it.
     /// The timestamps -2 and -1, which are also the values of `Beginning` and `End`, stand for the
     /// log's start and, at `read_committed`, for the last stable offset. `fetch_watermarks` would
     /// answer the same, but with two requests for each partition.
-    fn list_offsets(
+    pub(super) fn offsets(
         &self,
-        topic: &str,
-        partitions: i32,
+        topics: &[(&str, i32)],
         which: Offset,
-    ) -> Result<Vec<i64>, KafkaError> {
+    ) -> Result<HashMap<String, Result<Vec<i64>, KafkaError>>, KafkaError> {
         let mut list = TopicPartitionList::new();
-        for partition in 0..partitions {
-            list.add_partition_offset(topic, partition, which)
-                .map_err(|error| KafkaError::Refused(error.to_string()))?;
+        for (topic, partitions) in topics {
+            for partition in 0..*partitions {
+                list.add_partition_offset(topic, partition, which)
+                    .map_err(|error| KafkaError::Refused(error.to_string()))?;
+            }
         }
-        let answered = self
-            .consumer
-            .offsets_for_times(list, READ_TIMEOUT)
-            .map_err(|error| self.unreachable(&error))?;
-        (0..partitions)
-            .map(|partition| {
-                let found = answered.find_partition(topic, partition);
-                match found.map(|element| (element.error(), element.offset())) {
-                    Some((Ok(()), Offset::Offset(offset))) => Ok(offset),
-                    Some((Err(error), _)) => Err(KafkaError::Unreachable(format!(
-                        "no offset of {topic}/{partition}: {error}"
-                    ))),
-                    Some((Ok(()), _)) | None => Err(KafkaError::Unreachable(format!(
-                        "no offset of {topic}/{partition} was returned"
-                    ))),
-                }
+        if list.count() > 0 {
+            list = self
+                .consumer
+                .offsets_for_times(list, READ_TIMEOUT)
+                .map_err(|error| self.unreachable(&error))?;
+        }
+        let mut found: HashMap<String, Result<Vec<i64>, KafkaError>> = topics
+            .iter()
+            .map(|(topic, partitions)| {
+                let none = vec![-1; usize::try_from(*partitions).unwrap_or_default()];
+                ((*topic).to_owned(), Ok(none))
             })
-            .collect()
+            .collect();
+        for element in list.elements() {
+            let Some(answer) = found.get_mut(element.topic()) else {
+                continue;
+            };
+            let (topic, partition) = (element.topic(), element.partition());
+            match (element.error(), element.offset()) {
+                (Ok(()), Offset::Offset(offset)) => {
+                    let index = usize::try_from(partition).unwrap_or(usize::MAX);
+                    if let Some(slot) = answer.as_mut().ok().and_then(|all| all.get_mut(index)) {
+                        *slot = offset;
+                    }
+                }
+                (Err(error), _) => {
+                    *answer = Err(KafkaError::Unreachable(format!(
+                        "no offset of {topic}/{partition}: {error}"
+                    )));
+                }
+                (Ok(()), _) => {
+                    *answer = Err(KafkaError::Unreachable(format!(
+                        "no offset of {topic}/{partition} was returned"
+                    )));
+                }
+            }
+        }
+        for (topic, answer) in &mut found {
+            if answer.as_ref().is_ok_and(|all| all.contains(&-1)) {
+                *answer = Err(KafkaError::Unreachable(format!(
+                    "not all offsets of {topic} were returned"
+                )));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The committed offsets of a group, by topic and partition.
+    pub(super) fn committed(
+        &self,
+        group: &str,
+        topics: &[(&str, i32)],
+    ) -> Result<HashMap<String, Vec<Option<i64>>>, KafkaError> {
+        admin::committed(self.consumer.client(), group, topics, READ_TIMEOUT)
+            .map_err(|error| self.unreachable(&error))
+    }
+
+    /// Those of the groups that hand partitions over at this moment.
+    pub(super) fn rebalancing(&self, groups: &[&str]) -> Result<HashSet<String>, KafkaError> {
+        if groups.is_empty() {
+            return Ok(HashSet::new());
+        }
+        admin::rebalancing(self.consumer.client(), groups, READ_TIMEOUT)
+            .map_err(|error| self.unreachable(&error))
     }
 
     /// Changes a topic. A client is made for it: changes are rare.
@@ -302,33 +286,6 @@ fn essence(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::Security;
-
-    fn question() -> Question {
-        Question {
-            topic: "tasks".into(),
-            ranges_topic: "tasks.ranges".into(),
-            dead_letter_topic: "tasks.dlq".into(),
-            consumer_group: "workers".into(),
-        }
-    }
-
-    #[test]
-    fn a_cluster_that_is_not_there_is_unreachable_and_says_why() {
-        // Nothing listens on port 1.
-        let connection = Connection {
-            bootstrap_servers: "127.0.0.1:1".into(),
-            security: Security::plaintext(),
-        };
-        let error = Cluster::new(&connection)
-            .unwrap()
-            .ask(&question())
-            .unwrap_err();
-        let KafkaError::Unreachable(message) = error else {
-            panic!("{error:?}")
-        };
-        assert!(message.contains("refused"), "{message}");
-    }
 
     #[test]
     fn codes_are_shown_in_words() {

@@ -1,19 +1,20 @@
-//! What the operator needs of Kafka: topics, offsets, and the two topic actions. One client serves
-//! all pipelines of a cluster, and asks only for their own topics. It never joins a consumer group,
-//! never commits, and never reads a message.
+//! What the operator needs of Kafka: topics, offsets, and the two topic actions. One reader for each
+//! cluster serves all its pipelines, in batches, and asks only for their own topics. It never joins
+//! a consumer group, never commits, and never reads a message.
 
+mod admin;
 mod clients;
 mod cluster;
 mod connection;
-mod group_offsets;
-mod lag;
+mod reader;
 
-pub(crate) use clients::KafkaClients;
+use crate::autoscale::Backlog;
+
+pub(crate) use clients::{KafkaClients, OnChange};
 pub(crate) use connection::{Connection, Security};
-pub(crate) use lag::{PartitionOffsets, total_lag};
 
 /// What a pipeline wants to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Question {
     /// The topic with the tasks.
     pub(crate) topic: String,
@@ -26,7 +27,7 @@ pub(crate) struct Question {
 }
 
 /// What the cluster answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// Brokers that are alive.
     pub(crate) brokers: usize,
@@ -36,8 +37,8 @@ pub(crate) struct Answer {
     pub(crate) ranges_topic: TopicState,
     /// The topic for failed tasks.
     pub(crate) dead_letter_topic: TopicState,
-    /// Tasks and ranges that are not done, or why that is unknown.
-    pub(crate) lag: Result<i64, KafkaError>,
+    /// The offsets of tasks and ranges, or why they are unknown.
+    pub(crate) backlog: Result<Backlog, KafkaError>,
 }
 
 /// A topic.

@@ -1,17 +1,19 @@
 //! All writes of a reconcile but the report: Kafka's topics and the pipeline's objects.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
 use layra_crds::IngestionPipeline;
+use serde_json::json;
 
 use super::{
     Context, FIELD_MANAGER, ReconcileError,
     memory::Memory,
     observe,
-    plan::{Kind, Manifest, Note, Plan, topic_changed},
+    plan::{DELETION_COST, Kind, Manifest, Note, Plan, topic_changed},
     world::{Applied, TopicFailure},
 };
 
@@ -28,6 +30,9 @@ pub(super) async fn apply(
     memory
         .applied
         .retain(|applied| plan.unsettled.contains(&applied.write.kind));
+    for (pod, cost) in &plan.deletion_costs {
+        set_deletion_cost(context, pipeline, pod, cost).await;
+    }
     for manifest in &plan.manifests {
         apply_manifest(context, pipeline, manifest).await?;
         memory
@@ -51,7 +56,7 @@ async fn change_topics(
     if plan.topic_actions.is_empty() {
         return Vec::new();
     }
-    let Ok(connection) = observe::connection_of(pipeline, memory) else {
+    let Ok(connection) = observe::connection_of(context, pipeline) else {
         return Vec::new();
     };
     let mut notes = Vec::new();
@@ -74,6 +79,20 @@ async fn change_topics(
         }
     }
     notes
+}
+
+/// Without it another worker may be stopped, which then finishes or gives back its work: no reason
+/// to put the decision off.
+async fn set_deletion_cost(context: &Context, pipeline: &IngestionPipeline, pod: &str, cost: &str) {
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
+    let body = json!({"metadata": {"annotations": {DELETION_COST: cost}}});
+    let result = api
+        .patch_metadata(pod, &PatchParams::default(), &Patch::Merge(&body))
+        .await;
+    if let Err(error) = result {
+        tracing::warn!(pod, %error, "the pod's deletion cost cannot be set");
+    }
 }
 
 async fn apply_manifest(

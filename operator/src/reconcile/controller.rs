@@ -38,7 +38,7 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
         return;
     }
     let api: Api<IngestionPipeline> = Api::namespaced(shared.client.clone(), &namespace);
-    let context = Arc::new(Context::new(shared, stores));
+    let context = Arc::new(Context::new(shared, stores, triggers));
     let (pipelines, writer) = reflector::store();
 
     let forgetful = Arc::clone(&context);

@@ -1,21 +1,25 @@
 //! What the operator remembers of a pipeline between two reconciles. Losing it, with the process,
 //! costs a few reads and keeps workers a little longer; nothing else depends on it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
 
 use super::world::{Applied, Problem, TopicFailure, Topics};
-use crate::{autoscale::History, milvus::IndexReport};
+use crate::{
+    autoscale::{self, Counts},
+    milvus::IndexReport,
+};
 
 /// What is remembered of one pipeline.
 #[derive(Default)]
 pub(crate) struct Memory {
     /// The object that this is about; another one of the same name starts anew.
     pub(crate) uid: Option<String>,
-    /// The scaling decisions of late.
-    pub(crate) history: History,
+    /// What the autoscaler remembers; made with the first decision.
+    pub(crate) autoscaler: Option<autoscale::Memory>,
+    /// What the workers counted when they were asked last.
+    pub(crate) counts: Option<(Timestamp, BTreeMap<String, Counts>)>,
     /// The topics as they were seen last.
     pub(crate) topics: Option<(Timestamp, Topics)>,
     /// The last change to a topic that Kafka refused.
@@ -24,8 +28,6 @@ pub(crate) struct Memory {
     pub(crate) applied: Vec<Applied>,
     /// The last comparison of indexes.
     pub(crate) indexes: Option<IndexCheck>,
-    /// The Secrets as they were read last, `None` for one that does not exist.
-    pub(crate) secrets: HashMap<String, (Timestamp, Option<Secret>)>,
     /// When the status was written last.
     pub(crate) reported: Option<Timestamp>,
     /// Reconciles that failed in a row.

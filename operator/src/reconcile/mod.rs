@@ -3,10 +3,12 @@
 
 mod apply;
 mod controller;
+mod counts;
 mod memory;
 mod observe;
 mod plan;
 mod report;
+mod secrets;
 mod stores;
 mod world;
 
@@ -26,18 +28,20 @@ use layra_crds::{ConfigError, IngestionPipeline};
 
 use crate::{kafka::KafkaClients, telemetry::Metrics};
 use memory::Memory;
-use stores::Stores;
+use secrets::SecretCache;
+use stores::{Stores, Triggers};
 
 pub(crate) use controller::run;
+pub(crate) use counts::client as metrics_client;
 pub(crate) use plan::Kind;
 
 /// The owner of every field that the operator writes.
 pub(crate) const FIELD_MANAGER: &str = "layra-operator";
 
-/// How often the backlog is read.
-const POLL_INTERVAL: Duration = Duration::from_secs(5);
-/// How often a paused pipeline is looked at.
-const PAUSED_INTERVAL: Duration = Duration::from_secs(30);
+/// How often a pipeline with work or workers is looked at, beside every change that is seen.
+const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
+/// How often one without is: whatever happens to it triggers a look of its own.
+const IDLE_INTERVAL: Duration = Duration::from_secs(30);
 /// The first and the longest wait after a failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
@@ -52,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) reporter: Reporter,
     /// For Prometheus.
     pub(crate) metrics: Metrics,
+    /// For the workers' metrics.
+    pub(crate) http: reqwest::Client,
     /// The image of workers whose spec names none.
     pub(crate) worker_image: String,
 }
@@ -60,7 +66,9 @@ pub(crate) struct Shared {
 pub(crate) struct Context {
     shared: Arc<Shared>,
     stores: Stores,
+    triggers: Triggers,
     memories: Mutex<HashMap<String, Memory>>,
+    secrets: SecretCache,
 }
 
 impl std::ops::Deref for Context {
@@ -138,7 +146,7 @@ async fn phases(
     let plan = plan::plan(
         pipeline,
         &world,
-        &mut memory.history,
+        &mut memory.autoscaler,
         &context.worker_image,
         now,
     )?;
@@ -146,14 +154,17 @@ async fn phases(
     // A failed write is no reason not to report what was seen.
     let told = applied.as_deref().unwrap_or_default();
     let notes: Vec<_> = plan.notes.iter().chain(told).cloned().collect();
-    report::report(context, pipeline, &plan.status, &notes, memory, now).await?;
+    report::report(context, pipeline, &plan, &notes, memory, now).await?;
     applied?;
 
-    let soon = !plan.topic_actions.is_empty();
-    let wait = match (pipeline.spec.paused, soon) {
-        (true, _) => PAUSED_INTERVAL,
-        (false, true) => FIRST_RETRY,
-        (false, false) => POLL_INTERVAL,
+    let in_order = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
+    let idle = pipeline.spec.paused || in_order;
+    let wait = if !plan.topic_actions.is_empty() {
+        FIRST_RETRY
+    } else if idle {
+        IDLE_INTERVAL
+    } else {
+        ACTIVE_INTERVAL
     };
     Ok(Action::requeue(jittered(wait)))
 }
@@ -190,11 +201,13 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 impl Context {
-    fn new(shared: Arc<Shared>, stores: Stores) -> Self {
+    fn new(shared: Arc<Shared>, stores: Stores, triggers: Triggers) -> Self {
         Self {
             shared,
             stores,
+            triggers,
             memories: Mutex::default(),
+            secrets: SecretCache::default(),
         }
     }
 
@@ -239,8 +252,8 @@ mod tests {
     #[test]
     fn waits_are_spread_by_a_tenth() {
         for _ in 0..100 {
-            let wait = jittered(POLL_INTERVAL).as_secs_f64();
-            assert!((4.5..=5.5).contains(&wait), "{wait}");
+            let wait = jittered(IDLE_INTERVAL).as_secs_f64();
+            assert!((27.0..=33.0).contains(&wait), "{wait}");
         }
     }
 }

@@ -1,32 +1,32 @@
 //! All reads of a reconcile. Kubernetes objects come from the watch caches, Secrets, Kafka and
 //! Milvus are asked, each with a time limit. It changes nothing but the memory of what was read.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
+use k8s_openapi::{ByteString, api::core::v1::Pod};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use layra_crds::{IngestionPipeline, SecretKind};
 
 use super::{
-    Context,
+    Context, counts,
     memory::{IndexCheck, Memory},
+    secrets::ReadSecret,
     world::{Live, Problem, SecretSeen, Topics, World},
 };
 use crate::{
-    kafka::{Connection, KafkaError, Question, Security},
+    autoscale::{Backlog, Counts},
+    kafka::{Connection, KafkaError, OnChange, Question, Security},
     milvus::{self, IndexReport, MilvusError},
     resources,
 };
 
-/// How old a Secret may be; a rotated one is seen after this long at the latest.
-const SECRET_AGE: SignedDuration = SignedDuration::from_secs(30);
-/// A Secret that cannot be used is looked at with every reconcile.
-const UNUSABLE_SECRET_AGE: SignedDuration = SignedDuration::from_secs(4);
+/// How often workers are asked what they count.
+const COUNTS_AGE: SignedDuration = SignedDuration::from_secs(5);
 /// For so long a cluster that stops answering counts as it was: one lost answer is no outage.
 const TOPICS_AGE: SignedDuration = SignedDuration::from_secs(30);
 /// How often indexes are compared, and how soon again after a failure.
-const INDEXES_AGE: SignedDuration = SignedDuration::from_secs(60);
+const INDEXES_AGE: SignedDuration = SignedDuration::from_secs(120);
 const FAILED_INDEXES_AGE: SignedDuration = SignedDuration::from_secs(10);
 
 /// Looks at everything that a plan depends on.
@@ -36,16 +36,22 @@ pub(super) async fn observe(
     memory: &mut Memory,
     now: Timestamp,
 ) -> World {
-    let secrets = read_secrets(context, pipeline, memory, now).await;
+    let secrets = context.secrets.read(&context.client, pipeline, now).await;
     let connection = connection(pipeline, &secrets);
-    let (answer, indexes) = tokio::join!(
+    let pods = context
+        .stores
+        .pods
+        .state_filter(|pod| is_worker_of(pod.labels(), pipeline));
+    let (answer, indexes, counts) = tokio::join!(
         ask_kafka(context, pipeline, connection.as_ref()),
         compare_indexes(pipeline, &secrets, memory.indexes.take(), now),
+        read_counts(context, pipeline, &pods, memory.counts.take(), now),
     );
-    let (topics, lag) = match answer {
-        Ok((topics, lag)) => {
+    memory.counts = Some(counts.clone());
+    let (topics, backlog) = match answer {
+        Ok((topics, backlog)) => {
             memory.topics = Some((now, topics));
-            (Ok(topics), lag)
+            (Ok(topics), backlog)
         }
         Err(problem) => (
             remembered_topics(memory, now).ok_or(problem.clone()),
@@ -56,14 +62,12 @@ pub(super) async fn observe(
     memory.indexes = Some(indexes);
     World {
         live: live(context, pipeline),
-        pods: context
-            .stores
-            .pods
-            .state_filter(|pod| is_worker_of(pod.labels(), pipeline)),
+        pods,
         secrets_hash: secrets_hash(&secrets),
         secrets: secrets.into_iter().map(|secret| secret.seen).collect(),
         topics,
-        lag,
+        backlog,
+        counts: counts.1,
         topic_failure: memory.topic_failure.clone(),
         applied: memory.applied.clone(),
         indexes: report,
@@ -72,20 +76,10 @@ pub(super) async fn observe(
 
 /// How to reach the pipeline's Kafka, or why that cannot be known.
 pub(super) fn connection_of(
+    context: &Context,
     pipeline: &IngestionPipeline,
-    memory: &Memory,
 ) -> Result<Connection, Problem> {
-    let secrets: Vec<ReadSecret> = resources::secrets(&pipeline.spec)
-        .into_iter()
-        .map(|(kind, name)| {
-            let data = memory
-                .secrets
-                .get(name)
-                .and_then(|(_, secret)| secret.clone());
-            ReadSecret::new(kind, name, Ok(data))
-        })
-        .collect();
-    connection(pipeline, &secrets)
+    connection(pipeline, &context.secrets.known(pipeline))
 }
 
 fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
@@ -112,115 +106,6 @@ fn is_worker_of(labels: &BTreeMap<String, String>, pipeline: &IngestionPipeline)
     labels
         .get(resources::INSTANCE_LABEL)
         .is_some_and(|name| *name == pipeline.name_any())
-}
-
-struct ReadSecret {
-    seen: SecretSeen,
-    data: BTreeMap<String, ByteString>,
-}
-
-impl ReadSecret {
-    fn new(kind: SecretKind, name: &str, read: Result<Option<Secret>, String>) -> Self {
-        let seen = |problem| SecretSeen {
-            kind,
-            name: name.to_owned(),
-            problem,
-        };
-        let data = match read {
-            Ok(Some(secret)) => secret.data.unwrap_or_default(),
-            Ok(None) => {
-                let problem = Problem::new(
-                    "SecretNotFound",
-                    format!(
-                        "Secret {name}, needed for {}, does not exist.",
-                        kind.directory()
-                    ),
-                );
-                return Self {
-                    seen: seen(Some(problem)),
-                    data: BTreeMap::new(),
-                };
-            }
-            Err(error) => {
-                let problem = Problem::new(
-                    "SecretUnreadable",
-                    format!(
-                        "Secret {name}, needed for {}, cannot be read: {error}",
-                        kind.directory()
-                    ),
-                );
-                return Self {
-                    seen: seen(Some(problem)),
-                    data: BTreeMap::new(),
-                };
-            }
-        };
-        let missing = kind
-            .required_keys()
-            .iter()
-            .find(|key| !data.contains_key(**key));
-        let problem = missing.map(|key| {
-            Problem::new(
-                "SecretKeyMissing",
-                format!(
-                    "Secret {name}, needed for {}, has no key `{key}`.",
-                    kind.directory()
-                ),
-            )
-        });
-        Self {
-            seen: seen(problem),
-            data,
-        }
-    }
-}
-
-async fn read_secrets(
-    context: &Context,
-    pipeline: &IngestionPipeline,
-    memory: &mut Memory,
-    now: Timestamp,
-) -> Vec<ReadSecret> {
-    let namespace = pipeline.namespace().unwrap_or_default();
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    let named = resources::secrets(&pipeline.spec);
-    memory
-        .secrets
-        .retain(|name, _| named.iter().any(|(_, other)| other == name));
-
-    let mut read = Vec::new();
-    for (kind, name) in named {
-        let fresh = memory.secrets.get(name).filter(|(at, secret)| {
-            let usable = secret.as_ref().is_some_and(|secret| has_keys(secret, kind));
-            let allowed = if usable {
-                SECRET_AGE
-            } else {
-                UNUSABLE_SECRET_AGE
-            };
-            now.duration_since(*at) < allowed
-        });
-        let result = match fresh {
-            Some((_, secret)) => Ok(secret.clone()),
-            None => match api.get_opt(name).await {
-                Ok(secret) => {
-                    memory
-                        .secrets
-                        .insert(name.to_owned(), (now, secret.clone()));
-                    Ok(secret)
-                }
-                Err(error) => Err(error.to_string()),
-            },
-        };
-        read.push(ReadSecret::new(kind, name, result));
-    }
-    read
-}
-
-fn has_keys(secret: &Secret, kind: SecretKind) -> bool {
-    let data = secret.data.as_ref();
-    kind.required_keys()
-        .iter()
-        .all(|key| data.is_some_and(|data| data.contains_key(*key)))
 }
 
 fn secrets_hash(secrets: &[ReadSecret]) -> Option<String> {
@@ -268,7 +153,7 @@ async fn ask_kafka(
     context: &Context,
     pipeline: &IngestionPipeline,
     connection: Result<&Connection, &Problem>,
-) -> Result<(Topics, Result<i64, Problem>), Problem> {
+) -> Result<(Topics, Result<Backlog, Problem>), Problem> {
     let connection = connection.map_err(Clone::clone)?;
     let kafka = &pipeline.spec.source.kafka;
     let question = Question {
@@ -278,9 +163,13 @@ async fn ask_kafka(
         consumer_group: kafka.consumer_group.clone(),
     };
     let servers = &kafka.bootstrap_servers;
+    let triggers = context.triggers.clone();
+    let reference = ObjectRef::from_obj(pipeline);
+    // A queue that is full means that there is enough to do; the pipeline's time comes anyway.
+    let on_change: OnChange = Arc::new(move || drop(triggers.try_send(reference.clone())));
     let answer = context
         .kafka
-        .ask(connection, question)
+        .ask(connection, &question, &on_change)
         .await
         .map_err(|error| kafka_problem(&error, servers))?;
     let topics = Topics {
@@ -291,7 +180,9 @@ async fn ask_kafka(
     };
     Ok((
         topics,
-        answer.lag.map_err(|error| kafka_problem(&error, servers)),
+        answer
+            .backlog
+            .map_err(|error| kafka_problem(&error, servers)),
     ))
 }
 
@@ -306,6 +197,23 @@ fn kafka_problem(error: &KafkaError, servers: &str) -> Problem {
             "KafkaRefused",
             format!("Kafka at {servers} refused: {message}"),
         ),
+    }
+}
+
+/// What the workers counted, at most some seconds old.
+async fn read_counts(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    pods: &[Arc<Pod>],
+    last: Option<(Timestamp, BTreeMap<String, Counts>)>,
+    now: Timestamp,
+) -> (Timestamp, BTreeMap<String, Counts>) {
+    match last {
+        Some((at, counts)) if now.duration_since(at) < COUNTS_AGE => (at, counts),
+        _ => {
+            let ranges = pipeline.spec.source.kafka.ranges_topic();
+            (now, counts::read(&context.http, pods, &ranges).await)
+        }
     }
 }
 

@@ -9,21 +9,28 @@ use kube::{
 use layra_crds::{API_GROUP, IngestionPipeline, IngestionPipelineStatus};
 use serde_json::json;
 
-use super::{Context, FIELD_MANAGER, ReconcileError, memory::Memory, plan::Note};
+use super::{
+    Context, FIELD_MANAGER, ReconcileError,
+    memory::Memory,
+    plan::{Note, Plan},
+};
 
 /// A status that differs in numbers alone is written at most this often.
-const NUMBERS_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
+const NUMBERS_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
 /// Writes the status if it changed, and publishes events and metrics.
 pub(super) async fn report(
     context: &Context,
     pipeline: &IngestionPipeline,
-    status: &IngestionPipelineStatus,
+    plan: &Plan,
     notes: &[Note],
     memory: &mut Memory,
     now: Timestamp,
 ) -> Result<(), ReconcileError> {
-    context.metrics.observe(pipeline, status);
+    let status = &plan.status;
+    context
+        .metrics
+        .observe(pipeline, status, plan.decision.as_ref());
     let before = pipeline.status.clone().unwrap_or_default();
     if is_due(&before, status, memory.reported, now) {
         write(context, pipeline, status).await?;
@@ -59,9 +66,6 @@ fn is_due(
 fn without_numbers(status: &IngestionPipelineStatus) -> IngestionPipelineStatus {
     let mut status = status.clone();
     status.lag = None;
-    if let Some(scaling) = &mut status.scaling {
-        scaling.message.clear();
-    }
     status
 }
 
@@ -106,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn numbers_alone_are_written_every_five_seconds() {
+    fn numbers_alone_are_written_every_ten_seconds() {
         assert!(is_due(&lag(1), &lag(2), None, at(100)));
-        assert!(!is_due(&lag(1), &lag(2), Some(at(96)), at(100)));
-        assert!(is_due(&lag(1), &lag(2), Some(at(95)), at(100)));
+        assert!(!is_due(&lag(1), &lag(2), Some(at(91)), at(100)));
+        assert!(is_due(&lag(1), &lag(2), Some(at(90)), at(100)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a reconcile has seen. Plain data: `observe` fills it, `plan` reads it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -11,7 +11,11 @@ use k8s_openapi::api::{
 use layra_crds::SecretKind;
 
 use super::plan::Kind;
-use crate::{kafka::TopicState, milvus::IndexReport};
+use crate::{
+    autoscale::{Backlog, Counts},
+    kafka::TopicState,
+    milvus::IndexReport,
+};
 
 /// Everything that a plan depends on, beside the pipeline itself and the clock.
 #[derive(Clone, Debug)]
@@ -26,8 +30,10 @@ pub(crate) struct World {
     pub(crate) secrets_hash: Option<String>,
     /// The topics, at most half a minute old.
     pub(crate) topics: Result<Topics, Problem>,
-    /// Tasks that are not done.
-    pub(crate) lag: Result<i64, Problem>,
+    /// The offsets.
+    pub(crate) backlog: Result<Backlog, Problem>,
+    /// What the workers counted, by pod; without those that do not answer.
+    pub(crate) counts: BTreeMap<String, Counts>,
     /// The last change to a topic that Kafka refused.
     pub(crate) topic_failure: Option<TopicFailure>,
     /// Objects that were applied lately and are still not as they should be.
@@ -56,6 +62,31 @@ pub(crate) struct Topics {
     pub(crate) ranges: TopicState,
     /// The topic for failed tasks.
     pub(crate) dead_letters: TopicState,
+}
+
+impl World {
+    /// A world in which nothing was seen yet, for tests to fill in.
+    #[cfg(test)]
+    pub(crate) fn unseen() -> Self {
+        let unknown = || Problem::new("KafkaUnreachable", "no answer");
+        Self {
+            live: Live::default(),
+            pods: Vec::new(),
+            secrets: Vec::new(),
+            secrets_hash: None,
+            topics: Err(unknown()),
+            backlog: Err(unknown()),
+            counts: BTreeMap::new(),
+            topic_failure: None,
+            applied: Vec::new(),
+            indexes: Ok(IndexReport::default()),
+        }
+    }
+
+    /// Messages that are not done.
+    pub(crate) fn lag(&self) -> Option<i64> {
+        self.backlog.as_ref().ok().map(Backlog::lag)
+    }
 }
 
 impl Topics {

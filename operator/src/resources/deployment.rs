@@ -96,7 +96,7 @@ fn template(
                 }),
                 ..PodSecurityContext::default()
             }),
-            termination_grace_period_seconds: Some(worker.termination_grace_period_seconds.into()),
+            termination_grace_period_seconds: Some(grace_seconds(worker, inputs).into()),
             node_selector: some_map(&pod.node_selector),
             tolerations: some_list(&pod.tolerations),
             affinity: pod.affinity.clone(),
@@ -140,6 +140,10 @@ fn container(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         value("LAYRA_MODEL_FETCHED", "true"),
+        value(
+            "LAYRA_GRACE_SECONDS",
+            &grace_seconds(worker, inputs).to_string(),
+        ),
     ];
     if pipeline.spec.embedding.model.family.is_visual() {
         // Without `auto`: a GPU that was paid for and is not there must not go unnoticed.
@@ -169,6 +173,12 @@ fn container(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
         volume_mounts: Some(volume_mounts(pipeline, |kind| kind != SecretKind::Model)),
         ..Container::default()
     }
+}
+
+fn grace_seconds(worker: &WorkerSpec, inputs: &Inputs<'_>) -> u32 {
+    worker
+        .termination_grace_period_seconds
+        .unwrap_or(inputs.grace_seconds)
 }
 
 fn image(worker: &WorkerSpec, inputs: &Inputs<'_>) -> String {

@@ -39,7 +39,8 @@ pub(crate) const WORKER_PODS: &str = "app.kubernetes.io/name=layra-worker";
 /// Name of the container that fetches the model before the worker starts.
 pub(crate) const FETCH_MODEL: &str = "fetch-model";
 
-const METRICS_PORT: i32 = 9090;
+/// Port of the workers' metrics and probes.
+pub(crate) const METRICS_PORT: i32 = 9090;
 
 /// What the objects depend on beside the spec.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) secrets_hash: &'a str,
     /// How many workers there should be.
     pub(crate) replicas: i32,
+    /// Seconds that a worker has to leave, unless the spec says something else.
+    pub(crate) grace_seconds: u32,
 }
 
 /// All objects of a pipeline.

@@ -8,6 +8,7 @@ fn workload(pipeline: &IngestionPipeline) -> Workload {
         default_image: "layra-worker:1.0",
         secrets_hash: "5ec7e7",
         replicas: 2,
+        grace_seconds: 120,
     };
     build(pipeline, &inputs).unwrap()
 }

@@ -9,7 +9,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use crate::reconcile::Kind;
+use super::scaling::ScalingMetrics;
+use crate::{autoscale::Decision, reconcile::Kind};
 
 /// Labels of the metrics of a pipeline.
 const PIPELINE: &[&str] = &["namespace", "pipeline"];
@@ -27,6 +28,7 @@ pub(crate) struct Metrics {
     desired: IntGaugeVec,
     ready: IntGaugeVec,
     condition: IntGaugeVec,
+    scaling: ScalingMetrics,
 }
 
 impl Metrics {
@@ -75,6 +77,7 @@ impl Metrics {
                 ),
                 &["namespace", "pipeline", "condition"],
             )?,
+            scaling: ScalingMetrics::new(&registry)?,
             registry,
         };
         let registry = &metrics.registry;
@@ -119,7 +122,12 @@ impl Metrics {
     }
 
     /// What a reconcile saw of a pipeline.
-    pub(crate) fn observe(&self, pipeline: &IngestionPipeline, status: &IngestionPipelineStatus) {
+    pub(crate) fn observe(
+        &self,
+        pipeline: &IngestionPipeline,
+        status: &IngestionPipelineStatus,
+        decision: Option<&Decision>,
+    ) {
         let namespace = pipeline.namespace().unwrap_or_default();
         let name = pipeline.name_any();
         let labels = &[namespace.as_str(), name.as_str()];
@@ -136,6 +144,7 @@ impl Metrics {
         self.ready
             .with_label_values(labels)
             .set(status.ready_replicas.unwrap_or(0).into());
+        self.scaling.observe(labels, decision);
         for condition in &status.conditions {
             let value = match condition.status.as_str() {
                 "True" => 1,
@@ -164,6 +173,7 @@ impl Metrics {
             // It fails only for a pipeline that had no metrics.
             let _ = gauge.remove_label_values(labels);
         }
+        self.scaling.forget(labels);
         for type_ in [
             "Ready",
             "TopicReady",
@@ -197,8 +207,7 @@ mod tests {
             ready_replicas: Some(1),
             scaling: Some(ScalingStatus {
                 desired_replicas: 2,
-                message: String::new(),
-                last_scale_time: None,
+                ..ScalingStatus::default()
             }),
             ..IngestionPipelineStatus::default()
         }
@@ -209,7 +218,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.reconciled(Duration::from_millis(3), Some("apply"));
         metrics.applied(Kind::Deployment);
-        metrics.observe(&fixtures::pipeline(), &status(Some(7)));
+        metrics.observe(&fixtures::pipeline(), &status(Some(7)), None);
         let text = metrics.text();
         let mut names: Vec<&str> = text
             .lines()
@@ -223,9 +232,9 @@ mod tests {
     fn an_unknown_lag_is_absent_and_a_gone_pipeline_too() {
         let metrics = Metrics::new().unwrap();
         let lag = "kafka_consumer_lag{namespace=\"rag\",pipeline=\"contracts\"} 7";
-        metrics.observe(&fixtures::pipeline(), &status(Some(7)));
+        metrics.observe(&fixtures::pipeline(), &status(Some(7)), None);
         assert!(metrics.text().contains(lag));
-        metrics.observe(&fixtures::pipeline(), &status(None));
+        metrics.observe(&fixtures::pipeline(), &status(None), None);
         assert!(!metrics.text().contains("kafka_consumer_lag{"));
         metrics.forget("rag", "contracts");
         assert!(!metrics.text().contains("pipeline=\"contracts\""));

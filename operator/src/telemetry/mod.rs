@@ -2,6 +2,7 @@
 
 mod http;
 mod metrics;
+mod scaling;
 
 use std::io::IsTerminal;
 

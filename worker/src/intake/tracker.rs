@@ -56,19 +56,8 @@ impl Tracker {
     pub fn take(self: &Arc<Self>, place: Place, offset: i64) -> Ticket {
         let mut state = self.lock();
         *state.in_flight.entry(place.0.clone()).or_default() += 1;
-        let generation = state.next_generation;
-        state.next_generation += 1;
-        let assignment = state
-            .partitions
-            .entry(place.clone())
-            .or_insert_with(|| Assignment {
-                generation,
-                watermark: Watermark::default(),
-                // Where the first message was read is where the group already stands.
-                committed: Some(offset),
-                in_flight: 0,
-                cancel: CancellationToken::new(),
-            });
+        // Where the first message was read is where the group already stands.
+        let assignment = state.assignment(&place, Some(offset));
         assignment.watermark.take(offset);
         assignment.in_flight += 1;
         Ticket {
@@ -79,6 +68,13 @@ impl Tracker {
             cancel: assignment.cancel.clone(),
             done: false,
         }
+    }
+
+    /// The consumer stands at `offset` of a partition: what lies below and was not handed out is no
+    /// task.
+    pub fn reached(&self, place: &Place, offset: i64) {
+        let mut state = self.lock();
+        state.assignment(place, None).watermark.reached(offset);
     }
 
     /// Messages that somebody still works on, whatever became of their partitions.
@@ -170,6 +166,21 @@ impl Tracker {
 }
 
 impl State {
+    /// The partition's present assignment; begun with what is committed, if it is new.
+    fn assignment(&mut self, place: &Place, committed: Option<i64>) -> &mut Assignment {
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        self.partitions
+            .entry(place.clone())
+            .or_insert_with(|| Assignment {
+                generation,
+                watermark: Watermark::default(),
+                committed,
+                in_flight: 0,
+                cancel: CancellationToken::new(),
+            })
+    }
+
     fn cancel_of(&self, place: &Place) -> Option<CancellationToken> {
         self.partitions
             .get(place)
@@ -230,6 +241,20 @@ mod tests {
         tracker.committed(&place(0), 12);
         assert!(tracker.uncommitted().is_empty());
         assert_eq!(tracker.in_flight(), 0);
+    }
+
+    #[test]
+    fn markers_of_transactions_are_committed_once_nothing_is_in_flight() {
+        let tracker = Arc::new(Tracker::default());
+        let ticket = tracker.take(place(0), 10);
+        tracker.reached(&place(0), 12);
+        assert!(tracker.uncommitted().is_empty());
+        ticket.done();
+        tracker.reached(&place(0), 12);
+        assert_eq!(tracker.uncommitted(), [(place(0), 12)]);
+        // A partition that holds nothing but markers.
+        tracker.reached(&place(1), 3);
+        assert!(tracker.uncommitted().contains(&(place(1), 3)));
     }
 
     #[test]

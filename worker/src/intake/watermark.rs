@@ -23,6 +23,13 @@ impl Watermark {
         self.open.remove(&offset);
     }
 
+    /// There is nothing to do below `offset` but what was taken.
+    pub fn reached(&mut self, offset: i64) {
+        if self.open.is_empty() {
+            self.end = self.end.max(Some(offset));
+        }
+    }
+
     /// The next offset to read after a restart: everything below is done. `None` before anything
     /// was taken.
     #[must_use]
@@ -49,6 +56,20 @@ mod tests {
         assert_eq!(mark.committable(), Some(5));
         mark.done(5);
         assert_eq!(mark.committable(), Some(10));
+    }
+
+    #[test]
+    fn what_holds_no_task_is_passed_once_nothing_is_in_flight() {
+        let mut mark = Watermark::default();
+        mark.take(5);
+        mark.reached(7);
+        assert_eq!(mark.committable(), Some(5));
+        mark.done(5);
+        assert_eq!(mark.committable(), Some(6));
+        mark.reached(7);
+        assert_eq!(mark.committable(), Some(7));
+        mark.reached(3);
+        assert_eq!(mark.committable(), Some(7), "the mark never falls");
     }
 
     proptest! {

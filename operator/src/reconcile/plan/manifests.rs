@@ -136,6 +136,7 @@ mod tests {
             default_image: "worker:1",
             secrets_hash: "abc",
             replicas,
+            grace_seconds: 120,
         };
         resources::build(&fixtures::pipeline(), &inputs).unwrap()
     }

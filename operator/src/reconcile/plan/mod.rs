@@ -3,31 +3,32 @@
 //! Read [`plan`] from top to bottom: it is the whole operator in one page.
 
 mod conditions;
+mod fleet;
 mod manifests;
 mod model;
 mod notes;
+mod scaling;
 mod topic;
 mod vector_store;
 mod workers;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use layra_crds::{
-    ConfigError, IngestionPipeline, IngestionPipelineStatus, ScalingMode, ScalingStatus,
-};
+use layra_crds::{ConfigError, IngestionPipeline, IngestionPipelineStatus};
 
 use super::world::World;
 use crate::{
-    autoscale::{self, Decision, History, Limit, Observation, Policy},
+    autoscale::{Decision, Memory},
     kafka::TopicAction,
-    resources::{self, Inputs},
+    resources::{self, Inputs, Workload},
 };
 use conditions::{
     Holds, READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, Verdict,
     WORKERS_AVAILABLE,
 };
 
+pub(crate) use fleet::DELETION_COST;
 pub(crate) use manifests::{Kind, Manifest};
 pub(crate) use notes::{Note, topic_changed};
 
@@ -40,34 +41,47 @@ pub(crate) struct Plan {
     pub(crate) manifests: Vec<Manifest>,
     /// Kinds of objects that are not as they should be, those that wait for a retry included.
     pub(crate) unsettled: Vec<Kind>,
+    /// Pods whose place in the order of deletion changes, and their new cost; before the Deployment
+    /// asks for fewer.
+    pub(crate) deletion_costs: Vec<(String, &'static str)>,
+    /// What the autoscaler decided; `None` when it was not asked.
+    pub(crate) decision: Option<Decision>,
     /// What to report.
     pub(crate) status: IngestionPipelineStatus,
     /// What to tell people.
     pub(crate) notes: Vec<Note>,
 }
 
-/// Decides what is to be done for a pipeline. `history` is the memory of the scaling decisions.
+impl Plan {
+    /// Whether everything is in order.
+    pub(crate) fn is_ready(&self) -> bool {
+        conditions::find(&self.status.conditions, READY)
+            .is_some_and(|condition| condition.status == "True")
+    }
+}
+
+/// Decides what is to be done for a pipeline. `memory` is the autoscaler's.
 pub(crate) fn plan(
     pipeline: &IngestionPipeline,
     world: &World,
-    history: &mut History,
+    memory: &mut Option<Memory>,
     default_image: &str,
     now: Timestamp,
 ) -> Result<Plan, ConfigError> {
     let spec = &pipeline.spec;
     let before = pipeline.status.clone().unwrap_or_default();
 
-    let decision = decide(pipeline, world, history, now);
+    let scaling = scaling::plan(pipeline, world, memory, now);
     let secrets_hash = world
         .secrets_hash
         .clone()
         .unwrap_or_else(|| mounted_secrets(world));
-    let inputs = Inputs {
+    let workload = workload(pipeline, world, |grace_seconds| Inputs {
         default_image,
         secrets_hash: &secrets_hash,
-        replicas: decision.desired,
-    };
-    let workload = resources::build(pipeline, &inputs)?;
+        replicas: scaling.replicas,
+        grace_seconds: grace_seconds.unwrap_or_else(|| scaling::grace_seconds(&scaling.status)),
+    })?;
     let template_current = manifests::has_template(&workload.deployment, &world.live);
     let outdated = manifests::outdated(&workload, &world.live);
     let unsettled = outdated.iter().map(|manifest| manifest.kind).collect();
@@ -84,11 +98,11 @@ pub(crate) fn plan(
         workers: workers::judge(
             spec,
             world,
-            decision.desired,
+            scaling.replicas,
             template_current,
             verdict_of(&before.conditions, WORKERS_AVAILABLE).as_ref(),
         ),
-        scaling: scaling(pipeline, world, &decision),
+        scaling: scaling.verdict,
         topic,
     };
 
@@ -96,6 +110,7 @@ pub(crate) fn plan(
         manifests.clear();
         topic_actions.clear();
     }
+    let deletion_costs = deletion_costs(world, &manifests, scaling.replicas);
     let status = IngestionPipelineStatus {
         observed_generation: pipeline.metadata.generation,
         conditions: conditions::update(
@@ -105,8 +120,8 @@ pub(crate) fn plan(
             now,
         ),
         selector: Some(resources::selector_text(&pipeline.name_any())),
-        lag: world.lag.as_ref().ok().copied(),
-        scaling: Some(scaling_status(&before, &decision, now)),
+        lag: world.lag(),
+        scaling: Some(scaling.status),
         model: model::status(before.model.as_ref(), world),
         drifted_collections: match &world.indexes {
             Ok(report) => report.drifted.clone(),
@@ -114,57 +129,54 @@ pub(crate) fn plan(
         },
         ..workers_status(world)
     };
-    let notes = notes::between(&before, &status, world, &manifests);
+    let notes = notes::between(&before, &status, world, &manifests, spec.scaling.mode);
     Ok(Plan {
         topic_actions,
         manifests,
         unsettled,
+        deletion_costs,
+        decision: scaling.decision,
         status,
         notes,
     })
 }
 
-/// How many workers there should be.
-fn decide(
+/// The pipeline's objects. The termination grace that follows from the work seen is part of the
+/// pods' template: it waits until there are no pods, or until they are replaced anyway.
+fn workload<'a>(
     pipeline: &IngestionPipeline,
     world: &World,
-    history: &mut History,
-    now: Timestamp,
-) -> Decision {
-    let scaling = &pipeline.spec.scaling;
-    let live = world
-        .live
-        .deployment
-        .as_ref()
-        .and_then(|live| live.spec.as_ref()?.replicas);
-    if pipeline.spec.paused {
-        let desired = live.unwrap_or(0);
-        let message = "Paused: the number of workers stays.".to_owned();
-        return Decision {
-            desired,
-            message,
-            limit: None,
-        };
+    inputs: impl Fn(Option<u32>) -> Inputs<'a>,
+) -> Result<Workload, ConfigError> {
+    let current = live_grace(world).filter(|_| !world.pods.is_empty());
+    let as_it_is = resources::build(pipeline, &inputs(current))?;
+    if current.is_none() || manifests::has_template(&as_it_is.deployment, &world.live) {
+        return Ok(as_it_is);
     }
-    if scaling.mode == ScalingMode::Manual {
-        let desired = scaling.replicas.unwrap_or(scaling.min_replicas);
-        let message = "scaling.mode is Manual: scaling.replicas holds.".to_owned();
-        return Decision {
-            desired,
-            message,
-            limit: None,
-        };
+    resources::build(pipeline, &inputs(None))
+}
+
+fn live_grace(world: &World) -> Option<u32> {
+    let deployment = world.live.deployment.as_ref()?;
+    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+    u32::try_from(pod.termination_grace_period_seconds?).ok()
+}
+
+/// Which pods go first, when the Deployment is about to ask for fewer.
+fn deletion_costs(
+    world: &World,
+    manifests: &[Manifest],
+    replicas: i32,
+) -> Vec<(String, &'static str)> {
+    let live = || world.live.deployment.as_ref()?.spec.as_ref()?.replicas;
+    let fewer = usize::try_from(live().unwrap_or(0) - replicas).unwrap_or(0);
+    let is_applied = manifests
+        .iter()
+        .any(|manifest| manifest.kind == Kind::Deployment);
+    if fewer == 0 || !is_applied {
+        return Vec::new();
     }
-    let observation = Observation {
-        lag: world.lag.as_ref().ok().copied(),
-        current: live.unwrap_or(scaling.min_replicas),
-        partitions: world
-            .topics
-            .as_ref()
-            .ok()
-            .and_then(super::world::Topics::partitions),
-    };
-    autoscale::decide(&observation, &Policy::from(scaling), history, now)
+    fleet::deletion_costs(&world.pods, &world.counts, fewer)
 }
 
 /// The hash that the pods have already: a Secret that cannot be read is no reason to restart them.
@@ -186,42 +198,6 @@ struct Verdicts {
     vector_store: Verdict,
     workers: Verdict,
     scaling: Verdict,
-}
-
-fn scaling(pipeline: &IngestionPipeline, world: &World, decision: &Decision) -> Verdict {
-    if pipeline.spec.paused {
-        return Verdict::no(
-            "Paused",
-            "The number of workers stays while the pipeline is paused.",
-        );
-    }
-    if pipeline.spec.scaling.mode == ScalingMode::Manual {
-        return Verdict::yes(
-            "Manual",
-            "scaling.replicas says how many workers there are.",
-        );
-    }
-    if let Err(problem) = &world.lag {
-        let message = format!(
-            "The backlog is unknown, workers stay as they are: {}",
-            problem.message
-        );
-        return Verdict::unknown(problem.reason, message);
-    }
-    match decision.limit {
-        Some(Limit::MaxReplicas) => Verdict::yes(
-            "AtMaxReplicas",
-            "The backlog asks for more workers than maxReplicas.",
-        ),
-        Some(Limit::Partitions) => Verdict::yes(
-            "AtPartitions",
-            "The backlog asks for more workers than there are partitions.",
-        ),
-        _ => Verdict::yes(
-            "FollowingBacklog",
-            "The number of workers follows the backlog.",
-        ),
-    }
 }
 
 /// All conditions in their order: the summary, its parts, and the two of kstatus while they hold.
@@ -307,24 +283,6 @@ fn verdict_of(before: &[Condition], type_: &str) -> Option<Verdict> {
         reason: condition.reason.clone(),
         message: condition.message.clone(),
     })
-}
-
-fn scaling_status(
-    before: &IngestionPipelineStatus,
-    decision: &Decision,
-    now: Timestamp,
-) -> ScalingStatus {
-    let last = before.scaling.as_ref();
-    let unchanged = last.filter(|last| last.desired_replicas == decision.desired);
-    let since = match unchanged {
-        Some(last) => last.last_scale_time.clone(),
-        None => Timestamp::from_second(now.as_second()).ok().map(Time),
-    };
-    ScalingStatus {
-        desired_replicas: decision.desired,
-        message: decision.message.clone(),
-        last_scale_time: since,
-    }
 }
 
 fn workers_status(world: &World) -> IngestionPipelineStatus {

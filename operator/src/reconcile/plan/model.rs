@@ -42,10 +42,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{
-        milvus::IndexReport,
-        reconcile::world::{Live, Problem},
-    };
 
     fn pod(created: &str, exit_code: i32, message: &Value) -> Value {
         json!({
@@ -59,18 +55,11 @@ mod tests {
 
     fn world(pods: Vec<Value>) -> World {
         World {
-            live: Live::default(),
             pods: pods
                 .into_iter()
                 .map(|pod| Arc::new(serde_json::from_value(pod).unwrap()))
                 .collect(),
-            secrets: Vec::new(),
-            secrets_hash: None,
-            topics: Err(Problem::new("KafkaUnreachable", "")),
-            lag: Ok(0),
-            topic_failure: None,
-            applied: Vec::new(),
-            indexes: Ok(IndexReport::default()),
+            ..World::unseen()
         }
     }
 

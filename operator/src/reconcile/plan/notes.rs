@@ -1,13 +1,13 @@
 //! What people want to be told: an event for each change, none while things stay as they are. Pure.
 
 use kube::runtime::events::{Event, EventType};
-use layra_crds::IngestionPipelineStatus;
+use layra_crds::{IngestionPipelineStatus, ScalingMode};
 
 use super::{
     Kind, Manifest,
-    conditions::{self, READY, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE},
+    conditions::{self, READY, SCALING, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE},
     manifests::changes_template,
-    vector_store, workers,
+    scaling, vector_store, workers,
 };
 use crate::{kafka::TopicAction, reconcile::world::World};
 
@@ -61,9 +61,11 @@ pub(super) fn between(
     after: &IngestionPipelineStatus,
     world: &World,
     manifests: &[Manifest],
+    mode: ScalingMode,
 ) -> Vec<Note> {
     let mut notes = Vec::new();
-    notes.extend(scaled(before, after));
+    notes.extend(scaled(before, after, mode));
+    notes.extend(hindered(before, after));
     notes.extend(rolled(world, manifests));
     notes.extend(drifted(before, after));
     for type_ in [TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE, READY] {
@@ -93,13 +95,22 @@ pub(crate) fn topic_changed(action: &TopicAction) -> Note {
     }
 }
 
-fn scaled(before: &IngestionPipelineStatus, after: &IngestionPipelineStatus) -> Option<Note> {
+fn scaled(
+    before: &IngestionPipelineStatus,
+    after: &IngestionPipelineStatus,
+    mode: ScalingMode,
+) -> Option<Note> {
     let after = after.scaling.as_ref()?;
     let old = before
         .scaling
         .as_ref()
         .map_or(0, |scaling| scaling.desired_replicas);
     let reason = match after.desired_replicas.cmp(&old) {
+        std::cmp::Ordering::Less | std::cmp::Ordering::Greater
+            if mode == ScalingMode::Recommend =>
+        {
+            "ScalingRecommended"
+        }
         std::cmp::Ordering::Greater => "ScaledUp",
         std::cmp::Ordering::Less => "ScaledDown",
         std::cmp::Ordering::Equal => return None,
@@ -109,6 +120,20 @@ fn scaled(before: &IngestionPipelineStatus, after: &IngestionPipelineStatus) -> 
         after.desired_replicas, after.message
     );
     Some(Note::normal(reason, message))
+}
+
+/// Something keeps the workers from helping.
+fn hindered(before: &IngestionPipelineStatus, after: &IngestionPipelineStatus) -> Option<Note> {
+    let old = conditions::find(&before.conditions, SCALING);
+    let new = conditions::find(&after.conditions, SCALING)?;
+    let grave = [
+        scaling::PARTITION_STUCK,
+        scaling::INEFFECTIVE,
+        scaling::INVALID_SCHEDULE,
+    ];
+    let is_new = old.is_none_or(|old| old.reason != new.reason);
+    (is_new && grave.contains(&new.reason.as_str()))
+        .then(|| Note::warning(&new.reason, new.message.clone()))
 }
 
 /// Another configuration, secret, image or pod setting: the workers are replaced.

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     fixtures,
-    milvus::IndexReport,
     reconcile::{
         plan::conditions::Holds,
         world::{Live, SecretSeen},
@@ -25,13 +24,7 @@ fn world(status: impl Into<Value>, pods: Vec<Value>) -> World {
             .into_iter()
             .map(|pod| Arc::new(serde_json::from_value(pod).unwrap()))
             .collect(),
-        secrets: Vec::new(),
-        secrets_hash: None,
-        topics: Err(Problem::new("KafkaUnreachable", "")),
-        lag: Ok(0),
-        topic_failure: None,
-        applied: Vec::new(),
-        indexes: Ok(IndexReport::default()),
+        ..World::unseen()
     }
 }
 

@@ -1,0 +1,290 @@
+//! Scaling on real servers: what counts as work in a real Kafka, pods that wait for GPUs, and modes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use layra_crds::{IngestionPipelineStatus, ScalingStatus};
+use layra_e2e::cluster::condition;
+use layra_e2e::pdf;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::json;
+
+use crate::scene::Stage;
+
+const MINUTE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A message that workers skip.
+const FOREIGN: &str = r#"{"type": "workflow"}"#;
+
+fn scaling(status: &IngestionPipelineStatus) -> ScalingStatus {
+    status.scaling.clone().unwrap_or_default()
+}
+
+fn client(stage: &Stage) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &stage.testbed.endpoints().kafka);
+    config
+}
+
+/// Sends messages to the first partition within a transaction that stays open.
+fn open_transaction(stage: &Stage, messages: usize) -> Result<BaseProducer> {
+    let producer: BaseProducer = client(stage)
+        .set("transactional.id", format!("{}-producer", stage.name))
+        .create()?;
+    producer.init_transactions(PATIENCE)?;
+    producer.begin_transaction()?;
+    let topic = stage.topic();
+    for _ in 0..messages {
+        let record: BaseRecord<'_, (), str> = BaseRecord::to(&topic).partition(0).payload(FOREIGN);
+        producer.send(record).map_err(|(error, _)| error)?;
+    }
+    producer.flush(PATIENCE)?;
+    Ok(producer)
+}
+
+async fn wait_lag(stage: &Stage, lag: i64) -> Result<()> {
+    stage
+        .scene
+        .wait_status(&stage.name, &format!("a lag of {lag}"), MINUTE, |status| {
+            status.lag == Some(lag)
+        })
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_committed_records_that_are_still_there_are_work() -> Result<()> {
+    let stage = Stage::new("offsets").await?;
+    let result = async {
+        let nobody = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        stage.apply_until_ready(&nobody).await?;
+
+        let producer = open_transaction(&stage, 3)?;
+        // Twice the time in which the operator reads offsets.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        wait_lag(&stage, 0).await.context("an open transaction")?;
+        producer.commit_transaction(PATIENCE)?;
+        // Three records and the marker that ends the transaction.
+        wait_lag(&stage, 4)
+            .await
+            .context("a group without a commit")?;
+
+        let admin: AdminClient<DefaultClientContext> = client(&stage).create()?;
+        let mut before = TopicPartitionList::new();
+        before.add_partition_offset(&stage.topic(), 0, Offset::Offset(2))?;
+        admin
+            .delete_records(&before, &AdminOptions::new())
+            .await
+            .context("deleting records")?;
+        wait_lag(&stage, 2).await.context("deleted records")?;
+
+        drop(producer);
+        let producer = open_transaction(&stage, 2)?;
+        producer.abort_transaction(PATIENCE)?;
+        wait_lag(&stage, 5)
+            .await
+            .context("an aborted transaction")?;
+
+        // A worker skips what is no task, and passes what it is never handed.
+        stage.scene.apply(&stage.pipeline(&json!({}))).await?;
+        stage
+            .scene
+            .wait_status(&stage.name, "nothing left", 3 * MINUTE, |status| {
+                status.lag == Some(0)
+            })
+            .await
+            .context("markers are no work")?;
+        stage
+            .scene
+            .wait_status(&stage.name, "no worker left", 2 * MINUTE, |status| {
+                status.replicas == Some(0) && scaling(status).reason == "Idle"
+            })
+            .await?;
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn a_group_behind_the_end_of_a_topic_made_anew_loses_nothing() -> Result<()> {
+    let stage = Stage::new("anew").await?;
+    let result = async {
+        stage.apply_until_ready(&json!({})).await?;
+        let admin: AdminClient<DefaultClientContext> = client(&stage).create()?;
+        let topic = stage.topic();
+        for result in admin.delete_topics(&[&topic], &AdminOptions::new()).await? {
+            result.map_err(|(name, code)| anyhow!("deleting {name}: {code}"))?;
+        }
+        stage
+            .scene
+            .wait_condition(&stage.name, "TopicReady", "False", "", MINUTE)
+            .await?;
+        stage
+            .scene
+            .wait_condition(&stage.name, "TopicReady", "True", "", MINUTE)
+            .await?;
+        ensure!(stage.partitions(&topic)? == Some(4), "it is made again");
+
+        // As if the group had been far ahead in the old one.
+        let consumer: BaseConsumer = client(&stage)
+            .set("group.id", format!("{topic}-workers"))
+            .create()?;
+        let mut ahead = TopicPartitionList::new();
+        for partition in 0..4 {
+            ahead.add_partition_offset(&topic, partition, Offset::Offset(500))?;
+        }
+        consumer.commit(&ahead, CommitMode::Sync)?;
+        drop(consumer);
+
+        let user = stage.user().await?;
+        let upload = user
+            .upload_bytes("anew.pdf", pdf::with_pages(&["Nothing is lost."]))
+            .await?;
+        stage
+            .scene
+            .wait_status(&stage.name, "the reason", MINUTE, |status| {
+                scaling(status).reason == "CommittedAheadOfEnd"
+                    && condition(status, "Scaling").is_some_and(|c| c.status == "Unknown")
+            })
+            .await?;
+        stage.wait_tasks(&[upload], "completed", 2 * MINUTE).await?;
+        stage
+            .scene
+            .wait_status(&stage.name, "no worker left", 2 * MINUTE, |status| {
+                status.replicas == Some(0) && status.lag == Some(0)
+            })
+            .await?;
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+/// Makes the test-bed's node offer so many of a resource.
+async fn offer(stage: &Stage, resource: &str, count: Option<u32>) -> Result<()> {
+    let nodes: Api<Node> = Api::all(stage.scene.client.clone());
+    let list = nodes.list(&ListParams::default()).await?;
+    let node = list.items.first().context("a node")?.name_any();
+    let amount = count.map(|count| count.to_string());
+    let capacity = json!({"status": {
+        "capacity": {resource: amount}, "allocatable": {resource: amount},
+    }});
+    nodes
+        .patch_status(&node, &PatchParams::default(), &Patch::Merge(&capacity))
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_a_few_workers_wait_for_gpus_and_work_begins_when_there_are_some() -> Result<()> {
+    let stage = Stage::new("gpus").await?;
+    let resource = format!("example.com/{}", stage.name);
+    let result = async {
+        let patch = json!({"spec": {
+            "worker": {"gpu": {"resource": resource}},
+            "scaling": {"maxReplicas": 4, "maxPendingWorkers": 2},
+        }});
+        stage.apply_until_ready(&patch).await?;
+        let user = stage.user().await?;
+        let mut uploads = Vec::new();
+        for number in 0..12 {
+            let name = format!("{number}.pdf");
+            uploads.push(
+                user.upload_bytes(&name, pdf::with_pages(&["A page."]))
+                    .await?,
+            );
+        }
+        stage
+            .scene
+            .wait_status(&stage.name, "two workers that wait", MINUTE, |status| {
+                let waiting = condition(status, "WorkersAvailable")
+                    .is_some_and(|c| c.reason == "WaitingForGPU" && c.message.contains("since"));
+                let scaling = scaling(status);
+                waiting
+                    && scaling.desired_replicas == 2
+                    && scaling.limits.contains(&"PendingWorkers".to_owned())
+                    && scaling
+                        .inputs
+                        .is_some_and(|inputs| inputs.waiting_workers == 2)
+            })
+            .await?;
+        offer(&stage, &resource, Some(4)).await?;
+        stage.wait_tasks(&uploads, "completed", 3 * MINUTE).await?;
+        let idle = stage
+            .scene
+            .wait_status(&stage.name, "no worker left", 2 * MINUTE, |status| {
+                status.replicas == Some(0) && status.lag == Some(0)
+            })
+            .await?;
+        let learned = scaling(&idle.status.unwrap_or_default())
+            .learned
+            .context("what was learned of the workers")?;
+        ensure!(
+            learned.pages_per_second > 0.0
+                && learned.startup_seconds > 0.0
+                && learned.longest_work_seconds > 0.0,
+            "{learned:?}"
+        );
+        Ok(())
+    }
+    .await;
+    let withdrawn = offer(&stage, &resource, None).await;
+    stage.finish(result.and(withdrawn)).await
+}
+
+#[tokio::test]
+async fn a_recommendation_is_explained_and_not_carried_out() -> Result<()> {
+    let stage = Stage::new("recommend").await?;
+    let result = async {
+        stage
+            .apply_until_ready(&json!({"spec": {"scaling": {"mode": "Recommend"}}}))
+            .await?;
+        stage.user().await?.send(FOREIGN.as_bytes()).await?;
+        let told = stage
+            .scene
+            .wait_status(&stage.name, "a recommendation", MINUTE, |status| {
+                scaling(status).desired_replicas == 1
+            })
+            .await?;
+        let told = scaling(&told.status.unwrap_or_default());
+        ensure!(
+            told.reason == "Draining" && told.terms.is_some(),
+            "{told:?}"
+        );
+        let replicas = stage.scene.deployment(&stage.name).await?.spec;
+        ensure!(replicas.is_some_and(|spec| spec.replicas == Some(0)));
+
+        let explained = stage
+            .scene
+            .kubectl(&[
+                "exec",
+                "deploy/layra-operator",
+                "--",
+                "layra-operator",
+                "explain",
+                &format!("{}/{}", stage.scene.namespace, stage.name),
+            ])
+            .await?;
+        for words in [
+            told.message.as_str(),
+            "Recommend (nothing is changed)",
+            "to drain the backlog in time",
+        ] {
+            ensure!(
+                explained.contains(words),
+                "{words} is missing in {explained}"
+            );
+        }
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}

@@ -1,0 +1,179 @@
+//! The consumer group: which worker has which partition. Balanced by count in each topic, and
+//! sticky: a partition only moves when it has to.
+//!
+//! After a change the partitions that move stand still for [`PAUSE`] seconds. A cooperative
+//! rebalance takes two rounds (give up, then take over), and each waits until every member has
+//! heard of it with its next heartbeat, three seconds apart: the slowest of several members takes
+//! two and a half of the three on average. The others work on meanwhile.
+
+/// Seconds for which a partition that moves stands still.
+pub(super) const PAUSE: u32 = 5;
+
+/// Who has what.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Group {
+    /// By partition, those of the tasks first.
+    owners: Vec<Option<u64>>,
+    /// By partition: the second from which it moves again.
+    resumes: Vec<u32>,
+    topic_size: usize,
+    settled: u32,
+    /// Changes of the membership.
+    pub(super) rebalances: u32,
+}
+
+impl Group {
+    /// Two topics with so many partitions each, and no member.
+    pub(super) fn new(partitions: usize) -> Self {
+        Self {
+            owners: vec![None; 2 * partitions],
+            resumes: vec![0; 2 * partitions],
+            topic_size: partitions,
+            settled: 0,
+            rebalances: 0,
+        }
+    }
+
+    /// Whether partitions are changing hands.
+    pub(super) fn is_rebalancing(&self, now: u32) -> bool {
+        now < self.settled
+    }
+
+    /// Whether this worker may read the partition now.
+    pub(super) fn reads(&self, worker: u64, partition: usize, now: u32) -> bool {
+        self.owners[partition] == Some(worker) && now >= self.resumes[partition]
+    }
+
+    /// The partitions of a worker.
+    pub(super) fn of(&self, worker: u64) -> impl Iterator<Item = usize> {
+        let owners = self.owners.iter().enumerate();
+        owners.filter_map(move |(partition, owner)| (*owner == Some(worker)).then_some(partition))
+    }
+
+    /// The members changed.
+    pub(super) fn rebalance(&mut self, members: &[u64], now: u32) {
+        let before = self.owners.clone();
+        for owner in &mut self.owners {
+            *owner = owner.filter(|owner| members.contains(owner));
+        }
+        let size = self.topic_size;
+        for first in [0, size] {
+            self.balance(first..first + size, members);
+        }
+        for (partition, owner) in before.iter().enumerate() {
+            if *owner != self.owners[partition] {
+                self.resumes[partition] = now + PAUSE;
+            }
+        }
+        self.settled = now + PAUSE;
+        self.rebalances += 1;
+    }
+
+    fn balance(&mut self, topic: std::ops::Range<usize>, members: &[u64]) {
+        let count = |owners: &[Option<u64>], member: u64| {
+            owners
+                .iter()
+                .filter(|owner| **owner == Some(member))
+                .count()
+        };
+        for partition in topic.clone() {
+            if self.owners[partition].is_none() {
+                // Of those with the fewest of this topic, the one with the fewest of both.
+                self.owners[partition] = members.iter().copied().min_by_key(|member| {
+                    let of_topic = count(&self.owners[topic.clone()], *member);
+                    (of_topic, count(&self.owners, *member))
+                });
+            }
+        }
+        loop {
+            let counts = |member: &u64| count(&self.owners[topic.clone()], *member);
+            let total = |member: &u64| count(&self.owners, *member);
+            let Some(most) = members
+                .iter()
+                .copied()
+                .max_by_key(|m| (counts(m), total(m)))
+            else {
+                return;
+            };
+            let Some(fewest) = members
+                .iter()
+                .copied()
+                .min_by_key(|m| (counts(m), total(m)))
+            else {
+                return;
+            };
+            if counts(&most) <= counts(&fewest) + 1 {
+                return;
+            }
+            let moved = topic
+                .clone()
+                .rfind(|index| self.owners[*index] == Some(most));
+            if let Some(moved) = moved {
+                self.owners[moved] = Some(fewest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn counts(group: &Group, members: &[u64]) -> Vec<usize> {
+        members.iter().map(|one| group.of(*one).count()).collect()
+    }
+
+    #[test]
+    fn a_new_member_takes_no_more_than_its_share() {
+        let mut group = Group::new(6);
+        group.rebalance(&[1], 0);
+        assert_eq!(counts(&group, &[1]), [12]);
+        let before = group.owners.clone();
+        group.rebalance(&[1, 2], 100);
+        assert_eq!(counts(&group, &[1, 2]), [6, 6]);
+        let moved = before.iter().zip(&group.owners).filter(|(a, b)| a != b);
+        assert_eq!(moved.count(), 6);
+    }
+
+    #[test]
+    fn only_what_moves_stands_still() {
+        let mut group = Group::new(2);
+        group.rebalance(&[1], 0);
+        assert!(!group.reads(1, 0, 4) && group.reads(1, 0, 5));
+        group.rebalance(&[1, 2], 10);
+        assert!(group.reads(1, 0, 10), "it stays where it was");
+        assert!(!group.reads(2, 1, 14) && group.reads(2, 1, 15));
+        assert!(group.is_rebalancing(14) && !group.is_rebalancing(15));
+    }
+
+    #[test]
+    fn without_members_nobody_has_anything() {
+        let mut group = Group::new(2);
+        group.rebalance(&[1], 0);
+        group.rebalance(&[], 10);
+        assert_eq!(group.owners, [None; 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_partition_has_one_owner_and_loads_differ_by_one(
+            partitions in 1..20usize,
+            changes in proptest::collection::vec(proptest::collection::btree_set(0..12u64, 1..8), 1..6),
+        ) {
+            let mut group = Group::new(partitions);
+            for members in changes {
+                let members: Vec<u64> = members.into_iter().collect();
+                group.rebalance(&members, 0);
+                for topic in [&group.owners[..partitions], &group.owners[partitions..]] {
+                    let counts: Vec<usize> = members.iter()
+                        .map(|one| topic.iter().filter(|owner| **owner == Some(*one)).count())
+                        .collect();
+                    prop_assert_eq!(counts.iter().sum::<usize>(), partitions);
+                    prop_assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! `layra-operator simulate`: the scaling core against a model of Kafka, pods and workers, beside
+//! our implementations of its peers' published formulas. No cluster, no clock; the same seed gives
+//! the same result.
+
+mod flink;
+mod group;
+mod hpa;
+mod keda;
+mod layra;
+mod numaflow;
+mod policies;
+mod queues;
+mod scaler;
+mod scenario;
+mod shapes;
+mod simulation;
+mod suite;
+mod svg;
+mod table;
+mod trace;
+mod world;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use self::{
+    policies::{Peer, Settings},
+    scenario::{Scenario, read_pipeline},
+    shapes::Shape,
+    simulation::{Change, Figures, Outcome},
+    trace::Trace,
+    world::Setup,
+};
+use crate::autoscale::{Learned, Policy};
+
+const FIGURES: &str = "\
+Figures, for the time from the trace's start until an hour after its end, for every policy alike:
+  gpu_seconds          a GPU is held from the moment a pod is placed on a node until it has left,
+                       start-up included
+  seconds_over_target  seconds in which the oldest document that is not done has waited for longer
+                       than drainTargetSeconds
+  rescales             times that the number of workers asked for changed
+  max_lag_documents    the most documents that had arrived and were not done
+  drained_at_second    when the last document was done; null or `never`: some were not
+  p95_wait_seconds     for 95 of 100 documents it took no longer from arrival to done
+  peak_gpus            the most GPUs held at the same time
+JSON has more: unfinished_documents, mean_wait_seconds, gpu_utilization (part of the GPU-seconds in
+which there was work), rebalances, seconds, and each change with its reason.
+
+The spec's floors by the clock and its fallback have no effect: a trace has no calendar, and the
+model's Kafka always answers.";
+
+/// Simulate how a pipeline scales on a trace of arrivals.
+///
+/// Runs the operator's own scaling core against a model: Kafka partitions, a consumer group that
+/// rebalances, pods that take their time to start. It is a simulation, and says so.
+#[derive(Args)]
+#[command(after_help = FIGURES)]
+pub(crate) struct SimulateArgs {
+    /// A pipeline (`IngestionPipeline`) as YAML: its spec has the partitions, the bounds and the drain target.
+    #[arg(long, value_name = "FILE")]
+    pipeline: PathBuf,
+
+    #[command(flatten)]
+    input: Input,
+
+    /// Seconds from a pod's node to its first page.
+    #[arg(long, value_name = "N", default_value_t = 60, conflicts_with = "suite")]
+    startup_seconds: u32,
+
+    /// Pages a second of one worker.
+    #[arg(long, value_name = "X", default_value_t = 5.0, value_parser = speed)]
+    pages_per_second: f64,
+
+    /// For everything random: the same seed gives the same result.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// GPUs that there are; further pods wait for a node. Default: as many as are asked for.
+    #[arg(long, value_name = "N")]
+    gpus: Option<u32>,
+
+    /// The core knows the workers' speed, the documents' size and the time of a start from the
+    /// beginning, as after a restart of the operator. Default: it learns them.
+    #[arg(long)]
+    learned: bool,
+
+    /// Our implementations of these systems' published formulas on the same trace. Default: none;
+    /// with --suite all.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    compare: Vec<Peer>,
+
+    /// The peers' settings follow from the workers' true speed and the drain target. Default: their
+    /// documented defaults.
+    #[arg(long)]
+    tuned: bool,
+
+    /// What is printed.
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+
+    /// Draw lag, waits and workers into this file; with --suite: a picture for each trace into this
+    /// folder.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Input {
+    /// Arrivals as CSV with the header `second,documents,pages_per_document[,partition]`. Rows may
+    /// repeat a second; seconds without a row have no arrivals. Without a partition, documents go
+    /// to any.
+    #[arg(long, value_name = "FILE.csv")]
+    trace: Option<PathBuf>,
+
+    /// A synthetic trace.
+    #[arg(long, value_enum)]
+    shape: Option<Shape>,
+
+    /// Every synthetic trace with start-up times of 10, 120 and 480 seconds: the comparison of
+    /// docs/scaling.md.
+    #[arg(long)]
+    suite: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// `{"policies": {"layra": {...}, ...}}`.
+    Json,
+}
+
+#[derive(Serialize)]
+struct Results {
+    policies: BTreeMap<&'static str, PolicyResult>,
+}
+
+#[derive(Serialize)]
+struct PolicyResult {
+    #[serde(flatten)]
+    figures: Figures,
+    changes: Vec<Change>,
+}
+
+/// Runs the simulation, and returns what is to be printed.
+pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<String> {
+    let scenario = scenario(args)?;
+    if args.input.suite {
+        let peers = if args.compare.is_empty() {
+            Peer::value_variants()
+        } else {
+            &args.compare
+        };
+        let suite = suite::run(&scenario, peers, args.svg.as_ref())?;
+        return match args.output {
+            Output::Table => Ok(suite.table()),
+            Output::Json => json(&suite),
+        };
+    }
+    let (name, trace) = read_trace(args, scenario.setup.partitions)?;
+    let outcomes = scenario.run(&trace, &args.compare);
+    if let Some(path) = &args.svg {
+        let title = format!("{name}, start-up {} s", args.startup_seconds);
+        let picture = svg::draw(&title, &outcomes, scenario.drain_target());
+        suite::write(path, &picture)?;
+    }
+    match args.output {
+        Output::Table => Ok(table::outcomes(&outcomes)),
+        Output::Json => json(&results(outcomes)),
+    }
+}
+
+fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
+    let spec = read_pipeline(&args.pipeline)?.spec;
+    let floor = u32::try_from(spec.scaling.min_replicas).unwrap_or(0);
+    let policy = Policy::new(&spec, floor);
+    let drain_target = policy.drain_target.as_secs_f64();
+    let pages_per_document = 10.0;
+    Ok(Scenario {
+        setup: Setup {
+            partitions: u32::try_from(spec.source.kafka.partitions).unwrap_or(1),
+            range_pages: spec.documents.range_pages.max(1),
+            startup_seconds: args.startup_seconds,
+            pages_per_second: args.pages_per_second,
+            gpus: args.gpus,
+            seed: args.seed,
+        },
+        learned: args.learned.then_some(Learned {
+            pages_per_second: args.pages_per_second,
+            pages_per_document,
+            startup_seconds: args.startup_seconds.into(),
+            longest_seconds: 0.0,
+        }),
+        settings: if args.tuned {
+            Settings::ForDrainTarget {
+                documents_per_second: args.pages_per_second / pages_per_document,
+                drain_target,
+            }
+        } else {
+            Settings::Defaults
+        },
+        policy,
+    })
+}
+
+fn read_trace(args: &SimulateArgs, partitions: u32) -> anyhow::Result<(String, Trace)> {
+    if let Some(shape) = args.input.shape {
+        return Ok((shape.name(), shape.trace(args.seed)));
+    }
+    let path = args
+        .input
+        .trace
+        .as_ref()
+        .context("one of --trace, --shape and --suite is needed")?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--trace: {} cannot be read", path.display()))?;
+    let trace = trace::from_csv(path, &text, partitions)?;
+    Ok((path.display().to_string(), trace))
+}
+
+fn results(outcomes: Vec<Outcome>) -> Results {
+    let result = |outcome: Outcome| {
+        let result = PolicyResult {
+            figures: outcome.figures,
+            changes: outcome.changes,
+        };
+        (outcome.policy, result)
+    };
+    Results {
+        policies: outcomes.into_iter().map(result).collect(),
+    }
+}
+
+fn json(value: &impl Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let parsed: Option<f64> = text.parse().ok();
+    parsed
+        .filter(|speed| (0.001..=100_000.0).contains(speed))
+        .ok_or_else(|| "expected pages a second, a number from 0.001 to 100000".to_owned())
+}
+
+/// The whole number nearest to zero that a float is, within the bounds of the type.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates, which is what is wanted"
+)]
+fn whole(value: f64) -> u32 {
+    value as u32
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use clap::ValueEnum as _;
+
+use super::*;
+use crate::simulate::{
+    policies::{Peer, Settings},
+    scaler::{Bounds, Wish},
+    shapes::Shape,
+    trace::Arrival,
+    world::World,
+};
+
+/// Does what it is told at a second.
+struct Script(Vec<(u32, u32)>);
+
+impl Scaler for Script {
+    fn name(&self) -> &'static str {
+        "script"
+    }
+
+    fn look(&mut self, world: &World) -> Option<Wish> {
+        let told = self.0.iter().find(|(second, _)| *second == world.now)?;
+        Some(Wish::new(told.1))
+    }
+}
+
+fn setup() -> Setup {
+    Setup {
+        partitions: 2,
+        range_pages: 64,
+        startup_seconds: 20,
+        pages_per_second: 2.0,
+        gpus: None,
+        seed: 1,
+    }
+}
+
+#[test]
+fn a_case_that_was_worked_out_by_hand() {
+    // Two documents of ten pages at second 10. A worker from second 15: its node at once, ready at
+    // 35, its partitions move at 40; 20 pages take 10 s. Told to stop at second 100, idle: it holds
+    // its GPU in that second too.
+    let document = Arrival {
+        second: 10,
+        pages: 10,
+        partition: Some(0),
+    };
+    let trace = Trace {
+        arrivals: vec![document; 2],
+        ends: 11,
+        ..Trace::default()
+    };
+    let mut script = Script(vec![(15, 1), (100, 0)]);
+    let outcome = run(&trace, &setup(), 30, &mut script);
+    let expected = Figures {
+        gpu_seconds: 86,
+        // The older waits for more than 30 s at the end of the seconds 40 to 48.
+        seconds_over_target: 9,
+        rescales: 2,
+        max_lag_documents: 2,
+        drained_at_second: Some(50),
+        unfinished_documents: 0,
+        mean_wait_seconds: 37.5,
+        p95_wait_seconds: 40,
+        peak_gpus: 1,
+        gpu_utilization: 10.0 / 86.0,
+        rebalances: 2,
+        seconds: 11 + AFTERWARDS,
+    };
+    assert_eq!(outcome.figures, expected);
+    let moment = outcome.timeline[47];
+    assert_eq!((moment.lag, moment.ready, moment.oldest_wait), (1, 1, 38));
+}
+
+#[test]
+fn what_is_never_done_is_said() {
+    let trace = Shape::Rare.trace(1);
+    let outcome = run(&trace, &setup(), 600, &mut Script(vec![]));
+    let documents = trace.arrivals.len() as u64;
+    assert_eq!(outcome.figures.drained_at_second, None);
+    assert_eq!(outcome.figures.unfinished_documents, documents);
+    assert_eq!(outcome.figures.gpu_seconds, 0);
+}
+
+#[test]
+fn the_ninety_fifth_of_a_hundred() {
+    let ascending: Vec<u32> = (1..=100).collect();
+    assert_eq!(percentile(&ascending, 95), 95);
+    assert_eq!(percentile(&[7], 95), 7);
+    assert_eq!(percentile(&[], 95), 0);
+}
+
+#[test]
+fn peers_keep_within_the_bounds_on_every_trace() {
+    let bounds = Bounds { min: 2, max: 5 };
+    let setup = Setup {
+        partitions: 6,
+        ..setup()
+    };
+    for peer in Peer::value_variants() {
+        for shape in [Shape::Burst, Shape::OnOff, Shape::PoisonPartition] {
+            let mut scaler = peer.scaler(bounds, Settings::Defaults);
+            let outcome = run(&shape.trace(1), &setup, 600, scaler.as_mut());
+            assert!(
+                outcome
+                    .changes
+                    .iter()
+                    .all(|change| (2..=5).contains(&change.workers)),
+                "{peer:?} {shape:?}: {:?}",
+                outcome.changes
+            );
+        }
+    }
+}

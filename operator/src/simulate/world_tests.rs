@@ -1,0 +1,193 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::simulate::trace::Arrival;
+
+fn setup() -> Setup {
+    Setup {
+        partitions: 4,
+        range_pages: 64,
+        startup_seconds: 20,
+        pages_per_second: 2.0,
+        gpus: None,
+        seed: 1,
+    }
+}
+
+/// Documents of these pages, all at second 0, to these partitions.
+fn trace(documents: &[(u32, u32)]) -> Trace {
+    let arrivals = documents
+        .iter()
+        .map(|(pages, partition)| Arrival {
+            second: 0,
+            pages: *pages,
+            partition: Some(*partition),
+        })
+        .collect();
+    Trace {
+        arrivals,
+        ends: 1,
+        ..Trace::default()
+    }
+}
+
+fn pass(world: &mut World, seconds: u32) {
+    for _ in 0..seconds {
+        world.begin();
+        world.finish();
+    }
+}
+
+#[test]
+fn a_worker_works_after_its_start_and_the_rebalance() {
+    let mut world = World::new(&trace(&[(10, 0)]), setup());
+    world.asked = 1;
+    pass(&mut world, 25);
+    assert_eq!((world.ready(), world.queues.unfinished()), (1, 1));
+    assert!(
+        world.busy_seconds.abs() < f64::EPSILON,
+        "20 s of start, 5 s of rebalance"
+    );
+    pass(&mut world, 5);
+    assert_eq!(world.queues.unfinished(), 0, "10 pages at 2 pages/s");
+    assert!((world.busy_seconds - 5.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_worker_takes_its_partitions_in_turn() {
+    let documents = [(2, 0), (2, 0), (2, 0), (2, 3)];
+    let mut world = World::new(&trace(&documents), setup());
+    world.asked = 1;
+    pass(&mut world, 27);
+    let (tasks, _) = world.queues.offsets();
+    assert_eq!((tasks[0], tasks[3]), ((1, 3), (1, 1)), "one of each");
+}
+
+#[test]
+fn a_worker_that_is_told_to_stop_finishes_its_document_and_no_other() {
+    let mut world = World::new(&trace(&[(20, 0), (20, 0)]), setup());
+    world.asked = 1;
+    pass(&mut world, 30);
+    world.asked = 0;
+    pass(&mut world, 4);
+    assert_eq!(
+        (world.leaving(), world.placed()),
+        (1, 1),
+        "it holds its GPU meanwhile"
+    );
+    pass(&mut world, 1);
+    assert_eq!((world.workers.len(), world.queues.unfinished()), (0, 1));
+}
+
+#[test]
+fn without_a_free_gpu_a_worker_waits() {
+    let with_two = Setup {
+        gpus: Some(2),
+        ..setup()
+    };
+    let mut world = World::new(&trace(&[(1, 0)]), with_two);
+    world.asked = 3;
+    pass(&mut world, 40);
+    assert_eq!((world.ready(), world.placed(), world.alive()), (2, 2, 3));
+    assert_eq!(world.workers[2].state, State::Waiting { since: 0 });
+    world.asked = 2;
+    pass(&mut world, 1);
+    assert_eq!(
+        (world.ready(), world.alive()),
+        (2, 2),
+        "the waiting one goes first"
+    );
+}
+
+#[test]
+fn the_idle_leave_before_the_busy() {
+    // Partition 0 has all the work: its owner is the first worker.
+    let mut world = World::new(
+        &trace(&[(400, 0)]),
+        Setup {
+            range_pages: 1000,
+            ..setup()
+        },
+    );
+    world.asked = 2;
+    pass(&mut world, 30);
+    let busy = world.workers.iter().find(|worker| worker.in_flight() > 0);
+    let busy = busy.map(|worker| worker.id);
+    assert!(busy.is_some());
+    world.asked = 1;
+    pass(&mut world, 1);
+    let left: Vec<u64> = world.workers.iter().map(|worker| worker.id).collect();
+    assert_eq!(Some(left), busy.map(|id| vec![id]));
+}
+
+#[test]
+fn what_the_stores_take_is_shared() {
+    let limited = Trace {
+        store_limit: Some(2.0),
+        ..trace(&[(100, 0), (100, 1)])
+    };
+    let alone = Setup {
+        range_pages: 1000,
+        ..setup()
+    };
+    let mut world = World::new(&limited, alone);
+    world.asked = 2;
+    pass(&mut world, 35);
+    let pages: f64 = world.workers.iter().map(|worker| worker.counts.pages).sum();
+    assert!((pages - 20.0).abs() < 1e-9, "{pages}");
+    assert!(
+        (world.busy_seconds - 20.0).abs() < 1e-9,
+        "both are busy all the time"
+    );
+}
+
+/// The second at which all is done, with so many workers from the start on.
+fn drained_with(workers: u32, documents: &[(u32, u32)]) -> u32 {
+    let mut world = World::new(&trace(documents), setup());
+    world.asked = workers;
+    while !world.queues.is_drained() {
+        pass(&mut world, 1);
+    }
+    world.now
+}
+
+proptest! {
+    #[test]
+    fn every_document_is_done_once_whatever_is_asked_for(
+        documents in proptest::collection::vec((1..300u32, 0..4u32), 1..30),
+        asked in proptest::collection::vec(0..6u32, 1..20),
+        gpus in proptest::option::of(1..4u32),
+    ) {
+        let pages: u32 = documents.iter().map(|(pages, _)| pages).sum();
+        let mut world = World::new(&trace(&documents), Setup { gpus, ..setup() });
+        let mut worked = 0.0;
+        for workers in asked.into_iter().chain([1]) {
+            world.asked = workers;
+            pass(&mut world, 37);
+            prop_assert!(world.placed() <= gpus.unwrap_or(u32::MAX));
+            worked = world.busy_seconds * 2.0;
+            prop_assert!(worked <= f64::from(pages) + 1e-6);
+        }
+        let mut seconds = 0;
+        while !world.queues.is_drained() {
+            pass(&mut world, 1);
+            worked = world.busy_seconds * 2.0;
+            seconds += 1;
+            prop_assert!(seconds < 20_000, "it comes to an end");
+        }
+        prop_assert_eq!(world.queues.unfinished(), 0);
+        prop_assert!((worked - f64::from(pages)).abs() < 1e-6, "{} of {}", worked, pages);
+    }
+
+    #[test]
+    fn a_worker_for_each_half_of_the_partitions_never_drains_later(
+        pages in proptest::collection::vec(1..60u32, 1..10),
+    ) {
+        // Equal work in each partition: twice the workers, half of the partitions each.
+        let documents: Vec<(u32, u32)> =
+            pages.iter().flat_map(|pages| (0..4).map(|partition| (*pages, partition))).collect();
+        let seconds: Vec<u32> =
+            [1, 2, 4].iter().map(|workers| drained_with(*workers, &documents)).collect();
+        prop_assert!(seconds.is_sorted_by(|fewer, more| fewer >= more), "{:?}", seconds);
+    }
+}
