@@ -65,8 +65,12 @@ pub struct ObjectStoreSpec {
         .message("render.dpi has two rules with the same `below`")
 )]
 pub struct RenderSpec {
-    /// Resolution by number of pages; the rule with the smallest `below` that is above the
-    /// document's number of pages holds. Default: 300 below 20 pages, 200 below 50, 150 below
+    /// Who decides on the resolution of a page. Default: `Table`.
+    #[serde(default)]
+    pub resolution: ResolutionMode,
+
+    /// Resolution by number of pages, for the resolution `Table`; the rule with the smallest
+    /// `below` that is above the document's number of pages holds. Default: 300 below 20 pages, 200 below 50, 150 below
     /// 100, else 100.
     #[serde(default = "default_dpi")]
     #[schemars(length(min = 1, max = 16))]
@@ -87,6 +91,12 @@ pub struct RenderSpec {
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_seconds: u32,
 
+    /// Seconds after which the conversion of an office document is given up and the document
+    /// fails. Default: 300.
+    #[serde(default = "default_office_timeout")]
+    #[schemars(range(min = 5, max = 3600))]
+    pub office_timeout_seconds: u32,
+
     /// Documents with more pages fail. Default: 2000.
     #[serde(default = "default_max_pages")]
     #[schemars(range(min = 1, max = 100_000))]
@@ -103,6 +113,18 @@ impl RenderSpec {
             .min_by_key(|rule| rule.below.unwrap_or(u32::MAX))
             .map_or(FALLBACK_DPI, |rule| rule.dpi)
     }
+}
+
+/// Who decides on the resolution of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ResolutionMode {
+    /// The table `dpi`, by the document's number of pages.
+    #[default]
+    Table,
+    /// The page: the least resolution, of 100 to 300 dots per inch, that gives the model as many
+    /// pixels as it looks at (`embedding.maxVisualTokens`). Without effect on the vectors of a
+    /// model that reads text. The table is not looked at.
+    Auto,
 }
 
 /// One line of the resolution table.
@@ -132,10 +154,12 @@ pub enum ImageFormat {
 impl Default for RenderSpec {
     fn default() -> Self {
         Self {
+            resolution: ResolutionMode::default(),
             dpi: default_dpi(),
             image_format: ImageFormat::default(),
             quality: default_quality(),
             timeout_seconds: default_timeout(),
+            office_timeout_seconds: default_office_timeout(),
             max_pages: default_max_pages(),
         }
     }
@@ -183,6 +207,10 @@ fn default_quality() -> u8 {
 
 fn default_timeout() -> u32 {
     60
+}
+
+fn default_office_timeout() -> u32 {
+    300
 }
 
 fn default_max_pages() -> u32 {

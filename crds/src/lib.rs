@@ -13,7 +13,9 @@ mod stores;
 mod worker;
 
 pub use config::{ConfigError, SecretKind, WorkerConfig};
-pub use documents::{DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, RenderSpec};
+pub use documents::{
+    DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, RenderSpec, ResolutionMode,
+};
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use scaling::{FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};

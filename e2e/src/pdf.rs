@@ -5,6 +5,32 @@ use std::fmt::Write as _;
 /// A PDF of A4 pages with one text each, set in lines of Helvetica.
 #[must_use]
 pub fn with_pages(texts: &[&str]) -> Vec<u8> {
+    assemble(&objects(texts, "", ""))
+}
+
+/// The same with a picture on each page that no compression makes smaller: 300 x 300 pixels of
+/// noise, as large as that at 100 dots per inch.
+#[must_use]
+pub fn illustrated(texts: &[&str]) -> Vec<u8> {
+    let picture = 4 + 2 * texts.len();
+    let resource = format!("/XObject << /Noise {picture} 0 R >>");
+    let mut objects = objects(texts, &resource, "q 216 0 0 216 50 50 cm /Noise Do Q ");
+    let mut noise = String::new();
+    let mut state = 1_u32;
+    for _ in 0..3 * 300 * 300 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let _ = write!(noise, "{:02x}", state >> 24);
+    }
+    objects.push(format!(
+        "<< /Type /XObject /Subtype /Image /Width 300 /Height 300 /ColorSpace /DeviceRGB \
+         /BitsPerComponent 8 /Filter /ASCIIHexDecode /Length {} >>\nstream\n{noise}>\nendstream",
+        noise.len() + 1
+    ));
+    assemble(&objects)
+}
+
+/// The objects of a document; `resource` and `drawing` are part of every page.
+fn objects(texts: &[&str], resource: &str, drawing: &str) -> Vec<String> {
     let mut objects = vec![
         "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
         format!(
@@ -20,16 +46,16 @@ pub fn with_pages(texts: &[&str]) -> Vec<u8> {
     for (page, text) in texts.iter().enumerate() {
         objects.push(format!(
             "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] \
-             /Resources << /Font << /F1 3 0 R >> >> /Contents {} 0 R >>",
+             /Resources << /Font << /F1 3 0 R >> {resource} >> /Contents {} 0 R >>",
             5 + 2 * page
         ));
-        let stream = content(text);
+        let stream = format!("{drawing}{}", content(text));
         objects.push(format!(
             "<< /Length {} >>\nstream\n{stream}\nendstream",
             stream.len()
         ));
     }
-    assemble(&objects)
+    objects
 }
 
 /// Text in lines of about 80 characters.

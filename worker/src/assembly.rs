@@ -39,6 +39,8 @@ pub struct Paths {
     pub cache: PathBuf,
     /// The PDFium library.
     pub pdfium: PathBuf,
+    /// LibreOffice, where the image has it.
+    pub soffice: PathBuf,
     /// Where the model runs.
     pub device: DeviceChoice,
     /// The model is in the cache already: no server is asked for it.
@@ -255,6 +257,9 @@ impl Common {
             memory_limit_bytes: RENDERER_MEMORY_BYTES,
             max_pages: render.max_pages,
             processes: cores.max(2),
+            soffice: self.paths.soffice.clone(),
+            scratch: self.paths.cache.clone(),
+            office_timeout: Duration::from_secs(render.office_timeout_seconds.into()),
         }))
     }
 }

@@ -34,7 +34,7 @@ pub(crate) enum Command {
     },
     /// Ingest local files, without Kafka.
     Ingest {
-        /// The files: PDF or images.
+        /// The files: PDF, images, office documents.
         #[arg(required = true)]
         files: Vec<PathBuf>,
         /// The knowledge base; made when it does not exist.
@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// The sandboxed renderer; speaks on standard input and output.
     #[command(hide = true)]
     RenderChild,
+    /// Becomes LibreOffice, confined.
+    #[command(hide = true)]
+    OfficeChild,
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,6 +115,7 @@ pub(crate) enum Bench {
     Text(layra_worker::bench::text::TextArgs),
     Render(layra_worker::bench::render::RenderArgs),
     Milvus(layra_worker::bench::milvus::MilvusArgs),
+    Resolution(layra_worker::render::bench::BenchArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -138,6 +142,13 @@ pub(crate) struct WorkerArgs {
         default_value = "/usr/lib/layra/libpdfium.so"
     )]
     pub(crate) pdfium: PathBuf,
+    /// LibreOffice. Where it is not there, office documents are refused.
+    #[arg(
+        long,
+        env = "LAYRA_SOFFICE",
+        default_value = "/usr/lib/libreoffice/program/soffice.bin"
+    )]
+    pub(crate) soffice: PathBuf,
     /// Memory for pages that are drawn and not yet stored, in MiB. Documents wait for room.
     #[arg(long, env = "LAYRA_PAGE_MEMORY_MIB", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(16..))]

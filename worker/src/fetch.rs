@@ -9,6 +9,7 @@ use tempfile::TempPath;
 use tokio::sync::OnceCell;
 
 use crate::failure::{Failure, Stage};
+use crate::render::OFFICE_PREFIX;
 use crate::store::objects::Objects;
 
 /// Local copies are called so.
@@ -80,7 +81,8 @@ impl Originals {
     }
 }
 
-/// Takes the directory for this worker and removes the originals that a killed one left. A second
+/// Takes the directory for this worker and removes the originals, and what they were being
+/// converted to, that a killed one left. A second
 /// worker with the same directory gets no lock, and removes nothing.
 fn own(directory: &Path) -> std::io::Result<Option<File>> {
     std::fs::create_dir_all(directory)?;
@@ -91,9 +93,13 @@ fn own(directory: &Path) -> std::io::Result<Option<File>> {
         Err(TryLockError::Error(error)) => return Err(error),
     }
     for entry in std::fs::read_dir(directory)?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            // One that cannot be removed is in nobody's way.
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // What cannot be removed is in nobody's way.
+        if name.starts_with(PREFIX) {
             let _ = std::fs::remove_file(entry.path());
+        } else if name.starts_with(OFFICE_PREFIX) {
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
     Ok(Some(lock))
@@ -116,11 +122,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let left = directory.path().join("original-abc");
         std::fs::write(&left, "left").unwrap();
+        let converted = directory.path().join("office-abc");
+        std::fs::create_dir_all(converted.join("profile")).unwrap();
         let other = directory.path().join("model.safetensors");
         std::fs::write(&other, "kept").unwrap();
         let lock = own(directory.path()).unwrap();
         assert!(lock.is_some());
-        assert!(!left.exists() && other.exists());
+        assert!(!left.exists() && !converted.exists() && other.exists());
 
         std::fs::write(&left, "in use").unwrap();
         assert!(own(directory.path()).unwrap().is_none(), "a second worker");

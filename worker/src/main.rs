@@ -10,7 +10,7 @@ use clap::Parser;
 use layra_worker::assembly::{Common, Paths};
 use layra_worker::settings::Settings;
 use layra_worker::task::Deletion;
-use layra_worker::{bench, delete, embed, ingest, redrive, run, search, telemetry};
+use layra_worker::{bench, delete, embed, ingest, redrive, render, run, search, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -18,11 +18,10 @@ use crate::cli::{Bench, Cli, Command, Output, WorkerArgs};
 
 fn main() -> ExitCode {
     // Before anything is opened or started: the renderer must own nothing of the worker.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|command| command == "render-child")
-    {
-        return layra_worker::render::child::main();
+    match std::env::args().nth(1).as_deref() {
+        Some("render-child") => return layra_worker::render::child::main(),
+        Some("office-child") => return layra_worker::render::office_child::main(),
+        _ => {}
     }
     let cli = Cli::parse();
     telemetry::init(default_log(&cli.command));
@@ -118,6 +117,9 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench {
             what: Bench::Milvus(args),
         } => bench::milvus::run(&args, &mut std::io::stdout()).await?,
+        Command::Bench {
+            what: Bench::Resolution(args),
+        } => render::bench::run(&args, &mut std::io::stdout().lock()).await?,
         Command::Delete {
             file,
             knowledge_base,
@@ -167,7 +169,9 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 }
             }
         }
-        Command::RenderChild => anyhow::bail!("render-child must be the first argument"),
+        Command::RenderChild | Command::OfficeChild => {
+            anyhow::bail!("this command must be the first argument")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -177,6 +181,7 @@ fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
     let paths = Paths {
         cache: arguments.cache_dir,
         pdfium: arguments.pdfium,
+        soffice: arguments.soffice,
         device: arguments.device,
         model_fetched: arguments.model_fetched,
         page_memory_bytes: usize::try_from(arguments.page_memory_mib).unwrap_or(usize::MAX >> 20)

@@ -28,8 +28,10 @@ use crate::task::{self, Deletion, Message, Task};
 /// Documents and ranges worked on at the same time. Renderers, memory and the model have bounds of
 /// their own; this many keep them busy when documents are short.
 const WORK_AT_ONCE: usize = 8;
-/// Messages taken from Kafka and not finished, those that wait for their turn included.
-const MESSAGES_AHEAD: usize = 2 * WORK_AT_ONCE;
+/// Ranges of long documents among them; the other places are for whole documents.
+const RANGES_AT_ONCE: usize = WORK_AT_ONCE - 2;
+/// Tasks taken from Kafka and not finished, those that wait for their turn included.
+const TASKS_AHEAD: usize = 2 * WORK_AT_ONCE;
 /// Part of the grace that is left for giving work back, committing and leaving the group.
 const TO_LEAVE: Duration = Duration::from_secs(20);
 /// How often the worker asks for documents that should be looked at once more.
@@ -79,7 +81,8 @@ async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
     let intake = Intake::subscribe(
         &common.settings,
         name.as_deref(),
-        MESSAGES_AHEAD,
+        TASKS_AHEAD,
+        RANGES_AT_ONCE,
         Arc::clone(&common.health),
         Arc::clone(&common.metrics),
     )?;

@@ -118,7 +118,7 @@ async fn what_cannot_be_opened_says_why() {
         ("only a header", b"%PDF-1.7\n", "Damaged"),
         ("half a header", &sound[..40], "Damaged"),
         ("plain text", b"hello", "Unsupported"),
-        ("a ZIP archive", b"PK\x03\x04", "Unsupported"),
+        ("half a ZIP archive", b"PK\x03\x04", "Damaged"),
         ("half a PNG header", b"\x89PNG\r\n\x1a\n\0\0\0", "Damaged"),
     ];
     for (what, content, reason) in cases {

@@ -58,11 +58,11 @@ async fn a_renderer_that_dies_hangs_or_lies_is_an_error() {
         (r"printf 'LR\001\102\000\000\000\017'; sleep 60", "TimedOut"),
         // Opened with 0 pages, and with more than asked for.
         (
-            r"printf 'LR\001\101\004\000\000\000\000\000\000\000'; sleep 60",
+            r"printf 'LR\001\101\010\000\000\000\000\000\000\000\000\000\000\000'; sleep 60",
             "GarbledAnswer",
         ),
         (
-            r"printf 'LR\001\101\004\000\000\000\377\377\377\377'; sleep 60",
+            r"printf 'LR\001\101\010\000\000\000\377\377\377\377\000\000\000\000'; sleep 60",
             "GarbledAnswer",
         ),
     ] {
@@ -73,8 +73,9 @@ async fn a_renderer_that_dies_hangs_or_lies_is_an_error() {
 
 #[tokio::test]
 async fn a_crash_while_rendering_breaks_this_document_alone() {
-    let (_program, options) =
-        impostor(r"printf 'LR\001\101\004\000\000\000\002\000\000\000'; head -c 19 >/dev/null");
+    let (_program, options) = impostor(
+        r"printf 'LR\001\101\010\000\000\000\002\000\000\000\000\000\000\000'; head -c 20 >/dev/null",
+    );
     let mut document = Renderer::new(options)
         .open("/etc/hostname".as_ref())
         .await
@@ -148,22 +149,32 @@ async fn a_renderer_killed_from_outside_is_not_the_documents_fault() {
 }
 
 #[tokio::test]
-async fn opening_waits_for_a_free_slot() {
+async fn parts_of_long_documents_wait_and_leave_places_for_short_ones() {
     let (_directory, path) = file(&pdf(&[Page::with_text(&["Text"])]));
     let renderer = Renderer::new(RenderOptions {
         processes: 1,
         ..options()
     });
-    let first = renderer.open(&path).await.unwrap();
-    let second = renderer.clone();
-    let mut second = tokio::spawn(async move { second.open(&path).await.map(|_| ()) });
-    let waited = tokio::time::timeout(Duration::from_millis(300), &mut second).await;
+    let part = renderer.open_part(&path).await.unwrap();
+    let waits = async |open: &mut tokio::task::JoinHandle<()>| {
+        let waited = tokio::time::timeout(Duration::from_millis(300), open).await;
+        waited.is_err()
+    };
+    let (other, file) = (renderer.clone(), path.clone());
+    let mut second = tokio::spawn(async move { drop(other.open_part(&file).await.unwrap()) });
+    assert!(waits(&mut second).await, "one part is open at a time");
+    let mut short = renderer.open(&path).await.unwrap();
+    short.render(at(0, 72)).await.unwrap();
+    let _third = renderer.open(&path).await.unwrap();
+    let (other, file) = (renderer.clone(), path.clone());
+    let mut fourth = tokio::spawn(async move { drop(other.open(&file).await.unwrap()) });
     assert!(
-        waited.is_err(),
-        "two documents are open where one is allowed"
+        waits(&mut fourth).await,
+        "three documents are open at a time"
     );
-    drop(first);
-    second.await.unwrap().unwrap();
+    drop(part);
+    second.await.unwrap();
+    fourth.await.unwrap();
 }
 
 #[tokio::test]

@@ -166,9 +166,11 @@ struct Target {
 fn cached_files(settings: &Settings) -> Vec<(&'static str, String)> {
     let library = artifacts::PDFIUM.path(settings).join("libpdfium.so");
     let model = artifacts::MINILM.path(settings);
+    let documents = artifacts::PDFS.path(settings);
     vec![
         ("LAYRA_PDFIUM", library.display().to_string()),
         ("LAYRA_MINILM", model.display().to_string()),
+        ("LAYRA_PDFS", documents.display().to_string()),
     ]
 }
 

@@ -8,17 +8,20 @@ use kube::api::DeleteParams;
 use layra_e2e::cluster::eventually;
 use layra_e2e::layra::Upload;
 use layra_e2e::pdf;
+use layra_e2e::worker_cli::WorkerCli;
 use serde_json::json;
 
 use crate::scene::Stage;
 
 const MINUTE: Duration = Duration::from_mins(1);
+const DOCX: &[u8] = include_bytes!("../../../worker/tests/fixtures/office/text.docx");
 
 #[tokio::test]
 async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason() -> Result<()> {
     let stage = Stage::new("bad").await?;
     let result = async {
-        stage.apply_until_ready(&json!({})).await?;
+        let patch = json!({"spec": {"scaling": {"minReplicas": 1, "maxReplicas": 1}}});
+        stage.apply_until_ready(&patch).await?;
         let user = stage.user().await?;
         let good = pdf::with_pages(&["A good page.", "Another good page."]);
 
@@ -41,19 +44,20 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
                 (0..4096_u32).map(|i| (i * 31 % 251) as u8).collect(),
             )
             .await?,
+            user.upload_bytes("report.docx", DOCX.to_vec()).await?,
         ];
         let after = user.upload_bytes("good.pdf", good).await?;
 
         stage.wait_tasks(&[after], "completed", 3 * MINUTE).await?;
         stage.wait_tasks(&bad, "failed", MINUTE).await?;
         let dead_letters = format!("{}.dlq", stage.topic());
-        let letters = eventually("seven dead letters", MINUTE, async || {
+        let letters = eventually("eight dead letters", MINUTE, async || {
             let letters = stage.messages(&dead_letters)?;
-            Ok((letters.len() >= 7).then_some(letters))
+            Ok((letters.len() >= 8).then_some(letters))
         })
         .await?;
         ensure!(
-            letters.len() == 7,
+            letters.len() == 8,
             "the workflow message is LAYRA's: {letters:#?}"
         );
         let reason_of = |needle: &str| -> Result<&str> {
@@ -85,6 +89,8 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
             ("truncated.pdf", "Damaged"),
             ("encrypted.pdf", "Encrypted"),
             ("noise.xyz", "Unsupported"),
+            // The image of worker/Containerfile has no LibreOffice.
+            ("report.docx", "Unsupported"),
         ] {
             let found = reason_of(needle)?;
             ensure!(found == reason, "{needle}: {found}, expected {reason}");
@@ -92,6 +98,12 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.total_pages() == 2, "{audit:?}");
+        let logs = stage.scene.logs().await;
+        ensure!(logs.contains("dead letter"), "the workers' logs: {logs}");
+        ensure!(
+            !logs.contains("confined by less"),
+            "an ordinary container's renderers lack a part of their sandbox: {logs}"
+        );
         Ok(())
     }
     .await;
@@ -215,6 +227,32 @@ async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<
                 "{key} is no WebP"
             );
         }
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn office_documents_are_searchable_where_libreoffice_is() -> Result<()> {
+    let stage = Stage::new("office").await?;
+    let result = async {
+        stage.apply_until_ready(&json!({})).await?;
+        let user = stage.user().await?;
+        // The test-bed installs LibreOffice on this machine; the worker's image is without.
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let file = cli.directory().join("report of the quarter");
+        std::fs::write(&file, DOCX)?;
+        let file = file.to_str().context("a path in UTF-8")?;
+        let knowledge_base = &user.knowledge_base;
+        cli.run(&["ingest", "--knowledge-base", knowledge_base, file])
+            .await?;
+        let hits = cli
+            .search("the quarterly report", knowledge_base, 3)
+            .await?;
+        ensure!(hits.len() == 1 && hits[0].page == 1, "{hits:?}");
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         Ok(())
     }
     .await;

@@ -7,6 +7,8 @@ mod documents;
 mod faults;
 mod ledger;
 mod lifecycle;
+mod memory;
+mod progress;
 mod scaling;
 mod scene;
 mod trouble;

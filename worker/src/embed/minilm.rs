@@ -121,8 +121,8 @@ impl Embedder for MiniLm {
         self.dimensions
     }
 
-    fn needs_pixels(&self) -> bool {
-        false
+    fn page_pixels(&self) -> Option<u32> {
+        None
     }
 
     fn batch_tokens(&self) -> usize {

@@ -39,7 +39,7 @@ pub struct Pixels<'a> {
 pub struct PageInput<'a> {
     /// The page's text; empty for a page that is only a picture.
     pub text: &'a str,
-    /// The page's picture, when [`Embedder::needs_pixels`] asks for it.
+    /// The page's picture, when [`Embedder::page_pixels`] asks for it.
     pub pixels: Option<Pixels<'a>>,
 }
 
@@ -77,8 +77,9 @@ pub trait Embedder: Send + Sync {
     /// Width of every vector.
     fn dimensions(&self) -> usize;
 
-    /// Whether pages must come with their pixels.
-    fn needs_pixels(&self) -> bool;
+    /// Most pixels of a page that the model looks at: what comes with more is scaled down. None
+    /// for a model that needs no pixels.
+    fn page_pixels(&self) -> Option<u32>;
 
     /// Most tokens of a batch.
     fn batch_tokens(&self) -> usize;

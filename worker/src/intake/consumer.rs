@@ -42,7 +42,15 @@ pub struct Intake {
     tracker: Arc<Tracker>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    lanes: [Lane; 2],
+}
+
+/// A topic with the number of its messages that are taken and not finished at a time. Each topic
+/// has its own, so that the ranges of a long document never keep short ones waiting in Kafka.
+struct Lane {
+    topic: String,
     limit: usize,
+    paused: AtomicBool,
 }
 
 struct Context {
@@ -52,12 +60,13 @@ struct Context {
 }
 
 impl Intake {
-    /// Subscribes to tasks and to ranges of pages. At most `limit` messages are taken and not
-    /// finished at a time.
+    /// Subscribes to tasks and to ranges of pages. At most so many of `tasks` and `ranges` are
+    /// taken and not finished at a time.
     pub fn subscribe(
         settings: &Settings,
         name: Option<&str>,
-        limit: usize,
+        tasks: usize,
+        ranges: usize,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Failure> {
@@ -73,7 +82,13 @@ impl Intake {
         let consumer: BaseConsumer<Context> = consumer_config(settings, name)
             .create_with_context(context)
             .map_err(invalid)?;
-        let topics = [kafka.topic.as_str(), &kafka.ranges_topic()];
+        let lanes = [(kafka.topic.clone(), tasks), (kafka.ranges_topic(), ranges)];
+        let lanes = lanes.map(|(topic, limit)| Lane {
+            topic,
+            limit,
+            paused: AtomicBool::new(false),
+        });
+        let topics: Vec<&str> = lanes.iter().map(|lane| lane.topic.as_str()).collect();
         consumer.subscribe(&topics).map_err(invalid)?;
         health.consumer_running(true);
         Ok(Self {
@@ -81,7 +96,7 @@ impl Intake {
             tracker,
             health,
             metrics,
-            limit,
+            lanes,
         })
     }
 
@@ -92,7 +107,6 @@ impl Intake {
         deliveries: &mpsc::UnboundedSender<Delivery>,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
-        let mut paused = false;
         let mut last_commit = Instant::now();
         let mut last_turn = Instant::now();
         loop {
@@ -109,16 +123,14 @@ impl Intake {
             if stop.is_cancelled() && in_flight == 0 {
                 break;
             }
-            let full = in_flight >= self.limit || stop.is_cancelled();
-            if self
-                .consumer
-                .context()
-                .assignment_changed
-                .swap(false, Ordering::Relaxed)
-                || full != paused
-            {
-                self.set_paused(full);
-                paused = full;
+            let context = self.consumer.context();
+            let changed = context.assignment_changed.swap(false, Ordering::Relaxed);
+            for lane in &self.lanes {
+                let full = self.tracker.in_flight_of(&lane.topic) >= lane.limit;
+                let pause = full || stop.is_cancelled();
+                if lane.paused.swap(pause, Ordering::Relaxed) != pause || changed {
+                    self.set_paused(&lane.topic, pause);
+                }
             }
             match self.consumer.poll(POLL) {
                 None => {}
@@ -165,16 +177,20 @@ impl Intake {
         }
     }
 
-    fn set_paused(&self, paused: bool) {
+    fn set_paused(&self, topic: &str, paused: bool) {
         let result = self.consumer.assignment().and_then(|assignment| {
+            let mut partitions = TopicPartitionList::new();
+            for element in assignment.elements_for_topic(topic) {
+                partitions.add_partition(topic, element.partition());
+            }
             if paused {
-                self.consumer.pause(&assignment)
+                self.consumer.pause(&partitions)
             } else {
-                self.consumer.resume(&assignment)
+                self.consumer.resume(&partitions)
             }
         });
         if let Err(error) = result {
-            tracing::warn!(%error, paused, "partitions cannot be paused or resumed");
+            tracing::warn!(%error, topic, paused, "partitions cannot be paused or resumed");
         }
     }
 }

@@ -26,7 +26,8 @@ pub struct Tracker {
 struct State {
     partitions: HashMap<Place, Assignment>,
     next_generation: u64,
-    in_flight: usize,
+    /// By topic, messages of forgotten partitions included.
+    in_flight: HashMap<String, usize>,
 }
 
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Tracker {
     /// Begins work on a message.
     pub fn take(self: &Arc<Self>, place: Place, offset: i64) -> Ticket {
         let mut state = self.lock();
-        state.in_flight += 1;
+        *state.in_flight.entry(place.0.clone()).or_default() += 1;
         // Where the first message was read is where the group already stands.
         let assignment = state.assignment(&place, Some(offset));
         assignment.watermark.take(offset);
@@ -78,7 +79,12 @@ impl Tracker {
 
     /// Messages that somebody still works on, whatever became of their partitions.
     pub fn in_flight(&self) -> usize {
-        self.lock().in_flight
+        self.lock().in_flight.values().sum()
+    }
+
+    /// Those of one topic.
+    pub fn in_flight_of(&self, topic: &str) -> usize {
+        self.lock().in_flight.get(topic).copied().unwrap_or(0)
     }
 
     /// Partitions and offsets that can be committed and have not been.
@@ -140,7 +146,9 @@ impl Tracker {
 
     fn give_up(&self, ticket: &Ticket) {
         let mut state = self.lock();
-        state.in_flight -= 1;
+        if let Some(in_flight) = state.in_flight.get_mut(&ticket.place.0) {
+            *in_flight -= 1;
+        }
         if let Some(assignment) = state.partitions.get_mut(&ticket.place)
             && assignment.generation == ticket.generation
         {
@@ -278,6 +286,8 @@ mod tests {
         let tracker = Arc::new(Tracker::default());
         tracker.take(place(0), 4).done();
         let range = tracker.take(("tasks.ranges".to_owned(), 0), 9);
+        assert_eq!(tracker.in_flight_of("tasks"), 0);
+        assert_eq!(tracker.in_flight_of("tasks.ranges"), 1);
         assert_eq!(tracker.uncommitted(), [(place(0), 5)]);
         tracker.forget(&[place(0)]);
         assert!(!range.cancel().is_cancelled());

@@ -126,10 +126,10 @@ impl EmbedderThread {
         self.model.dimensions()
     }
 
-    /// Whether pages must come with their pixels.
+    /// Most pixels of a page that the model looks at; none when it needs no pixels.
     #[must_use]
-    pub fn needs_pixels(&self) -> bool {
-        self.model.needs_pixels()
+    pub fn page_pixels(&self) -> Option<u32> {
+        self.model.page_pixels()
     }
 
     /// The vectors of each page, in order.

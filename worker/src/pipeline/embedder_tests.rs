@@ -17,8 +17,8 @@ impl Embedder for Small {
         1
     }
 
-    fn needs_pixels(&self) -> bool {
-        false
+    fn page_pixels(&self) -> Option<u32> {
+        None
     }
 
     fn batch_tokens(&self) -> usize {

@@ -1,9 +1,9 @@
 //! What is known of a document before its first page is drawn: every name it will have.
 
-use layra_crds::{ImageFormat, MilvusSpec, RenderSpec};
+use layra_crds::{ImageFormat, MilvusSpec, RenderSpec, ResolutionMode};
 
 use crate::ids;
-use crate::render::PageRequest;
+use crate::render::{PageRequest, Resolution};
 use crate::task::Task;
 
 /// A document that is about to be stored.
@@ -12,7 +12,7 @@ pub(super) struct Plan<'a> {
     pub(super) task: &'a Task,
     pub(super) pages: u32,
     pub(super) collection: String,
-    dpi: u32,
+    resolution: Resolution,
     render: &'a RenderSpec,
     pixels: bool,
 }
@@ -23,16 +23,21 @@ impl<'a> Plan<'a> {
         pages: u32,
         render: &'a RenderSpec,
         milvus: &MilvusSpec,
-        pixels: bool,
+        model_pixels: Option<u32>,
     ) -> Self {
         let collection = milvus.collection_of(&task.knowledge_base);
         Self {
             task,
             pages,
             collection,
-            dpi: render.dpi_for(pages),
+            resolution: match render.resolution {
+                ResolutionMode::Table => Resolution::Dpi(render.dpi_for(pages)),
+                ResolutionMode::Auto => Resolution::Auto {
+                    pixels: model_pixels.unwrap_or(0),
+                },
+            },
             render,
-            pixels,
+            pixels: model_pixels.is_some(),
         }
     }
 
@@ -40,7 +45,7 @@ impl<'a> Plan<'a> {
     pub(super) fn request(&self, page: u32) -> PageRequest {
         PageRequest {
             page,
-            dpi: self.dpi,
+            resolution: self.resolution,
             format: self.render.image_format,
             quality: self.render.quality,
             pixels: self.pixels,

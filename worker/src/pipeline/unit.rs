@@ -120,10 +120,11 @@ impl Pipeline {
         observer: Observer<'_>,
     ) -> Result<Worked, Failure> {
         let original = self.local(job, cancel).await?;
-        let mut document = self.open(original.as_ref(), cancel).await?;
+        let is_part = entry.range_pages.is_some() && entry.prepared;
+        let mut document = self.open(original.as_ref(), is_part, cancel).await?;
         let pages = document.pages();
         let plan = |pages| {
-            let pixels = self.embedder.needs_pixels();
+            let pixels = self.embedder.page_pixels();
             Plan::new(job.task, pages, &self.render, &self.milvus, pixels)
         };
         let plan = plan(pages);
@@ -203,17 +204,22 @@ impl Pipeline {
             {
                 return Err(Failure::superseded(Stage::Mongodb));
             }
-            document = self.open(original.as_ref(), cancel).await?;
+            document = self.open(original.as_ref(), is_part, cancel).await?;
         }
     }
 
     async fn open(
         &self,
         original: &std::path::Path,
+        is_part: bool,
         cancel: &CancellationToken,
     ) -> Result<Document, Failure> {
         let open = |_| async {
-            let opened = self.renderer.open(original).await;
+            let opened = if is_part {
+                self.renderer.open_part(original).await
+            } else {
+                self.renderer.open(original).await
+            };
             opened.map_err(|error| render_failure(&error))
         };
         tokio::select! {

@@ -11,19 +11,25 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::encode::{self, Canvas};
-use super::format::{self, DocumentFormat};
+use super::format::{self, Container, DocumentFormat};
+use super::office_format::{self, OfficeDocument};
 use super::pdf::{self, PdfSource};
 use super::protocol::{OpenRequest, Reply, Request, read_request, write_reply};
 use super::raster::RasterDocument;
-use super::{PageRequest, RenderError, RenderedPage, sandbox};
+use super::{PageRequest, RenderError, RenderedPage, Resolution, sandbox, trial};
 
 /// Pages that can be drawn.
 pub(super) trait PageSource {
     /// How many.
     fn pages(&self) -> u32;
 
-    /// Draws a page (counted from 0) at `dpi` dots per inch; returns its text.
-    fn draw(&mut self, page: u32, dpi: u32, canvas: &mut Canvas) -> Result<String, RenderError>;
+    /// Draws a page (counted from 0); returns its text.
+    fn draw(
+        &mut self,
+        page: u32,
+        resolution: Resolution,
+        canvas: &mut Canvas,
+    ) -> Result<String, RenderError>;
 }
 
 /// Runs a renderer on standard input and output until the worker closes them. Must be called
@@ -31,7 +37,12 @@ pub(super) trait PageSource {
 #[must_use]
 pub fn main() -> ExitCode {
     sandbox::close_inherited_descriptors();
-    match serve(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()) {
+    let arguments: Vec<String> = std::env::args().skip(2).collect();
+    let result = match arguments.split_first() {
+        Some((word, rest)) if word == "try" => trial::run(rest),
+        _ => serve(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -52,26 +63,42 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> 
         Ok(DocumentFormat::Pdf) => match pdf::bind(Path::new(OsStr::from_bytes(&open.pdfium))) {
             Err(error) => write_reply(output, &Reply::Failed(error)),
             Ok(pdfium) => {
-                confine(&open)?;
+                let lacking = confine(document, &open)?;
                 let source = PdfSource::open(&pdfium, document, open.memory_limit_bytes);
-                serve_pages(source, &open, input, output)
+                serve_pages(source, lacking, &open, input, output)
             }
         },
         Ok(DocumentFormat::Raster(format)) => {
-            confine(&open)?;
+            let lacking = confine(document, &open)?;
             let source = RasterDocument::open(document, format, open.memory_limit_bytes);
-            serve_pages(source, &open, input, output)
+            serve_pages(source, lacking, &open, input, output)
+        }
+        Ok(DocumentFormat::Container(container)) => {
+            confine(document, &open)?;
+            let found = look_into(document, container);
+            write_reply(output, &found.map_or_else(Reply::Failed, Reply::Office))
         }
     }
 }
 
-fn confine(open: &OpenRequest) -> std::io::Result<()> {
-    sandbox::confine(open.memory_limit_bytes)?;
-    sandbox::allow_cpu(open.page_timeout)
+fn look_into(document: &Path, container: Container) -> Result<OfficeDocument, RenderError> {
+    let file = File::open(document).map_err(|error| RenderError::Io(error.to_string()))?;
+    match container {
+        Container::Zip => office_format::of_zip(file),
+        Container::Ole => office_format::of_ole(file),
+        Container::Rtf => Ok(office_format::of_rtf()),
+    }
+}
+
+fn confine(document: &Path, open: &OpenRequest) -> std::io::Result<String> {
+    let lacking = sandbox::confine(document, open.memory_limit_bytes)?;
+    sandbox::allow_cpu(open.page_timeout)?;
+    Ok(lacking)
 }
 
 fn serve_pages(
     source: Result<impl PageSource, RenderError>,
+    lacking: String,
     open: &OpenRequest,
     input: &mut impl Read,
     output: &mut impl Write,
@@ -80,7 +107,7 @@ fn serve_pages(
         Ok(accepted) => accepted,
         Err(error) => return write_reply(output, &Reply::Failed(error)),
     };
-    write_reply(output, &Reply::Opened { pages })?;
+    write_reply(output, &Reply::Opened { pages, lacking })?;
     let mut canvas = Canvas::default();
     while let Some(request) = read_request(input)? {
         let Request::Render(request) = request else {
@@ -113,7 +140,7 @@ fn render(
             pages,
         });
     }
-    let text = source.draw(request.page, request.dpi, canvas)?;
+    let text = source.draw(request.page, request.resolution, canvas)?;
     let encoded = encode::encode(canvas, request.format, request.quality)?.into();
     let pixels = request
         .pixels

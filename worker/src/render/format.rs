@@ -12,6 +12,19 @@ pub(super) enum DocumentFormat {
     Pdf,
     /// An image, which makes a document of one page.
     Raster(RasterFormat),
+    /// A container that may hold an office document.
+    Container(Container),
+}
+
+/// Containers of office documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Container {
+    /// Office Open XML, `OpenDocument`.
+    Zip,
+    /// The old binary formats.
+    Ole,
+    /// Text of its own kind.
+    Rtf,
 }
 
 /// The images that are taken; `image` may be able to read more.
@@ -36,14 +49,17 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
     {
         return Ok(DocumentFormat::Raster(format));
     }
-    Err(if start.starts_with(b"PK\x03\x04") {
-        "a ZIP archive or an office document"
-    } else if start.starts_with(b"\xd0\xcf\x11\xe0") {
-        "an office document of the old binary formats"
-    } else if start.starts_with(b"%!PS") {
+    for (magic, container) in [
+        (b"PK\x03\x04".as_slice(), Container::Zip),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Container::Ole),
+        (b"{\\rtf", Container::Rtf),
+    ] {
+        if start.starts_with(magic) {
+            return Ok(DocumentFormat::Container(container));
+        }
+    }
+    Err(if start.starts_with(b"%!PS") {
         "PostScript"
-    } else if start.starts_with(b"{\\rtf") {
-        "RTF"
     } else if start
         .iter()
         .all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e))
@@ -66,7 +82,7 @@ mod tests {
 
     #[test]
     fn formats_are_told_by_content() {
-        let cases: [(&[u8], DocumentFormat); 9] = [
+        let cases: [(&[u8], DocumentFormat); 12] = [
             (b"%PDF-1.7\n", DocumentFormat::Pdf),
             (b"\xef\xbb\xbfjunk\r\n%PDF-1.4", DocumentFormat::Pdf),
             (
@@ -88,6 +104,12 @@ mod tests {
                 b"\x00\x00\x01\x00",
                 DocumentFormat::Raster(RasterFormat::Ico),
             ),
+            (b"PK\x03\x04\x14", DocumentFormat::Container(Container::Zip)),
+            (
+                b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+                DocumentFormat::Container(Container::Ole),
+            ),
+            (b"{\\rtf1", DocumentFormat::Container(Container::Rtf)),
         ];
         for (start, format) in cases {
             assert_eq!(sniff(start), Ok(format), "{start:?}");
@@ -96,10 +118,7 @@ mod tests {
 
     #[test]
     fn what_is_not_taken_is_named() {
-        assert_eq!(
-            sniff(b"PK\x03\x04\x14"),
-            Err("a ZIP archive or an office document")
-        );
+        assert_eq!(sniff(b"%!PS-Adobe-3.0"), Err("PostScript"));
         assert_eq!(sniff(b"<html><body>"), Err("plain text or markup"));
         assert_eq!(sniff(&[0, 1, 2, 250]), Err("no known kind of document"));
     }

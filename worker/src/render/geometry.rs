@@ -4,6 +4,8 @@
 //! more than the allowed pixels, or a side of more than 16 383 (WebP's limit), both sides shrink
 //! by the same factor until it fits. A side is never less than one pixel.
 
+use super::Resolution;
+
 /// Longest side of a page image in pixels; WebP cannot hold more.
 pub(super) const MAX_SIDE: u32 = 16_383;
 /// Most pixels of a page image: A4 at 600 DPI has 35 million.
@@ -17,6 +19,41 @@ const LONG_SIDE_INCHES: f64 = 11.69;
 #[must_use]
 pub(super) fn max_pixels(memory_limit_bytes: u64) -> u64 {
     (memory_limit_bytes / 16).clamp(1, MAX_PIXELS)
+}
+
+/// The least resolution that is chosen for a page: people read the stored image, too.
+const LEGIBLE_DPI: f64 = 100.0;
+/// The largest.
+const FINE_DPI: f64 = 300.0;
+
+/// The resolution for a page of `width` x `height` inches: the one that is asked for, or the least
+/// that gives the model its pixels and people a legible image.
+#[must_use]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "bounded by the largest resolution"
+)]
+pub(super) fn dpi(resolution: Resolution, width: f64, height: f64) -> u32 {
+    match resolution {
+        Resolution::Dpi(dpi) => dpi,
+        Resolution::Auto { pixels } => {
+            let enough = (f64::from(pixels) / (width * height)).sqrt().ceil();
+            if enough.is_nan() {
+                // A page without an area, for a model that does not look.
+                return LEGIBLE_DPI as u32;
+            }
+            enough.clamp(LEGIBLE_DPI, FINE_DPI) as u32
+        }
+    }
+}
+
+/// Width and height of an image shown as a page, in inches: its long side is that of A4.
+#[must_use]
+pub(super) fn image_inches(width: u32, height: u32) -> (f64, f64) {
+    let (width, height) = (f64::from(width), f64::from(height));
+    let scale = LONG_SIDE_INCHES / width.max(height);
+    (width * scale, height * scale)
 }
 
 /// Width and height in pixels of a page of `width` x `height` points (1/72 inch) at `dpi`.
@@ -100,6 +137,21 @@ mod tests {
         assert_eq!(image_size(4676, 100, 200, MAX_PIXELS), (2338, 50));
         assert_eq!(image_size(300, 200, 200, MAX_PIXELS), (300, 200));
         assert_eq!(image_size(1, 100_000, 200, MAX_PIXELS), (1, 2338));
+    }
+
+    #[test]
+    fn the_model_and_the_reader_decide_on_the_resolution() {
+        let auto = |pixels, width, height| dpi(Resolution::Auto { pixels }, width, height);
+        assert_eq!(dpi(Resolution::Dpi(222), 8.27, 11.69), 222);
+        // 768 tokens of 28 x 28 pixels: 79 DPI of A4 would do for the model.
+        assert_eq!(auto(602_112, 8.27, 11.69), 100);
+        assert_eq!(auto(4 * 602_112, 8.27, 11.69), 158);
+        assert_eq!(auto(602_112, 4.0, 3.0), 224);
+        assert_eq!(auto(602_112, 1.0, 1.0), 300);
+        assert_eq!(auto(602_112, 33.1, 46.8), 100);
+        assert_eq!(auto(602_112, 0.0, 11.0), 300);
+        assert_eq!(auto(0, 0.0, 0.0), 100);
+        assert_eq!(image_inches(1000, 500), (11.69, 5.845));
     }
 
     proptest! {

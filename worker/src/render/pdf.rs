@@ -6,10 +6,9 @@ use std::path::Path;
 
 use pdfium_render::prelude::*;
 
-use super::RenderError;
 use super::child::PageSource;
 use super::encode::Canvas;
-use super::geometry;
+use super::{RenderError, Resolution, geometry};
 
 /// Longest text of a page in bytes; what follows is left out. A dense page has 10 KiB.
 const MAX_TEXT_BYTES: usize = 1024 * 1024;
@@ -66,7 +65,12 @@ impl PageSource for PdfSource<'_> {
         u32::try_from(self.document.pages().len()).unwrap_or(0)
     }
 
-    fn draw(&mut self, page: u32, dpi: u32, canvas: &mut Canvas) -> Result<String, RenderError> {
+    fn draw(
+        &mut self,
+        page: u32,
+        resolution: Resolution,
+        canvas: &mut Canvas,
+    ) -> Result<String, RenderError> {
         let damaged = |detail: &str| RenderError::DamagedPage {
             page,
             detail: detail.to_owned(),
@@ -78,12 +82,9 @@ impl PageSource for PdfSource<'_> {
             .get(index)
             .map_err(|_| damaged("it cannot be loaded"))?;
         let points = |side: PdfPoints| f64::from(side.value);
-        let (width, height) = geometry::page_size(
-            points(page.width()),
-            points(page.height()),
-            dpi,
-            self.max_pixels,
-        );
+        let (width, height) = (points(page.width()), points(page.height()));
+        let dpi = geometry::dpi(resolution, width / 72.0, height / 72.0);
+        let (width, height) = geometry::page_size(width, height, dpi, self.max_pixels);
 
         let bytes = 4 * width as usize * height as usize;
         self.bitmap.clear();

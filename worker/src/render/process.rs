@@ -161,7 +161,7 @@ impl Drop for RenderProcess {
 }
 
 /// Reads all that a renderer says on standard error and keeps the last of it.
-async fn listen(mut errors: tokio::process::ChildStderr) -> String {
+pub(super) async fn listen(mut errors: tokio::process::ChildStderr) -> String {
     let mut kept = Vec::new();
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = errors.read(&mut buffer).await {
@@ -172,9 +172,9 @@ async fn listen(mut errors: tokio::process::ChildStderr) -> String {
     String::from_utf8_lossy(&kept).trim().to_owned()
 }
 
-/// What a renderer died of. Memory that runs out ends in an abort, with different last words in
+/// What a renderer, or LibreOffice, died of. Memory that runs out ends in an abort, with different last words in
 /// Rust, in C++ and in PDFium (none); a damaged heap ends in an abort too, and says so.
-fn cause_of_death(status: ExitStatus, last_words: &str, limit: Duration) -> RenderError {
+pub(super) fn cause_of_death(status: ExitStatus, last_words: &str, limit: Duration) -> RenderError {
     let crashed = |how: String| {
         let how = if last_words.is_empty() {
             how

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use layra_crds::ImageFormat;
 
 use super::frame::{BodyReader, FrameWriter, HEADER_BYTES, Header, ProtocolError};
-use super::{PageRequest, RenderError, RenderedPage};
+use super::office_format::{OfficeDocument, OfficeFormat};
+use super::{PageRequest, RenderError, RenderedPage, Resolution};
 
 /// Largest body of a request, in bytes: two paths and a few numbers.
 pub(super) const MAX_REQUEST_BYTES: u32 = 16 * 1024;
@@ -48,7 +49,11 @@ pub(super) enum Reply {
     Opened {
         /// Its pages.
         pages: u32,
+        /// What the renderer's kernel lacks of the confinement; empty where it lacks nothing.
+        lacking: String,
     },
+    /// The document is one of an office program, to be converted first.
+    Office(OfficeDocument),
     /// A rendered page.
     Page(RenderedPage),
     /// The request failed; the renderer is still there.
@@ -75,7 +80,13 @@ impl Request {
                 let mut frame = FrameWriter::new(kind::RENDER, 16);
                 frame
                     .u32(request.page)
-                    .u32(request.dpi)
+                    .u8(u8::from(matches!(
+                        request.resolution,
+                        Resolution::Auto { .. }
+                    )))
+                    .u32(match request.resolution {
+                        Resolution::Dpi(number) | Resolution::Auto { pixels: number } => number,
+                    })
                     .u8(match request.format {
                         ImageFormat::Png => 0,
                         ImageFormat::WebP => 1,
@@ -100,7 +111,11 @@ impl Request {
             }),
             kind::RENDER => Self::Render(PageRequest {
                 page: body.u32()?,
-                dpi: body.u32()?,
+                resolution: match (body.u8()?, body.u32()?) {
+                    (0, dpi) => Resolution::Dpi(dpi),
+                    (1, pixels) => Resolution::Auto { pixels },
+                    _ => return Err(ProtocolError::Body("unknown kind of resolution")),
+                },
                 format: match body.u8()? {
                     0 => ImageFormat::Png,
                     1 => ImageFormat::WebP,
@@ -121,9 +136,16 @@ impl Reply {
     #[must_use]
     pub(super) fn encode(&self) -> Bytes {
         match self {
-            Self::Opened { pages } => {
-                let mut frame = FrameWriter::new(kind::OPENED, 4);
-                frame.u32(*pages);
+            Self::Opened { pages, lacking } => {
+                let mut frame = FrameWriter::new(kind::OPENED, 8 + lacking.len());
+                frame.u32(*pages).bytes(lacking.as_bytes());
+                frame.finish()
+            }
+            Self::Office(OfficeDocument { format, encrypted }) => {
+                let number = OfficeFormat::ALL.iter().position(|one| one == format);
+                let number = number.and_then(|number| u8::try_from(number).ok());
+                let mut frame = FrameWriter::new(kind::OFFICE, 2);
+                frame.u8(number.unwrap_or(u8::MAX)).u8(u8::from(*encrypted));
                 frame.finish()
             }
             Self::Page(page) => {
@@ -155,7 +177,17 @@ impl Reply {
     pub(super) fn decode(kind: u8, body: Bytes) -> Result<Self, ProtocolError> {
         let mut body = BodyReader(body);
         let reply = match kind {
-            kind::OPENED => Self::Opened { pages: body.u32()? },
+            kind::OPENED => Self::Opened {
+                pages: body.u32()?,
+                lacking: body.text()?,
+            },
+            kind::OFFICE => {
+                let format = OfficeFormat::ALL.get(usize::from(body.u8()?)).copied();
+                Self::Office(OfficeDocument {
+                    format: format.ok_or(ProtocolError::Body("unknown office format"))?,
+                    encrypted: body.u8()? != 0,
+                })
+            }
             kind::PAGE => {
                 let (page, width, height) = (body.u32()?, body.u32()?, body.u32()?);
                 let text = body.text()?;
@@ -210,6 +242,7 @@ mod kind {
     pub(super) const OPENED: u8 = 65;
     pub(super) const PAGE: u8 = 66;
     pub(super) const FAILED: u8 = 67;
+    pub(super) const OFFICE: u8 = 68;
 }
 
 /// Failures that a renderer can tell of itself: code, two numbers, a text.
@@ -299,22 +332,21 @@ mod tests {
                 },
             );
         let format = prop_oneof![Just(ImageFormat::Png), Just(ImageFormat::WebP)];
-        let render = (
-            any::<u32>(),
-            any::<u32>(),
-            format,
-            any::<u8>(),
-            any::<bool>(),
-        )
-            .prop_map(|(page, dpi, format, quality, pixels)| {
+        let resolution = prop_oneof![
+            any::<u32>().prop_map(Resolution::Dpi),
+            any::<u32>().prop_map(|pixels| Resolution::Auto { pixels })
+        ];
+        let render = (any::<u32>(), resolution, format, any::<u8>(), any::<bool>()).prop_map(
+            |(page, resolution, format, quality, pixels)| {
                 Request::Render(PageRequest {
                     page,
-                    dpi,
+                    resolution,
                     format,
                     quality,
                     pixels,
                 })
-            });
+            },
+        );
         prop_oneof![open, render]
     }
 
@@ -357,7 +389,11 @@ mod tests {
                 })
             });
         prop_oneof![
-            any::<u32>().prop_map(|pages| Reply::Opened { pages }),
+            (any::<u32>(), ".{0,40}").prop_map(|(pages, lacking)| Reply::Opened { pages, lacking }),
+            (0..OfficeFormat::ALL.len(), any::<bool>()).prop_map(|(format, encrypted)| {
+                let format = OfficeFormat::ALL[format];
+                Reply::Office(OfficeDocument { format, encrypted })
+            }),
             page,
             failed
         ]

@@ -11,10 +11,9 @@ use image::error::{ImageError, LimitErrorKind};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::RenderError;
 use super::child::PageSource;
 use super::encode::Canvas;
-use super::geometry;
+use super::{RenderError, Resolution, geometry};
 
 /// Most pixels of an image before it is scaled down: a scan of A2 at 600 DPI has 139 million.
 const MAX_DECODED_PIXELS: u64 = 150_000_000;
@@ -60,8 +59,15 @@ impl PageSource for RasterDocument {
         1
     }
 
-    fn draw(&mut self, _page: u32, dpi: u32, canvas: &mut Canvas) -> Result<String, RenderError> {
+    fn draw(
+        &mut self,
+        _page: u32,
+        resolution: Resolution,
+        canvas: &mut Canvas,
+    ) -> Result<String, RenderError> {
         let (source_width, source_height) = (self.image.width(), self.image.height());
+        let (width_inches, height_inches) = geometry::image_inches(source_width, source_height);
+        let dpi = geometry::dpi(resolution, width_inches, height_inches);
         let (width, height) =
             geometry::image_size(source_width, source_height, dpi, self.max_pixels);
         let flat = flatten(&self.image);

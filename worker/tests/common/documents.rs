@@ -1,6 +1,7 @@
-//! Small PDF files made on the spot.
+//! Small files made on the spot: PDF, ZIP.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 /// One page of a PDF that is being made.
 #[derive(Clone)]
@@ -11,6 +12,8 @@ pub struct Page {
     pub extra: String,
     /// The page's content stream.
     pub content: String,
+    /// Further entries of the stream's dictionary.
+    pub stream: String,
 }
 
 impl Page {
@@ -26,6 +29,7 @@ impl Page {
             height: 792.0,
             extra: String::new(),
             content,
+            stream: String::new(),
         }
     }
 
@@ -36,6 +40,7 @@ impl Page {
             height,
             extra: String::new(),
             content: String::new(),
+            stream: String::new(),
         }
     }
 
@@ -70,8 +75,9 @@ pub fn pdf(pages: &[Page]) -> Vec<u8> {
         ));
         let content = &page.content;
         objects.push(format!(
-            "<< /Length {} >>\nstream\n{content}\nendstream",
-            content.len()
+            "<< /Length {} {} >>\nstream\n{content}\nendstream",
+            content.len(),
+            page.stream
         ));
     }
 
@@ -93,4 +99,84 @@ pub fn pdf(pages: &[Page]) -> Vec<u8> {
     )
     .unwrap();
     file.into_bytes()
+}
+
+/// One part of a ZIP archive that is being made.
+#[derive(Clone)]
+pub struct Part {
+    pub name: String,
+    pub method: u16,
+    pub packed: Vec<u8>,
+    pub checksum: u32,
+    /// Length after unpacking, as the archive says it.
+    pub announced: u32,
+}
+
+impl Part {
+    pub fn stored(name: &str, content: &[u8]) -> Self {
+        Self::new(name, 0, content.to_vec(), content)
+    }
+
+    pub fn deflated(name: &str, content: &[u8]) -> Self {
+        let level = flate2::Compression::best();
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
+        encoder.write_all(content).unwrap();
+        Self::new(name, 8, encoder.finish().unwrap(), content)
+    }
+
+    fn new(name: &str, method: u16, packed: Vec<u8>, content: &[u8]) -> Self {
+        let mut checksum = flate2::Crc::new();
+        checksum.update(content);
+        Self {
+            name: name.to_owned(),
+            method,
+            packed,
+            checksum: checksum.sum(),
+            announced: content.len().try_into().unwrap(),
+        }
+    }
+
+    /// What a local header and the directory say alike.
+    fn description(&self) -> Vec<u8> {
+        let packed = u32::try_from(self.packed.len()).unwrap();
+        let name = u16::try_from(self.name.len()).unwrap();
+        let mut bytes = Vec::new();
+        for number in [20, 0, self.method, 0, 0x21] {
+            bytes.extend(u16::to_le_bytes(number));
+        }
+        for number in [self.checksum, packed, self.announced] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend(name.to_le_bytes());
+        bytes.extend([0, 0]);
+        bytes
+    }
+}
+
+/// A ZIP archive with these parts.
+pub fn zip(parts: &[Part]) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut directory = Vec::new();
+    for part in parts {
+        let start = u32::try_from(file.len()).unwrap();
+        file.extend(b"PK\x03\x04");
+        file.extend(part.description());
+        file.extend(part.name.bytes());
+        file.extend(&part.packed);
+        directory.extend(b"PK\x01\x02\x14\x00");
+        directory.extend(part.description());
+        directory.extend([0; 10]);
+        directory.extend(start.to_le_bytes());
+        directory.extend(part.name.bytes());
+    }
+    let count = u16::try_from(parts.len()).unwrap();
+    let (start, length) = (file.len(), directory.len());
+    file.extend(directory);
+    file.extend(b"PK\x05\x06\0\0\0\0");
+    file.extend(count.to_le_bytes());
+    file.extend(count.to_le_bytes());
+    file.extend(u32::try_from(length).unwrap().to_le_bytes());
+    file.extend(u32::try_from(start).unwrap().to_le_bytes());
+    file.extend([0, 0]);
+    file
 }

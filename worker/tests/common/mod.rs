@@ -12,6 +12,11 @@ pub fn pdfium() -> PathBuf {
     artifact("LAYRA_PDFIUM", "pdfium/libpdfium.so")
 }
 
+/// The directory with the test-bed's PDF documents.
+pub fn pdfs() -> PathBuf {
+    artifact("LAYRA_PDFS", "pdfs")
+}
+
 /// The directory with the files of all-MiniLM-L6-v2.
 pub fn minilm() -> PathBuf {
     artifact("LAYRA_MINILM", "models/minilm")

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use layra_crds::ImageFormat;
 use layra_worker::render::{
-    Document, PageRequest, RenderError, RenderOptions, RenderedPage, Renderer,
+    Document, PageRequest, RenderError, RenderOptions, RenderedPage, Renderer, Resolution,
 };
 use tempfile::TempDir;
 
@@ -17,13 +17,16 @@ pub fn options() -> RenderOptions {
         memory_limit_bytes: 512 * 1024 * 1024,
         max_pages: 50,
         processes: 2,
+        soffice: "/usr/lib/libreoffice/program/soffice.bin".into(),
+        scratch: std::env::temp_dir(),
+        office_timeout: Duration::from_mins(2),
     }
 }
 
 pub fn at(page: u32, dpi: u32) -> PageRequest {
     PageRequest {
         page,
-        dpi,
+        resolution: Resolution::Dpi(dpi),
         format: ImageFormat::Png,
         quality: 85,
         pixels: true,

@@ -1,4 +1,4 @@
-//! Debian packages that must be installed: the container runtime, Redis and tools.
+//! Debian packages that must be installed: the container runtime, Redis, LibreOffice and tools.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use super::super::prerequisites::is_root;
 use super::super::progress::Progress;
 use super::super::settings::Settings;
 
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 16] = [
     "buildah",
     "conntrack",
     "containerd",
@@ -16,6 +16,9 @@ const PACKAGES: [&str; 13] = [
     "gcc",
     "iproute2",
     "libc6-dev",
+    "libreoffice-calc-nogui",
+    "libreoffice-impress-nogui",
+    "libreoffice-writer-nogui",
     "nftables",
     "openssl",
     "procps",
@@ -74,6 +77,6 @@ pub(super) async fn install(settings: &Settings, progress: &Progress) -> Result<
         super::run(&mut command, &log).await
     };
     progress
-        .step("packages", "Debian packages (about 60 MB)", work)
+        .step("packages", "Debian packages (about 165 MB)", work)
         .await
 }

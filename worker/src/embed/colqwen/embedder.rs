@@ -57,8 +57,8 @@ impl Embedder for PageEmbedder {
         self.model.width()
     }
 
-    fn needs_pixels(&self) -> bool {
-        true
+    fn page_pixels(&self) -> Option<u32> {
+        Some(u32::try_from(self.model.most_pixels()).unwrap_or(u32::MAX))
     }
 
     fn batch_tokens(&self) -> usize {

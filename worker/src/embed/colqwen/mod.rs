@@ -202,6 +202,11 @@ impl ColQwen {
             .page_tokens(self.settings.max_pixels / (side * side))
     }
 
+    /// Most pixels of a page that are looked at.
+    fn most_pixels(&self) -> usize {
+        self.settings.max_pixels
+    }
+
     /// Resizes, normalises and cuts an image, on the calling thread.
     fn prepare(&self, image: RgbImage<'_>) -> Result<PreparedPage> {
         PreparedPage::new(image, &self.settings, &self.attention)

@@ -1,6 +1,12 @@
 //! What a renderer takes away from itself before it touches a document: descriptors, memory, CPU
-//! time, files, processes. What it does not do: network and file system are left to the pod.
+//! time and processes by limits, [`files`] and network by Landlock, everything else by a list of
+//! the system [`calls`] that are left. What a kernel lacks is named; the rest holds.
 
+mod calls;
+mod files;
+pub(super) mod office;
+
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -32,10 +38,48 @@ pub(super) fn close_inherited_descriptors() {
     }
 }
 
-/// Limits this process for the rest of its life. Memory is counted from what is mapped now, so
-/// call this after libraries are loaded.
-pub(super) fn confine(memory_limit_bytes: u64) -> std::io::Result<()> {
+/// A part of the confinement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// Limits of the process.
+    Limits,
+    /// Landlock.
+    Files,
+    /// The list of system calls.
+    Calls,
+}
+
+impl Layer {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::Limits, Self::Files, Self::Calls];
+}
+
+/// Confines this process for the rest of its life: it keeps its open descriptors, and may read
+/// `document` and fonts. Memory is counted from what is mapped now, so call this after libraries
+/// are loaded. Returns what this kernel lacks; empty where it lacks nothing.
+pub(super) fn confine(document: &Path, memory_limit_bytes: u64) -> std::io::Result<String> {
+    confine_by(&Layer::ALL, document, memory_limit_bytes)
+}
+
+/// [`confine`] with some layers only, to try out each by itself.
+pub(super) fn confine_by(
+    layers: &[Layer],
+    document: &Path,
+    memory_limit_bytes: u64,
+) -> std::io::Result<String> {
     rustix::thread::set_no_new_privs(true)?;
+    let mut lacking = Vec::new();
+    for layer in layers {
+        match layer {
+            Layer::Limits => limit_process(memory_limit_bytes)?,
+            Layer::Files => lacking.extend(files::read_only(document)?),
+            Layer::Calls => lacking.extend(calls::allow_few()?),
+        }
+    }
+    Ok(lacking.join(", "))
+}
+
+fn limit_process(memory_limit_bytes: u64) -> std::io::Result<()> {
     limit(
         Resource::As,
         mapped_bytes()?.saturating_add(memory_limit_bytes),

@@ -1,0 +1,51 @@
+//! The process that becomes LibreOffice: it confines itself and executes the program. Whatever
+//! fails before that ends it with a sentence on standard error.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use super::sandbox;
+
+/// How a sentence begins that says why LibreOffice was not started.
+pub(super) const NOT_STARTED: &str = "LibreOffice was not started";
+
+/// Becomes LibreOffice. Arguments after the first: the program, its directory, the document's name
+/// there, memory in bytes, CPU time in seconds. Must be called before the program opens anything
+/// or starts a thread.
+#[must_use]
+pub fn main() -> ExitCode {
+    sandbox::close_inherited_descriptors();
+    let arguments: Vec<String> = std::env::args().skip(2).collect();
+    let Err(error) = start(&arguments);
+    eprintln!("{NOT_STARTED}: {error}");
+    ExitCode::FAILURE
+}
+
+fn start(arguments: &[String]) -> io::Result<Infallible> {
+    let [program, directory, document, memory, seconds] = arguments else {
+        return Err(io::Error::other("five arguments are expected"));
+    };
+    let number = |text: &str| text.parse::<u64>().map_err(io::Error::other);
+    let (program, directory) = (Path::new(program), Path::new(directory));
+    let cpu = Duration::from_secs(number(seconds)?);
+    sandbox::office::confine(program, directory, number(memory)?, cpu)?;
+    let profile = url::Url::from_directory_path(directory.join("profile"))
+        .map_err(|()| io::Error::other("its directory is not absolute"))?;
+    let error = Command::new(program)
+        .args(["--headless", "--norestore", "--nolockcheck", "--nodefault"])
+        .arg(format!("-env:UserInstallation={profile}"))
+        // Its own socket, too, stays in its directory, which is the working directory.
+        .arg("-env:OSL_SOCKET_PATH=.")
+        .args(["--convert-to", "pdf", "--outdir", "."])
+        .arg(document)
+        .env_clear()
+        .env("HOME", directory)
+        .env("TMPDIR", directory)
+        .env("LANG", "C.UTF-8")
+        .exec();
+    Err(error)
+}

@@ -1,0 +1,316 @@
+//! What kind of office document a container is, told by its contents: the names of a ZIP's parts,
+//! the streams of an OLE file. Runs in the renderer. Archives that would unpack to more than any
+//! document are refused here, before another program sees them.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+
+use flate2::read::DeflateDecoder;
+use zip::{CompressionMethod, ZipArchive};
+
+use super::RenderError;
+
+/// Most bytes that all parts of a document may have, unpacked.
+const MAX_UNPACKED_BYTES: u64 = 1 << 30;
+/// An archive of more than this many bytes, unpacked, must not be a hundred times smaller when
+/// packed: text of documents packs ten to thirty times.
+const SUSPECT_BYTES: u64 = 64 << 20;
+const MAX_RATIO: u64 = 100;
+/// Most parts of a document.
+const MAX_PARTS: usize = 50_000;
+/// Longest part that is read to tell formats apart.
+const MAX_READ_BYTES: u64 = 4 << 20;
+
+/// An office document, by the format that LibreOffice is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OfficeFormat {
+    Doc,
+    Docx,
+    Odp,
+    Ods,
+    Odt,
+    Ppt,
+    Pptx,
+    Rtf,
+    Xls,
+    Xlsx,
+}
+
+/// An office document as it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OfficeDocument {
+    /// Its format.
+    pub(super) format: OfficeFormat,
+    /// It is encrypted, perhaps with the password that Office itself knows.
+    pub(super) encrypted: bool,
+}
+
+impl OfficeFormat {
+    /// All of them; the place of each is its number in the protocol.
+    pub(super) const ALL: [Self; 10] = [
+        Self::Doc,
+        Self::Docx,
+        Self::Odp,
+        Self::Ods,
+        Self::Odt,
+        Self::Ppt,
+        Self::Pptx,
+        Self::Rtf,
+        Self::Xls,
+        Self::Xlsx,
+    ];
+
+    /// What names of such files end with.
+    #[must_use]
+    pub(super) fn extension(self) -> &'static str {
+        match self {
+            Self::Doc => "doc",
+            Self::Docx => "docx",
+            Self::Odp => "odp",
+            Self::Ods => "ods",
+            Self::Odt => "odt",
+            Self::Ppt => "ppt",
+            Self::Pptx => "pptx",
+            Self::Rtf => "rtf",
+            Self::Xls => "xls",
+            Self::Xlsx => "xlsx",
+        }
+    }
+}
+
+fn plain(format: OfficeFormat) -> OfficeDocument {
+    OfficeDocument {
+        format,
+        encrypted: false,
+    }
+}
+
+/// Looks into a ZIP archive.
+pub(super) fn of_zip(file: File) -> Result<OfficeDocument, RenderError> {
+    let damaged = |error: &dyn std::fmt::Display| RenderError::Damaged(format!("ZIP: {error}"));
+    let packed = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(&error))?;
+    if archive.len() > MAX_PARTS {
+        return Err(RenderError::TooLarge(format!("{} parts", archive.len())));
+    }
+    let format = name_zip(&mut archive)?;
+    let mut left = Unpacked { packed, bytes: 0 };
+    for index in 0..archive.len() {
+        let part = archive
+            .by_index_raw(index)
+            .map_err(|error| damaged(&error))?;
+        if part.encrypted() {
+            return Err(RenderError::Encrypted);
+        }
+        let announced = part.size();
+        left.check(announced)?;
+        let method = part.compression();
+        let bytes = match method {
+            CompressionMethod::Stored => left.add(part)?,
+            CompressionMethod::DEFLATE => left.add(DeflateDecoder::new(part))?,
+            other => return Err(RenderError::Unsupported(format!("a ZIP packed by {other}"))),
+        };
+        if bytes != announced {
+            return Err(damaged(&format!(
+                "a part has {bytes} bytes, not {announced}"
+            )));
+        }
+    }
+    if is_encrypted(&mut archive) {
+        return Err(RenderError::Encrypted);
+    }
+    Ok(plain(format))
+}
+
+/// What an archive has unpacked to so far.
+struct Unpacked {
+    packed: u64,
+    bytes: u64,
+}
+
+impl Unpacked {
+    /// Refuses so many bytes more.
+    fn check(&self, more: u64) -> Result<(), RenderError> {
+        let bytes = self.bytes.saturating_add(more);
+        let is_bomb = bytes > SUSPECT_BYTES && bytes / MAX_RATIO > self.packed;
+        if bytes > MAX_UNPACKED_BYTES || is_bomb {
+            return Err(RenderError::TooLarge(format!(
+                "its {} bytes unpack to {} MiB or more",
+                self.packed,
+                bytes >> 20
+            )));
+        }
+        Ok(())
+    }
+
+    /// Unpacks a part, to see how long it is.
+    fn add(&mut self, mut part: impl Read) -> Result<u64, RenderError> {
+        let mut buffer = vec![0; 64 << 10];
+        let mut length = 0;
+        loop {
+            match part.read(&mut buffer) {
+                Ok(0) => return Ok(length),
+                Ok(read) => {
+                    length += read as u64;
+                    self.check(read as u64)?;
+                    self.bytes += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(RenderError::Damaged(format!("ZIP: {error}"))),
+            }
+        }
+    }
+}
+
+fn name_zip(archive: &mut ZipArchive<BufReader<File>>) -> Result<OfficeFormat, RenderError> {
+    if let Some(kind) = read_part(archive, "mimetype") {
+        let kind = String::from_utf8_lossy(&kind);
+        let kind = kind
+            .trim()
+            .strip_prefix("application/vnd.oasis.opendocument.");
+        match kind.map(|kind| kind.trim_end_matches("-template")) {
+            Some("text" | "text-master") => return Ok(OfficeFormat::Odt),
+            Some("spreadsheet") => return Ok(OfficeFormat::Ods),
+            Some("presentation") => return Ok(OfficeFormat::Odp),
+            _ => {}
+        }
+    }
+    if archive.index_for_name("[Content_Types].xml").is_some() {
+        for (folder, format) in [
+            ("word/", OfficeFormat::Docx),
+            ("xl/", OfficeFormat::Xlsx),
+            ("ppt/", OfficeFormat::Pptx),
+        ] {
+            if archive
+                .file_names()
+                .flatten()
+                .any(|name| name.starts_with(folder))
+            {
+                return Ok(format);
+            }
+        }
+    }
+    let what = "a ZIP archive that is no text, spreadsheet or presentation";
+    Err(RenderError::Unsupported(what.to_owned()))
+}
+
+/// `OpenDocument` keeps its parts encrypted and names the method in its manifest.
+fn is_encrypted(archive: &mut ZipArchive<BufReader<File>>) -> bool {
+    const METHOD: &[u8] = b"encryption-data";
+    let manifest = read_part(archive, "META-INF/manifest.xml").unwrap_or_default();
+    manifest.windows(METHOD.len()).any(|bytes| bytes == METHOD)
+}
+
+/// The start of a part.
+fn read_part(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Option<Vec<u8>> {
+    let index = archive.index_for_name(name)?;
+    let part = archive.by_index_raw(index).ok()?;
+    let mut content = Vec::new();
+    let read = match part.compression() {
+        CompressionMethod::Stored => part.take(MAX_READ_BYTES).read_to_end(&mut content),
+        CompressionMethod::DEFLATE => DeflateDecoder::new(part)
+            .take(MAX_READ_BYTES)
+            .read_to_end(&mut content),
+        _ => return None,
+    };
+    read.ok().map(|_| content)
+}
+
+/// Looks into an OLE file, the container of the old binary formats.
+pub(super) fn of_ole(file: File) -> Result<OfficeDocument, RenderError> {
+    let damaged = |error: io::Error| RenderError::Damaged(format!("OLE: {error}"));
+    let mut container = cfb::CompoundFile::open(file).map_err(damaged)?;
+    let mut start = |name: &str, length: u64| {
+        let stream = container.open_stream(name).ok()?;
+        let mut start = Vec::new();
+        stream.take(length).read_to_end(&mut start).ok()?;
+        Some(start)
+    };
+    if start("/EncryptedPackage", 0).is_some() {
+        // Office Open XML in a container of its own.
+        return Err(RenderError::Encrypted);
+    }
+    let (format, encrypted) = if let Some(text) = start("/WordDocument", 12) {
+        (
+            OfficeFormat::Doc,
+            text.get(11).is_some_and(|flags| flags & 1 != 0),
+        )
+    } else if let Some(book) =
+        start("/Workbook", MAX_READ_BYTES).or_else(|| start("/Book", MAX_READ_BYTES))
+    {
+        (OfficeFormat::Xls, has_password(&book))
+    } else if start("/PowerPoint Document", 0).is_some() {
+        let user = start("/Current User", 16).unwrap_or_default();
+        (
+            OfficeFormat::Ppt,
+            user.get(12..16) == Some(&[0xdf, 0xc4, 0xd1, 0xf3]),
+        )
+    } else {
+        let what = "an OLE file that is no text, spreadsheet or presentation";
+        return Err(RenderError::Unsupported(what.to_owned()));
+    };
+    Ok(OfficeDocument { format, encrypted })
+}
+
+/// Whether the records of a workbook, up to its first end, hold one that says so.
+fn has_password(book: &[u8]) -> bool {
+    const END: u16 = 0x0a;
+    const FILE_PASSWORD: u16 = 0x2f;
+    let mut rest = book;
+    while let [k0, k1, l0, l1, after @ ..] = rest {
+        match u16::from_le_bytes([*k0, *k1]) {
+            END => return false,
+            FILE_PASSWORD => return true,
+            _ => {}
+        }
+        let length = usize::from(u16::from_le_bytes([*l0, *l1]));
+        rest = after.get(length..).unwrap_or_default();
+    }
+    false
+}
+
+/// RTF needs no looking into: it is text.
+pub(super) fn of_rtf() -> OfficeDocument {
+    plain(OfficeFormat::Rtf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workbook_says_that_it_has_a_password_before_its_first_end() {
+        let record = |kind: u16, length: u16| {
+            let mut record = kind.to_le_bytes().to_vec();
+            record.extend(length.to_le_bytes());
+            record.resize(4 + usize::from(length), 0);
+            record
+        };
+        let open = [
+            record(0x809, 16),
+            record(0x42, 2),
+            record(0x0a, 0),
+            record(0x2f, 2),
+        ]
+        .concat();
+        assert!(!has_password(&open));
+        let closed = [record(0x809, 16), record(0x2f, 54), record(0x0a, 0)].concat();
+        assert!(has_password(&closed));
+        assert!(!has_password(&closed[..19]));
+        assert!(!has_password(&[9, 8, 255, 255]));
+    }
+
+    #[test]
+    fn little_may_unpack_to_much_and_much_to_more_but_not_to_everything() {
+        let unpacked = |packed, bytes| Unpacked { packed, bytes };
+        assert!(unpacked(1000, 0).check(SUSPECT_BYTES).is_ok());
+        assert!(unpacked(1000, SUSPECT_BYTES).check(1).is_err());
+        assert!(unpacked(SUSPECT_BYTES, SUSPECT_BYTES).check(1).is_ok());
+        assert!(
+            unpacked(MAX_UNPACKED_BYTES, 0)
+                .check(MAX_UNPACKED_BYTES + 1)
+                .is_err()
+        );
+        assert!(unpacked(1, 1).check(u64::MAX).is_err());
+    }
+}

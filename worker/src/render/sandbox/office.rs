@@ -1,0 +1,156 @@
+//! The confinement of LibreOffice. It is far larger than a renderer, so it is told what it must not
+//! do: leave its directory with anything, connect, start programs, look into other processes.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use landlock::{Access, AccessFs, BitFlags};
+use rustix::process::Resource;
+use seccompiler::{SeccompAction, SeccompCmpOp as Is};
+
+use super::calls::{Built, Rules, apply, refuse, when};
+use super::{files, limit};
+
+/// Descriptors that LibreOffice may have open at the same time.
+const OPEN_FILES: u64 = 512;
+/// Largest file that it may write.
+const FILE_BYTES: u64 = 1 << 30;
+
+/// What it is made of, and nothing else is executed: programs and their libraries.
+const PROGRAMS: [&str; 4] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64"];
+/// What it reads. `/etc` as a whole is not there: the worker's secrets are below it.
+const READ: [&str; 20] = [
+    "/etc/fonts",
+    "/etc/ld.so.cache",
+    "/etc/libreoffice",
+    "/etc/locale.alias",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+    "/dev/null",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/zero",
+    "/proc/cpuinfo",
+    "/proc/filesystems",
+    "/proc/meminfo",
+    "/sys/devices/system/cpu",
+    "/usr/share",
+    "/usr/local/share",
+    "/var/cache/fontconfig",
+    "/var/lib/libreoffice",
+    "/var/spool/libreoffice",
+];
+
+/// Calls that fail whatever their arguments are.
+const FORBIDDEN: &[libc::c_long] = &[
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_chroot,
+    libc::SYS_connect,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_mount,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_perf_event_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_open,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_request_key,
+    libc::SYS_setns,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+];
+
+/// Confines this process, which is about to become LibreOffice, for the rest of its life: it
+/// writes in `directory` only. Returns what this kernel lacks.
+pub(in super::super) fn confine(
+    program: &Path,
+    directory: &Path,
+    memory_limit_bytes: u64,
+    cpu: Duration,
+) -> io::Result<String> {
+    rustix::thread::set_no_new_privs(true)?;
+    // Address space would count what is only reserved.
+    limit(Resource::Data, memory_limit_bytes)?;
+    limit(Resource::Core, 0)?;
+    limit(Resource::Fsize, FILE_BYTES)?;
+    limit(Resource::Nofile, OPEN_FILES)?;
+    limit(Resource::Cpu, cpu.as_secs() + 1)?;
+    let lacking = [
+        own_directory(program, directory)?,
+        forbid()?,
+        only_threads()?,
+    ];
+    let lacking: Vec<String> = lacking.into_iter().flatten().collect();
+    Ok(lacking.join(", "))
+}
+
+fn own_directory(program: &Path, directory: &Path) -> io::Result<Option<String>> {
+    let readable: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+    let everything = AccessFs::from_all(files::WRITTEN_FOR) & !AccessFs::Execute;
+    let mut rules = files::allow(files::deny_all()?, directory, everything)?;
+    let own = program.parent();
+    for path in PROGRAMS.iter().map(Path::new).chain(own) {
+        rules = files::allow(rules, path, readable | AccessFs::Execute)?;
+    }
+    for path in READ {
+        rules = files::allow(rules, Path::new(path), readable)?;
+    }
+    rules = files::allow(
+        rules,
+        Path::new("/dev/null"),
+        readable | AccessFs::WriteFile,
+    )?;
+    files::enforce(rules)
+}
+
+fn forbid() -> io::Result<Option<String>> {
+    apply(
+        forbidden().map_err(io::Error::other)?,
+        refuse(libc::EACCES),
+        SeccompAction::Allow,
+    )
+}
+
+fn forbidden() -> Built<Rules> {
+    let mut rules: Rules = FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
+    let local = u64::from(libc::AF_UNIX.cast_unsigned());
+    for call in [libc::SYS_socket, libc::SYS_socketpair] {
+        rules.insert(call, vec![when(0, Is::Ne, local)?]);
+    }
+    // A process of its own would not be bound by the limits on memory and time.
+    let thread = u64::from(libc::CLONE_THREAD.cast_unsigned());
+    rules.insert(libc::SYS_clone, vec![when(0, Is::MaskedEq(thread), 0)?]);
+    #[cfg(target_arch = "x86_64")]
+    for call in [libc::SYS_fork, libc::SYS_vfork] {
+        rules.insert(call, Vec::new());
+    }
+    // Told that the common places for temporary files cannot be written, it keeps its own socket
+    // in its directory.
+    let write = u64::from(libc::W_OK.cast_unsigned());
+    let asks_to_write = |argument| when(argument, Is::MaskedEq(write), write);
+    for call in [libc::SYS_faccessat, libc::SYS_faccessat2] {
+        rules.insert(call, vec![asks_to_write(2)?]);
+    }
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_access, vec![asks_to_write(1)?]);
+    Ok(rules)
+}
+
+/// `clone3` keeps its flags in memory, where a filter cannot look: it is not there, and the C
+/// library takes `clone`.
+fn only_threads() -> io::Result<Option<String>> {
+    let rules = Rules::from([(libc::SYS_clone3, Vec::new())]);
+    apply(rules, refuse(libc::ENOSYS), SeccompAction::Allow)
+}
