@@ -99,27 +99,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 None => std::io::Write::write_all(&mut std::io::stdout().lock(), &model)?,
             }
         }
-        Command::Bench {
-            what: Bench::Embed(args),
-        } => {
-            let report = move || embed::colqwen::bench::run(&args, &mut std::io::stdout().lock());
-            tokio::task::spawn_blocking(report).await??;
-        }
-        Command::Bench {
-            what: Bench::Text(args),
-        } => {
-            let report = move || bench::text::run(&args, &mut std::io::stdout().lock());
-            tokio::task::spawn_blocking(report).await??;
-        }
-        Command::Bench {
-            what: Bench::Render(args),
-        } => bench::render::run(&args, &mut std::io::stdout()).await?,
-        Command::Bench {
-            what: Bench::Milvus(args),
-        } => bench::milvus::run(&args, &mut std::io::stdout()).await?,
-        Command::Bench {
-            what: Bench::Resolution(args),
-        } => render::bench::run(&args, &mut std::io::stdout().lock()).await?,
+        Command::Bench { what } => benchmark(what).await?,
         Command::Delete {
             file,
             knowledge_base,
@@ -174,6 +154,25 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn benchmark(what: Bench) -> anyhow::Result<()> {
+    match what {
+        Bench::Embed(args) => {
+            let report = move || embed::colqwen::bench::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
+        }
+        Bench::Text(args) => {
+            let report = move || bench::text::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
+        }
+        Bench::Render(args) => bench::render::run(&args, &mut std::io::stdout()).await?,
+        Bench::Milvus(args) => bench::milvus::run(&args, &mut std::io::stdout()).await?,
+        Bench::Resolution(args) => {
+            render::bench::run(&args, &mut std::io::stdout().lock()).await?;
+        }
+    }
+    Ok(())
 }
 
 fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {

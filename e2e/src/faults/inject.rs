@@ -101,7 +101,7 @@ impl Target<'_> {
     async fn kill_operator(&self) -> Result<String> {
         // After a few kills the kubelet takes its time.
         let pid = eventually("an operator to kill", Duration::from_mins(6), async || {
-            Ok(self.scene.operator_process().await?)
+            self.scene.operator_process().await
         })
         .await?;
         signal(pid, rustix::process::Signal::KILL)?;

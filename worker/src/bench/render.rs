@@ -11,7 +11,9 @@ use layra_crds::ImageFormat;
 use serde::Serialize;
 
 use super::cpu_of_thread;
-use crate::render::{Document, PageRequest, RenderOptions, RenderedPage, Renderer, encode_png};
+use crate::render::{
+    Document, PageRequest, RenderOptions, RenderedPage, Renderer, Resolution, encode_png,
+};
 
 /// Measure how fast this machine renders pages to PNG
 #[derive(Debug, Args)]
@@ -80,6 +82,9 @@ pub async fn run(args: &RenderArgs, output: &mut impl Write) -> anyhow::Result<(
         memory_limit_bytes: 1 << 30,
         max_pages: 100_000,
         processes,
+        soffice: PathBuf::new(),
+        scratch: std::env::temp_dir(),
+        office_timeout: Duration::ZERO,
     });
     if let Some(directory) = &args.output {
         std::fs::create_dir_all(directory)?;
@@ -159,7 +164,7 @@ async fn open(renderer: &Renderer, file: &Path) -> anyhow::Result<Document> {
 fn request(page: u32, dpi: u32, pixels: bool) -> PageRequest {
     PageRequest {
         page,
-        dpi,
+        resolution: Resolution::Dpi(dpi),
         format: ImageFormat::Png,
         quality: 1,
         pixels,

@@ -30,8 +30,8 @@ impl Embedder for Paced {
         DIMENSIONS
     }
 
-    fn needs_pixels(&self) -> bool {
-        false
+    fn page_pixels(&self) -> Option<u32> {
+        None
     }
 
     fn batch_tokens(&self) -> usize {

@@ -1,4 +1,4 @@
-//! `layra-worker bench render`: what a resolution and an image format cost, and what a resolution
+//! `layra-worker bench resolution`: what a resolution and an image format cost, and what a resolution
 //! does to the vectors of a model that sees pages.
 
 use std::io::Write;
