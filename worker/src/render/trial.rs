@@ -156,7 +156,10 @@ fn fork() -> io::Result<()> {
             libc::_exit(0)
         };
     }
-    result(child)
+    result(child)?;
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: a null status is not written. Waited for, because its end would stop this process once it is traced.
+    result(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) })
 }
 
 fn execute(program: &str) -> io::Result<()> {
