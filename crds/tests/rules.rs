@@ -164,7 +164,7 @@ fn manual_mode_takes_replicas() {
 }
 
 #[test]
-fn replicas_set_by_hand_may_stay_when_the_mode_goes_back_to_auto_but_not_change() {
+fn pain_13_replicas_set_by_hand_may_stay_when_the_mode_goes_back_to_auto_but_not_change() {
     let manual = pipeline(
         MINIMAL,
         &json!({"spec": {"scaling": {"mode": "Manual", "replicas": 2}}}),

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn pipelines_of_one_cluster_share_a_reader() {
+    fn pain_11_pipelines_of_one_cluster_share_a_reader() {
         let clients = KafkaClients::default();
         let one = clients.reader(&connection("127.0.0.1:1")).unwrap();
         let same = clients.reader(&connection("127.0.0.1:1")).unwrap();

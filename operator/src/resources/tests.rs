@@ -1,3 +1,4 @@
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use layra_crds::{GpuSpec, SecretRef};
 
 use super::*;
@@ -134,4 +135,15 @@ fn the_operators_own_labels_win() {
         template.metadata.unwrap().labels.unwrap()[INSTANCE_LABEL],
         "contracts"
     );
+}
+
+#[test]
+fn pain_17_a_rollout_on_a_full_node_never_waits_for_room() {
+    let deployment = workload(&fixtures::pipeline()).deployment;
+    let rolling = deployment
+        .spec
+        .and_then(|spec| spec.strategy?.rolling_update)
+        .unwrap();
+    assert_eq!(rolling.max_surge, Some(IntOrString::Int(0)));
+    assert_eq!(rolling.max_unavailable, Some(IntOrString::Int(1)));
 }

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_workers_go_first_and_then_the_youngest() {
+    fn pain_9_idle_workers_go_first_and_then_the_youngest() {
         let pods = [
             pod("old", "2026-11-25T10:00:00Z", &json!({})),
             pod("busy", "2026-11-25T10:05:00Z", &json!({})),

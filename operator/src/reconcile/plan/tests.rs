@@ -103,7 +103,7 @@ fn a_new_pipeline_gets_all_objects_and_is_in_progress() {
 }
 
 #[test]
-fn a_steady_state_plans_no_write_at_all() {
+fn pain_12_a_steady_state_plans_no_write_at_all() {
     let (pipeline, world) = settled(0, 0);
     let plan = step(&pipeline, &world);
     assert_eq!(plan.manifests, []);
