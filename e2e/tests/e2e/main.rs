@@ -8,7 +8,6 @@ mod faults;
 mod ledger;
 mod lifecycle;
 mod memory;
-mod progress;
 mod scaling;
 mod scene;
 mod trouble;

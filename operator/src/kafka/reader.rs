@@ -208,7 +208,8 @@ impl Question {
 #[derive(Default)]
 struct Known {
     brokers: Option<(Instant, usize)>,
-    topics: HashMap<String, (Instant, TopicState)>,
+    /// Each with the time of the look; `None`: it has to be looked at again.
+    topics: HashMap<String, (Option<Instant>, TopicState)>,
     readings: HashMap<Question, Reading>,
 }
 
@@ -238,11 +239,14 @@ impl Known {
             Ok(known) => known,
             Err(error) => return all(questions, &error),
         };
-        let backlogs = self.backlogs(cluster, questions);
-        if backlogs.is_err() {
-            // One topic that was deleted fails the request for all.
-            self.topics.clear();
-        }
+        let backlogs = match self.backlogs(cluster, questions) {
+            Ok(backlogs) => backlogs,
+            Err(error) => {
+                // One topic that was deleted fails the request for all: the next round looks which.
+                self.topics.clear();
+                return all(questions, &error);
+            }
+        };
         questions
             .iter()
             .map(|question| {
@@ -257,10 +261,7 @@ impl Known {
                         topic: self.state(&question.topic),
                         ranges_topic: self.state(&question.ranges_topic),
                         dead_letter_topic: self.state(&question.dead_letter_topic),
-                        backlog: match &backlogs {
-                            Ok(backlogs) => backlogs[question].clone(),
-                            Err(error) => Err(error.clone()),
-                        },
+                        backlog: backlogs[question].clone(),
                     }),
                 };
                 (question.clone(), answer)
@@ -296,7 +297,7 @@ impl Known {
                         TopicState::Present { .. } => TOPIC_AGE,
                         TopicState::Absent => ABSENT_AGE,
                     };
-                    at.elapsed() >= age
+                    at.is_none_or(|at| at.elapsed() >= age)
                 })
             })
             .collect();
@@ -304,7 +305,7 @@ impl Known {
         if old.is_empty() {
             return Ok(refused);
         }
-        let now = Instant::now();
+        let now = Some(Instant::now());
         for (name, state) in cluster.topics(&old)? {
             match state {
                 Ok(state) => {
@@ -444,9 +445,11 @@ impl Known {
                 Err(_) => drop(self.readings.remove(question)),
             }
             if backlog.is_err() {
-                // It may have been deleted or made anew.
+                // It may have been deleted or made anew: the next round looks.
                 for topic in question.topics() {
-                    self.topics.remove(topic);
+                    if let Some((looked_at, _)) = self.topics.get_mut(topic) {
+                        *looked_at = None;
+                    }
                 }
             }
             looked.insert(question.clone(), backlog);
