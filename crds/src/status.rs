@@ -167,7 +167,7 @@ pub struct ScalingTerms {
     /// To get done what waits within the drain target.
     pub for_backlog: u32,
 
-    /// The larger of the two with a fifth of the speed in hand: no worker above this is needed.
+    /// The larger of the two with a tenth of the speed in hand: no worker above this is needed.
     pub to_scale_down: u32,
 
     /// The fewest: `minReplicas`, or the floor of this time.

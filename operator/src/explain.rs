@@ -117,7 +117,7 @@ fn term_rows(scaling: &ScalingStatus) -> Rows {
             "to drain the backlog in time",
             terms.for_backlog.to_string(),
         ),
-        ("the same, a fifth in hand", terms.to_scale_down.to_string()),
+        ("the same, a tenth in hand", terms.to_scale_down.to_string()),
         ("floor", terms.floor.to_string()),
         ("ceiling", terms.ceiling.to_string()),
         (
