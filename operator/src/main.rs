@@ -16,14 +16,18 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use kube::{Client, CustomResourceExt, runtime::events::Reporter};
+use kube::{Client, Config, CustomResourceExt, client::ClientBuilder, runtime::events::Reporter};
 use layra_crds::IngestionPipeline;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tower::limit::ConcurrencyLimitLayer;
 
 use leader::Lease;
 use reconcile::Shared;
 use telemetry::{Health, Metrics};
+
+/// Requests to the API server at the same time.
+const REQUESTS_AT_ONCE: usize = 16;
 
 /// Makes workers, topics and scaling decisions from ingestion pipelines.
 #[derive(Parser)]
@@ -109,9 +113,10 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
 
-    let client = Client::try_default()
+    let access = Config::infer()
         .await
         .context("no access to a Kubernetes API server")?;
+    let client = Client::try_from(access.clone())?;
     let own_namespace = args
         .pod_namespace
         .unwrap_or_else(|| client.default_namespace().to_owned());
@@ -125,7 +130,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         stop.clone(),
     ));
 
-    let joining = Lease::join(client.clone(), &own_namespace, &args.lease_name, &identity);
+    let joining = Lease::join(client, &own_namespace, &args.lease_name, &identity);
     let mut lease = tokio::select! {
         lease = joining => lease,
         ended = &mut server => return ended?.context("the HTTP endpoints failed"),
@@ -135,13 +140,14 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     tracing::info!(identity, lease = args.lease_name, "waiting for the lease");
 
     let shared = Arc::new(Shared {
+        client: in_turns(access)?,
         kafka: kafka::KafkaClients::default(),
+        milvus: milvus::MilvusClients::default(),
         http: reconcile::metrics_client()?,
         reporter: Reporter {
             controller: "layra-operator".to_owned(),
             instance: Some(identity),
         },
-        client,
         metrics,
         worker_image: args.worker_image,
     });
@@ -153,6 +159,14 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     stop.cancel();
     lease.release().await;
     outcome
+}
+
+/// A client with a limited number of requests at the same time, each of which is a connection of its
+/// own; an open watch counts only until its answer begins. The lease has a client without limit, so
+/// that no queue holds up its renewal.
+fn in_turns(config: Config) -> kube::Result<Client> {
+    let limit = ConcurrencyLimitLayer::new(REQUESTS_AT_ONCE);
+    Ok(ClientBuilder::try_from(config)?.with_layer(&limit).build())
 }
 
 /// The namespaces to watch; an empty variable of the environment names none.

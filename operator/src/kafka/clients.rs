@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Answer, Connection, KafkaError, Question, TopicAction, cluster::Cluster, reader::Reader,
+    Answer, Connection, KafkaError, Question, TopicAction, changes::Changes, reader::Reader,
 };
 
 /// A reader that no pipeline used for this long is closed.
@@ -24,8 +24,14 @@ pub(crate) struct KafkaClients {
 }
 
 struct Entry {
-    reader: Arc<Reader>,
+    clients: Arc<Clients>,
     used: Instant,
+}
+
+/// What reads and changes one cluster.
+struct Clients {
+    reader: Reader,
+    changes: Changes,
 }
 
 impl KafkaClients {
@@ -37,22 +43,24 @@ impl KafkaClients {
         question: &Question,
         on_change: &OnChange,
     ) -> Result<Answer, KafkaError> {
-        self.reader(connection)?.ask(question, on_change).await
+        let clients = self.clients(connection)?;
+        clients.reader.ask(question, on_change).await
     }
 
-    /// Changes a topic. Takes at most some seconds.
+    /// Changes a topic. Takes some seconds at most once its turn has come.
     pub(crate) async fn change(
         &self,
         connection: &Connection,
         action: &TopicAction,
     ) -> Result<(), KafkaError> {
-        let result = Cluster::change(connection, action).await;
+        let clients = self.clients(connection)?;
+        let result = clients.changes.make(connection, action).await;
         // What was read before the change says nothing any more.
-        self.reader(connection)?.forget_topic(action.topic());
+        clients.reader.forget_topic(action.topic());
         result
     }
 
-    fn reader(&self, connection: &Connection) -> Result<Arc<Reader>, KafkaError> {
+    fn clients(&self, connection: &Connection) -> Result<Arc<Clients>, KafkaError> {
         let key = connection.key();
         let now = Instant::now();
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,17 +68,20 @@ impl KafkaClients {
         readers.retain(|other, entry| *other == key || now.duration_since(entry.used) < IDLE);
         if let Some(entry) = readers.get_mut(&key) {
             entry.used = now;
-            return Ok(Arc::clone(&entry.reader));
+            return Ok(Arc::clone(&entry.clients));
         }
-        let reader = Arc::new(Reader::start(connection)?);
+        let clients = Arc::new(Clients {
+            reader: Reader::start(connection)?,
+            changes: Changes::default(),
+        });
         readers.insert(
             key,
             Entry {
-                reader: Arc::clone(&reader),
+                clients: Arc::clone(&clients),
                 used: now,
             },
         );
-        Ok(reader)
+        Ok(clients)
     }
 }
 
@@ -89,9 +100,9 @@ mod tests {
     #[test]
     fn pain_11_pipelines_of_one_cluster_share_a_reader() {
         let clients = KafkaClients::default();
-        let one = clients.reader(&connection("127.0.0.1:1")).unwrap();
-        let same = clients.reader(&connection("127.0.0.1:1")).unwrap();
-        let other = clients.reader(&connection("127.0.0.1:2")).unwrap();
+        let one = clients.clients(&connection("127.0.0.1:1")).unwrap();
+        let same = clients.clients(&connection("127.0.0.1:1")).unwrap();
+        let other = clients.clients(&connection("127.0.0.1:2")).unwrap();
         assert!(Arc::ptr_eq(&one, &same));
         assert!(!Arc::ptr_eq(&one, &other));
     }

@@ -1,5 +1,5 @@
-//! The client of one cluster: reads of many topics and groups at once, and changes. Every read
-//! blocks, some seconds at most.
+//! The client of one cluster: reads of many topics and groups at once. Every read blocks, some
+//! seconds at most.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,19 +9,15 @@ use std::{
 
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError as ClientError, RDKafkaErrorCode},
 };
 
-use super::{Connection, KafkaError, TopicAction, TopicState, admin};
+use super::{Connection, KafkaError, TopicState, admin};
 
 /// For each read.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
-/// For a change, the controller's work included.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The client of one cluster.
 pub(super) struct Cluster {
@@ -160,50 +156,6 @@ impl Cluster {
             .map_err(|error| self.unreachable(&error))
     }
 
-    /// Changes a topic. A client is made for it: changes are rare.
-    pub(super) async fn change(
-        connection: &Connection,
-        action: &TopicAction,
-    ) -> Result<(), KafkaError> {
-        let admin: AdminClient<DefaultClientContext> = connection
-            .client_config()
-            .create()
-            .map_err(|error| KafkaError::Settings(error.to_string()))?;
-        let options = AdminOptions::new()
-            .request_timeout(Some(CHANGE_TIMEOUT))
-            .operation_timeout(Some(CHANGE_TIMEOUT));
-        let results = match action {
-            TopicAction::Create {
-                topic,
-                partitions,
-                replication_factor,
-                config,
-            } => {
-                let replication = TopicReplication::Fixed(*replication_factor);
-                let mut new = NewTopic::new(topic, *partitions, replication);
-                for (key, value) in config {
-                    new = new.set(key, value);
-                }
-                admin.create_topics([&new], &options).await
-            }
-            TopicAction::AddPartitions { topic, partitions } => {
-                let count = usize::try_from(*partitions).unwrap_or_default();
-                admin
-                    .create_partitions([&NewPartitions::new(topic, count)], &options)
-                    .await
-            }
-        };
-        // Closing a client waits for its threads.
-        tokio::task::spawn_blocking(move || drop(admin));
-        let results = results.map_err(|error| KafkaError::Unreachable(error.to_string()))?;
-        match results.into_iter().next() {
-            // Somebody else was faster: the next reading shows what there is.
-            Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-            Some(Err((_, code))) => Err(KafkaError::Refused(in_words(code))),
-            None => Err(KafkaError::Unreachable("no answer".to_owned())),
-        }
-    }
-
     /// The client collects logs and errors until somebody takes them; nothing else ever waits
     /// there.
     fn serve_events(&self) {
@@ -262,7 +214,7 @@ impl ClientContext for LastFailure {
 impl ConsumerContext for LastFailure {}
 
 /// librdkafka's words for a code, without its name in Rust.
-fn in_words(code: RDKafkaErrorCode) -> String {
+pub(super) fn in_words(code: RDKafkaErrorCode) -> String {
     let text = code.to_string();
     match text.split_once(" (") {
         Some((_, words)) => words.trim_end_matches(')').to_owned(),

@@ -3,6 +3,7 @@
 //! a consumer group, never commits, and never reads a message.
 
 mod admin;
+mod changes;
 mod clients;
 mod cluster;
 mod connection;

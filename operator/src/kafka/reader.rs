@@ -230,8 +230,8 @@ impl Known {
         cluster: &Cluster,
         questions: &[Question],
     ) -> HashMap<Question, Result<Answer, KafkaError>> {
-        self.readings
-            .retain(|question, _| questions.contains(question));
+        let asked: HashSet<&Question> = questions.iter().collect();
+        self.readings.retain(|question, _| asked.contains(question));
         let states = self
             .brokers(cluster, &questions[0].topic)
             .and_then(|brokers| Ok((brokers, self.topics(cluster, questions)?)));
@@ -358,9 +358,9 @@ impl Known {
     }
 
     /// Topics and their sizes, tasks and ranges of all pipelines.
-    fn sizes<'a>(&self, questions: &'a [Question]) -> Vec<(&'a str, i32)> {
+    fn sizes<'a>(&self, questions: impl IntoIterator<Item = &'a Question>) -> Vec<(&'a str, i32)> {
         questions
-            .iter()
+            .into_iter()
             .flat_map(|question| [question.topic.as_str(), &question.ranges_topic])
             .map(|topic| (topic, self.partitions(topic)))
             .collect()
@@ -394,14 +394,24 @@ impl Known {
         cluster: &Cluster,
         questions: &[Question],
     ) -> Result<HashMap<Question, Result<Backlog, KafkaError>>, KafkaError> {
-        if questions.is_empty() {
-            return Ok(HashMap::new());
+        // What does not exist has no offsets: nobody needs to be asked.
+        let (questions, absent): (Vec<&Question>, Vec<&Question>) = questions
+            .iter()
+            .partition(|question| self.state(&question.topic) != TopicState::Absent);
+        let mut looked = HashMap::new();
+        for question in absent {
+            let error = KafkaError::Refused(format!("topic {} does not exist", question.topic));
+            self.readings.remove(question);
+            looked.insert(question.clone(), Err(error));
         }
-        let sizes = self.sizes(questions);
+        if questions.is_empty() {
+            return Ok(looked);
+        }
+        let sizes = self.sizes(questions.iter().copied());
         let starts = cluster.offsets(&sizes, Offset::Beginning)?;
         let mut committed = HashMap::new();
-        for question in questions {
-            let topics = self.sizes(std::slice::from_ref(question));
+        for question in &questions {
+            let topics = self.sizes([*question]);
             let answer = cluster.committed(&question.consumer_group, &topics);
             committed.insert(question, answer);
         }
@@ -416,14 +426,9 @@ impl Known {
         let ends = cluster.offsets(&sizes, Offset::End)?;
 
         let now = Instant::now();
-        let mut looked = HashMap::new();
         for question in questions {
-            let backlog = match (self.state(&question.topic), committed.remove(question)) {
-                (TopicState::Absent, _) => Err(KafkaError::Refused(format!(
-                    "topic {} does not exist",
-                    question.topic
-                ))),
-                (_, Some(Ok(committed))) => {
+            let backlog = match committed.remove(question) {
+                Some(Ok(committed)) => {
                     let part = |topic: &str| join(topic, &starts, &committed, &ends);
                     part(&question.topic).and_then(|tasks| {
                         Ok(Backlog {
@@ -433,8 +438,8 @@ impl Known {
                         })
                     })
                 }
-                (_, Some(Err(error))) => Err(error),
-                (_, None) => Err(KafkaError::Unreachable("no offsets were read".to_owned())),
+                Some(Err(error)) => Err(error),
+                None => Err(KafkaError::Unreachable("no offsets were read".to_owned())),
             };
             match &backlog {
                 Ok(backlog) => {

@@ -1,22 +1,22 @@
 //! What the operator needs of Milvus: which collections of a pipeline have another index than the
 //! pipeline asks for. It reads; it never creates, changes, loads or drops anything.
 
+mod clients;
 mod drift;
 
 use std::time::Duration;
 
 use layra_crds::{DriftedCollection, MilvusSpec};
 use milvus::v2::prelude::{
-    ClientV2, ConnectConfig, DescribeIndexRequest, Error, IndexDesc, IndexType,
-    ListCollectionsRequest, MetricType, RetryConfig, TelemetryConfig,
+    ClientV2, DescribeIndexRequest, Error, IndexDesc, IndexType, MetricType,
 };
+
+pub(crate) use clients::MilvusClients;
 
 use drift::{FoundIndex, difference};
 
 /// The vector field of a collection.
 const VECTOR_FIELD: &str = "vector";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const RPC_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one whole check, whatever the number of collections.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -29,6 +29,50 @@ pub(crate) struct IndexReport {
     pub(crate) drifted: Vec<DriftedCollection>,
 }
 
+impl MilvusClients {
+    /// Compares the index of each of the pipeline's collections with the one in the spec.
+    pub(crate) async fn check_indexes(
+        &self,
+        spec: &MilvusSpec,
+        token: Option<&str>,
+    ) -> Result<IndexReport, MilvusError> {
+        tokio::time::timeout(CHECK_TIMEOUT, self.check(spec, token))
+            .await
+            .unwrap_or_else(|_| Err(MilvusError::Unreachable("the check timed out".to_owned())))
+    }
+
+    async fn check(
+        &self,
+        spec: &MilvusSpec,
+        token: Option<&str>,
+    ) -> Result<IndexReport, MilvusError> {
+        let server = self.server(&spec.uri, token);
+        let listing = server.listing().await?;
+        let mut names: Vec<&String> = listing
+            .collections
+            .iter()
+            .filter(|name| spec.owns_collection(name))
+            .collect();
+        names.sort_unstable();
+
+        let mut report = IndexReport {
+            collections: names.len(),
+            drifted: Vec::new(),
+        };
+        for name in names {
+            let _turn = server.turn().await;
+            let found = vector_index(&listing.client, name).await?;
+            if let Some(difference) = difference(found.as_ref(), &spec.index) {
+                report.drifted.push(DriftedCollection {
+                    name: name.clone(),
+                    difference,
+                });
+            }
+        }
+        Ok(report)
+    }
+}
+
 /// Milvus did not answer, or not as expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MilvusError {
@@ -38,67 +82,6 @@ pub(crate) enum MilvusError {
     /// The token was refused.
     #[error("{0}")]
     Unauthenticated(String),
-}
-
-/// Compares the index of each of the pipeline's collections with the one in the spec.
-pub(crate) async fn check_indexes(
-    spec: &MilvusSpec,
-    token: Option<&str>,
-) -> Result<IndexReport, MilvusError> {
-    tokio::time::timeout(CHECK_TIMEOUT, check(spec, token))
-        .await
-        .unwrap_or_else(|_| Err(MilvusError::Unreachable("the check timed out".to_owned())))
-}
-
-async fn check(spec: &MilvusSpec, token: Option<&str>) -> Result<IndexReport, MilvusError> {
-    let client = connect(spec, token).await?;
-    let request = ListCollectionsRequest::builder()
-        .build()
-        .map_err(|error| from_client(&error))?;
-    let all = client
-        .list_collections(request)
-        .await
-        .map_err(|error| from_client(&error))?;
-    let mut names: Vec<&String> = all
-        .collection_names()
-        .iter()
-        .filter(|name| spec.owns_collection(name))
-        .collect();
-    names.sort_unstable();
-
-    let mut report = IndexReport {
-        collections: names.len(),
-        drifted: Vec::new(),
-    };
-    for name in names {
-        let found = vector_index(&client, name).await?;
-        if let Some(difference) = difference(found.as_ref(), &spec.index) {
-            report.drifted.push(DriftedCollection {
-                name: name.clone(),
-                difference,
-            });
-        }
-    }
-    Ok(report)
-}
-
-async fn connect(spec: &MilvusSpec, token: Option<&str>) -> Result<ClientV2, MilvusError> {
-    // The client's own defaults retry 75 times, for minutes. The next check is the retry here.
-    let retry = RetryConfig::new()
-        .max_attempts(1)
-        .max_retry_timeout(RPC_TIMEOUT);
-    let mut config = ConnectConfig::new()
-        .uri(&spec.uri)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .rpc_timeout(RPC_TIMEOUT)
-        .retry(retry)
-        .telemetry(TelemetryConfig::new().enabled(false));
-    if let Some(token) = token {
-        config = config.token(token);
-    }
-    ClientV2::new(&config)
-        .await
-        .map_err(|error| from_client(&error))
 }
 
 /// The index of the vector field, `None` if there is none.
@@ -176,7 +159,7 @@ mod tests {
             search: SearchSpec::default(),
         };
         let started = std::time::Instant::now();
-        let result = check_indexes(&spec, None).await;
+        let result = MilvusClients::default().check_indexes(&spec, None).await;
         assert!(
             matches!(result, Err(MilvusError::Unreachable(_))),
             "{result:?}"

@@ -43,6 +43,7 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
 
     let forgetful = Arc::clone(&context);
     let edited = watcher(api, watcher::Config::default())
+        .modify(|pipeline| pipeline.managed_fields_mut().clear())
         .default_backoff()
         .reflect(writer)
         .inspect(move |event| {

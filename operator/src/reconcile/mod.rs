@@ -26,7 +26,7 @@ use kube::{
 };
 use layra_crds::{ConfigError, IngestionPipeline};
 
-use crate::{kafka::KafkaClients, telemetry::Metrics};
+use crate::{kafka::KafkaClients, milvus::MilvusClients, telemetry::Metrics};
 use memory::Memory;
 use secrets::SecretCache;
 use stores::{Stores, Triggers};
@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     /// For Kafka.
     pub(crate) kafka: KafkaClients,
+    /// For Milvus.
+    pub(crate) milvus: MilvusClients,
     /// Whom events come from.
     pub(crate) reporter: Reporter,
     /// For Prometheus.

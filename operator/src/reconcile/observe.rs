@@ -17,7 +17,7 @@ use super::{
 use crate::{
     autoscale::{Backlog, Counts},
     kafka::{Connection, KafkaError, OnChange, Question, Security},
-    milvus::{self, IndexReport, MilvusError},
+    milvus::{IndexReport, MilvusError},
     resources,
 };
 
@@ -44,7 +44,7 @@ pub(super) async fn observe(
         .state_filter(|pod| is_worker_of(pod.labels(), pipeline));
     let (answer, indexes, counts) = tokio::join!(
         ask_kafka(context, pipeline, connection.as_ref()),
-        compare_indexes(pipeline, &secrets, memory.indexes.take(), now),
+        compare_indexes(context, pipeline, &secrets, memory.indexes.take(), now),
         read_counts(context, pipeline, &pods, memory.counts.take(), now),
     );
     memory.counts = Some(counts.clone());
@@ -224,6 +224,7 @@ fn remembered_topics(memory: &Memory, now: Timestamp) -> Option<Topics> {
 
 /// The last comparison while it is fresh, else a new one.
 async fn compare_indexes(
+    context: &Context,
     pipeline: &IngestionPipeline,
     secrets: &[ReadSecret],
     last: Option<IndexCheck>,
@@ -240,7 +241,7 @@ async fn compare_indexes(
             return last;
         }
     }
-    let result = indexes(pipeline, secrets).await;
+    let result = indexes(context, pipeline, secrets).await;
     IndexCheck {
         at: now,
         generation,
@@ -249,6 +250,7 @@ async fn compare_indexes(
 }
 
 async fn indexes(
+    context: &Context,
     pipeline: &IngestionPipeline,
     secrets: &[ReadSecret],
 ) -> Result<IndexReport, Problem> {
@@ -262,7 +264,9 @@ async fn indexes(
     let token = secret
         .and_then(|secret| secret.data.get("token"))
         .map(|ByteString(bytes)| String::from_utf8_lossy(bytes).trim().to_owned());
-    milvus::check_indexes(spec, token.as_deref())
+    context
+        .milvus
+        .check_indexes(spec, token.as_deref())
         .await
         .map_err(|error| match error {
             MilvusError::Unreachable(message) => Problem::new(
