@@ -410,8 +410,8 @@ impl Known {
         let sizes = self.sizes(questions.iter().copied());
         let starts = cluster.offsets(&sizes, Offset::Beginning)?;
         let mut committed = HashMap::new();
-        for question in &questions {
-            let topics = self.sizes([*question]);
+        for question in questions.iter().copied() {
+            let topics = self.sizes([question]);
             let answer = cluster.committed(&question.consumer_group, &topics);
             committed.insert(question, answer);
         }
