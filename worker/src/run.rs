@@ -237,7 +237,8 @@ impl Worker {
         } else {
             Some(Range::from_headers(message.headers()))
         };
-        let parsed = task::parse(message.payload().unwrap_or_default()).map_err(Failure::from);
+        let payload = message.payload().unwrap_or_default();
+        let parsed = task::parse(payload).map_err(Failure::from);
         let result = match (range.transpose(), parsed) {
             (Err(failure), _) | (_, Err(failure)) => Err(failure),
             (Ok(None), Ok(Message::Foreign)) => self.foreign(message, cancel).await,
@@ -254,7 +255,13 @@ impl Worker {
         match result {
             Err(failure) if failure.rejects_document() => {
                 let rejection = Rejection::from(&failure);
-                self.dead_letter(message, &own, &rejection, cancel).await
+                self.dead_letter(message, &own, &rejection, cancel).await?;
+                if let Some((task_id, file_id)) = task::shown_as(payload) {
+                    let file_id = file_id.unwrap_or_else(|| own.to_string());
+                    let why = &rejection.message;
+                    self.progress.failed(&task_id, &file_id, why).await;
+                }
+                Ok(())
             }
             result => result,
         }
@@ -325,7 +332,10 @@ impl Worker {
                     .retry
                     .run(Stage::Mongodb, cancel, lettered)
                     .await?;
-                self.progress.failed(task, &rejection.message).await;
+                let why = &rejection.message;
+                self.progress
+                    .failed(&task.task_id, &task.file.file_id, why)
+                    .await;
                 Ok(())
             }
             Outcome::Again(entry) => self.request(&entry, cancel).await,

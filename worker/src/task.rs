@@ -151,12 +151,25 @@ pub fn parse(payload: &[u8]) -> Result<Message, TaskError> {
             name: text(file, "original_filename", "file_meta.original_filename")?,
             url: match file.get("minio_url") {
                 None | Some(Value::Null) => None,
+                // It names nothing, and nothing depends on it.
+                Some(Value::String(url)) if url.is_empty() => None,
                 Some(_) => Some(text(file, "minio_url", "file_meta.minio_url")?),
             },
         },
     };
     task.check()?;
     Ok(Message::Task(task))
+}
+
+/// Where a message that is no task is nevertheless shown: the id of its task, and that of its file if
+/// it has one. Who waits for the task hears of it then.
+#[must_use]
+pub fn shown_as(payload: &[u8]) -> Option<(String, Option<String>)> {
+    let message: Value = serde_json::from_slice(payload).ok()?;
+    let text = |value: Option<&Value>| value?.as_str().map(str::to_owned);
+    let file = message.get("file_meta");
+    let file_id = text(file.and_then(|file| file.get("file_id")));
+    Some((text(message.get("task_id"))?, file_id))
 }
 
 impl From<&Entry> for Task {
@@ -286,6 +299,18 @@ mod tests {
     }
 
     #[test]
+    fn a_link_may_be_missing() {
+        for link in [json!(null), json!("")] {
+            let mut message = layras();
+            message["file_meta"]["minio_url"] = link;
+            let Ok(Message::Task(task)) = parsed(&message) else {
+                panic!("no task")
+            };
+            assert_eq!(task.file.url, None);
+        }
+    }
+
+    #[test]
     fn a_type_key_makes_a_message_foreign_whatever_else_it_has() {
         let mut message = layras();
         message["type"] = json!("workflow");
@@ -361,6 +386,21 @@ mod tests {
             );
             assert_eq!(error.reason(), "InvalidTask");
         }
+    }
+
+    #[test]
+    fn a_message_that_is_no_task_is_shown_where_it_says() {
+        let mut message = layras();
+        message["knowledge_db_id"] = json!("a;drop");
+        let shown = |value: &Value| shown_as(value.to_string().as_bytes());
+        let task = message["task_id"].as_str().map(str::to_owned).unwrap();
+        let file = message["file_meta"]["file_id"].as_str().map(str::to_owned);
+        assert_eq!(shown(&message), Some((task.clone(), file)));
+        message["file_meta"] = json!(7);
+        assert_eq!(shown(&message), Some((task, None)));
+        message["task_id"] = json!(7);
+        assert_eq!(shown(&message), None);
+        assert_eq!(shown_as(b"\xff"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod faults;
 mod ledger;
 mod lifecycle;
 mod memory;
+mod progress;
 mod scaling;
 mod scene;
 mod trouble;

@@ -19,6 +19,10 @@ use super::{Connection, KafkaError, TopicState, admin};
 /// For each read.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Topics, or partitions, in one request: librdkafka looks each answer up in a list of all, which
+/// takes longer than a few requests more when there are thousands.
+const IN_ONE_REQUEST: usize = 250;
+
 /// The client of one cluster.
 pub(super) struct Cluster {
     consumer: BaseConsumer<LastFailure>,
@@ -44,8 +48,11 @@ impl Cluster {
         names: &[&str],
     ) -> Result<HashMap<String, Result<TopicState, KafkaError>>, KafkaError> {
         self.serve_events();
-        let described = admin::describe_topics(self.consumer.client(), names, READ_TIMEOUT)
-            .map_err(|error| self.unreachable(&error))?;
+        let mut described = HashMap::with_capacity(names.len());
+        for names in names.chunks(IN_ONE_REQUEST) {
+            let answer = admin::describe_topics(self.consumer.client(), names, READ_TIMEOUT);
+            described.extend(answer.map_err(|error| self.unreachable(&error))?);
+        }
         self.consumer.context().forget();
         let answers = described.into_iter().map(|(name, answer)| {
             let state = match answer {
@@ -71,7 +78,8 @@ impl Cluster {
     }
 
     /// The first or, at `read_committed`, the end offset of every partition of these topics; every
-    /// leader is asked once. A topic of which one partition has no answer has none.
+    /// leader is asked once for some hundreds of them. A topic of which one partition has no answer
+    /// has none.
     ///
     /// librdkafka (2.12, `rd_kafka_offsets_for_times`) sends the number in the list's offset field
     /// as the timestamp of a `ListOffsets` request, and its configured `isolation.level` with it.
@@ -83,18 +91,19 @@ impl Cluster {
         topics: &[(&str, i32)],
         which: Offset,
     ) -> Result<HashMap<String, Result<Vec<i64>, KafkaError>>, KafkaError> {
-        let mut list = TopicPartitionList::new();
-        for (topic, partitions) in topics {
-            for partition in 0..*partitions {
-                list.add_partition_offset(topic, partition, which)
+        let all: Vec<(&str, i32)> = topics
+            .iter()
+            .flat_map(|(topic, partitions)| (0..*partitions).map(|partition| (*topic, partition)))
+            .collect();
+        let mut answers = Vec::new();
+        for partitions in all.chunks(IN_ONE_REQUEST) {
+            let mut list = TopicPartitionList::with_capacity(partitions.len());
+            for (topic, partition) in partitions {
+                list.add_partition_offset(topic, *partition, which)
                     .map_err(|error| KafkaError::Refused(error.to_string()))?;
             }
-        }
-        if list.count() > 0 {
-            list = self
-                .consumer
-                .offsets_for_times(list, READ_TIMEOUT)
-                .map_err(|error| self.unreachable(&error))?;
+            let answer = self.consumer.offsets_for_times(list, READ_TIMEOUT);
+            answers.push(answer.map_err(|error| self.unreachable(&error))?);
         }
         let mut found: HashMap<String, Result<Vec<i64>, KafkaError>> = topics
             .iter()
@@ -103,7 +112,7 @@ impl Cluster {
                 ((*topic).to_owned(), Ok(none))
             })
             .collect();
-        for element in list.elements() {
+        for element in answers.iter().flat_map(TopicPartitionList::elements) {
             let Some(answer) = found.get_mut(element.topic()) else {
                 continue;
             };

@@ -24,6 +24,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// a processor, here or at the brokers.
 const TIMES_A_ROUND: u32 = 8;
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
+/// An urgent round waits for others that want it too: so long, or as long as the last one took.
+const GATHERING: Duration = Duration::from_millis(50);
 /// How old the answer about a topic's existence, and about an idle pipeline's group, may be.
 const TOPIC_AGE: Duration = Duration::from_secs(30);
 const GROUP_AGE: Duration = Duration::from_secs(30);
@@ -45,7 +47,7 @@ struct Board {
     entries: Mutex<HashMap<Question, Entry>>,
     /// Topics that were changed.
     changed: Mutex<HashSet<String>>,
-    /// A question is new, or a topic was changed: the next round must not wait.
+    /// Somebody waits for an answer: the next round must come soon.
     urgent: Mutex<bool>,
     wake: Condvar,
 }
@@ -75,10 +77,11 @@ impl Reader {
                         let answers = known.round(&cluster, &questions);
                         board.publish(&answers);
                     }
-                    let pause = (began.elapsed() * TIMES_A_ROUND)
+                    let round = began.elapsed();
+                    let pause = (round * TIMES_A_ROUND)
                         .clamp(INTERVAL, LONGEST_INTERVAL)
-                        .saturating_sub(began.elapsed());
-                    board.pause(pause);
+                        .saturating_sub(round);
+                    board.pause(pause, round.max(GATHERING));
                 }
             })
             .map_err(|error| KafkaError::Settings(format!("no thread for the client: {error}")))?;
@@ -112,7 +115,6 @@ impl Reader {
                 entry.answer.send_replace(None);
             }
         }
-        self.board.hurry();
     }
 }
 
@@ -126,7 +128,12 @@ impl Board {
         if let Some(entry) = entries.get_mut(question) {
             entry.asked = Instant::now();
             entry.on_change = Arc::clone(on_change);
-            return entry.answer.subscribe();
+            let answer = entry.answer.subscribe();
+            drop(entries);
+            if answer.borrow().is_none() {
+                self.hurry();
+            }
+            return answer;
         }
         let (answer, receiver) = watch::channel(None);
         entries.insert(
@@ -187,14 +194,18 @@ impl Board {
         self.wake.notify_one();
     }
 
-    /// Sleeps, until the next round is urgent at the longest.
-    fn pause(&self, pause: Duration) {
+    /// Sleeps; not to the end of the pause, but for `gathering`, once the next round is urgent.
+    fn pause(&self, pause: Duration, gathering: Duration) {
+        let until = Instant::now() + pause;
         let urgent = lock(&self.urgent);
-        let (mut urgent, _) = self
+        let (urgent, _) = self
             .wake
             .wait_timeout_while(urgent, pause, |urgent| !*urgent)
             .unwrap_or_else(PoisonError::into_inner);
-        *urgent = false;
+        drop(urgent);
+        let left = until.saturating_duration_since(Instant::now());
+        std::thread::sleep(gathering.min(left));
+        *lock(&self.urgent) = false;
     }
 }
 

@@ -59,12 +59,17 @@ async fn change_topics(
     let Ok(connection) = observe::connection_of(context, pipeline) else {
         return Vec::new();
     };
+    memory.topic_failure = None;
+    let changes = plan
+        .topic_actions
+        .iter()
+        .map(|action| context.kafka.change(&connection, action));
+    let results = futures::future::join_all(changes).await;
     let mut notes = Vec::new();
-    for action in &plan.topic_actions {
-        match context.kafka.change(&connection, action).await {
+    for (action, result) in plan.topic_actions.iter().zip(results) {
+        match result {
             Ok(()) => {
                 tracing::info!(topic = action.topic(), ?action, "topic changed");
-                memory.topic_failure = None;
                 notes.push(topic_changed(action));
             }
             Err(error) => {
@@ -74,7 +79,6 @@ async fn change_topics(
                     at: now,
                     message: error.to_string(),
                 });
-                break;
             }
         }
     }

@@ -81,27 +81,27 @@ impl Progress {
     /// A file's work begins.
     pub async fn started(&self, task: &Task) {
         let message = format!("Processing {}...", task.file.name);
-        self.run(STARTED, task, &[&task.file.file_id, &message])
+        self.run(STARTED, &task.task_id, &[&task.file.file_id, &message])
             .await;
     }
 
     /// A file is searchable.
     pub async fn succeeded(&self, task: &Task) {
-        self.run(FINISHED, task, &[&task.file.file_id, ""]).await;
-    }
-
-    /// A file could not be processed.
-    pub async fn failed(&self, task: &Task, why: &str) {
-        let message = format!("File processing failed: {why}");
-        self.run(FINISHED, task, &[&task.file.file_id, &message])
+        self.run(FINISHED, &task.task_id, &[&task.file.file_id, ""])
             .await;
     }
 
-    async fn run(&self, script: &str, task: &Task, arguments: &[&str]) {
+    /// A file could not be processed.
+    pub async fn failed(&self, task_id: &str, file_id: &str, why: &str) {
+        let message = format!("File processing failed: {why}");
+        self.run(FINISHED, task_id, &[file_id, &message]).await;
+    }
+
+    async fn run(&self, script: &str, task_id: &str, arguments: &[&str]) {
         let Some(connection) = &self.connection else {
             return;
         };
-        let hash = format!("task:{}", task.task_id);
+        let hash = format!("task:{task_id}");
         let script = Script::new(script);
         let mut call = script.key(&hash);
         call.key(format!("{hash}:counted"));
@@ -118,7 +118,7 @@ impl Progress {
             }
         };
         if tokio::time::timeout(PATIENCE, attempts).await.is_err() {
-            tracing::warn!(task = task.task_id, "the progress display was not updated");
+            tracing::warn!(task = task_id, "the progress display was not updated");
         }
     }
 }

@@ -1,0 +1,102 @@
+//! LAYRA's progress display, read from the real Redis.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use layra_e2e::cluster::eventually;
+use layra_e2e::faults::fleet::Fleet;
+use layra_e2e::layra::{Upload, User, random_id};
+use layra_e2e::pdf;
+use layra_e2e::timeline::stored_pages;
+use layra_e2e::worker_cli::WorkerCli;
+use redis::AsyncCommands;
+use serde_json::json;
+
+use crate::scene::Stage;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// The task of an upload, without its announcement.
+async fn send(user: &User, task_id: &str, upload: &Upload) -> Result<()> {
+    let task = json!({
+        "task_id": task_id,
+        "username": user.name,
+        "knowledge_db_id": user.knowledge_base,
+        "file_meta": {
+            "file_id": upload.file_id,
+            "minio_filename": upload.key,
+            "original_filename": upload.filename,
+            "minio_url": "",
+        },
+    });
+    user.send(task.to_string().as_bytes()).await
+}
+
+#[tokio::test]
+async fn every_file_of_a_task_counts_and_an_expired_task_stays_away() -> Result<()> {
+    let stage = Stage::new("progress").await?;
+    let result = async {
+        let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        stage.apply_until_ready(&patch).await?;
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let mut worker = Fleet::start(&cli, 1)?;
+        let user = stage.user().await?;
+        let mut redis = stage.stores.redis.clone();
+        let good = pdf::with_pages(&["A good page."]);
+        let encrypted = include_bytes!("encrypted.pdf").to_vec();
+
+        let task = format!("{}_{}", user.name, random_id());
+        let key = format!("task:{task}");
+        let initial = [("status", "processing"), ("total", "4"), ("processed", "0")];
+        let () = redis.hset_multiple(&key, &initial).await?;
+        let () = redis.expire(&key, 1800).await?;
+        let bad = user.put("bad.pdf", encrypted).await?;
+        send(&user, &task, &bad).await?;
+        let display = async |processed: &str| {
+            let mut redis = stage.stores.redis.clone();
+            eventually("the display", 2 * MINUTE, async || {
+                let now: HashMap<String, String> = redis.hgetall(&key).await?;
+                Ok((now["processed"] == processed).then_some(now))
+            })
+            .await
+        };
+        let failed = display("1").await?;
+        ensure!(failed["status"] == "failed", "{failed:?}");
+        let invalid = json!({"task_id": task, "username": user.name, "file_meta": 7});
+        user.send(invalid.to_string().as_bytes()).await?;
+        let both = display("2").await?;
+        ensure!(
+            both["message"].contains("`file_meta` must be an object"),
+            "{both:?}"
+        );
+        for name in ["first.pdf", "second.pdf"] {
+            let upload = user.put(name, good.clone()).await?;
+            send(&user, &task, &upload).await?;
+        }
+        let all = display("4").await?;
+        ensure!(all["status"] == "failed", "not overwritten: {all:?}");
+        ensure!(all["message"] == both["message"], "{all:?}");
+        ensure!(all.len() == 4, "LAYRA knows no further field: {all:?}");
+        let left: i64 = redis.ttl(&key).await?;
+        ensure!(
+            (1..=1800).contains(&left),
+            "its time to live is LAYRA's: {left}"
+        );
+
+        let expired = format!("{}_{}", user.name, random_id());
+        let upload = user.put("late.pdf", good).await?;
+        send(&user, &expired, &upload).await?;
+        eventually("the late file's page", 2 * MINUTE, async || {
+            let pages = stored_pages(&stage.stores, &user.knowledge_base).await?;
+            Ok((pages == 3).then_some(()))
+        })
+        .await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let is_back: bool = redis.exists(format!("task:{expired}")).await?;
+        ensure!(!is_back, "a hash without an end would be there for ever");
+        worker.stop().await
+    }
+    .await;
+    stage.finish(result).await
+}
