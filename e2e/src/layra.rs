@@ -156,13 +156,19 @@ impl User {
 
     /// Sends any bytes as a message.
     pub async fn send(&self, value: &[u8]) -> Result<()> {
+        self.send_with_key(None, value).await
+    }
+
+    /// The same with a key; LAYRA's own messages have none.
+    pub async fn send_with_key(&self, key: Option<&str>, value: &[u8]) -> Result<()> {
         let headers = OwnedHeaders::new().insert(Header {
             key: "priority",
             value: Some("1"),
         });
-        let record: FutureRecord<'_, (), [u8]> = FutureRecord::to(&self.topic)
+        let mut record: FutureRecord<'_, str, [u8]> = FutureRecord::to(&self.topic)
             .payload(value)
             .headers(headers);
+        record.key = key;
         self.producer
             .send(record, Duration::from_secs(20))
             .await

@@ -4,6 +4,7 @@
 //! Deployment, `fleet` the operator with many idle pipelines. Both print what they measured; neither
 //! judges it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -247,8 +248,11 @@ async fn fleet(scene: &Scene, count: usize, quiet: Duration) -> Result<()> {
         "reads             {:.0} a minute (all clients of these kinds)",
         (calls.reads - before.0.reads) * 60.0 / seconds
     );
-    println!("writes            {:.0}", calls.writes - before.0.writes);
-    println!("writes of leases  {:.0}", calls.leases - before.0.leases);
+    for (kind, count) in &calls.writes {
+        let earlier = before.0.writes.get(kind).copied().unwrap_or_default();
+        println!("writes {kind:28} {:.0}", count - earlier);
+    }
+    println!("(leases: of all components; events: of the kubelet too)");
     Ok(())
 }
 
@@ -256,12 +260,12 @@ async fn fleet(scene: &Scene, count: usize, quiet: Duration) -> Result<()> {
 #[derive(Default)]
 struct Calls {
     reads: f64,
-    writes: f64,
-    leases: f64,
+    /// By kind.
+    writes: BTreeMap<String, f64>,
 }
 
 async fn api_calls(scene: &Scene) -> Result<Calls> {
-    const KINDS: [&str; 8] = [
+    const KINDS: [&str; 9] = [
         "ingestionpipelines",
         "deployments",
         "configmaps",
@@ -270,6 +274,7 @@ async fn api_calls(scene: &Scene) -> Result<Calls> {
         "pods",
         "secrets",
         "events",
+        "leases",
     ];
     let text = scene.kubectl(&["get", "--raw", "/metrics"]).await?;
     let mut calls = Calls::default();
@@ -292,9 +297,10 @@ async fn api_calls(scene: &Scene) -> Result<Calls> {
             Some("POST" | "PUT" | "PATCH" | "APPLY" | "DELETE")
         );
         match (resource, is_write) {
-            ("leases", true) => calls.leases += value,
-            (kind, true) if KINDS.contains(&kind) => calls.writes += value,
-            (kind, false) if KINDS.contains(&kind) => calls.reads += value,
+            (kind, true) if KINDS.contains(&kind) => {
+                *calls.writes.entry(kind.to_owned()).or_default() += value;
+            }
+            (kind, false) if KINDS.contains(&kind) && kind != "leases" => calls.reads += value,
             _ => {}
         }
     }

@@ -203,7 +203,8 @@ async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<
         stage.apply_until_ready(&patch).await?;
         let user = stage.user().await?;
         let workflow = r#"{"type": "workflow", "task_id": "alice_w", "workflow_data": {}}"#;
-        user.send(workflow.as_bytes()).await?;
+        user.send_with_key(Some("run 7"), workflow.as_bytes())
+            .await?;
         let upload = user
             .upload_bytes("webp.pdf", pdf::with_pages(&["Small.", "Smaller."]))
             .await?;
@@ -214,6 +215,7 @@ async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<
         .await?;
         ensure!(handed_on.value == workflow, "byte for byte: {handed_on:?}");
         ensure!(handed_on.header("priority") == Some("1"), "{handed_on:?}");
+        ensure!(handed_on.key.as_deref() == Some("run 7"), "{handed_on:?}");
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.total_pages() == 2, "{audit:?}");

@@ -32,6 +32,7 @@ fn namespace() -> String {
 /// A message as it was read back.
 #[derive(Debug)]
 pub struct Letter {
+    pub key: Option<String>,
     pub value: String,
     pub headers: Vec<(String, String)>,
 }
@@ -208,6 +209,9 @@ impl Stage {
                 .poll(Duration::from_secs(10))
                 .context("a message within 10 s")??;
             messages.push(Letter {
+                key: message
+                    .key()
+                    .map(|key| String::from_utf8_lossy(key).into_owned()),
                 value: String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned(),
                 headers: headers(&message),
             });

@@ -8,14 +8,11 @@ use std::{
 };
 
 use super::{
-    Answer, Connection, KafkaError, Question, TopicAction, changes::Changes, reader::Reader,
+    Answer, Asker, Connection, KafkaError, Question, TopicAction, changes::Changes, reader::Reader,
 };
 
 /// A reader that no pipeline used for this long is closed.
 const IDLE: Duration = Duration::from_mins(10);
-
-/// Called when an answer changed. Must not block.
-pub(crate) type OnChange = Arc<dyn Fn() + Send + Sync>;
 
 /// All readers.
 #[derive(Default)]
@@ -35,16 +32,16 @@ struct Clients {
 }
 
 impl KafkaClients {
-    /// The newest answer to a question, which is read again and again from now on; `on_change` is
-    /// called whenever it changes. Waits for the first one, some seconds at most.
+    /// The newest answer to a question, which is read again and again from now on; the asker
+    /// is called whenever it changes. Waits for the first one, some seconds at most.
     pub(crate) async fn ask(
         &self,
         connection: &Connection,
         question: &Question,
-        on_change: &OnChange,
+        asker: &Asker,
     ) -> Result<Answer, KafkaError> {
         let clients = self.clients(connection)?;
-        clients.reader.ask(question, on_change).await
+        clients.reader.ask(question, asker).await
     }
 
     /// Changes a topic. Takes some seconds at most once its turn has come.
@@ -116,10 +113,13 @@ mod tests {
             dead_letter_topic: "tasks.dlq".into(),
             consumer_group: "workers".into(),
         };
-        let nothing: OnChange = Arc::new(|| {});
+        let asker = Asker {
+            name: "rag/contracts".into(),
+            on_change: Arc::new(|| {}),
+        };
         // Nothing listens on ports 1 and 2.
         let (dead, other) = (connection("127.0.0.1:1"), connection("127.0.0.1:2"));
-        let ask = |connection| clients.ask(connection, &question, &nothing);
+        let ask = |connection| clients.ask(connection, &question, &asker);
         let (first, second) = tokio::join!(ask(&dead), ask(&other));
         for answer in [first, second] {
             let Err(KafkaError::Unreachable(message)) = answer else {

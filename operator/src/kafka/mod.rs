@@ -3,6 +3,7 @@
 //! a consumer group, never commits, and never reads a message.
 
 mod admin;
+mod board;
 mod changes;
 mod clients;
 mod cluster;
@@ -11,7 +12,8 @@ mod reader;
 
 use crate::autoscale::Backlog;
 
-pub(crate) use clients::{KafkaClients, OnChange};
+pub(crate) use board::Asker;
+pub(crate) use clients::KafkaClients;
 pub(crate) use connection::{Connection, Security};
 
 /// What a pipeline wants to know.
@@ -25,6 +27,12 @@ pub(crate) struct Question {
     pub(crate) dead_letter_topic: String,
     /// The workers' group.
     pub(crate) consumer_group: String,
+}
+
+impl Question {
+    fn topics(&self) -> [&str; 3] {
+        [&self.topic, &self.ranges_topic, &self.dead_letter_topic]
+    }
 }
 
 /// What the cluster answered.

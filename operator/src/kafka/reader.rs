@@ -6,15 +6,16 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use rdkafka::Offset;
-use tokio::sync::watch;
 
 use super::{
-    Answer, Connection, KafkaError, Question, TopicState, clients::OnChange, cluster::Cluster,
+    Answer, Connection, KafkaError, Question, TopicState,
+    board::{Asker, Board},
+    cluster::Cluster,
 };
 use crate::autoscale::{Backlog, PartitionOffsets};
 
@@ -31,31 +32,12 @@ const TOPIC_AGE: Duration = Duration::from_secs(30);
 const GROUP_AGE: Duration = Duration::from_secs(30);
 /// A topic that does not exist is looked for again after this time.
 const ABSENT_AGE: Duration = Duration::from_secs(2);
-/// A question that nobody repeated for this long is forgotten.
-const INTEREST: Duration = Duration::from_mins(3);
 /// How long a new question waits for its first answer.
 const PATIENCE: Duration = Duration::from_secs(12);
 
 /// The reader of one cluster. Its thread ends with it.
 pub(super) struct Reader {
     board: Arc<Board>,
-}
-
-/// Questions and their newest answers, shared with the thread.
-#[derive(Default)]
-struct Board {
-    entries: Mutex<HashMap<Question, Entry>>,
-    /// Topics that were changed.
-    changed: Mutex<HashSet<String>>,
-    /// Somebody waits for an answer: the next round must come soon.
-    urgent: Mutex<bool>,
-    wake: Condvar,
-}
-
-struct Entry {
-    answer: watch::Sender<Option<Result<Answer, KafkaError>>>,
-    on_change: OnChange,
-    asked: Instant,
 }
 
 impl Reader {
@@ -92,9 +74,9 @@ impl Reader {
     pub(super) async fn ask(
         &self,
         question: &Question,
-        on_change: &OnChange,
+        asker: &Asker,
     ) -> Result<Answer, KafkaError> {
-        let mut answer = self.board.subscribe(question, on_change);
+        let mut answer = self.board.subscribe(question, asker);
         let first = tokio::time::timeout(PATIENCE, answer.wait_for(Option::is_some)).await;
         match first {
             Ok(Ok(answer)) => answer
@@ -109,109 +91,7 @@ impl Reader {
 
     /// A topic was changed: what is known of it says nothing any more.
     pub(super) fn forget_topic(&self, topic: &str) {
-        lock(&self.board.changed).insert(topic.to_owned());
-        for (question, entry) in lock(&self.board.entries).iter() {
-            if question.topics().contains(&topic) {
-                entry.answer.send_replace(None);
-            }
-        }
-    }
-}
-
-impl Board {
-    fn subscribe(
-        &self,
-        question: &Question,
-        on_change: &OnChange,
-    ) -> watch::Receiver<Option<Result<Answer, KafkaError>>> {
-        let mut entries = lock(&self.entries);
-        if let Some(entry) = entries.get_mut(question) {
-            entry.asked = Instant::now();
-            entry.on_change = Arc::clone(on_change);
-            let answer = entry.answer.subscribe();
-            drop(entries);
-            if answer.borrow().is_none() {
-                self.hurry();
-            }
-            return answer;
-        }
-        let (answer, receiver) = watch::channel(None);
-        entries.insert(
-            question.clone(),
-            Entry {
-                answer,
-                on_change: Arc::clone(on_change),
-                asked: Instant::now(),
-            },
-        );
-        drop(entries);
-        self.hurry();
-        receiver
-    }
-
-    fn questions(&self) -> Vec<Question> {
-        let mut entries = lock(&self.entries);
-        entries.retain(|_, entry| entry.asked.elapsed() < INTEREST);
-        entries.keys().cloned().collect()
-    }
-
-    fn take_changed(&self) -> HashSet<String> {
-        std::mem::take(&mut *lock(&self.changed))
-    }
-
-    fn publish(&self, answers: &HashMap<Question, Result<Answer, KafkaError>>) {
-        let changed_meanwhile = lock(&self.changed).clone();
-        let mut call = Vec::new();
-        for (question, entry) in lock(&self.entries).iter() {
-            let Some(answer) = answers.get(question) else {
-                continue;
-            };
-            if question
-                .topics()
-                .iter()
-                .any(|topic| changed_meanwhile.contains(*topic))
-            {
-                continue;
-            }
-            let differs = entry.answer.send_if_modified(|known| {
-                let differs = known.as_ref() != Some(answer);
-                if differs {
-                    *known = Some(answer.clone());
-                }
-                differs
-            });
-            if differs {
-                call.push(Arc::clone(&entry.on_change));
-            }
-        }
-        for on_change in call {
-            on_change();
-        }
-    }
-
-    fn hurry(&self) {
-        *lock(&self.urgent) = true;
-        self.wake.notify_one();
-    }
-
-    /// Sleeps; not to the end of the pause, but for `gathering`, once the next round is urgent.
-    fn pause(&self, pause: Duration, gathering: Duration) {
-        let until = Instant::now() + pause;
-        let urgent = lock(&self.urgent);
-        let (urgent, _) = self
-            .wake
-            .wait_timeout_while(urgent, pause, |urgent| !*urgent)
-            .unwrap_or_else(PoisonError::into_inner);
-        drop(urgent);
-        let left = until.saturating_duration_since(Instant::now());
-        std::thread::sleep(gathering.min(left));
-        *lock(&self.urgent) = false;
-    }
-}
-
-impl Question {
-    fn topics(&self) -> [&str; 3] {
-        [&self.topic, &self.ranges_topic, &self.dead_letter_topic]
+        self.board.forget_topic(topic);
     }
 }
 
@@ -503,8 +383,4 @@ fn all(
         .iter()
         .map(|question| (question.clone(), Err(error.clone())))
         .collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     autoscale::{Backlog, Counts},
-    kafka::{Connection, KafkaError, OnChange, Question, Security},
+    kafka::{Asker, Connection, KafkaError, Question, Security},
     milvus::{IndexReport, MilvusError},
     resources,
 };
@@ -166,10 +166,13 @@ async fn ask_kafka(
     let triggers = context.triggers.clone();
     let reference = ObjectRef::from_obj(pipeline);
     // A queue that is full means that there is enough to do; the pipeline's time comes anyway.
-    let on_change: OnChange = Arc::new(move || drop(triggers.try_send(reference.clone())));
+    let asker = Asker {
+        name: reference.to_string(),
+        on_change: Arc::new(move || drop(triggers.try_send(reference.clone()))),
+    };
     let answer = context
         .kafka
-        .ask(connection, &question, &on_change)
+        .ask(connection, &question, &asker)
         .await
         .map_err(|error| kafka_problem(&error, servers))?;
     let topics = Topics {

@@ -13,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::cli::precision;
+use super::layers::Linear;
 use super::patches::PreparedPage;
 use super::{ColQwen, ColQwenError, DeviceChoice, Options, Result, RgbImage};
 
@@ -236,11 +237,12 @@ fn peak(dtype: DType, device: &Device, least: Duration) -> Result<f64> {
         (8192, 8192, 8192)
     };
     let a = Tensor::zeros((rows, inner), dtype, device)?;
-    let b = Tensor::zeros((columns, inner), dtype, device)?;
+    let weight = Tensor::zeros((columns, inner), dtype, device)?;
+    let product = Linear::from_tensors(weight, None)?;
     let repeats = 4;
     let best = fastest(least, || {
         for _ in 0..repeats {
-            a.matmul(&b.t()?)?;
+            product.forward(&a)?;
         }
         Ok(device.synchronize()?)
     })?;
