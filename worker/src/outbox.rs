@@ -9,7 +9,7 @@ use std::time::Duration;
 use rdkafka::Message;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders, OwnedMessage};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
 use crate::failure::{Class, Failure, Stage};
@@ -32,6 +32,9 @@ pub struct Outbox {
     ranges_topic: String,
     dead_letter_topic: String,
 }
+
+/// How long a request waits for a place in the queue, or for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Outbox {
     /// A producer; connects in the background.
@@ -81,17 +84,24 @@ impl Outbox {
         .map_err(|error| classify(topic, &error))
     }
 
-    /// Writes ranges of a task's pages to the pipeline's internal topic.
+    /// Writes ranges of a task's pages to the pipeline's internal topic, evenly to all partitions, so
+    /// that all workers get some. Left to itself, librdkafka puts all messages without a key that
+    /// come within some milliseconds into one partition (`sticky.partitioning.linger.ms`).
     pub async fn ranges(&self, task: &OwnedMessage, ranges: &[Range]) -> Result<(), Failure> {
         let topic = &self.ranges_topic;
-        let sends = ranges.iter().map(|range| {
-            let headers = range.headers(task.headers());
-            // Without the task's key: the ranges of one document go to all partitions.
-            self.send(topic, None, task.payload(), headers)
-        });
-        futures::future::try_join_all(sends)
-            .await
-            .map_err(|error| classify(topic, &error))?;
+        let failed = |error| classify(topic, &error);
+        let partitions = self.partitions(topic).await.map_err(failed)?;
+        // The rest of documents with few ranges must not always meet the same ones.
+        let first = fastrand::i32(0..partitions);
+        let sends = (0..partitions)
+            .cycle()
+            .zip(ranges)
+            .map(|(number, range)| Placed {
+                partition: (first + number) % partitions,
+                headers: range.headers(task.headers()),
+            })
+            .map(|placed| self.send_to(topic, placed, task.payload()));
+        futures::future::try_join_all(sends).await.map_err(failed)?;
         Ok(())
     }
 
@@ -136,13 +146,53 @@ impl Outbox {
         let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
         record.key = key;
         record.payload = payload;
-        let queue_timeout = Timeout::After(Duration::from_secs(30));
+        self.send_record(record).await
+    }
+
+    async fn send_to(
+        &self,
+        topic: &str,
+        placed: Placed,
+        payload: Option<&[u8]>,
+    ) -> Result<(), KafkaError> {
+        let mut record = FutureRecord::<[u8], [u8]>::to(topic)
+            .partition(placed.partition)
+            .headers(placed.headers);
+        record.payload = payload;
+        self.send_record(record).await
+    }
+
+    async fn send_record(&self, record: FutureRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
         self.producer
-            .send(record, queue_timeout)
+            .send(record, Timeout::After(PATIENCE))
             .await
             .map_err(|(error, _)| error)?;
         Ok(())
     }
+
+    /// How many partitions a topic has now.
+    async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
+        let (producer, name) = (self.producer.clone(), topic.to_owned());
+        let ask = move || producer.client().fetch_metadata(Some(&name), PATIENCE);
+        // A task that is lost with its runtime has nobody who waits for it.
+        let metadata = tokio::task::spawn_blocking(ask)
+            .await
+            .map_err(|_| KafkaError::Canceled)??;
+        let described = metadata.topics().iter().find(|found| found.name() == topic);
+        let count = described.map_or(0, |found| found.partitions().len());
+        match i32::try_from(count) {
+            Ok(count) if count > 0 => Ok(count),
+            _ => Err(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::UnknownTopicOrPartition,
+            )),
+        }
+    }
+}
+
+/// A message for a certain partition.
+struct Placed {
+    partition: i32,
+    headers: OwnedHeaders,
 }
 
 impl std::fmt::Debug for Outbox {

@@ -129,7 +129,7 @@ async fn by_worker(
     let id = random_id();
     let name = format!("ingest-{}", &id[..6]);
     let patch = json!({"spec": {
-        "documents": {"render": {"dpi": [{"dpi": plan.dpi}], "imageFormat": "PNG"}},
+        "documents": {"render": {"dpi": [{"dpi": plan.dpi}], "imageFormat": "Png"}},
         "scaling": {"mode": "Manual", "replicas": 0},
     }});
     let topic = format!("{name}-tasks");

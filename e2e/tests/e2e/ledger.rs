@@ -60,6 +60,13 @@ async fn a_long_document_is_split_and_is_whole_in_the_end() -> Result<()> {
         ensure!(audit.vectors == 19, "{audit:?}");
         let ranges = stage.messages(&format!("{}.ranges", stage.topic()))?;
         ensure!(ranges.len() == 5, "{ranges:#?}");
+        let mut partitions: Vec<i32> = ranges.iter().map(|range| range.partition).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        ensure!(
+            partitions.len() >= 4,
+            "all workers get some: {partitions:?}"
+        );
         for range in &ranges {
             ensure!(
                 range.value.contains(&long.file_id),

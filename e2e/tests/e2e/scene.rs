@@ -32,6 +32,7 @@ fn namespace() -> String {
 /// A message as it was read back.
 #[derive(Debug)]
 pub struct Letter {
+    pub partition: i32,
     pub key: Option<String>,
     pub value: String,
     pub headers: Vec<(String, String)>,
@@ -209,6 +210,7 @@ impl Stage {
                 .poll(Duration::from_secs(10))
                 .context("a message within 10 s")??;
             messages.push(Letter {
+                partition: message.partition(),
                 key: message
                     .key()
                     .map(|key| String::from_utf8_lossy(key).into_owned()),

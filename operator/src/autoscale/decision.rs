@@ -156,7 +156,7 @@ pub(super) fn sentence(
     target_seconds: f64,
 ) -> String {
     let lag = inputs.documents.unwrap_or(0) + inputs.ranges.unwrap_or(0);
-    let mut text = what_waits(inputs, lag);
+    let mut text = what_waits(inputs, lag, target_seconds);
     let speed = rounded(learned.pages_per_second);
     if terms.for_arrivals > terms.for_backlog {
         let _ = write!(
@@ -185,7 +185,7 @@ pub(super) fn blind_sentence(why: &str, desired: u32, limit: Limit) -> String {
     format!("{why}; {}: {}.", limit.phrase(), workers(desired))
 }
 
-fn what_waits(inputs: &Inputs, lag: i64) -> String {
+fn what_waits(inputs: &Inputs, lag: i64, target_seconds: f64) -> String {
     if lag == 0 {
         return "Nothing waits".to_owned();
     }
@@ -201,11 +201,15 @@ fn what_waits(inputs: &Inputs, lag: i64) -> String {
     };
     let what: Vec<String> = [documents, ranges].into_iter().flatten().collect();
     let verb = if lag == 1 { "waits" } else { "wait" };
+    // What is overdue is not remembered for longer.
+    let oldest = match inputs.oldest_seconds.unwrap_or(0.0) {
+        late if late > target_seconds => format!("more than {target_seconds}"),
+        seconds => seconds.round().to_string(),
+    };
     format!(
-        "{} {verb}, about {} pages, the oldest for {} s",
+        "{} {verb}, about {} pages, the oldest for {oldest} s",
         what.join(" and "),
         rounded(inputs.pages.unwrap_or(0.0)),
-        inputs.oldest_seconds.unwrap_or(0.0).round(),
     )
 }
 

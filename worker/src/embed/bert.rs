@@ -4,11 +4,11 @@
 //! layers see one matrix, and only attention looks at each sequence by itself. So a sequence's
 //! result does not depend on its neighbours, and nothing is computed in vain.
 
-use candle_core::{D, DType, IndexOp, Result, Tensor};
+use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
 use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder};
 use serde::Deserialize;
 
-use super::kernels::{Gelu, Matrix, activate};
+use super::kernels::{self, Gelu, Matrix, activate};
 
 /// The keys of `config.json` that the computation depends on.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,6 +33,9 @@ impl BertConfig {
         }
         if self.hidden_act != "gelu" {
             return Some(format!("hidden_act is {:?}, not \"gelu\"", self.hidden_act));
+        }
+        if self.num_hidden_layers == 0 {
+            return Some("num_hidden_layers is 0".to_owned());
         }
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
         if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
@@ -86,6 +89,17 @@ impl Product {
             Self::Plain(layer) => layer.forward(rows),
         }
     }
+
+    /// `sums + x W^T + b`, where it can in the place of `sums`, which nobody else may use.
+    fn add(&self, rows: &Tensor, sums: Tensor) -> Result<Tensor> {
+        match self {
+            Self::LaidOut(matrix) => {
+                matrix.add_product(rows, &sums)?;
+                Ok(sums)
+            }
+            Self::Plain(layer) => layer.forward(rows)? + sums,
+        }
+    }
 }
 
 impl Bert {
@@ -124,8 +138,9 @@ impl Bert {
             .collect::<Result<_>>()?;
         let embedded = (self.words.forward(&ids)? + Tensor::cat(&positions, 0)?)?;
         let mut states = self.norm.forward(&embedded.broadcast_add(&self.kind)?)?;
+        let places = Places::new(&lengths, self.layers[0].head_width()?, device)?;
         for layer in &self.layers {
-            states = layer.forward(&states, &lengths)?;
+            states = layer.forward(states, &places)?;
         }
         split(&states, &lengths).collect()
     }
@@ -172,20 +187,42 @@ impl Layer {
         })
     }
 
-    fn forward(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-        let query_key_value = self.query_key_value.forward(states)?;
-        let attended: Vec<Tensor> = split(&query_key_value, lengths)
-            .map(|sequence| self.attend(&sequence?))
-            .collect::<Result<_>>()?;
-        let attended = self.attended.forward(&Tensor::cat(&attended, 0)?)?;
-        let states = self.attention_norm.forward(&(attended + states)?)?;
-        let widened = activate(self.widen.forward(&states)?, Gelu::Exact)?;
-        self.output_norm
-            .forward(&(self.narrow.forward(&widened)? + &states)?)
+    fn head_width(&self) -> Result<usize> {
+        Ok(self.attention_norm.weight().dims1()? / self.heads)
     }
 
-    /// Attention within one sequence: `[tokens, 3 * width]` to `[tokens, width]`.
-    fn attend(&self, query_key_value: &Tensor) -> Result<Tensor> {
+    fn forward(&self, states: Tensor, places: &Places<'_>) -> Result<Tensor> {
+        let attended = self.attend(&self.query_key_value.forward(&states)?, places)?;
+        let states = self
+            .attention_norm
+            .forward(&self.attended.add(&attended, states)?)?;
+        let widened = activate(self.widen.forward(&states)?, Gelu::Exact)?;
+        self.output_norm
+            .forward(&self.narrow.add(&widened, states)?)
+    }
+
+    /// Attention within each sequence: `[tokens, 3 * width]` to `[tokens, width]`.
+    fn attend(&self, query_key_value: &Tensor, places: &Places<'_>) -> Result<Tensor> {
+        let fused = kernels::SelfAttention {
+            heads: self.heads,
+            groups: self.heads,
+            head: self.head_width()?,
+            norms: None,
+            segments: &places.segments,
+            causal: false,
+        };
+        let (cosine, sine) = &places.unturned;
+        if let Some(attended) = kernels::attention(query_key_value, cosine, sine, fused)? {
+            return Ok(attended);
+        }
+        let attended: Vec<Tensor> = split(query_key_value, places.lengths)
+            .map(|sequence| self.attend_one(&sequence?))
+            .collect::<Result<_>>()?;
+        Tensor::cat(&attended, 0)
+    }
+
+    /// Attention within one sequence, with the tensor library's products.
+    fn attend_one(&self, query_key_value: &Tensor) -> Result<Tensor> {
         let (tokens, columns) = query_key_value.dims2()?;
         let head_width = columns / 3 / self.heads;
         let parts = query_key_value.reshape((tokens, 3, self.heads, head_width))?;
@@ -195,6 +232,39 @@ impl Layer {
         let scores = query.matmul(&part(1)?.transpose(1, 2)?)?;
         let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&part(2)?)?;
         mixed.transpose(0, 1)?.flatten_from(1)
+    }
+}
+
+/// Where the sequences of a batch are.
+struct Places<'a> {
+    lengths: &'a [usize],
+    /// First row and number of rows of each.
+    segments: Vec<(usize, usize)>,
+    /// Cosines and sines of the angles by which the kernel turns queries and keys: none, since the
+    /// positions of this family are in its embeddings.
+    unturned: (Tensor, Tensor),
+}
+
+impl<'a> Places<'a> {
+    fn new(lengths: &'a [usize], head_width: usize, device: &Device) -> Result<Self> {
+        let mut rows = 0;
+        let segments = lengths
+            .iter()
+            .map(|&length| {
+                let start = rows;
+                rows += length;
+                (start, length)
+            })
+            .collect();
+        let angles = (rows, head_width / 2);
+        Ok(Self {
+            lengths,
+            segments,
+            unturned: (
+                Tensor::ones(angles, DType::F32, device)?,
+                Tensor::zeros(angles, DType::F32, device)?,
+            ),
+        })
     }
 }
 
