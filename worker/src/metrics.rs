@@ -3,6 +3,8 @@
 //!
 //! Each metric is described once, where it is made. Nothing here measures by itself.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
@@ -70,6 +72,7 @@ pub struct Metrics {
     longest_work_seconds: Gauge,
     /// 1 for each partition that this worker owns, by `topic` and `partition`.
     partition_assigned: IntGaugeVec,
+    assigned: Mutex<BTreeMap<String, Vec<i32>>>,
     /// Partitions that this worker owns.
     pub partitions_assigned: IntGauge,
     /// Rebalances of the consumer group that this worker took part in.
@@ -218,6 +221,7 @@ impl Metrics {
                     "Time of the longest document or range of pages so far.",
                 ),
             ),
+            assigned: Mutex::default(),
             partition_assigned: register(
                 &registry,
                 IntGaugeVec::new(
@@ -249,15 +253,20 @@ impl Metrics {
         self.longest_work_seconds.set(longest);
     }
 
-    /// The worker owns these partitions now, and no others.
-    pub fn assigned(&self, partitions: &[(String, i32)]) {
+    /// The worker owns these partitions of the topic now, and no others of it.
+    pub fn assigned(&self, topic: &str, partitions: Vec<i32>) {
+        let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+        assigned.insert(topic.to_owned(), partitions);
         self.partition_assigned.reset();
-        for (topic, partition) in partitions {
-            let labels = &[topic.as_str(), &partition.to_string()];
-            self.partition_assigned.with_label_values(labels).set(1);
+        for (topic, partitions) in assigned.iter() {
+            for partition in partitions {
+                let labels = &[topic.as_str(), &partition.to_string()];
+                self.partition_assigned.with_label_values(labels).set(1);
+            }
         }
-        let count = i64::try_from(partitions.len()).unwrap_or(i64::MAX);
-        self.partitions_assigned.set(count);
+        let count = assigned.values().map(Vec::len).sum::<usize>();
+        self.partitions_assigned
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// All metrics in Prometheus' text format.
@@ -315,8 +324,9 @@ mod tests {
             .store_duration
             .with_label_values(&["milvus"])
             .observe(0.1);
-        metrics.assigned(&[("tasks".to_owned(), 0), ("tasks".to_owned(), 1)]);
-        metrics.assigned(&[("tasks".to_owned(), 3)]);
+        metrics.assigned("tasks", vec![0, 1]);
+        metrics.assigned("tasks", vec![3]);
+        metrics.assigned("tasks.ranges", vec![2]);
         metrics.worked_for(Duration::from_millis(2500));
         metrics.worked_for(Duration::from_millis(500));
         let text = metrics.render();
@@ -336,7 +346,8 @@ mod tests {
             "ingestion_busy_seconds_total 0",
             "ingestion_longest_work_seconds 2.5",
             "ingestion_partition_assigned{partition=\"3\",topic=\"tasks\"} 1",
-            "ingestion_partitions_assigned 1",
+            "ingestion_partition_assigned{partition=\"2\",topic=\"tasks.ranges\"} 1",
+            "ingestion_partitions_assigned 2",
             "ingestion_repeats_total 0",
             "ingestion_splits_total 0",
             "ingestion_pages_in_flight_bytes 0",

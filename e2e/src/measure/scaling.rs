@@ -82,7 +82,7 @@ async fn measure(
     ]);
     let user = User::with_knowledge_base(stores, &topic, "measure", &random_id()).await?;
 
-    // More than can be done, so that nobody runs dry.
+    // Far more than can be done, so that nobody runs dry.
     let ideal = workers as f64 / plan.page.as_secs_f64();
     let pages = ideal * (1.5 * plan.window.as_secs_f64() + 20.0);
     #[expect(
@@ -90,7 +90,7 @@ async fn measure(
         clippy::cast_sign_loss,
         reason = "a few thousand"
     )]
-    let documents = (pages / PAGES as f64) as usize + 4 * PARTITIONS;
+    let documents = (2.0 * pages / PAGES as f64) as usize + 4 * PARTITIONS;
     let send = |number| {
         let user = &user;
         async move {

@@ -1,5 +1,9 @@
 //! The poll loop: a thread of its own that takes messages, commits what is done and answers
 //! rebalances, and is never held up by work.
+//!
+//! Tasks and ranges have a consumer each, both members of the one group. The assignor shares out
+//! partitions by their number, whatever their topic: a worker with one consumer for both would
+//! often get nothing but partitions of the topic in which nothing waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +23,7 @@ use crate::intake::tracker::{Place, Ticket, Tracker};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
-/// Longest wait for a message; also how late a finished document can resume the partitions.
+/// Longest wait for messages; also how late a finished document can resume the partitions.
 const POLL: Duration = Duration::from_millis(50);
 /// How often finished work is committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,24 +40,25 @@ pub struct Delivery {
     pub ticket: Ticket,
 }
 
-/// A consumer that has subscribed.
+/// Consumers that have subscribed.
 pub struct Intake {
-    consumer: BaseConsumer<Context>,
     tracker: Arc<Tracker>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     lanes: [Lane; 2],
 }
 
-/// A topic with the number of its messages that are taken and not finished at a time. Each topic
-/// has its own, so that the ranges of a long document never keep short ones waiting in Kafka.
+/// A topic with its consumer, and the number of its messages that are taken and not finished at a
+/// time: the ranges of a long document never keep short ones waiting in Kafka.
 struct Lane {
+    consumer: BaseConsumer<Context>,
     topic: String,
     limit: usize,
     paused: AtomicBool,
 }
 
 struct Context {
+    topic: String,
     tracker: Arc<Tracker>,
     metrics: Arc<Metrics>,
     assignment_changed: AtomicBool,
@@ -72,27 +77,31 @@ impl Intake {
     ) -> Result<Self, Failure> {
         let kafka = &settings.config.source.kafka;
         let tracker = Arc::new(Tracker::default());
-        let context = Context {
-            tracker: Arc::clone(&tracker),
-            metrics: Arc::clone(&metrics),
-            assignment_changed: AtomicBool::new(false),
+        let lane = |topic: String, limit| -> Result<Lane, KafkaError> {
+            let context = Context {
+                topic: topic.clone(),
+                tracker: Arc::clone(&tracker),
+                metrics: Arc::clone(&metrics),
+                assignment_changed: AtomicBool::new(false),
+            };
+            let consumer: BaseConsumer<Context> =
+                consumer_config(settings, name).create_with_context(context)?;
+            consumer.subscribe(&[&topic])?;
+            Ok(Lane {
+                consumer,
+                topic,
+                limit,
+                paused: AtomicBool::new(false),
+            })
         };
         let invalid =
             |error: KafkaError| Failure::fatal(Stage::Intake, "InvalidKafkaConfig", error);
-        let consumer: BaseConsumer<Context> = consumer_config(settings, name)
-            .create_with_context(context)
-            .map_err(invalid)?;
-        let lanes = [(kafka.topic.clone(), tasks), (kafka.ranges_topic(), ranges)];
-        let lanes = lanes.map(|(topic, limit)| Lane {
-            topic,
-            limit,
-            paused: AtomicBool::new(false),
-        });
-        let topics: Vec<&str> = lanes.iter().map(|lane| lane.topic.as_str()).collect();
-        consumer.subscribe(&topics).map_err(invalid)?;
+        let lanes = [
+            lane(kafka.topic.clone(), tasks).map_err(invalid)?,
+            lane(kafka.ranges_topic(), ranges).map_err(invalid)?,
+        ];
         health.consumer_running(true);
         Ok(Self {
-            consumer,
             tracker,
             health,
             metrics,
@@ -123,32 +132,54 @@ impl Intake {
             if stop.is_cancelled() && in_flight == 0 {
                 break;
             }
-            let context = self.consumer.context();
-            let changed = context.assignment_changed.swap(false, Ordering::Relaxed);
             for lane in &self.lanes {
+                let context = lane.consumer.context();
+                let changed = context.assignment_changed.swap(false, Ordering::Relaxed);
                 let full = self.tracker.in_flight_of(&lane.topic) >= lane.limit;
                 let pause = full || stop.is_cancelled();
                 if lane.paused.swap(pause, Ordering::Relaxed) != pause || changed {
-                    self.set_paused(&lane.topic, pause);
+                    lane.set_paused(pause);
                 }
             }
-            match self.consumer.poll(POLL) {
-                None => {}
+            if !self.poll(Duration::ZERO, deliveries, stop)? {
+                self.poll(POLL / 2, deliveries, stop)?;
+            }
+            if last_commit.elapsed() >= COMMIT_INTERVAL {
+                self.commit(CommitMode::Async);
+                last_commit = Instant::now();
+            }
+        }
+        self.commit(CommitMode::Sync);
+        self.health.consumer_running(false);
+        tracing::info!("everything that was done is committed");
+        Ok(())
+    }
+
+    /// Takes a message of each topic that has one within `wait`. Returns whether one had.
+    fn poll(
+        &self,
+        wait: Duration,
+        deliveries: &mpsc::UnboundedSender<Delivery>,
+        stop: &CancellationToken,
+    ) -> Result<bool, Failure> {
+        let mut found = false;
+        for lane in &self.lanes {
+            match lane.consumer.poll(wait) {
+                None => continue,
                 Some(Err(error)) => judge(&error)?,
                 Some(Ok(message)) if stop.is_cancelled() => drop(message),
                 Some(Ok(message)) => self.take(&message, deliveries),
             }
-            if last_commit.elapsed() >= COMMIT_INTERVAL {
-                self.note_positions();
-                commit(&self.consumer, &self.tracker, None, CommitMode::Async);
-                last_commit = Instant::now();
-            }
+            found = true;
         }
-        self.note_positions();
-        commit(&self.consumer, &self.tracker, None, CommitMode::Sync);
-        self.health.consumer_running(false);
-        tracing::info!("everything that was done is committed");
-        Ok(())
+        Ok(found)
+    }
+
+    fn commit(&self, mode: CommitMode) {
+        for lane in &self.lanes {
+            lane.note_positions(&self.tracker);
+            commit(&lane.consumer, &self.tracker, None, mode);
+        }
     }
 
     fn take(&self, message: &BorrowedMessage<'_>, deliveries: &mpsc::UnboundedSender<Delivery>) {
@@ -161,23 +192,26 @@ impl Intake {
         // Without a receiver the delivery is dropped, which gives the message back.
         let _ = deliveries.send(delivery);
     }
+}
 
+impl Lane {
     /// The consumer's position also passes what it never hands out: the markers that end
     /// transactions, and records of aborted ones. Where nothing is in flight they are done too;
     /// without this one of them would look like a task for ever.
-    fn note_positions(&self) {
+    fn note_positions(&self, tracker: &Tracker) {
         let Ok(positions) = self.consumer.position() else {
             return;
         };
         for element in positions.elements() {
             if let Offset::Offset(offset) = element.offset() {
                 let place = (element.topic().to_owned(), element.partition());
-                self.tracker.reached(&place, offset);
+                tracker.reached(&place, offset);
             }
         }
     }
 
-    fn set_paused(&self, topic: &str, paused: bool) {
+    fn set_paused(&self, paused: bool) {
+        let topic = self.topic.as_str();
         let result = self.consumer.assignment().and_then(|assignment| {
             let mut partitions = TopicPartitionList::new();
             for element in assignment.elements_for_topic(topic) {
@@ -234,7 +268,9 @@ impl ConsumerContext for Context {
             Rebalance::Error(error) => tracing::warn!(%error, "the rebalance failed"),
         }
         if let Ok(assignment) = consumer.assignment() {
-            self.metrics.assigned(&partitions(&assignment));
+            let places = partitions(&assignment);
+            let numbers = places.into_iter().map(|(_, partition)| partition);
+            self.metrics.assigned(&self.topic, numbers.collect());
         }
     }
 
@@ -257,8 +293,8 @@ impl ConsumerContext for Context {
     }
 }
 
-/// Commits what is done, of all partitions or of `only` some. A commit that fails is repeated with
-/// the next one.
+/// Commits what is done of the consumer's topic, in all its partitions or in `only` some. A commit that
+/// fails is repeated with the next one.
 fn commit(
     consumer: &BaseConsumer<Context>,
     tracker: &Tracker,
@@ -267,7 +303,8 @@ fn commit(
 ) {
     let mut offsets = TopicPartitionList::new();
     for (place, offset) in tracker.uncommitted() {
-        if only.is_none_or(|only| only.contains(&place)) {
+        let own = place.0 == consumer.context().topic;
+        if own && only.is_none_or(|only| only.contains(&place)) {
             let (topic, partition) = place;
             // The list is new: a partition cannot be in it twice.
             let _ = offsets.add_partition_offset(&topic, partition, Offset::Offset(offset));
