@@ -1,6 +1,7 @@
 //! The harness of the end-to-end tests and of the demo: real servers, started from package
 //! registries, and what tests need to use them. It holds no test and no product code.
 
+pub mod arguments;
 pub mod audit;
 pub mod cluster;
 pub mod faults;

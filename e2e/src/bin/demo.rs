@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use layra_e2e::arguments;
 use layra_e2e::audit::Audit;
 use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::layra::{Upload, User, random_id};
@@ -37,7 +38,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(arguments::of_alias());
     let mut phases = Phases::default();
 
     let testbed = phases.run("test-bed up", Testbed::obtain()).await?;

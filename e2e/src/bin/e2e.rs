@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use layra_e2e::arguments;
 use layra_e2e::testbed::{
     Images, Settings, Testbed, artifacts, cargo, check_prerequisites, print_logs,
 };
@@ -27,7 +28,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(arguments::of_alias());
     let start = Instant::now();
     let settings = Settings::from_env()?;
     let was_running = Testbed::find().await?.is_some();

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use layra_e2e::arguments;
 use layra_e2e::cluster::Scene;
 use layra_e2e::faults::{self, Plan};
 use layra_e2e::stores::Stores;
@@ -37,7 +38,7 @@ async fn main() -> Result<ExitCode> {
         kills,
         seed,
         workers,
-    } = Arguments::parse();
+    } = Arguments::parse_from(arguments::of_alias());
     let was_running = Testbed::find().await?.is_some();
     if !was_running {
         check_prerequisites()?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use layra_e2e::arguments;
 use layra_e2e::cluster::Scene;
 use layra_e2e::measure::{ingest, scaling};
 use layra_e2e::stores::Stores;
@@ -51,7 +52,7 @@ enum What {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let what = Arguments::parse().what;
+    let what = Arguments::parse_from(arguments::of_alias()).what;
     let testbed = Testbed::obtain().await?;
     artifacts::provide(
         testbed.settings(),

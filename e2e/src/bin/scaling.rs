@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::runtime::{WatchStreamExt, watcher};
+use layra_e2e::arguments;
 use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::layra::random_id;
 use layra_e2e::memory;
@@ -59,7 +60,7 @@ enum What {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(arguments::of_alias());
     let testbed = Testbed::obtain().await?;
     let images = testbed.images().await?;
     let scene = Scene::open(&testbed, &images, "scaling").await?;

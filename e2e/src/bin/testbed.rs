@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use layra_e2e::arguments;
 use layra_e2e::testbed::{Settings, Testbed, artifacts, check_prerequisites, dist, processes};
 
 /// Real servers for tests: Kubernetes, Kafka, Milvus, S3, MongoDB, Redis.
@@ -41,7 +42,7 @@ enum Action {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    match Arguments::parse().action {
+    match Arguments::parse_from(arguments::of_alias()).action {
         Action::Up => {
             let testbed = Testbed::obtain().await?;
             print_environment(&testbed);
