@@ -64,7 +64,9 @@ pub(in crate::embed) fn attention(
     sine: &Tensor,
     attention: SelfAttention<'_>,
 ) -> Result<Option<Tensor>> {
-    let fused = is_fused(rows) && avx512::available();
+    // Values of a head are turned in pairs.
+    let paired = attention.head.is_multiple_of(2);
+    let fused = is_fused(rows) && avx512::available() && paired;
     fused
         .then(|| rows.apply_op3_no_bwd(cosine, sine, &Attend(attention)))
         .transpose()
