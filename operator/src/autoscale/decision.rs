@@ -229,3 +229,29 @@ fn workers(count: u32) -> String {
         format!("{count} workers")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_what_is_overdue_is_a_bound_and_said_to_be_one() {
+        let told = |oldest| {
+            let inputs = Inputs {
+                documents: Some(2),
+                pages: Some(20.0),
+                oldest_seconds: Some(oldest),
+                ..Inputs::default()
+            };
+            what_waits(&inputs, 2, 600.0)
+        };
+        assert_eq!(
+            told(600.0),
+            "2 documents wait, about 20 pages, the oldest for 600 s"
+        );
+        assert_eq!(
+            told(607.0),
+            "2 documents wait, about 20 pages, the oldest for more than 600 s"
+        );
+    }
+}
