@@ -93,14 +93,14 @@ impl Outbox {
         let partitions = self.partitions(topic).await.map_err(failed)?;
         // The rest of documents with few ranges must not always meet the same ones.
         let first = fastrand::i32(0..partitions);
-        let sends = (0..partitions)
-            .cycle()
-            .zip(ranges)
-            .map(|(number, range)| Placed {
-                partition: (first + number) % partitions,
-                headers: range.headers(task.headers()),
-            })
-            .map(|placed| self.send_to(topic, placed, task.payload()));
+        let places = (first..partitions).chain((0..partitions).cycle());
+        let sends = ranges.iter().zip(places).map(|(range, partition)| {
+            let mut record = FutureRecord::<[u8], [u8]>::to(topic)
+                .partition(partition)
+                .headers(range.headers(task.headers()));
+            record.payload = task.payload();
+            self.send_record(record)
+        });
         futures::future::try_join_all(sends).await.map_err(failed)?;
         Ok(())
     }
@@ -149,19 +149,6 @@ impl Outbox {
         self.send_record(record).await
     }
 
-    async fn send_to(
-        &self,
-        topic: &str,
-        placed: Placed,
-        payload: Option<&[u8]>,
-    ) -> Result<(), KafkaError> {
-        let mut record = FutureRecord::<[u8], [u8]>::to(topic)
-            .partition(placed.partition)
-            .headers(placed.headers);
-        record.payload = payload;
-        self.send_record(record).await
-    }
-
     async fn send_record(&self, record: FutureRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
         self.producer
             .send(record, Timeout::After(PATIENCE))
@@ -187,12 +174,6 @@ impl Outbox {
             )),
         }
     }
-}
-
-/// A message for a certain partition.
-struct Placed {
-    partition: i32,
-    headers: OwnedHeaders,
 }
 
 impl std::fmt::Debug for Outbox {
