@@ -11,6 +11,7 @@
 
 use rayon::prelude::*;
 
+use super::aligned::Aligned;
 use super::tile::{COLUMNS, Place, tile_of, tiles};
 use crate::embed::kernels::attention::{HeadNorm, Rows, SelfAttention};
 use crate::embed::kernels::exp;
@@ -79,11 +80,11 @@ struct Packed {
 /// What a core works with.
 struct Scratch {
     /// 32 queries, input by input.
-    queries: Vec<f32>,
+    queries: Aligned,
     /// 32 scores for each key.
-    scores: Vec<f32>,
+    scores: Aligned,
     /// 32 results for each of a head's columns.
-    results: Vec<f32>,
+    results: Aligned,
     row: Vec<f32>,
 }
 
@@ -91,9 +92,9 @@ impl Scratch {
     fn new(attention: &SelfAttention<'_>) -> Self {
         let longest = attention.segments.iter().map(|(_, length)| *length).max();
         Self {
-            queries: vec![0.0; attention.head * COLUMNS],
-            scores: vec![0.0; longest.unwrap_or(0) * COLUMNS],
-            results: vec![0.0; attention.head * COLUMNS],
+            queries: Aligned::zeros(attention.head * COLUMNS),
+            scores: Aligned::zeros(longest.unwrap_or(0) * COLUMNS),
+            results: Aligned::zeros(attention.head * COLUMNS),
             row: vec![0.0; attention.head],
         }
     }
@@ -191,7 +192,7 @@ fn score(keys: &[f32], length: usize, seen: usize, scratch: &mut Scratch) {
         );
         let keys = &keys[key * size..(key + tile) * size];
         // SAFETY: `attend` found the instructions; the place has a row of 32 for each key.
-        unsafe { tile_of(tile, keys, &scratch.queries, None, place) };
+        unsafe { tile_of(tile, keys, &scratch.queries, None, keys.as_ptr(), place) };
     }
 }
 
@@ -205,7 +206,7 @@ fn weigh(values: &[f32], length: usize, seen: usize, scratch: &mut Scratch) {
             let place = whole(to, key > 0);
             let values = &values[column * length + key * tile..][..depth * tile];
             // SAFETY: `attend` found the instructions; the place has a row of 32 for each column.
-            unsafe { tile_of(tile, values, weights, None, place) };
+            unsafe { tile_of(tile, values, weights, None, values.as_ptr(), place) };
         }
     }
 }

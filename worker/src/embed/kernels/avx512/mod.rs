@@ -1,7 +1,9 @@
 //! Kernels for f32 on CPUs with AVX-512. Each can be had only where the instructions are.
 
+mod aligned;
 mod attention;
 mod matrix;
+mod pack;
 mod tile;
 
 pub(in crate::embed) use attention::attend;

@@ -6,14 +6,16 @@
 )]
 
 use std::arch::x86_64::{
-    __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
 /// Rows of a tile: with two registers a row, 28 of 32 registers hold sums.
 pub(super) const ROWS: usize = 14;
 /// Columns of a tile: two registers.
 pub(super) const COLUMNS: usize = 32;
+/// Values that a tile fetches ahead for each of its inputs: eight tiles fetch a panel of weights.
+pub(super) const AHEAD: usize = COLUMNS / 8;
 
 /// Where a tile's sums go.
 #[derive(Clone, Copy)]
@@ -36,7 +38,8 @@ pub(super) fn tiles(count: usize) -> impl Iterator<Item = (usize, usize)> + Clon
 }
 
 /// The products of `rows` rows with 32 columns. `values` are those of the rows, `weights` those of
-/// the columns, both input by input; `bias` has a value for each column.
+/// the columns, both input by input; `bias` has a value for each column. Meanwhile [`AHEAD`] values
+/// for each input are fetched into the core's cache, from `ahead` on, which need not be readable.
 ///
 /// # Safety
 /// The CPU must have AVX-512; `place` must be valid for `rows` rows of its width, its stride apart.
@@ -46,13 +49,14 @@ pub(super) unsafe fn tile_of(
     values: &[f32],
     weights: &[f32],
     bias: Option<&[f32]>,
+    ahead: *const f32,
     place: Place,
 ) {
     macro_rules! tile {
         ($($count:literal)*) => {
             match rows {
                 // SAFETY: as for this function.
-                $($count => unsafe { tile::<$count>(values, weights, bias, place) },)*
+                $($count => unsafe { tile::<$count>(values, weights, bias, ahead, place) },)*
                 _ => unreachable!("a tile has 1 to {ROWS} rows"),
             }
         };
@@ -67,6 +71,7 @@ unsafe fn tile<const R: usize>(
     values: &[f32],
     weights: &[f32],
     bias: Option<&[f32]>,
+    ahead: *const f32,
     place: Place,
 ) {
     let depth = weights.len() / COLUMNS;
@@ -74,9 +79,11 @@ unsafe fn tile<const R: usize>(
     // Places that are constants keep every sum in a register; a loop over rows would not.
     let mut sums: [[__m512; 2]; ROWS] = [[_mm512_setzero_ps(); 2]; ROWS];
     let (mut value, mut weight) = (values.as_ptr(), weights.as_ptr());
+    let mut ahead = ahead;
     for _ in 0..depth {
         // SAFETY: `depth` steps of 32 weights and `R` values each lie in the slices.
         unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
             let left = _mm512_loadu_ps(weight);
             let right = _mm512_loadu_ps(weight.add(16));
             macro_rules! each_row {
@@ -91,6 +98,7 @@ unsafe fn tile<const R: usize>(
             each_row!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
             value = value.add(R);
             weight = weight.add(COLUMNS);
+            ahead = ahead.wrapping_add(AHEAD);
         }
     }
     let halves = (u32::MAX >> (COLUMNS - place.width)).to_le_bytes();
