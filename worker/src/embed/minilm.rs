@@ -6,6 +6,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
 use super::bert::{Bert, BertConfig, mean_of_length_one};
@@ -21,9 +22,12 @@ const OVERLAP: usize = 32;
 /// Vectors of one page: LAYRA reads no more than this many rows of a page. What follows in a page
 /// with more text is not embedded.
 const MAX_PASSAGES: usize = 1000;
-/// Tokens that are computed together: enough for efficient matrix products, few enough that the
-/// intermediate results (16 KiB a token) stay in tens of MiB.
-const BATCH_TOKENS: usize = 2048;
+/// Tokens that go through the layers together: enough for efficient matrix products, few enough
+/// that the intermediate results (12 KiB a token) stay in a core's cache or near it. Cores take
+/// such batches beside each other.
+const BATCH_TOKENS: usize = 512;
+/// Tokens for each core of what is computed before anything is handed on.
+const CORE_TOKENS: usize = 4 * BATCH_TOKENS;
 
 /// The passages of a page as token ids.
 pub(super) type Passages = Vec<Vec<u32>>;
@@ -73,14 +77,14 @@ impl MiniLm {
 
     /// One vector for each passage, in the same order.
     fn embed(&self, passages: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let mut vectors = Vec::with_capacity(passages.len());
-        for batch in batches(passages) {
+        let batches: Vec<&[Vec<u32>]> = batches(passages).collect();
+        let vectors = batches.into_par_iter().map(|batch| {
             let sequences: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
-            for states in self.bert.forward(&sequences)? {
-                vectors.push(mean_of_length_one(&states)?);
-            }
-        }
-        Ok(vectors)
+            let states = self.bert.forward(&sequences)?;
+            let vectors = states.iter().map(mean_of_length_one);
+            Ok(vectors.collect::<candle_core::Result<Vec<_>>>()?)
+        });
+        Ok(vectors.collect::<Result<Vec<_>, EmbedError>>()?.concat())
     }
 }
 
@@ -126,7 +130,7 @@ impl Embedder for MiniLm {
     }
 
     fn batch_tokens(&self) -> usize {
-        BATCH_TOKENS
+        CORE_TOKENS * rayon::current_num_threads()
     }
 
     fn prepare(&self, page: &PageInput<'_>) -> Result<Prepared, EmbedError> {

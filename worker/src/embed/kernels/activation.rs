@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{TASK, exp, is_fused, rows_per_task, values, values_mut};
+use super::{TASK, exp, is_fused, rows_per_task, values, values_mut, vectorised};
 
 /// GELU in the forms that the models use.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,31 @@ pub(in crate::embed) enum Gelu {
     /// longer than the matrix products around it; this one differs by less than 1e-6 for values
     /// up to 1, and by that times the value above.
     Exact,
+}
+
+impl Gelu {
+    #[inline(always)]
+    fn apply(self, values: &mut [f32]) {
+        match self {
+            Self::Quick => {
+                for x in values {
+                    *x /= 1.0 + exp(-1.702 * *x);
+                }
+            }
+            // 0.5 (1 + tanh u) = 1 / (1 + exp(-2u))
+            Self::Tanh => {
+                for x in values {
+                    let u = 0.797_884_6 * *x * (1.0 + 0.044_715 * *x * *x);
+                    *x /= 1.0 + exp(-2.0 * u);
+                }
+            }
+            Self::Exact => {
+                for x in values {
+                    *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
+                }
+            }
+        }
+    }
 }
 
 /// `rows + bias`, the bias being one row.
@@ -67,11 +92,16 @@ impl InplaceOp2 for AddBias {
         values_mut(rows, layout)?
             .par_chunks_mut(rows_per_task(bias.len()))
             .for_each(|task| {
-                for row in task.chunks_exact_mut(bias.len()) {
-                    for (value, bias) in row.iter_mut().zip(bias) {
-                        *value += bias;
-                    }
-                }
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for row in task.chunks_exact_mut(bias.len()) {
+                            for (value, bias) in row.iter_mut().zip(bias) {
+                                *value += bias;
+                            }
+                        }
+                    },
+                );
             });
         Ok(())
     }
@@ -94,12 +124,18 @@ impl CustomOp1 for SwiGlu {
             .par_chunks_mut(step)
             .zip(rows.par_chunks(step * 2))
             .for_each(|(output, rows)| {
-                for (output, row) in output.chunks_exact_mut(half).zip(rows.chunks_exact(width)) {
-                    let (gate, up) = row.split_at(half);
-                    for ((value, &gate), &up) in output.iter_mut().zip(gate).zip(up) {
-                        *value = gate / (1.0 + exp(-gate)) * up;
-                    }
-                }
+                let rows = output.chunks_exact_mut(half).zip(rows.chunks_exact(width));
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (output, row) in rows {
+                            let (gate, up) = row.split_at(half);
+                            for ((value, &gate), &up) in output.iter_mut().zip(gate).zip(up) {
+                                *value = gate / (1.0 + exp(-gate)) * up;
+                            }
+                        }
+                    },
+                );
             });
         Ok((CpuStorage::F32(output), Shape::from((count, half))))
     }
@@ -114,24 +150,11 @@ impl InplaceOp1 for Activate {
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let values = values_mut(storage, layout)?;
-        values.par_chunks_mut(TASK).for_each(|task| match self.0 {
-            Gelu::Quick => {
-                for x in task {
-                    *x /= 1.0 + exp(-1.702 * *x);
-                }
-            }
-            // 0.5 (1 + tanh u) = 1 / (1 + exp(-2u))
-            Gelu::Tanh => {
-                for x in task {
-                    let u = 0.797_884_6 * *x * (1.0 + 0.044_715 * *x * *x);
-                    *x /= 1.0 + exp(-2.0 * u);
-                }
-            }
-            Gelu::Exact => {
-                for x in task {
-                    *x = 0.5 * *x * (1.0 + erf(*x * std::f32::consts::FRAC_1_SQRT_2));
-                }
-            }
+        values.par_chunks_mut(TASK).for_each(|task| {
+            vectorised(
+                #[inline(always)]
+                || self.0.apply(task),
+            );
         });
         Ok(())
     }
@@ -139,6 +162,7 @@ impl InplaceOp1 for Activate {
 
 /// The error function as a quotient of polynomials; beyond ±4 it is ±1 in f32. The coefficients
 /// are those of Eigen's `erf` for floats. Plain arithmetic, so that the loop above vectorises.
+#[inline(always)]
 fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let square = x * x;
@@ -168,7 +192,7 @@ fn erf(x: f32) -> f32 {
 }
 
 /// Horner's rule, highest power first.
-#[inline]
+#[inline(always)]
 fn polynomial<const N: usize>(x: f32, coefficients: &[f32; N]) -> f32 {
     let mut sum = coefficients[0];
     for coefficient in &coefficients[1..] {

@@ -50,6 +50,13 @@ fn exp(x: f32) -> f32 {
     p * f32::from_bits(power)
 }
 
+/// Does `work` with the widest vectors of this CPU: loops in it are compiled for each kind of CPU.
+/// What `work` calls must be inlined for that.
+#[inline]
+fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
+
 /// Values of whole rows of this width in one task.
 fn rows_per_task(width: usize) -> usize {
     (TASK / width).max(1) * width

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{exp, is_fused, rows_per_task, values_mut};
+use super::{exp, is_fused, rows_per_task, values_mut, vectorised};
 
 /// Which keys a row of scores may see.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,10 @@ impl InplaceOp1 for Softmax {
                         }
                     };
                     let (seen, hidden) = row.split_at_mut(seen);
-                    softmax_row(seen, self.scale);
+                    vectorised(
+                        #[inline(always)]
+                        || softmax_row(seen, self.scale),
+                    );
                     hidden.fill(0.0);
                 }
             });
@@ -110,6 +113,7 @@ impl InplaceOp1 for Softmax {
     }
 }
 
+#[inline(always)]
 fn softmax_row(row: &mut [f32], scale: f32) {
     let largest = lanes(row, f32::NEG_INFINITY, f32::max);
     for value in row.iter_mut() {
@@ -121,11 +125,11 @@ fn softmax_row(row: &mut [f32], scale: f32) {
     }
 }
 
-/// Folds a row in eight independent lanes, which the compiler keeps in vector registers.
-#[inline]
+/// Folds a row in sixteen independent lanes, which the compiler keeps in vector registers.
+#[inline(always)]
 fn lanes(row: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [start; 8];
-    let chunks = row.chunks_exact(8);
+    let mut lanes = [start; 16];
+    let chunks = row.chunks_exact(16);
     let rest = chunks.remainder();
     for chunk in chunks {
         for (lane, &value) in lanes.iter_mut().zip(chunk) {
