@@ -5,10 +5,10 @@
 //! result does not depend on its neighbours, and nothing is computed in vain.
 
 use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
-use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder};
+use candle_nn::{Embedding, LayerNorm, Module, VarBuilder};
 use serde::Deserialize;
 
-use super::kernels::{self, Gelu, Matrix, activate};
+use super::kernels::{self, Activation, FeedForward, Gelu, Product};
 
 /// The keys of `config.json` that the computation depends on.
 #[derive(Clone, Debug, Deserialize)]
@@ -64,42 +64,8 @@ struct Layer {
     query_key_value: Product,
     attended: Product,
     attention_norm: LayerNorm,
-    widen: Product,
-    narrow: Product,
+    feed_forward: FeedForward,
     output_norm: LayerNorm,
-}
-
-/// `x W^T + b`, in the way that is fastest here.
-enum Product {
-    LaidOut(Matrix),
-    Plain(Linear),
-}
-
-impl Product {
-    fn new(layer: Linear) -> Result<Self> {
-        Ok(match Matrix::new(layer.weight(), layer.bias())? {
-            Some(matrix) => Self::LaidOut(matrix),
-            None => Self::Plain(layer),
-        })
-    }
-
-    fn forward(&self, rows: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::LaidOut(matrix) => matrix.multiply(rows),
-            Self::Plain(layer) => layer.forward(rows),
-        }
-    }
-
-    /// `sums + x W^T + b`, where it can in the place of `sums`, which nobody else may use.
-    fn add(&self, rows: &Tensor, sums: Tensor) -> Result<Tensor> {
-        match self {
-            Self::LaidOut(matrix) => {
-                matrix.add_product(rows, &sums)?;
-                Ok(sums)
-            }
-            Self::Plain(layer) => layer.forward(rows)? + sums,
-        }
-    }
 }
 
 impl Bert {
@@ -160,11 +126,6 @@ impl Bert {
     pub(super) fn largest_product(&self) -> (usize, usize) {
         self.largest
     }
-
-    /// The largest product alone.
-    pub(super) fn widen(&self, rows: &Tensor) -> Result<Tensor> {
-        self.layers[0].widen.forward(rows)
-    }
 }
 
 impl Layer {
@@ -178,11 +139,14 @@ impl Layer {
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             heads: config.num_attention_heads,
-            query_key_value: Product::new(stacked(&parts)?)?,
-            attended: Product::new(linear(&attention.pp("output.dense"), width, width)?)?,
+            query_key_value: stacked(&parts)?,
+            attended: product(linear(&attention.pp("output.dense"), width, width)?)?,
             attention_norm: layer_norm(&attention.pp("output.LayerNorm"), config)?,
-            widen: Product::new(linear(&weights.pp("intermediate.dense"), width, inner)?)?,
-            narrow: Product::new(linear(&weights.pp("output.dense"), inner, width)?)?,
+            feed_forward: FeedForward::new(
+                linear(&weights.pp("intermediate.dense"), width, inner)?,
+                Activation::Gelu(Gelu::Exact),
+                linear(&weights.pp("output.dense"), inner, width)?,
+            )?,
             output_norm: layer_norm(&weights.pp("output.LayerNorm"), config)?,
         })
     }
@@ -195,10 +159,11 @@ impl Layer {
         let attended = self.attend(&self.query_key_value.forward(&states)?, places)?;
         let states = self
             .attention_norm
-            .forward(&self.attended.add(&attended, states)?)?;
-        let widened = activate(self.widen.forward(&states)?, Gelu::Exact)?;
+            .forward(&self.attended.add_to(states, &attended)?)?;
+        // The sums take the place of the rows otherwise.
+        let sums = states.copy()?;
         self.output_norm
-            .forward(&self.narrow.add(&widened, states)?)
+            .forward(&self.feed_forward.add_to(sums, &states)?)
     }
 
     /// Attention within each sequence: `[tokens, 3 * width]` to `[tokens, width]`.
@@ -288,21 +253,25 @@ fn split<'a>(
     })
 }
 
-fn linear(weights: &VarBuilder<'_>, columns: usize, rows: usize) -> Result<Linear> {
-    Ok(Linear::new(
-        weights.get((rows, columns), "weight")?,
-        Some(weights.get(rows, "bias")?),
-    ))
+/// The weight and the bias of a layer.
+fn linear(
+    weights: &VarBuilder<'_>,
+    columns: usize,
+    rows: usize,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let weight = weights.get((rows, columns), "weight")?;
+    Ok((weight, Some(weights.get(rows, "bias")?)))
 }
 
-/// Linear layers on the same input as one.
-fn stacked(parts: &[Linear]) -> Result<Linear> {
-    let weights: Vec<&Tensor> = parts.iter().map(Linear::weight).collect();
-    let biases: Vec<&Tensor> = parts.iter().filter_map(Linear::bias).collect();
-    Ok(Linear::new(
-        Tensor::cat(&weights, 0)?,
-        Some(Tensor::cat(&biases, 0)?),
-    ))
+fn product((weight, bias): (Tensor, Option<Tensor>)) -> Result<Product> {
+    Product::new(weight, bias)
+}
+
+/// Layers on the same input as one.
+fn stacked(parts: &[(Tensor, Option<Tensor>)]) -> Result<Product> {
+    let weights: Vec<&Tensor> = parts.iter().map(|(weight, _)| weight).collect();
+    let biases: Vec<&Tensor> = parts.iter().filter_map(|(_, bias)| bias.as_ref()).collect();
+    Product::new(Tensor::cat(&weights, 0)?, Some(Tensor::cat(&biases, 0)?))
 }
 
 fn layer_norm(weights: &VarBuilder<'_>, config: &BertConfig) -> Result<LayerNorm> {

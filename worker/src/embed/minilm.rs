@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
 use super::bert::{Bert, BertConfig, mean_of_length_one};
+use super::kernels::Product;
 use super::passages::PassageCutter;
 use super::{
     Batch, BatchContent, EmbedError, Embedder, MultiVector, PageInput, Prepared, PreparedContent,
@@ -25,7 +26,7 @@ const MAX_PASSAGES: usize = 1000;
 /// Tokens that go through the layers together: enough for efficient matrix products, few enough
 /// that the intermediate results (12 KiB a token) stay in a core's cache or near it. Cores take
 /// such batches beside each other.
-const BATCH_TOKENS: usize = 512;
+pub(crate) const BATCH_TOKENS: usize = 512;
 /// Tokens for each core of what is computed before anything is handed on.
 const CORE_TOKENS: usize = 4 * BATCH_TOKENS;
 
@@ -114,9 +115,14 @@ impl MiniLm {
         self.bert.largest_product()
     }
 
-    /// The largest product alone.
-    pub(crate) fn widen(&self, rows: &Tensor) -> Result<Tensor, EmbedError> {
-        Ok(self.bert.widen(rows)?)
+    /// That product alone, as the model's layers do it.
+    pub(crate) fn product(
+        &self,
+    ) -> Result<impl Fn(&Tensor) -> candle_core::Result<Tensor>, EmbedError> {
+        let (inputs, outputs) = self.largest_product();
+        let weight = Tensor::ones((outputs, inputs), DType::F32, &Device::Cpu)?;
+        let product = Product::new(weight, None)?;
+        Ok(move |rows: &Tensor| product.forward(rows))
     }
 }
 

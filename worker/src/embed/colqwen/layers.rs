@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Module, Tensor};
 
 use super::checkpoint::Checkpoint;
 use super::error::Result;
-use crate::embed::kernels;
+use crate::embed::kernels::{self, Activation, Product};
 
 /// How the large matrices are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,35 +52,26 @@ impl Loader<'_> {
     }
 }
 
-/// `x W^T + b`.
-pub(super) struct Linear {
-    weight: Weight,
-    /// None where the weight has it in itself.
+/// A matrix of weights and its bias, as they are in the checkpoint.
+struct Weights {
+    /// `[outputs, inputs]`
+    weight: Tensor,
+    /// `[outputs]`
     bias: Option<Tensor>,
+    /// How the matrix is to be kept; none: as it is.
+    format: Option<GgmlDType>,
 }
 
-enum Weight {
-    Plain(Tensor),
-    /// With its bias, for the CPU.
-    LaidOut(kernels::Matrix),
-    Quantised(QMatMul),
-}
-
-impl Linear {
-    /// Reads `weight [output, input]` and, where there is one, `bias [output]`.
-    pub(super) fn load(loader: &Loader, input: usize, output: usize, bias: bool) -> Result<Self> {
-        Self::load_joined(&[(loader.clone(), output)], input, bias)
-    }
-
-    /// Reads several matrices on one input as one: their results stand side by side.
-    pub(super) fn load_joined(parts: &[(Loader, usize)], input: usize, bias: bool) -> Result<Self> {
+impl Weights {
+    /// Reads several matrices on one input as one: their results stand side by side. Each is a
+    /// place and a number of outputs.
+    fn read(parts: &[(Loader, usize)], inputs: usize, bias: bool) -> Result<Self> {
         let loader = &parts[0].0;
         let outputs: usize = parts.iter().map(|(_, output)| output).sum();
-        let format = loader.quantisation.format(input, outputs);
-        let dtype = if format.is_some() {
-            DType::F32
-        } else {
-            loader.dtype
+        let format = loader.quantisation.format(inputs, outputs);
+        let dtype = match format {
+            Some(_) => DType::F32,
+            None => loader.dtype,
         };
         let read = |name: &str, inner: Option<usize>, dtype: DType| -> Result<Tensor> {
             let tensors = parts
@@ -95,63 +86,131 @@ impl Linear {
                 tensors => Tensor::cat(tensors, 0)?,
             })
         };
-        let weight = read("weight", Some(input), dtype)?;
-        let bias = bias
-            .then(|| {
-                Ok::<_, super::error::ColQwenError>(
-                    read("bias", None, loader.dtype)?.to_device(loader.device)?,
-                )
-            })
-            .transpose()?;
-        let Some(format) = format else {
-            return Self::from_tensors(weight.to_device(loader.device)?, bias);
+        let bias = bias.then(|| read("bias", None, loader.dtype)).transpose()?;
+        Ok(Self {
+            weight: read("weight", Some(inputs), dtype)?,
+            bias,
+            format,
+        })
+    }
+
+    fn on(&self, device: &Device) -> Result<(Tensor, Option<Tensor>)> {
+        Ok((self.weight.to_device(device)?, self.bias_on(device)?))
+    }
+
+    fn bias_on(&self, device: &Device) -> Result<Option<Tensor>> {
+        let bias = self.bias.as_ref().map(|bias| bias.to_device(device));
+        Ok(bias.transpose()?)
+    }
+}
+
+/// `x W^T + b`.
+pub(super) enum Linear {
+    Plain(Product),
+    Quantised {
+        weight: QMatMul,
+        bias: Option<Tensor>,
+    },
+}
+
+impl Linear {
+    /// Reads `weight [output, input]` and, where there is one, `bias [output]`.
+    pub(super) fn load(loader: &Loader, input: usize, output: usize, bias: bool) -> Result<Self> {
+        Self::load_joined(&[(loader.clone(), output)], input, bias)
+    }
+
+    /// Reads several matrices on one input as one: their results stand side by side.
+    pub(super) fn load_joined(parts: &[(Loader, usize)], input: usize, bias: bool) -> Result<Self> {
+        Self::new(&Weights::read(parts, input, bias)?, parts[0].0.device)
+    }
+
+    fn new(weights: &Weights, device: &Device) -> Result<Self> {
+        let Some(format) = weights.format else {
+            let (weight, bias) = weights.on(device)?;
+            return Self::from_tensors(weight, bias);
         };
-        let quantised = QTensor::quantize_onto(&weight, format, loader.device)?;
-        let weight = Weight::Quantised(QMatMul::from_qtensor(quantised)?);
-        Ok(Self { weight, bias })
+        let quantised = QTensor::quantize_onto(&weights.weight, format, device)?;
+        Ok(Self::Quantised {
+            weight: QMatMul::from_qtensor(quantised)?,
+            bias: weights.bias_on(device)?,
+        })
     }
 
     /// A layer from tensors that are already in place.
     pub(super) fn from_tensors(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Ok(match kernels::Matrix::new(&weight, bias.as_ref())? {
-            Some(matrix) => Self {
-                weight: Weight::LaidOut(matrix),
-                bias: None,
-            },
-            None => Self {
-                weight: Weight::Plain(weight),
-                bias,
-            },
-        })
+        Ok(Self::Plain(Product::new(weight, bias)?))
     }
 
     /// `[rows, input]` to `[rows, output]`.
     pub(super) fn forward(&self, rows: &Tensor) -> Result<Tensor> {
-        let product = match &self.weight {
-            Weight::Plain(weight) => rows.matmul(&weight.t()?)?,
-            Weight::LaidOut(matrix) => matrix.multiply(rows)?,
-            Weight::Quantised(weight) => {
+        match self {
+            Self::Plain(product) => Ok(product.forward(rows)?),
+            Self::Quantised { weight, bias } => {
                 let product = weight.forward(&rows.to_dtype(DType::F32)?)?;
-                product.to_dtype(rows.dtype())?
+                let product = product.to_dtype(rows.dtype())?;
+                Ok(match bias {
+                    Some(bias) => product.broadcast_add(bias)?,
+                    None => product,
+                })
             }
-        };
-        Ok(match &self.bias {
-            Some(bias) => kernels::add_bias(product, bias)?,
-            None => product,
-        })
+        }
     }
-}
 
-impl Linear {
     /// `sums` and, for each row, the layer's result. `sums` may be changed in place: nobody else
     /// may want its values.
     pub(super) fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
-        match &self.weight {
-            Weight::LaidOut(matrix) if sums.is_contiguous() => {
-                matrix.add_product(rows, &sums)?;
-                Ok(sums)
-            }
-            _ => Ok((sums + self.forward(rows)?)?),
+        match self {
+            Self::Plain(product) => Ok(product.add_to(sums, rows)?),
+            Self::Quantised { .. } => Ok((sums + self.forward(rows)?)?),
+        }
+    }
+}
+
+/// Two layers with a function between them.
+pub(super) enum FeedForward {
+    Plain(kernels::FeedForward),
+    Quantised {
+        first: Linear,
+        activation: Activation,
+        second: Linear,
+    },
+}
+
+impl FeedForward {
+    /// Reads the first layer's parts, whose results stand side by side, each with a number of
+    /// outputs, and the second layer, which leads back to `width`.
+    pub(super) fn load(
+        first: &[(Loader, usize)],
+        activation: Activation,
+        second: Loader,
+        width: usize,
+        bias: bool,
+    ) -> Result<Self> {
+        let device = first[0].0.device;
+        let inner = first[0].1;
+        let first = Weights::read(first, width, bias)?;
+        let second = Weights::read(&[(second, width)], inner, bias)?;
+        if first.format.is_none() && second.format.is_none() {
+            let (first, second) = (first.on(device)?, second.on(device)?);
+            let layers = kernels::FeedForward::new(first, activation, second)?;
+            return Ok(Self::Plain(layers));
+        }
+        Ok(Self::Quantised {
+            first: Linear::new(&first, device)?,
+            activation,
+            second: Linear::new(&second, device)?,
+        })
+    }
+
+    /// `sums`, which may be changed in place, and the layers' result for each of `rows`.
+    pub(super) fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Plain(layers) => Ok(layers.add_to(sums, rows)?),
+            Self::Quantised {
+                first,
+                activation,
+                second,
+            } => second.add_to(sums, &activation.of(first.forward(rows)?)?),
         }
     }
 }

@@ -7,9 +7,9 @@ use super::attention::{Direction, Layout, SelfAttention};
 use super::config::TextConfig;
 use super::error::Result;
 use super::grid::Segments;
-use super::layers::{Linear, Loader, Norm};
+use super::layers::{FeedForward, Linear, Loader, Norm};
 use super::rope::RotaryTable;
-use crate::embed::kernels::{self, Masks};
+use crate::embed::kernels::{Activation, Masks};
 
 /// The text tower.
 pub(super) struct TextTower {
@@ -76,8 +76,7 @@ struct Layer {
     attention: SelfAttention,
     output: Linear,
     mlp_norm: Norm,
-    gate_up: Linear,
-    down: Linear,
+    mlp: FeedForward,
 }
 
 impl Layer {
@@ -101,12 +100,13 @@ impl Layer {
             attention: SelfAttention::new(config.heads, config.kv_heads, head, norms)?,
             output: Linear::load(&attention.at("o_proj"), q, hidden, config.output_bias)?,
             mlp_norm: norm("post_attention_layernorm")?,
-            gate_up: Linear::load_joined(
-                &[(mlp.at("gate_proj"), inner), (mlp.at("up_proj"), inner)],
+            mlp: FeedForward::load(
+                &["gate_proj", "up_proj"].map(|name| (mlp.at(name), inner)),
+                Activation::SwiGlu,
+                mlp.at("down_proj"),
                 hidden,
                 false,
             )?,
-            down: Linear::load(&mlp.at("down_proj"), inner, hidden, false)?,
         })
     }
 
@@ -114,7 +114,7 @@ impl Layer {
         let qkv = self.qkv.forward(&self.input_norm.forward(&hidden)?)?;
         let attended = self.attention.forward(&qkv, layout)?;
         let hidden = self.output.add_to(hidden, &attended)?;
-        let inner = self.gate_up.forward(&self.mlp_norm.forward(&hidden)?)?;
-        self.down.add_to(hidden, &kernels::swiglu(&inner)?)
+        let rows = self.mlp_norm.forward(&hidden)?;
+        self.mlp.add_to(hidden, &rows)
     }
 }

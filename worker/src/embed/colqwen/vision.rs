@@ -7,11 +7,11 @@ use super::attention::{Direction, Layout, SelfAttention};
 use super::config::{VisionAttention, VisionConfig, VisionMlp, VisionNorm};
 use super::error::Result;
 use super::grid::UNIT;
-use super::layers::{Linear, Loader, Norm};
+use super::layers::{FeedForward, Linear, Loader, Norm};
 use super::packing::VisionPlan;
 use super::position_table::PositionTable;
 use super::rope::RotaryTable;
-use crate::embed::kernels::{self, Gelu, Masks};
+use crate::embed::kernels::{Activation, Gelu, Masks, activate};
 
 const EPSILON: f32 = 1e-6;
 const CHANNELS: usize = 3;
@@ -116,7 +116,7 @@ struct Block {
     attention: SelfAttention,
     output: Linear,
     norm2: Norm,
-    mlp: Mlp,
+    mlp: FeedForward,
 }
 
 impl Block {
@@ -129,7 +129,7 @@ impl Block {
             attention: SelfAttention::new(config.heads, config.heads, config.head(), None)?,
             output: Linear::load(&loader.at("attn.proj"), width, width, true)?,
             norm2: norm("norm2")?,
-            mlp: Mlp::load(&loader.at("mlp"), config)?,
+            mlp: load_mlp(&loader.at("mlp"), config)?,
         })
     }
 
@@ -149,57 +149,25 @@ fn load_norm(loader: &Loader, config: &VisionConfig, width: usize) -> Result<Nor
     }
 }
 
-enum Mlp {
-    SwiGlu {
-        gate_up: Linear,
-        down: Linear,
-    },
-    Plain {
-        first: Linear,
-        activation: Gelu,
-        second: Linear,
-    },
-}
-
-impl Mlp {
-    fn load(loader: &Loader, config: &VisionConfig) -> Result<Self> {
-        let (width, inner) = (config.width, config.intermediate);
-        let plain = |first, activation, second| -> Result<Self> {
-            Ok(Self::Plain {
-                first: Linear::load(&loader.at(first), width, inner, true)?,
-                activation,
-                second: Linear::load(&loader.at(second), inner, width, true)?,
-            })
-        };
-        match config.mlp {
-            VisionMlp::SwiGlu => {
-                let parts = [
-                    (loader.at("gate_proj"), inner),
-                    (loader.at("up_proj"), inner),
-                ];
-                Ok(Self::SwiGlu {
-                    gate_up: Linear::load_joined(&parts, width, true)?,
-                    down: Linear::load(&loader.at("down_proj"), inner, width, true)?,
-                })
-            }
-            VisionMlp::QuickGelu => plain("fc1", Gelu::Quick, "fc2"),
-            VisionMlp::TanhGelu => plain("linear_fc1", Gelu::Tanh, "linear_fc2"),
+fn load_mlp(loader: &Loader, config: &VisionConfig) -> Result<FeedForward> {
+    let (gates, first, activation, second) = match config.mlp {
+        VisionMlp::SwiGlu => (
+            Some("gate_proj"),
+            "up_proj",
+            Activation::SwiGlu,
+            "down_proj",
+        ),
+        VisionMlp::QuickGelu => (None, "fc1", Activation::Gelu(Gelu::Quick), "fc2"),
+        VisionMlp::TanhGelu => {
+            let activation = Activation::Gelu(Gelu::Tanh);
+            (None, "linear_fc1", activation, "linear_fc2")
         }
-    }
-
-    /// `sums`, changed in place, and the MLP's results.
-    fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::SwiGlu { gate_up, down } => {
-                down.add_to(sums, &kernels::swiglu(&gate_up.forward(rows)?)?)
-            }
-            Self::Plain {
-                first,
-                activation,
-                second,
-            } => second.add_to(sums, &kernels::activate(first.forward(rows)?, *activation)?),
-        }
-    }
+    };
+    let parts = gates.into_iter().chain([first]);
+    let parts: Vec<_> = parts
+        .map(|name| (loader.at(name), config.intermediate))
+        .collect();
+    FeedForward::load(&parts, activation, loader.at(second), config.width, true)
 }
 
 /// Turns each 2 x 2 patches into one token of the text tower's width.
@@ -245,7 +213,7 @@ impl Merger {
         } else {
             self.norm.forward(rows)?.reshape(joined)?
         };
-        let inner = kernels::activate(self.first.forward(&rows)?, Gelu::Exact)?;
+        let inner = activate(self.first.forward(&rows)?, Gelu::Exact)?;
         self.second.forward(&inner)
     }
 }

@@ -18,9 +18,29 @@ pub(in crate::embed) enum Gelu {
     Exact,
 }
 
+/// `silu(gate) * value`, in place of the values.
+pub(super) fn gate(values: &mut [f32], gates: &[f32]) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for (value, &gate) in values.iter_mut().zip(gates) {
+                *value *= gate / (1.0 + exp(-gate));
+            }
+        },
+    );
+}
+
 impl Gelu {
+    /// Applies it to every value.
+    pub(super) fn apply(self, values: &mut [f32]) {
+        vectorised(
+            #[inline(always)]
+            || self.apply_here(values),
+        );
+    }
+
     #[inline(always)]
-    fn apply(self, values: &mut [f32]) {
+    fn apply_here(self, values: &mut [f32]) {
         match self {
             Self::Quick => {
                 for x in values {
@@ -44,7 +64,7 @@ impl Gelu {
 }
 
 /// `rows + bias`, the bias being one row.
-pub(in crate::embed) fn add_bias(rows: Tensor, bias: &Tensor) -> Result<Tensor> {
+pub(super) fn add_bias(rows: Tensor, bias: &Tensor) -> Result<Tensor> {
     if !is_fused(&rows) {
         return rows.broadcast_add(bias);
     }
@@ -53,7 +73,7 @@ pub(in crate::embed) fn add_bias(rows: Tensor, bias: &Tensor) -> Result<Tensor> 
 }
 
 /// `silu(gate) * up` of rows that hold gate and up side by side.
-pub(in crate::embed) fn swiglu(rows: &Tensor) -> Result<Tensor> {
+pub(super) fn swiglu(rows: &Tensor) -> Result<Tensor> {
     if !is_fused(rows) {
         let half = rows.dim(1)? / 2;
         return rows.narrow(1, 0, half)?.silu()? * rows.narrow(1, half, half)?;
@@ -124,18 +144,11 @@ impl CustomOp1 for SwiGlu {
             .par_chunks_mut(step)
             .zip(rows.par_chunks(step * 2))
             .for_each(|(output, rows)| {
-                let rows = output.chunks_exact_mut(half).zip(rows.chunks_exact(width));
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for (output, row) in rows {
-                            let (gate, up) = row.split_at(half);
-                            for ((value, &gate), &up) in output.iter_mut().zip(gate).zip(up) {
-                                *value = gate / (1.0 + exp(-gate)) * up;
-                            }
-                        }
-                    },
-                );
+                for (output, row) in output.chunks_exact_mut(half).zip(rows.chunks_exact(width)) {
+                    let (gates, up) = row.split_at(half);
+                    output.copy_from_slice(up);
+                    gate(output, gates);
+                }
             });
         Ok((CpuStorage::F32(output), Shape::from((count, half))))
     }
@@ -150,12 +163,9 @@ impl InplaceOp1 for Activate {
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let values = values_mut(storage, layout)?;
-        values.par_chunks_mut(TASK).for_each(|task| {
-            vectorised(
-                #[inline(always)]
-                || self.0.apply(task),
-            );
-        });
+        values
+            .par_chunks_mut(TASK)
+            .for_each(|task| self.0.apply(task));
         Ok(())
     }
 }

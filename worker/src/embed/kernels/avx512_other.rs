@@ -3,6 +3,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::Activation;
 use super::attention::Rows;
 
 /// Never.
@@ -31,6 +32,25 @@ impl Matrix {
 
     /// Never called: there is no matrix.
     pub(in crate::embed) fn add_product(&self, _rows: &Tensor, _sums: &Tensor) -> Result<()> {
+        match *self {}
+    }
+}
+
+/// No layers: there are no instructions for them here.
+pub(in crate::embed) enum FeedForward {}
+
+impl FeedForward {
+    /// None.
+    pub(in crate::embed) fn new(
+        _first: &(Tensor, Option<Tensor>),
+        _activation: Activation,
+        _second: &(Tensor, Option<Tensor>),
+    ) -> Result<Option<Self>> {
+        Ok(None)
+    }
+
+    /// Never called: there are no layers.
+    pub(in crate::embed) fn add(&self, _rows: &Tensor, _sums: &Tensor) -> Result<()> {
         match *self {}
     }
 }

@@ -9,13 +9,18 @@ mod avx512;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "avx512_other.rs"]
 mod avx512;
+mod feed_forward;
+mod product;
 mod softmax;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 
-pub(super) use activation::{Gelu, activate, add_bias, swiglu};
+pub(super) use activation::{Gelu, activate};
+use activation::{add_bias, gate, swiglu};
 pub(super) use attention::{HeadNorm, SelfAttention, attention};
-pub(super) use avx512::Matrix;
+use avx512::Matrix;
+pub(super) use feed_forward::{Activation, FeedForward};
+pub(super) use product::Product;
 pub(super) use softmax::{Masks, Visible, softmax};
 
 /// Values that one task works on: large enough to hide the cost of a task, small enough for L2.

@@ -10,6 +10,7 @@
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -85,7 +86,21 @@ impl Matrix {
         sums.inplace_op2(&rows.contiguous()?, &AddProduct(self))
     }
 
-    fn product(&self, rows: &[f32]) -> Vec<f32> {
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Numbers of the panels: 32 outputs each, the last one fewer.
+    pub(super) fn panels(&self) -> Range<usize> {
+        0..self.outputs.div_ceil(COLUMNS)
+    }
+
+    /// The product, with all cores.
+    pub(super) fn product(&self, rows: &[f32]) -> Vec<f32> {
         let length = rows.len() / self.inputs * self.outputs;
         // Not cleared before: that would cost a tenth of the product.
         let mut output = Vec::with_capacity(length);
@@ -95,93 +110,146 @@ impl Matrix {
         output
     }
 
+    /// Adds the product to `sums`, with all cores.
+    pub(super) fn add_values(&self, rows: &[f32], sums: &mut [f32]) {
+        // SAFETY: a number is a valid value for a place that may have none, and the product leaves
+        // a number in every place.
+        let sums = unsafe { &mut *(std::ptr::from_mut(sums) as *mut [MaybeUninit<f32>]) };
+        self.write_product(rows, sums, true);
+    }
+
     /// Writes every value of `output`; `onto` adds to what is there, which must be numbers then.
     fn write_product(&self, rows: &[f32], output: &mut [MaybeUninit<f32>], onto: bool) {
         let count = rows.len() / self.inputs;
         assert_eq!(output.len(), count * self.outputs);
-        let panels = self.outputs.div_ceil(COLUMNS);
+        let panels = self.panels().end;
         let blocks = count.div_ceil(BLOCK);
         // Few rows leave cores idle unless columns are shared out too.
         let wanted = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
         let group = panels.div_ceil(wanted).max(8);
         let groups = panels.div_ceil(group);
-        let target = Target {
-            values: output.as_mut_ptr().cast(),
-            onto,
-        };
+        let target = Target(output.as_mut_ptr().cast());
         (0..blocks * groups).into_par_iter().for_each(|task| {
             let (block, group_number) = (task / groups, task % groups);
-            let first_row = block * BLOCK;
-            let block = Block {
-                rows,
-                first_row,
-                count: BLOCK.min(count - first_row),
-                panels: group_number * group..panels.min((group_number + 1) * group),
-            };
-            let size = BLOCK * DEPTH.min(self.inputs);
-            PACKED.with_borrow_mut(|packed| self.block(&block, packed.first(size), &target));
+            let first = block * BLOCK;
+            let count = BLOCK.min(count - first);
+            let rows = &rows[first * self.inputs..][..count * self.inputs];
+            let panels = group_number * group..panels.min((group_number + 1) * group);
+            PACKED.with_borrow_mut(|packed| {
+                for slice in Slice::each(self.inputs) {
+                    let packed = packed.first(count * slice.depth);
+                    pack_slice(rows, self.inputs, slice, packed);
+                    for panel in panels.clone() {
+                        // SAFETY: the rows and columns lie in the output, and no other task has
+                        // any of them.
+                        unsafe {
+                            let place = first * self.outputs + panel * COLUMNS;
+                            let to = Sums {
+                                first: target.get().add(place),
+                                stride: self.outputs,
+                                onto: onto || slice.start > 0,
+                            };
+                            self.panel(packed, count, slice, panel, to);
+                        }
+                    }
+                }
+            });
         });
     }
 
-    /// All products of one block with some of the panels.
-    fn block(&self, block: &Block<'_>, packed: &mut [f32], target: &Target) {
-        for start in (0..self.inputs).step_by(DEPTH) {
-            let depth = DEPTH.min(self.inputs - start);
-            self.pack_block(block, start, depth, packed);
-            for panel in block.panels.clone() {
-                let at = (panel * self.inputs + start) * COLUMNS;
-                let weights = &self.panels[at..at + depth * COLUMNS];
-                let column = panel * COLUMNS;
-                let width = COLUMNS.min(self.outputs - column);
-                let bias = (start == 0).then(|| &self.bias[column..column + COLUMNS]);
-                for first in (0..block.count).step_by(ROWS) {
-                    let rows = ROWS.min(block.count - first);
-                    let values = &packed[first * depth..(first + rows) * depth];
-                    let place = (block.first_row + first) * self.outputs + column;
-                    // The tiles of a block fetch the next panel together.
-                    let next = weights.as_ptr().wrapping_add(self.inputs * COLUMNS);
-                    let next = next.wrapping_add(first / ROWS * depth * AHEAD);
-                    // SAFETY: the rows and columns of this tile lie in the output, no other task
-                    // has any of them, and the instructions are there, or `new` had refused.
-                    unsafe {
-                        let place = Place {
-                            to: target.values.add(place),
-                            stride: self.outputs,
-                            width,
-                            onto: target.onto || start > 0,
-                        };
-                        tile_of(rows, values, weights, bias, next, place);
-                    }
-                }
+    /// Some inputs' share of the products of `count` rows with one panel. `packed` are the rows'
+    /// values for these inputs, by [`pack_slice`]. The bias comes with the first slice.
+    ///
+    /// # Safety
+    /// `to` must be valid for `count` rows of the panel's outputs.
+    pub(super) unsafe fn panel(
+        &self,
+        packed: &[f32],
+        count: usize,
+        Slice { start, depth }: Slice,
+        panel: usize,
+        to: Sums,
+    ) {
+        let at = (panel * self.inputs + start) * COLUMNS;
+        let weights = &self.panels[at..at + depth * COLUMNS];
+        let column = panel * COLUMNS;
+        let bias = (start == 0).then(|| &self.bias[column..column + COLUMNS]);
+        // The tiles fetch the next panel together.
+        let mut ahead = weights.as_ptr().wrapping_add(self.inputs * COLUMNS);
+        for first in (0..count).step_by(ROWS) {
+            let rows = ROWS.min(count - first);
+            let values = &packed[first * depth..(first + rows) * depth];
+            // SAFETY: as for this function; the instructions are there, or `new` had refused.
+            unsafe {
+                let place = Place {
+                    to: to.first.add(first * to.stride),
+                    stride: to.stride,
+                    width: COLUMNS.min(self.outputs - column),
+                    onto: to.onto,
+                };
+                tile_of(rows, values, weights, bias, ahead, place);
             }
-        }
-    }
-
-    /// Brings a slice of a block's rows into the order in which tiles read it: tile by tile, input
-    /// by input.
-    fn pack_block(&self, block: &Block<'_>, start: usize, depth: usize, packed: &mut [f32]) {
-        for first in (0..block.count).step_by(ROWS) {
-            let rows = ROWS.min(block.count - first);
-            let from = &block.rows[(block.first_row + first) * self.inputs + start..];
-            let tile = &mut packed[first * depth..(first + rows) * depth];
-            // SAFETY: the instructions are there, or `new` had refused.
-            unsafe { pack(from, self.inputs, rows, tile) };
+            ahead = ahead.wrapping_add(depth * AHEAD);
         }
     }
 }
 
-struct Block<'a> {
-    rows: &'a [f32],
-    first_row: usize,
-    count: usize,
-    panels: std::ops::Range<usize>,
+/// Inputs that products are added up over at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Slice {
+    /// The first.
+    pub(super) start: usize,
+    /// How many.
+    pub(super) depth: usize,
+}
+
+impl Slice {
+    /// All of so many inputs.
+    pub(super) fn each(inputs: usize) -> impl Iterator<Item = Self> {
+        let starts = (0..inputs).step_by(DEPTH);
+        starts.map(move |start| Self {
+            start,
+            depth: DEPTH.min(inputs - start),
+        })
+    }
+
+    /// Where its values are among those of all slices of `count` rows.
+    pub(super) fn of(self, count: usize) -> Range<usize> {
+        self.start * count..(self.start + self.depth) * count
+    }
+}
+
+/// Where the sums of some rows go.
+#[derive(Clone, Copy)]
+pub(super) struct Sums {
+    /// The first value of the first row.
+    pub(super) first: *mut f32,
+    /// Values from one row to the next.
+    pub(super) stride: usize,
+    /// Whether they are added to what is there.
+    pub(super) onto: bool,
+}
+
+/// Brings a slice of all `rows`, `stride` values each, into the order in which tiles read it: tile
+/// by tile, input by input.
+pub(super) fn pack_slice(rows: &[f32], stride: usize, slice: Slice, packed: &mut [f32]) {
+    let Slice { start, depth } = slice;
+    let count = packed.len() / depth;
+    for first in (0..count).step_by(ROWS) {
+        let tile = ROWS.min(count - first);
+        let packed = &mut packed[first * depth..(first + tile) * depth];
+        // SAFETY: only who has a matrix comes here, and there is none without the instructions.
+        unsafe { pack(&rows[first * stride + start..], stride, tile, packed) };
+    }
 }
 
 /// The output, of which tasks write disjoint parts.
-struct Target {
-    values: *mut f32,
-    /// Whether the products are added to what is there.
-    onto: bool,
+struct Target(*mut f32);
+
+impl Target {
+    fn get(&self) -> *mut f32 {
+        self.0
+    }
 }
 
 // SAFETY: tasks write to places that no other task reads or writes.
@@ -233,11 +301,7 @@ impl InplaceOp2 for AddProduct<'_> {
         if sums_layout.shape().dims2()? != shape {
             candle_core::bail!("the product is {shape:?}, the sums {sums_layout:?}");
         }
-        let sums = values_mut(sums, sums_layout)?;
-        // SAFETY: a number is a valid value for a place that may have none, and the product leaves
-        // a number in every place.
-        let sums = unsafe { &mut *(std::ptr::from_mut(sums) as *mut [MaybeUninit<f32>]) };
-        matrix.write_product(values(rows, layout)?, sums, true);
+        matrix.add_values(values(rows, layout)?, values_mut(sums, sums_layout)?);
         Ok(())
     }
 }

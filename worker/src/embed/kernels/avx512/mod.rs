@@ -2,11 +2,13 @@
 
 mod aligned;
 mod attention;
+mod feed_forward;
 mod matrix;
 mod pack;
 mod tile;
 
 pub(in crate::embed) use attention::attend;
+pub(in crate::embed) use feed_forward::FeedForward;
 pub(in crate::embed) use matrix::Matrix;
 
 /// Whether this CPU has the instructions.
