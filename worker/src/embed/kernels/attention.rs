@@ -46,11 +46,16 @@ impl Rows<'_> {
 
     /// One head of one row.
     pub(super) fn at(&self, row: usize, head: usize) -> &[f32] {
-        let size = self.attention.head;
-        &self.values[row * self.width() + head * size..][..size]
+        &self.from(row, head)[..self.attention.head]
     }
 
-    fn width(&self) -> usize {
+    /// All values from a head of a row on.
+    pub(super) fn from(&self, row: usize, head: usize) -> &[f32] {
+        &self.values[row * self.width() + head * self.attention.head..]
+    }
+
+    /// Values of a row.
+    pub(super) fn width(&self) -> usize {
         (self.attention.heads + 2 * self.attention.groups) * self.attention.head
     }
 }

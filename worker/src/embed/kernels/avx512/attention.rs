@@ -9,10 +9,13 @@
     reason = "vector instructions; scratch space is sized beside the calls"
 )]
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::tile::{COLUMNS, Place, tile_of, tiles};
+use super::pack::{self, LANES, gather, pack};
+use super::tile::{COLUMNS, Place, ROWS, tile_of, tiles};
 use crate::embed::kernels::attention::{HeadNorm, Rows, SelfAttention};
 use crate::embed::kernels::exp;
 
@@ -53,6 +56,7 @@ pub(in crate::embed) fn attend(rows: &Rows<'_>) -> Vec<f32> {
             }
         },
     );
+    KEPT.set(packed);
     output
 }
 
@@ -72,9 +76,15 @@ struct Panel {
 /// Keys and values of all segments, in the order in which tiles read them: for each group of
 /// heads, segment by segment, tile by tile. A tile of keys has 14 of them input by input; a
 /// tile of values has 14 columns key by key.
+#[derive(Default)]
 struct Packed {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Aligned,
+    values: Aligned,
+}
+
+thread_local! {
+    /// Memory of an earlier call on this thread.
+    static KEPT: Cell<Packed> = Cell::default();
 }
 
 /// What a core works with.
@@ -85,7 +95,8 @@ struct Scratch {
     scores: Aligned,
     /// 32 results for each of a head's columns.
     results: Aligned,
-    row: Vec<f32>,
+    /// Heads of a few rows, turned.
+    turned: Vec<f32>,
 }
 
 impl Scratch {
@@ -95,8 +106,13 @@ impl Scratch {
             queries: Aligned::zeros(attention.head * COLUMNS),
             scores: Aligned::zeros(longest.unwrap_or(0) * COLUMNS),
             results: Aligned::zeros(attention.head * COLUMNS),
-            row: vec![0.0; attention.head],
+            turned: vec![0.0; LANES * attention.head],
         }
+    }
+
+    /// Values of a head.
+    fn size(&self) -> usize {
+        self.turned.len() / LANES
     }
 }
 
@@ -109,11 +125,8 @@ impl Packed {
             ..
         } = rows.attention;
         let size = groups * rows.count() * head;
-        let mut packed = Self {
-            keys: vec![0.0; size],
-            values: vec![0.0; size],
-        };
-        let (mut keys, mut values) = (packed.keys.as_mut_slice(), packed.values.as_mut_slice());
+        let mut packed = KEPT.take();
+        let (mut keys, mut values) = (packed.keys.first(size), packed.values.first(size));
         let mut tasks = Vec::with_capacity(groups * segments.len());
         for group in 0..groups {
             for &segment in segments {
@@ -184,7 +197,7 @@ impl Packed {
 
 /// Scores of the first `seen` keys, of `length`, with the queries; tiles are computed whole.
 fn score(keys: &[f32], length: usize, seen: usize, scratch: &mut Scratch) {
-    let size = scratch.row.len();
+    let size = scratch.size();
     for (key, tile) in tiles(length).take_while(|(key, _)| *key < seen) {
         let place = whole(
             &mut scratch.scores[key * COLUMNS..(key + tile) * COLUMNS],
@@ -201,7 +214,7 @@ fn weigh(values: &[f32], length: usize, seen: usize, scratch: &mut Scratch) {
     for key in (0..seen).step_by(DEPTH) {
         let depth = DEPTH.min(seen - key);
         let weights = &scratch.scores[key * COLUMNS..(key + depth) * COLUMNS];
-        for (column, tile) in tiles(scratch.row.len()) {
+        for (column, tile) in tiles(scratch.size()) {
             let to = &mut scratch.results[column * COLUMNS..(column + tile) * COLUMNS];
             let place = whole(to, key > 0);
             let values = &values[column * length + key * tile..][..depth * tile];
@@ -225,28 +238,26 @@ fn pack_keys(rows: &Rows<'_>, group: usize, (start, length): (usize, usize), pac
     let attention = &rows.attention;
     let size = attention.head;
     let norm = attention.norms.map(|(_, keys)| keys);
-    let mut row = vec![0.0; size];
+    let mut turned = vec![0.0; ROWS * size];
     for (key, tile) in tiles(length) {
-        let packed = &mut packed[key * size..(key + tile) * size];
-        for offset in 0..tile {
+        for (offset, row) in turned.chunks_exact_mut(size).take(tile).enumerate() {
             let place = (start + key + offset, attention.heads + group);
-            rotate(rows, place, norm, &mut row);
-            for (to, value) in packed[offset..].iter_mut().step_by(tile).zip(&row) {
-                *to = *value;
-            }
+            rotate(rows, place, norm, row);
         }
+        let packed = &mut packed[key * size..(key + tile) * size];
+        // SAFETY: `attend` found the instructions.
+        unsafe { pack(columns(&turned, size, tile), packed, tile) };
     }
 }
 
 fn pack_values(rows: &Rows<'_>, group: usize, (start, length): (usize, usize), packed: &mut [f32]) {
     let attention = &rows.attention;
     let head = attention.heads + attention.groups + group;
-    for key in 0..length {
-        let row = rows.at(start + key, head);
-        for (column, tile) in tiles(attention.head) {
-            packed[column * length + key * tile..][..tile]
-                .copy_from_slice(&row[column..column + tile]);
-        }
+    let values = rows.from(start, head);
+    for (column, tile) in tiles(attention.head) {
+        let packed = &mut packed[column * length..(column + tile) * length];
+        // SAFETY: `attend` found the instructions.
+        unsafe { gather(&values[column..], rows.width(), (length, tile), packed) };
     }
 }
 
@@ -254,14 +265,32 @@ fn pack_queries(rows: &Rows<'_>, head: usize, panel: Panel, scratch: &mut Scratc
     if panel.count < COLUMNS {
         scratch.queries.fill(0.0);
     }
+    let size = rows.attention.head;
     let norm = rows.attention.norms.map(|(queries, _)| queries);
-    for column in 0..panel.count {
-        let row = panel.start + panel.first + column;
-        rotate(rows, (row, head), norm, &mut scratch.row);
-        let places = scratch.queries[column..].iter_mut().step_by(COLUMNS);
-        for (to, value) in places.zip(&scratch.row) {
-            *to = *value;
+    for first in (0..panel.count).step_by(LANES) {
+        let count = LANES.min(panel.count - first);
+        for (offset, turned) in scratch
+            .turned
+            .chunks_exact_mut(size)
+            .take(count)
+            .enumerate()
+        {
+            let row = panel.start + panel.first + first + offset;
+            rotate(rows, (row, head), norm, turned);
         }
+        let turned = columns(&scratch.turned, size, count);
+        // SAFETY: `attend` found the instructions.
+        unsafe { pack(turned, &mut scratch.queries[first..], COLUMNS) };
+    }
+}
+
+/// Rows of `size` values that lie side by side.
+fn columns(values: &[f32], size: usize, count: usize) -> pack::Rows<'_> {
+    pack::Rows {
+        values,
+        stride: size,
+        count,
+        depth: size,
     }
 }
 

@@ -16,7 +16,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shap
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::pack::pack;
+use super::pack::{Rows, pack};
 use super::tile::{AHEAD, COLUMNS, Place, ROWS, tile_of};
 use crate::embed::kernels::{values, values_mut};
 
@@ -238,8 +238,14 @@ pub(super) fn pack_slice(rows: &[f32], stride: usize, slice: Slice, packed: &mut
     for first in (0..count).step_by(ROWS) {
         let tile = ROWS.min(count - first);
         let packed = &mut packed[first * depth..(first + tile) * depth];
+        let rows = Rows {
+            values: &rows[first * stride + start..],
+            stride,
+            count: tile,
+            depth,
+        };
         // SAFETY: only who has a matrix comes here, and there is none without the instructions.
-        unsafe { pack(&rows[first * stride + start..], stride, tile, packed) };
+        unsafe { pack(rows, packed, tile) };
     }
 }
 

@@ -6,45 +6,89 @@
 
 use std::arch::x86_64::{
     __m512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
-    _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
-use super::tile::ROWS;
-
 /// Values of a vector register.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
-/// Writes `packed`, whose length is that of `count` rows, column by column: `count` values of the
-/// first column, then of the second. A row begins `stride` values after the one before it, the
-/// first one with `rows`.
+/// Rows that are brought into another order at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// The first row's values, then `stride` values on the next row's.
+    pub(super) values: &'a [f32],
+    pub(super) stride: usize,
+    /// At most [`LANES`].
+    pub(super) count: usize,
+    /// Values of a row that are taken.
+    pub(super) depth: usize,
+}
+
+/// Writes rows column by column: a value of each row, and `step` values on those of the next
+/// column.
 ///
 /// # Safety
 /// The CPU must have AVX-512.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn pack(rows: &[f32], stride: usize, count: usize, packed: &mut [f32]) {
-    assert!((1..=ROWS).contains(&count));
-    let depth = packed.len() / count;
-    assert!((count - 1) * stride + depth <= rows.len());
+pub(super) unsafe fn pack(rows: Rows<'_>, packed: &mut [f32], step: usize) {
+    let Rows {
+        values,
+        stride,
+        count,
+        depth,
+    } = rows;
+    if depth == 0 {
+        return;
+    }
+    assert!((1..=LANES.min(step)).contains(&count));
+    assert!((count - 1) * stride + depth <= values.len());
+    assert!((depth - 1) * step + count <= packed.len());
     let mask = u16::MAX >> (LANES - count);
     let whole = depth - depth % LANES;
     for column in (0..whole).step_by(LANES) {
-        let mut values = [_mm512_setzero_ps(); LANES];
-        for (row, values) in values.iter_mut().enumerate().take(count) {
+        let mut block = [_mm512_setzero_ps(); LANES];
+        for (row, block) in block.iter_mut().enumerate().take(count) {
             // SAFETY: the row has `depth` values in the slice, and these 16 are among them.
-            *values = unsafe { _mm512_loadu_ps(rows.as_ptr().add(row * stride + column)) };
+            *block = unsafe { _mm512_loadu_ps(values.as_ptr().add(row * stride + column)) };
         }
-        for (offset, values) in transposed(values).into_iter().enumerate() {
+        for (offset, block) in transposed(block).into_iter().enumerate() {
             // SAFETY: the mask keeps to this column's `count` values.
             unsafe {
-                let to = packed.as_mut_ptr().add((column + offset) * count);
-                _mm512_mask_storeu_ps(to, mask, values);
+                let to = packed.as_mut_ptr().add((column + offset) * step);
+                _mm512_mask_storeu_ps(to, mask, block);
             }
         }
     }
     for column in whole..depth {
         for row in 0..count {
-            packed[column * count + row] = rows[row * stride + column];
+            packed[column * step + row] = values[row * stride + column];
+        }
+    }
+}
+
+/// Writes the first `depth` values of each of `count` rows side by side; at most [`LANES`] each.
+///
+/// # Safety
+/// The CPU must have AVX-512.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn gather(
+    values: &[f32],
+    stride: usize,
+    (count, depth): (usize, usize),
+    packed: &mut [f32],
+) {
+    if count == 0 {
+        return;
+    }
+    assert!((1..=LANES).contains(&depth) && count * depth <= packed.len());
+    assert!((count - 1) * stride + depth <= values.len());
+    let mask = u16::MAX >> (LANES - depth);
+    for row in 0..count {
+        // SAFETY: the mask keeps to the row's `depth` values on both sides.
+        unsafe {
+            let values = _mm512_maskz_loadu_ps(mask, values.as_ptr().add(row * stride));
+            _mm512_mask_storeu_ps(packed.as_mut_ptr().add(row * depth), mask, values);
         }
     }
 }
@@ -98,21 +142,41 @@ mod tests {
     proptest! {
         #[test]
         fn packed_rows_are_columns(
-            count in 1..=ROWS, depth in 0..70_usize, between in 0..5_usize,
+            count in 1..=LANES, depth in 0..70_usize, between in 0..5_usize, apart in 0..20_usize,
         ) {
             if !super::super::available() {
                 return Ok(());
             }
             let stride = depth + between;
-            let rows: Vec<f32> = (0_u16..).map(f32::from).take(count * stride).collect();
-            let mut packed = vec![f32::NAN; count * depth];
+            let step = count + apart;
+            let values: Vec<f32> = (0_u16..).map(f32::from).take(count * stride).collect();
+            let mut packed = vec![-1.0; step * depth];
+            let rows = Rows { values: &values, stride, count, depth };
             // SAFETY: the instructions are there.
-            unsafe { pack(&rows, stride, count, &mut packed) };
+            unsafe { pack(rows, &mut packed, step) };
             for column in 0..depth {
-                for row in 0..count {
-                    let found = packed[column * count + row];
-                    prop_assert_eq!(found, rows[row * stride + column]);
+                let (column_of, rest) = packed[column * step..(column + 1) * step].split_at(count);
+                for (row, found) in column_of.iter().enumerate() {
+                    prop_assert_eq!(*found, values[row * stride + column]);
                 }
+                prop_assert!(rest.iter().all(|value| *value == -1.0));
+            }
+        }
+
+        #[test]
+        fn gathered_rows_lie_side_by_side(
+            count in 0..40_usize, depth in 1..=LANES, between in 0..50_usize,
+        ) {
+            if !super::super::available() {
+                return Ok(());
+            }
+            let stride = depth + between;
+            let values: Vec<f32> = (0_u16..).map(f32::from).take(count * stride).collect();
+            let mut packed = vec![-1.0; count * depth];
+            // SAFETY: the instructions are there.
+            unsafe { gather(&values, stride, (count, depth), &mut packed) };
+            for (row, found) in packed.chunks(depth).enumerate() {
+                prop_assert_eq!(found, &values[row * stride..][..depth]);
             }
         }
     }
