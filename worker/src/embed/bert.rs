@@ -50,9 +50,8 @@ impl BertConfig {
 /// The encoder with its weights.
 pub(super) struct Bert {
     words: Embedding,
+    /// Of each position, and of the first kind of text, which every text is of.
     positions: Tensor,
-    /// Every text is of the first kind.
-    kind: Tensor,
     norm: LayerNorm,
     layers: Vec<Layer>,
     /// Inputs and outputs of the largest product with weights.
@@ -83,8 +82,7 @@ impl Bert {
             .collect::<Result<_>>()?;
         Ok(Self {
             words,
-            positions,
-            kind: kinds.i(0..1)?,
+            positions: positions.broadcast_add(&kinds.i(0..1)?)?,
             norm,
             layers,
             largest: (width, config.intermediate_size),
@@ -103,7 +101,7 @@ impl Bert {
             .map(|length| self.positions.i(0..*length))
             .collect::<Result<_>>()?;
         let embedded = (self.words.forward(&ids)? + Tensor::cat(&positions, 0)?)?;
-        let mut states = self.norm.forward(&embedded.broadcast_add(&self.kind)?)?;
+        let mut states = self.norm.forward(&embedded)?;
         let places = Places::new(&lengths, self.layers[0].head_width()?, device)?;
         for layer in &self.layers {
             states = layer.forward(states, &places)?;

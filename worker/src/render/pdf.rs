@@ -118,11 +118,11 @@ fn without_fourth_byte(rgbx: &[u8], rgb: &mut Vec<u8>) -> Result<(), RenderError
     rgb.clear();
     rgb.try_reserve_exact(3 * pixels.len())
         .map_err(|_| RenderError::OutOfMemory)?;
-    rgb.extend(
-        pixels
-            .iter()
-            .flat_map(|[red, green, blue, _]| [*red, *green, *blue]),
-    );
+    rgb.resize(3 * pixels.len(), 0);
+    let (places, _) = rgb.as_chunks_mut::<3>();
+    for (place, [red, green, blue, _]) in places.iter_mut().zip(pixels) {
+        *place = [*red, *green, *blue];
+    }
     Ok(())
 }
 
