@@ -5,7 +5,7 @@
 //! result does not depend on its neighbours, and nothing is computed in vain.
 
 use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
-use candle_nn::{Embedding, LayerNorm, Module, VarBuilder};
+use candle_nn::{Embedding, Module, VarBuilder};
 use serde::Deserialize;
 
 use super::kernels::{self, Activation, FeedForward, Gelu, Product};
@@ -52,7 +52,7 @@ pub(super) struct Bert {
     words: Embedding,
     /// Of each position, and of the first kind of text, which every text is of.
     positions: Tensor,
-    norm: LayerNorm,
+    norm: Norm,
     layers: Vec<Layer>,
     /// Inputs and outputs of the largest product with weights.
     largest: (usize, usize),
@@ -62,9 +62,9 @@ struct Layer {
     heads: usize,
     query_key_value: Product,
     attended: Product,
-    attention_norm: LayerNorm,
+    attention_norm: Norm,
     feed_forward: FeedForward,
-    output_norm: LayerNorm,
+    output_norm: Norm,
 }
 
 impl Bert {
@@ -76,7 +76,7 @@ impl Bert {
         let words = Embedding::new(table("word_embeddings.weight", config.vocab_size)?, width);
         let positions = table("position_embeddings.weight", config.max_position_embeddings)?;
         let kinds = table("token_type_embeddings.weight", config.type_vocab_size)?;
-        let norm = layer_norm(&embeddings.pp("LayerNorm"), config)?;
+        let norm = Norm::load(&embeddings.pp("LayerNorm"), config)?;
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::load(config, &weights.pp("encoder.layer").pp(index)))
             .collect::<Result<_>>()?;
@@ -101,7 +101,7 @@ impl Bert {
             .map(|length| self.positions.i(0..*length))
             .collect::<Result<_>>()?;
         let embedded = (self.words.forward(&ids)? + Tensor::cat(&positions, 0)?)?;
-        let mut states = self.norm.forward(&embedded)?;
+        let mut states = self.norm.forward(embedded)?;
         let places = Places::new(&lengths, self.layers[0].head_width()?, device)?;
         for layer in &self.layers {
             states = layer.forward(states, &places)?;
@@ -139,29 +139,26 @@ impl Layer {
             heads: config.num_attention_heads,
             query_key_value: stacked(&parts)?,
             attended: product(linear(&attention.pp("output.dense"), width, width)?)?,
-            attention_norm: layer_norm(&attention.pp("output.LayerNorm"), config)?,
+            attention_norm: Norm::load(&attention.pp("output.LayerNorm"), config)?,
             feed_forward: FeedForward::new(
                 linear(&weights.pp("intermediate.dense"), width, inner)?,
                 Activation::Gelu(Gelu::Exact),
                 linear(&weights.pp("output.dense"), inner, width)?,
             )?,
-            output_norm: layer_norm(&weights.pp("output.LayerNorm"), config)?,
+            output_norm: Norm::load(&weights.pp("output.LayerNorm"), config)?,
         })
     }
 
     fn head_width(&self) -> Result<usize> {
-        Ok(self.attention_norm.weight().dims1()? / self.heads)
+        Ok(self.attention_norm.weight.dims1()? / self.heads)
     }
 
     fn forward(&self, states: Tensor, places: &Places<'_>) -> Result<Tensor> {
         let attended = self.attend(&self.query_key_value.forward(&states)?, places)?;
-        let states = self
-            .attention_norm
-            .forward(&self.attended.add_to(states, &attended)?)?;
-        // The sums take the place of the rows otherwise.
-        let sums = states.copy()?;
-        self.output_norm
-            .forward(&self.feed_forward.add_to(sums, &states)?)
+        let sums = self.attended.add_to(states, &attended)?;
+        let states = self.attention_norm.forward(sums)?;
+        let sums = self.feed_forward.residual(states)?;
+        self.output_norm.forward(sums)
     }
 
     /// Attention within each sequence: `[tokens, 3 * width]` to `[tokens, width]`.
@@ -272,8 +269,27 @@ fn stacked(parts: &[(Tensor, Option<Tensor>)]) -> Result<Product> {
     Product::new(Tensor::cat(&weights, 0)?, Some(Tensor::cat(&biases, 0)?))
 }
 
-fn layer_norm(weights: &VarBuilder<'_>, config: &BertConfig) -> Result<LayerNorm> {
-    let width = config.hidden_size;
-    let (weight, bias) = (weights.get(width, "weight")?, weights.get(width, "bias")?);
-    Ok(LayerNorm::new(weight, bias, config.layer_norm_eps))
+struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f32,
+}
+
+impl Norm {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the reference's epsilon is an f32"
+    )]
+    fn load(weights: &VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
+        Ok(Self {
+            weight: weights.get(config.hidden_size, "weight")?,
+            bias: weights.get(config.hidden_size, "bias")?,
+            epsilon: config.layer_norm_eps as f32,
+        })
+    }
+
+    /// Normalises every row, in its place.
+    fn forward(&self, rows: Tensor) -> Result<Tensor> {
+        kernels::layer_norm(rows, &self.weight, &self.bias, self.epsilon)
+    }
 }

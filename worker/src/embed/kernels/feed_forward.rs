@@ -72,4 +72,17 @@ impl FeedForward {
             } => second.add_to(sums, &activation.of(first.forward(rows)?)?),
         }
     }
+
+    /// `states` and the layers' result for them, in their place where that can be: nobody else may
+    /// want their values.
+    pub(in crate::embed) fn residual(&self, states: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Fused(layers) => {
+                let states = states.contiguous()?;
+                layers.add_own(&states)?;
+                Ok(states)
+            }
+            Self::Apart { .. } => self.add_to(states.clone(), &states),
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod avx512;
 #[path = "avx512_other.rs"]
 mod avx512;
 mod feed_forward;
+mod norm;
 mod product;
 mod softmax;
 
@@ -20,6 +21,7 @@ use activation::{add_bias, gate, swiglu};
 pub(super) use attention::{HeadNorm, SelfAttention, attention};
 use avx512::Matrix;
 pub(super) use feed_forward::{Activation, FeedForward};
+pub(super) use norm::layer_norm;
 pub(super) use product::Product;
 pub(super) use softmax::{Masks, Visible, softmax};
 

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
@@ -82,9 +82,15 @@ impl FeedForward {
         sums.inplace_op2(&rows.contiguous()?, &Add(self))
     }
 
-    fn add_values(&self, rows: &[f32], sums: &mut [f32]) {
+    /// Adds the layers' result for each of `states` to it.
+    pub(in crate::embed) fn add_own(&self, states: &Tensor) -> Result<()> {
+        states.inplace_op1(&Add(self))
+    }
+
+    /// None: the rows are what the sums are before.
+    fn add_values(&self, rows: Option<&[f32]>, sums: &mut [f32]) {
         let (inputs, outputs) = (self.first.inputs(), self.second.outputs());
-        let (count, threads) = (rows.len() / inputs, rayon::current_num_threads());
+        let (count, threads) = (sums.len() / outputs, rayon::current_num_threads());
         if count < threads * BLOCK_TILES.start() * ROWS {
             return self.add_one_after_the_other(rows, sums);
         }
@@ -94,14 +100,17 @@ impl FeedForward {
         let blocks = count.div_ceil(most).next_multiple_of(threads);
         let size = count.div_ceil(blocks).next_multiple_of(ROWS);
         sums.par_chunks_mut(size * outputs)
-            .zip(rows.par_chunks(size * inputs))
-            .for_each(|(sums, rows)| {
+            .enumerate()
+            .for_each(|(block, sums)| {
+                let count = sums.len() / outputs;
+                let rows = rows.map(|rows| &rows[block * size * inputs..][..count * inputs]);
                 SCRATCH.with_borrow_mut(|scratch| self.block(rows, sums, scratch));
             });
     }
 
     /// For few rows: all cores share each layer's columns.
-    fn add_one_after_the_other(&self, rows: &[f32], sums: &mut [f32]) {
+    fn add_one_after_the_other(&self, rows: Option<&[f32]>, sums: &mut [f32]) {
+        let rows = rows.unwrap_or(sums);
         let inner = match &self.first {
             First::Gelu(matrix, gelu) => {
                 let mut inner = matrix.product(rows);
@@ -118,10 +127,11 @@ impl FeedForward {
     }
 
     /// Both layers for the rows of one core.
-    fn block(&self, rows: &[f32], sums: &mut [f32], scratch: &mut Scratch) {
+    fn block(&self, rows: Option<&[f32]>, sums: &mut [f32], scratch: &mut Scratch) {
         let (inputs, outputs) = (self.first.inputs(), self.second.outputs());
-        let count = rows.len() / inputs;
-        assert_eq!(sums.len(), count * outputs);
+        let count = sums.len() / outputs;
+        let rows = rows.unwrap_or(sums);
+        assert_eq!(rows.len(), count * inputs);
         let packed = scratch.rows.first(count * inputs);
         for slice in Slice::each(inputs) {
             pack_slice(rows, inputs, slice, &mut packed[slice.of(count)]);
@@ -219,7 +229,23 @@ impl InplaceOp2 for Add<'_> {
             );
         }
         let sums = values_mut(sums, sums_layout)?;
-        self.0.add_values(values(rows, layout)?, sums);
+        self.0.add_values(Some(values(rows, layout)?), sums);
+        Ok(())
+    }
+}
+
+impl InplaceOp1 for Add<'_> {
+    fn name(&self) -> &'static str {
+        "add-own-feed-forward"
+    }
+
+    fn cpu_fwd(&self, states: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (inputs, outputs) = (self.0.first.inputs(), self.0.second.outputs());
+        let (_, width) = layout.shape().dims2()?;
+        if width != inputs || width != outputs {
+            candle_core::bail!("layers from {inputs} to {outputs} values: {layout:?}");
+        }
+        self.0.add_values(None, values_mut(states, layout)?);
         Ok(())
     }
 }
@@ -266,6 +292,12 @@ mod tests {
             let worst = (sums - expected).unwrap().abs().unwrap().max_all().unwrap();
             let worst = worst.to_scalar::<f32>().unwrap();
             prop_assert!(worst < 2e-5, "off by {worst}");
+
+            let from_elsewhere = input.copy().unwrap();
+            layers.add(&input, &from_elsewhere).unwrap();
+            layers.add_own(&input).unwrap();
+            let worst = (input - from_elsewhere).unwrap().abs().unwrap().max_all().unwrap();
+            prop_assert_eq!(worst.to_scalar::<f32>().unwrap(), 0.0);
         }
     }
 }
