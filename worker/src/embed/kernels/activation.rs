@@ -1,5 +1,10 @@
 //! Functions of one number, and what stands beside them: the bias before, the gate.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops are compiled for a kind of CPU only together with what they call"
+)]
+
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

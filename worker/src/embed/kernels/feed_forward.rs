@@ -77,12 +77,11 @@ impl FeedForward {
     /// want their values.
     pub(in crate::embed) fn residual(&self, states: Tensor) -> Result<Tensor> {
         match self {
-            Self::Fused(layers) => {
-                let states = states.contiguous()?;
+            Self::Fused(layers) if states.is_contiguous() => {
                 layers.add_own(&states)?;
                 Ok(states)
             }
-            Self::Apart { .. } => self.add_to(states.clone(), &states),
+            _ => self.add_to(states.clone(), &states),
         }
     }
 }

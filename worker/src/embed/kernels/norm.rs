@@ -1,5 +1,10 @@
 //! Norms over rows.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops are compiled for a kind of CPU only together with what they call"
+)]
+
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
 use rayon::prelude::*;
 

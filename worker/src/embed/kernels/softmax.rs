@@ -1,5 +1,10 @@
 //! Softmax of attention scores, with its scale and mask.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops are compiled for a kind of CPU only together with what they call"
+)]
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 

@@ -296,8 +296,8 @@ mod tests {
             let from_elsewhere = input.copy().unwrap();
             layers.add(&input, &from_elsewhere).unwrap();
             layers.add_own(&input).unwrap();
-            let worst = (input - from_elsewhere).unwrap().abs().unwrap().max_all().unwrap();
-            prop_assert_eq!(worst.to_scalar::<f32>().unwrap(), 0.0);
+            let values = |tensor: Tensor| tensor.to_vec2::<f32>().unwrap();
+            prop_assert_eq!(values(input), values(from_elsewhere));
         }
     }
 }

@@ -52,7 +52,7 @@ pub(super) unsafe fn pack(rows: Rows<'_>, packed: &mut [f32], step: usize) {
             // SAFETY: the row has `depth` values in the slice, and these 16 are among them.
             *block = unsafe { _mm512_loadu_ps(values.as_ptr().add(row * stride + column)) };
         }
-        for (offset, block) in transposed(block).into_iter().enumerate() {
+        for (offset, block) in transposed(&block).into_iter().enumerate() {
             // SAFETY: the mask keeps to this column's `count` values.
             unsafe {
                 let to = packed.as_mut_ptr().add((column + offset) * step);
@@ -93,18 +93,22 @@ pub(super) unsafe fn gather(
     }
 }
 
+/// Quarters 0 and 2 of both registers; quarters 1 and 3.
+const EVEN: i32 = 0b10_00_10_00;
+const ODD: i32 = 0b11_01_11_01;
+
 /// Rows as columns.
 #[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512; LANES]) -> [__m512; LANES] {
+fn transposed(rows: &[__m512; LANES]) -> [__m512; LANES] {
     // Pairs of rows, then fours: register 4 f + j has columns j, 4 + j, 8 + j and 12 + j of the
     // f-th four rows.
-    let mut pairs = rows;
+    let mut pairs = *rows;
     for pair in 0..8 {
         let (upper, lower) = (rows[2 * pair], rows[2 * pair + 1]);
         pairs[2 * pair] = _mm512_unpacklo_ps(upper, lower);
         pairs[2 * pair + 1] = _mm512_unpackhi_ps(upper, lower);
     }
-    let mut fours = rows;
+    let mut fours = *rows;
     for four in 0..4 {
         for half in 0..2 {
             let upper = _mm512_castps_pd(pairs[4 * four + half]);
@@ -113,9 +117,7 @@ fn transposed(rows: [__m512; LANES]) -> [__m512; LANES] {
             fours[4 * four + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(upper, lower));
         }
     }
-    const EVEN: i32 = 0b10_00_10_00;
-    const ODD: i32 = 0b11_01_11_01;
-    let mut columns = rows;
+    let mut columns = *rows;
     for j in 0..4 {
         let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];
         let even = [
@@ -156,10 +158,9 @@ mod tests {
             unsafe { pack(rows, &mut packed, step) };
             for column in 0..depth {
                 let (column_of, rest) = packed[column * step..(column + 1) * step].split_at(count);
-                for (row, found) in column_of.iter().enumerate() {
-                    prop_assert_eq!(*found, values[row * stride + column]);
-                }
-                prop_assert!(rest.iter().all(|value| *value == -1.0));
+                let expected: Vec<f32> = (0..count).map(|row| values[row * stride + column]).collect();
+                prop_assert_eq!(column_of, expected);
+                prop_assert_eq!(rest, vec![-1.0; apart]);
             }
         }
 
