@@ -146,7 +146,7 @@ pub(crate) struct WorkerArgs {
     #[arg(
         long,
         env = "LAYRA_SOFFICE",
-        default_value = "/usr/lib/libreoffice/program/soffice.bin"
+        default_value = crate::render::SOFFICE
     )]
     pub(crate) soffice: PathBuf,
     /// Memory for pages that are drawn and not yet stored, in MiB. Documents wait for room.

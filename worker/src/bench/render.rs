@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::cpu_of_thread;
 use crate::render::{
-    Document, PageRequest, RenderOptions, RenderedPage, Renderer, Resolution, encode_png,
+    Document, PageRequest, RenderOptions, RenderedPage, Renderer, Resolution, SOFFICE, encode_png,
 };
 
 /// Measure how fast this machine renders pages to PNG
@@ -29,6 +29,10 @@ pub struct RenderArgs {
         default_value = "/usr/lib/layra/libpdfium.so"
     )]
     pdfium: PathBuf,
+
+    /// LibreOffice, for office documents
+    #[arg(long, env = "LAYRA_SOFFICE", default_value = SOFFICE)]
+    soffice: PathBuf,
 
     /// Dots per inch
     #[arg(long, default_value_t = 200)]
@@ -82,9 +86,9 @@ pub async fn run(args: &RenderArgs, output: &mut impl Write) -> anyhow::Result<(
         memory_limit_bytes: 1 << 30,
         max_pages: 100_000,
         processes,
-        soffice: PathBuf::new(),
+        soffice: args.soffice.clone(),
         scratch: std::env::temp_dir(),
-        office_timeout: Duration::ZERO,
+        office_timeout: Duration::from_mins(1),
     });
     if let Some(directory) = &args.output {
         std::fs::create_dir_all(directory)?;

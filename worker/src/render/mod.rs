@@ -61,6 +61,9 @@ pub struct RenderOptions {
     pub office_timeout: Duration,
 }
 
+/// Where Debian's packages put LibreOffice.
+pub const SOFFICE: &str = "/usr/lib/libreoffice/program/soffice.bin";
+
 /// Open documents that are not parts of long ones, beyond those that keep all cores busy: a long
 /// document does not hold up short ones.
 const FOR_SHORT_ONES: usize = 2;
