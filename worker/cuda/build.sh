@@ -3,10 +3,11 @@
 #
 #   worker/cuda/build.sh [KIT]        KIT: where the compiler is kept (default: target/cuda-kit)
 #
-# Needs python3 with pip, g++ and cargo. The compiler comes from the package index (105 MB, 271 MB
-# unpacked); the CUDA libraries that the binary is linked to are stubs with the right names, made
-# here from the binding crate's list of functions. At run time the real ones must be there: the
-# driver's libcuda, and cuBLAS and cuRAND of CUDA 13, which worker/Containerfile.cuda brings along.
+# Needs python3 with pip, g++ and cargo. The compiler, cuBLAS and cuRAND come from the package index,
+# pinned in worker/cuda/requirements.txt; the libraries that the binary is linked to are stubs with
+# the right names, made here from the binding crate's list of functions. Leaves the binary as
+# dist/layra-worker-cuda and the libraries that it needs at run time in dist/cuda, for
+# worker/Containerfile.cuda. The driver's libcuda.so.1 comes with the node.
 #
 # CUDA_COMPUTE_CAP  the GPU's compute capability without its point (default: 90, Hopper).
 # CARGO_TARGET_DIR  where cargo builds (default: target/cuda).
@@ -16,17 +17,16 @@ kit=$(realpath -m "${1:-target/cuda-kit}")
 toolkit=$kit/nvidia/cu13
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/cuda}
 
-# 13.0 and not the newest: an older driver refuses the intermediate code of a newer compiler.
-fetch_compiler() {
+fetch() {
     mkdir -p "$kit/wheels"
-    python3 -m pip download --quiet --no-deps --dest "$kit/wheels" \
-        nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
-        nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+    python3 -m pip download --quiet --no-deps --require-hashes --dest "$kit/wheels" \
+        --requirement worker/cuda/requirements.txt
     for wheel in "$kit"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$kit"; done
     chmod +x "$toolkit"/bin/* "$toolkit"/nvvm/bin/*
     ln -sfn lib "$toolkit/lib64"
     # Without a libcudart.so beside it the static one is linked.
     ln -sf libcudart_static.a "$toolkit/lib/libcudart.a"
+    touch "$kit/complete"
 }
 
 # stub NAME SONAME MODULE: a library with every function of the crate's module, and no code.
@@ -38,7 +38,7 @@ stub() {
         -o "$toolkit/lib/stubs/lib$1.so" "$source"
 }
 
-[ -x "$toolkit/bin/nvcc" ] || fetch_compiler
+[ -e "$kit/complete" ] || fetch
 cargo fetch --locked --quiet
 version=$(sed -n '/^name = "cudarc"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 bindings=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"cudarc-$version"/src | tail -1)
@@ -54,7 +54,10 @@ export LIBRARY_PATH=$toolkit/lib:$toolkit/lib/stubs
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90} CUDARC_CUDA_VERSION=13000
 cargo build --locked --workspace --features layra-worker/cuda --bin layra-worker
 binary=$CARGO_TARGET_DIR/debug/layra-worker
-mkdir -p dist
+mkdir -p dist/cuda
 strip -o dist/layra-worker-cuda "$binary"
+for library in libcublas.so.13 libcublasLt.so.13 libcurand.so.10; do
+    cp --dereference "$toolkit/lib/$library" dist/cuda/
+done
 echo "dist/layra-worker-cuda: $(stat -c %s dist/layra-worker-cuda) bytes; needs:"
 readelf --dynamic "$binary" | sed -n 's/.*Shared library: \[\(.*\)\]/  \1/p'

@@ -191,13 +191,13 @@ async fn only_a_few_workers_wait_for_gpus_and_work_begins_when_there_are_some() 
         }});
         stage.apply_until_ready(&patch).await?;
         let user = stage.user().await?;
+        // Enough that the operator looks at the workers several times before everything is done.
+        let page = "Every word of this page is read by the model. ".repeat(60);
+        let document = pdf::with_pages(&[page.as_str(); 30]);
         let mut uploads = Vec::new();
         for number in 0..12 {
             let name = format!("{number}.pdf");
-            uploads.push(
-                user.upload_bytes(&name, pdf::with_pages(&["A page."]))
-                    .await?,
-            );
+            uploads.push(user.upload_bytes(&name, document.clone()).await?);
         }
         stage
             .scene
@@ -214,7 +214,7 @@ async fn only_a_few_workers_wait_for_gpus_and_work_begins_when_there_are_some() 
             })
             .await?;
         offer(&stage, &resource, Some(4)).await?;
-        stage.wait_tasks(&uploads, "completed", 3 * MINUTE).await?;
+        stage.wait_tasks(&uploads, "completed", 5 * MINUTE).await?;
         let idle = stage
             .scene
             .wait_status(&stage.name, "no worker left", 2 * MINUTE, |status| {
