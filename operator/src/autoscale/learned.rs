@@ -51,6 +51,8 @@ pub(crate) struct Learner {
     startup_seconds: f64,
     longest_seconds: f64,
     last: BTreeMap<String, Counts>,
+    /// Whoever comes from now on has counted from zero.
+    looked: bool,
     /// Workers whose start was counted.
     started: Vec<String>,
     /// A worker's start was seen, by this process or an earlier one.
@@ -73,6 +75,7 @@ impl Learner {
             startup_seconds: from.startup_seconds,
             longest_seconds: from.longest_seconds,
             last: BTreeMap::new(),
+            looked: false,
             started: Vec::new(),
             startup_known: recalled.is_some(),
             speed_known: recalled.is_some(),
@@ -104,7 +107,8 @@ impl Learner {
                 continue;
             };
             self.longest_seconds = self.longest_seconds.max(counts.longest_seconds);
-            let Some(last) = self.last.insert(worker.name.clone(), counts.clone()) else {
+            let last = self.last.insert(worker.name.clone(), counts.clone());
+            let Some(last) = last.or_else(|| self.looked.then(Counts::default)) else {
                 continue;
             };
             if counts.busy_seconds < last.busy_seconds || counts.pages < last.pages {
@@ -119,6 +123,7 @@ impl Learner {
                 progress.moving.extend(&counts.partitions);
             }
         }
+        self.looked = true;
         self.forget_gone(workers);
         if busy > 0.0 {
             self.speed.add(pages, busy);
@@ -263,6 +268,23 @@ mod tests {
         assert!(!progress.known && progress.pages == 0.0);
         let progress = learner.observe(&[worker("a", 5.0, 1.0, 2.0)]);
         assert!(progress.known && (progress.pages - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn work_that_was_over_before_the_first_look_at_its_worker_counts() {
+        let mut learner = Learner::new(None, ASSUMED);
+        learner.observe(&[]);
+        let progress = learner.observe(&[worker("a", 12.0, 12.0, 2.0)]);
+        assert!(progress.known && (progress.pages - 12.0).abs() < 1e-9);
+        assert!(learner.knows_speed());
+    }
+
+    #[test]
+    fn what_a_worker_did_before_the_operator_began_is_not_counted() {
+        let mut learner = Learner::new(None, ASSUMED);
+        let progress = learner.observe(&[worker("a", 12.0, 12.0, 2.0)]);
+        assert!(!progress.known && progress.pages == 0.0);
+        assert!(!learner.knows_speed());
     }
 
     #[test]

@@ -24,7 +24,7 @@ const OVERLAP: usize = 32;
 /// with more text is not embedded.
 const MAX_PASSAGES: usize = 1000;
 /// Tokens that go through the layers together: enough for efficient matrix products, few enough
-/// that the intermediate results (12 KiB a token) stay in a core's cache or near it. Cores take
+/// that the intermediate results (8 KiB a token) stay in a core's cache or near it. Cores take
 /// such batches beside each other.
 pub(crate) const BATCH_TOKENS: usize = 512;
 /// Tokens for each core of what is computed before anything is handed on.
