@@ -113,13 +113,11 @@ async fn measure(
     .await?;
     tokio::time::sleep(plan.window / 4).await;
     let collection = collection_of(&user.knowledge_base);
-    // From one batch to another: pages come in batches, and a window that begins and ends anywhere
-    // would be wrong by one of each worker.
-    let (start, before) = next_rows(stores, &collection).await?;
+    let (start, before) = (Instant::now(), searchable_rows(stores, &collection).await?);
     let cpu = cpu_of(&fleet);
     tokio::time::sleep(plan.window).await;
-    let (end, after) = next_rows(stores, &collection).await?;
-    let seconds = end.duration_since(start).as_secs_f64();
+    let after = searchable_rows(stores, &collection).await?;
+    let seconds = start.elapsed().as_secs_f64();
     let cpu = cpu_of(&fleet) - cpu;
     let all = i64::try_from(documents * PAGES)?;
     ensure!(after < all, "the backlog was used up");
@@ -127,16 +125,6 @@ async fn measure(
     milvus_admin::drop(&stores.milvus, &collection).await?;
     let pages = i32::try_from(after - before).context("pages of one measurement")?;
     Ok((f64::from(pages) / seconds, cpu / f64::from(pages)))
-}
-
-/// Waits for the next rows. Returns when they were there, and how many there are in all.
-async fn next_rows(stores: &Stores, collection: &str) -> Result<(Instant, i64)> {
-    let before = searchable_rows(stores, collection).await?;
-    eventually("further rows", MINUTE, async || {
-        let rows = searchable_rows(stores, collection).await?;
-        Ok((rows > before).then(|| (Instant::now(), rows)))
-    })
-    .await
 }
 
 fn cpu_of(fleet: &Fleet<'_>) -> f64 {
