@@ -3,6 +3,7 @@
 
 pub mod arguments;
 pub mod audit;
+pub mod causes;
 pub mod cluster;
 pub mod faults;
 pub mod layra;

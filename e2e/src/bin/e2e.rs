@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use layra_e2e::arguments;
+use layra_e2e::causes::Causes;
 use layra_e2e::testbed::{
     Images, Settings, Testbed, artifacts, cargo, check_prerequisites, print_logs,
 };
 use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// The package whose integration tests need servers.
 const HARNESS: &str = env!("CARGO_PKG_NAME");
@@ -175,16 +177,26 @@ fn cached_files(settings: &Settings) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Runs cargo and prints what it prints. An error says why tests failed.
 async fn run(arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
-    let status = cargo()
+    let mut child = cargo()
         .args(arguments)
         .envs(variables.iter().map(|(name, value)| (name, value)))
-        .status()
-        .await
+        .stdout(Stdio::piped())
+        .spawn()
         .context("starting cargo")?;
+    let output = child.stdout.take().context("cargo's output")?;
+    let mut lines = BufReader::new(output).split(b'\n');
+    let mut causes = Causes::default();
+    while let Some(line) = lines.next_segment().await? {
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        causes.read(&line);
+    }
+    let status = child.wait().await?;
     ensure!(
         status.success(),
-        "cargo {} failed ({status})",
+        "cargo {} failed ({status})\n{causes}",
         arguments.join(" ")
     );
     Ok(())
@@ -199,7 +211,7 @@ struct Report {
 struct Phase {
     name: &'static str,
     duration: Duration,
-    succeeded: bool,
+    failure: Option<String>,
 }
 
 impl Report {
@@ -212,32 +224,36 @@ impl Report {
         println!("=== {name}");
         let start = Instant::now();
         let result = work.await;
-        if let Err(error) = &result {
-            println!("=== {name} failed: {error:#}");
+        let failure = result.as_ref().err().map(|error| format!("{error:#}"));
+        if let Some(failure) = &failure {
+            println!("=== {name} failed: {failure}");
         }
         self.phases.push(Phase {
             name,
             duration: start.elapsed(),
-            succeeded: result.is_ok(),
+            failure,
         });
         result.ok()
     }
 
-    /// The closing lines and the exit code.
+    /// The closing lines and the exit code. What failed is said once more: logs may have come after
+    /// it.
     fn print(&self, total: Duration) -> ExitCode {
-        println!("\n{:<20}{:>9}", "phase", "seconds");
-        for Phase {
-            name,
-            duration,
-            succeeded,
-        } in &self.phases
-        {
-            let verdict = if *succeeded { "ok" } else { "FAILED" };
-            println!("{name:<20}{:>9.1}  {verdict}", duration.as_secs_f32());
+        for phase in &self.phases {
+            if let Some(failure) = &phase.failure {
+                println!("\n{}: {}", phase.name, failure.trim_end());
+            }
         }
-        let succeeded = self.phases.iter().all(|phase| phase.succeeded);
-        let verdict = if succeeded { "ok" } else { "FAILED" };
-        println!("{:<20}{:>9.1}  {verdict}", "total", total.as_secs_f32());
+        let verdict = |succeeded| if succeeded { "ok" } else { "FAILED" };
+        println!("\n{:<20}{:>9}", "phase", "seconds");
+        for phase in &self.phases {
+            let seconds = phase.duration.as_secs_f32();
+            let verdict = verdict(phase.failure.is_none());
+            println!("{:<20}{seconds:>9.1}  {verdict}", phase.name);
+        }
+        let succeeded = self.phases.iter().all(|phase| phase.failure.is_none());
+        let seconds = total.as_secs_f32();
+        println!("{:<20}{seconds:>9.1}  {}", "total", verdict(succeeded));
         if succeeded {
             ExitCode::SUCCESS
         } else {

@@ -30,6 +30,8 @@ pub(super) struct Target<'a> {
     pub(super) testbed: &'a Testbed,
     pub(super) scene: &'a Scene,
     pub(super) user: &'a User,
+    /// The pipeline's.
+    pub(super) name: String,
     pub(super) pipeline: Value,
     pub(super) topic: String,
     pub(super) group: String,

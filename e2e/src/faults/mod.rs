@@ -79,11 +79,28 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
         testbed,
         scene,
         user: &user,
+        name: name.clone(),
         pipeline,
         group: format!("{topic}-workers"),
         topic: topic.clone(),
     };
 
+    let totals = carry_out(&mut fleet, &mut target, stores, plan, &mut random).await;
+    if !totals.as_ref().is_ok_and(Totals::is_clean) {
+        eprintln!("{}", fleet.logs());
+    }
+    totals
+}
+
+/// Sends documents and makes things go wrong, waits until all is dealt with, and counts.
+async fn carry_out(
+    fleet: &mut Fleet<'_>,
+    target: &mut Target<'_>,
+    stores: &Stores,
+    plan: Plan,
+    random: &mut fastrand::Rng,
+) -> Result<Totals> {
+    let user = target.user;
     eventually("workers at work", 5 * MINUTE, async || {
         Ok(fleet.all_have_logged("ready for work").then_some(()))
     })
@@ -91,7 +108,7 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
 
     let start = Instant::now();
     let log = |text: &str| println!("{:>5.0} s  {text}", start.elapsed().as_secs_f64());
-    let mut deck = Deck::new(&mut random);
+    let mut deck = Deck::new(random);
     let mut sent: Vec<Sent> = Vec::new();
     let mut faults: BTreeMap<String, usize> = BTreeMap::new();
     let mut done = 0;
@@ -99,13 +116,13 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
         // Faults are spread evenly over the documents.
         let due = plan.kills * (sent.len() + 1) / plan.documents.max(1);
         if done < due.min(plan.kills) || sent.len() >= plan.documents {
-            let fault = deck.draw(&mut random);
+            let fault = deck.draw(random);
             if fault.needs_new_work() {
                 let more = NEW_WORK.min(plan.documents - sent.len());
-                send_more(&user, &mut sent, more, &mut random).await?;
+                send_more(user, &mut sent, more, random).await?;
             }
             let kind = fault.to_string();
-            let seen = target.inject(fault, &mut fleet, &sent, &mut random).await;
+            let seen = target.inject(fault, fleet, &sent, random).await;
             log(&format!("{kind}: {}", seen.with_context(|| kind.clone())?));
             *faults.entry(kind).or_default() += 1;
             done += 1;
@@ -114,7 +131,7 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
         } else {
             let batch = (plan.documents / plan.kills.max(1)).clamp(1, 25);
             let more = batch.min(plan.documents - sent.len());
-            send_more(&user, &mut sent, more, &mut random).await?;
+            send_more(user, &mut sent, more, random).await?;
         }
         fleet.restart_dead()?;
     }
@@ -122,18 +139,15 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
         "{} documents sent, {done} faults; waiting until everything is dealt with",
         sent.len()
     ));
-    settle(&mut fleet, stores, &target, plan.documents).await?;
+    settle(fleet, stores, target, plan.documents).await?;
     // The operator is back from its last death, too.
-    scene
-        .wait_condition(&name, "TopicReady", "True", "", 6 * MINUTE)
+    target
+        .scene
+        .wait_condition(&target.name, "TopicReady", "True", "", 6 * MINUTE)
         .await?;
     log("at rest; counting");
     fleet.stop().await?;
-    let totals = count::count(stores, &user, &topic, &sent, faults).await?;
-    if !totals.is_clean() {
-        eprintln!("{}", fleet.logs());
-    }
-    Ok(totals)
+    count::count(stores, user, &target.topic, &sent, faults).await
 }
 
 /// Waits until no message and no document is left to be dealt with.
@@ -145,18 +159,14 @@ async fn settle(
 ) -> Result<()> {
     let topics = [target.topic.clone(), format!("{}.ranges", target.topic)];
     let limit = PATIENCE.max(Duration::from_secs(2 * documents as u64));
-    let settled = eventually("an empty backlog and a ledger at rest", limit, async || {
+    eventually("an empty backlog and a ledger at rest", limit, async || {
         fleet.restart_dead()?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let lag = count::lag(stores, &target.group, &topics)?;
         let restless = count::restless(stores, &target.user.knowledge_base).await?;
         Ok((lag == 0 && restless == 0).then_some(()))
     })
-    .await;
-    if settled.is_err() {
-        eprintln!("{}", fleet.logs());
-    }
-    settled
+    .await
 }
 
 async fn send_more(
@@ -167,7 +177,8 @@ async fn send_more(
 ) -> Result<()> {
     for _ in 0..count {
         let number = sent.len();
-        sent.push(send(user, number, random).await?);
+        let document = send(user, number, random).await;
+        sent.push(document.with_context(|| format!("sending document {number}"))?);
     }
     Ok(())
 }
