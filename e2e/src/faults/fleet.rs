@@ -168,11 +168,12 @@ impl<'a> Fleet<'a> {
         ))
     }
 
-    /// Asks one to leave, and waits until it has.
-    pub async fn terminate(&mut self, index: usize) -> Result<()> {
+    /// Asks one to leave, and waits until it has. Returns how long that took.
+    pub async fn terminate(&mut self, index: usize) -> Result<Duration> {
         let worker = &mut self.workers[index];
         signal(worker.child.id(), Signal::TERM)?;
-        let deadline = Instant::now() + LEAVE;
+        let asked = Instant::now();
+        let deadline = asked + LEAVE;
         while worker.child.try_wait()?.is_none() {
             anyhow::ensure!(
                 Instant::now() < deadline,
@@ -181,7 +182,7 @@ impl<'a> Fleet<'a> {
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Ok(())
+        Ok(asked.elapsed())
     }
 
     /// Holds one, so that the group gives its partitions away, and lets it go on.

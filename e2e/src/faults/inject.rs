@@ -54,10 +54,12 @@ impl Target<'_> {
             }
             Fault::KillRenderer => fleet.kill_renderer(random).await,
             Fault::KillOperator => self.kill_operator().await,
-            Fault::TerminateWorker => fleet
-                .terminate(index)
-                .await
-                .map(|()| format!("worker {index}")),
+            Fault::TerminateWorker => {
+                let seconds = fleet.terminate(index).await?.as_secs_f64();
+                Ok(format!(
+                    "worker {index}, which took {seconds:.1} s to leave"
+                ))
+            }
             Fault::PauseWorker => self.pause(fleet, index, PAST_SESSION).await,
             Fault::PauseWorkerPastPollInterval => {
                 self.pause(fleet, index, PAST_POLL_INTERVAL).await
