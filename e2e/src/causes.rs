@@ -33,8 +33,8 @@ impl Causes {
             self.open = false;
             return;
         }
-        // The list of names after the last test.
-        if line == "failures:" {
+        // Where it arose stands in the output; so does the list of names after the last test.
+        if line == "failures:" || line.trim() == "Stack backtrace:" {
             self.open = false;
         }
         let Some(cause) = self.causes.last_mut() else {
@@ -88,6 +88,8 @@ Error: injecting
 Caused by:
     worker 1 does not leave within 60 s
 
+Stack backtrace:
+   0: anyhow::error::Error::msg
 
 ---- a::panics stdout ----
 

@@ -56,11 +56,14 @@ fn default_log(command: &Command) -> &'static str {
 }
 
 fn start(command: Command) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot start")?
-        .block_on(execute(command))
+        .context("the runtime cannot start")?;
+    let result = runtime.block_on(execute(command));
+    // What still runs by now is a call that does not return.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 async fn execute(command: Command) -> anyhow::Result<ExitCode> {

@@ -17,7 +17,7 @@ use crate::assembly::Common;
 use crate::delete::Deleter;
 use crate::failure::{Class, Failure, Stage};
 use crate::intake::consumer::{Delivery, Intake};
-use crate::ledger::{Entry, Origin, Rejection, State};
+use crate::ledger::{Entry, ORPHANED, Origin, Rejection, State};
 use crate::outbox::Outbox;
 use crate::pipeline::{Job, Outcome, Pipeline, Reason, Source, Stored};
 use crate::range::Range;
@@ -34,6 +34,8 @@ const RANGES_AT_ONCE: usize = WORK_AT_ONCE - 2;
 const TASKS_AHEAD: usize = 2 * WORK_AT_ONCE;
 /// Part of the grace that is left for giving work back, committing and leaving the group.
 const TO_LEAVE: Duration = Duration::from_secs(20);
+/// A worker that has not left so long before the end of its grace ends as it is.
+const TO_END: Duration = Duration::from_secs(3);
 /// How often the worker asks for documents that should be looked at once more.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -41,7 +43,9 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(20);
 /// something is wrong that only a person can mend.
 ///
 /// Once told to stop, work goes on for most of `grace`; what is not finished by then is given back,
-/// and what is stored of it is kept.
+/// and what is stored of it is kept. Requests are not cut short; when one is not answered, or the
+/// group does not let go, the worker ends shortly before `grace` does: what it was about to do is
+/// done by others, as after a crash, and the log says what held it.
 pub async fn run(common: Common, listen: SocketAddr, grace: Duration) -> Result<(), Failure> {
     let server = server::serve(
         listen,
@@ -58,7 +62,19 @@ pub async fn run(common: Common, listen: SocketAddr, grace: Duration) -> Result<
             Err(failure) if failure.class == Class::Stopped => Ok(()),
             result => result,
         },
+        () = overdue(&common, grace) => Ok(()),
     }
+}
+
+/// Ends when the worker should have left.
+async fn overdue(common: &Common, grace: Duration) {
+    common.stop.cancelled().await;
+    tokio::time::sleep(grace.saturating_sub(TO_END).max(grace / 2)).await;
+    tracing::warn!(
+        documents = common.metrics.documents_in_flight.get(),
+        waits = ?common.health.waits(),
+        "leaving takes too long; ending as it is"
+    );
 }
 
 async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
@@ -425,7 +441,12 @@ impl Worker {
         let ledger = &self.pipeline.ledger;
         while let Some(entry) = ledger.next_recheck().await? {
             if entry.state == State::Working {
-                // Looked at when it is done.
+                // Looked at again until it is done.
+                if entry.stands_still(DateTime::now(), ORPHANED) {
+                    tracing::warn!(file = entry.file_id, "nobody works on it; sent once more");
+                    self.outbox.request(&Task::from(&entry)).await?;
+                    ledger.adopted(&entry).await?;
+                }
                 continue;
             }
             if let Outcome::Again(entry) = self.pipeline.recheck(&entry).await? {

@@ -34,6 +34,8 @@ pub struct Fleet<'a> {
     cli: &'a WorkerCli,
     disk: Disk,
     workers: Vec<Worker>,
+    /// Workers that ended and were not made to.
+    deaths: Vec<String>,
 }
 
 /// What is under a worker's cache directory.
@@ -47,6 +49,7 @@ enum Disk {
 
 struct Worker {
     child: Child,
+    is_told_to_end: bool,
     cache: PathBuf,
     log: PathBuf,
 }
@@ -66,17 +69,32 @@ impl<'a> Fleet<'a> {
         let workers = (0..count)
             .map(|index| Worker::start(cli, disk, index))
             .collect::<Result<_>>()?;
-        Ok(Self { cli, disk, workers })
+        Ok(Self {
+            cli,
+            disk,
+            workers,
+            deaths: Vec::new(),
+        })
     }
 
     /// Starts those again that have ended, as the kubelet would, without its growing pauses.
     pub fn restart_dead(&mut self) -> Result<()> {
         for (index, worker) in self.workers.iter_mut().enumerate() {
-            if worker.child.try_wait()?.is_some() {
+            if let Some(status) = worker.child.try_wait()? {
+                if !worker.is_told_to_end {
+                    self.deaths
+                        .push(format!("worker {index} ended by itself: {status}"));
+                }
                 *worker = Worker::start(self.cli, self.disk, index)?;
             }
         }
         Ok(())
+    }
+
+    /// Workers that were started again and had ended by themselves.
+    #[must_use]
+    pub fn deaths(&self) -> &[String] {
+        &self.deaths
     }
 
     /// How many workers there are.
@@ -117,6 +135,7 @@ impl<'a> Fleet<'a> {
         for renderer in renderers(worker.child.id()) {
             let _ = signal(renderer, Signal::KILL);
         }
+        worker.is_told_to_end = true;
         worker.child.kill()?;
         worker.child.wait()?;
         Ok(())
@@ -171,6 +190,7 @@ impl<'a> Fleet<'a> {
     /// Asks one to leave, and waits until it has. Returns how long that took.
     pub async fn terminate(&mut self, index: usize) -> Result<Duration> {
         let worker = &mut self.workers[index];
+        worker.is_told_to_end = true;
         signal(worker.child.id(), Signal::TERM)?;
         let asked = Instant::now();
         let deadline = asked + LEAVE;
@@ -261,7 +281,12 @@ impl Worker {
             .stderr(file)
             .spawn()
             .context("starting a worker")?;
-        Ok(Self { child, cache, log })
+        Ok(Self {
+            child,
+            is_told_to_end: false,
+            cache,
+            log,
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::testbed::{Service, Testbed};
 const PAST_SESSION: Duration = Duration::from_secs(2 * SESSION_SECONDS);
 /// The worker sets `max.poll.interval.ms` to six session timeouts.
 const PAST_POLL_INTERVAL: Duration = Duration::from_secs(6 * SESSION_SECONDS + 4);
-/// How long the disk is full, and how long another member holds partitions.
+/// How long the disk is full, another member holds partitions, a server stands still.
 const A_WHILE: Duration = Duration::from_secs(8);
 /// What a worker logs when Milvus refuses a write for its rate.
 const THROTTLED: &str = "MilvusThrottled";
@@ -70,6 +70,12 @@ impl Target<'_> {
             Fault::FillDisk => fleet.fill_disks(A_WHILE).await,
             Fault::LimitMilvus => self.limit_milvus(fleet).await,
             Fault::Restart(service) => self.restart(service).await,
+            Fault::Freeze(service) => {
+                let frozen = self.testbed.service(service)?.freeze()?;
+                tokio::time::sleep(A_WHILE).await;
+                drop(frozen);
+                Ok(format!("for {} s", A_WHILE.as_secs()))
+            }
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) enum Fault {
     LimitMilvus,
     /// A server ends and is started again.
     Restart(Service),
+    /// A server stands still, its connections open.
+    Freeze(Service),
 }
 
 impl fmt::Display for Fault {
@@ -50,6 +52,7 @@ impl fmt::Display for Fault {
             Self::FillDisk => f.write_str("the disks under the workers' caches are full"),
             Self::LimitMilvus => f.write_str("Milvus limits the rate of writes"),
             Self::Restart(service) => write!(f, "{} is restarted", service.name()),
+            Self::Freeze(service) => write!(f, "{} stands still", service.name()),
         }
     }
 }
@@ -107,11 +110,12 @@ fn kinds() -> Vec<Fault> {
         Fault::LimitMilvus,
     ];
     kinds.extend(Service::ALL.map(Fault::Restart));
+    kinds.extend(Service::ALL.map(Fault::Freeze));
     kinds
 }
 
 /// How many kinds there are: a run with as many faults has seen each.
-pub const KINDS: usize = 11 + Service::ALL.len();
+pub const KINDS: usize = 11 + 2 * Service::ALL.len();
 
 #[cfg(test)]
 mod tests {
@@ -125,7 +129,7 @@ mod tests {
         for kind in kinds() {
             assert_eq!(first.iter().filter(|fault| **fault == kind).count(), 1);
         }
-        let later: Vec<Fault> = (0..26).map(|_| deck.draw(&mut random)).collect();
+        let later: Vec<Fault> = (0..KINDS + 10).map(|_| deck.draw(&mut random)).collect();
         let deaths = later.iter().filter(|fault| **fault == Fault::KillWorker);
         assert_eq!(deaths.count(), 7);
     }

@@ -147,7 +147,9 @@ async fn carry_out(
         .await?;
     log("at rest; counting");
     fleet.stop().await?;
-    count::count(stores, user, &target.topic, &sent, faults).await
+    let mut totals = count::count(stores, user, &target.topic, &sent, faults).await?;
+    totals.violations.extend_from_slice(fleet.deaths());
+    Ok(totals)
 }
 
 /// Waits until no message and no document is left to be dealt with.

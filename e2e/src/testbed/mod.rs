@@ -225,10 +225,32 @@ impl RunningService<'_> {
         self.service.start(self.settings).await
     }
 
-    /// The same for Milvus, which refuses writes for their rate until it is started again.
+    /// Lets it stand still, its connections open, until the guard is dropped: what a network that
+    /// swallows packets looks like.
+    pub fn freeze(&self) -> Result<Frozen> {
+        let daemon = Daemon::new(self.settings, self.service.name());
+        daemon.send(Signal::Freeze)?;
+        Ok(Frozen { daemon })
+    }
+
+    /// Starts Milvus, which refuses writes for their rate until it is started again.
     pub async fn start_limited(&self) -> Result<()> {
         let limit = WriteLimit::Refusing;
         self.service.start_with(self.settings, limit).await
+    }
+}
+
+/// A service that stands still.
+#[derive(Debug)]
+pub struct Frozen {
+    daemon: Daemon,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = self.daemon.send(Signal::Thaw) {
+            eprintln!("a server may still stand still: {error:#}");
+        }
     }
 }
 

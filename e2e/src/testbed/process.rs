@@ -26,13 +26,17 @@ struct Identity {
     start_time: u64,
 }
 
-/// How a daemon is ended.
+/// What a daemon is told.
 #[derive(Clone, Copy, Debug)]
 pub enum Signal {
     /// Asks it to end (TERM).
     Terminate,
     /// Ends it at once (KILL).
     Kill,
+    /// Lets it stand still (STOP).
+    Freeze,
+    /// Lets it go on (CONT).
+    Thaw,
 }
 
 impl Daemon {
@@ -157,11 +161,14 @@ impl Daemon {
         tail(&self.log, lines)
     }
 
-    fn send(&self, signal: Signal) -> Result<()> {
+    /// Sends a signal, if it runs.
+    pub fn send(&self, signal: Signal) -> Result<()> {
         let Some(pid) = self.pid() else { return Ok(()) };
         let flag = match signal {
             Signal::Terminate => "-TERM",
             Signal::Kill => "-KILL",
+            Signal::Freeze => "-STOP",
+            Signal::Thaw => "-CONT",
         };
         // Whether it worked is seen by the end of the process.
         Command::new("kill")

@@ -8,7 +8,7 @@ use layra_e2e::cluster::eventually;
 use layra_e2e::faults::fleet::Fleet;
 use layra_e2e::pdf;
 use layra_e2e::worker_cli::WorkerCli;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{DateTime, Document, doc};
 use object_store::{ObjectStore, PutOptions};
 use serde_json::json;
 
@@ -251,6 +251,51 @@ async fn a_document_that_kills_workers_becomes_a_dead_letter_and_the_others_go_o
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.total_pages() == 1, "{audit:?}");
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn a_document_that_nobody_has_any_more_is_sent_once_more() -> Result<()> {
+    let stage = Stage::new("orphan").await?;
+    let result = async {
+        let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 1}}});
+        stage.apply_until_ready(&patch).await?;
+        let user = stage.user().await?;
+        let first = user
+            .upload_bytes("first.pdf", pdf::with_pages(&["One."]))
+            .await?;
+        stage
+            .wait_tasks(std::slice::from_ref(&first), "completed", 2 * MINUTE)
+            .await?;
+
+        // Claimed by a worker that was dead when its claim arrived; the one that had the message
+        // believed it, and committed.
+        let orphan = user.put("orphan.pdf", pdf::with_pages(&["Two."])).await?;
+        let mut entry = entry(&stage, &first.file_id).await?.context("an entry")?;
+        let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 11 * 60_000);
+        entry.extend(doc! {
+            "_id": &orphan.file_id, "task_id": &orphan.task_id, "filename": &orphan.filename,
+            "minio_filename": &orphan.key, "state": "working", "prepared": false,
+            "pages": null, "vectors": null, "finished_at": null, "open": ["a claim"],
+            "units": {"0": {"claim": "a claim", "turns": 1_i64, "attempts": 1_i64}},
+            "recheck_at": long_ago, "updated_at": long_ago,
+        });
+        let ledger = stage
+            .stores
+            .mongodb
+            .collection::<Document>("ingestion_ledger");
+        ledger.insert_one(entry).await?;
+        eventually("the document", 2 * MINUTE, async || {
+            let audit = stage.audit(&user).await?;
+            let is_there = audit.pages.get(&orphan.file_id) == Some(&1);
+            Ok((is_there && audit.vectors == 2 && audit.violations.is_empty()).then_some(()))
+        })
+        .await?;
+        let tasks = stage.messages(&stage.topic())?;
+        ensure!(tasks.len() == 2, "sent once: {tasks:#?}");
         Ok(())
     }
     .await;

@@ -5,6 +5,7 @@
 mod api;
 mod documents;
 mod faults;
+mod leaving;
 mod ledger;
 mod lifecycle;
 mod memory;

@@ -58,6 +58,8 @@ pub fn consumer_config(settings: &Settings, name: Option<&str>) -> ClientConfig 
         )
         // Messages are small and few are needed ahead: partitions are paused most of the time.
         .set("queued.min.messages", "100")
+        // A partition that is resumed waits for the end of the request in which it was left out.
+        .set("fetch.wait.max.ms", "100")
         .set("allow.auto.create.topics", "false")
         .set("topic.metadata.refresh.interval.ms", "30000");
     if let Some(name) = name {

@@ -141,8 +141,8 @@ impl Intake {
                     lane.set_paused(pause);
                 }
             }
-            if !self.poll(Duration::ZERO, deliveries, stop)? {
-                self.poll(POLL / 2, deliveries, stop)?;
+            if !self.poll(Duration::ZERO, deliveries)? {
+                self.poll(POLL / 2, deliveries)?;
             }
             if last_commit.elapsed() >= COMMIT_INTERVAL {
                 self.commit(CommitMode::Async);
@@ -156,18 +156,19 @@ impl Intake {
     }
 
     /// Takes a message of each topic that has one within `wait`. Returns whether one had.
+    ///
+    /// Every message is entered into the tracker, one that comes while the worker leaves too: it
+    /// lies below the consumer's position, and what nobody has entered there counts as no message.
     fn poll(
         &self,
         wait: Duration,
         deliveries: &mpsc::UnboundedSender<Delivery>,
-        stop: &CancellationToken,
     ) -> Result<bool, Failure> {
         let mut found = false;
         for lane in &self.lanes {
             match lane.consumer.poll(wait) {
                 None => continue,
                 Some(Err(error)) => judge(&error)?,
-                Some(Ok(message)) if stop.is_cancelled() => drop(message),
                 Some(Ok(message)) => self.take(&message, deliveries),
             }
             found = true;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
@@ -260,6 +261,14 @@ impl Entry {
         ranges
     }
 
+    /// Whether nothing has happened to the document for `patience`, though it is not done.
+    #[must_use]
+    pub fn stands_still(&self, now: DateTime, patience: Duration) -> bool {
+        let idle = now.timestamp_millis() - self.updated_at.timestamp_millis();
+        let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
+        self.state == State::Working && idle >= patience
+    }
+
     /// Rows of all ranges, once every one is done.
     #[must_use]
     pub fn complete(&self) -> Option<u64> {
@@ -387,6 +396,16 @@ pub(crate) mod tests {
         };
         assert_eq!(judge(Some(&deleted), &sent_before), Verdict::Settled);
         assert_eq!(judge(Some(&entry(State::Done)), &request), Verdict::Check);
+    }
+
+    #[test]
+    fn only_work_that_does_not_move_stands_still() {
+        let patience = Duration::from_secs(10);
+        let at = |seconds: i64| DateTime::from_millis(1_000 + seconds * 1_000);
+        let working = entry(State::Working);
+        assert!(!working.stands_still(at(9), patience));
+        assert!(working.stands_still(at(10), patience));
+        assert!(!entry(State::Done).stands_still(at(10), patience));
     }
 
     #[test]

@@ -18,12 +18,14 @@ use uuid::Uuid;
 pub use entry::{DEATHS_ALLOWED, Delivery, Entry, Origin, Rejection, State, Unit, Verdict, judge};
 
 use crate::failure::{Failure, Stage};
-use crate::store::mongo::classify;
+use crate::store::mongo::{answer, ask, classify};
 use crate::task::Task;
 
 /// A write that was on its way when its worker was replaced has landed, or failed, after this:
 /// twice the longest request.
 const LATE_WRITES: Duration = Duration::from_mins(2);
+/// A document that was taken over and has not changed for so long has nobody.
+pub const ORPHANED: Duration = Duration::from_mins(10);
 
 /// The ledger of all pipelines that share a database.
 #[derive(Clone, Debug)]
@@ -47,7 +49,7 @@ pub struct Claim {
 #[derive(Clone, Debug)]
 pub enum Claimed {
     /// Granted; the entry as it is now.
-    Granted(Claim, Box<Entry>),
+    Granted(Box<Entry>),
     /// There is nothing to do: the range is done, or its round is over. The entry as it is now.
     Refused(Option<Box<Entry>>),
 }
@@ -73,18 +75,14 @@ impl Ledger {
                 .options(sparse)
                 .build(),
         ] {
-            self.entries
-                .create_index(index)
-                .await
-                .map_err(|error| classify(&error))?;
+            ask(self.entries.create_index(index)).await?;
         }
         Ok(())
     }
 
     /// What is known of a document.
     pub async fn find(&self, file_id: &str) -> Result<Option<Entry>, Failure> {
-        let found = self.entries.find_one(doc! { "_id": file_id }).await;
-        found.map_err(|error| classify(&error))
+        ask(self.entries.find_one(doc! { "_id": file_id })).await
     }
 
     /// Begins a round. `before` is what was known; `None` when that has changed meanwhile.
@@ -120,7 +118,7 @@ impl Ledger {
             finished_at: None,
         };
         let written = match before {
-            None => match self.entries.insert_one(&entry).await {
+            None => match answer(self.entries.insert_one(&entry)).await? {
                 Ok(_) => true,
                 Err(error) if is_duplicate(&error) => false,
                 Err(error) => return Err(classify(&error)),
@@ -133,8 +131,8 @@ impl Ledger {
                     "_id": &before.file_id, "round": &before.round,
                     "state": state(before.state),
                 };
-                let replaced = self.entries.replace_one(unchanged, &entry).await;
-                replaced.map_err(|error| classify(&error))?.matched_count == 1
+                let replaced = ask(self.entries.replace_one(unchanged, &entry));
+                replaced.await?.matched_count == 1
             }
         };
         Ok(written.then_some(entry))
@@ -157,25 +155,30 @@ impl Ledger {
         self.set(&filter, doc! { "prepared": true }).await
     }
 
-    /// Takes a range, from somebody else if need be.
-    pub async fn claim(&self, file_id: &str, round: &str, first: u32) -> Result<Claimed, Failure> {
-        let claim = Claim {
-            file_id: file_id.to_owned(),
-            round: round.to_owned(),
+    /// Takes a range, from somebody else if need be. Asked again, because no answer came, it counts
+    /// once.
+    pub async fn claim(&self, claim: &Claim) -> Result<Claimed, Failure> {
+        let Claim {
+            file_id,
+            round,
             first,
-            token: token(),
-        };
+            token,
+        } = claim;
         let mut filter = working(file_id, round);
-        filter.insert(path(first, "done"), doc! { "$ne": true });
+        filter.insert(path(*first, "done"), doc! { "$ne": true });
+        filter.insert(path(*first, "claim"), doc! { "$ne": token });
         let update = doc! {
-            "$set": { path(first, "claim"): &claim.token, "updated_at": DateTime::now() },
-            "$inc": { path(first, "attempts"): 1_i64, path(first, "turns"): 1_i64 },
-            "$push": { "open": &claim.token },
+            "$set": { path(*first, "claim"): token, "updated_at": DateTime::now() },
+            "$inc": { path(*first, "attempts"): 1_i64, path(*first, "turns"): 1_i64 },
+            "$push": { "open": token },
         };
-        match self.update(filter, update).await? {
-            Some(entry) => Ok(Claimed::Granted(claim, Box::new(entry))),
-            None => Ok(Claimed::Refused(self.find(file_id).await?.map(Box::new))),
+        if let Some(entry) = self.update(filter, update).await? {
+            return Ok(Claimed::Granted(Box::new(entry)));
         }
+        Ok(match self.find(file_id).await? {
+            Some(entry) if claim.is_held_in(&entry) => Claimed::Granted(Box::new(entry)),
+            entry => Claimed::Refused(entry.map(Box::new)),
+        })
     }
 
     /// Notes that the first `stored` pages of the range are in all stores, with `rows` rows.
@@ -214,14 +217,19 @@ impl Ledger {
         self.update(claim.filter(), update).await
     }
 
-    /// Gives a range back, unharmed.
+    /// Gives a range back, unharmed. Asked again, it counts once: an open claim is closed with it.
     pub async fn release(&self, claim: &Claim) -> Result<(), Failure> {
+        let mut filter = claim.filter();
+        filter.insert("open", &claim.token);
         let update = doc! {
             "$inc": { path(claim.first, "attempts"): -1_i64 },
             "$set": { "updated_at": DateTime::now() },
+            "$pull": { "open": &claim.token },
         };
-        self.update(claim.filter(), update).await?;
-        self.close(claim).await
+        match self.update(filter, update).await? {
+            Some(_) => Ok(()),
+            None => self.close(claim).await,
+        }
     }
 
     /// Notes that nothing of this claim is on its way any more.
@@ -288,32 +296,44 @@ impl Ledger {
                 "worker_since": now, "created_at": now,
             },
         );
-        self.entries
-            .update_one(doc! { "_id": file_id }, update)
-            .upsert(true)
-            .await
-            .map_err(|error| classify(&error))?;
+        let update = self.entries.update_one(doc! { "_id": file_id }, update);
+        ask(update.upsert(true)).await?;
         Ok(())
     }
 
     /// Marks every file of a knowledge base as deleted.
     pub async fn delete_knowledge_base(&self, knowledge_base: &str) -> Result<(), Failure> {
-        self.entries
-            .update_many(
-                doc! { "knowledge_db_id": knowledge_base, "state": { "$ne": "deleted" } },
-                deleted(DateTime::now()),
-            )
-            .await
-            .map_err(|error| classify(&error))?;
+        ask(self.entries.update_many(
+            doc! { "knowledge_db_id": knowledge_base, "state": { "$ne": "deleted" } },
+            deleted(DateTime::now()),
+        ))
+        .await?;
         Ok(())
     }
 
-    /// A document whose stores should be looked at once more. Other workers get it later.
+    /// Has a document looked at that somebody else has taken over. The claim may have been on its
+    /// way when the worker that made it died: then nobody has the document's message any more.
+    pub async fn watch(&self, file_id: &str) -> Result<(), Failure> {
+        let filter = doc! { "_id": file_id, "state": "working", "recheck_at": null };
+        let at = after(DateTime::now(), LATE_WRITES);
+        self.set(&filter, doc! { "recheck_at": at }).await?;
+        Ok(())
+    }
+
+    /// A document whose stores, or whose work, should be looked at once more. Other workers get it
+    /// later.
     pub async fn next_recheck(&self) -> Result<Option<Entry>, Failure> {
         let now = DateTime::now();
         let due = doc! { "recheck_at": { "$lte": now } };
-        self.set(&due, doc! { "recheck_at": after(now, LATE_WRITES) })
-            .await
+        let set = doc! { "$set": { "recheck_at": after(now, LATE_WRITES) } };
+        self.update(due, set).await
+    }
+
+    /// Notes that the task of a document that nobody had was sent once more.
+    pub async fn adopted(&self, entry: &Entry) -> Result<(), Failure> {
+        let filter = working(&entry.file_id, &entry.round);
+        self.set(&filter, doc! {}).await?;
+        Ok(())
     }
 
     /// Notes that a document was looked at and is as it should be.
@@ -333,15 +353,29 @@ impl Ledger {
     }
 
     async fn update(&self, filter: Document, update: Document) -> Result<Option<Entry>, Failure> {
-        self.entries
-            .find_one_and_update(filter, update)
-            .return_document(ReturnDocument::After)
-            .await
-            .map_err(|error| classify(&error))
+        let update = self.entries.find_one_and_update(filter, update);
+        ask(update.return_document(ReturnDocument::After)).await
     }
 }
 
 impl Claim {
+    /// A claim to the range of a round that begins at page `first`, not yet made.
+    #[must_use]
+    pub fn new(file_id: &str, round: &str, first: u32) -> Self {
+        Self {
+            file_id: file_id.to_owned(),
+            round: round.to_owned(),
+            first,
+            token: token(),
+        }
+    }
+
+    fn is_held_in(&self, entry: &Entry) -> bool {
+        let unit = entry.unit(self.first);
+        let goes_on = entry.state == State::Working && entry.round == self.round;
+        goes_on && !unit.done && unit.claim == self.token
+    }
+
     fn filter(&self) -> Document {
         let mut filter = working(&self.file_id, &self.round);
         filter.insert(path(self.first, "claim"), &self.token);

@@ -46,9 +46,9 @@ impl Pipeline {
         let mut alone = entry.unit(first).was_begun();
         let (_turn, claim, entry) = loop {
             let turn = self.turn(alone, cancel).await?;
-            let claimed = self.ledger(cancel, || self.ledger.claim(file_id, round, first));
-            let (claim, entry) = match claimed.await? {
-                Claimed::Granted(claim, entry) => (claim, entry),
+            let claim = Claim::new(file_id, round, first);
+            let entry = match self.ledger(cancel, || self.ledger.claim(&claim)).await? {
+                Claimed::Granted(entry) => entry,
                 Claimed::Refused(now) => {
                     drop(turn);
                     return self.refused(entry, first, now, cancel).await;
@@ -262,7 +262,7 @@ impl Pipeline {
             (State::Working, _) => match entry.complete() {
                 Some(rows) => self.complete(&entry, rows, cancel).await,
                 None if entry.unit(first).done => Ok(Outcome::Nothing(Reason::AlreadyStored)),
-                None => Ok(Outcome::Nothing(Reason::Superseded)),
+                None => self.leave_to_others(&entry.file_id, cancel).await,
             },
             (State::Done, _) => Ok(Outcome::Nothing(Reason::AlreadyStored)),
             (State::Failed, Some(rejection)) if !rejection.letter => {
@@ -312,10 +312,20 @@ impl Pipeline {
                     .run(Stage::Milvus, cancel, |_| self.recheck(&entry))
                     .await?
             }
-            _ => Outcome::Nothing(Reason::Superseded),
+            _ => self.leave_to_others(&claim.file_id, cancel).await?,
         };
         self.ledger(cancel, || self.ledger.close(claim)).await?;
         Ok(outcome)
+    }
+
+    /// The message may be committed once the ledger has a note to see whether there are others.
+    async fn leave_to_others(
+        &self,
+        file_id: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        self.ledger(cancel, || self.ledger.watch(file_id)).await?;
+        Ok(Outcome::Nothing(Reason::Superseded))
     }
 }
 

@@ -15,6 +15,10 @@ use crate::failure::{Failure, Stage};
 use crate::settings::Secret;
 use crate::task::Task;
 
+/// Longest wait for the answer to one request. The driver has no limit of its own: it would wait
+/// for ever for a server, or a network, that has stopped answering without a word.
+pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(30);
+
 /// LAYRA's documents.
 #[derive(Clone, Debug)]
 pub struct Documents {
@@ -88,10 +92,7 @@ impl Documents {
                 .options(options)
                 .build()
         };
-        self.database
-            .run_command(doc! { "ping": 1 })
-            .await
-            .map_err(|error| classify(&error))?;
+        ask(self.database.run_command(doc! { "ping": 1 })).await?;
         for (collection, index) in [
             (&self.files, unique("file_id", "unique_file_id")),
             (
@@ -99,7 +100,7 @@ impl Documents {
                 unique("knowledge_base_id", "unique_kb_id"),
             ),
         ] {
-            match collection.create_index(index).await {
+            match answer(collection.create_index(index)).await? {
                 Ok(_) => {}
                 // The same index under another name, or duplicates of old: LAYRA's affair.
                 Err(error) if matches!(*error.kind, ErrorKind::Command(_)) => {
@@ -116,9 +117,8 @@ impl Documents {
         let found = self
             .knowledge_bases
             .find_one(doc! { "knowledge_base_id": id })
-            .projection(doc! { "_id": 1 })
-            .await;
-        Ok(found.map_err(|error| classify(&error))?.is_some())
+            .projection(doc! { "_id": 1 });
+        Ok(ask(found).await?.is_some())
     }
 
     /// Makes a knowledge base, unless it exists.
@@ -129,14 +129,14 @@ impl Documents {
             "files": [], "used_chat": [], "created_at": now, "last_modify_at": now,
             "is_delete": false,
         };
-        self.knowledge_bases
+        let update = self
+            .knowledge_bases
             .update_one(
                 doc! { "knowledge_base_id": id },
                 doc! { "$setOnInsert": fields },
             )
-            .upsert(true)
-            .await
-            .map_err(|error| classify(&error))?;
+            .upsert(true);
+        ask(update).await?;
         Ok(())
     }
 
@@ -157,23 +157,20 @@ impl Documents {
                 doc! { "file_id": &file.file_id },
                 doc! { "$setOnInsert": fields },
             )
-            .upsert(true)
-            .await
-            .map_err(|error| classify(&error))?;
+            .upsert(true);
+        let entered = ask(entered).await?;
         let entry = doc! {
             "file_id": &file.file_id, "filename": &file.name, "minio_filename": &file.key,
             "minio_url": url, "created_at": now,
         };
-        self.knowledge_bases
-            .update_one(
-                doc! {
-                    "knowledge_base_id": &task.knowledge_base,
-                    "files.file_id": { "$ne": &file.file_id },
-                },
-                doc! { "$push": { "files": entry }, "$set": { "last_modify_at": now } },
-            )
-            .await
-            .map_err(|error| classify(&error))?;
+        ask(self.knowledge_bases.update_one(
+            doc! {
+                "knowledge_base_id": &task.knowledge_base,
+                "files.file_id": { "$ne": &file.file_id },
+            },
+            doc! { "$push": { "files": entry }, "$set": { "last_modify_at": now } },
+        ))
+        .await?;
         Ok(entered.upserted_id.is_none())
     }
 
@@ -182,22 +179,19 @@ impl Documents {
         let found = self
             .files
             .find(doc! { "knowledge_db_id": knowledge_base })
-            .projection(doc! { "file_id": 1 })
-            .await
-            .map_err(|error| classify(&error))?;
-        found
-            .map_ok(|file| file.get_str("file_id").unwrap_or_default().to_owned())
-            .try_collect()
-            .await
-            .map_err(|error| classify(&error))
+            .projection(doc! { "file_id": 1 });
+        let mut found = ask(found).await?;
+        let mut ids = Vec::new();
+        while let Some(file) = ask(found.try_next()).await? {
+            ids.push(file.get_str("file_id").unwrap_or_default().to_owned());
+        }
+        Ok(ids)
     }
 
     /// Removes a knowledge base, not its files.
     pub async fn remove_knowledge_base(&self, id: &str) -> Result<(), Failure> {
-        self.knowledge_bases
-            .delete_one(doc! { "knowledge_base_id": id })
-            .await
-            .map_err(|error| classify(&error))?;
+        let filter = doc! { "knowledge_base_id": id };
+        ask(self.knowledge_bases.delete_one(filter)).await?;
         Ok(())
     }
 
@@ -225,11 +219,7 @@ impl Documents {
             })
             .collect();
         let command = doc! { "update": self.files.name(), "updates": updates, "ordered": true };
-        let reply = self
-            .database
-            .run_command(command)
-            .await
-            .map_err(|error| classify(&error))?;
+        let reply = ask(self.database.run_command(command)).await?;
         if let Ok(errors) = reply.get_array("writeErrors")
             && let Some(error) = errors.first().and_then(Bson::as_document)
         {
@@ -269,35 +259,13 @@ impl Documents {
             .projection(doc! {
                 "file_id": 1, "filename": 1, "minio_filename": 1, "images.images_id": 1,
                 "images.minio_filename": 1,
-            })
-            .await
-            .map_err(|error| classify(&error))?;
-        found
-            .map_ok(|file| {
-                let text = |document: &Document, key: &str| {
-                    document.get_str(key).unwrap_or_default().to_owned()
-                };
-                let images = file
-                    .get_array("images")
-                    .map(Vec::as_slice)
-                    .unwrap_or_default();
-                let pages = images
-                    .iter()
-                    .filter_map(Bson::as_document)
-                    .map(|image| (text(image, "images_id"), text(image, "minio_filename")))
-                    .collect();
-                (
-                    text(&file, "file_id"),
-                    StoredFile {
-                        name: text(&file, "filename"),
-                        original: file.get_str("minio_filename").ok().map(str::to_owned),
-                        pages,
-                    },
-                )
-            })
-            .try_collect()
-            .await
-            .map_err(|error| classify(&error))
+            });
+        let mut found = ask(found).await?;
+        let mut files = Vec::new();
+        while let Some(file) = ask(found.try_next()).await? {
+            files.push((text(&file, "file_id"), StoredFile::from(&file)));
+        }
+        Ok(files)
     }
 
     /// Takes page images out of a file.
@@ -306,31 +274,62 @@ impl Documents {
             "$pull": { "images": { "minio_filename": { "$in": keys } } },
             "$set": { "last_modify_at": DateTime::now() },
         };
-        self.files
-            .update_one(doc! { "file_id": file_id }, update)
-            .await
-            .map_err(|error| classify(&error))?;
+        ask(self.files.update_one(doc! { "file_id": file_id }, update)).await?;
         Ok(())
     }
 
     /// Takes a file out of its knowledge base and out of `files`.
     pub async fn remove_file(&self, knowledge_base: &str, file_id: &str) -> Result<(), Failure> {
-        self.knowledge_bases
-            .update_one(
-                doc! { "knowledge_base_id": knowledge_base },
-                doc! {
-                    "$pull": { "files": { "file_id": file_id } },
-                    "$set": { "last_modify_at": DateTime::now() },
-                },
-            )
-            .await
-            .map_err(|error| classify(&error))?;
-        self.files
-            .delete_one(doc! { "file_id": file_id })
-            .await
-            .map_err(|error| classify(&error))?;
+        ask(self.knowledge_bases.update_one(
+            doc! { "knowledge_base_id": knowledge_base },
+            doc! {
+                "$pull": { "files": { "file_id": file_id } },
+                "$set": { "last_modify_at": DateTime::now() },
+            },
+        ))
+        .await?;
+        ask(self.files.delete_one(doc! { "file_id": file_id })).await?;
         Ok(())
     }
+}
+
+impl From<&Document> for StoredFile {
+    fn from(file: &Document) -> Self {
+        let images = file.get_array("images");
+        let images = images.map(Vec::as_slice).unwrap_or_default();
+        Self {
+            name: text(file, "filename"),
+            original: file.get_str("minio_filename").ok().map(str::to_owned),
+            pages: images
+                .iter()
+                .filter_map(Bson::as_document)
+                .map(|image| (text(image, "images_id"), text(image, "minio_filename")))
+                .collect(),
+        }
+    }
+}
+
+fn text(document: &Document, key: &str) -> String {
+    document.get_str(key).unwrap_or_default().to_owned()
+}
+
+/// Makes a request, whose errors are sorted.
+pub(crate) async fn ask<T>(
+    request: impl IntoFuture<Output = mongodb::error::Result<T>>,
+) -> Result<T, Failure> {
+    answer(request).await?.map_err(|error| classify(&error))
+}
+
+/// Makes a request. Fails itself only when no answer comes within [`LONGEST_REQUEST`].
+pub(crate) async fn answer<T>(
+    request: impl IntoFuture<Output = mongodb::error::Result<T>>,
+) -> Result<mongodb::error::Result<T>, Failure> {
+    tokio::time::timeout(LONGEST_REQUEST, request)
+        .await
+        .map_err(|_| {
+            let message = format!("no answer within {} s", LONGEST_REQUEST.as_secs());
+            Failure::transient(Stage::Mongodb, "MongodbUnavailable", message)
+        })
 }
 
 /// Sorts the driver's errors. What is not known to be the document's or the configuration's fault

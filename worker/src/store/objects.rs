@@ -56,6 +56,8 @@ impl Objects {
                 ClientOptions::new()
                     .with_allow_http(true)
                     .with_connect_timeout(Duration::from_secs(5))
+                    // No byte for so long: the server has gone without a word.
+                    .with_read_timeout(Duration::from_secs(30))
                     .with_timeout(Duration::from_mins(5)),
             )
             // The worker retries by itself, visibly.

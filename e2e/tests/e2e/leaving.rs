@@ -1,0 +1,134 @@
+//! Workers that are told to leave.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use layra_e2e::cluster::eventually;
+use layra_e2e::faults::fleet::Fleet;
+use layra_e2e::pdf;
+use layra_e2e::testbed::Service;
+use layra_e2e::worker_cli::WorkerCli;
+use serde_json::{Value, json};
+
+use crate::scene::Stage;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Starts one worker of the pipeline, and waits until it takes messages.
+async fn one_worker(cli: &WorkerCli) -> Result<Fleet<'_>> {
+    let fleet = Fleet::start(cli, 1)?;
+    eventually("a worker", MINUTE, async || {
+        Ok(fleet.all_have_logged("ready for work").then_some(()))
+    })
+    .await?;
+    Ok(fleet)
+}
+
+#[tokio::test]
+async fn no_message_is_passed_over_by_workers_that_leave_while_messages_come() -> Result<()> {
+    let stage = Stage::new("leave").await?;
+    let result = async {
+        let elsewhere = format!("{}-workflows", stage.name);
+        stage.create_topic(&elsewhere).await?;
+        // A foreign message is dealt with at once: there is always one that has just come.
+        let foreign = json!({"action": "Forward", "topic": elsewhere});
+        stage
+            .apply_until_ready(&json!({"spec": {
+                "source": {"kafka": {"foreignMessages": foreign, "sessionTimeoutSeconds": 6}},
+                "scaling": {"mode": "Manual", "replicas": 0},
+            }}))
+            .await?;
+        let user = stage.user().await?;
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let mut fleet = one_worker(&cli).await?;
+
+        let mut sent = 0;
+        for _ in 0..6 {
+            let (told, leave) = tokio::sync::oneshot::channel();
+            let sending = async {
+                let begun = Instant::now();
+                let mut told = Some(told);
+                // On and on, before the worker is told and until it has left.
+                while begun.elapsed() < Duration::from_secs(4) {
+                    let message = json!({"type": "workflow", "number": sent}).to_string();
+                    user.send(message.as_bytes()).await?;
+                    sent += 1;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    if begun.elapsed() > Duration::from_secs(2)
+                        && let Some(told) = told.take()
+                    {
+                        let _ = told.send(());
+                    }
+                }
+                anyhow::Ok(())
+            };
+            let leaving = async {
+                leave.await.context("messages were sent")?;
+                fleet.terminate(0).await
+            };
+            tokio::try_join!(sending, leaving)?;
+            fleet.restart_dead()?;
+        }
+
+        ensure!(sent > 100, "{sent} messages are few");
+        let mut missing: BTreeSet<u64> = BTreeSet::new();
+        let complete = eventually("every message", MINUTE, async || {
+            missing = (0..sent).collect();
+            for letter in stage.messages(&elsewhere)? {
+                let message: Value = serde_json::from_str(&letter.value)?;
+                missing.remove(&message["number"].as_u64().context("a number")?);
+            }
+            Ok(missing.is_empty().then_some(()))
+        });
+        if complete.await.is_err() {
+            eprintln!("{}", fleet.logs());
+        }
+        ensure!(
+            missing.is_empty(),
+            "of {sent} messages {} did not come: {missing:?}",
+            missing.len()
+        );
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
+
+#[tokio::test]
+async fn a_server_that_no_longer_answers_is_noticed_and_holds_no_leaving_worker() -> Result<()> {
+    let stage = Stage::new("silent").await?;
+    let result = async {
+        stage
+            .apply_until_ready(&json!({"spec": {
+                "source": {"kafka": {"sessionTimeoutSeconds": 6}},
+                "scaling": {"mode": "Manual", "replicas": 0},
+            }}))
+            .await?;
+        let user = stage.user().await?;
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let mut fleet = one_worker(&cli).await?;
+
+        let silent = stage.testbed.service(Service::MongoDb)?.freeze()?;
+        let upload = user
+            .upload_bytes("late.pdf", pdf::with_pages(&["One.", "Two."]))
+            .await?;
+        eventually("that the worker misses an answer", MINUTE, async || {
+            Ok((fleet.count_logged("no answer within 30 s") > 0).then_some(()))
+        })
+        .await?;
+        // Its next request waits already. The grace of this command is 40 s.
+        let took = fleet.terminate(0).await?;
+        ensure!(took < Duration::from_secs(40), "{took:?}");
+        drop(silent);
+
+        fleet.restart_dead()?;
+        stage.wait_tasks(&[upload], "completed", 2 * MINUTE).await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.vectors == 2, "{audit:?}");
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}
