@@ -55,14 +55,14 @@ impl Totals {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for violation in self.violations.iter().take(40) {
+            writeln!(f, "violation: {violation}")?;
+        }
         for (kind, count) in &self.faults {
             writeln!(f, "fault, {kind}: {count}")?;
         }
         for (reason, count) in &self.dead_letters {
             writeln!(f, "dead letter, {reason}: {count}")?;
-        }
-        for violation in self.violations.iter().take(40) {
-            writeln!(f, "violation: {violation}")?;
         }
         let dead: usize = self.dead_letters.values().sum();
         write!(

@@ -82,8 +82,9 @@ impl<'a> Fleet<'a> {
         for (index, worker) in self.workers.iter_mut().enumerate() {
             if let Some(status) = worker.child.try_wait()? {
                 if !worker.is_told_to_end {
+                    let words = last_error(&worker.log);
                     self.deaths
-                        .push(format!("worker {index} ended by itself: {status}"));
+                        .push(format!("worker {index} ended by itself: {status}: {words}"));
                 }
                 *worker = Worker::start(self.cli, self.disk, index)?;
             }
@@ -288,6 +289,15 @@ impl Worker {
             log,
         })
     }
+}
+
+/// The last error in a log.
+fn last_error(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let errors = text
+        .lines()
+        .rfind(|line| line.contains(r#""level":"ERROR""#));
+    errors.unwrap_or("without a word").to_owned()
 }
 
 /// The same command behind [`SMALL_DISK`]. The process stays the same throughout.

@@ -301,3 +301,53 @@ async fn a_document_that_nobody_has_any_more_is_sent_once_more() -> Result<()> {
     .await;
     stage.finish(result).await
 }
+
+#[tokio::test]
+async fn a_document_whose_renderers_are_killed_becomes_a_dead_letter_and_the_worker_stays()
+-> Result<()> {
+    let stage = Stage::new("deadly").await?;
+    let result = async {
+        let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        stage.apply_until_ready(&patch).await?;
+        let user = stage.user().await?;
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let mut fleet = Fleet::start(&cli, 1)?;
+        let deadly = user
+            .upload_bytes("deadly.pdf", pdf::with_pages(&["Too much."; 60]))
+            .await?;
+        let mut random = fastrand::Rng::with_seed(1);
+        // As the kernel does it, again and again, when a document takes all memory.
+        let killing = async {
+            loop {
+                fleet.kill_renderer(&mut random).await?;
+            }
+        };
+        let dead_letters = format!("{}.dlq", stage.topic());
+        let letter = eventually("a dead letter", 2 * MINUTE, async || {
+            Ok(stage.messages(&dead_letters)?.pop())
+        });
+        let letter = tokio::select! {
+            letter = letter => letter?,
+            result = killing => { let never: Result<()> = result; never?; unreachable!() }
+        };
+        ensure!(letter.value.contains(&deadly.file_id), "{letter:?}");
+        ensure!(
+            letter.header("layra-error-reason") == Some("RendererKilled"),
+            "{letter:?}"
+        );
+        ensure!(
+            letter.header("layra-error-class") == Some("poison"),
+            "{letter:?}"
+        );
+
+        let next = user
+            .upload_bytes("next.pdf", pdf::with_pages(&["One."]))
+            .await?;
+        stage.wait_tasks(&[next], "completed", MINUTE).await?;
+        fleet.restart_dead()?;
+        ensure!(fleet.deaths().is_empty(), "{:?}", fleet.deaths());
+        Ok(())
+    }
+    .await;
+    stage.finish(result).await
+}

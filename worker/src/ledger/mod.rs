@@ -194,7 +194,13 @@ impl Ledger {
 
     /// Whether the claim still holds.
     pub async fn holds(&self, claim: &Claim) -> Result<bool, Failure> {
-        Ok(self.set(&claim.filter(), doc! {}).await?.is_some())
+        Ok(self.held(claim).await?.is_some())
+    }
+
+    /// How far the range is, while the claim holds.
+    pub async fn held(&self, claim: &Claim) -> Result<Option<Unit>, Failure> {
+        let entry = self.set(&claim.filter(), doc! {}).await?;
+        Ok(entry.map(|entry| entry.unit(claim.first)))
     }
 
     /// Notes that every page of the range is stored. `None`: the claim is void.

@@ -1,5 +1,6 @@
 //! The work on one range of pages, under a claim.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
@@ -10,11 +11,15 @@ use super::plan::Plan;
 use super::stages::Stages;
 use super::{Event, Observer, Outcome, Pipeline, Reason, Stored, render_failure};
 use crate::failure::{Class, Failure, Stage};
-use crate::ledger::{Claim, Claimed, Entry, State};
+use crate::ledger::{Claim, Claimed, DEATHS_ALLOWED, Entry, State, Unit};
 use crate::render::Document;
 
-/// First pause before a range is done again; it doubles, up to half a minute.
+/// First pause before a range is done again; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The reason of a renderer's violent end, which can be the document's fault: the kernel ends the
+/// process that takes the most memory.
+const RENDERER_KILLED: &str = "RendererKilled";
 
 /// What became of claimed work.
 enum Worked {
@@ -22,6 +27,19 @@ enum Worked {
     Done(Stored),
     /// The document is longer than one range: it is split, and nothing is stored yet.
     Split(Box<Entry>),
+}
+
+/// A range of pages of an open document, and all that the work on it needs.
+struct Part<'a> {
+    plan: &'a Plan<'a>,
+    claim: &'a Claim,
+    /// The page after its last one.
+    end: u32,
+    original: &'a Path,
+    /// Whether the document has further ranges.
+    is_split: bool,
+    cancel: &'a CancellationToken,
+    observer: Observer<'a>,
 }
 
 /// Held while work is done.
@@ -120,8 +138,8 @@ impl Pipeline {
         observer: Observer<'_>,
     ) -> Result<Worked, Failure> {
         let original = self.local(job, cancel).await?;
-        let is_part = entry.range_pages.is_some() && entry.prepared;
-        let mut document = self.open(original.as_ref(), is_part, cancel).await?;
+        let is_split = entry.range_pages.is_some() && entry.prepared;
+        let document = self.open(original.as_ref(), is_split, cancel).await?;
         let pages = document.pages();
         let plan = |pages| {
             let pixels = self.embedder.page_pixels();
@@ -159,68 +177,122 @@ impl Pipeline {
                 Failure::permanent(Stage::Intake, "InvalidRange", message)
             })?;
 
-        let mut unit = entry.unit(claim.first);
+        let part = Part {
+            plan: &plan,
+            claim,
+            end: claim.first + count,
+            original: original.as_ref(),
+            is_split,
+            cancel,
+            observer,
+        };
+        let unit = entry.unit(claim.first);
+        self.every_page(&part, unit, document)
+            .await
+            .map(Worked::Done)
+    }
+
+    /// Does the pages of the range that are not stored, again and again if need be, until Milvus
+    /// holds each exactly once.
+    async fn every_page(
+        &self,
+        part: &Part<'_>,
+        mut unit: Unit,
+        mut document: Document,
+    ) -> Result<Stored, Failure> {
+        let Part {
+            plan,
+            claim,
+            end,
+            cancel,
+            ..
+        } = *part;
         let mut clean = unit.turns <= 1;
         let mut pause = FIRST_PAUSE;
+        let mut renderers_killed = 0;
         loop {
             let start = claim.first + unit.stored;
-            let end = claim.first + count;
             if !clean {
-                self.clear_rows(&plan, start..end, cancel).await?;
+                self.clear_rows(plan, start..end, cancel).await?;
             }
             let stages = Stages {
                 pipeline: self,
-                plan: &plan,
+                plan,
                 claim,
                 cancel,
-                observer,
+                observer: part.observer,
                 before: Stored {
                     pages: unit.stored,
                     vectors: unit.rows,
                 },
             };
-            let stored = stages.run(document, start..end).await?;
-            let found = self.count_rows(&plan, claim.first..end, cancel).await?;
-            if found == stored.vectors {
-                return Ok(Worked::Done(stored));
+            match stages.run(document, start..end).await {
+                Ok(stored) => {
+                    let found = self.count_rows(plan, claim.first..end, cancel).await?;
+                    if found == stored.vectors {
+                        return Ok(stored);
+                    }
+                    tracing::warn!(
+                        found,
+                        expected = stored.vectors,
+                        "Milvus does not hold the pages exactly once; they are done again"
+                    );
+                    self.metrics.repeats.inc();
+                    let again = self.ledger(cancel, || self.ledger.progress(claim, 0, 0));
+                    if !again.await? {
+                        return Err(Failure::superseded(Stage::Mongodb));
+                    }
+                    unit.stored = 0;
+                    unit.rows = 0;
+                }
+                Err(failure) if failure.class == Class::Transient => {
+                    let now = self.ledger(cancel, || self.ledger.held(claim)).await?;
+                    let now = now.ok_or_else(|| Failure::superseded(Stage::Mongodb))?;
+                    if now.stored > unit.stored {
+                        pause = FIRST_PAUSE;
+                        renderers_killed = 0;
+                    }
+                    unit = now;
+                    if failure.reason == RENDERER_KILLED {
+                        renderers_killed += 1;
+                        blame_for(renderers_killed, &failure)?;
+                    }
+                    let (stage, reason) = (failure.stage.as_str(), failure.reason);
+                    tracing::warn!(stage, reason, error = failure.message, "trying again");
+                    self.metrics.retries.with_label_values(&[stage]).inc();
+                }
+                Err(failure) => return Err(failure),
             }
-            tracing::warn!(
-                found,
-                expected = stored.vectors,
-                "Milvus does not hold the pages exactly once; they are done again"
-            );
-            self.metrics.repeats.inc();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = cancel.cancelled() => return Err(Failure::stopped(Stage::Milvus)),
+                () = cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
             }
-            pause = (2 * pause).min(Duration::from_secs(30));
+            pause = (2 * pause).min(LONGEST_PAUSE);
             clean = false;
-            unit.stored = 0;
-            unit.rows = 0;
-            if !self
-                .ledger(cancel, || self.ledger.progress(claim, 0, 0))
-                .await?
-            {
-                return Err(Failure::superseded(Stage::Mongodb));
-            }
-            document = self.open(original.as_ref(), is_part, cancel).await?;
+            document = self.open(part.original, part.is_split, cancel).await?;
         }
     }
 
     async fn open(
         &self,
-        original: &std::path::Path,
-        is_part: bool,
+        original: &Path,
+        is_split: bool,
         cancel: &CancellationToken,
     ) -> Result<Document, Failure> {
-        let open = |_| async {
-            let opened = if is_part {
+        let open = |attempts: u32| async move {
+            let opened = if is_split {
                 self.renderer.open_part(original).await
             } else {
                 self.renderer.open(original).await
             };
-            opened.map_err(|error| render_failure(&error))
+            let failure = match opened {
+                Ok(document) => return Ok(document),
+                Err(error) => render_failure(&error),
+            };
+            if failure.reason == RENDERER_KILLED {
+                blame_for(attempts + 1, &failure)?;
+            }
+            Err(failure)
         };
         tokio::select! {
             opened = self.retry.run(Stage::Render, cancel, open) => opened,
@@ -327,6 +399,15 @@ impl Pipeline {
         self.ledger(cancel, || self.ledger.watch(file_id)).await?;
         Ok(Outcome::Nothing(Reason::Superseded))
     }
+}
+
+/// Whether a document is to blame for the renderers that were killed at the same place.
+fn blame_for(renderers_killed: u32, failure: &Failure) -> Result<(), Failure> {
+    if renderers_killed <= DEATHS_ALLOWED {
+        return Ok(());
+    }
+    let message = format!("{renderers_killed} times: {}", failure.message);
+    Err(Failure::poison(Stage::Render, RENDERER_KILLED, message))
 }
 
 impl Failure {
