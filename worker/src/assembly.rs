@@ -222,7 +222,8 @@ impl Common {
 
     /// The ledger.
     pub async fn ledger(&self, documents: &Documents) -> Result<Ledger, Failure> {
-        let ledger = Ledger::new(documents.database());
+        let topic = &self.settings.config.source.kafka.topic;
+        let ledger = Ledger::new(documents.database(), topic);
         self.retry()
             .run(Stage::Mongodb, &self.stop, |_| ledger.prepare())
             .await?;

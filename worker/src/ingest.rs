@@ -136,7 +136,8 @@ async fn one(
         Event::Opened(pages) => bar.inc_length(pages.into()),
         Event::Stored(pages) => bar.inc(pages.into()),
     };
-    let origin = format!("ingest/{}", task.file.file_id);
+    let topic = &common.settings.config.source.kafka.topic;
+    let origin = format!("{topic}/ingest/{}", task.file.file_id);
     let job = Job {
         task: &task,
         delivery: common.delivery(origin, DateTime::now()),

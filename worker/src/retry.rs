@@ -57,28 +57,49 @@ impl Retry {
                 Err(failure) if failure.class == Class::Transient => failure,
                 finished => return finished,
             };
-            let pause = delay(self.first_delay, attempts, random_fraction());
-            tracing::warn!(
-                stage = stage.as_str(),
-                reason = failure.reason,
-                error = failure.message,
-                attempt = attempts + 1,
-                pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                "trying again"
-            );
-            self.metrics
-                .retries
-                .with_label_values(&[stage.as_str()])
-                .inc();
             let guard = waiting.get_or_insert_with(|| self.health.waiting(stage));
             guard.explain(&failure);
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = cancel.cancelled() => return Err(Failure::stopped(stage)),
-                () = self.leaving.cancelled() => return Err(Failure::stopped(stage)),
-            }
+            self.wait(stage, cancel, &failure, attempts).await?;
         }
         Err(Failure::stopped(stage))
+    }
+
+    /// Waits after a failure that had `attempts` before it, for what is tried again by other means
+    /// than [`run`](Self::run).
+    pub async fn pause(
+        &self,
+        cancel: &CancellationToken,
+        failure: &Failure,
+        attempts: u32,
+    ) -> Result<(), Failure> {
+        let waiting = self.health.waiting(failure.stage);
+        waiting.explain(failure);
+        self.wait(failure.stage, cancel, failure, attempts).await
+    }
+
+    async fn wait(
+        &self,
+        stage: Stage,
+        cancel: &CancellationToken,
+        failure: &Failure,
+        attempts: u32,
+    ) -> Result<(), Failure> {
+        let pause = delay(self.first_delay, attempts, random_fraction());
+        tracing::warn!(
+            stage = stage.as_str(),
+            reason = failure.reason,
+            error = failure.message,
+            attempt = attempts + 1,
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "trying again"
+        );
+        let retries = &self.metrics.retries;
+        retries.with_label_values(&[stage.as_str()]).inc();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = cancel.cancelled() => Err(Failure::stopped(stage)),
+            () = self.leaving.cancelled() => Err(Failure::stopped(stage)),
+        }
     }
 }
 
@@ -162,6 +183,31 @@ mod tests {
             .await;
         assert_eq!(answer.unwrap_err().reason, "Damaged");
         assert_eq!(calls.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_pause_counts_is_visible_while_it_lasts_and_can_be_called_off() {
+        let patient = Retry {
+            first_delay: Duration::from_mins(1),
+            ..impatient()
+        };
+        let failure = Failure::transient(Stage::Render, "RendererKilled", "killed");
+        let cancel = CancellationToken::new();
+        let pause = patient.pause(&cancel, &failure, 0);
+        let look = async {
+            tokio::task::yield_now().await;
+            let waits = patient.health.waits();
+            cancel.cancel();
+            waits
+        };
+        let (paused, waits) = tokio::join!(pause, look);
+        assert_eq!(paused.unwrap_err().class, Class::Stopped);
+        assert_eq!(waits.len(), 1, "{waits:?}");
+        assert!(patient.health.waits().is_empty());
+        assert_eq!(
+            patient.metrics.retries.with_label_values(&["render"]).get(),
+            1
+        );
     }
 
     #[tokio::test]

@@ -32,7 +32,8 @@ pub struct Entry {
     pub state: State,
     /// Names the present round of work; what belongs to an earlier round is void.
     pub round: String,
-    /// The message that began the round: `topic/partition/offset`.
+    /// What began the round: a message, `topic/partition/offset`, or a command, `topic/ingest/file` or
+    /// `topic/deleted`. The topic says whose document it is.
     pub origin: String,
     /// What pages are made with: see [`Delivery::recipe`].
     pub recipe: String,

@@ -27,10 +27,11 @@ const LATE_WRITES: Duration = Duration::from_mins(2);
 /// A document that was taken over and has not changed for so long has nobody.
 pub const ORPHANED: Duration = Duration::from_mins(10);
 
-/// The ledger of all pipelines that share a database.
+/// A pipeline's view of the ledger that all pipelines share whose documents are in a database.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     entries: Collection<Entry>,
+    topic: String,
 }
 
 /// The right to work on a range of pages until somebody else takes it.
@@ -55,11 +56,12 @@ pub enum Claimed {
 }
 
 impl Ledger {
-    /// The ledger in a database.
+    /// The ledger in a database, for the pipeline of a topic.
     #[must_use]
-    pub fn new(database: &Database) -> Self {
+    pub fn new(database: &Database, topic: &str) -> Self {
         Self {
             entries: database.collection("ingestion_ledger"),
+            topic: topic.to_owned(),
         }
     }
 
@@ -298,7 +300,8 @@ impl Ledger {
             "$setOnInsert",
             doc! {
                 "knowledge_db_id": knowledge_base, "username": "", "task_id": "",
-                "filename": "", "minio_filename": "", "origin": "", "recipe": "",
+                "filename": "", "minio_filename": "", "recipe": "",
+                "origin": format!("{}/deleted", self.topic),
                 "worker_since": now, "created_at": now,
             },
         );
@@ -326,11 +329,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// A document whose stores, or whose work, should be looked at once more. Other workers get it
-    /// later.
+    /// A document of this pipeline whose stores, or whose work, should be looked at once more. Other
+    /// workers get it later.
     pub async fn next_recheck(&self) -> Result<Option<Entry>, Failure> {
         let now = DateTime::now();
-        let due = doc! { "recheck_at": { "$lte": now } };
+        // All that begins with the topic and a slash, after which comes a 0 in the order of texts.
+        let (first, end) = (format!("{}/", self.topic), format!("{}0", self.topic));
+        let due = doc! {
+            "recheck_at": { "$lte": now }, "origin": { "$gte": first, "$lt": end },
+        };
         let set = doc! { "$set": { "recheck_at": after(now, LATE_WRITES) } };
         self.update(due, set).await
     }

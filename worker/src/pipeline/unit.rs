@@ -1,7 +1,6 @@
 //! The work on one range of pages, under a claim.
 
 use std::path::Path;
-use std::time::Duration;
 
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
@@ -14,9 +13,6 @@ use crate::failure::{Class, Failure, Stage};
 use crate::ledger::{Claim, Claimed, DEATHS_ALLOWED, Entry, State, Unit};
 use crate::render::Document;
 
-/// First pause before a range is done again; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The reason of a renderer's violent end, which can be the document's fault: the kernel ends the
 /// process that takes the most memory.
 const RENDERER_KILLED: &str = "RendererKilled";
@@ -208,8 +204,8 @@ impl Pipeline {
             ..
         } = *part;
         let mut clean = unit.turns <= 1;
-        let mut pause = FIRST_PAUSE;
-        let mut renderers_killed = 0;
+        // Since a page was stored.
+        let (mut attempts, mut renderers_killed) = (0, 0);
         loop {
             let start = claim.first + unit.stored;
             if !clean {
@@ -226,17 +222,12 @@ impl Pipeline {
                     vectors: unit.rows,
                 },
             };
-            match stages.run(document, start..end).await {
+            let failure = match stages.run(document, start..end).await {
                 Ok(stored) => {
                     let found = self.count_rows(plan, claim.first..end, cancel).await?;
                     if found == stored.vectors {
                         return Ok(stored);
                     }
-                    tracing::warn!(
-                        found,
-                        expected = stored.vectors,
-                        "Milvus does not hold the pages exactly once; they are done again"
-                    );
                     self.metrics.repeats.inc();
                     let again = self.ledger(cancel, || self.ledger.progress(claim, 0, 0));
                     if !again.await? {
@@ -244,30 +235,26 @@ impl Pipeline {
                     }
                     unit.stored = 0;
                     unit.rows = 0;
+                    let message = format!("{found} rows instead of {}", stored.vectors);
+                    Failure::transient(Stage::Milvus, "RowsNotOnce", message)
                 }
                 Err(failure) if failure.class == Class::Transient => {
                     let now = self.ledger(cancel, || self.ledger.held(claim)).await?;
                     let now = now.ok_or_else(|| Failure::superseded(Stage::Mongodb))?;
                     if now.stored > unit.stored {
-                        pause = FIRST_PAUSE;
-                        renderers_killed = 0;
+                        (attempts, renderers_killed) = (0, 0);
                     }
                     unit = now;
                     if failure.reason == RENDERER_KILLED {
                         renderers_killed += 1;
                         blame_for(renderers_killed, &failure)?;
                     }
-                    let (stage, reason) = (failure.stage.as_str(), failure.reason);
-                    tracing::warn!(stage, reason, error = failure.message, "trying again");
-                    self.metrics.retries.with_label_values(&[stage]).inc();
+                    failure
                 }
                 Err(failure) => return Err(failure),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
-            }
-            pause = (2 * pause).min(LONGEST_PAUSE);
+            };
+            self.retry.pause(cancel, &failure, attempts).await?;
+            attempts += 1;
             clean = false;
             document = self.open(part.original, part.is_split, cancel).await?;
         }
