@@ -274,7 +274,7 @@ impl Worker {
         if disk == Disk::Small {
             command = on_small_disk(&command, &cache);
         }
-        let child = command
+        let child = with_this_program(&command)
             .env("POD_NAME", format!("worker-{index}"))
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
@@ -300,22 +300,33 @@ fn last_error(log: &Path) -> String {
     errors.unwrap_or("without a word").to_owned()
 }
 
-/// The same command behind [`SMALL_DISK`]. The process stays the same throughout.
+/// The same command behind [`SMALL_DISK`].
 fn on_small_disk(command: &Command, cache: &Path) -> Command {
     let mut small = Command::new("unshare");
     small
         .env("SIZE", SMALL_DISK_BYTES.to_string())
         .args(["--mount", "sh", "-ec", SMALL_DISK])
-        .arg(cache)
-        .arg(command.get_program())
-        .args(command.get_args());
+        .arg(cache);
+    before(small, command)
+}
+
+/// The same command, killed when this program ends, however it does.
+fn with_this_program(command: &Command) -> Command {
+    let mut bound = Command::new("setpriv");
+    bound.args(["--pdeathsig", "KILL"]);
+    before(bound, command)
+}
+
+/// A program that becomes another one, the process staying the same: `first`, then `command`.
+fn before(mut first: Command, command: &Command) -> Command {
+    first.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => small.env(name, value),
-            None => small.env_remove(name),
+            Some(value) => first.env(name, value),
+            None => first.env_remove(name),
         };
     }
-    small
+    first
 }
 
 /// Writes until nothing fits any more; a disk that is not small is spared.
