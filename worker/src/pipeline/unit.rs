@@ -1,6 +1,7 @@
 //! The work on one range of pages, under a claim.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
@@ -266,7 +267,8 @@ impl Pipeline {
         is_split: bool,
         cancel: &CancellationToken,
     ) -> Result<Document, Failure> {
-        let open = |attempts: u32| async move {
+        let killed = AtomicU32::new(0);
+        let open = |_| async {
             let opened = if is_split {
                 self.renderer.open_part(original).await
             } else {
@@ -277,7 +279,7 @@ impl Pipeline {
                 Err(error) => render_failure(&error),
             };
             if failure.reason == RENDERER_KILLED {
-                blame_for(attempts + 1, &failure)?;
+                blame_for(killed.fetch_add(1, Ordering::Relaxed) + 1, &failure)?;
             }
             Err(failure)
         };
