@@ -17,7 +17,7 @@ use crate::assembly::Common;
 use crate::delete::Deleter;
 use crate::failure::{Class, Failure, Stage};
 use crate::intake::consumer::{Delivery, Intake};
-use crate::ledger::{Entry, ORPHANED, Origin, Rejection, State};
+use crate::ledger::{Entry, Origin, Rejection, State};
 use crate::outbox::Outbox;
 use crate::pipeline::{Job, Outcome, Pipeline, Reason, Source, Stored};
 use crate::range::Range;
@@ -442,7 +442,7 @@ impl Worker {
         while let Some(entry) = ledger.next_recheck().await? {
             if entry.state == State::Working {
                 // Looked at again until it is done.
-                if entry.stands_still(DateTime::now(), ORPHANED) {
+                if entry.is_orphan(DateTime::now()) {
                     tracing::warn!(file = entry.file_id, "nobody works on it; sent once more");
                     self.outbox.request(&Task::from(&entry)).await?;
                     ledger.adopted(&entry).await?;

@@ -9,6 +9,7 @@ use layra_e2e::faults::fleet::Fleet;
 use layra_e2e::pdf;
 use layra_e2e::testbed::Service;
 use layra_e2e::worker_cli::WorkerCli;
+use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
 use crate::scene::Stage;
@@ -36,12 +37,12 @@ async fn all_came(stage: &Stage, topic: &str, sent: u64, fleet: &Fleet<'_>) -> R
         }
         Ok(missing.is_empty().then_some(()))
     });
-    if complete.await.is_err() {
+    let complete = complete.await;
+    if complete.is_err() {
         eprintln!("{}", fleet.logs());
     }
     let number = missing.len();
-    ensure!(number == 0, "{number} of {sent} did not come: {missing:?}");
-    Ok(())
+    complete.with_context(|| format!("{number} of {sent} did not come: {missing:?}"))
 }
 
 #[tokio::test]
@@ -111,26 +112,45 @@ async fn a_server_that_no_longer_answers_is_noticed_and_holds_no_leaving_worker(
         let mut fleet = one_worker(&cli).await?;
 
         let silent = stage.testbed.service(Service::MongoDb)?.freeze()?;
-        let upload = user
-            .upload_bytes("late.pdf", pdf::with_pages(&["One.", "Two."]))
+        let first = user
+            .upload_bytes("first.pdf", pdf::with_pages(&["One.", "Two."]))
             .await?;
-        let noticed = eventually("that the worker misses an answer", MINUTE, async || {
+        eventually("that the worker misses an answer", MINUTE, async || {
             Ok((fleet.count_logged("MongodbUnavailable") > 0).then_some(()))
-        });
-        if let Err(error) = noticed.await {
-            eprintln!("{}", fleet.logs());
-            return Err(error);
-        }
-        // Its next request waits already. The grace of this command is 40 s.
+        })
+        .await?;
+        drop(silent);
+        stage
+            .wait_tasks(std::slice::from_ref(&first), "completed", MINUTE)
+            .await?;
+
+        // A request to the object store waits for twice 30 s, the worker for less than its grace
+        // of 40 s.
+        let second = user.put("second.pdf", pdf::with_pages(&["Three."])).await?;
+        let silent = stage.testbed.service(Service::S3)?.freeze()?;
+        user.send_task(&second).await?;
+        let ledger = stage
+            .stores
+            .mongodb
+            .collection::<Document>("ingestion_ledger");
+        eventually("work on the second document", MINUTE, async || {
+            Ok(ledger.find_one(doc! { "_id": &second.file_id }).await?)
+        })
+        .await?;
         let took = fleet.terminate(0).await?;
+        let unfinished = fleet.count_logged("leaving takes too long");
+        if took > Duration::from_secs(40) || unfinished != 1 {
+            eprintln!("{}", fleet.logs());
+        }
+        ensure!(unfinished == 1, "it left after {took:?}");
         ensure!(took < Duration::from_secs(40), "{took:?}");
         drop(silent);
 
         fleet.restart_dead()?;
-        stage.wait_tasks(&[upload], "completed", 2 * MINUTE).await?;
+        stage.wait_tasks(&[second], "completed", 3 * MINUTE).await?;
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
-        ensure!(audit.vectors == 2, "{audit:?}");
+        ensure!(audit.vectors == 3, "{audit:?}");
         Ok(())
     }
     .await;

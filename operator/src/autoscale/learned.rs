@@ -51,8 +51,9 @@ pub(crate) struct Learner {
     startup_seconds: f64,
     longest_seconds: f64,
     last: BTreeMap<String, Counts>,
-    /// Whoever comes from now on has counted from zero.
-    looked: bool,
+    /// Workers that were there at the first look and have not been read: what they did before is
+    /// not known. Whoever comes later has counted from zero. None before the first look.
+    strangers: Option<BTreeSet<String>>,
     /// Workers whose start was counted.
     started: Vec<String>,
     /// A worker's start was seen, by this process or an earlier one.
@@ -75,7 +76,7 @@ impl Learner {
             startup_seconds: from.startup_seconds,
             longest_seconds: from.longest_seconds,
             last: BTreeMap::new(),
-            looked: false,
+            strangers: None,
             started: Vec::new(),
             startup_known: recalled.is_some(),
             speed_known: recalled.is_some(),
@@ -101,6 +102,10 @@ impl Learner {
     pub(crate) fn observe(&mut self, workers: &[Worker]) -> Progress {
         let mut progress = Progress::default();
         let (mut pages, mut busy, mut documents) = (0.0, 0.0, 0.0);
+        let mut strangers = self.strangers.take().unwrap_or_else(|| {
+            let names = workers.iter().map(|worker| worker.name.clone());
+            names.collect()
+        });
         for worker in workers {
             self.observe_start(worker);
             let Some(counts) = &worker.counts else {
@@ -108,7 +113,8 @@ impl Learner {
             };
             self.longest_seconds = self.longest_seconds.max(counts.longest_seconds);
             let last = self.last.insert(worker.name.clone(), counts.clone());
-            let Some(last) = last.or_else(|| self.looked.then(Counts::default)) else {
+            let is_stranger = strangers.remove(&worker.name);
+            let Some(last) = last.or_else(|| (!is_stranger).then(Counts::default)) else {
                 continue;
             };
             if counts.busy_seconds < last.busy_seconds || counts.pages < last.pages {
@@ -123,7 +129,7 @@ impl Learner {
                 progress.moving.extend(&counts.partitions);
             }
         }
-        self.looked = true;
+        self.strangers = Some(strangers);
         self.forget_gone(workers);
         if busy > 0.0 {
             self.speed.add(pages, busy);
@@ -285,6 +291,20 @@ mod tests {
         let progress = learner.observe(&[worker("a", 12.0, 12.0, 2.0)]);
         assert!(!progress.known && progress.pages == 0.0);
         assert!(!learner.knows_speed());
+    }
+
+    #[test]
+    fn nor_is_it_when_the_worker_could_not_be_read_at_the_first_look() {
+        let mut learner = Learner::new(None, ASSUMED);
+        let silent = Worker {
+            counts: None,
+            ..worker("a", 0.0, 0.0, 0.0)
+        };
+        learner.observe(&[silent]);
+        let progress = learner.observe(&[worker("a", 9_000.0, 9_000.0, 900.0)]);
+        assert!(!progress.known && progress.pages == 0.0);
+        let progress = learner.observe(&[worker("a", 9_004.0, 9_002.0, 901.0)]);
+        assert!(progress.known && progress.pages > 0.0);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
@@ -11,6 +10,8 @@ use crate::failure::{Class, Failure, Stage};
 
 /// Deaths of workers on the same page after which a document is to blame.
 pub const DEATHS_ALLOWED: u32 = 3;
+/// A document that was taken over and has not changed for so long has nobody.
+const ORPHANED_MS: i64 = 10 * 60 * 1000;
 
 /// A document of the collection `ingestion_ledger`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -262,12 +263,11 @@ impl Entry {
         ranges
     }
 
-    /// Whether nothing has happened to the document for `patience`, though it is not done.
+    /// Whether nobody has a document that was taken over: it is not done, and does not change.
     #[must_use]
-    pub fn stands_still(&self, now: DateTime, patience: Duration) -> bool {
+    pub fn is_orphan(&self, now: DateTime) -> bool {
         let idle = now.timestamp_millis() - self.updated_at.timestamp_millis();
-        let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
-        self.state == State::Working && idle >= patience
+        self.state == State::Working && idle >= ORPHANED_MS
     }
 
     /// Rows of all ranges, once every one is done.
@@ -400,13 +400,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn only_work_that_does_not_move_stands_still() {
-        let patience = Duration::from_secs(10);
-        let at = |seconds: i64| DateTime::from_millis(1_000 + seconds * 1_000);
-        let working = entry(State::Working);
-        assert!(!working.stands_still(at(9), patience));
-        assert!(working.stands_still(at(10), patience));
-        assert!(!entry(State::Done).stands_still(at(10), patience));
+    fn work_that_has_not_changed_for_ten_minutes_is_an_orphan() {
+        let after = |ms: i64| DateTime::from_millis(1_000 + ms);
+        assert!(!entry(State::Working).is_orphan(after(599_999)));
+        assert!(entry(State::Working).is_orphan(after(600_000)));
+        assert!(!entry(State::Done).is_orphan(after(600_000)));
     }
 
     #[test]

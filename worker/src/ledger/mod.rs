@@ -24,8 +24,6 @@ use crate::task::Task;
 /// A write that was on its way when its worker was replaced has landed, or failed, after this:
 /// twice the longest request.
 const LATE_WRITES: Duration = Duration::from_mins(2);
-/// A document that was taken over and has not changed for so long has nobody.
-pub const ORPHANED: Duration = Duration::from_mins(10);
 
 /// A pipeline's view of the ledger that all pipelines share whose documents are in a database.
 #[derive(Clone, Debug)]
@@ -192,11 +190,6 @@ impl Ledger {
             path(claim.first, "attempts"): 1_i64,
         };
         Ok(self.set(&claim.filter(), set).await?.is_some())
-    }
-
-    /// Whether the claim still holds.
-    pub async fn holds(&self, claim: &Claim) -> Result<bool, Failure> {
-        Ok(self.held(claim).await?.is_some())
     }
 
     /// How far the range is, while the claim holds.

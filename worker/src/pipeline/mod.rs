@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Stage};
 use crate::fetch::Originals;
-use crate::ledger::{Claim, Entry, Ledger, Rejection};
+use crate::ledger::{Claim, Entry, Ledger, Rejection, Unit};
 use crate::metrics::Metrics;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
@@ -155,11 +155,14 @@ impl Pipeline {
 
     /// Fails when somebody else has taken over.
     async fn hold(&self, claim: &Claim, cancel: &CancellationToken) -> Result<(), Failure> {
-        if self.ledger(cancel, || self.ledger.holds(claim)).await? {
-            Ok(())
-        } else {
-            Err(Failure::superseded(Stage::Mongodb))
-        }
+        self.held(claim, cancel).await.map(|_| ())
+    }
+
+    /// How far the claim's range is. Fails when somebody else has taken over.
+    async fn held(&self, claim: &Claim, cancel: &CancellationToken) -> Result<Unit, Failure> {
+        self.ledger(cancel, || self.ledger.held(claim))
+            .await?
+            .ok_or_else(|| Failure::superseded(Stage::Mongodb))
     }
 }
 

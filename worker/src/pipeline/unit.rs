@@ -240,8 +240,7 @@ impl Pipeline {
                     Failure::transient(Stage::Milvus, "RowsNotOnce", message)
                 }
                 Err(failure) if failure.class == Class::Transient => {
-                    let now = self.ledger(cancel, || self.ledger.held(claim)).await?;
-                    let now = now.ok_or_else(|| Failure::superseded(Stage::Mongodb))?;
+                    let now = self.held(claim, cancel).await?;
                     if now.stored > unit.stored {
                         (attempts, renderers_killed) = (0, 0);
                     }
