@@ -4,11 +4,13 @@
 //! layers see one matrix, and only attention looks at each sequence by itself. So a sequence's
 //! result does not depend on its neighbours, and nothing is computed in vain.
 
-use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
+use candle_core::{D, DType, IndexOp, Result, Shape, Tensor};
 use candle_nn::{Embedding, Module, VarBuilder};
 use serde::Deserialize;
 
-use super::kernels::{self, Activation, FeedForward, Gelu, Product};
+use super::kernels::{
+    self, Activation, Encoder, EncoderLayer, FeedForward, Gelu, Parameters, Product,
+};
 
 /// The keys of `config.json` that the computation depends on.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,9 +55,16 @@ pub(super) struct Bert {
     /// Of each position, and of the first kind of text, which every text is of.
     positions: Tensor,
     norm: Norm,
-    layers: Vec<Layer>,
+    layers: Layers,
     /// Inputs and outputs of the largest product with weights.
     largest: (usize, usize),
+}
+
+enum Layers {
+    /// By a kernel that takes states through all of them.
+    InOneGo(Encoder),
+    /// By the tensor library.
+    OneByOne(Vec<Layer>),
 }
 
 struct Layer {
@@ -76,15 +85,15 @@ impl Bert {
         let words = Embedding::new(table("word_embeddings.weight", config.vocab_size)?, width);
         let positions = table("position_embeddings.weight", config.max_position_embeddings)?;
         let kinds = table("token_type_embeddings.weight", config.type_vocab_size)?;
-        let norm = Norm::load(&embeddings.pp("LayerNorm"), config)?;
+        let norm = Weights::load(&embeddings.pp("LayerNorm"), width, width)?.norm(config);
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(config, &weights.pp("encoder.layer").pp(index)))
-            .collect::<Result<_>>()?;
+            .map(|index| LayerWeights::load(config, &weights.pp("encoder.layer").pp(index)))
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             words,
             positions: positions.broadcast_add(&kinds.i(0..1)?)?,
             norm,
-            layers,
+            layers: Layers::new(&layers, config)?,
             largest: (width, config.intermediate_size),
         })
     }
@@ -101,11 +110,8 @@ impl Bert {
             .map(|length| self.positions.i(0..*length))
             .collect::<Result<_>>()?;
         let embedded = (self.words.forward(&ids)? + Tensor::cat(&positions, 0)?)?;
-        let mut states = self.norm.forward(embedded)?;
-        let places = Places::new(&lengths, self.layers[0].head_width()?, device)?;
-        for layer in &self.layers {
-            states = layer.forward(states, &places)?;
-        }
+        let states = self.norm.forward(embedded)?;
+        let states = self.layers.forward(states, &lengths)?;
         split(&states, &lengths).collect()
     }
 }
@@ -117,71 +123,176 @@ impl Bert {
         let (width, inner) = self.largest;
         let with_weights = 2 * tokens * width * (4 * width + 2 * inner);
         let attention = 4 * tokens * tokens * width;
-        (self.layers.len() * (with_weights + attention)) as f64
+        (self.layers.count() * (with_weights + attention)) as f64
     }
 
-    /// Inputs and outputs of the largest product with weights.
-    pub(super) fn largest_product(&self) -> (usize, usize) {
-        self.largest
+    /// The largest product with weights alone, for about so many tokens. Returns its operations.
+    pub(super) fn largest_product(&self, tokens: usize) -> Result<f64> {
+        let (width, inner) = self.largest;
+        let (tokens, outputs) = match &self.layers {
+            Layers::InOneGo(encoder) => (encoder.largest_product(tokens), inner),
+            Layers::OneByOne(layers) => {
+                let states = Tensor::ones((tokens, width), DType::F32, self.positions.device())?;
+                layers[0].query_key_value.forward(&states)?;
+                (tokens, 3 * width)
+            }
+        };
+        Ok((2 * tokens * width * outputs) as f64)
     }
 }
 
-impl Layer {
+impl Layers {
+    fn new(layers: &[LayerWeights], config: &BertConfig) -> Result<Self> {
+        let heads = config.num_attention_heads;
+        if Encoder::available() {
+            let layers = layers.iter().map(LayerWeights::to_host);
+            let layers = layers.collect::<Result<_>>()?;
+            return Ok(Self::InOneGo(Encoder::new(layers, heads, epsilon(config))));
+        }
+        let layers = layers.iter().map(|layer| layer.one_by_one(config));
+        Ok(Self::OneByOne(layers.collect::<Result<_>>()?))
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Self::InOneGo(encoder) => encoder.layers(),
+            Self::OneByOne(layers) => layers.len(),
+        }
+    }
+
+    /// States after the last layer.
+    fn forward(&self, states: Tensor, lengths: &[usize]) -> Result<Tensor> {
+        match self {
+            Self::InOneGo(encoder) => {
+                let rows = states.flatten_all()?.to_vec1()?;
+                let rows = encoder.forward(&rows, lengths);
+                Tensor::from_vec(rows, states.shape(), states.device())
+            }
+            Self::OneByOne(layers) => layers
+                .iter()
+                .try_fold(states, |states, layer| layer.forward(&states, lengths)),
+        }
+    }
+}
+
+/// The weights of a layer as they are in a checkpoint.
+struct LayerWeights {
+    /// One after the other.
+    query_key_value: Weights,
+    attended: Weights,
+    attention_norm: Weights,
+    inner: Weights,
+    outer: Weights,
+    output_norm: Weights,
+}
+
+/// Rows of weights, one for each output, or the factors of a norm; and what is added.
+struct Weights {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerWeights {
     fn load(config: &BertConfig, weights: &VarBuilder<'_>) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let attention = weights.pp("attention");
         let this = attention.pp("self");
-        let parts = ["query", "key", "value"]
-            .map(|name| linear(&this.pp(name), width, width))
-            .into_iter()
-            .collect::<Result<Vec<_>>>()?;
+        let [query, key, value] = ["query", "key", "value"]
+            .map(|name| Weights::load(&this.pp(name), (width, width), width));
+        let parts = [query?, key?, value?];
+        let weight: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
+        let bias: Vec<&Tensor> = parts.iter().map(|part| &part.bias).collect();
+        let outer = weights.pp("output.dense");
         Ok(Self {
-            heads: config.num_attention_heads,
-            query_key_value: stacked(&parts)?,
-            attended: product(linear(&attention.pp("output.dense"), width, width)?)?,
-            attention_norm: Norm::load(&attention.pp("output.LayerNorm"), config)?,
-            feed_forward: FeedForward::new(
-                linear(&weights.pp("intermediate.dense"), width, inner)?,
-                Activation::Gelu(Gelu::Exact),
-                linear(&weights.pp("output.dense"), inner, width)?,
-            )?,
-            output_norm: Norm::load(&weights.pp("output.LayerNorm"), config)?,
+            query_key_value: Weights {
+                weight: Tensor::cat(&weight, 0)?,
+                bias: Tensor::cat(&bias, 0)?,
+            },
+            attended: Weights::load(&attention.pp("output.dense"), (width, width), width)?,
+            attention_norm: Weights::load(&attention.pp("output.LayerNorm"), width, width)?,
+            inner: Weights::load(&weights.pp("intermediate.dense"), (inner, width), inner)?,
+            outer: Weights::load(&outer, (width, inner), width)?,
+            output_norm: Weights::load(&weights.pp("output.LayerNorm"), width, width)?,
         })
     }
 
-    fn head_width(&self) -> Result<usize> {
-        Ok(self.attention_norm.weight.dims1()? / self.heads)
+    fn to_host(&self) -> Result<EncoderLayer> {
+        Ok(EncoderLayer {
+            query_key_value: self.query_key_value.to_host()?,
+            attended: self.attended.to_host()?,
+            attention_norm: self.attention_norm.to_host()?,
+            inner: self.inner.to_host()?,
+            outer: self.outer.to_host()?,
+            output_norm: self.output_norm.to_host()?,
+        })
     }
 
-    fn forward(&self, states: Tensor, places: &Places<'_>) -> Result<Tensor> {
-        let attended = self.attend(&self.query_key_value.forward(&states)?, places)?;
-        let sums = self.attended.add_to(states, &attended)?;
+    fn one_by_one(&self, config: &BertConfig) -> Result<Layer> {
+        Ok(Layer {
+            heads: config.num_attention_heads,
+            query_key_value: self.query_key_value.product()?,
+            attended: self.attended.product()?,
+            attention_norm: self.attention_norm.norm(config),
+            feed_forward: FeedForward::new(
+                self.inner.linear(),
+                Activation::Gelu(Gelu::Exact),
+                self.outer.linear(),
+            )?,
+            output_norm: self.output_norm.norm(config),
+        })
+    }
+}
+
+impl Weights {
+    fn load(weights: &VarBuilder<'_>, shape: impl Into<Shape>, outputs: usize) -> Result<Self> {
+        Ok(Self {
+            weight: weights.get(shape.into(), "weight")?,
+            bias: weights.get(outputs, "bias")?,
+        })
+    }
+
+    fn to_host(&self) -> Result<Parameters> {
+        Ok(Parameters {
+            weight: self.weight.flatten_all()?.to_vec1()?,
+            bias: self.bias.to_vec1()?,
+        })
+    }
+
+    fn linear(&self) -> (Tensor, Option<Tensor>) {
+        (self.weight.clone(), Some(self.bias.clone()))
+    }
+
+    fn product(&self) -> Result<Product> {
+        let (weight, bias) = self.linear();
+        Product::new(weight, bias)
+    }
+
+    fn norm(&self, config: &BertConfig) -> Norm {
+        Norm {
+            weight: self.weight.clone(),
+            bias: self.bias.clone(),
+            epsilon: epsilon(config),
+        }
+    }
+}
+
+impl Layer {
+    fn forward(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let attended = self.attend(&self.query_key_value.forward(states)?, lengths)?;
+        let sums = self.attended.add_to(states.copy()?, &attended)?;
         let states = self.attention_norm.forward(sums)?;
-        let sums = self.feed_forward.residual(states)?;
+        let sums = self.feed_forward.add_to(states.copy()?, &states)?;
         self.output_norm.forward(sums)
     }
 
     /// Attention within each sequence: `[tokens, 3 * width]` to `[tokens, width]`.
-    fn attend(&self, query_key_value: &Tensor, places: &Places<'_>) -> Result<Tensor> {
-        let fused = kernels::SelfAttention {
-            heads: self.heads,
-            groups: self.heads,
-            head: self.head_width()?,
-            norms: None,
-            segments: &places.segments,
-            causal: false,
-        };
-        let (cosine, sine) = &places.unturned;
-        if let Some(attended) = kernels::attention(query_key_value, cosine, sine, fused)? {
-            return Ok(attended);
-        }
-        let attended: Vec<Tensor> = split(query_key_value, places.lengths)
+    fn attend(&self, query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let attended: Vec<Tensor> = split(query_key_value, lengths)
             .map(|sequence| self.attend_one(&sequence?))
             .collect::<Result<_>>()?;
         Tensor::cat(&attended, 0)
     }
 
-    /// Attention within one sequence, with the tensor library's products.
     fn attend_one(&self, query_key_value: &Tensor) -> Result<Tensor> {
         let (tokens, columns) = query_key_value.dims2()?;
         let head_width = columns / 3 / self.heads;
@@ -192,39 +303,6 @@ impl Layer {
         let scores = query.matmul(&part(1)?.transpose(1, 2)?)?;
         let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&part(2)?)?;
         mixed.transpose(0, 1)?.flatten_from(1)
-    }
-}
-
-/// Where the sequences of a batch are.
-struct Places<'a> {
-    lengths: &'a [usize],
-    /// First row and number of rows of each.
-    segments: Vec<(usize, usize)>,
-    /// Cosines and sines of the angles by which the kernel turns queries and keys: none, since the
-    /// positions of this family are in its embeddings.
-    unturned: (Tensor, Tensor),
-}
-
-impl<'a> Places<'a> {
-    fn new(lengths: &'a [usize], head_width: usize, device: &Device) -> Result<Self> {
-        let mut rows = 0;
-        let segments = lengths
-            .iter()
-            .map(|&length| {
-                let start = rows;
-                rows += length;
-                (start, length)
-            })
-            .collect();
-        let angles = (rows, head_width / 2);
-        Ok(Self {
-            lengths,
-            segments,
-            unturned: (
-                Tensor::ones(angles, DType::F32, device)?,
-                Tensor::zeros(angles, DType::F32, device)?,
-            ),
-        })
     }
 }
 
@@ -248,27 +326,6 @@ fn split<'a>(
     })
 }
 
-/// The weight and the bias of a layer.
-fn linear(
-    weights: &VarBuilder<'_>,
-    columns: usize,
-    rows: usize,
-) -> Result<(Tensor, Option<Tensor>)> {
-    let weight = weights.get((rows, columns), "weight")?;
-    Ok((weight, Some(weights.get(rows, "bias")?)))
-}
-
-fn product((weight, bias): (Tensor, Option<Tensor>)) -> Result<Product> {
-    Product::new(weight, bias)
-}
-
-/// Layers on the same input as one.
-fn stacked(parts: &[(Tensor, Option<Tensor>)]) -> Result<Product> {
-    let weights: Vec<&Tensor> = parts.iter().map(|(weight, _)| weight).collect();
-    let biases: Vec<&Tensor> = parts.iter().filter_map(|(_, bias)| bias.as_ref()).collect();
-    Product::new(Tensor::cat(&weights, 0)?, Some(Tensor::cat(&biases, 0)?))
-}
-
 struct Norm {
     weight: Tensor,
     bias: Tensor,
@@ -276,20 +333,86 @@ struct Norm {
 }
 
 impl Norm {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the reference's epsilon is an f32"
-    )]
-    fn load(weights: &VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
-        Ok(Self {
-            weight: weights.get(config.hidden_size, "weight")?,
-            bias: weights.get(config.hidden_size, "bias")?,
-            epsilon: config.layer_norm_eps as f32,
-        })
-    }
-
     /// Normalises every row, in its place.
     fn forward(&self, rows: Tensor) -> Result<Tensor> {
         kernels::layer_norm(rows, &self.weight, &self.bias, self.epsilon)
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the reference's epsilon is an f32"
+)]
+fn epsilon(config: &BertConfig) -> f32 {
+    config.layer_norm_eps as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn random(shape: impl Into<Shape>, size: f32) -> Tensor {
+        Tensor::randn(0_f32, size, shape.into(), &Device::Cpu).unwrap()
+    }
+
+    /// Weights that keep the size of what goes through them.
+    fn weights(inputs: usize, outputs: usize) -> Weights {
+        Weights {
+            weight: random((outputs, inputs), (inputs as f32).powf(-0.5)),
+            bias: random(outputs, 0.3),
+        }
+    }
+
+    fn norm(width: usize) -> Weights {
+        Weights {
+            weight: random(width, 1.0),
+            bias: random(width, 0.3),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        #[test]
+        fn layers_in_one_go_are_the_layers_one_by_one(
+            lengths in prop::collection::vec(1..130_usize, 1..5),
+            (heads, size) in (1..5_usize, 1..40_usize),
+            (inner, count) in (1..300_usize, 1..4_usize),
+        ) {
+            let width = heads * size;
+            let config = BertConfig {
+                model_type: "bert".to_owned(),
+                vocab_size: 1,
+                hidden_size: width,
+                num_hidden_layers: count,
+                num_attention_heads: heads,
+                intermediate_size: inner,
+                hidden_act: "gelu".to_owned(),
+                max_position_embeddings: 1,
+                type_vocab_size: 1,
+                layer_norm_eps: 1e-3,
+            };
+            let layers = (0..count).map(|_| LayerWeights {
+                query_key_value: weights(width, 3 * width),
+                attended: weights(width, width),
+                attention_norm: norm(width),
+                inner: weights(width, inner),
+                outer: weights(inner, width),
+                output_norm: norm(width),
+            });
+            let layers: Vec<LayerWeights> = layers.collect();
+            let chosen = Layers::new(&layers, &config).unwrap();
+            let plain = layers.iter().map(|layer| layer.one_by_one(&config).unwrap());
+            let plain = Layers::OneByOne(plain.collect());
+            let states = random((lengths.iter().sum::<usize>(), width), 1.0);
+            let expected = plain.forward(states.clone(), &lengths).unwrap();
+            let found = chosen.forward(states, &lengths).unwrap();
+            let worst = (found - expected).unwrap().abs().unwrap().max_all().unwrap();
+            let worst = worst.to_scalar::<f32>().unwrap();
+            prop_assert!(worst < 1e-4, "off by {worst}");
+        }
     }
 }

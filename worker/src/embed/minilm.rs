@@ -4,13 +4,12 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
 use super::bert::{Bert, BertConfig, mean_of_length_one};
-use super::kernels::Product;
 use super::passages::PassageCutter;
 use super::{
     Batch, BatchContent, EmbedError, Embedder, MultiVector, PageInput, Prepared, PreparedContent,
@@ -23,10 +22,10 @@ const OVERLAP: usize = 32;
 /// Vectors of one page: LAYRA reads no more than this many rows of a page. What follows in a page
 /// with more text is not embedded.
 const MAX_PASSAGES: usize = 1000;
-/// Tokens that go through the layers together: enough for efficient matrix products, few enough
-/// that the intermediate results (8 KiB a token) stay in a core's cache or near it. Cores take
-/// such batches beside each other.
-pub(crate) const BATCH_TOKENS: usize = 512;
+/// Tokens that go through the layers together, on one core: enough that little is computed to fill
+/// the last panel of 48, few enough that their queries, keys and values (4.5 KiB a token) stay in
+/// the shared cache.
+const BATCH_TOKENS: usize = 1024;
 /// Tokens for each core of what is computed before anything is handed on.
 const CORE_TOKENS: usize = 4 * BATCH_TOKENS;
 
@@ -78,7 +77,7 @@ impl MiniLm {
 
     /// One vector for each passage, in the same order.
     fn embed(&self, passages: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let batches: Vec<&[Vec<u32>]> = batches(passages).collect();
+        let batches = batches(passages, rayon::current_num_threads());
         let vectors = batches.into_par_iter().map(|batch| {
             let sequences: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
             let states = self.bert.forward(&sequences)?;
@@ -110,19 +109,10 @@ impl MiniLm {
         }
     }
 
-    /// Inputs and outputs of the model's largest product, and that product.
-    pub(crate) fn largest_product(&self) -> (usize, usize) {
-        self.bert.largest_product()
-    }
-
-    /// That product alone, as the model's layers do it.
-    pub(crate) fn product(
-        &self,
-    ) -> Result<impl Fn(&Tensor) -> candle_core::Result<Tensor>, EmbedError> {
-        let (inputs, outputs) = self.largest_product();
-        let weight = Tensor::ones((outputs, inputs), DType::F32, &Device::Cpu)?;
-        let product = Product::new(weight, None)?;
-        Ok(move |rows: &Tensor| product.forward(rows))
+    /// The model's largest product alone, as its layers do it, for as many tokens as a core takes
+    /// at a time. Returns its operations.
+    pub(crate) fn largest_product(&self) -> Result<f64, EmbedError> {
+        Ok(self.bert.largest_product(BATCH_TOKENS)?)
     }
 }
 
@@ -177,20 +167,27 @@ impl Embedder for MiniLm {
     }
 }
 
-/// Neighbouring passages of at most [`BATCH_TOKENS`] tokens together; one at least.
-fn batches(passages: &[Vec<u32>]) -> impl Iterator<Item = &[Vec<u32>]> {
-    let mut rest = passages;
-    std::iter::from_fn(move || {
-        let mut tokens = 0;
-        let fits = |passage: &&Vec<u32>| {
-            tokens += passage.len();
-            tokens <= BATCH_TOKENS
-        };
-        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
-        let (batch, following) = rest.split_at(count);
+/// Neighbouring passages together: as many batches for each core, of nearly the same size and of
+/// about [`BATCH_TOKENS`] tokens at most.
+fn batches(passages: &[Vec<u32>], cores: usize) -> Vec<&[Vec<u32>]> {
+    let total: usize = passages.iter().map(Vec::len).sum();
+    let count = cores * total.div_ceil(cores * BATCH_TOKENS);
+    let mut batches = Vec::with_capacity(count);
+    let (mut rest, mut tokens) = (passages, 0);
+    for batch in 1..=count {
+        let end = total * batch / count;
+        let size = rest.iter().take_while(|passage| {
+            // To this batch if more than half of it is before the batch's end.
+            let more = tokens + passage.len() / 2 < end;
+            tokens += if more { passage.len() } else { 0 };
+            more
+        });
+        let (this, following) = rest.split_at(size.count());
+        batches.push(this);
         rest = following;
-        (!batch.is_empty()).then_some(batch)
-    })
+    }
+    batches.retain(|batch| !batch.is_empty());
+    batches
 }
 
 fn read_config(file: &Path) -> Result<BertConfig, EmbedError> {
@@ -279,15 +276,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batches_keep_every_passage_in_order_within_the_budget(
-            lengths in proptest::collection::vec(2..=256_usize, 0..60),
+        fn batches_keep_every_passage_in_order_and_are_of_one_size(
+            lengths in proptest::collection::vec(2..=256_usize, 0..60), cores in 1..20_usize,
         ) {
             let passages: Vec<Vec<u32>> = lengths.iter().map(|length| vec![1; *length]).collect();
-            let cut: Vec<&[Vec<u32>]> = batches(&passages).collect();
+            let total: usize = lengths.iter().sum();
+            let cut = batches(&passages, cores);
             prop_assert_eq!(&cut.concat(), &passages);
+            let count = cores * total.div_ceil(cores * BATCH_TOKENS);
+            prop_assert!(cut.len() <= count);
             for batch in cut {
                 prop_assert!(!batch.is_empty());
-                prop_assert!(batch.iter().map(Vec::len).sum::<usize>() <= BATCH_TOKENS);
+                let tokens: usize = batch.iter().map(Vec::len).sum();
+                prop_assert!(tokens <= total.div_ceil(count) + 256, "{tokens} of {total}");
             }
         }
     }

@@ -175,35 +175,32 @@ impl InplaceOp1 for Activate {
     }
 }
 
-/// The error function as a quotient of polynomials; beyond ±4 it is ±1 in f32. The coefficients
-/// are those of Eigen's `erf` for floats. Plain arithmetic, so that the loop above vectorises.
+/// Coefficients, highest power first, of polynomials in `x^2` whose quotient times `x` is the error
+/// function for |x| <= 4; beyond that it is 1 in f32. They are those of Eigen's `erf` for floats.
+pub(super) const ERF_ODD: [f32; 7] = [
+    -2.726_142_3e-10,
+    2.770_681_4e-8,
+    -2.101_024e-6,
+    -5.692_506_4e-5,
+    -7.349_906_3e-4,
+    -2.954_6e-3,
+    -1.609_603_3e-2,
+];
+/// The divisor.
+pub(super) const ERF_EVEN: [f32; 5] = [
+    -1.456_607_2e-5,
+    -2.133_740_6e-4,
+    -1.682_827e-3,
+    -7.373_329_2e-3,
+    -1.426_473_9e-2,
+];
+
+/// The error function, in plain arithmetic, so that the loop above vectorises.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let square = x * x;
-    let odd = polynomial(
-        square,
-        &[
-            -2.726_142_3e-10,
-            2.770_681_4e-8,
-            -2.101_024e-6,
-            -5.692_506_4e-5,
-            -7.349_906_3e-4,
-            -2.954_6e-3,
-            -1.609_603_3e-2,
-        ],
-    );
-    let even = polynomial(
-        square,
-        &[
-            -1.456_607_2e-5,
-            -2.133_740_6e-4,
-            -1.682_827e-3,
-            -7.373_329_2e-3,
-            -1.426_473_9e-2,
-        ],
-    );
-    x * odd / even
+    x * polynomial(square, &ERF_ODD) / polynomial(square, &ERF_EVEN)
 }
 
 /// Horner's rule, highest power first.

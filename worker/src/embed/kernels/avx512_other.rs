@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 
 use super::Activation;
 use super::attention::Rows;
+use super::encoder::EncoderLayer;
 
 /// Never.
 pub(in crate::embed) fn available() -> bool {
@@ -53,9 +54,34 @@ impl FeedForward {
     pub(in crate::embed) fn add(&self, _rows: &Tensor, _sums: &Tensor) -> Result<()> {
         match *self {}
     }
+}
 
-    /// Never called: there are no layers.
-    pub(in crate::embed) fn add_own(&self, _states: &Tensor) -> Result<()> {
+/// No encoder: there are no instructions for it here.
+pub(in crate::embed) enum Encoder {}
+
+impl Encoder {
+    /// Never.
+    pub(in crate::embed) fn available() -> bool {
+        false
+    }
+
+    /// Never called.
+    pub(in crate::embed) fn new(_layers: Vec<EncoderLayer>, _heads: usize, _epsilon: f32) -> Self {
+        unreachable!("there is no AVX-512")
+    }
+
+    /// Never called: there is no encoder.
+    pub(in crate::embed) fn layers(&self) -> usize {
+        match *self {}
+    }
+
+    /// Never called: there is no encoder.
+    pub(in crate::embed) fn forward(&self, _rows: &[f32], _lengths: &[usize]) -> Vec<f32> {
+        match *self {}
+    }
+
+    /// Never called: there is no encoder.
+    pub(in crate::embed) fn largest_product(&self, _tokens: usize) -> usize {
         match *self {}
     }
 }

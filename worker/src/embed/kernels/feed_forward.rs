@@ -72,16 +72,4 @@ impl FeedForward {
             } => second.add_to(sums, &activation.of(first.forward(rows)?)?),
         }
     }
-
-    /// `states` and the layers' result for them, in their place where that can be: nobody else may
-    /// want their values.
-    pub(in crate::embed) fn residual(&self, states: Tensor) -> Result<Tensor> {
-        match self {
-            Self::Fused(layers) if states.is_contiguous() => {
-                layers.add_own(&states)?;
-                Ok(states)
-            }
-            _ => self.add_to(states.clone(), &states),
-        }
-    }
 }

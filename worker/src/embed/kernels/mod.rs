@@ -9,6 +9,7 @@ mod avx512;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "avx512_other.rs"]
 mod avx512;
+mod encoder;
 mod feed_forward;
 mod norm;
 mod product;
@@ -19,7 +20,9 @@ use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 pub(super) use activation::{Gelu, activate};
 use activation::{add_bias, gate, swiglu};
 pub(super) use attention::{HeadNorm, SelfAttention, attention};
+pub(super) use avx512::Encoder;
 use avx512::Matrix;
+pub(super) use encoder::{EncoderLayer, Parameters};
 pub(super) use feed_forward::{Activation, FeedForward};
 pub(super) use norm::layer_norm;
 pub(super) use product::Product;

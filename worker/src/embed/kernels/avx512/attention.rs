@@ -1,7 +1,7 @@
 //! Attention on rows that hold queries, keys and values side by side, from the rotary positions to
 //! the weighted sums, without anything in between that is larger than a core's cache.
 //!
-//! Keys are packed in tiles and queries in panels of 32, so that scores come out with a column for
+//! Keys are packed in tiles and queries in panels of 48, so that scores come out with a column for
 //! each query: the softmax runs down the columns without crossing registers, and the scores
 //! are at once a panel for the product with the values, whose result has a column for each query.
 #![expect(
@@ -19,8 +19,8 @@ use super::tile::{COLUMNS, Place, ROWS, tile_of, tiles};
 use crate::embed::kernels::attention::{HeadNorm, Rows, SelfAttention};
 use crate::embed::kernels::exp;
 
-/// Keys of a slice of the product with the values: 32 KiB of scores.
-const DEPTH: usize = 256;
+/// Keys of a slice of the product with the values: 30 KiB of scores.
+const DEPTH: usize = 160;
 
 /// The heads' results side by side, `heads * head` values a row.
 pub(in crate::embed) fn attend(rows: &Rows<'_>) -> Vec<f32> {
@@ -60,7 +60,7 @@ pub(in crate::embed) fn attend(rows: &Rows<'_>) -> Vec<f32> {
     output
 }
 
-/// Up to 32 queries of a segment.
+/// Up to 48 queries of a segment.
 #[derive(Clone, Copy)]
 struct Panel {
     /// The segment's first row.
@@ -74,8 +74,8 @@ struct Panel {
 }
 
 /// Keys and values of all segments, in the order in which tiles read them: for each group of
-/// heads, segment by segment, tile by tile. A tile of keys has 14 of them input by input; a
-/// tile of values has 14 columns key by key.
+/// heads, segment by segment, tile by tile. A tile of keys has some of them input by input; a
+/// tile of values has some columns key by key.
 #[derive(Default)]
 struct Packed {
     keys: Aligned,
@@ -89,11 +89,11 @@ thread_local! {
 
 /// What a core works with.
 struct Scratch {
-    /// 32 queries, input by input.
+    /// 48 queries, input by input.
     queries: Aligned,
-    /// 32 scores for each key.
+    /// 48 scores for each key.
     scores: Aligned,
-    /// 32 results for each of a head's columns.
+    /// 48 results for each of a head's columns.
     results: Aligned,
     /// Heads of a few rows, turned.
     turned: Vec<f32>,
@@ -204,7 +204,7 @@ fn score(keys: &[f32], length: usize, seen: usize, scratch: &mut Scratch) {
             false,
         );
         let keys = &keys[key * size..(key + tile) * size];
-        // SAFETY: `attend` found the instructions; the place has a row of 32 for each key.
+        // SAFETY: `attend` found the instructions; the place has a row of 48 for each key.
         unsafe { tile_of(tile, keys, &scratch.queries, None, keys.as_ptr(), place) };
     }
 }
@@ -218,13 +218,13 @@ fn weigh(values: &[f32], length: usize, seen: usize, scratch: &mut Scratch) {
             let to = &mut scratch.results[column * COLUMNS..(column + tile) * COLUMNS];
             let place = whole(to, key > 0);
             let values = &values[column * length + key * tile..][..depth * tile];
-            // SAFETY: `attend` found the instructions; the place has a row of 32 for each column.
+            // SAFETY: `attend` found the instructions; the place has a row of 48 for each column.
             unsafe { tile_of(tile, values, weights, None, values.as_ptr(), place) };
         }
     }
 }
 
-/// All of `to` as rows of 32.
+/// All of `to` as rows of 48.
 fn whole(to: &mut [f32], onto: bool) -> Place {
     Place {
         to: to.as_mut_ptr(),

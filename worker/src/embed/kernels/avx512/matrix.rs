@@ -22,8 +22,8 @@ use crate::embed::kernels::{values, values_mut};
 
 /// Inner dimension of a slice.
 const DEPTH: usize = 512;
-/// Rows of a block: 224 KiB of A with the depth above.
-const BLOCK: usize = 8 * ROWS;
+/// Rows of a block: 216 KiB of A with the depth above.
+const BLOCK: usize = 12 * ROWS;
 
 thread_local! {
     /// A core's block of A, kept: memory that is new must be cleared by the kernel.
@@ -34,7 +34,7 @@ thread_local! {
 pub(in crate::embed) struct Matrix {
     inputs: usize,
     outputs: usize,
-    /// For each 32 outputs: their weights input by input, zero beyond the last output.
+    /// For each 48 outputs: their weights input by input, zero beyond the last output.
     panels: Aligned,
     bias: Vec<f32>,
 }
@@ -94,7 +94,7 @@ impl Matrix {
         self.outputs
     }
 
-    /// Numbers of the panels: 32 outputs each, the last one fewer.
+    /// Numbers of the panels: 48 outputs each, the last one fewer.
     pub(super) fn panels(&self) -> Range<usize> {
         0..self.outputs.div_ceil(COLUMNS)
     }

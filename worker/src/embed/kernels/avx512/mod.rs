@@ -2,12 +2,14 @@
 
 mod aligned;
 mod attention;
+mod encoder;
 mod feed_forward;
 mod matrix;
 mod pack;
 mod tile;
 
 pub(in crate::embed) use attention::attend;
+pub(in crate::embed) use encoder::Encoder;
 pub(in crate::embed) use feed_forward::FeedForward;
 pub(in crate::embed) use matrix::Matrix;
 

@@ -1,0 +1,237 @@
+//! An encoder in one go: sequences of tokens through all layers, on one core.
+//!
+//! Tokens lie in panels of 48, column by column (see [`tiles`]), from the first layer to the last,
+//! and nothing is packed or turned between products. What follows attention is done for a few
+//! panels at a time, so that what lies between these products stays in the core's cache.
+#![expect(
+    unsafe_code,
+    reason = "functions with vector instructions; an encoder exists only where these are"
+)]
+
+mod attention;
+mod functions;
+mod tiles;
+mod weights;
+
+use std::cell::RefCell;
+
+use attention::{Heads, Sight, attend};
+use functions::{Norm, gelu};
+use weights::{Sums, Weights};
+
+use super::aligned::Aligned;
+use super::pack::{LANES, Rows, pack};
+use super::tile::COLUMNS;
+use crate::embed::kernels::encoder::{EncoderLayer, Parameters};
+
+/// Values of a core's cache for states and inner values together: what it holds, nearly.
+const CACHE: usize = 280 * 1024;
+
+thread_local! {
+    /// Memory of earlier calls: new memory must be cleared by the kernel.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What a core works with, in panels.
+#[derive(Default)]
+struct Scratch {
+    /// Of all tokens.
+    states: Aligned,
+    /// Queries, keys and values of all tokens.
+    heads: Aligned,
+    /// What attention gives for the panels at hand.
+    attended: Aligned,
+    /// The inner values of the panels at hand.
+    inner: Aligned,
+    /// A head's scores for one panel.
+    scores: Vec<f32>,
+}
+
+/// The layers.
+pub(in crate::embed) struct Encoder {
+    heads: Heads,
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    query_key_value: Weights,
+    attended: Weights,
+    attention_norm: Norm,
+    inner: Weights,
+    outer: Weights,
+    output_norm: Norm,
+}
+
+impl Encoder {
+    /// Whether this CPU has the instructions.
+    pub(in crate::embed) fn available() -> bool {
+        super::available()
+    }
+
+    /// Lays out the weights. The CPU must have the instructions.
+    pub(in crate::embed) fn new(layers: Vec<EncoderLayer>, heads: usize, epsilon: f32) -> Self {
+        assert!(Self::available(), "asked for before");
+        let width = layers
+            .first()
+            .map_or(0, |layer| layer.output_norm.bias.len());
+        let heads = Heads {
+            count: heads,
+            size: width / heads,
+        };
+        let layers = layers.into_iter();
+        Self {
+            heads,
+            layers: layers
+                .map(|layer| Layer::new(layer, heads, epsilon))
+                .collect(),
+        }
+    }
+
+    /// Layers.
+    pub(in crate::embed) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// States after the last layer, `[tokens, width]`, from those before the first. Tokens of a
+    /// sequence see each other; `lengths` are the sequences' numbers of tokens.
+    pub(in crate::embed) fn forward(&self, rows: &[f32], lengths: &[usize]) -> Vec<f32> {
+        SCRATCH.with_borrow_mut(|scratch| self.forward_in(scratch, rows, lengths))
+    }
+
+    /// The first layer's largest product alone, for about so many tokens, on this core. Returns
+    /// how many.
+    pub(in crate::embed) fn largest_product(&self, tokens: usize) -> usize {
+        let weights = &self.layers[0].inner;
+        let panel = self.heads.count * self.heads.size * COLUMNS;
+        let at_hand = self.layers[0].at_hand();
+        let groups = (tokens / COLUMNS).div_ceil(at_hand);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let states = scratch.states.first(at_hand * panel);
+            let inner = scratch.inner.first(at_hand * COLUMNS * weights.outputs());
+            for _ in 0..groups {
+                weights.multiply(states, Sums::Set, inner);
+            }
+        });
+        groups * at_hand * COLUMNS
+    }
+
+    fn forward_in(&self, scratch: &mut Scratch, rows: &[f32], lengths: &[usize]) -> Vec<f32> {
+        let width = self.heads.count * self.heads.size;
+        let count: usize = lengths.iter().sum();
+        assert_eq!(rows.len(), count * width);
+        let panels = count.div_ceil(COLUMNS);
+        // What fills the last panel sees only itself.
+        let filling = panels * COLUMNS - count;
+        let sights = Sight::each(&[lengths, &[filling]].concat());
+        let length = panels * COLUMNS * width;
+        to_panels(rows, width, scratch.states.first(length));
+        for layer in &self.layers {
+            layer.forward(self.heads, &sights, scratch);
+        }
+        to_rows(scratch.states.first(length), width, count)
+    }
+}
+
+impl Layer {
+    fn new(layer: EncoderLayer, heads: Heads, epsilon: f32) -> Self {
+        let norm = |Parameters { weight, bias }| Norm {
+            weight,
+            bias,
+            epsilon,
+        };
+        let linear = |Parameters { weight, bias }| Weights::new(&weight, bias);
+        // Scores are products of queries and keys by the root of their size; as powers of two they
+        // are easier to raise.
+        let scale = std::f32::consts::LOG2_E / (heads.size as f32).sqrt();
+        let mut query_key_value = layer.query_key_value;
+        let Parameters { weight, bias } = &mut query_key_value;
+        let (queries, rows) = (weight.len() / 3, bias.len() / 3);
+        for value in weight[..queries].iter_mut().chain(&mut bias[..rows]) {
+            *value *= scale;
+        }
+        Self {
+            query_key_value: linear(query_key_value),
+            attended: linear(layer.attended),
+            attention_norm: norm(layer.attention_norm),
+            inner: linear(layer.inner),
+            outer: linear(layer.outer),
+            output_norm: norm(layer.output_norm),
+        }
+    }
+
+    /// Panels that are taken through what follows attention together.
+    fn at_hand(&self) -> usize {
+        (CACHE / COLUMNS / (self.outer.outputs() + self.inner.outputs())).max(1)
+    }
+
+    /// Takes all states through the layer, in their place.
+    fn forward(&self, heads: Heads, sights: &[Sight], scratch: &mut Scratch) {
+        let panel = self.outer.outputs() * COLUMNS;
+        let states = scratch.states.first(sights.len() * panel);
+        let rows = scratch.heads.first(sights.len() * 3 * panel);
+        let at_hand = self.at_hand();
+        let groups = states.chunks(at_hand * panel);
+        for (states, rows) in groups.zip(rows.chunks_mut(at_hand * 3 * panel)) {
+            self.query_key_value.multiply(states, Sums::Set, rows);
+        }
+        let mut sights = (0..).zip(sights);
+        for states in states.chunks_mut(at_hand * panel) {
+            let attended = scratch.attended.first(states.len());
+            for (to, (number, sight)) in attended.chunks_exact_mut(panel).zip(&mut sights) {
+                attend(heads, rows, number, sight, &mut scratch.scores, to);
+            }
+            self.attended.multiply(attended, Sums::Add, states);
+            let inner = scratch
+                .inner
+                .first(states.len() / panel * self.inner.outputs() * COLUMNS);
+            // SAFETY: there are weights only where the instructions are.
+            unsafe {
+                self.attention_norm.apply(states);
+                self.inner.multiply(states, Sums::Set, inner);
+                gelu(inner);
+                self.outer.multiply(inner, Sums::Add, states);
+                self.output_norm.apply(states);
+            }
+        }
+    }
+}
+
+/// Rows of `width` values, one for each token, to panels; zero where the last one is not full.
+fn to_panels(rows: &[f32], width: usize, panels: &mut [f32]) {
+    let panels = panels.chunks_exact_mut(COLUMNS * width);
+    for (rows, panel) in rows.chunks(COLUMNS * width).zip(panels) {
+        if rows.len() < panel.len() {
+            panel.fill(0.0);
+        }
+        for (number, values) in rows.chunks(LANES * width).enumerate() {
+            let rows = Rows {
+                values,
+                stride: width,
+                count: values.len() / width,
+                depth: width,
+            };
+            // SAFETY: there are weights only where the instructions are.
+            unsafe { pack(rows, &mut panel[number * LANES..], COLUMNS) };
+        }
+    }
+}
+
+/// The first `count` tokens of panels, a row of `width` values each.
+fn to_rows(panels: &[f32], width: usize, count: usize) -> Vec<f32> {
+    let mut rows = vec![0.0; count * width];
+    let panels = panels.chunks_exact(COLUMNS * width);
+    for (rows, panel) in rows.chunks_mut(COLUMNS * width).zip(panels) {
+        let tokens = rows.len() / width;
+        for (number, values) in panel.chunks(LANES * COLUMNS).enumerate() {
+            let columns = Rows {
+                values,
+                stride: COLUMNS,
+                count: values.len() / COLUMNS,
+                depth: tokens,
+            };
+            // SAFETY: there are weights only where the instructions are.
+            unsafe { pack(columns, &mut rows[number * LANES..], width) };
+        }
+    }
+    rows
+}

@@ -1,0 +1,234 @@
+//! Products of some rows of numbers with the 48 columns of a panel.
+//!
+//! A panel holds 48 tokens column by column: a value of each, then the next value of each. A
+//! product's sums come out so too, with a row for each output, and what one product writes the
+//! next one reads as it is. Weights, keys and the values of attention are the numbers that columns
+//! are multiplied by; they are read one by one, from wherever they lie.
+#![expect(
+    unsafe_code,
+    reason = "vector instructions; every pointer is derived from a slice whose length is checked \
+              beside it"
+)]
+
+use std::arch::x86_64::{
+    __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_loadu_ps, _mm512_mul_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+};
+
+use crate::embed::kernels::avx512::tile::{COLUMNS, NEAR, REGISTERS, ROWS, add_products};
+
+/// What columns are multiplied by: a number for each row and input.
+#[derive(Clone, Copy)]
+pub(super) struct Factors<'a> {
+    /// From the first on.
+    pub(super) values: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) order: Order,
+}
+
+/// Where the numbers lie.
+#[derive(Clone, Copy)]
+pub(super) enum Order {
+    /// Those of the rows side by side, and so many values on those for the next input.
+    Inputs(usize),
+    /// Those of the inputs side by side and the rows 48 apart, in panels.
+    Panels {
+        /// Inputs before the first in its panel.
+        before: usize,
+        /// Values from one panel to the next.
+        apart: usize,
+    },
+}
+
+/// What becomes of the sums.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// A number for each row, added to its sums.
+    pub(super) bias: Option<&'a [f32]>,
+    /// Whether what is there is added to the sums.
+    pub(super) add: bool,
+    /// A factor for each column.
+    pub(super) scale: Option<&'a [f32; COLUMNS]>,
+}
+
+/// What is fetched into the core's cache meanwhile: so many values for each input, from an address
+/// on that need not be readable.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead(pub(super) *const f32, pub(super) usize);
+
+impl Ahead {
+    /// Nothing that is not there.
+    pub(super) fn nothing(values: &[f32]) -> Self {
+        Self(values.as_ptr(), 0)
+    }
+}
+
+/// Multiplies `columns`, 48 for each input, by at most [`ROWS`] rows of factors, to 48 sums for
+/// each row.
+///
+/// # Safety
+/// The CPU must have AVX-512.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn multiply(
+    factors: Factors<'_>,
+    columns: &[f32],
+    place: Place<'_>,
+    to: &mut [f32],
+    ahead: Ahead,
+) {
+    macro_rules! tile {
+        ($($count:literal)*) => {
+            match (factors.rows, factors.order) {
+                // SAFETY: as for this function.
+                $(($count, Order::Inputs(_)) => unsafe {
+                    tile::<$count, 1>(factors, columns, place, to, ahead);
+                },
+                ($count, Order::Panels { .. }) => unsafe {
+                    tile::<$count, COLUMNS>(factors, columns, place, to, ahead);
+                },)*
+                _ => unreachable!("a tile has 1 to {ROWS} rows"),
+            }
+        };
+    }
+    tile!(1 2 3 4 5 6 7 8 9);
+}
+
+impl Order {
+    /// Values before those of an input.
+    fn place(self, input: usize) -> usize {
+        match self {
+            Self::Inputs(step) => input * step,
+            Self::Panels { before, apart } => {
+                let input = before + input;
+                input / COLUMNS * apart + input % COLUMNS - before
+            }
+        }
+    }
+
+    /// Values from one input to the next in the same panel.
+    fn step(self) -> usize {
+        match self {
+            Self::Inputs(step) => step,
+            Self::Panels { .. } => 1,
+        }
+    }
+
+    /// Inputs from one on that are as far from each other.
+    fn even(self, input: usize) -> usize {
+        match self {
+            Self::Inputs(_) => usize::MAX,
+            Self::Panels { before, .. } => COLUMNS - (before + input) % COLUMNS,
+        }
+    }
+}
+
+/// # Safety
+/// As for [`multiply`], with `R` rows whose factors are `APART` values apart.
+#[target_feature(enable = "avx512f")]
+unsafe fn tile<const R: usize, const APART: usize>(
+    Factors { values, order, .. }: Factors<'_>,
+    columns: &[f32],
+    place: Place<'_>,
+    to: &mut [f32],
+    Ahead(mut ahead, ahead_step): Ahead,
+) {
+    let inputs = columns.len() / COLUMNS;
+    let furthest = order.place(inputs.max(1) - 1) + (R - 1) * APART;
+    assert!(furthest < values.len() && to.len() == R * COLUMNS);
+    assert!(place.bias.is_none_or(|bias| bias.len() == R));
+    let to = to.as_mut_ptr();
+
+    // Sums stay in registers only where their places are constants: no loops over rows.
+    macro_rules! each_row {
+        ($do:ident) => {
+            $do!(0 1 2 3 4 5 6 7 8)
+        };
+    }
+    let mut sums: [Registers; ROWS] = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
+    if let Some(bias) = place.bias {
+        macro_rules! set {
+            ($($row:literal)*) => {$(
+                if $row < R {
+                    sums[$row] = [_mm512_set1_ps(bias[$row]); REGISTERS];
+                }
+            )*};
+        }
+        each_row!(set);
+    }
+    if place.add {
+        macro_rules! add {
+            ($($row:literal)*) => {$(
+                if $row < R {
+                    // SAFETY: there are 48 values for each row.
+                    let values = unsafe { load(to.add($row * COLUMNS)) };
+                    for (sum, value) in sums[$row].iter_mut().zip(values) {
+                        *sum = _mm512_add_ps(*sum, value);
+                    }
+                }
+            )*};
+        }
+        each_row!(add);
+    }
+    let (mut input, mut column) = (0, columns.as_ptr());
+    while input < inputs {
+        let count = order.even(input).min(inputs - input);
+        let mut value = values.as_ptr().wrapping_add(order.place(input));
+        for _ in 0..count {
+            // SAFETY: the furthest number is in the slice, and there are 48 columns for each
+            // input; what is fetched ahead is not read.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                add_products!(R, sums, value, APART, column);
+            }
+            value = value.wrapping_add(order.step());
+            column = column.wrapping_add(COLUMNS);
+            ahead = ahead.wrapping_add(ahead_step);
+        }
+        input += count;
+    }
+    if let Some(scale) = place.scale {
+        // SAFETY: there are 48 factors.
+        let scale = unsafe { load(scale.as_ptr()) };
+        macro_rules! multiply {
+            ($($row:literal)*) => {$(
+                if $row < R {
+                    for (sum, scale) in sums[$row].iter_mut().zip(scale) {
+                        *sum = _mm512_mul_ps(*sum, scale);
+                    }
+                }
+            )*};
+        }
+        each_row!(multiply);
+    }
+    macro_rules! write {
+        ($($row:literal)*) => {$(
+            if $row < R {
+                // SAFETY: there are 48 values for each row.
+                unsafe {
+                    let to = to.add($row * COLUMNS);
+                    _mm512_storeu_ps(to, sums[$row][0]);
+                    _mm512_storeu_ps(to.add(16), sums[$row][1]);
+                    _mm512_storeu_ps(to.add(32), sums[$row][2]);
+                }
+            }
+        )*};
+    }
+    each_row!(write);
+}
+
+/// The columns' values.
+type Registers = [__m512; REGISTERS];
+
+/// A row of 48 values.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn load(values: *const f32) -> Registers {
+    // SAFETY: the caller vouches for them.
+    unsafe {
+        [
+            _mm512_loadu_ps(values),
+            _mm512_loadu_ps(values.add(16)),
+            _mm512_loadu_ps(values.add(32)),
+        ]
+    }
+}
