@@ -69,7 +69,9 @@ enum Layers {
 
 struct Layer {
     heads: usize,
-    query_key_value: Product,
+    query: Product,
+    key: Product,
+    value: Product,
     attended: Product,
     attention_norm: Norm,
     feed_forward: FeedForward,
@@ -133,8 +135,8 @@ impl Bert {
             Layers::InOneGo(encoder) => (encoder.largest_product(tokens), inner),
             Layers::OneByOne(layers) => {
                 let states = Tensor::ones((tokens, width), DType::F32, self.positions.device())?;
-                layers[0].query_key_value.forward(&states)?;
-                (tokens, 3 * width)
+                layers[0].query.forward(&states)?;
+                (tokens, width)
             }
         };
         Ok((2 * tokens * width * outputs) as f64)
@@ -177,8 +179,9 @@ impl Layers {
 
 /// The weights of a layer as they are in a checkpoint.
 struct LayerWeights {
-    /// One after the other.
-    query_key_value: Weights,
+    query: Weights,
+    key: Weights,
+    value: Weights,
     attended: Weights,
     attention_norm: Weights,
     inner: Weights,
@@ -197,17 +200,12 @@ impl LayerWeights {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let attention = weights.pp("attention");
         let this = attention.pp("self");
-        let [query, key, value] = ["query", "key", "value"]
-            .map(|name| Weights::load(&this.pp(name), (width, width), width));
-        let parts = [query?, key?, value?];
-        let weight: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
-        let bias: Vec<&Tensor> = parts.iter().map(|part| &part.bias).collect();
+        let load = |name: &str| Weights::load(&this.pp(name), (width, width), width);
         let outer = weights.pp("output.dense");
         Ok(Self {
-            query_key_value: Weights {
-                weight: Tensor::cat(&weight, 0)?,
-                bias: Tensor::cat(&bias, 0)?,
-            },
+            query: load("query")?,
+            key: load("key")?,
+            value: load("value")?,
             attended: Weights::load(&attention.pp("output.dense"), (width, width), width)?,
             attention_norm: Weights::load(&attention.pp("output.LayerNorm"), width, width)?,
             inner: Weights::load(&weights.pp("intermediate.dense"), (inner, width), inner)?,
@@ -218,7 +216,9 @@ impl LayerWeights {
 
     fn to_host(&self) -> Result<EncoderLayer> {
         Ok(EncoderLayer {
-            query_key_value: self.query_key_value.to_host()?,
+            query: self.query.to_host()?,
+            key: self.key.to_host()?,
+            value: self.value.to_host()?,
             attended: self.attended.to_host()?,
             attention_norm: self.attention_norm.to_host()?,
             inner: self.inner.to_host()?,
@@ -230,7 +230,9 @@ impl LayerWeights {
     fn one_by_one(&self, config: &BertConfig) -> Result<Layer> {
         Ok(Layer {
             heads: config.num_attention_heads,
-            query_key_value: self.query_key_value.product()?,
+            query: self.query.product()?,
+            key: self.key.product()?,
+            value: self.value.product()?,
             attended: self.attended.product()?,
             attention_norm: self.attention_norm.norm(config),
             feed_forward: FeedForward::new(
@@ -278,30 +280,39 @@ impl Weights {
 
 impl Layer {
     fn forward(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-        let attended = self.attend(&self.query_key_value.forward(states)?, lengths)?;
-        let sums = self.attended.add_to(states.copy()?, &attended)?;
+        let sums = self
+            .attended
+            .add_to(states.copy()?, &self.attend(states, lengths)?)?;
         let states = self.attention_norm.forward(sums)?;
         let sums = self.feed_forward.add_to(states.copy()?, &states)?;
         self.output_norm.forward(sums)
     }
 
-    /// Attention within each sequence: `[tokens, 3 * width]` to `[tokens, width]`.
-    fn attend(&self, query_key_value: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-        let attended: Vec<Tensor> = split(query_key_value, lengths)
-            .map(|sequence| self.attend_one(&sequence?))
+    /// Attention within each sequence: `[tokens, width]`.
+    fn attend(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let [query, key, value] =
+            [&self.query, &self.key, &self.value].map(|product| product.forward(states));
+        let (query, key, value) = (query?, key?, value?);
+        let parts = split(&query, lengths).zip(split(&key, lengths));
+        let attended: Vec<Tensor> = parts
+            .zip(split(&value, lengths))
+            .map(|((query, key), value)| self.attend_one(&query?, &key?, &value?))
             .collect::<Result<_>>()?;
         Tensor::cat(&attended, 0)
     }
 
-    fn attend_one(&self, query_key_value: &Tensor) -> Result<Tensor> {
-        let (tokens, columns) = query_key_value.dims2()?;
-        let head_width = columns / 3 / self.heads;
-        let parts = query_key_value.reshape((tokens, 3, self.heads, head_width))?;
-        let part = |index: usize| parts.i((.., index))?.transpose(0, 1)?.contiguous();
+    /// Within one.
+    fn attend_one(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let (tokens, width) = query.dims2()?;
+        let head_width = width / self.heads;
+        let heads = |rows: &Tensor| {
+            let rows = rows.reshape((tokens, self.heads, head_width))?;
+            rows.transpose(0, 1)?.contiguous()
+        };
         let scale = 1.0 / (head_width as f64).sqrt();
-        let query = (part(0)? * scale)?;
-        let scores = query.matmul(&part(1)?.transpose(1, 2)?)?;
-        let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&part(2)?)?;
+        let query = (heads(query)? * scale)?;
+        let scores = query.matmul(&heads(key)?.transpose(1, 2)?)?;
+        let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&heads(value)?)?;
         mixed.transpose(0, 1)?.flatten_from(1)
     }
 }
@@ -396,7 +407,9 @@ mod tests {
                 layer_norm_eps: 1e-3,
             };
             let layers = (0..count).map(|_| LayerWeights {
-                query_key_value: weights(width, 3 * width),
+                query: weights(width, width),
+                key: weights(width, width),
+                value: weights(width, width),
                 attended: weights(width, width),
                 attention_norm: norm(width),
                 inner: weights(width, inner),

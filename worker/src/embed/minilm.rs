@@ -27,7 +27,7 @@ const MAX_PASSAGES: usize = 1000;
 /// the shared cache.
 const BATCH_TOKENS: usize = 1024;
 /// Tokens for each core of what is computed before anything is handed on.
-const CORE_TOKENS: usize = 4 * BATCH_TOKENS;
+const CORE_TOKENS: usize = 8 * BATCH_TOKENS;
 
 /// The passages of a page as token ids.
 pub(super) type Passages = Vec<Vec<u32>>;
@@ -78,7 +78,8 @@ impl MiniLm {
     /// One vector for each passage, in the same order.
     fn embed(&self, passages: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EmbedError> {
         let batches = batches(passages, rayon::current_num_threads());
-        let vectors = batches.into_par_iter().map(|batch| {
+        // One by one: whoever is done takes the next.
+        let vectors = batches.into_par_iter().with_max_len(1).map(|batch| {
             let sequences: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
             let states = self.bert.forward(&sequences)?;
             let vectors = states.iter().map(mean_of_length_one);

@@ -3,8 +3,10 @@
 /// The layer of an encoder as its checkpoint has it, in f32: attention, then two layers with the
 /// exact GELU between them, each added to what came in and then normalised.
 pub(in crate::embed) struct EncoderLayer {
-    /// Queries, then keys, then values, each head by head.
-    pub(in crate::embed) query_key_value: Parameters,
+    /// Head by head, as keys and values.
+    pub(in crate::embed) query: Parameters,
+    pub(in crate::embed) key: Parameters,
+    pub(in crate::embed) value: Parameters,
     /// What is made of the heads' results.
     pub(in crate::embed) attended: Parameters,
     pub(in crate::embed) attention_norm: Parameters,

@@ -1,4 +1,4 @@
-//! Attention from panels that hold queries, keys and values to panels of the heads' results.
+//! Attention from panels of queries, keys and values to panels of the heads' results.
 //!
 //! Scores have a column for each of a panel's 48 queries, so the softmax runs down the columns
 //! without crossing registers, and the scores are what the values' product reads.
@@ -69,39 +69,43 @@ impl Sight {
     }
 }
 
-/// The heads' results for one panel of tokens. `rows` are panels of the heads' queries, then
-/// keys, then values; scores are powers of two. `scores` is memory to work with.
+/// The heads' results for all panels of tokens, in place of their queries. `keys` and `values` are
+/// panels of all heads, too; scores are powers of two. `scores` is memory to work with.
+///
+/// A head goes through all panels before the next, so that its keys and values stay in the core's
+/// cache.
 pub(super) fn attend(
     heads: Heads,
-    rows: &[f32],
-    panel: usize,
-    sight: &Sight,
+    sights: &[Sight],
+    queries: &mut [f32],
+    keys: &[f32],
+    values: &[f32],
     scores: &mut Vec<f32>,
-    to: &mut [f32],
 ) {
     let head = heads.size * COLUMNS;
-    let width = 3 * heads.count * head;
-    scores.resize(sight.keys.len() * COLUMNS, 0.0);
-    for (number, to) in to.chunks_exact_mut(head).enumerate() {
-        let part = |panel: usize, part: usize| {
-            &rows[panel * width + (part * heads.count + number) * head..]
-        };
-        let queries = &part(panel, 0)[..head];
-        let mut rest = scores.as_mut_slice();
-        for (panel, keys) in by_panel(sight.keys.clone()) {
-            let scores;
-            (scores, rest) = rest.split_at_mut(keys.len() * COLUMNS);
-            score(&part(panel, 1)[keys.start..head], queries, scores);
+    let width = heads.count * head;
+    for number in 0..heads.count {
+        let part = |panel: usize| panel * width + number * head;
+        for (panel, sight) in sights.iter().enumerate() {
+            let queries = &mut queries[part(panel)..][..head];
+            scores.resize(sight.keys.len() * COLUMNS, 0.0);
+            let mut rest = scores.as_mut_slice();
+            for (panel, columns) in by_panel(sight.keys.clone()) {
+                let scores;
+                (scores, rest) = rest.split_at_mut(columns.len() * COLUMNS);
+                let keys = &keys[part(panel)..][..head];
+                score(&keys[columns.start..], queries, scores);
+            }
+            // SAFETY: there are weights only where the instructions are.
+            let inverse = unsafe { softmax(scores, &sight.seen_by) };
+            let before = sight.keys.start % COLUMNS;
+            let order = Order::Panels {
+                before,
+                apart: width,
+            };
+            let values = &values[part(sight.keys.start / COLUMNS) + before..];
+            weigh(values, order, scores, &inverse, queries);
         }
-        // SAFETY: there are weights only where the instructions are.
-        let inverse = unsafe { softmax(scores, &sight.seen_by) };
-        let before = sight.keys.start % COLUMNS;
-        let order = Order::Panels {
-            before,
-            apart: width,
-        };
-        let values = &part(sight.keys.start / COLUMNS, 2)[before..];
-        weigh(values, order, scores, &inverse, to);
     }
 }
 

@@ -37,10 +37,10 @@ thread_local! {
 struct Scratch {
     /// Of all tokens.
     states: Aligned,
-    /// Queries, keys and values of all tokens.
-    heads: Aligned,
-    /// What attention gives for the panels at hand.
-    attended: Aligned,
+    /// Queries of all tokens, then in their place what attention gives.
+    queries: Aligned,
+    keys: Aligned,
+    values: Aligned,
     /// The inner values of the panels at hand.
     inner: Aligned,
     /// A head's scores for one panel.
@@ -54,7 +54,9 @@ pub(in crate::embed) struct Encoder {
 }
 
 struct Layer {
-    query_key_value: Weights,
+    query: Weights,
+    key: Weights,
+    value: Weights,
     attended: Weights,
     attention_norm: Norm,
     inner: Weights,
@@ -143,14 +145,14 @@ impl Layer {
         // Scores are products of queries and keys by the root of their size; as powers of two they
         // are easier to raise.
         let scale = std::f32::consts::LOG2_E / (heads.size as f32).sqrt();
-        let mut query_key_value = layer.query_key_value;
-        let Parameters { weight, bias } = &mut query_key_value;
-        let (queries, rows) = (weight.len() / 3, bias.len() / 3);
-        for value in weight[..queries].iter_mut().chain(&mut bias[..rows]) {
+        let mut query = layer.query;
+        for value in query.weight.iter_mut().chain(&mut query.bias) {
             *value *= scale;
         }
         Self {
-            query_key_value: linear(query_key_value),
+            query: linear(query),
+            key: linear(layer.key),
+            value: linear(layer.value),
             attended: linear(layer.attended),
             attention_norm: norm(layer.attention_norm),
             inner: linear(layer.inner),
@@ -167,23 +169,26 @@ impl Layer {
     /// Takes all states through the layer, in their place.
     fn forward(&self, heads: Heads, sights: &[Sight], scratch: &mut Scratch) {
         let panel = self.outer.outputs() * COLUMNS;
-        let states = scratch.states.first(sights.len() * panel);
-        let rows = scratch.heads.first(sights.len() * 3 * panel);
-        let at_hand = self.at_hand();
-        let groups = states.chunks(at_hand * panel);
-        for (states, rows) in groups.zip(rows.chunks_mut(at_hand * 3 * panel)) {
-            self.query_key_value.multiply(states, Sums::Set, rows);
+        let length = sights.len() * panel;
+        let states = scratch.states.first(length);
+        let queries = scratch.queries.first(length);
+        let (keys, values) = (scratch.keys.first(length), scratch.values.first(length));
+        let at_hand = self.at_hand() * panel;
+        let groups = (0..length).step_by(at_hand);
+        for group in groups.map(|start| start..length.min(start + at_hand)) {
+            let states = &states[group.clone()];
+            self.query
+                .multiply(states, Sums::Set, &mut queries[group.clone()]);
+            self.key
+                .multiply(states, Sums::Set, &mut keys[group.clone()]);
+            self.value.multiply(states, Sums::Set, &mut values[group]);
         }
-        let mut sights = (0..).zip(sights);
-        for states in states.chunks_mut(at_hand * panel) {
-            let attended = scratch.attended.first(states.len());
-            for (to, (number, sight)) in attended.chunks_exact_mut(panel).zip(&mut sights) {
-                attend(heads, rows, number, sight, &mut scratch.scores, to);
-            }
+        attend(heads, sights, queries, keys, values, &mut scratch.scores);
+        let groups = states.chunks_mut(at_hand).zip(queries.chunks(at_hand));
+        for (states, attended) in groups {
+            let inner = states.len() / self.outer.outputs() * self.inner.outputs();
+            let inner = scratch.inner.first(inner);
             self.attended.multiply(attended, Sums::Add, states);
-            let inner = scratch
-                .inner
-                .first(states.len() / panel * self.inner.outputs() * COLUMNS);
             // SAFETY: there are weights only where the instructions are.
             unsafe {
                 self.attention_norm.apply(states);

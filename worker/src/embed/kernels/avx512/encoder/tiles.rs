@@ -93,31 +93,39 @@ pub(super) unsafe fn multiply(
     tile!(1 2 3 4 5 6 7 8 9);
 }
 
-impl Order {
-    /// Values before those of an input.
-    fn place(self, input: usize) -> usize {
-        match self {
-            Self::Inputs(step) => input * step,
-            Self::Panels { before, apart } => {
-                let input = before + input;
-                input / COLUMNS * apart + input % COLUMNS - before
+/// Inputs whose numbers are as far from each other: a first piece of some, then pieces of a panel.
+struct Pieces {
+    first: usize,
+    /// Values from one input to the next.
+    step: usize,
+    /// Values from the first piece's beginning to the second's, and from each other one's.
+    jumps: [usize; 2],
+}
+
+impl Pieces {
+    fn new(order: Order, inputs: usize) -> Self {
+        match order {
+            Order::Inputs(step) => Self {
+                first: inputs,
+                step,
+                jumps: [0; 2],
+            },
+            Order::Panels { before, apart } => Self {
+                first: inputs.min(COLUMNS - before),
+                step: 1,
+                jumps: [apart - before, apart],
+            },
+        }
+    }
+
+    /// Values before those of the last of so many inputs.
+    fn last(&self, inputs: usize) -> usize {
+        match (inputs - self.first).checked_sub(1) {
+            None => self.first.saturating_sub(1) * self.step,
+            Some(last) => {
+                let [first, other] = self.jumps;
+                first + last / COLUMNS * other + last % COLUMNS * self.step
             }
-        }
-    }
-
-    /// Values from one input to the next in the same panel.
-    fn step(self) -> usize {
-        match self {
-            Self::Inputs(step) => step,
-            Self::Panels { .. } => 1,
-        }
-    }
-
-    /// Inputs from one on that are as far from each other.
-    fn even(self, input: usize) -> usize {
-        match self {
-            Self::Inputs(_) => usize::MAX,
-            Self::Panels { before, .. } => COLUMNS - (before + input) % COLUMNS,
         }
     }
 }
@@ -133,7 +141,8 @@ unsafe fn tile<const R: usize, const APART: usize>(
     Ahead(mut ahead, ahead_step): Ahead,
 ) {
     let inputs = columns.len() / COLUMNS;
-    let furthest = order.place(inputs.max(1) - 1) + (R - 1) * APART;
+    let pieces = Pieces::new(order, inputs);
+    let furthest = pieces.last(inputs) + (R - 1) * APART;
     assert!(furthest < values.len() && to.len() == R * COLUMNS);
     assert!(place.bias.is_none_or(|bias| bias.len() == R));
     let to = to.as_mut_ptr();
@@ -169,10 +178,12 @@ unsafe fn tile<const R: usize, const APART: usize>(
         }
         each_row!(add);
     }
-    let (mut input, mut column) = (0, columns.as_ptr());
-    while input < inputs {
-        let count = order.even(input).min(inputs - input);
-        let mut value = values.as_ptr().wrapping_add(order.place(input));
+    // Nothing is called from here on, and nothing is checked: sums would have to leave registers.
+    let Pieces { first, step, jumps } = pieces;
+    let (mut from, mut column) = (values.as_ptr(), columns.as_ptr());
+    let (mut count, mut left, mut jump) = (first, inputs, jumps[0]);
+    while left != 0 {
+        let mut value = from;
         for _ in 0..count {
             // SAFETY: the furthest number is in the slice, and there are 48 columns for each
             // input; what is fetched ahead is not read.
@@ -180,11 +191,14 @@ unsafe fn tile<const R: usize, const APART: usize>(
                 _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                 add_products!(R, sums, value, APART, column);
             }
-            value = value.wrapping_add(order.step());
+            value = value.wrapping_add(step);
             column = column.wrapping_add(COLUMNS);
             ahead = ahead.wrapping_add(ahead_step);
         }
-        input += count;
+        from = from.wrapping_add(jump);
+        left = left.wrapping_sub(count);
+        count = if left < COLUMNS { left } else { COLUMNS };
+        jump = jumps[1];
     }
     if let Some(scale) = place.scale {
         // SAFETY: there are 48 factors.
