@@ -4,8 +4,8 @@
 //! layers see one matrix, and only attention looks at each sequence by itself. So a sequence's
 //! result does not depend on its neighbours, and nothing is computed in vain.
 
-use candle_core::{D, DType, IndexOp, Result, Shape, Tensor};
-use candle_nn::{Embedding, Module, VarBuilder};
+use candle_core::{D, DType, Device, IndexOp, Result, Shape, Tensor, bail};
+use candle_nn::VarBuilder;
 use serde::Deserialize;
 
 use super::kernels::{
@@ -51,10 +51,10 @@ impl BertConfig {
 
 /// The encoder with its weights.
 pub(super) struct Bert {
-    words: Embedding,
+    /// A row for each token of the vocabulary.
+    words: Vec<f32>,
     /// Of each position, and of the first kind of text, which every text is of.
-    positions: Tensor,
-    norm: Norm,
+    positions: Vec<f32>,
     layers: Layers,
     /// Inputs and outputs of the largest product with weights.
     largest: (usize, usize),
@@ -64,7 +64,7 @@ enum Layers {
     /// By a kernel that takes states through all of them.
     InOneGo(Encoder),
     /// By the tensor library.
-    OneByOne(Vec<Layer>),
+    OneByOne { norm: Norm, layers: Vec<Layer> },
 }
 
 struct Layer {
@@ -84,18 +84,18 @@ impl Bert {
         let width = config.hidden_size;
         let embeddings = weights.pp("embeddings");
         let table = |name: &str, rows: usize| embeddings.get((rows, width), name);
-        let words = Embedding::new(table("word_embeddings.weight", config.vocab_size)?, width);
+        let words = table("word_embeddings.weight", config.vocab_size)?;
         let positions = table("position_embeddings.weight", config.max_position_embeddings)?;
         let kinds = table("token_type_embeddings.weight", config.type_vocab_size)?;
-        let norm = Weights::load(&embeddings.pp("LayerNorm"), width, width)?.norm(config);
+        let positions = positions.broadcast_add(&kinds.i(0..1)?)?;
+        let norm = Weights::load(&embeddings.pp("LayerNorm"), width, width)?;
         let layers = (0..config.num_hidden_layers)
             .map(|index| LayerWeights::load(config, &weights.pp("encoder.layer").pp(index)))
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            words,
-            positions: positions.broadcast_add(&kinds.i(0..1)?)?,
-            norm,
-            layers: Layers::new(&layers, config)?,
+            words: words.flatten_all()?.to_vec1()?,
+            positions: positions.flatten_all()?.to_vec1()?,
+            layers: Layers::new(&norm, &layers, config)?,
             largest: (width, config.intermediate_size),
         })
     }
@@ -104,16 +104,21 @@ impl Bert {
     ///
     /// No sequence may be empty or longer than the model has positions.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Vec<Tensor>> {
-        let device = self.positions.device();
         let lengths: Vec<usize> = sequences.iter().map(|ids| ids.len()).collect();
-        let ids = Tensor::new(sequences.concat(), device)?;
-        let positions: Vec<Tensor> = lengths
-            .iter()
-            .map(|length| self.positions.i(0..*length))
-            .collect::<Result<_>>()?;
-        let embedded = (self.words.forward(&ids)? + Tensor::cat(&positions, 0)?)?;
-        let states = self.norm.forward(embedded)?;
-        let states = self.layers.forward(states, &lengths)?;
+        let width = self.largest.0;
+        let mut rows = Vec::with_capacity(lengths.iter().sum::<usize>() * width);
+        for ids in sequences {
+            for (&id, position) in ids.iter().zip(self.positions.chunks_exact(width)) {
+                let Some(word) = self.words.chunks_exact(width).nth(id as usize) else {
+                    bail!(
+                        "token {id} is not one of the vocabulary's {}",
+                        self.words.len() / width
+                    );
+                };
+                rows.extend(word.iter().zip(position).map(|(word, place)| word + place));
+            }
+        }
+        let states = self.layers.forward(rows, &lengths)?;
         split(&states, &lengths).collect()
     }
 }
@@ -133,8 +138,8 @@ impl Bert {
         let (width, inner) = self.largest;
         let (tokens, outputs) = match &self.layers {
             Layers::InOneGo(encoder) => (encoder.largest_product(tokens), inner),
-            Layers::OneByOne(layers) => {
-                let states = Tensor::ones((tokens, width), DType::F32, self.positions.device())?;
+            Layers::OneByOne { layers, .. } => {
+                let states = Tensor::ones((tokens, width), DType::F32, &Device::Cpu)?;
                 layers[0].query.forward(&states)?;
                 (tokens, width)
             }
@@ -144,35 +149,45 @@ impl Bert {
 }
 
 impl Layers {
-    fn new(layers: &[LayerWeights], config: &BertConfig) -> Result<Self> {
+    fn new(norm: &Weights, layers: &[LayerWeights], config: &BertConfig) -> Result<Self> {
         let heads = config.num_attention_heads;
         if Encoder::available() {
             let layers = layers.iter().map(LayerWeights::to_host);
             let layers = layers.collect::<Result<_>>()?;
-            return Ok(Self::InOneGo(Encoder::new(layers, heads, epsilon(config))));
+            let (norm, epsilon) = (norm.to_host()?, epsilon(config));
+            return Ok(Self::InOneGo(Encoder::new(norm, layers, heads, epsilon)));
         }
+        Self::one_by_one(norm, layers, config)
+    }
+
+    fn one_by_one(norm: &Weights, layers: &[LayerWeights], config: &BertConfig) -> Result<Self> {
         let layers = layers.iter().map(|layer| layer.one_by_one(config));
-        Ok(Self::OneByOne(layers.collect::<Result<_>>()?))
+        Ok(Self::OneByOne {
+            norm: norm.norm(config),
+            layers: layers.collect::<Result<_>>()?,
+        })
     }
 
     fn count(&self) -> usize {
         match self {
             Self::InOneGo(encoder) => encoder.layers(),
-            Self::OneByOne(layers) => layers.len(),
+            Self::OneByOne { layers, .. } => layers.len(),
         }
     }
 
-    /// States after the last layer.
-    fn forward(&self, states: Tensor, lengths: &[usize]) -> Result<Tensor> {
+    /// States after the last layer, from those before the norm that is before the first.
+    fn forward(&self, rows: Vec<f32>, lengths: &[usize]) -> Result<Tensor> {
+        let count = lengths.iter().sum::<usize>();
+        let shape = (count, rows.len() / count.max(1));
         match self {
             Self::InOneGo(encoder) => {
-                let rows = states.flatten_all()?.to_vec1()?;
-                let rows = encoder.forward(&rows, lengths);
-                Tensor::from_vec(rows, states.shape(), states.device())
+                Tensor::from_vec(encoder.forward(&rows, lengths), shape, &Device::Cpu)
             }
-            Self::OneByOne(layers) => layers
-                .iter()
-                .try_fold(states, |states, layer| layer.forward(&states, lengths)),
+            Self::OneByOne { norm, layers } => {
+                let states = norm.forward(Tensor::from_vec(rows, shape, &Device::Cpu)?)?;
+                let mut layers = layers.iter();
+                layers.try_fold(states, |states, layer| layer.forward(&states, lengths))
+            }
         }
     }
 }
@@ -360,7 +375,6 @@ fn epsilon(config: &BertConfig) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
     use proptest::prelude::*;
 
     use super::*;
@@ -417,12 +431,13 @@ mod tests {
                 output_norm: norm(width),
             });
             let layers: Vec<LayerWeights> = layers.collect();
-            let chosen = Layers::new(&layers, &config).unwrap();
-            let plain = layers.iter().map(|layer| layer.one_by_one(&config).unwrap());
-            let plain = Layers::OneByOne(plain.collect());
-            let states = random((lengths.iter().sum::<usize>(), width), 1.0);
-            let expected = plain.forward(states.clone(), &lengths).unwrap();
-            let found = chosen.forward(states, &lengths).unwrap();
+            let first = norm(width);
+            let chosen = Layers::new(&first, &layers, &config).unwrap();
+            let plain = Layers::one_by_one(&first, &layers, &config).unwrap();
+            let rows = random(lengths.iter().sum::<usize>() * width, 1.0);
+            let rows: Vec<f32> = rows.to_vec1().unwrap();
+            let expected = plain.forward(rows.clone(), &lengths).unwrap();
+            let found = chosen.forward(rows, &lengths).unwrap();
             let worst = (found - expected).unwrap().abs().unwrap().max_all().unwrap();
             let worst = worst.to_scalar::<f32>().unwrap();
             prop_assert!(worst < 1e-4, "off by {worst}");

@@ -25,9 +25,9 @@ const MAX_PASSAGES: usize = 1000;
 /// Tokens that go through the layers together, on one core: enough that little is computed to fill
 /// the last panel of 48, few enough that their queries, keys and values (4.5 KiB a token) stay in
 /// the shared cache.
-const BATCH_TOKENS: usize = 1024;
+const BATCH_TOKENS: usize = 1536;
 /// Tokens for each core of what is computed before anything is handed on.
-const CORE_TOKENS: usize = 8 * BATCH_TOKENS;
+const CORE_TOKENS: usize = 6 * BATCH_TOKENS;
 
 /// The passages of a page as token ids.
 pub(super) type Passages = Vec<Vec<u32>>;

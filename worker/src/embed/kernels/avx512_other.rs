@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 
 use super::Activation;
 use super::attention::Rows;
-use super::encoder::EncoderLayer;
+use super::encoder::{EncoderLayer, Parameters};
 
 /// Never.
 pub(in crate::embed) fn available() -> bool {
@@ -66,7 +66,12 @@ impl Encoder {
     }
 
     /// Never called.
-    pub(in crate::embed) fn new(_layers: Vec<EncoderLayer>, _heads: usize, _epsilon: f32) -> Self {
+    pub(in crate::embed) fn new(
+        _norm: Parameters,
+        _layers: Vec<EncoderLayer>,
+        _heads: usize,
+        _epsilon: f32,
+    ) -> Self {
         unreachable!("there is no AVX-512")
     }
 

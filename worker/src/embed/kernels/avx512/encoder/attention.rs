@@ -125,6 +125,7 @@ fn score(keys: &[f32], queries: &[f32], scores: &mut [f32]) {
         let factors = Factors {
             values: &keys[key..],
             rows: tile,
+            inputs: queries.len() / COLUMNS,
             order: Order::Inputs(COLUMNS),
         };
         let to = &mut scores[key * COLUMNS..(key + tile) * COLUMNS];
@@ -138,6 +139,7 @@ fn weigh(values: &[f32], order: Order, scores: &[f32], inverse: &[f32; COLUMNS],
         let factors = Factors {
             values: &values[row * COLUMNS..],
             rows: tile,
+            inputs: scores.len() / COLUMNS,
             order,
         };
         let to = &mut to[row * COLUMNS..(row + tile) * COLUMNS];
@@ -150,6 +152,7 @@ fn write(factors: Factors<'_>, columns: &[f32], scale: Option<&[f32; COLUMNS]>, 
         bias: None,
         add: false,
         scale,
+        apart: 0,
     };
     // SAFETY: there are weights only where the instructions are.
     unsafe { multiply(factors, columns, place, to, Ahead::nothing(columns)) };

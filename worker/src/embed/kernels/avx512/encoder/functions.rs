@@ -14,6 +14,7 @@ use std::arch::x86_64::{
 use crate::embed::kernels::activation::{ERF_EVEN, ERF_ODD};
 use crate::embed::kernels::avx512::pack::LANES;
 use crate::embed::kernels::avx512::tile::{COLUMNS, REGISTERS};
+use crate::embed::kernels::encoder::Parameters;
 
 /// 2^x to two units of the last place: the whole part is the exponent, a minimax polynomial of
 /// degree 5 the rest. `x` is finite.
@@ -74,12 +75,20 @@ fn polynomial<const N: usize>(x: __m512, coefficients: &[f32; N]) -> __m512 {
 /// A norm over the values of a token.
 pub(super) struct Norm {
     /// A factor and a summand for each value.
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Vec<f32>,
-    pub(super) epsilon: f32,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    epsilon: f32,
 }
 
 impl Norm {
+    pub(super) fn new(Parameters { weight, bias }: Parameters, epsilon: f32) -> Self {
+        Self {
+            weight,
+            bias,
+            epsilon,
+        }
+    }
+
     /// Normalises the tokens of panels: `weight * (x - mean) / sqrt(variance + epsilon) + bias`.
     #[target_feature(enable = "avx512f")]
     pub(super) fn apply(&self, panels: &mut [f32]) {

@@ -50,6 +50,8 @@ struct Scratch {
 /// The layers.
 pub(in crate::embed) struct Encoder {
     heads: Heads,
+    /// Before the first layer.
+    norm: Norm,
     layers: Vec<Layer>,
 }
 
@@ -71,18 +73,21 @@ impl Encoder {
     }
 
     /// Lays out the weights. The CPU must have the instructions.
-    pub(in crate::embed) fn new(layers: Vec<EncoderLayer>, heads: usize, epsilon: f32) -> Self {
+    pub(in crate::embed) fn new(
+        norm: Parameters,
+        layers: Vec<EncoderLayer>,
+        heads: usize,
+        epsilon: f32,
+    ) -> Self {
         assert!(Self::available(), "asked for before");
-        let width = layers
-            .first()
-            .map_or(0, |layer| layer.output_norm.bias.len());
         let heads = Heads {
             count: heads,
-            size: width / heads,
+            size: norm.bias.len() / heads,
         };
         let layers = layers.into_iter();
         Self {
             heads,
+            norm: Norm::new(norm, epsilon),
             layers: layers
                 .map(|layer| Layer::new(layer, heads, epsilon))
                 .collect(),
@@ -94,7 +99,7 @@ impl Encoder {
         self.layers.len()
     }
 
-    /// States after the last layer, `[tokens, width]`, from those before the first. Tokens of a
+    /// States after the last layer, `[tokens, width]`, from those before the first norm. Tokens of a
     /// sequence see each other; `lengths` are the sequences' numbers of tokens.
     pub(in crate::embed) fn forward(&self, rows: &[f32], lengths: &[usize]) -> Vec<f32> {
         SCRATCH.with_borrow_mut(|scratch| self.forward_in(scratch, rows, lengths))
@@ -126,7 +131,10 @@ impl Encoder {
         let filling = panels * COLUMNS - count;
         let sights = Sight::each(&[lengths, &[filling]].concat());
         let length = panels * COLUMNS * width;
-        to_panels(rows, width, scratch.states.first(length));
+        let states = scratch.states.first(length);
+        to_panels(rows, width, states);
+        // SAFETY: there are weights only where the instructions are.
+        unsafe { self.norm.apply(states) };
         for layer in &self.layers {
             layer.forward(self.heads, &sights, scratch);
         }
@@ -136,11 +144,6 @@ impl Encoder {
 
 impl Layer {
     fn new(layer: EncoderLayer, heads: Heads, epsilon: f32) -> Self {
-        let norm = |Parameters { weight, bias }| Norm {
-            weight,
-            bias,
-            epsilon,
-        };
         let linear = |Parameters { weight, bias }| Weights::new(&weight, bias);
         // Scores are products of queries and keys by the root of their size; as powers of two they
         // are easier to raise.
@@ -154,10 +157,10 @@ impl Layer {
             key: linear(layer.key),
             value: linear(layer.value),
             attended: linear(layer.attended),
-            attention_norm: norm(layer.attention_norm),
+            attention_norm: Norm::new(layer.attention_norm, epsilon),
             inner: linear(layer.inner),
             outer: linear(layer.outer),
-            output_norm: norm(layer.output_norm),
+            output_norm: Norm::new(layer.output_norm, epsilon),
         }
     }
 

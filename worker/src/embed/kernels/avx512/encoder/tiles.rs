@@ -23,6 +23,7 @@ pub(super) struct Factors<'a> {
     /// From the first on.
     pub(super) values: &'a [f32],
     pub(super) rows: usize,
+    pub(super) inputs: usize,
     pub(super) order: Order,
 }
 
@@ -49,6 +50,8 @@ pub(super) struct Place<'a> {
     pub(super) add: bool,
     /// A factor for each column.
     pub(super) scale: Option<&'a [f32; COLUMNS]>,
+    /// Values from one panel's sums to the next's.
+    pub(super) apart: usize,
 }
 
 /// What is fetched into the core's cache meanwhile: so many values for each input, from an address
@@ -63,8 +66,8 @@ impl Ahead {
     }
 }
 
-/// Multiplies `columns`, 48 for each input, by at most [`ROWS`] rows of factors, to 48 sums for
-/// each row.
+/// Multiplies panels of `columns`, 48 for each input, by at most [`ROWS`] rows of factors, to 48
+/// sums for each row.
 ///
 /// # Safety
 /// The CPU must have AVX-512.
@@ -134,18 +137,25 @@ impl Pieces {
 /// As for [`multiply`], with `R` rows whose factors are `APART` values apart.
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const R: usize, const APART: usize>(
-    Factors { values, order, .. }: Factors<'_>,
+    Factors {
+        values,
+        inputs,
+        order,
+        ..
+    }: Factors<'_>,
     columns: &[f32],
     place: Place<'_>,
     to: &mut [f32],
     Ahead(mut ahead, ahead_step): Ahead,
 ) {
-    let inputs = columns.len() / COLUMNS;
+    let panels = columns.len() / (inputs * COLUMNS);
     let pieces = Pieces::new(order, inputs);
     let furthest = pieces.last(inputs) + (R - 1) * APART;
-    assert!(furthest < values.len() && to.len() == R * COLUMNS);
+    assert!(furthest < values.len() && columns.len() == panels * inputs * COLUMNS);
+    assert!(panels == 0 || (panels - 1) * place.apart + R * COLUMNS <= to.len());
     assert!(place.bias.is_none_or(|bias| bias.len() == R));
-    let to = to.as_mut_ptr();
+    let Pieces { first, step, jumps } = pieces;
+    let (mut to, mut column) = (to.as_mut_ptr(), columns.as_ptr());
 
     // Sums stay in registers only where their places are constants: no loops over rows.
     macro_rules! each_row {
@@ -153,19 +163,20 @@ unsafe fn tile<const R: usize, const APART: usize>(
             $do!(0 1 2 3 4 5 6 7 8)
         };
     }
-    let mut sums: [Registers; ROWS] = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
-    if let Some(bias) = place.bias {
-        macro_rules! set {
+    for _ in 0..panels {
+        let mut sums: [Registers; ROWS] = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
+        if let Some(bias) = place.bias {
+            macro_rules! set {
             ($($row:literal)*) => {$(
                 if $row < R {
                     sums[$row] = [_mm512_set1_ps(bias[$row]); REGISTERS];
                 }
             )*};
         }
-        each_row!(set);
-    }
-    if place.add {
-        macro_rules! add {
+            each_row!(set);
+        }
+        if place.add {
+            macro_rules! add {
             ($($row:literal)*) => {$(
                 if $row < R {
                     // SAFETY: there are 48 values for each row.
@@ -176,34 +187,33 @@ unsafe fn tile<const R: usize, const APART: usize>(
                 }
             )*};
         }
-        each_row!(add);
-    }
-    // Nothing is called from here on, and nothing is checked: sums would have to leave registers.
-    let Pieces { first, step, jumps } = pieces;
-    let (mut from, mut column) = (values.as_ptr(), columns.as_ptr());
-    let (mut count, mut left, mut jump) = (first, inputs, jumps[0]);
-    while left != 0 {
-        let mut value = from;
-        for _ in 0..count {
-            // SAFETY: the furthest number is in the slice, and there are 48 columns for each
-            // input; what is fetched ahead is not read.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-                add_products!(R, sums, value, APART, column);
-            }
-            value = value.wrapping_add(step);
-            column = column.wrapping_add(COLUMNS);
-            ahead = ahead.wrapping_add(ahead_step);
+            each_row!(add);
         }
-        from = from.wrapping_add(jump);
-        left = left.wrapping_sub(count);
-        count = if left < COLUMNS { left } else { COLUMNS };
-        jump = jumps[1];
-    }
-    if let Some(scale) = place.scale {
-        // SAFETY: there are 48 factors.
-        let scale = unsafe { load(scale.as_ptr()) };
-        macro_rules! multiply {
+        // Nothing is called from here on, and nothing is checked: sums would have to leave registers.
+        let mut from = values.as_ptr();
+        let (mut count, mut left, mut jump) = (first, inputs, jumps[0]);
+        while left != 0 {
+            let mut value = from;
+            for _ in 0..count {
+                // SAFETY: the furthest number is in the slice, and there are 48 columns for each
+                // input; what is fetched ahead is not read.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                    add_products!(R, sums, value, APART, column);
+                }
+                value = value.wrapping_add(step);
+                column = column.wrapping_add(COLUMNS);
+                ahead = ahead.wrapping_add(ahead_step);
+            }
+            from = from.wrapping_add(jump);
+            left = left.wrapping_sub(count);
+            count = if left < COLUMNS { left } else { COLUMNS };
+            jump = jumps[1];
+        }
+        if let Some(scale) = place.scale {
+            // SAFETY: there are 48 factors.
+            let scale = unsafe { load(scale.as_ptr()) };
+            macro_rules! multiply {
             ($($row:literal)*) => {$(
                 if $row < R {
                     for (sum, scale) in sums[$row].iter_mut().zip(scale) {
@@ -212,9 +222,9 @@ unsafe fn tile<const R: usize, const APART: usize>(
                 }
             )*};
         }
-        each_row!(multiply);
-    }
-    macro_rules! write {
+            each_row!(multiply);
+        }
+        macro_rules! write {
         ($($row:literal)*) => {$(
             if $row < R {
                 // SAFETY: there are 48 values for each row.
@@ -227,7 +237,9 @@ unsafe fn tile<const R: usize, const APART: usize>(
             }
         )*};
     }
-    each_row!(write);
+        each_row!(write);
+        to = to.wrapping_add(place.apart);
+    }
 }
 
 /// The columns' values.

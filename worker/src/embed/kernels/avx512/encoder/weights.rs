@@ -55,26 +55,23 @@ impl Weights {
         let count = panels.len() / width;
         assert!(panels.len() == count * width && to.len() == count * rows);
         for (first, tile) in tiles(self.outputs()) {
-            let values = &self.values[first * self.inputs..(first + tile) * self.inputs];
             let factors = Factors {
-                values,
+                values: &self.values[first * self.inputs..(first + tile) * self.inputs],
                 rows: tile,
+                inputs: self.inputs,
                 order: Order::Inputs(tile),
             };
+            let place = Place {
+                bias: Some(&self.bias[first..first + tile]),
+                add: matches!(sums, Sums::Add),
+                scale: None,
+                apart: rows,
+            };
             // All panels together fetch the next tile's weights, as many values for each input.
-            let share = tile.div_ceil(count);
-            for (number, panel) in panels.chunks_exact(width).enumerate() {
-                let to = &mut to[number * rows + first * COLUMNS..][..tile * COLUMNS];
-                let place = Place {
-                    bias: Some(&self.bias[first..first + tile]),
-                    add: matches!(sums, Sums::Add),
-                    scale: None,
-                };
-                let ahead = values.len() + number * share * self.inputs;
-                let ahead = Ahead(values.as_ptr().wrapping_add(ahead), share);
-                // SAFETY: there are weights only where the instructions are.
-                unsafe { multiply(factors, panel, place, to, ahead) };
-            }
+            let next = factors.values.as_ptr_range().end;
+            let ahead = Ahead(next, tile.div_ceil(count.max(1)));
+            // SAFETY: there are weights only where the instructions are.
+            unsafe { multiply(factors, panels, place, &mut to[first * COLUMNS..], ahead) };
         }
     }
 }
