@@ -28,7 +28,7 @@ pub(super) struct Factors<'a> {
 }
 
 /// Where the numbers lie.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
     /// Those of the rows side by side, and so many values on those for the next input.
     Inputs(usize),
@@ -256,5 +256,90 @@ unsafe fn load(values: *const f32) -> Registers {
             _mm512_loadu_ps(values.add(16)),
             _mm512_loadu_ps(values.add(32)),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::embed::kernels::avx512;
+
+    fn numbers(count: usize) -> impl Strategy<Value = Vec<f32>> {
+        prop::collection::vec(-1.0..1.0_f32, count)
+    }
+
+    fn orders(rows: usize) -> impl Strategy<Value = Order> {
+        let inputs = (rows..60_usize).prop_map(Order::Inputs);
+        let panels = (0..COLUMNS, 0..100_usize).prop_map(|(before, between)| Order::Panels {
+            before,
+            apart: ROWS * COLUMNS + between,
+        });
+        prop_oneof![inputs, panels]
+    }
+
+    /// Where the number of a row and an input is.
+    fn place(order: Order, row: usize, input: usize) -> usize {
+        match order {
+            Order::Inputs(step) => input * step + row,
+            Order::Panels { before, apart } => {
+                let (panel, column) = ((before + input) / COLUMNS, (before + input) % COLUMNS);
+                panel * apart + row * COLUMNS + column - before
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        #[test]
+        fn products_are_what_they_are_defined_to_be(
+            (rows, order, biases) in (1..=ROWS)
+                .prop_flat_map(|rows| (Just(rows), orders(rows), numbers(rows))),
+            (inputs, panels, between) in (1..130_usize, 1..4_usize, 0..50_usize),
+            (biased, add, scaled) in (any::<bool>(), any::<bool>(), any::<bool>()),
+            seed in numbers(997),
+        ) {
+            if !avx512::available() {
+                return Ok(());
+            }
+            let mut numbers = seed.into_iter().cycle();
+            let mut take = |count: usize| numbers.by_ref().take(count).collect::<Vec<f32>>();
+            let values = take(place(order, rows - 1, inputs - 1) + 1);
+            let columns = take(panels * inputs * COLUMNS);
+            let scale: [f32; COLUMNS] = take(COLUMNS).try_into().unwrap();
+            let apart = rows * COLUMNS + between;
+            let before = take(panels * apart);
+            let mut found = before.clone();
+            let factors = Factors { values: &values, rows, inputs, order };
+            let what = Place {
+                bias: biased.then_some(&biases),
+                add,
+                scale: scaled.then_some(&scale),
+                apart,
+            };
+            // SAFETY: the instructions are there.
+            unsafe { multiply(factors, &columns, what, &mut found, Ahead::nothing(&columns)) };
+            for (index, (found, before)) in found.into_iter().zip(before).enumerate() {
+                let (panel, row, column) =
+                    (index / apart, index % apart / COLUMNS, index % apart % COLUMNS);
+                if row >= rows {
+                    // Between the sums of two panels nothing is written.
+                    prop_assert_eq!(found.to_bits(), before.to_bits());
+                    continue;
+                }
+                let columns = &columns[panel * inputs * COLUMNS..];
+                let products = (0..inputs).map(|input| {
+                    let value = values[place(order, row, input)];
+                    f64::from(value) * f64::from(columns[input * COLUMNS + column])
+                });
+                let mut expected: f64 = products.sum();
+                expected += if biased { f64::from(biases[row]) } else { 0.0 };
+                expected += if add { f64::from(before) } else { 0.0 };
+                expected *= if scaled { f64::from(scale[column]) } else { 1.0 };
+                prop_assert!((f64::from(found) - expected).abs() < 1e-4, "{found} {expected}");
+            }
+        }
     }
 }
