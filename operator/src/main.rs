@@ -1,12 +1,12 @@
 //! `layra-operator`: makes workers, topics and scaling decisions from `IngestionPipeline` objects.
 
-mod autoscale;
 mod explain;
 #[cfg(test)]
 mod fixtures;
 mod kafka;
 mod leader;
 mod milvus;
+mod policy;
 mod reconcile;
 mod resources;
 mod simulate;
@@ -49,7 +49,7 @@ enum Command {
         pipeline: String,
     },
     /// Simulate how a pipeline scales on a trace of arrivals, beside other autoscalers.
-    Simulate(simulate::SimulateArgs),
+    Simulate(simulate::Command),
 }
 
 #[derive(Args)]
@@ -83,8 +83,8 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Crd => print_crd(),
         Command::Explain { pipeline } => block_on(explain::explain(&pipeline)),
-        Command::Simulate(args) => {
-            print!("{}", simulate::run(&args)?);
+        Command::Simulate(command) => {
+            print!("{}", simulate::run(&command)?);
             Ok(())
         }
         Command::Run(args) => {

@@ -10,7 +10,7 @@ mod cluster;
 mod connection;
 mod reader;
 
-use crate::autoscale::Backlog;
+use layra_autoscaler::Backlog;
 
 pub(crate) use board::Asker;
 pub(crate) use clients::KafkaClients;

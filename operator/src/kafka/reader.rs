@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use layra_autoscaler::{Backlog, PartitionOffsets};
 use rdkafka::Offset;
 
 use super::{
@@ -17,7 +18,6 @@ use super::{
     board::{Asker, Board},
     cluster::Cluster,
 };
-use crate::autoscale::{Backlog, PartitionOffsets};
 
 /// The least time between the beginnings of two rounds ...
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -10,9 +10,9 @@ use std::{
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use layra_autoscaler::{Counts, Partition, Topic};
 
 use crate::{
-    autoscale::{Counts, Partition, Topic},
     resources::METRICS_PORT,
 };
 

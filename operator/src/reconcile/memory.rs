@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use layra_autoscaler::Counts;
 
 use super::world::{Applied, Problem, TopicFailure, Topics};
 use crate::{
-    autoscale::{self, Counts},
     milvus::IndexReport,
 };
 
@@ -17,7 +17,7 @@ pub(crate) struct Memory {
     /// The object that this is about; another one of the same name starts anew.
     pub(crate) uid: Option<String>,
     /// What the autoscaler remembers; made with the first decision.
-    pub(crate) autoscaler: Option<autoscale::Memory>,
+    pub(crate) autoscaler: Option<layra_autoscaler::Memory>,
     /// What the workers counted when they were asked last.
     pub(crate) counts: Option<(Timestamp, BTreeMap<String, Counts>)>,
     /// The topics as they were seen last.

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Pod};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use layra_autoscaler::{Backlog, Counts};
 use layra_crds::{IngestionPipeline, SecretKind};
 
 use super::{
@@ -15,7 +16,6 @@ use super::{
     world::{Live, Problem, SecretSeen, Topics, World},
 };
 use crate::{
-    autoscale::{Backlog, Counts},
     kafka::{Asker, Connection, KafkaError, Question, Security},
     milvus::{IndexReport, MilvusError},
     resources,

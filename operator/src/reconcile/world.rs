@@ -8,11 +8,11 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Pod, Service},
     policy::v1::PodDisruptionBudget,
 };
+use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
 use super::plan::Kind;
 use crate::{
-    autoscale::{Backlog, Counts},
     kafka::TopicState,
     milvus::IndexReport,
 };

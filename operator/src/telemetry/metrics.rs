@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kube::ResourceExt;
+use layra_autoscaler::Decision;
 use layra_crds::{IngestionPipeline, IngestionPipelineStatus};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -10,7 +11,7 @@ use prometheus::{
 };
 
 use super::scaling::ScalingMetrics;
-use crate::{autoscale::Decision, reconcile::Kind};
+use crate::reconcile::Kind;
 
 /// Labels of the metrics of a pipeline.
 const PIPELINE: &[&str] = &["namespace", "pipeline"];

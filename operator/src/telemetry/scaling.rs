@@ -1,8 +1,7 @@
 //! Each term of the last scaling decision as a metric. What a decision did not know has no value.
 
+use layra_autoscaler::{Decision, Limit};
 use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
-
-use crate::autoscale::{Decision, Limit};
 
 const PIPELINE: &[&str] = &["namespace", "pipeline"];
 
@@ -194,10 +193,10 @@ impl ScalingMetrics {
 
 #[cfg(test)]
 mod tests {
+    use layra_autoscaler::{Inputs, Learned, Terms};
     use prometheus::{Encoder, TextEncoder};
 
     use super::*;
-    use crate::autoscale::{Inputs, Learned, Terms};
 
     fn decision() -> Decision {
         Decision {

@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::ResourceExt;
-
-use crate::autoscale::{Counts, Phase, Worker};
+use layra_autoscaler::{Counts, Phase, Worker};
 
 /// Annotation by which Kubernetes chooses the pods that go first; the lowest number does.
 pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";

@@ -15,11 +15,11 @@ mod workers;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
+use layra_autoscaler::{Decision, Memory};
 use layra_crds::{ConfigError, IngestionPipeline, IngestionPipelineStatus};
 
 use super::world::World;
 use crate::{
-    autoscale::{Decision, Memory},
     kafka::TopicAction,
     resources::{self, Inputs, Workload},
 };

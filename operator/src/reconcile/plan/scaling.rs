@@ -3,16 +3,16 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use layra_autoscaler::{
+    Blind, Decision, Inputs, Learned, Limit, Memory, Observation, Partition, Terms, Topic, decide,
+};
 use layra_crds::{
     IngestionPipeline, LearnedStatus, ScalingInputs, ScalingMode, ScalingStatus, ScalingTerms,
 };
 
 use super::{conditions::Verdict, fleet};
 use crate::{
-    autoscale::{
-        self, Blind, Decision, Inputs, Learned, Limit, Memory, Observation, Partition, Policy,
-        Terms, Topic,
-    },
+    policy::{fewest, floor_now, policy},
     reconcile::world::World,
 };
 
@@ -68,9 +68,9 @@ pub(super) fn plan(
         return fixed(replicas, "Manual", message, verdict, before, now);
     }
 
-    let floor = autoscale::floor_now(scaling, now);
-    let fewest = u32::try_from(scaling.min_replicas).unwrap_or(0);
-    let policy = Policy::new(&pipeline.spec, floor.as_ref().copied().unwrap_or(fewest));
+    let floor = floor_now(scaling, now);
+    let fewest = fewest(scaling);
+    let policy = policy(&pipeline.spec, floor.as_ref().copied().unwrap_or(fewest));
     let memory = memory.get_or_insert_with(|| {
         Memory::new(
             before
@@ -81,7 +81,8 @@ pub(super) fn plan(
     });
     let current = live.unwrap_or(scaling.min_replicas);
     let observation = observe(world, current, now);
-    let decision = autoscale::decide(&observation, &policy, memory);
+    let (decision, next) = decide(&observation, &policy, memory.clone());
+    *memory = next;
     let recommend_only = scaling.mode == ScalingMode::Recommend;
     Scaling {
         replicas: if recommend_only {

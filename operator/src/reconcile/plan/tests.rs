@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use layra_autoscaler::{Backlog, Counts, PartitionOffsets};
 use layra_crds::{FloorSpec, LearnedStatus, ScalingMode};
 use serde_json::json;
 
 use super::*;
 use crate::{
-    autoscale::{Backlog, Counts, PartitionOffsets},
     fixtures,
     kafka::TopicState,
     milvus::IndexReport,

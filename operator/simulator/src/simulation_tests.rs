@@ -1,7 +1,7 @@
 use clap::ValueEnum as _;
 
 use super::*;
-use crate::simulate::{
+use crate::{
     policies::{Peer, Settings},
     scaler::{Bounds, Wish},
     shapes::Shape,

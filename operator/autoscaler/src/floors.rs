@@ -4,11 +4,10 @@ use std::str::FromStr;
 
 use croner::Cron;
 use jiff::{Timestamp, tz::TimeZone};
-use layra_crds::{FloorSpec, ScalingSpec};
 
 /// A floor whose times cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ScheduleError {
+pub enum ScheduleError {
     /// No cron expression.
     #[error(
         "scaling.floors: `{expression}` is no schedule (minute, hour, day of month, month, day of week): {reason}"
@@ -24,23 +23,37 @@ pub(crate) enum ScheduleError {
     TimeZone(String),
 }
 
-/// The fewest workers at this time: `minReplicas`, or the highest floor that holds now.
-pub(crate) fn floor_now(spec: &ScalingSpec, now: Timestamp) -> Result<u32, ScheduleError> {
-    let mut fewest = spec.min_replicas;
-    for floor in &spec.floors {
-        if floor.min_replicas > fewest && holds(floor, now)? {
-            fewest = floor.min_replicas;
-        }
-    }
-    Ok(u32::try_from(fewest).unwrap_or(0))
+/// A time at which there are at least so many workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floor<'a> {
+    /// When it begins: minute, hour, day of month, month, day of week.
+    pub start: &'a str,
+    /// When it ends, in the same form.
+    pub end: &'a str,
+    /// The IANA name of the time zone of both.
+    pub time_zone: &'a str,
+    /// The fewest workers in between.
+    pub workers: u32,
+}
+
+/// The fewest workers at this time: `fewest`, or the highest floor that holds now.
+pub fn floor_now<'a>(
+    fewest: u32,
+    floors: impl IntoIterator<Item = Floor<'a>>,
+    now: Timestamp,
+) -> Result<u32, ScheduleError> {
+    floors.into_iter().try_fold(fewest, |fewest, floor| {
+        let is_higher = floor.workers > fewest && holds(floor, now)?;
+        Ok(if is_higher { floor.workers } else { fewest })
+    })
 }
 
 /// A floor holds when it began after it ended last.
-fn holds(floor: &FloorSpec, now: Timestamp) -> Result<bool, ScheduleError> {
-    let zone = time_zone(&floor.time_zone)
-        .ok_or_else(|| ScheduleError::TimeZone(floor.time_zone.clone()))?;
-    let began = last(&floor.start, now, &zone)?;
-    let ended = last(&floor.end, now, &zone)?;
+fn holds(floor: Floor<'_>, now: Timestamp) -> Result<bool, ScheduleError> {
+    let zone = time_zone(floor.time_zone)
+        .ok_or_else(|| ScheduleError::TimeZone(floor.time_zone.to_owned()))?;
+    let began = last(floor.start, now, &zone)?;
+    let ended = last(floor.end, now, &zone)?;
     Ok(began.is_some_and(|began| ended.is_none_or(|ended| began > ended)))
 }
 
@@ -69,27 +82,23 @@ fn last(
 mod tests {
     use super::*;
 
-    fn spec(start: &str, end: &str, zone: &str) -> ScalingSpec {
-        ScalingSpec {
-            min_replicas: 1,
-            floors: vec![FloorSpec {
-                start: start.into(),
-                end: end.into(),
-                time_zone: zone.into(),
-                min_replicas: 3,
-            }],
-            ..ScalingSpec::default()
+    fn floor<'a>(start: &'a str, end: &'a str, time_zone: &'a str) -> Floor<'a> {
+        Floor {
+            start,
+            end,
+            time_zone,
+            workers: 3,
         }
     }
 
-    fn at(time: &str, spec: &ScalingSpec) -> u32 {
-        floor_now(spec, time.parse().unwrap()).unwrap()
+    fn at(time: &str, floor: Floor<'_>) -> u32 {
+        floor_now(1, [floor], time.parse().unwrap()).unwrap()
     }
 
     #[test]
     fn a_floor_holds_between_its_start_and_its_end_in_its_time_zone() {
-        let office = spec("0 8 * * MON-FRI", "0 18 * * MON-FRI", "Europe/Berlin");
-        for (time, floor) in [
+        let office = floor("0 8 * * MON-FRI", "0 18 * * MON-FRI", "Europe/Berlin");
+        for (time, fewest) in [
             // A Wednesday in winter: one hour before UTC.
             ("2026-11-25T06:59:00Z", 1),
             ("2026-11-25T07:00:00Z", 3),
@@ -100,27 +109,28 @@ mod tests {
             // A Wednesday in summer: two hours.
             ("2026-07-22T06:00:00Z", 3),
         ] {
-            assert_eq!(at(time, &office), floor, "{time}");
+            assert_eq!(at(time, office), fewest, "{time}");
         }
     }
 
     #[test]
     fn a_floor_may_hold_over_midnight() {
-        let night = spec("0 22 * * *", "0 4 * * *", "UTC");
-        assert_eq!(at("2026-11-25T23:00:00Z", &night), 3);
-        assert_eq!(at("2026-11-25T03:00:00Z", &night), 3);
-        assert_eq!(at("2026-11-25T12:00:00Z", &night), 1);
+        let night = floor("0 22 * * *", "0 4 * * *", "UTC");
+        assert_eq!(at("2026-11-25T23:00:00Z", night), 3);
+        assert_eq!(at("2026-11-25T03:00:00Z", night), 3);
+        assert_eq!(at("2026-11-25T12:00:00Z", night), 1);
     }
 
     #[test]
     fn what_cannot_be_understood_is_named() {
         let now = "2026-11-25T12:00:00Z".parse().unwrap();
-        let error = floor_now(&spec("0 25 * * *", "0 4 * * *", "UTC"), now).unwrap_err();
+        let refused = |floor| floor_now(1, [floor], now).unwrap_err();
+        let error = refused(floor("0 25 * * *", "0 4 * * *", "UTC"));
         assert!(
             error.to_string().contains("`0 25 * * *` is no schedule"),
             "{error}"
         );
-        let error = floor_now(&spec("0 1 * * *", "0 4 * * *", "Mars/Base"), now).unwrap_err();
+        let error = refused(floor("0 1 * * *", "0 4 * * *", "Mars/Base"));
         assert!(error.to_string().contains("`Mars/Base`"), "{error}");
     }
 }

@@ -1,15 +1,14 @@
 //! How many workers there should be, and why.
 //!
 //! Pure: no I/O, no clock of its own, no Kubernetes. An [`Observation`] goes in, a [`Decision`] with
-//! its explanation comes out; what has to be remembered between two decisions is the caller's
-//! [`Memory`]. How many workers the work needs is [`law`]'s to say; [`decide`] says when the number
-//! may move:
+//! its explanation comes out, beside the [`Memory`] for the next one, which the caller keeps. The
+//! module `law` computes how many workers the work needs; [`decide`] says when the number may move:
 //!
 //! * What is unknown moves nothing ([`Limit::Unknown`]), and after a long blindness adds the workers
 //!   that the object names.
 //! * Up at once, the first worker on the first message; but not past what the last scale-up showed to
-//!   be useless ([`effect`]), nor past a few workers that wait for a node.
-//! * Down to the most that was wanted during the scale-down delay ([`window`]), with a tenth of
+//!   be useless (`effect`), nor past a few workers that wait for a node.
+//! * Down to the most that was wanted during the scale-down delay (`window`), with a tenth of
 //!   the speed in hand, and not while work is overdue, workers are leaving, or it is not known what
 //!   they get done.
 
@@ -35,13 +34,13 @@ use step::{Bounds, Look};
 use stuck::Stuck;
 use window::Window;
 
-pub(crate) use decision::{Decision, Inputs, Limit, Terms};
-pub(crate) use floors::floor_now;
-pub(crate) use learned::Learned;
-pub(crate) use observation::{
+pub use decision::{Decision, Inputs, Limit, Terms};
+pub use floors::{Floor, ScheduleError, floor_now};
+pub use learned::Learned;
+pub use observation::{
     Backlog, Blind, Counts, Observation, Partition, PartitionOffsets, Phase, Topic, Worker,
 };
-pub(crate) use policy::Policy;
+pub use policy::{Fallback, Policy};
 
 /// Looks further apart than this say nothing of the time in between.
 const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(60);
@@ -60,7 +59,7 @@ const SATURATED_SECONDS: f64 = 20.0;
 /// What is remembered between two decisions. Losing it costs some looks and keeps workers for a
 /// little longer.
 #[derive(Clone, Debug)]
-pub(crate) struct Memory {
+pub struct Memory {
     learner: Learner,
     arrivals: Arrivals,
     window: Window,
@@ -75,7 +74,8 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// Begins with what an earlier process learned, if anything.
-    pub(crate) fn new(recalled: Option<Learned>, policy: &Policy) -> Self {
+    #[must_use]
+    pub fn new(recalled: Option<Learned>, policy: &Policy) -> Self {
         Self {
             learner: Learner::new(recalled, policy.assumed),
             arrivals: Arrivals::default(),
@@ -90,18 +90,24 @@ impl Memory {
     }
 }
 
-/// Decides how many workers there should be.
-pub(crate) fn decide(observation: &Observation, policy: &Policy, memory: &mut Memory) -> Decision {
-    let clock = watch_clock(observation.at, memory);
+/// Decides how many workers there should be. The memory that comes back is for the next decision.
+#[must_use]
+pub fn decide(
+    observation: &Observation,
+    policy: &Policy,
+    mut memory: Memory,
+) -> (Decision, Memory) {
+    let clock = watch_clock(observation.at, &mut memory);
     let progress = memory.learner.observe(&observation.workers);
-    let known = clock.and_then(|()| known(observation, policy, memory));
-    match known {
+    let known = clock.and_then(|()| known(observation, policy, &mut memory));
+    let decision = match known {
         Ok(backlog) => {
             memory.blind_since = None;
-            follow(observation, backlog, &progress, policy, memory)
+            follow(observation, backlog, &progress, policy, &mut memory)
         }
-        Err(blind) => hold(observation, &blind, policy, memory),
-    }
+        Err(blind) => hold(observation, &blind, policy, &mut memory),
+    };
+    (decision, memory)
 }
 
 /// Notices a clock that was set back, and a time in which nobody looked.

@@ -7,25 +7,25 @@ use super::{learned::Learned, observation::Partition};
 
 /// How many workers there should be, and why.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Decision {
+pub struct Decision {
     /// Workers to ask for.
-    pub(crate) desired: u32,
+    pub desired: u32,
     /// The stable word for what decided.
-    pub(crate) reason: &'static str,
+    pub reason: &'static str,
     /// One sentence for a person.
-    pub(crate) message: String,
+    pub message: String,
     /// What kept the number from following the work alone, the strongest first.
-    pub(crate) limits: Vec<Limit>,
+    pub limits: Vec<Limit>,
     /// What was seen.
-    pub(crate) inputs: Inputs,
+    pub inputs: Inputs,
     /// What the law made of it. `None` while the backlog is unknown.
-    pub(crate) terms: Option<Terms>,
+    pub terms: Option<Terms>,
     /// What is known of the workers, and whether it was seen or is only assumed.
-    pub(crate) learned: Learned,
+    pub learned: Learned,
     /// Whether `learned` was seen; else it is assumed.
-    pub(crate) is_learned: bool,
+    pub is_learned: bool,
     /// Partitions whose work does not move.
-    pub(crate) stuck: Vec<Partition>,
+    pub stuck: Vec<Partition>,
 }
 
 /// Nothing is to be done.
@@ -37,51 +37,51 @@ pub(crate) const DRAINING: &str = "Draining";
 
 /// What was seen. Absent: not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Inputs {
+pub struct Inputs {
     /// Documents that are not done.
-    pub(crate) documents: Option<i64>,
+    pub documents: Option<i64>,
     /// Ranges of split documents that are not done.
-    pub(crate) ranges: Option<i64>,
+    pub ranges: Option<i64>,
     /// Pages of both.
-    pub(crate) pages: Option<f64>,
+    pub pages: Option<f64>,
     /// For at least so many seconds the oldest has waited.
-    pub(crate) oldest_seconds: Option<f64>,
+    pub oldest_seconds: Option<f64>,
     /// Pages that arrive a second.
-    pub(crate) arriving: Option<f64>,
+    pub arriving: Option<f64>,
     /// Partitions of the topic with the tasks.
-    pub(crate) partitions: Option<u32>,
+    pub partitions: Option<u32>,
     /// Partitions with work, of both topics.
-    pub(crate) partitions_with_work: Option<u32>,
+    pub partitions_with_work: Option<u32>,
     /// Workers that work.
-    pub(crate) ready: u32,
+    pub ready: u32,
     /// Workers that start.
-    pub(crate) starting: u32,
+    pub starting: u32,
     /// Workers that wait for a node.
-    pub(crate) waiting: u32,
+    pub waiting: u32,
 }
 
 /// What the law made of it, in workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Terms {
+pub struct Terms {
     /// To keep up with arrivals.
-    pub(crate) for_arrivals: u32,
+    pub for_arrivals: u32,
     /// To get done what waits, in time.
-    pub(crate) for_backlog: u32,
+    pub for_backlog: u32,
     /// The same with a tenth in hand: fewer are not enough to stop workers.
-    pub(crate) to_scale_down: u32,
+    pub to_scale_down: u32,
     /// The fewest.
-    pub(crate) floor: u32,
+    pub floor: u32,
     /// The most, by the spec and the partitions.
-    pub(crate) ceiling: u32,
+    pub ceiling: u32,
     /// The most that were wanted within the scale-down delay; `None`: not that long on record.
-    pub(crate) window: Option<u32>,
+    pub window: Option<u32>,
     /// The scale-down delay, in seconds.
-    pub(crate) window_seconds: i64,
+    pub window_seconds: i64,
 }
 
 /// What kept a decision from following the work alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Limit {
+pub enum Limit {
     /// The work asks for fewer than `minReplicas`, or the floor of this time.
     Floor,
     /// The work asks for more than `maxReplicas`.
@@ -110,7 +110,8 @@ pub(crate) enum Limit {
 
 impl Limit {
     /// The stable word.
-    pub(crate) fn word(self) -> &'static str {
+    #[must_use]
+    pub fn word(self) -> &'static str {
         match self {
             Self::Floor => "Floor",
             Self::MaxReplicas => "MaxReplicas",

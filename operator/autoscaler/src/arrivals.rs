@@ -231,7 +231,7 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autoscale::PartitionOffsets;
+    use crate::PartitionOffsets;
 
     const TARGET: SignedDuration = SignedDuration::from_secs(600);
     const QUIET: SignedDuration = SignedDuration::from_secs(60);

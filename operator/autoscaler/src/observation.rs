@@ -7,42 +7,42 @@ use jiff::Timestamp;
 
 /// One look at a pipeline.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Observation {
+pub struct Observation {
     /// When it was made.
-    pub(crate) at: Timestamp,
+    pub at: Timestamp,
     /// Workers asked for at present.
-    pub(crate) current: u32,
+    pub current: u32,
     /// The offsets, or why they are not known.
-    pub(crate) backlog: Result<Backlog, Blind>,
+    pub backlog: Result<Backlog, Blind>,
     /// The workers that exist; those that are leaving are not among them.
-    pub(crate) workers: Vec<Worker>,
+    pub workers: Vec<Worker>,
     /// Workers that were told to stop and are still there.
-    pub(crate) leaving: u32,
+    pub leaving: u32,
 }
 
 /// Why something is not known: a stable word for machines, a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Blind {
+pub struct Blind {
     /// `CamelCase`.
-    pub(crate) reason: &'static str,
+    pub reason: &'static str,
     /// What is not known, and why.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 /// The offsets of a pipeline's topics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Backlog {
+pub struct Backlog {
     /// The topic with the tasks, by partition.
-    pub(crate) tasks: Vec<PartitionOffsets>,
+    pub tasks: Vec<PartitionOffsets>,
     /// The topic with the ranges of documents that were split, by partition.
-    pub(crate) ranges: Vec<PartitionOffsets>,
+    pub ranges: Vec<PartitionOffsets>,
     /// The group is handing partitions over at this moment.
-    pub(crate) rebalancing: bool,
+    pub rebalancing: bool,
 }
 
 impl Backlog {
     /// Every partition that workers read.
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = (Partition, PartitionOffsets)> {
+    pub fn partitions(&self) -> impl Iterator<Item = (Partition, PartitionOffsets)> {
         let tasks = self.tasks.iter().enumerate();
         let ranges = self.ranges.iter().enumerate();
         tasks
@@ -51,14 +51,15 @@ impl Backlog {
     }
 
     /// Messages that are not done.
-    pub(crate) fn lag(&self) -> i64 {
+    #[must_use]
+    pub fn lag(&self) -> i64 {
         self.partitions().map(|(_, offsets)| offsets.lag()).sum()
     }
 }
 
 /// One of the two topics that workers read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Topic {
+pub enum Topic {
     /// A message is a document.
     Tasks,
     /// A message is a range of pages.
@@ -67,11 +68,11 @@ pub(crate) enum Topic {
 
 /// A partition that workers read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Partition {
+pub struct Partition {
     /// Of which topic.
-    pub(crate) topic: Topic,
+    pub topic: Topic,
     /// Its number.
-    pub(crate) number: u32,
+    pub number: u32,
 }
 
 impl Partition {
@@ -85,49 +86,52 @@ impl Partition {
 
 /// The offsets of one partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PartitionOffsets {
+pub struct PartitionOffsets {
     /// The first record that retention has left.
-    pub(crate) log_start: i64,
+    pub log_start: i64,
     /// The end for a reader of committed records (the last stable offset): the records of an open
     /// transaction are not yet work.
-    pub(crate) end: i64,
+    pub end: i64,
     /// Where the group goes on. `None`: it has not committed yet.
-    pub(crate) committed: Option<i64>,
+    pub committed: Option<i64>,
 }
 
 impl PartitionOffsets {
     /// The offset of the next record to be done. Without a commit the workers begin at the log's
     /// start; records that retention has deleted are not work.
-    pub(crate) fn next(self) -> i64 {
+    #[must_use]
+    pub fn next(self) -> i64 {
         self.committed.unwrap_or(self.log_start).max(self.log_start)
     }
 
     /// Records that the group has still to do.
-    pub(crate) fn lag(self) -> i64 {
+    #[must_use]
+    pub fn lag(self) -> i64 {
         (self.end - self.next()).max(0)
     }
 
     /// The group stands behind the end: the topic was made anew, or lost records. The group begins
     /// at the log's start as soon as a worker reads.
-    pub(crate) fn is_ahead(self) -> bool {
+    #[must_use]
+    pub fn is_ahead(self) -> bool {
         self.committed.is_some_and(|committed| committed > self.end)
     }
 }
 
 /// A worker pod.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Worker {
+pub struct Worker {
     /// The pod's name.
-    pub(crate) name: String,
+    pub name: String,
     /// How far it is.
-    pub(crate) phase: Phase,
+    pub phase: Phase,
     /// What it counted. `None`: it could not be read.
-    pub(crate) counts: Option<Counts>,
+    pub counts: Option<Counts>,
 }
 
 /// How far a worker is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Phase {
+pub enum Phase {
     /// No node has room for it.
     Waiting {
         /// Since when.
@@ -147,19 +151,19 @@ pub(crate) enum Phase {
 
 /// What a worker counted since it began.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Counts {
+pub struct Counts {
     /// Pages made searchable.
-    pub(crate) pages: f64,
+    pub pages: f64,
     /// Documents that ended, well or not.
-    pub(crate) documents: f64,
+    pub documents: f64,
     /// Seconds in which it had work.
-    pub(crate) busy_seconds: f64,
+    pub busy_seconds: f64,
     /// Seconds of the longest piece of work.
-    pub(crate) longest_seconds: f64,
+    pub longest_seconds: f64,
     /// Documents and ranges in work at this moment.
-    pub(crate) in_flight: u32,
+    pub in_flight: u32,
     /// The partitions that it has.
-    pub(crate) partitions: BTreeSet<Partition>,
+    pub partitions: BTreeSet<Partition>,
 }
 
 #[cfg(test)]

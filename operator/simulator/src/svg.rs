@@ -183,7 +183,7 @@ impl Canvas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::simulation::Figures;
+    use crate::simulation::Figures;
 
     fn outcome(lags: &[u32]) -> Outcome {
         let moment = |lag: &u32| Moment {

@@ -262,7 +262,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::trace::Arrival;
+    use crate::trace::Arrival;
 
     fn queues(pages: &[u32]) -> Queues {
         let arrivals = pages

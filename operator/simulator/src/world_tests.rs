@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::simulate::trace::Arrival;
+use crate::trace::Arrival;
 
 fn setup() -> Setup {
     Setup {

@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
+use layra_autoscaler::{
+    Backlog, Counts, Learned, Memory, Observation, Partition, PartitionOffsets, Phase, Policy,
+    Topic, Worker, decide,
+};
 
 use super::{
     scaler::{Scaler, Wish},
     world::{State, Worker as Pod, World},
-};
-use crate::autoscale::{
-    Backlog, Counts, Learned, Memory, Observation, Partition, PartitionOffsets, Phase, Policy,
-    Topic, Worker, decide,
 };
 
 /// Seconds between two looks.
@@ -41,7 +41,8 @@ impl Scaler for Layra {
             return None;
         }
         let observation = observe(world);
-        let decision = decide(&observation, &self.policy, &mut self.memory);
+        let (decision, memory) = decide(&observation, &self.policy, self.memory.clone());
+        self.memory = memory;
         Some(Wish {
             workers: decision.desired,
             why: Some(decision.message),

@@ -70,7 +70,7 @@ impl Stuck {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autoscale::{PartitionOffsets, Topic};
+    use crate::{PartitionOffsets, Topic};
 
     const FIRST: Partition = Partition {
         topic: Topic::Tasks,

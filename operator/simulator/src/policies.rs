@@ -1,6 +1,7 @@
 //! The policies by name, with their settings.
 
 use clap::ValueEnum;
+use layra_autoscaler::{Learned, Policy};
 
 use super::{
     flink::{self, Flink},
@@ -10,7 +11,6 @@ use super::{
     numaflow::{self, Numaflow},
     scaler::{Bounds, Scaler},
 };
-use crate::autoscale::{Learned, Policy};
 
 /// A system to compare with: our implementation of its published formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

@@ -1,6 +1,6 @@
-//! `layra-operator simulate`: the scaling core against a model of Kafka, pods and workers, beside
-//! our implementations of its peers' published formulas. No cluster, no clock; the same seed gives
-//! the same result.
+//! What `layra-operator simulate` runs: the autoscaler against a model of Kafka, pods and workers,
+//! beside our implementations of its peers' published formulas. No cluster, no clock; the same seed
+//! gives the same result.
 
 mod flink;
 mod group;
@@ -24,19 +24,20 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use layra_autoscaler::{Learned, Policy};
 use serde::Serialize;
 
 use self::{
     policies::{Peer, Settings},
-    scenario::{Scenario, read_pipeline},
+    scenario::Scenario,
     shapes::Shape,
     simulation::{Change, Figures, Outcome},
     trace::Trace,
     world::Setup,
 };
-use crate::autoscale::{Learned, Policy};
 
-const FIGURES: &str = "\
+/// What each figure of the output is, for the help of a command.
+pub const FIGURES: &str = "\
 Figures, for the time from the trace's start until an hour after its end, for every policy alike:
   gpu_seconds          a GPU is held from the moment a pod is placed on a node until it has left,
                        start-up included
@@ -53,17 +54,20 @@ which there was work), rebalances, seconds, and each change with its reason.
 The spec's floors by the clock and its fallback have no effect: a trace has no calendar, and the
 model's Kafka always answers.";
 
-/// Simulate how a pipeline scales on a trace of arrivals.
-///
-/// Runs the operator's own scaling core against a model: Kafka partitions, a consumer group that
-/// rebalances, pods that take their time to start. It is a simulation, and says so.
-#[derive(Args)]
-#[command(after_help = FIGURES)]
-pub(crate) struct SimulateArgs {
-    /// A pipeline (`IngestionPipeline`) as YAML: its spec has the partitions, the bounds and the drain target.
-    #[arg(long, value_name = "FILE")]
-    pipeline: PathBuf,
+/// What a simulation takes from a pipeline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pipeline {
+    /// Partitions of the topic with the tasks, at least one.
+    pub partitions: u32,
+    /// Pages of a range of a split document, at least one.
+    pub range_pages: u32,
+    /// The rules for its workers.
+    pub policy: Policy,
+}
 
+/// What is simulated and what is printed, from the command line.
+#[derive(Args)]
+pub struct SimulateArgs {
     #[command(flatten)]
     input: Input,
 
@@ -148,8 +152,8 @@ struct PolicyResult {
 }
 
 /// Runs the simulation, and returns what is to be printed.
-pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<String> {
-    let scenario = scenario(args)?;
+pub fn run(pipeline: Pipeline, args: &SimulateArgs) -> anyhow::Result<String> {
+    let scenario = scenario(pipeline, args);
     if args.input.suite {
         let peers = if args.compare.is_empty() {
             Peer::value_variants()
@@ -175,16 +179,13 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<String> {
     }
 }
 
-fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
-    let spec = read_pipeline(&args.pipeline)?.spec;
-    let floor = u32::try_from(spec.scaling.min_replicas).unwrap_or(0);
-    let policy = Policy::new(&spec, floor);
-    let drain_target = policy.drain_target.as_secs_f64();
+fn scenario(pipeline: Pipeline, args: &SimulateArgs) -> Scenario {
+    let drain_target = pipeline.policy.drain_target.as_secs_f64();
     let pages_per_document = 10.0;
-    Ok(Scenario {
+    Scenario {
         setup: Setup {
-            partitions: u32::try_from(spec.source.kafka.partitions).unwrap_or(1),
-            range_pages: spec.documents.range_pages.max(1),
+            partitions: pipeline.partitions,
+            range_pages: pipeline.range_pages,
             startup_seconds: args.startup_seconds,
             pages_per_second: args.pages_per_second,
             gpus: args.gpus,
@@ -204,8 +205,8 @@ fn scenario(args: &SimulateArgs) -> anyhow::Result<Scenario> {
         } else {
             Settings::Defaults
         },
-        policy,
-    })
+        policy: pipeline.policy,
+    }
 }
 
 fn read_trace(args: &SimulateArgs, partitions: u32) -> anyhow::Result<(String, Trace)> {

@@ -1,4 +1,7 @@
+use std::num::NonZeroU32;
+
 use clap::Parser;
+use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::*;
@@ -9,12 +12,32 @@ struct Cli {
     args: SimulateArgs,
 }
 
-/// The pipeline of the comparison, wherever the tests run.
-const PIPELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/scaling/pipeline.yaml");
+/// Twelve partitions, from zero to twelve workers.
+fn pipeline() -> Pipeline {
+    Pipeline {
+        partitions: 12,
+        range_pages: 64,
+        policy: Policy {
+            floor: 0,
+            max: NonZeroU32::new(12).unwrap(),
+            drain_target: SignedDuration::from_secs(600),
+            utilization: 0.8,
+            scale_down_delay: None,
+            max_pending: NonZeroU32::new(2).unwrap(),
+            fallback: None,
+            range_pages: 64.0,
+            assumed: Learned {
+                pages_per_second: 10.0,
+                pages_per_document: 10.0,
+                startup_seconds: 120.0,
+                longest_seconds: 0.0,
+            },
+        },
+    }
+}
 
 fn parse(arguments: &str) -> Result<SimulateArgs, String> {
-    let words = ["simulate", "--pipeline", PIPELINE];
-    let all = words.into_iter().chain(arguments.split_whitespace());
+    let all = std::iter::once("simulate").chain(arguments.split_whitespace());
     match Cli::try_parse_from(all) {
         Ok(cli) => Ok(cli.args),
         Err(error) => Err(error.to_string()),
@@ -22,13 +45,13 @@ fn parse(arguments: &str) -> Result<SimulateArgs, String> {
 }
 
 fn simulate(arguments: &str) -> String {
-    run(&parse(arguments).unwrap()).unwrap()
+    run(pipeline(), &parse(arguments).unwrap()).unwrap()
 }
 
 fn refused(arguments: &str) -> String {
     match parse(arguments) {
         Err(error) => error,
-        Ok(args) => format!("{:#}", run(&args).unwrap_err()),
+        Ok(args) => format!("{:#}", run(pipeline(), &args).unwrap_err()),
     }
 }
 
@@ -131,37 +154,4 @@ fn wrong_arguments_are_refused_with_what_is_expected() {
         let found = refused(arguments);
         assert!(found.contains(error), "{arguments}: {found}");
     }
-}
-
-#[test]
-fn a_pipeline_that_is_not_there_is_named() {
-    let mut args = parse("--shape steady").unwrap();
-    args.pipeline = "/nowhere/p.yaml".into();
-    let error = format!("{:#}", run(&args).unwrap_err());
-    assert!(
-        error.starts_with("--pipeline: /nowhere/p.yaml cannot be read"),
-        "{error}"
-    );
-}
-
-/// The aim of the comparison, for the seed of the documentation: no peer is better on both counts.
-fn assert_never_beaten(suite: &str) {
-    let none = "A peer is better on both: 0 of 39 cells";
-    assert!(suite.contains(none), "{suite}");
-}
-
-#[test]
-fn no_peer_is_better_on_both_counts_and_the_documented_results_are_fresh() {
-    let suite = simulate("--suite");
-    assert_never_beaten(&suite);
-    let documented = include_str!("../../../docs/scaling/results.txt");
-    assert!(
-        suite == documented,
-        "docs/scaling/results.txt is stale: run `layra-operator simulate --pipeline docs/scaling/pipeline.yaml --suite --svg docs/scaling > docs/scaling/results.txt`, and look whether docs/scaling.md still tells what it says"
-    );
-}
-
-#[test]
-fn no_peer_is_better_on_both_counts_when_the_workers_are_known() {
-    assert_never_beaten(&simulate("--suite --learned"));
 }

@@ -19,15 +19,15 @@ const RECALLED_DOCUMENTS: f64 = 100.0;
 
 /// What is known of the workers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Learned {
+pub struct Learned {
     /// Pages a second of one worker that has work.
-    pub(crate) pages_per_second: f64,
+    pub pages_per_second: f64,
     /// Pages of a document.
-    pub(crate) pages_per_document: f64,
+    pub pages_per_document: f64,
     /// Seconds from a node to the first readiness: image, model, warm-up.
-    pub(crate) startup_seconds: f64,
+    pub startup_seconds: f64,
     /// Seconds of the longest piece of work seen.
-    pub(crate) longest_seconds: f64,
+    pub longest_seconds: f64,
 }
 
 /// What the workers got done since the last look.

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, num::NonZeroU32};
 
 use proptest::prelude::*;
 
-use super::{policy::Fallback, *};
+use super::*;
 
 const LEARNED: Learned = Learned {
     pages_per_second: 1.0,
@@ -138,7 +138,9 @@ impl Stage {
             workers: self.workers.clone(),
             leaving: self.leaving,
         };
-        decide(&observation, &self.policy, &mut self.memory)
+        let (decision, memory) = decide(&observation, &self.policy, self.memory.clone());
+        self.memory = memory;
+        decision
     }
 
     /// Looks for so many seconds, and follows every decision with workers that work at once.

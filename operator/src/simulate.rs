@@ -1,0 +1,92 @@
+//! `layra-operator simulate`: reads a pipeline from a file, and hands what a simulation takes from
+//! it to `layra-simulator`. No cluster.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use layra_crds::IngestionPipeline;
+use layra_simulator::{FIGURES, Pipeline, SimulateArgs};
+
+use crate::policy::{fewest, policy};
+
+/// Simulate how a pipeline scales on a trace of arrivals.
+///
+/// Runs the operator's own scaling core against a model: Kafka partitions, a consumer group that
+/// rebalances, pods that take their time to start. It is a simulation, and says so.
+#[derive(Args)]
+#[command(after_help = FIGURES)]
+pub(crate) struct Command {
+    /// A pipeline (`IngestionPipeline`) as YAML: its spec has the partitions, the bounds and the drain target.
+    #[arg(long, value_name = "FILE")]
+    pipeline: PathBuf,
+
+    #[command(flatten)]
+    args: SimulateArgs,
+}
+
+/// Runs the simulation, and returns what is to be printed.
+pub(crate) fn run(command: &Command) -> anyhow::Result<String> {
+    let pipeline = read_pipeline(&command.pipeline)?;
+    layra_simulator::run(simulated(&pipeline), &command.args)
+}
+
+fn simulated(pipeline: &IngestionPipeline) -> Pipeline {
+    let spec = &pipeline.spec;
+    Pipeline {
+        partitions: u32::try_from(spec.source.kafka.partitions).unwrap_or(1),
+        range_pages: spec.documents.range_pages.max(1),
+        policy: policy(spec, fewest(&spec.scaling)),
+    }
+}
+
+/// Reads a pipeline, and refuses what cannot be simulated.
+fn read_pipeline(path: &Path) -> anyhow::Result<IngestionPipeline> {
+    let file = path.display();
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--pipeline: {file} cannot be read"))?;
+    parse_pipeline(&text).with_context(|| format!("--pipeline: {file}"))
+}
+
+fn parse_pipeline(text: &str) -> anyhow::Result<IngestionPipeline> {
+    let kind: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).context("no valid YAML")?;
+    match kind.get("kind").and_then(|kind| kind.as_str()) {
+        Some("IngestionPipeline") => {}
+        Some(other) => bail!("kind: found {other}; expected IngestionPipeline"),
+        None => bail!("kind: missing; expected an object of kind IngestionPipeline"),
+    }
+    let pipeline: IngestionPipeline =
+        serde_yaml_ng::from_str(text).context("no valid IngestionPipeline")?;
+    let scaling = &pipeline.spec.scaling;
+    let partitions = pipeline.spec.source.kafka.partitions;
+    ensure!(
+        (1..=10_000).contains(&partitions),
+        "spec.source.kafka.partitions: found {partitions}; expected 1 to 10000"
+    );
+    ensure!(
+        scaling.max_replicas >= 1,
+        "spec.scaling.maxReplicas: found {}; expected at least 1",
+        scaling.max_replicas
+    );
+    ensure!(
+        (0..=scaling.max_replicas).contains(&scaling.min_replicas),
+        "spec.scaling.minReplicas: found {}; expected 0 to maxReplicas ({})",
+        scaling.min_replicas,
+        scaling.max_replicas
+    );
+    ensure!(
+        scaling.max_replicas <= partitions,
+        "spec.scaling.maxReplicas: found {}; expected at most source.kafka.partitions ({partitions}): further workers would be idle",
+        scaling.max_replicas
+    );
+    ensure!(
+        (5..=86_400).contains(&scaling.drain_target_seconds),
+        "spec.scaling.drainTargetSeconds: found {}; expected 5 to 86400",
+        scaling.drain_target_seconds
+    );
+    Ok(pipeline)
+}
+
+#[cfg(test)]
+#[path = "simulate_tests.rs"]
+mod tests;
