@@ -13,9 +13,10 @@ use super::{
     Context, FIELD_MANAGER, ReconcileError,
     memory::Memory,
     observe,
-    plan::{DELETION_COST, Kind, Manifest, Note, Plan, topic_changed},
+    plan::{DELETION_COST, Manifest, Note, Plan, topic_changed},
     world::{Applied, TopicFailure},
 };
+use crate::resources::{Kind, object_name};
 
 /// Carries a plan out and returns what is to be told of it. Kafka's refusals go to the memory: the
 /// next plan reports them.
@@ -108,7 +109,7 @@ async fn apply_manifest(
     let resource = resource(manifest.kind);
     let api: Api<DynamicObject> =
         Api::namespaced_with(context.client.clone(), &namespace, &resource);
-    let name = crate::resources::object_name(&pipeline.name_any());
+    let name = object_name(&pipeline.name_any());
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     api.patch(&name, &parameters, &Patch::Apply(&manifest.body))
         .await

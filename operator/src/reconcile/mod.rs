@@ -26,14 +26,13 @@ use kube::{
 };
 use layra_crds::{ConfigError, IngestionPipeline};
 
-use crate::{kafka::KafkaClients, milvus::MilvusClients, telemetry::Metrics};
+use crate::{kafka::KafkaClients, milvus::MilvusClients, resources::Kind, telemetry::Metrics};
 use memory::Memory;
 use secrets::SecretCache;
 use stores::{Stores, Triggers};
 
 pub(crate) use controller::run;
 pub(crate) use counts::client as metrics_client;
-pub(crate) use plan::Kind;
 
 /// The owner of every field that the operator writes.
 pub(crate) const FIELD_MANAGER: &str = "layra-operator";

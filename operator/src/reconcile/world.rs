@@ -11,10 +11,10 @@ use k8s_openapi::api::{
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
-use super::plan::Kind;
 use crate::{
     kafka::TopicState,
     milvus::IndexReport,
+    resources::Kind,
 };
 
 /// Everything that a plan depends on, beside the pipeline itself and the clock.

@@ -55,6 +55,15 @@ pub(crate) struct Inputs<'a> {
     pub(crate) grace_seconds: u32,
 }
 
+/// The kinds of objects that a pipeline owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    ConfigMap,
+    Deployment,
+    Service,
+    PodDisruptionBudget,
+}
+
 /// All objects of a pipeline.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Workload {

@@ -11,7 +11,7 @@ use prometheus::{
 };
 
 use super::scaling::ScalingMetrics;
-use crate::reconcile::Kind;
+use crate::resources::Kind;
 
 /// Labels of the metrics of a pipeline.
 const PIPELINE: &[&str] = &["namespace", "pipeline"];

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     reconcile::world::{Applied, Live, Write},
-    resources::{APPLIED_HASH, Workload, hash_of, is_applied},
+    resources::{APPLIED_HASH, Kind, Workload, hash_of, is_applied},
 };
 
 /// A write that did not help is made again after this long.
@@ -23,15 +23,6 @@ pub(crate) struct Manifest {
     pub(crate) body: Value,
     /// Tells this write from others.
     pub(crate) write: Write,
-}
-
-/// The kinds of objects that a pipeline owns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    ConfigMap,
-    Deployment,
-    Service,
-    PodDisruptionBudget,
 }
 
 /// The objects that are not as they should be. What other writers added is left alone.

@@ -21,7 +21,7 @@ use layra_crds::{ConfigError, IngestionPipeline, IngestionPipelineStatus};
 use super::world::World;
 use crate::{
     kafka::TopicAction,
-    resources::{self, Inputs, Workload},
+    resources::{self, Inputs, Kind, Workload},
 };
 use conditions::{
     Holds, READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, Verdict,
@@ -29,7 +29,7 @@ use conditions::{
 };
 
 pub(crate) use fleet::DELETION_COST;
-pub(crate) use manifests::{Kind, Manifest};
+pub(crate) use manifests::Manifest;
 pub(crate) use notes::{Note, topic_changed};
 
 /// What is to be done.

@@ -4,12 +4,12 @@ use kube::runtime::events::{Event, EventType};
 use layra_crds::{IngestionPipelineStatus, ScalingMode};
 
 use super::{
-    Kind, Manifest,
+    Manifest,
     conditions::{self, READY, SCALING, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE},
     manifests::changes_template,
     scaling, vector_store, workers,
 };
-use crate::{kafka::TopicAction, reconcile::world::World};
+use crate::{kafka::TopicAction, reconcile::world::World, resources::Kind};
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
