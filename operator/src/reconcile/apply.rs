@@ -11,35 +11,31 @@ use serde_json::json;
 
 use super::{
     Context, FIELD_MANAGER, ReconcileError,
-    memory::Memory,
-    observe,
     plan::{DELETION_COST, Manifest, Note, Plan, topic_changed},
-    world::{Applied, TopicFailure},
+    world::{Applied, PastWrites, TopicFailure},
 };
 use crate::resources::{Kind, object_name};
 
-/// Carries a plan out and returns what is to be told of it. Kafka's refusals go to the memory: the
-/// next plan reports them.
+/// Carries a plan out and returns what is to be told of it. What the next plan has to know of these
+/// writes, such as Kafka's refusals, goes to `past`.
 pub(super) async fn apply(
     context: &Context,
     pipeline: &IngestionPipeline,
     plan: &Plan,
-    memory: &mut Memory,
+    past: &mut PastWrites,
     now: Timestamp,
 ) -> Result<Vec<Note>, ReconcileError> {
-    let notes = change_topics(context, pipeline, plan, memory, now).await;
-    memory
-        .applied
+    let notes = change_topics(context, plan, past, now).await;
+    past.applied
         .retain(|applied| plan.unsettled.contains(&applied.write.kind));
     for (pod, cost) in &plan.deletion_costs {
         set_deletion_cost(context, pipeline, pod, cost).await;
     }
     for manifest in &plan.manifests {
         apply_manifest(context, pipeline, manifest).await?;
-        memory
-            .applied
+        past.applied
             .retain(|applied| applied.write.kind != manifest.kind);
-        memory.applied.push(Applied {
+        past.applied.push(Applied {
             write: manifest.write.clone(),
             at: now,
         });
@@ -49,22 +45,21 @@ pub(super) async fn apply(
 
 async fn change_topics(
     context: &Context,
-    pipeline: &IngestionPipeline,
     plan: &Plan,
-    memory: &mut Memory,
+    past: &mut PastWrites,
     now: Timestamp,
 ) -> Vec<Note> {
     if plan.topic_actions.is_empty() {
         return Vec::new();
     }
-    let Ok(connection) = observe::connection_of(context, pipeline) else {
+    let Some(connection) = &plan.kafka else {
         return Vec::new();
     };
-    memory.topic_failure = None;
+    past.topic_failure = None;
     let changes = plan
         .topic_actions
         .iter()
-        .map(|action| context.kafka.change(&connection, action));
+        .map(|action| context.kafka.change(connection, action));
     let results = futures::future::join_all(changes).await;
     let mut notes = Vec::new();
     for (action, result) in plan.topic_actions.iter().zip(results) {
@@ -75,7 +70,7 @@ async fn change_topics(
             }
             Err(error) => {
                 tracing::warn!(topic = action.topic(), %error, "topic not changed");
-                memory.topic_failure = Some(TopicFailure {
+                past.topic_failure = Some(TopicFailure {
                     topic: action.topic().to_owned(),
                     at: now,
                     message: error.to_string(),

@@ -12,9 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use layra_autoscaler::{Counts, Partition, Topic};
 
-use crate::{
-    resources::METRICS_PORT,
-};
+use crate::resources::METRICS_PORT;
 
 /// For each worker's answer.
 const TIMEOUT: Duration = Duration::from_secs(1);

@@ -4,11 +4,11 @@
 mod apply;
 mod controller;
 mod counts;
-mod memory;
 mod observe;
 mod plan;
 mod report;
 mod secrets;
+mod state;
 mod stores;
 mod world;
 
@@ -27,8 +27,8 @@ use kube::{
 use layra_crds::{ConfigError, IngestionPipeline};
 
 use crate::{kafka::KafkaClients, milvus::MilvusClients, resources::Kind, telemetry::Metrics};
-use memory::Memory;
 use secrets::SecretCache;
+use state::PipelineState;
 use stores::{Stores, Triggers};
 
 pub(crate) use controller::run;
@@ -68,7 +68,7 @@ pub(crate) struct Context {
     shared: Arc<Shared>,
     stores: Stores,
     triggers: Triggers,
-    memories: Mutex<HashMap<String, Memory>>,
+    states: Mutex<HashMap<String, PipelineState>>,
     secrets: SecretCache,
 }
 
@@ -122,14 +122,14 @@ async fn reconcile(
         return Ok(Action::await_change());
     }
     let started = Instant::now();
-    let mut memory = context.remember(&pipeline);
-    let result = phases(&context, &pipeline, &mut memory).await;
-    memory.failures = if result.is_ok() {
+    let mut state = context.take_state(&pipeline);
+    let result = phases(&context, &pipeline, &mut state).await;
+    state.failures = if result.is_ok() {
         0
     } else {
-        memory.failures.saturating_add(1)
+        state.failures.saturating_add(1)
     };
-    context.keep(&pipeline, memory);
+    context.keep_state(&pipeline, state);
     context.metrics.reconciled(
         started.elapsed(),
         result.as_ref().err().map(ReconcileError::reason),
@@ -140,22 +140,19 @@ async fn reconcile(
 async fn phases(
     context: &Context,
     pipeline: &IngestionPipeline,
-    memory: &mut Memory,
+    state: &mut PipelineState,
 ) -> Result<Action, ReconcileError> {
     let now = Timestamp::now();
-    let world = observe::observe(context, pipeline, memory, now).await;
-    let plan = plan::plan(
-        pipeline,
-        &world,
-        &mut memory.autoscaler,
-        &context.worker_image,
-        now,
-    )?;
-    let applied = apply::apply(context, pipeline, &plan, memory, now).await;
+    let past_writes = &mut state.past_writes;
+    let world = observe::observe(context, pipeline, &mut state.seen, past_writes, now).await;
+    let memory = state.autoscaler.as_ref();
+    let mut plan = plan::plan(pipeline, &world, memory, &context.worker_image, now)?;
+    state.autoscaler = plan.autoscaler.take();
+    let applied = apply::apply(context, pipeline, &plan, past_writes, now).await;
     // A failed write is no reason not to report what was seen.
     let told = applied.as_deref().unwrap_or_default();
     let notes: Vec<_> = plan.notes.iter().chain(told).cloned().collect();
-    report::report(context, pipeline, &plan, &notes, memory, now).await?;
+    report::report(context, pipeline, &plan, &notes, &mut state.reported, now).await?;
     applied?;
 
     let in_order = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
@@ -182,9 +179,9 @@ fn retry(
         %error,
         "reconcile failed"
     );
-    let memory = context.remember(pipeline);
-    let failures = memory.failures;
-    context.keep(pipeline, memory);
+    let state = context.take_state(pipeline);
+    let failures = state.failures;
+    context.keep_state(pipeline, state);
     Action::requeue(jittered(backoff(failures)))
 }
 
@@ -207,31 +204,31 @@ impl Context {
             shared,
             stores,
             triggers,
-            memories: Mutex::default(),
+            states: Mutex::default(),
             secrets: SecretCache::default(),
         }
     }
 
-    /// Takes the memory of a pipeline out. The runtime never reconciles a pipeline twice at once.
-    fn remember(&self, pipeline: &IngestionPipeline) -> Memory {
-        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        let memory = memories.remove(&pipeline.name_any());
-        memory
-            .filter(|memory| memory.uid == pipeline.uid())
-            .unwrap_or_else(|| Memory {
+    /// Takes the state of a pipeline out. The runtime never reconciles a pipeline twice at once.
+    fn take_state(&self, pipeline: &IngestionPipeline) -> PipelineState {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = states.remove(&pipeline.name_any());
+        state
+            .filter(|state| state.uid == pipeline.uid())
+            .unwrap_or_else(|| PipelineState {
                 uid: pipeline.uid(),
-                ..Memory::default()
+                ..PipelineState::default()
             })
     }
 
-    fn keep(&self, pipeline: &IngestionPipeline, memory: Memory) {
-        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        memories.insert(pipeline.name_any(), memory);
+    fn keep_state(&self, pipeline: &IngestionPipeline, state: PipelineState) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.insert(pipeline.name_any(), state);
     }
 
     /// Forgets a pipeline that is gone.
     fn forget(&self, namespace: &str, name: &str) {
-        self.memories
+        self.states
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);

@@ -1,5 +1,5 @@
 //! All reads of a reconcile. Kubernetes objects come from the watch caches, Secrets, Kafka and
-//! Milvus are asked, each with a time limit. It changes nothing but the memory of what was read.
+//! Milvus are asked, each with a time limit. It changes nothing but [`Seen`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,9 +11,8 @@ use layra_crds::{IngestionPipeline, SecretKind};
 
 use super::{
     Context, counts,
-    memory::{IndexCheck, Memory},
     secrets::ReadSecret,
-    world::{Live, Problem, SecretSeen, Topics, World},
+    world::{Live, PastWrites, Problem, SecretSeen, Topics, World},
 };
 use crate::{
     kafka::{Asker, Connection, KafkaError, Question, Security},
@@ -29,57 +28,73 @@ const TOPICS_AGE: SignedDuration = SignedDuration::from_secs(30);
 const INDEXES_AGE: SignedDuration = SignedDuration::from_secs(120);
 const FAILED_INDEXES_AGE: SignedDuration = SignedDuration::from_secs(10);
 
+/// What was read, for as long as it need not be read again.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// What the workers counted when they were asked last.
+    counts: Option<(Timestamp, BTreeMap<String, Counts>)>,
+    /// The topics as they were seen last.
+    topics: Option<(Timestamp, Topics)>,
+    /// The last comparison of indexes.
+    indexes: Option<IndexCheck>,
+}
+
+/// A comparison of indexes.
+struct IndexCheck {
+    at: Timestamp,
+    /// The generation of the spec that it was made for.
+    generation: Option<i64>,
+    result: Result<IndexReport, Problem>,
+}
+
+impl Seen {
+    fn recent_topics(&self, now: Timestamp) -> Option<Topics> {
+        let (at, topics) = self.topics.as_ref()?;
+        (now.duration_since(*at) < TOPICS_AGE).then_some(*topics)
+    }
+}
+
 /// Looks at everything that a plan depends on.
 pub(super) async fn observe(
     context: &Context,
     pipeline: &IngestionPipeline,
-    memory: &mut Memory,
+    seen: &mut Seen,
+    past_writes: &PastWrites,
     now: Timestamp,
 ) -> World {
     let secrets = context.secrets.read(&context.client, pipeline, now).await;
-    let connection = connection(pipeline, &secrets);
+    let kafka = connection(pipeline, &secrets);
     let pods = context
         .stores
         .pods
         .state_filter(|pod| is_worker_of(pod.labels(), pipeline));
     let (answer, indexes, counts) = tokio::join!(
-        ask_kafka(context, pipeline, connection.as_ref()),
-        compare_indexes(context, pipeline, &secrets, memory.indexes.take(), now),
-        read_counts(context, pipeline, &pods, memory.counts.take(), now),
+        ask_kafka(context, pipeline, kafka.as_ref()),
+        compare_indexes(context, pipeline, &secrets, seen.indexes.take(), now),
+        read_counts(context, pipeline, &pods, seen.counts.take(), now),
     );
-    memory.counts = Some(counts.clone());
+    seen.counts = Some(counts.clone());
     let (topics, backlog) = match answer {
         Ok((topics, backlog)) => {
-            memory.topics = Some((now, topics));
+            seen.topics = Some((now, topics));
             (Ok(topics), backlog)
         }
-        Err(problem) => (
-            remembered_topics(memory, now).ok_or(problem.clone()),
-            Err(problem),
-        ),
+        Err(problem) => (seen.recent_topics(now).ok_or(problem.clone()), Err(problem)),
     };
     let report = indexes.result.clone();
-    memory.indexes = Some(indexes);
+    seen.indexes = Some(indexes);
     World {
         live: live(context, pipeline),
         pods,
         secrets_hash: secrets_hash(&secrets),
         secrets: secrets.into_iter().map(|secret| secret.seen).collect(),
+        kafka,
         topics,
         backlog,
         counts: counts.1,
-        topic_failure: memory.topic_failure.clone(),
-        applied: memory.applied.clone(),
+        past_writes: past_writes.clone(),
         indexes: report,
     }
-}
-
-/// How to reach the pipeline's Kafka, or why that cannot be known.
-pub(super) fn connection_of(
-    context: &Context,
-    pipeline: &IngestionPipeline,
-) -> Result<Connection, Problem> {
-    connection(pipeline, &context.secrets.known(pipeline))
 }
 
 fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
@@ -119,6 +134,7 @@ fn secrets_hash(secrets: &[ReadSecret]) -> Option<String> {
     Some(resources::hash_of(&data))
 }
 
+/// How to reach the pipeline's Kafka, or why that cannot be known.
 fn connection(pipeline: &IngestionPipeline, secrets: &[ReadSecret]) -> Result<Connection, Problem> {
     let security = match secrets
         .iter()
@@ -218,11 +234,6 @@ async fn read_counts(
             (now, counts::read(&context.http, pods, &ranges).await)
         }
     }
-}
-
-fn remembered_topics(memory: &Memory, now: Timestamp) -> Option<Topics> {
-    let (at, topics) = memory.topics.as_ref()?;
-    (now.duration_since(*at) < TOPICS_AGE).then_some(*topics)
 }
 
 /// The last comparison while it is fresh, else a new one.

@@ -11,12 +11,15 @@ use serde_json::json;
 
 use super::{
     Context, FIELD_MANAGER, ReconcileError,
-    memory::Memory,
     plan::{Note, Plan},
 };
 
 /// A status that differs in numbers alone is written at most this often.
 const NUMBERS_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
+
+/// When the status was written last.
+#[derive(Default)]
+pub(super) struct Reported(Option<Timestamp>);
 
 /// Writes the status if it changed, and publishes events and metrics.
 pub(super) async fn report(
@@ -24,7 +27,7 @@ pub(super) async fn report(
     pipeline: &IngestionPipeline,
     plan: &Plan,
     notes: &[Note],
-    memory: &mut Memory,
+    reported: &mut Reported,
     now: Timestamp,
 ) -> Result<(), ReconcileError> {
     let status = &plan.status;
@@ -32,9 +35,9 @@ pub(super) async fn report(
         .metrics
         .observe(pipeline, status, plan.decision.as_ref());
     let before = pipeline.status.clone().unwrap_or_default();
-    if is_due(&before, status, memory.reported, now) {
+    if is_due(&before, status, reported.0, now) {
         write(context, pipeline, status).await?;
-        memory.reported = Some(now);
+        reported.0 = Some(now);
     }
     let reference = pipeline.object_ref(&());
     for note in notes {

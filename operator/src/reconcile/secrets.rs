@@ -54,18 +54,6 @@ impl SecretCache {
         read
     }
 
-    /// The Secrets that a pipeline names, as they were read last.
-    pub(super) fn known(&self, pipeline: &IngestionPipeline) -> Vec<ReadSecret> {
-        let known = self.lock();
-        resources::secrets(&pipeline.spec)
-            .into_iter()
-            .map(|(kind, name)| {
-                let data = known.get(name).and_then(|(_, secret)| secret.clone());
-                ReadSecret::new(kind, name, Ok(data))
-            })
-            .collect()
-    }
-
     fn fresh(
         &self,
         kind: SecretKind,

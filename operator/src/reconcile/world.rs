@@ -12,7 +12,7 @@ use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
 use crate::{
-    kafka::TopicState,
+    kafka::{Connection, TopicState},
     milvus::IndexReport,
     resources::Kind,
 };
@@ -28,16 +28,16 @@ pub(crate) struct World {
     pub(crate) secrets: Vec<SecretSeen>,
     /// Hash of all Secrets' data; `None` unless all could be read.
     pub(crate) secrets_hash: Option<String>,
+    /// How to reach Kafka.
+    pub(crate) kafka: Result<Connection, Problem>,
     /// The topics, at most half a minute old.
     pub(crate) topics: Result<Topics, Problem>,
     /// The offsets.
     pub(crate) backlog: Result<Backlog, Problem>,
     /// What the workers counted, by pod; without those that do not answer.
     pub(crate) counts: BTreeMap<String, Counts>,
-    /// The last change to a topic that Kafka refused.
-    pub(crate) topic_failure: Option<TopicFailure>,
-    /// Objects that were applied lately and are still not as they should be.
-    pub(crate) applied: Vec<Applied>,
+    /// What became of earlier writes.
+    pub(crate) past_writes: PastWrites,
     /// The last comparison of the collections' indexes, at most some minutes old.
     pub(crate) indexes: Result<IndexReport, Problem>,
 }
@@ -74,11 +74,11 @@ impl World {
             pods: Vec::new(),
             secrets: Vec::new(),
             secrets_hash: None,
+            kafka: Err(unknown()),
             topics: Err(unknown()),
             backlog: Err(unknown()),
             counts: BTreeMap::new(),
-            topic_failure: None,
-            applied: Vec::new(),
+            past_writes: PastWrites::default(),
             indexes: Ok(IndexReport::default()),
         }
     }
@@ -97,6 +97,15 @@ impl Topics {
             TopicState::Absent => None,
         }
     }
+}
+
+/// What became of earlier writes, for as long as it matters.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PastWrites {
+    /// The last change to a topic that Kafka refused.
+    pub(crate) topic_failure: Option<TopicFailure>,
+    /// Objects that were applied lately and are still not as they should be.
+    pub(crate) applied: Vec<Applied>,
 }
 
 /// A change to a topic that Kafka refused.

@@ -20,7 +20,7 @@ use layra_crds::{ConfigError, IngestionPipeline, IngestionPipelineStatus};
 
 use super::world::World;
 use crate::{
-    kafka::TopicAction,
+    kafka::{Connection, TopicAction},
     resources::{self, Inputs, Kind, Workload},
 };
 use conditions::{
@@ -37,6 +37,8 @@ pub(crate) use notes::{Note, topic_changed};
 pub(crate) struct Plan {
     /// Changes to Kafka, in order.
     pub(crate) topic_actions: Vec<TopicAction>,
+    /// How to reach Kafka for them; `None` while that is not known.
+    pub(crate) kafka: Option<Connection>,
     /// Objects that are not yet as they should be; the configuration comes before its readers.
     pub(crate) manifests: Vec<Manifest>,
     /// Kinds of objects that are not as they should be, those that wait for a retry included.
@@ -46,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) deletion_costs: Vec<(String, &'static str)>,
     /// What the autoscaler decided; `None` when it was not asked.
     pub(crate) decision: Option<Decision>,
+    /// What the autoscaler is to remember until the next plan.
+    pub(crate) autoscaler: Option<Memory>,
     /// What to report.
     pub(crate) status: IngestionPipelineStatus,
     /// What to tell people.
@@ -60,11 +64,11 @@ impl Plan {
     }
 }
 
-/// Decides what is to be done for a pipeline. `memory` is the autoscaler's.
+/// Decides what is to be done for a pipeline. `memory` is the autoscaler's of the last plan.
 pub(crate) fn plan(
     pipeline: &IngestionPipeline,
     world: &World,
-    memory: &mut Option<Memory>,
+    memory: Option<&Memory>,
     default_image: &str,
     now: Timestamp,
 ) -> Result<Plan, ConfigError> {
@@ -85,12 +89,12 @@ pub(crate) fn plan(
     let template_current = manifests::has_template(&workload.deployment, &world.live);
     let outdated = manifests::outdated(&workload, &world.live);
     let unsettled = outdated.iter().map(|manifest| manifest.kind).collect();
-    let mut manifests = manifests::without_futile(outdated, &world.applied, now);
+    let mut manifests = manifests::without_futile(outdated, &world.past_writes.applied, now);
 
     let (mut topic_actions, topic) = topic::plan(
         &spec.source.kafka,
         &world.topics,
-        world.topic_failure.as_ref(),
+        world.past_writes.topic_failure.as_ref(),
         now,
     );
     let verdicts = Verdicts {
@@ -132,10 +136,12 @@ pub(crate) fn plan(
     let notes = notes::between(&before, &status, world, &manifests, spec.scaling.mode);
     Ok(Plan {
         topic_actions,
+        kafka: world.kafka.as_ref().ok().cloned(),
         manifests,
         unsettled,
         deletion_costs,
         decision: scaling.decision,
+        autoscaler: scaling.memory.or_else(|| memory.cloned()),
         status,
         notes,
     })

@@ -38,13 +38,15 @@ pub(super) struct Scaling {
     pub(super) status: ScalingStatus,
     /// The numbers of this moment, for metrics.
     pub(super) decision: Option<Decision>,
+    /// What the autoscaler is to remember; `None` when it was not asked.
+    pub(super) memory: Option<Memory>,
 }
 
-/// Decides. `memory` is begun with what the status remembers.
+/// Decides. Without a `memory` it begins with what the status remembers.
 pub(super) fn plan(
     pipeline: &IngestionPipeline,
     world: &World,
-    memory: &mut Option<Memory>,
+    memory: Option<&Memory>,
     now: Timestamp,
 ) -> Scaling {
     let scaling = &pipeline.spec.scaling;
@@ -71,7 +73,7 @@ pub(super) fn plan(
     let floor = floor_now(scaling, now);
     let fewest = fewest(scaling);
     let policy = policy(&pipeline.spec, floor.as_ref().copied().unwrap_or(fewest));
-    let memory = memory.get_or_insert_with(|| {
+    let memory = memory.cloned().unwrap_or_else(|| {
         Memory::new(
             before
                 .and_then(|status| status.learned.as_ref())
@@ -81,8 +83,7 @@ pub(super) fn plan(
     });
     let current = live.unwrap_or(scaling.min_replicas);
     let observation = observe(world, current, now);
-    let (decision, next) = decide(&observation, &policy, memory.clone());
-    *memory = next;
+    let (decision, memory) = decide(&observation, &policy, memory);
     let recommend_only = scaling.mode == ScalingMode::Recommend;
     Scaling {
         replicas: if recommend_only {
@@ -96,6 +97,7 @@ pub(super) fn plan(
         },
         status: status(&decision, before, now),
         decision: Some(decision),
+        memory: Some(memory),
     }
 }
 
@@ -151,6 +153,7 @@ fn fixed(
             ..ScalingStatus::default()
         },
         decision: None,
+        memory: None,
     }
 }
 

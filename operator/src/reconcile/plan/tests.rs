@@ -49,7 +49,7 @@ fn backlog(lag: i64) -> Backlog {
 }
 
 fn step(pipeline: &IngestionPipeline, world: &World) -> Plan {
-    plan(pipeline, world, &mut None, IMAGE, now()).unwrap()
+    plan(pipeline, world, None, IMAGE, now()).unwrap()
 }
 
 fn object<K: serde::de::DeserializeOwned>(body: serde_json::Value) -> Arc<K> {
@@ -277,6 +277,15 @@ fn a_paused_pipeline_is_only_watched() {
 }
 
 #[test]
+fn what_the_autoscaler_remembers_comes_back_and_outlasts_a_pause() {
+    let (mut pipeline, world) = settled(500, 3);
+    let memory = step(&pipeline, &world).autoscaler;
+    pipeline.spec.paused = true;
+    let paused = plan(&pipeline, &world, memory.as_ref(), IMAGE, now()).unwrap();
+    assert!(memory.is_some() && paused.autoscaler.is_some());
+}
+
+#[test]
 fn manual_replicas_hold_whatever_the_backlog() {
     let (mut pipeline, world) = settled(500, 3);
     pipeline.spec.scaling.mode = ScalingMode::Manual;
@@ -330,8 +339,7 @@ fn what_was_learned_is_kept_in_the_status_and_taken_up_by_the_next_process() {
         longest_work_seconds: 400.0,
     };
     scaling.learned = Some(learned.clone());
-    let mut memory = None;
-    let plan = plan(&pipeline, &world, &mut memory, IMAGE, now()).unwrap();
+    let plan = step(&pipeline, &world);
     let decision = plan.decision.unwrap();
     assert!((decision.learned.pages_per_second - 55.0).abs() < 1e-9);
     assert_eq!(plan.status.scaling.unwrap().learned, Some(learned));
@@ -423,7 +431,7 @@ fn a_rotated_secret_rolls_the_workers() {
 fn the_time_of_the_last_scaling_is_kept() {
     let (pipeline, world) = settled(500, 3);
     let later = now() + SignedDuration::from_secs(100);
-    let plan = plan(&pipeline, &world, &mut None, IMAGE, later).unwrap();
+    let plan = plan(&pipeline, &world, None, IMAGE, later).unwrap();
     let changed = plan.status.scaling.unwrap().last_scale_time.unwrap();
     assert_eq!(changed.0, now());
 }
