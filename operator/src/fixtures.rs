@@ -1,7 +1,9 @@
 //! Objects for tests.
 
 use layra_crds::{IngestionPipeline, IngestionPipelineSpec};
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::reconcile::WorkerPod;
 
 /// A short, valid pipeline, as the API server would hand it out.
 pub(crate) fn pipeline() -> IngestionPipeline {
@@ -20,4 +22,11 @@ pub(crate) fn pipeline() -> IngestionPipeline {
     pipeline.metadata.uid = Some("11111111-2222-3333-4444-555555555555".to_owned());
     pipeline.metadata.generation = Some(1);
     pipeline
+}
+
+/// A worker pod as Kubernetes describes it, read in the year 2026.
+pub(crate) fn pod(body: Value) -> WorkerPod {
+    let pod = serde_json::from_value(body).expect("the fixture is a valid pod");
+    let now = "2026-11-25T10:10:00Z".parse().expect("a valid time");
+    WorkerPod::read(&pod, now)
 }

@@ -11,10 +11,10 @@ use serde_json::json;
 
 use super::{
     Context, FIELD_MANAGER, ReconcileError,
-    plan::{DELETION_COST, Manifest, Note, Plan, topic_changed},
+    plan::{Manifest, Note, Plan, topic_changed},
     world::{Applied, PastWrites, TopicFailure},
 };
-use crate::resources::{Kind, object_name};
+use crate::resources::{DELETION_COST, Kind, object_name};
 
 /// Carries a plan out and returns what is to be told of it. What the next plan has to know of these
 /// writes, such as Kafka's refusals, goes to `past`.

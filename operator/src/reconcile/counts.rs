@@ -3,15 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use layra_autoscaler::{Counts, Partition, Topic};
 
+use super::pods::WorkerPod;
 use crate::resources::METRICS_PORT;
 
 /// For each worker's answer.
@@ -30,12 +28,12 @@ pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
 /// Asks every worker that runs.
 pub(super) async fn read(
     client: &reqwest::Client,
-    pods: &[Arc<Pod>],
+    pods: &[WorkerPod],
     ranges_topic: &str,
 ) -> BTreeMap<String, Counts> {
     let running: Vec<(String, String)> = pods
         .iter()
-        .filter_map(|pod| Some((pod.name_any(), address(pod)?)))
+        .filter_map(|pod| Some((pod.name.clone(), address(pod.address.as_deref()?))))
         .collect();
     stream::iter(running)
         .map(|(name, address)| async move {
@@ -48,15 +46,12 @@ pub(super) async fn read(
         .await
 }
 
-fn address(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let runs = status.phase.as_deref() == Some("Running");
-    let ip = status.pod_ip.as_deref().filter(|_| runs)?;
-    Some(if ip.contains(':') {
+fn address(ip: &str) -> String {
+    if ip.contains(':') {
         format!("http://[{ip}]:{METRICS_PORT}/metrics")
     } else {
         format!("http://{ip}:{METRICS_PORT}/metrics")
-    })
+    }
 }
 
 async fn ask(client: &reqwest::Client, address: &str, ranges_topic: &str) -> Option<Counts> {

@@ -6,6 +6,7 @@ mod controller;
 mod counts;
 mod observe;
 mod plan;
+mod pods;
 mod report;
 mod secrets;
 mod state;
@@ -33,6 +34,8 @@ use stores::{Stores, Triggers};
 
 pub(crate) use controller::run;
 pub(crate) use counts::client as metrics_client;
+#[cfg(test)]
+pub(crate) use pods::WorkerPod;
 
 /// The owner of every field that the operator writes.
 pub(crate) const FIELD_MANAGER: &str = "layra-operator";

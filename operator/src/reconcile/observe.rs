@@ -4,13 +4,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{ByteString, api::core::v1::Pod};
+use k8s_openapi::ByteString;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::{IngestionPipeline, SecretKind};
 
 use super::{
     Context, counts,
+    pods::WorkerPod,
     secrets::ReadSecret,
     world::{Live, PastWrites, Problem, SecretSeen, Topics, World},
 };
@@ -64,10 +65,7 @@ pub(super) async fn observe(
 ) -> World {
     let secrets = context.secrets.read(&context.client, pipeline, now).await;
     let kafka = connection(pipeline, &secrets);
-    let pods = context
-        .stores
-        .pods
-        .state_filter(|pod| is_worker_of(pod.labels(), pipeline));
+    let pods = worker_pods(context, pipeline, now);
     let (answer, indexes, counts) = tokio::join!(
         ask_kafka(context, pipeline, kafka.as_ref()),
         compare_indexes(context, pipeline, &secrets, seen.indexes.take(), now),
@@ -117,10 +115,13 @@ fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
     }
 }
 
-fn is_worker_of(labels: &BTreeMap<String, String>, pipeline: &IngestionPipeline) -> bool {
-    labels
-        .get(resources::INSTANCE_LABEL)
-        .is_some_and(|name| *name == pipeline.name_any())
+fn worker_pods(context: &Context, pipeline: &IngestionPipeline, now: Timestamp) -> Vec<WorkerPod> {
+    let name = pipeline.name_any();
+    let pods = context.stores.pods.state_filter(|pod| {
+        let instance = pod.labels().get(resources::INSTANCE_LABEL);
+        instance == Some(&name)
+    });
+    pods.iter().map(|pod| WorkerPod::read(pod, now)).collect()
 }
 
 fn secrets_hash(secrets: &[ReadSecret]) -> Option<String> {
@@ -223,7 +224,7 @@ fn kafka_problem(error: &KafkaError, servers: &str) -> Problem {
 async fn read_counts(
     context: &Context,
     pipeline: &IngestionPipeline,
-    pods: &[Arc<Pod>],
+    pods: &[WorkerPod],
     last: Option<(Timestamp, BTreeMap<String, Counts>)>,
     now: Timestamp,
 ) -> (Timestamp, BTreeMap<String, Counts>) {

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Pod, Service},
+    core::v1::{ConfigMap, Service},
     policy::v1::PodDisruptionBudget,
 };
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
+use super::pods::WorkerPod;
 use crate::{
     kafka::{Connection, TopicState},
     milvus::IndexReport,
@@ -23,7 +24,7 @@ pub(crate) struct World {
     /// The pipeline's objects as they are.
     pub(crate) live: Live,
     /// The worker pods.
-    pub(crate) pods: Vec<Arc<Pod>>,
+    pub(crate) pods: Vec<WorkerPod>,
     /// The Secrets that the pipeline names.
     pub(crate) secrets: Vec<SecretSeen>,
     /// Hash of all Secrets' data; `None` unless all could be read.

@@ -20,7 +20,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use layra_crds::{IngestionPipeline, SecretKind, WorkerSpec};
 
-use super::{FETCH_MODEL, Inputs, METRICS_PORT, config_map};
+use super::{FETCH_MODEL, Inputs, METRICS_PORT, WORKER, config_map};
 
 const CONFIG_DIRECTORY: &str = "/etc/layra/config";
 const SECRETS_DIRECTORY: &str = "/etc/layra/secrets";
@@ -152,7 +152,7 @@ fn container(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
     }
     env.extend(worker.pod.env.iter().cloned());
     Container {
-        name: "worker".to_owned(),
+        name: WORKER.to_owned(),
         image: Some(image(worker, inputs)),
         image_pull_policy: Some(worker.image_pull_policy.clone()),
         args: Some(arguments(&["run"])),

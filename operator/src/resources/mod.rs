@@ -29,6 +29,9 @@ pub(crate) const SECRETS_HASH: &str = "ingest.layra.io/secrets-hash";
 /// Hash of the object as the operator applied it last.
 pub(crate) const APPLIED_HASH: &str = "ingest.layra.io/applied-hash";
 
+/// Annotation by which Kubernetes chooses the pods that go first; the lowest number does.
+pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
 /// Label with the pipeline's name, on all its objects and pods.
 pub(crate) const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 /// Selects the objects that the operator makes.
@@ -38,6 +41,8 @@ pub(crate) const WORKER_PODS: &str = "app.kubernetes.io/name=layra-worker";
 
 /// Name of the container that fetches the model before the worker starts.
 pub(crate) const FETCH_MODEL: &str = "fetch-model";
+/// Name of the worker's container.
+pub(crate) const WORKER: &str = "worker";
 
 /// Port of the workers' metrics and probes.
 pub(crate) const METRICS_PORT: i32 = 9090;

@@ -28,7 +28,6 @@ use conditions::{
     WORKERS_AVAILABLE,
 };
 
-pub(crate) use fleet::DELETION_COST;
 pub(crate) use manifests::Manifest;
 pub(crate) use notes::{Note, topic_changed};
 

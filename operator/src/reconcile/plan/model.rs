@@ -1,16 +1,18 @@
 //! The model that the workers run, in the words of the container that fetched it. Pure.
 
-use k8s_openapi::api::core::v1::Pod;
 use layra_crds::ModelStatus;
 
-use crate::{reconcile::world::World, resources::FETCH_MODEL};
+use crate::{
+    reconcile::{pods::WorkerPod, world::World},
+    resources::FETCH_MODEL,
+};
 
 /// The model of the newest pod that has fetched one, else what was known before.
 pub(super) fn status(before: Option<&ModelStatus>, world: &World) -> Option<ModelStatus> {
     let newest = world
         .pods
         .iter()
-        .filter_map(|pod| Some((created(pod), fetched(pod)?)))
+        .filter_map(|pod| Some((pod.created, fetched(pod)?)))
         .max_by_key(|(created, _)| *created);
     match newest {
         Some((_, model)) => Some(model),
@@ -18,15 +20,9 @@ pub(super) fn status(before: Option<&ModelStatus>, world: &World) -> Option<Mode
     }
 }
 
-fn created(pod: &Pod) -> Option<jiff::Timestamp> {
-    pod.metadata.creation_timestamp.as_ref().map(|time| time.0)
-}
-
-fn fetched(pod: &Pod) -> Option<ModelStatus> {
-    let containers = pod.status.as_ref()?.init_container_statuses.as_ref()?;
-    let fetch = containers
-        .iter()
-        .find(|container| container.name == FETCH_MODEL)?;
+fn fetched(pod: &WorkerPod) -> Option<ModelStatus> {
+    let mut containers = pod.containers.iter();
+    let fetch = containers.find(|container| container.name == FETCH_MODEL)?;
     let end = fetch.state.as_ref()?.terminated.as_ref()?;
     if end.exit_code != 0 {
         return None;
@@ -37,11 +33,10 @@ fn fetched(pod: &Pod) -> Option<ModelStatus> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::fixtures;
 
     fn pod(created: &str, exit_code: i32, message: &Value) -> Value {
         json!({
@@ -55,10 +50,7 @@ mod tests {
 
     fn world(pods: Vec<Value>) -> World {
         World {
-            pods: pods
-                .into_iter()
-                .map(|pod| Arc::new(serde_json::from_value(pod).unwrap()))
-                .collect(),
+            pods: pods.into_iter().map(fixtures::pod).collect(),
             ..World::unseen()
         }
     }

@@ -120,7 +120,7 @@ fn live_replicas(world: &World) -> Option<i32> {
 }
 
 fn observe(world: &World, current: i32, now: Timestamp) -> Observation {
-    let (workers, leaving) = fleet::workers(&world.pods, &world.counts, now);
+    let (workers, leaving) = fleet::workers(&world.pods, &world.counts);
     Observation {
         at: now,
         current: u32::try_from(current).unwrap_or(0),

@@ -364,7 +364,7 @@ fn the_termination_grace_follows_from_the_longest_work_when_nobody_is_disturbed(
         startup_seconds: 30.0,
         longest_work_seconds: 400.0,
     });
-    world.pods = vec![object(json!({"metadata": {"name": "a"}}))];
+    world.pods = vec![fixtures::pod(json!({"metadata": {"name": "a"}}))];
     assert_eq!(grace(&step(&pipeline, &world)), None, "a worker is there");
     let mut edited = pipeline.clone();
     edited.spec.embedding.batch_pages = 4;
@@ -381,7 +381,7 @@ fn the_termination_grace_follows_from_the_longest_work_when_nobody_is_disturbed(
 fn the_workers_that_go_are_chosen_before_fewer_are_asked_for() {
     let (mut pipeline, mut world) = settled(500, 3);
     world.pods = ["a", "b", "c"]
-        .map(|name| object(json!({"metadata": {"name": name}})))
+        .map(|name| fixtures::pod(json!({"metadata": {"name": name}})))
         .to_vec();
     world.counts = ["a", "c"]
         .map(|name| {

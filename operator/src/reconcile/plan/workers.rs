@@ -1,14 +1,14 @@
 //! What to say of the workers: read from the Deployment's numbers and the pods' own words. Pure.
 
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ContainerStatus, Pod},
-};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ContainerStatus};
 use layra_crds::IngestionPipelineSpec;
 
 use super::conditions::Verdict;
 use crate::{
-    reconcile::world::{Problem, World},
+    reconcile::{
+        pods::{Unschedulable, WorkerPod},
+        world::{Problem, World},
+    },
     resources::FETCH_MODEL,
 };
 
@@ -115,30 +115,13 @@ fn are(count: i32) -> String {
 
 /// The gravest problem that the pods report.
 fn pods_problem(spec: &IngestionPipelineSpec, world: &World) -> Option<Problem> {
-    let pods: Vec<&Pod> = world
-        .pods
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-        .collect();
-    let containers = || pods.iter().flat_map(|pod| our_containers(pod));
+    let pods: Vec<&WorkerPod> = world.pods.iter().filter(|pod| !pod.leaving).collect();
+    let containers = || pods.iter().flat_map(|pod| &pod.containers);
     containers()
         .find_map(image_problem)
         .or_else(|| containers().find_map(crash))
         .or_else(|| containers().find_map(cannot_start))
         .or_else(|| waiting_for_node(spec, &pods))
-}
-
-/// The container that fetches the model and the worker itself; others are not the operator's.
-fn our_containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
-    let status = pod.status.as_ref();
-    let init = status.and_then(|status| status.init_container_statuses.as_deref());
-    let main = status.and_then(|status| status.container_statuses.as_deref());
-    let all = init
-        .unwrap_or_default()
-        .iter()
-        .chain(main.unwrap_or_default());
-    all.filter(|container| [FETCH_MODEL, "worker"].contains(&container.name.as_str()))
 }
 
 fn waiting(container: &ContainerStatus) -> Option<(&str, &str)> {
@@ -226,26 +209,18 @@ fn cannot_start(container: &ContainerStatus) -> Option<Problem> {
     .then(|| Problem::new("WorkersCannotStart", format!("{reason}: {message}")))
 }
 
-fn waiting_for_node(spec: &IngestionPipelineSpec, pods: &[&Pod]) -> Option<Problem> {
-    let mut stuck: Vec<_> = pods
+fn waiting_for_node(spec: &IngestionPipelineSpec, pods: &[&WorkerPod]) -> Option<Problem> {
+    let mut stuck: Vec<&Unschedulable> = pods
         .iter()
-        .filter_map(|pod| {
-            let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-            conditions.iter().find(|condition| {
-                condition.type_ == "PodScheduled"
-                    && condition.status == "False"
-                    && condition.reason.as_deref() == Some("Unschedulable")
-            })
-        })
+        .filter_map(|pod| pod.unschedulable.as_ref())
         .collect();
-    stuck.sort_by_key(|condition| condition.last_transition_time.as_ref().map(|time| time.0));
+    stuck.sort_by_key(|pod| pod.since);
     let oldest = stuck.first()?;
     let since = oldest
-        .last_transition_time
-        .as_ref()
-        .map(|time| format!(" since {}", time.0.strftime("%Y-%m-%dT%H:%M:%SZ")))
+        .since
+        .map(|time| format!(" since {}", time.strftime("%Y-%m-%dT%H:%M:%SZ")))
         .unwrap_or_default();
-    let message = oldest.message.as_deref().unwrap_or_default();
+    let message = &oldest.message;
     let wait = if stuck.len() == 1 {
         "1 worker waits".to_owned()
     } else {

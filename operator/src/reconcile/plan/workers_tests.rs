@@ -20,10 +20,7 @@ fn world(status: impl Into<Value>, pods: Vec<Value>) -> World {
             deployment: Some(Arc::new(serde_json::from_value(deployment).unwrap())),
             ..Live::default()
         },
-        pods: pods
-            .into_iter()
-            .map(|pod| Arc::new(serde_json::from_value(pod).unwrap()))
-            .collect(),
+        pods: pods.into_iter().map(fixtures::pod).collect(),
         ..World::unseen()
     }
 }

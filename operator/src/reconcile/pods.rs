@@ -1,0 +1,197 @@
+//! The worker pods in plain data. Kubernetes' conditions, phases and times are read here and nowhere
+//! else; the containers stay in its own words. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, Pod, PodCondition},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::ResourceExt;
+use layra_autoscaler::Phase;
+
+use crate::resources::{DELETION_COST, FETCH_MODEL, WORKER};
+
+/// A worker pod.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerPod {
+    /// Its name.
+    pub(crate) name: String,
+    /// When it was made.
+    pub(crate) created: Option<Timestamp>,
+    /// It was told to stop.
+    pub(crate) leaving: bool,
+    /// It has ended, and does not run again.
+    pub(crate) ended: bool,
+    /// How far it is.
+    pub(crate) phase: Phase,
+    /// No node has room for it.
+    pub(crate) unschedulable: Option<Unschedulable>,
+    /// Its IP address, while it runs.
+    pub(crate) address: Option<String>,
+    /// Its value of [`DELETION_COST`].
+    pub(crate) deletion_cost: Option<String>,
+    /// The container that fetches the model, and the worker; others are not the operator's.
+    pub(crate) containers: Vec<ContainerStatus>,
+}
+
+/// Why no node has room for a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unschedulable {
+    /// Since when.
+    pub(crate) since: Option<Timestamp>,
+    /// What the scheduler says.
+    pub(crate) message: String,
+}
+
+impl WorkerPod {
+    /// Reads a pod as it is `now`.
+    pub(crate) fn read(pod: &Pod, now: Timestamp) -> Self {
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let created = time(pod.metadata.creation_timestamp.as_ref());
+        let unschedulable = unschedulable(pod);
+        Self {
+            name: pod.name_any(),
+            created,
+            leaving: pod.metadata.deletion_timestamp.is_some(),
+            ended: matches!(phase, Some("Failed" | "Succeeded")),
+            phase: worker_phase(pod, unschedulable.as_ref(), created, now),
+            unschedulable,
+            address: status
+                .and_then(|status| status.pod_ip.clone())
+                .filter(|_| phase == Some("Running")),
+            deletion_cost: pod.annotations().get(DELETION_COST).cloned(),
+            containers: containers(pod),
+        }
+    }
+}
+
+fn worker_phase(
+    pod: &Pod,
+    unschedulable: Option<&Unschedulable>,
+    created: Option<Timestamp>,
+    now: Timestamp,
+) -> Phase {
+    let since = |type_| {
+        condition(pod, type_)
+            .filter(|condition| condition.status == "True")
+            .map(|condition| time(condition.last_transition_time.as_ref()))
+    };
+    let placed = since("PodScheduled").flatten();
+    if let Some(ready) = since("Ready") {
+        // A container that was restarted became ready more than once.
+        let started_in = placed
+            .zip(ready)
+            .filter(|_| restarts(pod) == 0)
+            .map(|(placed, ready)| ready.duration_since(placed).as_secs_f64())
+            .filter(|seconds| *seconds >= 0.0);
+        return Phase::Ready { started_in };
+    }
+    match unschedulable {
+        Some(waiting) => Phase::Waiting {
+            since: waiting.since.or(created).unwrap_or(now),
+        },
+        None => Phase::Starting {
+            since: placed.or(created).unwrap_or(now),
+        },
+    }
+}
+
+fn unschedulable(pod: &Pod) -> Option<Unschedulable> {
+    let condition = condition(pod, "PodScheduled").filter(|condition| {
+        condition.status == "False" && condition.reason.as_deref() == Some("Unschedulable")
+    })?;
+    Some(Unschedulable {
+        since: time(condition.last_transition_time.as_ref()),
+        message: condition.message.clone().unwrap_or_default(),
+    })
+}
+
+fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+fn time(time: Option<&Time>) -> Option<Timestamp> {
+    time.map(|time| time.0)
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let containers = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_deref());
+    let containers = containers.unwrap_or_default().iter();
+    containers.map(|container| container.restart_count).sum()
+}
+
+fn containers(pod: &Pod) -> Vec<ContainerStatus> {
+    let status = pod.status.as_ref();
+    let init = status.and_then(|status| status.init_container_statuses.as_deref());
+    let main = status.and_then(|status| status.container_statuses.as_deref());
+    let all = init.unwrap_or_default().iter();
+    all.chain(main.unwrap_or_default())
+        .filter(|container| [FETCH_MODEL, WORKER].contains(&container.name.as_str()))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixtures;
+
+    fn condition(type_: &str, status: &str, reason: &str, time: &str) -> Value {
+        json!({"type": type_, "status": status, "reason": reason, "lastTransitionTime": time})
+    }
+
+    fn phase_of(conditions: &Value) -> Phase {
+        let pod = json!({
+            "metadata": {"name": "a", "creationTimestamp": "2026-11-25T10:00:00Z"},
+            "status": {"conditions": conditions},
+        });
+        fixtures::pod(pod).phase
+    }
+
+    fn at(time: &str) -> Timestamp {
+        time.parse().unwrap()
+    }
+
+    #[test]
+    fn phases_are_read_from_the_pods_conditions() {
+        let placed = condition("PodScheduled", "True", "", "2026-11-25T10:01:00Z");
+        let waiting = condition(
+            "PodScheduled",
+            "False",
+            "Unschedulable",
+            "2026-11-25T10:00:01Z",
+        );
+        let ready = condition("Ready", "True", "", "2026-11-25T10:03:30Z");
+        assert_eq!(
+            phase_of(&json!([])),
+            Phase::Starting {
+                since: at("2026-11-25T10:00:00Z")
+            }
+        );
+        assert_eq!(
+            phase_of(&json!([waiting])),
+            Phase::Waiting {
+                since: at("2026-11-25T10:00:01Z")
+            }
+        );
+        assert_eq!(
+            phase_of(&json!([placed])),
+            Phase::Starting {
+                since: at("2026-11-25T10:01:00Z")
+            }
+        );
+        assert_eq!(
+            phase_of(&json!([placed, ready])),
+            Phase::Ready {
+                started_in: Some(150.0)
+            }
+        );
+    }
+}
