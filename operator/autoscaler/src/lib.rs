@@ -18,32 +18,29 @@ mod effect;
 mod floors;
 mod law;
 mod learned;
+mod memory;
 mod observation;
 mod policy;
 mod step;
 mod stuck;
 mod window;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
-use arrivals::{Arrivals, Waiting};
-use effect::Effect;
+use arrivals::Waiting;
 use law::{Demand, Fleet, Goal};
-use learned::{Learner, Progress};
+use learned::Progress;
 use step::{Bounds, Look};
-use stuck::Stuck;
-use window::Window;
 
 pub use decision::{Decision, Inputs, Limit, Terms};
 pub use floors::{Floor, ScheduleError, floor_now};
 pub use learned::Learned;
+pub use memory::Memory;
 pub use observation::{
     Backlog, Blind, Counts, Observation, Partition, PartitionOffsets, Phase, Topic, Worker,
 };
 pub use policy::{Fallback, Policy};
 
-/// Looks further apart than this say nothing of the time in between.
-const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(60);
 /// A group that hands partitions over for longer than this is looked at all the same.
 const LONGEST_REBALANCE: SignedDuration = SignedDuration::from_secs(60);
 /// Shortest and longest scale-down delay that follows from the time of a start.
@@ -56,40 +53,6 @@ const IN_HAND: f64 = 0.9;
 /// Workers are saturated with work for so many seconds.
 const SATURATED_SECONDS: f64 = 20.0;
 
-/// What is remembered between two decisions. Losing it costs some looks and keeps workers for a
-/// little longer.
-#[derive(Clone, Debug)]
-pub struct Memory {
-    learner: Learner,
-    arrivals: Arrivals,
-    window: Window,
-    effect: Effect,
-    stuck: Stuck,
-    last: Option<Timestamp>,
-    /// Seconds between the last two looks.
-    passed: f64,
-    blind_since: Option<Timestamp>,
-    rebalancing_since: Option<Timestamp>,
-}
-
-impl Memory {
-    /// Begins with what an earlier process learned, if anything.
-    #[must_use]
-    pub fn new(recalled: Option<Learned>, policy: &Policy) -> Self {
-        Self {
-            learner: Learner::new(recalled, policy.assumed),
-            arrivals: Arrivals::default(),
-            window: Window::default(),
-            effect: Effect::default(),
-            stuck: Stuck::default(),
-            last: None,
-            passed: 0.0,
-            blind_since: None,
-            rebalancing_since: None,
-        }
-    }
-}
-
 /// Decides how many workers there should be. The memory that comes back is for the next decision.
 #[must_use]
 pub fn decide(
@@ -97,7 +60,7 @@ pub fn decide(
     policy: &Policy,
     mut memory: Memory,
 ) -> (Decision, Memory) {
-    let clock = watch_clock(observation.at, &mut memory);
+    let clock = memory.watch_clock(observation.at);
     let progress = memory.learner.observe(&observation.workers);
     let known = clock.and_then(|()| known(observation, policy, &mut memory));
     let decision = match known {
@@ -108,31 +71,6 @@ pub fn decide(
         Err(blind) => hold(observation, &blind, policy, &mut memory),
     };
     (decision, memory)
-}
-
-/// Notices a clock that was set back, and a time in which nobody looked.
-fn watch_clock(now: Timestamp, memory: &mut Memory) -> Result<(), Blind> {
-    let Some(last) = memory.last.replace(now) else {
-        return Ok(());
-    };
-    let passed = now.duration_since(last);
-    memory.passed = passed.as_secs_f64();
-    if passed >= SignedDuration::ZERO && passed <= LONGEST_GAP {
-        return Ok(());
-    }
-    memory.arrivals.forget();
-    memory.window.forget();
-    memory.effect.forget();
-    memory.stuck.forget();
-    memory.rebalancing_since = None;
-    if passed > LONGEST_GAP {
-        return Ok(());
-    }
-    memory.blind_since = None;
-    Err(Blind {
-        reason: "ClockStep",
-        message: "The clock was set back".to_owned(),
-    })
 }
 
 /// The offsets, unless they say nothing.

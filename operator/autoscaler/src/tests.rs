@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, num::NonZeroU32};
 
+use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
