@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLConfig, Qwen2TokenizerFast, Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-FIXTURE = pathlib.Path(__file__).parents[2] / "worker/tests/fixtures/tiny-colqwen2.5"
+FIXTURE = pathlib.Path(__file__).parents[2] / "worker/embedding/tests/fixtures/tiny-colqwen2.5"
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 

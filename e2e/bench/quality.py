@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from embed import checkpoint
 
-FIXTURES = pathlib.Path(__file__).parents[2] / "worker/tests/fixtures"
+FIXTURES = pathlib.Path(__file__).parents[2] / "worker/embedding/tests/fixtures"
 TINY = ["tiny-colqwen2", "tiny-colqwen2.5", "tiny-colqwen3"]
 PRECISIONS = ["f32", "bf16", "f16", "q8", "q4"]
 FACTORS = [2, 3, 7]

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use layra_crds::{ModelStatus, WorkerConfig};
+use layra_embedding::{DeviceChoice, Paced};
+use layra_rendering::{RenderOptions, Renderer};
 use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::delete::Deleter;
-use crate::embed;
-use crate::embed::DeviceChoice;
 use crate::failure::{Failure, Stage};
 use crate::fetch::Originals;
 use crate::health::Health;
@@ -22,7 +22,6 @@ use crate::model;
 use crate::pipeline::Pipeline;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
-use crate::render::{RenderOptions, Renderer};
 use crate::retry::Retry;
 use crate::settings::Settings;
 use crate::store::milvus::Vectors;
@@ -104,7 +103,7 @@ impl Common {
         if let Some(time) = self.paths.paced_embedder {
             tracing::warn!(?time, "a benchmark: vectors mean nothing");
             self.health.model_loaded();
-            let embedder = Box::new(embed::Paced::new(time));
+            let embedder = Box::new(Paced::new(time));
             return EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics));
         }
         let cache = &self.paths.cache;
@@ -119,8 +118,8 @@ impl Common {
         };
         let family = config.embedding.model.family;
         let started = std::time::Instant::now();
-        let settings = embed::Settings::new(&config.embedding, self.paths.device);
-        let loading = tokio::task::spawn_blocking(move || embed::load(&settings, &files));
+        let settings = model::settings(&config.embedding, self.paths.device)?;
+        let loading = tokio::task::spawn_blocking(move || layra_embedding::load(&settings, &files));
         let embedder = loading
             .await
             .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?
@@ -247,13 +246,13 @@ impl Common {
             let message = format!("{} does not exist", pdfium.display());
             return Err(Failure::fatal(Stage::Render, "PdfiumNotFound", message));
         }
-        let worker_binary = std::env::current_exe()
+        let program = std::env::current_exe()
             .map_err(|error| Failure::fatal(Stage::Render, "RendererUnavailable", error))?;
         let render = &self.settings.config.documents.render;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Renderer::new(RenderOptions {
             pdfium,
-            worker_binary,
+            program,
             page_timeout: Duration::from_secs(render.timeout_seconds.into()),
             memory_limit_bytes: RENDERER_MEMORY_BYTES,
             max_pages: render.max_pages,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use layra_worker::embed::DeviceChoice;
+use layra_embedding::DeviceChoice;
 
 /// Renders, embeds and stores every page of every document of an ingestion pipeline.
 #[derive(Debug, Parser)]
@@ -87,7 +87,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
-    Embed(layra_worker::embed::colqwen::cli::EmbedArgs),
+    Embed(layra_embedding::colqwen::cli::EmbedArgs),
     /// Measure this machine.
     Bench {
         #[command(subcommand)]
@@ -111,11 +111,11 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    Embed(layra_worker::embed::colqwen::bench::BenchArgs),
+    Embed(layra_embedding::colqwen::bench::BenchArgs),
     Text(layra_worker::bench::text::TextArgs),
     Render(layra_worker::bench::render::RenderArgs),
     Milvus(layra_worker::bench::milvus::MilvusArgs),
-    Resolution(layra_worker::render::bench::BenchArgs),
+    Resolution(layra_worker::bench::resolution::ResolutionArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -146,7 +146,7 @@ pub(crate) struct WorkerArgs {
     #[arg(
         long,
         env = "LAYRA_SOFFICE",
-        default_value = crate::render::SOFFICE
+        default_value = layra_rendering::SOFFICE
     )]
     pub(crate) soffice: PathBuf,
     /// Memory for pages that are drawn and not yet stored, in MiB. Documents wait for room.

@@ -5,11 +5,11 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use layra_rendering::OFFICE_PREFIX;
 use tempfile::TempPath;
 use tokio::sync::OnceCell;
 
 use crate::failure::{Failure, Stage};
-use crate::render::OFFICE_PREFIX;
 use crate::store::objects::Objects;
 
 /// Local copies are called so.

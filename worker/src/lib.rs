@@ -6,7 +6,6 @@
 pub mod assembly;
 pub mod bench;
 pub mod delete;
-pub mod embed;
 pub mod failure;
 pub mod fetch;
 pub mod health;
@@ -20,7 +19,6 @@ pub mod outbox;
 pub mod pipeline;
 pub mod range;
 pub mod redrive;
-pub mod render;
 pub mod retry;
 pub mod run;
 pub mod search;

@@ -10,7 +10,7 @@ use clap::Parser;
 use layra_worker::assembly::{Common, Paths};
 use layra_worker::settings::Settings;
 use layra_worker::task::Deletion;
-use layra_worker::{bench, delete, embed, ingest, redrive, render, run, search, telemetry};
+use layra_worker::{bench, delete, ingest, redrive, run, search, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +19,8 @@ use crate::cli::{Bench, Cli, Command, Output, WorkerArgs};
 fn main() -> ExitCode {
     // Before anything is opened or started: the renderer must own nothing of the worker.
     match std::env::args().nth(1).as_deref() {
-        Some("render-child") => return layra_worker::render::child::main(),
-        Some("office-child") => return layra_worker::render::office_child::main(),
+        Some("render-child") => return layra_rendering::child::main(),
+        Some("office-child") => return layra_rendering::office_child::main(),
         _ => {}
     }
     let cli = Cli::parse();
@@ -132,7 +132,8 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             report.write(&mut std::io::stdout().lock(), dry_run)?;
         }
         Command::Embed(args) => {
-            let report = move || embed::colqwen::cli::run(&args, &mut std::io::stdout().lock());
+            let report =
+                move || layra_embedding::colqwen::cli::run(&args, &mut std::io::stdout().lock());
             tokio::task::spawn_blocking(report).await??;
         }
         Command::Search {
@@ -162,7 +163,8 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
 async fn benchmark(what: Bench) -> anyhow::Result<()> {
     match what {
         Bench::Embed(args) => {
-            let report = move || embed::colqwen::bench::run(&args, &mut std::io::stdout().lock());
+            let report =
+                move || layra_embedding::colqwen::bench::run(&args, &mut std::io::stdout().lock());
             tokio::task::spawn_blocking(report).await??;
         }
         Bench::Text(args) => {
@@ -172,7 +174,7 @@ async fn benchmark(what: Bench) -> anyhow::Result<()> {
         Bench::Render(args) => bench::render::run(&args, &mut std::io::stdout()).await?,
         Bench::Milvus(args) => bench::milvus::run(&args, &mut std::io::stdout()).await?,
         Bench::Resolution(args) => {
-            render::bench::run(&args, &mut std::io::stdout().lock()).await?;
+            bench::resolution::run(&args, &mut std::io::stdout().lock()).await?;
         }
     }
     Ok(())

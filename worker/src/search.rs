@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 
 use futures::{StreamExt, TryStreamExt};
+use layra_embedding::MultiVector;
 use serde::Serialize;
 
 use crate::assembly::Common;
-use crate::embed::MultiVector;
 use crate::failure::{Failure, Stage};
 use crate::store::milvus::{Hit, Vectors};
 use crate::store::mongo::Documents;

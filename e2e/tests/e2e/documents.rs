@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::scene::Stage;
 
 const MINUTE: Duration = Duration::from_mins(1);
-const DOCX: &[u8] = include_bytes!("../../../worker/tests/fixtures/office/text.docx");
+const DOCX: &[u8] = include_bytes!("../../../worker/rendering/tests/fixtures/office/text.docx");
 
 #[tokio::test]
 async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason() -> Result<()> {

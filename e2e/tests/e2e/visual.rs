@@ -26,7 +26,7 @@ const VECTOR_TOLERANCE: f32 = 1e-5;
 const SCORE_TOLERANCE: f64 = 2e-4;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/tests/fixtures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/embedding/tests/fixtures")
 }
 
 /// Serves the checkpoint, with sums that the worker verifies.

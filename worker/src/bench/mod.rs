@@ -3,6 +3,7 @@
 
 pub mod milvus;
 pub mod render;
+pub mod resolution;
 pub mod text;
 
 use std::time::Duration;

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
-use layra_crds::ImageFormat;
+use layra_rendering::{
+    Document, ImageFormat, PageRequest, RenderOptions, RenderedPage, Renderer, Resolution, SOFFICE,
+    encode_png,
+};
 use serde::Serialize;
 
 use super::cpu_of_thread;
-use crate::render::{
-    Document, PageRequest, RenderOptions, RenderedPage, Renderer, Resolution, SOFFICE, encode_png,
-};
 
 /// Measure how fast this machine renders pages to PNG
 #[derive(Debug, Args)]
@@ -81,7 +81,7 @@ pub async fn run(args: &RenderArgs, output: &mut impl Write) -> anyhow::Result<(
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let renderer = Renderer::new(RenderOptions {
         pdfium: args.pdfium.clone(),
-        worker_binary: std::env::current_exe()?,
+        program: std::env::current_exe()?,
         page_timeout: Duration::from_mins(1),
         memory_limit_bytes: 1 << 30,
         max_pages: 100_000,

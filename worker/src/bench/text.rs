@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
+use layra_embedding::minilm::MiniLm;
+use layra_embedding::{EmbedError, Embedder, MultiVector, PageInput, Prepared, batch_size};
 use serde::Serialize;
 
 use super::cpu_of_process;
-use crate::embed::minilm::MiniLm;
-use crate::embed::{EmbedError, Embedder, MultiVector, PageInput, Prepared, batch_size};
 
 /// Measure how fast a `minilm` checkpoint embeds pages of text
 ///
@@ -70,7 +70,11 @@ pub fn run(args: &TextArgs, output: &mut impl Write) -> anyhow::Result<()> {
     let mut report = Report {
         threads: rayon::current_num_threads(),
         pages: prepared.len(),
-        passages: prepared.iter().map(MiniLm::passages_of).sum(),
+        passages: prepared
+            .iter()
+            .filter_map(Prepared::passages)
+            .map(<[_]>::len)
+            .sum(),
         tokens: prepared.iter().map(|page| page.tokens).sum(),
         gflop: prepared
             .iter()

@@ -6,16 +6,19 @@
 mod address;
 mod bucket;
 mod cache;
+mod embedding;
 mod hub;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use layra_crds::{ModelStatus, WorkerConfig};
+use layra_embedding::CheckpointFiles;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::embed;
+pub use embedding::settings;
+
 use crate::failure::{Class, Failure, Stage};
 use crate::settings::Secrets;
 use crate::store::objects::Objects;
@@ -32,15 +35,6 @@ const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// What the cache holds, written once it is complete.
 const MANIFEST: &str = ".complete.json";
-
-/// A model's files on the local disk.
-#[derive(Clone, Debug)]
-pub struct Files {
-    /// The checkpoint.
-    pub directory: PathBuf,
-    /// The adapter, where the configuration names one.
-    pub adapter: Option<PathBuf>,
-}
 
 /// Which files of a directory make a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +60,10 @@ pub async fn fetch(
     cache: &Path,
 ) -> Result<ModelStatus, Failure> {
     let parts = fetch_parts(config, secrets, cache).await?;
-    let (family, files) = (config.embedding.model.family, files_of(&parts));
+    let family = embedding::family(config.embedding.model.family)?;
+    let files = files_of(&parts);
     let (status, described) = tokio::task::spawn_blocking(move || {
-        let described = embed::describe(family, &files);
+        let described = layra_embedding::describe(family, &files);
         (checksum(&parts), described)
     })
     .await
@@ -85,12 +80,12 @@ pub async fn obtain(
     config: &WorkerConfig,
     secrets: &Secrets,
     cache: &Path,
-) -> Result<Files, Failure> {
+) -> Result<CheckpointFiles, Failure> {
     Ok(files_of(&fetch_parts(config, secrets, cache).await?))
 }
 
 /// The model's files as [`fetch`] left them in the cache; no server is asked.
-pub fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<Files, Failure> {
+pub fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<CheckpointFiles, Failure> {
     let local = |(uri, part): (&str, Part)| -> Result<Fetched, Failure> {
         if let Address::Directory(directory) = Address::parse(uri)? {
             return mounted(uri, directory, part);
@@ -135,9 +130,9 @@ fn addresses(config: &WorkerConfig) -> Vec<(&str, Part)> {
         .collect()
 }
 
-fn files_of(parts: &[Fetched]) -> Files {
+fn files_of(parts: &[Fetched]) -> CheckpointFiles {
     let mut directories = parts.iter().map(|part| part.directory.clone());
-    Files {
+    CheckpointFiles {
         directory: directories.next().unwrap_or_default(),
         adapter: directories.next(),
     }
@@ -277,7 +272,7 @@ fn weights(
         return Ok(vec![adapter]);
     }
     let mut names = if has(WEIGHTS_INDEX) {
-        embed::shards(directory)
+        layra_embedding::shards(directory)
             .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?
     } else {
         vec![WEIGHTS.to_owned()]

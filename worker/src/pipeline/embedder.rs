@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
+use layra_embedding::{
+    Batch, EmbedError, Embedder, MultiVector, PageInput, Pixels, Prepared, batch_size,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::token_budget::TokenBudget;
-use crate::embed::{
-    Batch, EmbedError, Embedder, MultiVector, PageInput, Pixels, Prepared, batch_size,
-};
 use crate::failure::{Failure, Stage};
 use crate::metrics::Metrics;
 

@@ -1,8 +1,7 @@
 use candle_core::Error;
+use layra_embedding::colqwen::ColQwenError;
 
 use super::*;
-use crate::embed::colqwen::ColQwenError;
-use crate::embed::testing;
 use crate::failure::Class;
 
 /// A model whose device has room for so many tokens. A page has as many tokens as its text has
@@ -27,15 +26,16 @@ impl Embedder for Small {
 
     fn prepare(&self, page: &PageInput<'_>) -> Result<Prepared, EmbedError> {
         let ids = page.text.bytes().map(u32::from).collect();
-        Ok(testing::prepared(vec![ids]))
+        Ok(Prepared::from_passages(vec![ids]))
     }
 
     fn upload(&self, pages: &[&Prepared]) -> Result<Batch, EmbedError> {
-        Ok(testing::batch(pages))
+        let passages = pages.iter().map(|page| page.passages().unwrap().to_vec());
+        Ok(Batch::from_passages(passages.collect()))
     }
 
     fn forward(&self, batch: Batch) -> Result<Vec<MultiVector>, EmbedError> {
-        let pages = testing::pages(&batch);
+        let pages = batch.passages().unwrap();
         let tokens: usize = pages.iter().map(|page| page[0].len()).sum();
         if tokens > self.room {
             return Err(ColQwenError::from(Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into())).into());

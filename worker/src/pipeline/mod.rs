@@ -17,6 +17,7 @@ mod unit;
 use std::sync::Arc;
 
 use layra_crds::{MilvusSpec, RenderSpec};
+use layra_rendering::{RenderError, Renderer};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Stage};
@@ -25,7 +26,6 @@ use crate::ledger::{Claim, Entry, Ledger, Rejection, Unit};
 use crate::metrics::Metrics;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
-use crate::render::{RenderError, Renderer};
 use crate::retry::Retry;
 use crate::store::milvus::Vectors;
 use crate::store::mongo::Documents;

@@ -1,9 +1,9 @@
 //! What is known of a document before its first page is drawn: every name it will have.
 
 use layra_crds::{ImageFormat, MilvusSpec, RenderSpec, ResolutionMode};
+use layra_rendering::{PageRequest, Resolution};
 
 use crate::ids;
-use crate::render::{PageRequest, Resolution};
 use crate::task::Task;
 
 /// A document that is about to be stored.
@@ -46,7 +46,10 @@ impl<'a> Plan<'a> {
         PageRequest {
             page,
             resolution: self.resolution,
-            format: self.render.image_format,
+            format: match self.render.image_format {
+                ImageFormat::Png => layra_rendering::ImageFormat::Png,
+                ImageFormat::WebP => layra_rendering::ImageFormat::WebP,
+            },
             quality: self.render.quality,
             pixels: self.pixels,
         }

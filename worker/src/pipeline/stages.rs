@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use layra_rendering::{Document, RenderedPage};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,6 @@ use super::{Event, Observer, Pipeline, Stored, render_failure};
 use crate::failure::{Failure, Stage};
 use crate::ledger::Claim;
 use crate::pipeline::embedder::{PageContent, PagePixels};
-use crate::render::{Document, RenderedPage};
 use crate::store::milvus::PageVectors;
 use crate::store::mongo::PageEntry;
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use layra_rendering::Document;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,6 @@ use super::stages::Stages;
 use super::{Event, Observer, Outcome, Pipeline, Reason, Stored, render_failure};
 use crate::failure::{Class, Failure, Stage};
 use crate::ledger::{Claim, Claimed, DEATHS_ALLOWED, Entry, State, Unit};
-use crate::render::Document;
 
 /// The reason of a renderer's violent end, which can be the document's fault: the kernel ends the
 /// process that takes the most memory.

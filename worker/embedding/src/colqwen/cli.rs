@@ -1,0 +1,139 @@
+//! `layra-worker embed`: vectors of page images and queries as a safetensors file, so that anybody
+//! can compare a checkpoint with its reference. It serves nothing and stores nothing else.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use clap::Args;
+
+use super::{ColQwen, ColQwenError, DeviceChoice, Options, Result, RgbImage, pool};
+use crate::Precision;
+
+/// Pages that are decoded and embedded before the next are read.
+const PAGES_AT_ONCE: usize = 16;
+
+/// Embed page images and queries with a ColQwen checkpoint
+///
+/// Writes one f32 tensor of shape tokens x width for each input: `page_0`, `page_1`, ... in the
+/// order of the files, `query_0`, `query_1`, ... in the order of the queries. Rows are in the
+/// order of the reference implementation (the whole prompt, image tokens row by row) and have
+/// unit length; nothing is padded.
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    /// Directory with config.json, tokenizer.json, the processor's settings and the weights
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+
+    /// Directory of a LoRA adapter in the format of `peft`, merged into the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+
+    /// f32, tf32, bf16, f16, q8 or q4
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+
+    /// Most visual tokens a page [default: as the checkpoint says]
+    #[arg(long, value_name = "TOKENS")]
+    max_visual_tokens: Option<usize>,
+
+    /// Merge a page's vectors to this fraction of their number (hierarchical pooling)
+    #[arg(long, value_name = "FACTOR", default_value_t = 1)]
+    pool_factor: usize,
+
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Page images: PNG, JPEG, WebP, TIFF, GIF or BMP
+    #[arg(value_name = "PAGE")]
+    pages: Vec<PathBuf>,
+
+    /// Queries
+    #[arg(long, value_name = "TEXT", num_args = 1..)]
+    query: Vec<String>,
+}
+
+/// Runs the command; what it did goes to `report`, one line an input.
+pub fn run(args: &EmbedArgs, report: &mut impl Write) -> Result<()> {
+    let options = Options {
+        device: args.device,
+        precision: Some(args.precision),
+        adapter: args.adapter.clone(),
+        max_visual_tokens: args.max_visual_tokens,
+        ..Options::default()
+    };
+    let model = ColQwen::load(&args.model, &options)?;
+    let mut tensors: Vec<(String, Tensor)> = Vec::new();
+    for paths in args.pages.chunks(PAGES_AT_ONCE) {
+        let decoded = paths
+            .iter()
+            .map(|path| decode(path))
+            .collect::<Result<Vec<_>>>()?;
+        let images: Vec<RgbImage<'_>> = decoded.iter().map(Decoded::image).collect();
+        for page in model.embed_pages(&images)? {
+            let name = format!("page_{}", tensors.len());
+            tensors.push((name, pooled(page, args.pool_factor)?));
+        }
+    }
+    for (number, query) in args.query.iter().enumerate() {
+        tensors.push((format!("query_{number}"), model.embed_query(query)?));
+    }
+    for (name, tensor) in &tensors {
+        let (tokens, width) = tensor.dims2()?;
+        writeln!(report, "{name}\t{tokens} x {width}").map_err(ColQwenError::io(&args.output))?;
+    }
+    let tensors: HashMap<String, Tensor> = tensors.into_iter().collect();
+    Ok(candle_core::safetensors::save(&tensors, &args.output)?)
+}
+
+struct Decoded {
+    width: usize,
+    height: usize,
+    rgb: Vec<u8>,
+}
+
+impl Decoded {
+    fn image(&self) -> RgbImage<'_> {
+        RgbImage {
+            width: self.width,
+            height: self.height,
+            rgb: &self.rgb,
+        }
+    }
+}
+
+/// Reads an image by its content, not by its name; transparency is dropped, as the reference does.
+fn decode(path: &Path) -> Result<Decoded> {
+    let invalid = |error: image::ImageError| ColQwenError::Page {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let image = image::ImageReader::open(path)
+        .and_then(image::ImageReader::with_guessed_format)
+        .map_err(ColQwenError::io(path))?
+        .decode()
+        .map_err(invalid)?
+        .into_rgb8();
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    Ok(Decoded {
+        width,
+        height,
+        rgb: image.into_raw(),
+    })
+}
+
+fn pooled(page: Tensor, factor: usize) -> Result<Tensor> {
+    if factor <= 1 {
+        return Ok(page);
+    }
+    let width = page.dim(1)?;
+    let vectors = pool(&page.flatten_all()?.to_vec1::<f32>()?, width, factor);
+    let rows = vectors.len() / width;
+    Ok(Tensor::from_vec(vectors, (rows, width), &Device::Cpu)?)
+}

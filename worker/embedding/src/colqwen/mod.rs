@@ -1,0 +1,348 @@
+//! ColQwen page embedders: an image of a page, or a query, to one unit vector a token, exactly as
+//! colpali-engine computes them. It renders nothing, stores nothing and fetches nothing.
+//!
+//! # The way of a page
+//! 1. [`processor`], `image_size`, `resize`, `resample`, `patches`: settings of the checkpoint, the
+//!    size, the resampling (bit for bit the reference's), rows of pixels in the tower's order.
+//! 2. `grid`, `packing`, `tokenizer`: the order of patches, a batch of pages without padding,
+//!    token ids, positions, who sees whom. Pure host code.
+//! 3. `vision`, `text`, `model`: the towers, from `layers`, `attention`, `rope`, `kernels`.
+//! 4. [`pool`]: fewer vectors a page, where wanted.
+//!
+//! Weights come from [`config`] (layouts of `config.json`), `names` (layouts of tensor names),
+//! `weight_file`, `checkpoint` and `lora`. `device` picks where and how precisely; `embedder` is
+//! the worker's view of all this, `cli` and `bench` are a person's.
+//!
+//! # Adding a family
+//! Towers never ask for the family, only for what it does: a norm, an MLP, windows, a table of
+//! positions. In this order, file by file:
+//! 1. `config.rs`: a variant of [`Family`], its `model_type` in `Config::from_raw`, and what its
+//!    towers do as values of `VisionConfig` and `TextConfig`. Keys of `config.json` that only it
+//!    has go to `raw_config.rs`.
+//! 2. `vision.rs`, `text.rs`: a branch for what no family does yet. New numbers for something that
+//!    is there already need none.
+//! 3. `names.rs`: its tensor names, every layout that was published, to the bare ones. `lora.rs`
+//!    needs nothing: adapters are read through the same names.
+//! 4. `tokenizer.rs`: its prompts for pages and for queries. `processor.rs`: defaults of the
+//!    settings that its processor leaves out.
+//! 5. `flops.rs`, if its layers multiply something else: the benchmark divides by it.
+//! 6. Outside of here: a variant of `ModelFamily` in `settings.rs` and its arm in `visual_family` of
+//!    `lib.rs`; a variant of `ModelFamily` in `crds/src/embedding.rs` (the definition is generated
+//!    again by the test that fails) and its arm in the worker's `model/embedding.rs`.
+//! 7. `tests/fixtures/NAME`: a tiny checkpoint with random weights, `reference.json` and
+//!    `reference.safetensors` with the reference implementation's outputs under the names of the
+//!    others; then `NAME` in `FIXTURES` of `tests/colqwen/fixture.rs`. Every test of parity,
+//!    packing and bad input runs for it from then on. Hold vectors to 1e-5 in f32: a wrong kind of
+//!    GELU moves them by no more than 4e-5. If they differ, `ColQwen::trace_page` has the steps in
+//!    between, and `parity.rs` compares each.
+
+mod attention;
+pub mod bench;
+mod checkpoint;
+pub mod cli;
+pub mod config;
+mod device;
+mod embedder;
+mod error;
+mod flops;
+mod grid;
+mod image_size;
+mod layers;
+mod lora;
+mod model;
+mod names;
+mod packing;
+mod patches;
+mod pooling;
+mod position_table;
+pub mod processor;
+mod raw_config;
+mod resample;
+mod resize;
+mod rope;
+mod text;
+mod tokenizer;
+mod vision;
+mod weight_file;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+pub use config::{Config, Family};
+pub use device::DeviceChoice;
+pub use embedder::PageEmbedder;
+pub use error::{ColQwenError, Result};
+pub use image_size::Size;
+pub use patches::RgbImage;
+pub use pooling::pool;
+
+pub(super) use checkpoint::shard_names;
+pub(super) use embedder::dimensions;
+pub(super) use patches::PreparedPage;
+
+use checkpoint::Checkpoint;
+use model::Model;
+use packing::{TextPlan, VisionPlan};
+use processor::ImageSettings;
+use tokenizer::Prompts;
+
+use crate::Precision;
+
+/// Tokens of a batch, where nothing else is asked for: eight pages of the usual size.
+const BATCH_TOKENS: usize = 8 * 768;
+
+/// How a model is loaded and run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// How it computes. None: bf16 on a GPU, f32 on a CPU.
+    pub precision: Option<Precision>,
+    /// Directory of a LoRA adapter. None: the one beside the base's files, where there is one.
+    pub adapter: Option<PathBuf>,
+    /// Most visual tokens a page. None: as the checkpoint's processor says.
+    pub max_visual_tokens: Option<usize>,
+    /// Most tokens that are computed together.
+    pub batch_tokens: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::default(),
+            precision: None,
+            adapter: None,
+            max_visual_tokens: None,
+            batch_tokens: BATCH_TOKENS,
+        }
+    }
+}
+
+/// A loaded model.
+pub struct ColQwen {
+    model: Model,
+    family: Family,
+    settings: ImageSettings,
+    attention: config::VisionAttention,
+    prompts: Prompts,
+    batch_tokens: usize,
+}
+
+impl ColQwen {
+    /// Loads the model in `directory`: `config.json`, `tokenizer.json`, the processor's settings
+    /// and the weights. Errors name the file and the tensor at fault.
+    pub fn load(directory: &Path, options: &Options) -> Result<Self> {
+        let config = Config::read(directory)?;
+        Self::load_config(directory, config, options)
+    }
+
+    /// Loads the model in `directory`, which must be of this family.
+    pub fn load_family(family: Family, directory: &Path, options: &Options) -> Result<Self> {
+        let config = Config::read(directory)?;
+        config.expect_family(family, directory)?;
+        Self::load_config(directory, config, options)
+    }
+
+    fn load_config(directory: &Path, config: Config, options: &Options) -> Result<Self> {
+        let started = std::time::Instant::now();
+        let mut settings = ImageSettings::read(directory, &config)?;
+        if let Some(tokens) = options.max_visual_tokens {
+            settings = settings.capped(tokens);
+        }
+        let prompts = Prompts::read(directory, &config)?;
+        let adapter = adapter_of(directory, options.adapter.as_deref());
+        let checkpoint = Checkpoint::open(directory, adapter)?;
+        let device = options.device.open()?;
+        let precision = device::precision_on(&device, options.precision);
+        let dtype = device::activations(precision, &device);
+        let quantisation = device::quantisation(precision);
+        let (family, attention) = (config.family, config.vision.attention.clone());
+        tracing::info!(
+            %family,
+            device = ?device.location(),
+            ?precision,
+            adapter = adapter.is_some(),
+            bytes = checkpoint.bytes(),
+            "loading the model"
+        );
+        let model = Model::load(directory, config, &checkpoint, dtype, quantisation, &device)?;
+        tracing::info!(
+            %family,
+            width = model.width,
+            seconds = started.elapsed().as_secs_f64(),
+            "model loaded"
+        );
+        let batch_tokens = options.batch_tokens;
+        Ok(Self {
+            model,
+            family,
+            settings,
+            attention,
+            prompts,
+            batch_tokens,
+        })
+    }
+
+    /// Values of a vector.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.model.width
+    }
+
+    /// The family of the checkpoint.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Most tokens that a page can have.
+    fn most_tokens(&self) -> usize {
+        let side = self.settings.side();
+        self.prompts
+            .page_tokens(self.settings.max_pixels / (side * side))
+    }
+
+    /// Most pixels of a page that are looked at.
+    fn most_pixels(&self) -> usize {
+        self.settings.max_pixels
+    }
+
+    /// Resizes, normalises and cuts an image, on the calling thread.
+    fn prepare(&self, image: RgbImage<'_>) -> Result<PreparedPage> {
+        PreparedPage::new(image, &self.settings, &self.attention)
+    }
+
+    /// Tokens of a prepared page.
+    fn tokens(&self, page: &PreparedPage) -> usize {
+        self.prompts.page_tokens(page.grid.units())
+    }
+
+    /// Operations that the matrix products of a page take.
+    fn flops(&self, page: &PreparedPage) -> f64 {
+        let tokens = self.tokens(page);
+        flops::Flops::of_page(self.model.config(), self.width(), &page.grid, tokens).total()
+    }
+
+    /// Packs pages into one batch on the device.
+    fn upload(&self, pages: &[&PreparedPage]) -> Result<PageBatch> {
+        let (mut vision, text) = packing::pack_pages(pages, &self.prompts);
+        let pixels = self.model.upload(&vision)?;
+        vision.rows = Vec::new();
+        Ok(PageBatch {
+            pixels,
+            vision,
+            text,
+        })
+    }
+
+    /// The vectors of every page of a batch: `[tokens, width]` each, f32, on the host.
+    fn forward(&self, batch: &PageBatch) -> Result<Vec<Tensor>> {
+        self.model
+            .embed_pages(&batch.pixels, &batch.vision, &batch.text)
+    }
+
+    /// The vectors of every page, in the order given: `[tokens, width]` each, f32, on the host.
+    pub fn embed_pages(&self, pages: &[RgbImage<'_>]) -> Result<Vec<Tensor>> {
+        let prepared = pages
+            .par_iter()
+            .map(|page| self.prepare(*page))
+            .collect::<Result<Vec<_>>>()?;
+        let mut vectors = Vec::with_capacity(pages.len());
+        let mut rest: Vec<&PreparedPage> = prepared.iter().collect();
+        while !rest.is_empty() {
+            let tokens = rest.iter().map(|page| self.tokens(page));
+            let size = super::batch_size(tokens, self.batch_tokens);
+            let batch: Vec<&PreparedPage> = rest.drain(..size).collect();
+            vectors.extend(self.forward(&self.upload(&batch)?)?);
+        }
+        Ok(vectors)
+    }
+
+    /// Bytes in use on the GPU; none on a CPU.
+    #[must_use]
+    pub fn gpu_memory_bytes(&self) -> Option<u64> {
+        device::memory_in_use(self.model.device())
+    }
+
+    /// Waits for the device and gives back what it keeps for later batches.
+    fn release_memory(&self) {
+        device::release_memory(self.model.device());
+    }
+
+    /// The vectors of a query: `[tokens, width]`, f32, on the host.
+    pub fn embed_query(&self, text: &str) -> Result<Tensor> {
+        self.model
+            .embed_query(&packing::pack_query(&self.prompts.query(text)?))
+    }
+
+    /// The image as the model sees it (RGB, row-major), for comparison with a reference.
+    pub fn resize(&self, image: RgbImage<'_>) -> Result<(Vec<u8>, Size)> {
+        patches::resize_image(image, &self.settings)
+    }
+
+    /// What each step of the way gives for one page, for comparison with a reference.
+    pub fn trace_page(&self, image: RgbImage<'_>) -> Result<Trace> {
+        let page = self.prepare(image)?;
+        let pixels_order = page.grid.patch_positions().collect();
+        let places = packing::indices(page.grid.places());
+        let (vision, text) = packing::pack_pages(&[&page], &self.prompts);
+        let seen = self.model.see(&self.model.upload(&vision)?, &vision)?;
+        let by_row = |rows: &Tensor| -> Result<Tensor> {
+            Ok(rows.index_select(&Tensor::new(places.as_slice(), rows.device())?, 0)?)
+        };
+        let ids = text.sources.iter().map(|source| match source {
+            packing::Source::Text(row) => text.text_ids[*row],
+            packing::Source::Visual(_) => self.prompts.image_token,
+        });
+        Ok(Trace {
+            ids: ids.collect(),
+            positions: text.positions.clone(),
+            pixels: vision.rows.clone(),
+            pixels_order,
+            visual: by_row(&seen.tokens)?,
+            deepstack: seen.deepstack.iter().map(by_row).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The token ids of a query.
+    pub fn query_ids(&self, text: &str) -> Result<Vec<u32>> {
+        self.prompts.query(text)
+    }
+}
+
+/// Pages that are packed and on the device.
+pub(super) struct PageBatch {
+    pixels: Tensor,
+    /// Without its rows: those are `pixels`.
+    vision: VisionPlan,
+    text: TextPlan,
+}
+
+/// The adapter asked for, else the one beside the checkpoint's files.
+fn adapter_of<'a>(directory: &'a Path, asked: Option<&'a Path>) -> Option<&'a Path> {
+    let beside = || {
+        directory
+            .join("adapter_config.json")
+            .exists()
+            .then_some(directory)
+    };
+    asked.or_else(beside)
+}
+
+/// The steps of one page, for comparison with a reference.
+pub struct Trace {
+    /// Token ids of the prompt.
+    pub ids: Vec<u32>,
+    /// Time, row and column of every token.
+    pub positions: Vec<[usize; 3]>,
+    /// Normalised pixels, one row (channel, y, x) a patch.
+    pub pixels: Vec<f32>,
+    /// Row and column of the patch that each row of pixels is.
+    pub pixels_order: Vec<(usize, usize)>,
+    /// The vision tower's output, row by row: `[visual tokens, hidden]`.
+    pub visual: Tensor,
+    /// What reaches the first text layers, in the order of `visual`.
+    pub deepstack: Vec<Tensor>,
+}

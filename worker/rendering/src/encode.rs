@@ -1,0 +1,139 @@
+//! Pixels to the bytes of an image file. Runs in the renderer, so that one page's compression
+//! overlaps with everything else in the worker.
+
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ExtendedColorType, ImageEncoder};
+
+use super::{ImageFormat, RenderError};
+
+/// A picture of 8-bit RGB pixels, row by row.
+#[derive(Debug, Default)]
+pub(super) struct Canvas {
+    /// Pixels in a row.
+    pub(super) width: u32,
+    /// Rows.
+    pub(super) height: u32,
+    /// `3 * width * height` bytes.
+    pub(super) rgb: Vec<u8>,
+}
+
+/// Encodes a picture. PNG is lossless and fast rather than small, and has one channel when the
+/// picture has no colour; `quality` (1 to 100) counts for WebP only.
+pub(super) fn encode(
+    canvas: &Canvas,
+    format: ImageFormat,
+    quality: u8,
+) -> Result<Vec<u8>, RenderError> {
+    match format {
+        ImageFormat::Png => png(canvas),
+        ImageFormat::WebP => webp(canvas, quality),
+    }
+}
+
+/// Encodes RGB pixels as PNG, for benchmarks: the renderer does it in its own process.
+pub fn encode_png(width: u32, height: u32, rgb: Vec<u8>) -> Result<Vec<u8>, RenderError> {
+    png(&Canvas { width, height, rgb })
+}
+
+fn png(canvas: &Canvas) -> Result<Vec<u8>, RenderError> {
+    let grey = grey(&canvas.rgb);
+    let (pixels, colour) = match &grey {
+        Some(grey) => (grey.as_slice(), ExtendedColorType::L8),
+        None => (canvas.rgb.as_slice(), ExtendedColorType::Rgb8),
+    };
+    let mut file = Vec::with_capacity(pixels.len() / 8);
+    // Rows of a page mostly repeat the row above: `Up` turns them into the zeros that the fast
+    // compressor is made for.
+    PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Up)
+        .write_image(pixels, canvas.width, canvas.height, colour)
+        .map_err(|error| RenderError::TooLarge(format!("PNG: {error}")))?;
+    Ok(file)
+}
+
+fn webp(canvas: &Canvas, quality: u8) -> Result<Vec<u8>, RenderError> {
+    webp::Encoder::from_rgb(&canvas.rgb, canvas.width, canvas.height)
+        .encode_simple(false, f32::from(quality.clamp(1, 100)))
+        .map(|file| file.to_vec())
+        .map_err(|error| match error {
+            webp::WebPEncodingError::VP8_ENC_ERROR_OUT_OF_MEMORY
+            | webp::WebPEncodingError::VP8_ENC_ERROR_BITSTREAM_OUT_OF_MEMORY => {
+                RenderError::OutOfMemory
+            }
+            other => RenderError::TooLarge(format!("WebP: {other:?}")),
+        })
+}
+
+/// The grey levels of a picture without any colour.
+fn grey(rgb: &[u8]) -> Option<Vec<u8>> {
+    let (pixels, _) = rgb.as_chunks::<3>();
+    let mut levels = Vec::with_capacity(pixels.len());
+    // A decision for each block instead of each pixel, which is what a compiler makes vectors of.
+    for block in pixels.chunks(4096) {
+        let difference = |[red, green, blue]: &[u8; 3]| (red ^ green) | (green ^ blue);
+        if block.iter().map(difference).fold(0, |all, one| all | one) != 0 {
+            return None;
+        }
+        levels.extend(block.iter().map(|[level, _, _]| *level));
+    }
+    Some(levels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(pixel: impl Fn(u32, u32) -> [u8; 3]) -> Canvas {
+        let (width, height) = (40, 30);
+        let rgb = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+        Canvas {
+            width,
+            height,
+            rgb: rgb.flat_map(|(x, y)| pixel(x, y)).collect(),
+        }
+    }
+
+    #[test]
+    fn png_gives_back_the_same_pixels() {
+        for canvas in [
+            picture(|x, y| {
+                [
+                    u8::try_from(x * 6).unwrap(),
+                    u8::try_from(y * 8).unwrap(),
+                    200,
+                ]
+            }),
+            picture(|x, y| [u8::try_from((x * y) % 256).unwrap(); 3]),
+        ] {
+            let file = encode(&canvas, ImageFormat::Png, 1).unwrap();
+            let decoded = image::load_from_memory(&file).unwrap();
+            assert_eq!(decoded.to_rgb8().into_raw(), canvas.rgb);
+        }
+    }
+
+    #[test]
+    fn a_page_without_colour_is_stored_in_one_channel() {
+        let file = encode(
+            &picture(|x, _| [u8::try_from(x).unwrap(); 3]),
+            ImageFormat::Png,
+            1,
+        );
+        let decoded = image::load_from_memory(&file.unwrap()).unwrap();
+        assert_eq!(decoded.color(), image::ColorType::L8);
+    }
+
+    #[test]
+    fn webp_is_lossy_and_quality_decides_its_size() {
+        let canvas = picture(|x, y| {
+            [
+                u8::try_from(x * 37 % 251).unwrap(),
+                u8::try_from(y * 91 % 241).unwrap(),
+                9,
+            ]
+        });
+        let good = encode(&canvas, ImageFormat::WebP, 95).unwrap();
+        let small = encode(&canvas, ImageFormat::WebP, 5).unwrap();
+        assert!(small.len() < good.len());
+        let decoded = image::load_from_memory(&good).unwrap();
+        assert_eq!((decoded.width(), decoded.height()), (40, 30));
+    }
+}

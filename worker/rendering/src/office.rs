@@ -1,0 +1,198 @@
+//! Office documents to PDF, by LibreOffice in a process of its own: confined, with a profile and a
+//! directory that nobody else sees and that are gone afterwards.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
+
+use super::office_format::OfficeDocument;
+use super::process::{cause_of_death, listen};
+use super::{RenderError, RenderOptions};
+
+/// Directories of conversions are called so.
+pub const PREFIX: &str = "office-";
+/// With this exit code LibreOffice asks to be started again, as it does with a new profile.
+const START_AGAIN: i32 = 81;
+/// It is started so many times for one document.
+const STARTS: usize = 3;
+/// What a document becomes.
+const RESULT: &str = "document.pdf";
+
+/// Macros stay off, and what a document links to is not loaded.
+const PROFILE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<oor:items xmlns:oor="http://openoffice.org/2001/registry" xmlns:xs="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
+<item oor:path="/org.openoffice.Office.Common/Security/Scripting"><prop oor:name="DisableMacrosExecution" oor:op="fuse"><value>true</value></prop></item>
+<item oor:path="/org.openoffice.Office.Common/Security/Scripting"><prop oor:name="MacroSecurityLevel" oor:op="fuse"><value>3</value></prop></item>
+<item oor:path="/org.openoffice.Office.Common/Security/Scripting"><prop oor:name="BlockUntrustedRefererLinks" oor:op="fuse"><value>true</value></prop></item>
+<item oor:path="/org.openoffice.Office.Writer/Content/Update"><prop oor:name="Link" oor:op="fuse"><value>2</value></prop></item>
+</oor:items>
+"#;
+
+/// A converted document, removed with its last user.
+#[derive(Clone, Debug)]
+pub(super) struct Converted(Arc<OnceCell<TempDir>>);
+
+impl Converted {
+    /// The PDF.
+    pub(super) fn path(&self) -> PathBuf {
+        let directory = self.0.get().expect("it is handed out once it is converted");
+        directory.path().join(RESULT)
+    }
+}
+
+/// Conversions that are in use. Ranges of the same document share one.
+#[derive(Debug, Default)]
+pub(super) struct Conversions(Mutex<HashMap<PathBuf, Weak<OnceCell<TempDir>>>>);
+
+impl Conversions {
+    /// Converts the document at `file`, unless that was done for somebody who still uses it.
+    pub(super) async fn get(
+        &self,
+        options: &RenderOptions,
+        file: &Path,
+        document: OfficeDocument,
+    ) -> Result<Converted, RenderError> {
+        let cell = self.cell(file);
+        cell.get_or_try_init(|| convert(options, file, document))
+            .await?;
+        Ok(Converted(cell))
+    }
+
+    fn cell(&self, file: &Path) -> Arc<OnceCell<TempDir>> {
+        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cells.retain(|_, cell| cell.strong_count() > 0);
+        if let Some(cell) = cells.get(file).and_then(Weak::upgrade) {
+            return cell;
+        }
+        let cell = Arc::default();
+        cells.insert(file.to_owned(), Arc::downgrade(&cell));
+        cell
+    }
+}
+
+async fn convert(
+    options: &RenderOptions,
+    file: &Path,
+    document: OfficeDocument,
+) -> Result<TempDir, RenderError> {
+    if !options.soffice.is_file() {
+        return Err(RenderError::Unsupported(format!(
+            "this is an office document ({}), and the worker's image has no LibreOffice at {}: \
+             use the image of worker/Containerfile.office",
+            document.format.extension(),
+            options.soffice.display()
+        )));
+    }
+    let io = |error: io::Error| RenderError::Io(error.to_string());
+    let directory = tempfile::Builder::new()
+        .prefix(PREFIX)
+        .tempdir_in(&options.scratch)
+        .map_err(io)?;
+    let name = format!("document.{}", document.format.extension());
+    prepare(directory.path(), file, &name).map_err(io)?;
+    run(options, directory.path(), &name).await?;
+    if directory.path().join(RESULT).is_file() {
+        return Ok(directory);
+    }
+    // It answers with success even when it could not read the document.
+    Err(if document.encrypted {
+        RenderError::Encrypted
+    } else {
+        let extension = document.format.extension();
+        RenderError::Damaged(format!("LibreOffice cannot read it ({extension})"))
+    })
+}
+
+fn prepare(directory: &Path, file: &Path, name: &str) -> io::Result<()> {
+    let document = directory.join(name);
+    if std::fs::hard_link(file, &document).is_err() {
+        // Another file system, or one without links.
+        std::fs::copy(file, &document)?;
+    }
+    let profile = directory.join("profile/user");
+    std::fs::create_dir_all(&profile)?;
+    std::fs::write(profile.join("registrymodifications.xcu"), PROFILE)
+}
+
+async fn run(options: &RenderOptions, directory: &Path, name: &str) -> Result<(), RenderError> {
+    let deadline = Instant::now() + options.office_timeout;
+    for _ in 0..STARTS {
+        let (status, last_words) = start(options, directory, name, deadline).await?;
+        tracing::debug!(%status, last_words, "LibreOffice ended");
+        match status.code() {
+            Some(START_AGAIN) => {}
+            // Any other code says nothing about the result.
+            Some(_) if !last_words.contains(super::office_child::NOT_STARTED) => return Ok(()),
+            Some(_) => return Err(RenderError::Unavailable(last_words)),
+            None => return Err(cause_of_death(status, &last_words, options.office_timeout)),
+        }
+    }
+    Err(RenderError::Unavailable(format!(
+        "{} does not get beyond its start",
+        options.soffice.display()
+    )))
+}
+
+async fn start(
+    options: &RenderOptions,
+    directory: &Path,
+    name: &str,
+    deadline: Instant,
+) -> Result<(ExitStatus, String), RenderError> {
+    let unavailable = |error: &dyn std::fmt::Display| {
+        RenderError::Unavailable(format!("{}: {error}", options.soffice.display()))
+    };
+    let mut child = Command::new(&options.program)
+        .arg("office-child")
+        .arg(&options.soffice)
+        .arg(directory)
+        .arg(name)
+        .arg(options.memory_limit_bytes.to_string())
+        .arg(options.office_timeout.as_secs().to_string())
+        .env_clear()
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| unavailable(&error))?;
+    let errors = child.stderr.take().ok_or_else(|| unavailable(&"no pipe"))?;
+    let mut group = Group(child);
+    let end = async { tokio::join!(group.0.wait(), listen(errors)) };
+    let Ok((status, last_words)) = timeout_at(deadline, end).await else {
+        group.kill();
+        // Nothing is written to the directory any more when it is removed.
+        let _ = group.0.wait().await;
+        let limit = options.office_timeout;
+        return Err(RenderError::TimedOut { limit });
+    };
+    Ok((status.map_err(|error| unavailable(&error))?, last_words))
+}
+
+/// A process that leads a group, which is killed with it.
+struct Group(Child);
+
+impl Group {
+    fn kill(&self) {
+        let leader = self.0.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = leader.and_then(rustix::process::Pid::from_raw) {
+            // Gone already is as good.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

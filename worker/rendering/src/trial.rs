@@ -1,0 +1,227 @@
+//! What a confined renderer can still do, tried out: `render-child try`. The tests of the sandbox
+//! run it, and so can whoever wants to know what holds on a machine.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::sandbox::{self, Layer};
+
+/// Memory of a renderer that has nothing to draw.
+const MEMORY_BYTES: u64 = 256 << 20;
+
+/// What to try, and under which layers.
+struct Trial {
+    layers: Vec<Layer>,
+    document: PathBuf,
+    directory: PathBuf,
+    server: SocketAddr,
+}
+
+/// Confines itself by the layers of the first argument (`limits`, `files`, `calls`, with commas
+/// between, or `none`) as for the document of the second, then tries what a renderer must not do:
+/// with files in the directory of the third and the server at the address of the fourth. Prints
+/// one line for each attempt: its name, and `done` or the error's number.
+pub(super) fn run(arguments: &[String]) -> io::Result<()> {
+    let trial = Trial::parse(arguments).ok_or_else(|| {
+        io::Error::other("expected: try LAYERS DOCUMENT DIRECTORY SERVER, see trial.rs")
+    })?;
+    for name in ["victim", "condemned"] {
+        fs::write(trial.here(name), name)?;
+    }
+    let lacking = sandbox::confine_by(&trial.layers, &trial.document, MEMORY_BYTES)?;
+    println!(
+        "lacking {}",
+        if lacking.is_empty() {
+            "nothing"
+        } else {
+            &lacking
+        }
+    );
+    for (name, attempt) in ATTEMPTS {
+        match attempt(&trial) {
+            Ok(()) => println!("{name} done"),
+            Err(error) => println!("{name} {}", error.raw_os_error().unwrap_or(-1)),
+        }
+    }
+    Ok(())
+}
+
+impl Trial {
+    fn parse(arguments: &[String]) -> Option<Self> {
+        let [layers, document, directory, server] = arguments else {
+            return None;
+        };
+        let layers = layers.split(',').filter(|layer| *layer != "none");
+        let layers = layers.map(|layer| match layer {
+            "limits" => Some(Layer::Limits),
+            "files" => Some(Layer::Files),
+            "calls" => Some(Layer::Calls),
+            _ => None,
+        });
+        Some(Self {
+            layers: layers.collect::<Option<_>>()?,
+            document: document.into(),
+            directory: directory.into(),
+            server: server.parse().ok()?,
+        })
+    }
+
+    fn here(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+type Attempt = fn(&Trial) -> io::Result<()>;
+
+const ATTEMPTS: &[(&str, Attempt)] = &[
+    ("read-document", |trial| {
+        File::open(&trial.document).map(drop)
+    }),
+    ("read-elsewhere", |_| File::open("/etc/passwd").map(drop)),
+    ("read-beside", |trial| {
+        File::open(trial.here("victim")).map(drop)
+    }),
+    ("list", |trial| fs::read_dir(&trial.directory).map(drop)),
+    ("create", |trial| File::create(trial.here("new")).map(drop)),
+    ("append", |trial| {
+        let file = OpenOptions::new().append(true).open(trial.here("victim"));
+        file.map(drop)
+    }),
+    ("truncate", |trial| truncate(&trial.here("victim"))),
+    ("make-directory", |trial| fs::create_dir(trial.here("made"))),
+    ("link", |trial| {
+        fs::hard_link(trial.here("victim"), trial.here("linked"))
+    }),
+    ("symlink", |trial| {
+        std::os::unix::fs::symlink("victim", trial.here("named"))
+    }),
+    ("rename", |trial| {
+        fs::rename(trial.here("victim"), trial.here("renamed"))
+    }),
+    ("remove", |trial| fs::remove_file(trial.here("condemned"))),
+    ("connect", |trial| {
+        TcpStream::connect_timeout(&trial.server, Duration::from_secs(5)).map(drop)
+    }),
+    ("socket-tcp", |_| socket(libc::AF_INET)),
+    ("socket-unix", |_| socket(libc::AF_UNIX)),
+    ("process", |_| Command::new("/bin/true").status().map(drop)),
+    ("fork", |_| fork()),
+    ("thread", |_| {
+        std::thread::Builder::new().spawn(|| {}).map(drop)
+    }),
+    // Succeeds nowhere; only a filter of calls answers EPERM instead of ENOENT.
+    ("execute", |_| execute("/no/such/program")),
+    ("trace", |_| trace()),
+    ("signal", |_| signal_parent()),
+    ("memory-file", |_| memory_file()),
+    ("executable-memory", |_| executable_memory()),
+    ("raise-limit", |_| raise_limit()),
+    ("more-memory", |_| much_memory()),
+];
+
+fn result(returned: impl Into<i64>) -> io::Result<()> {
+    if returned.into() < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn truncate(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: a string that ends with a zero.
+    result(unsafe { libc::truncate(path.as_ptr(), 0) })
+}
+
+fn socket(family: libc::c_int) -> io::Result<()> {
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: no pointers; the descriptor lives as long as this process.
+    result(unsafe { libc::socket(family, libc::SOCK_STREAM, 0) })
+}
+
+fn fork() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: this process has one thread, and the child ends at once.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        #[allow(unsafe_code, reason = "a system call")]
+        // SAFETY: ends the child without running anything of the parent's.
+        unsafe {
+            libc::_exit(0)
+        };
+    }
+    result(child)?;
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: a null status is not written. Waited for, because its end would stop this process once it is traced.
+    result(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) })
+}
+
+fn execute(program: &str) -> io::Result<()> {
+    let program = CString::new(program)?;
+    let arguments = [program.as_ptr(), std::ptr::null()];
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: strings that end with a zero, in lists that end with a null.
+    result(unsafe {
+        libc::execve(
+            program.as_ptr(),
+            arguments.as_ptr(),
+            [std::ptr::null()].as_ptr(),
+        )
+    })
+}
+
+fn trace() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: asks to be traced; the other arguments are not looked at.
+    result(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) })
+}
+
+fn signal_parent() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: signal 0 only asks whether one could be sent.
+    result(unsafe { libc::kill(libc::getppid(), 0) })
+}
+
+fn memory_file() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: a string that ends with a zero.
+    result(unsafe { libc::memfd_create(c"trial".as_ptr(), 0) })
+}
+
+fn executable_memory() -> io::Result<()> {
+    map(4096, libc::PROT_READ | libc::PROT_EXEC)
+}
+
+fn much_memory() -> io::Result<()> {
+    map(
+        2 * usize::try_from(MEMORY_BYTES).unwrap_or(usize::MAX / 2),
+        libc::PROT_READ,
+    )
+}
+
+fn map(bytes: usize, protection: libc::c_int) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: new memory that nobody uses.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn raise_limit() -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: 4096,
+        rlim_max: 4096,
+    };
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: a pointer to a limit that outlives the call.
+    result(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
+}

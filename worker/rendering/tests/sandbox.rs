@@ -1,0 +1,154 @@
+//! What a confined process cannot do, tried out by itself on this machine's kernel.
+
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "helpers of tests are not marked as tests"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::process::Command;
+
+const NOT_PERMITTED: i32 = 1;
+const NOT_FOUND: i32 = 2;
+const NO_ROOM: i32 = 12;
+const DENIED: i32 = 13;
+
+/// What came of each attempt: 0, or the error's number.
+type Outcomes = BTreeMap<String, i32>;
+
+/// Has a renderer confine itself by these layers and try everything.
+fn tried(layers: &str) -> Outcomes {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let document = directory.path().join("document");
+    std::fs::write(&document, "a document").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_layra-renderer"))
+        .args(["render-child", "try", layers])
+        .args([&document, directory.path()])
+        .arg(server.local_addr().unwrap().to_string())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{layers}: {output:?}");
+    let mut lines = text.lines();
+    assert_eq!(
+        lines.next(),
+        Some("lacking nothing"),
+        "this kernel cannot show what the sandbox does"
+    );
+    let outcomes: Outcomes = lines
+        .map(|line| {
+            let (name, outcome) = line.split_once(' ').unwrap();
+            let number = match outcome {
+                "done" => 0,
+                number => number.parse().unwrap(),
+            };
+            (name.to_owned(), number)
+        })
+        .collect();
+    // Whatever the confinement, what must not have happened has not.
+    let is_there = |name: &str| directory.path().join(name).exists();
+    for (attempt, file) in [
+        ("create", "new"),
+        ("make-directory", "made"),
+        ("link", "linked"),
+        ("rename", "renamed"),
+    ] {
+        assert_eq!(
+            is_there(file),
+            outcomes[attempt] == 0,
+            "{layers}: {attempt}"
+        );
+    }
+    assert_eq!(is_there("condemned"), outcomes["remove"] != 0, "{layers}");
+    outcomes
+}
+
+fn assert_all(outcomes: &Outcomes, attempts: &[&str], expected: &[i32]) {
+    for attempt in attempts {
+        let outcome = outcomes[*attempt];
+        assert!(
+            expected.contains(&outcome),
+            "{attempt}: {outcome}, not one of {expected:?}"
+        );
+    }
+}
+
+const FILES: [&str; 11] = [
+    "read-elsewhere",
+    "read-beside",
+    "list",
+    "create",
+    "append",
+    "truncate",
+    "make-directory",
+    "link",
+    "symlink",
+    "rename",
+    "remove",
+];
+
+const CALLS: [&str; 11] = [
+    "connect",
+    "socket-tcp",
+    "socket-unix",
+    "process",
+    "fork",
+    "thread",
+    "execute",
+    "trace",
+    "signal",
+    "memory-file",
+    "executable-memory",
+];
+
+/// Without this the other tests would show nothing.
+#[test]
+fn without_confinement_everything_is_possible() {
+    let outcomes = tried("none");
+    assert_all(&outcomes, &["read-document", "more-memory"], &[0]);
+    assert_all(&outcomes, &FILES, &[0]);
+    for attempt in CALLS {
+        let expected = if attempt == "execute" { NOT_FOUND } else { 0 };
+        assert_eq!(outcomes[attempt], expected, "{attempt}");
+    }
+}
+
+#[test]
+fn landlock_leaves_the_document_and_nothing_else() {
+    let outcomes = tried("files");
+    assert_all(&outcomes, &["read-document"], &[0]);
+    // 18: to another directory, as far as Landlock is asked.
+    assert_all(&outcomes, &FILES, &[NOT_PERMITTED, DENIED, 18]);
+    assert_all(&outcomes, &["connect"], &[DENIED]);
+    assert_all(&outcomes, &["signal"], &[NOT_PERMITTED]);
+}
+
+#[test]
+fn the_filter_leaves_reading_and_computing() {
+    let outcomes = tried("calls");
+    assert_all(&outcomes, &["read-document", "read-beside", "list"], &[0]);
+    assert_all(&outcomes, &FILES[3..], &[NOT_PERMITTED]);
+    // What the library makes of a thread that the kernel refuses.
+    assert_all(&outcomes, &CALLS, &[NOT_PERMITTED]);
+    assert_all(&outcomes, &["raise-limit"], &[NOT_PERMITTED]);
+}
+
+#[test]
+fn limits_bound_memory() {
+    assert_eq!(tried("limits")["more-memory"], NO_ROOM);
+}
+
+#[test]
+fn a_renderer_reads_its_document_and_does_nothing_else() {
+    let outcomes = tried("limits,files,calls");
+    assert_all(&outcomes, &["read-document"], &[0]);
+    assert_all(&outcomes, &FILES, &[NOT_PERMITTED, DENIED]);
+    assert_all(&outcomes, &CALLS, &[NOT_PERMITTED]);
+    assert_all(&outcomes, &["raise-limit"], &[NOT_PERMITTED]);
+    assert_all(&outcomes, &["more-memory"], &[NO_ROOM]);
+}
