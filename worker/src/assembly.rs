@@ -12,21 +12,21 @@ use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::delete::Deleter;
-use crate::failure::{Failure, Stage};
-use crate::fetch::Originals;
-use crate::health::Health;
-use crate::ledger::{Delivery, Ledger};
-use crate::metrics::Metrics;
-use crate::model;
+use crate::commands::delete::Deleter;
+use crate::model_files;
 use crate::pipeline::Pipeline;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
-use crate::retry::Retry;
-use crate::settings::Settings;
-use crate::store::milvus::Vectors;
-use crate::store::mongo::Documents;
-use crate::store::objects::Objects;
+use crate::pipeline::stages::fetch::Originals;
+use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::health::Health;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::retry::Retry;
+use crate::runtime::settings::Settings;
+use crate::stores::ledger::{Delivery, Ledger};
+use crate::stores::milvus::Vectors;
+use crate::stores::mongo::Documents;
+use crate::stores::objects::Objects;
 
 /// Memory that one renderer may take.
 const RENDERER_MEMORY_BYTES: u64 = 1 << 30;
@@ -108,17 +108,17 @@ impl Common {
         }
         let cache = &self.paths.cache;
         let files = if self.paths.model_fetched {
-            model::from_cache(config, cache)?
+            model_files::from_cache(config, cache)?
         } else {
             self.retry()
                 .run(Stage::Model, &self.stop, |_| {
-                    model::obtain(config, secrets, cache)
+                    model_files::obtain(config, secrets, cache)
                 })
                 .await?
         };
         let family = config.embedding.model.family;
         let started = std::time::Instant::now();
-        let settings = model::settings(&config.embedding, self.paths.device)?;
+        let settings = model_files::settings(&config.embedding, self.paths.device)?;
         let loading = tokio::task::spawn_blocking(move || layra_embedding::load(&settings, &files));
         let embedder = loading
             .await
@@ -136,7 +136,7 @@ impl Common {
         let cache = &self.paths.cache;
         self.retry()
             .run(Stage::Model, &self.stop, |_| {
-                model::fetch(config, secrets, cache)
+                model_files::fetch(config, secrets, cache)
             })
             .await
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use layra_worker::assembly::{Common, Paths};
-use layra_worker::settings::Settings;
-use layra_worker::task::Deletion;
-use layra_worker::{bench, delete, ingest, redrive, run, search, telemetry};
+use layra_worker::commands::{bench, delete, ingest, redrive, run, search};
+use layra_worker::document::task::Deletion;
+use layra_worker::runtime::settings::Settings;
+use layra_worker::runtime::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 

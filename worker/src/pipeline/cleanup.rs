@@ -6,12 +6,12 @@ use std::ops::Range;
 
 use tokio_util::sync::CancellationToken;
 
-use super::document::Whereabouts;
-use super::plan::{self, Plan};
+use super::admit::Whereabouts;
+use super::page_plan::{self, PagePlan};
 use super::{Outcome, Pipeline, Reason};
-use crate::failure::{Failure, Stage};
-use crate::ledger::{Entry, State};
-use crate::task::Task;
+use crate::document::task::Task;
+use crate::runtime::failure::{Failure, Stage};
+use crate::stores::ledger::{Entry, State};
 
 impl Pipeline {
     /// Enters the file, and removes what is there of earlier rounds: all rows, and those pages
@@ -21,7 +21,7 @@ impl Pipeline {
     pub(super) async fn prepare(
         &self,
         entry: &Entry,
-        plan: &Plan<'_>,
+        plan: &PagePlan<'_>,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let knowledge_base = &plan.task.knowledge_base;
@@ -83,7 +83,7 @@ impl Pipeline {
     /// Removes the rows of some pages.
     pub(super) async fn clear_rows(
         &self,
-        plan: &Plan<'_>,
+        plan: &PagePlan<'_>,
         pages: Range<u32>,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
@@ -98,7 +98,7 @@ impl Pipeline {
     /// Counts the rows of some pages.
     pub(super) async fn count_rows(
         &self,
-        plan: &Plan<'_>,
+        plan: &PagePlan<'_>,
         pages: Range<u32>,
         cancel: &CancellationToken,
     ) -> Result<u64, Failure> {
@@ -124,7 +124,7 @@ impl Pipeline {
         }
         let task = Task::from(entry);
         let mut keys: BTreeSet<String> =
-            plan::image_keys(&task, entry.pages.unwrap_or_default(), &self.render).collect();
+            page_plan::image_keys(&task, entry.pages.unwrap_or_default(), &self.render).collect();
         if let Some(stored) = self.documents.stored_file(file_id).await? {
             keys.extend(stored.pages.into_iter().map(|(_, key)| key));
             if entry.state == State::Deleted {

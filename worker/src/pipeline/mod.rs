@@ -1,18 +1,17 @@
 //! One document from its original to its last vector.
 //!
-//! [`document`] decides, with the ledger, what a task needs; [`unit`] does the work on a range of
+//! [`admit`] decides, with the ledger, what a task needs; [`range_work`] does the work on a range of
 //! pages, whose [`stages`] run side by side; [`cleanup`] removes what must not be there. Every
 //! effect can be repeated: a document that is done again ends up in the stores once, and one that
 //! cannot be processed leaves nothing behind but its original.
 
+mod admit;
 pub mod budget;
 mod cleanup;
-mod document;
 pub mod embedder;
-mod plan;
-mod stages;
-mod token_budget;
-mod unit;
+mod page_plan;
+mod range_work;
+pub mod stages;
 
 use std::sync::Arc;
 
@@ -20,18 +19,18 @@ use layra_crds::{MilvusSpec, RenderSpec};
 use layra_rendering::{RenderError, Renderer};
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{Failure, Stage};
-use crate::fetch::Originals;
-use crate::ledger::{Claim, Entry, Ledger, Rejection, Unit};
-use crate::metrics::Metrics;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
-use crate::retry::Retry;
-use crate::store::milvus::Vectors;
-use crate::store::mongo::Documents;
-use crate::store::objects::Objects;
+use crate::pipeline::stages::fetch::Originals;
+use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::retry::Retry;
+use crate::stores::ledger::{Claim, Entry, Ledger, Rejection, Unit};
+use crate::stores::milvus::Vectors;
+use crate::stores::mongo::Documents;
+use crate::stores::objects::Objects;
 
-pub use document::{Job, Source};
+pub use admit::{Job, Source};
 
 /// The stages and stores that documents go through.
 #[derive(Clone, Debug)]
@@ -191,7 +190,7 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Class;
+    use crate::runtime::failure::Class;
 
     #[test]
     fn a_document_is_blamed_only_for_its_own_faults() {

@@ -28,7 +28,7 @@
 //! 5. `flops.rs`, if its layers multiply something else: the benchmark divides by it.
 //! 6. Outside of here: a variant of `ModelFamily` in `settings.rs` and its arm in `visual_family` of
 //!    `lib.rs`; a variant of `ModelFamily` in `crds/src/embedding.rs` (the definition is generated
-//!    again by the test that fails) and its arm in the worker's `model/embedding.rs`.
+//!    again by the test that fails) and its arm in the worker's `model_files/embedding.rs`.
 //! 7. `tests/fixtures/NAME`: a tiny checkpoint with random weights, `reference.json` and
 //!    `reference.safetensors` with the reference implementation's outputs under the names of the
 //!    others; then `NAME` in `FIXTURES` of `tests/colqwen/fixture.rs`. Every test of parity,

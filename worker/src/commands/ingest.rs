@@ -1,0 +1,257 @@
+//! The `ingest` command: local files into a knowledge base, without Kafka.
+//!
+//! The same content under the same name in the same knowledge base is the same file: a second
+//! ingest finds it stored and does nothing.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use mongodb::bson::DateTime;
+use sha2::{Digest, Sha256};
+
+use crate::assembly::Common;
+use crate::document::ids;
+use crate::document::task::{FileMeta, Task};
+use crate::pipeline::{Event, Job, Outcome, Pipeline, Reason, Source, Stored};
+use crate::runtime::failure::{Class, Failure, Stage};
+
+/// Files worked on at the same time.
+const FILES_AT_ONCE: usize = 2;
+
+/// What became of the files.
+#[derive(Debug, Default)]
+pub struct Summary {
+    files: usize,
+    pages: u32,
+    vectors: u64,
+    failures: BTreeMap<PathBuf, Failure>,
+    elapsed: Duration,
+}
+
+impl Summary {
+    /// Whether every file is searchable.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// Writes the summary for people.
+    pub fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let Self {
+            files,
+            pages,
+            vectors,
+            ..
+        } = self;
+        let seconds = self.elapsed.as_secs_f64();
+        let rate = f64::from(*pages) / seconds.max(f64::MIN_POSITIVE);
+        writeln!(
+            out,
+            "{files} files, {pages} pages, {vectors} vectors in {seconds:.1} s ({rate:.1} pages/s)"
+        )?;
+        for (file, failure) in &self.failures {
+            writeln!(
+                out,
+                "failed: {}: {}: {}",
+                file.display(),
+                failure.reason,
+                failure.message
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Ingests files into a knowledge base, which is made when it does not exist.
+pub async fn ingest(
+    common: &Common,
+    files: Vec<PathBuf>,
+    knowledge_base: &str,
+    username: &str,
+) -> Result<Summary, Failure> {
+    let pipeline = common.pipeline().await?;
+    let retry = common.retry();
+    let documents = &pipeline.documents;
+    let ensure = |_| documents.ensure_knowledge_base(knowledge_base, username);
+    retry.run(Stage::Mongodb, &common.stop, ensure).await?;
+
+    let bar = progress_bar();
+    let started = Instant::now();
+    let results: Vec<_> = futures::stream::iter(files)
+        .map(|file| {
+            let (pipeline, bar) = (&pipeline, &bar);
+            async move {
+                let result = one(common, pipeline, &file, knowledge_base, username, bar).await;
+                (file, result)
+            }
+        })
+        .buffer_unordered(FILES_AT_ONCE)
+        .collect()
+        .await;
+    bar.finish_and_clear();
+    let mut summary = Summary {
+        elapsed: started.elapsed(),
+        ..Summary::default()
+    };
+    for (file, result) in results {
+        match result {
+            Ok(Stored { pages, vectors }) => {
+                summary.files += 1;
+                summary.pages += pages;
+                summary.vectors += vectors;
+            }
+            Err(failure) if failure.class == Class::Fatal => return Err(failure),
+            Err(failure) => {
+                summary.failures.insert(file, failure);
+            }
+        }
+    }
+    Ok(summary)
+}
+
+async fn one(
+    common: &Common,
+    pipeline: &Pipeline,
+    file: &Path,
+    knowledge_base: &str,
+    username: &str,
+    bar: &ProgressBar,
+) -> Result<Stored, Failure> {
+    let task = describe(file, knowledge_base, username)?;
+    bar.set_message(task.file.name.clone());
+    let upload = |_| {
+        pipeline
+            .objects
+            .upload(&task.file.key, file, "application/octet-stream")
+    };
+    common
+        .retry()
+        .run(Stage::Objects, &common.stop, upload)
+        .await?;
+    let observer = |event| match event {
+        Event::Opened(pages) => bar.inc_length(pages.into()),
+        Event::Stored(pages) => bar.inc(pages.into()),
+    };
+    let topic = &common.settings.config.source.kafka.topic;
+    let origin = format!("{topic}/ingest/{}", task.file.file_id);
+    let job = Job {
+        task: &task,
+        delivery: common.delivery(origin, DateTime::now()),
+        source: Source::Local(file),
+    };
+    let outcome = pipeline.document(&job, &common.stop, &observer).await?;
+    match outcome {
+        Outcome::Stored(stored) => Ok(stored),
+        Outcome::Rejected(entry, rejection) => {
+            let ledger = &pipeline.ledger;
+            let lettered = |_| ledger.lettered(&entry.file_id, &entry.round);
+            common
+                .retry()
+                .run(Stage::Mongodb, &common.stop, lettered)
+                .await?;
+            Err(rejection.into())
+        }
+        Outcome::Nothing(Reason::AlreadyStored) => Ok(Stored::default()),
+        other => {
+            let message = format!("somebody else works on the same file ({other:?})");
+            Err(Failure::permanent(Stage::Intake, "Superseded", message))
+        }
+    }
+}
+
+/// The task that LAYRA would have sent for this file.
+fn describe(file: &Path, knowledge_base: &str, username: &str) -> Result<Task, Failure> {
+    let unreadable = |error: std::io::Error| {
+        Failure::permanent(
+            Stage::Fetch,
+            "FileUnreadable",
+            format!("{}: {error}", file.display()),
+        )
+    };
+    let name = file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let sha256 = digest(file).map_err(unreadable)?;
+    let file_id = ids::file_id(username, knowledge_base, &name, &sha256);
+    let key = ids::original_key(username, &name, &file_id);
+    let task = Task {
+        task_id: file_id.clone(),
+        username: username.to_owned(),
+        knowledge_base: knowledge_base.to_owned(),
+        file: FileMeta {
+            file_id,
+            key,
+            name,
+            url: None,
+        },
+    };
+    task.check()?;
+    Ok(task)
+}
+
+fn digest(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = std::fs::File::open(file)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().to_vec()),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template(
+        "{elapsed_precise} {wide_bar} {pos}/{len} pages {per_sec} {msg}",
+    )
+    .expect("the template is valid");
+    ProgressBar::new(0).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_file_is_the_same_document() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.pdf");
+        std::fs::write(&file, "one").unwrap();
+        let first = describe(&file, "kb", "u").unwrap();
+        assert_eq!(first, describe(&file, "kb", "u").unwrap());
+        assert_eq!(first.file.name, "a.pdf");
+        std::fs::write(&file, "two").unwrap();
+        assert_ne!(
+            first.file.file_id,
+            describe(&file, "kb", "u").unwrap().file.file_id
+        );
+    }
+
+    #[test]
+    fn a_summary_names_every_failure() {
+        let mut summary = Summary {
+            files: 2,
+            pages: 30,
+            vectors: 90,
+            ..Summary::default()
+        };
+        summary.elapsed = Duration::from_secs(3);
+        let failure = Failure::permanent(Stage::Render, "Encrypted", "needs a password");
+        summary.failures.insert("secret.pdf".into(), failure);
+        let mut text = Vec::new();
+        summary.write(&mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "2 files, 30 pages, 90 vectors in 3.0 s (10.0 pages/s)\n\
+             failed: secret.pdf: Encrypted: needs a password\n"
+        );
+        assert!(!summary.is_success());
+    }
+}

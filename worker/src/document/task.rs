@@ -1,0 +1,435 @@
+//! LAYRA's task message, checked at the edge: what comes out of here can be trusted.
+//!
+//! It never does I/O, and a URL in a message is only ever passed on as text.
+
+use serde_json::{Map, Value};
+
+use crate::runtime::failure::{Failure, Stage};
+use crate::stores::ledger::Entry;
+
+/// Longest key of an S3 object, in bytes.
+const LONGEST_KEY: usize = 1024;
+/// Longest name of a Milvus collection, in bytes, less what a pipeline adds around it.
+const LONGEST_KNOWLEDGE_BASE: usize = 200;
+
+/// What a message of the topic is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A document to ingest.
+    Task(Task),
+    /// A file or a knowledge base to delete: `type` is `delete_file` or `delete_knowledge_base`.
+    Delete(Deletion),
+    /// Somebody else's: a JSON object with another `type`.
+    Foreign,
+}
+
+/// What is to be deleted, from all stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// One file.
+    File {
+        /// Its id.
+        file_id: String,
+        /// Its knowledge base.
+        knowledge_base: String,
+    },
+    /// A knowledge base with all its files.
+    KnowledgeBase(String),
+}
+
+/// A document to ingest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Names the progress display in Redis.
+    pub task_id: String,
+    /// Owner of the knowledge base.
+    pub username: String,
+    /// `knowledge_db_id`: letters, digits, `_` and `-`.
+    pub knowledge_base: String,
+    /// The document.
+    pub file: FileMeta,
+}
+
+/// A document in the object store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileMeta {
+    /// Identifies the document everywhere.
+    pub file_id: String,
+    /// Key of the original in the bucket (`minio_filename`).
+    pub key: String,
+    /// The name that the user gave it (`original_filename`).
+    pub name: String,
+    /// A link for browsers (`minio_url`), stored and never followed.
+    pub url: Option<String>,
+}
+
+/// Why a message is no task.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TaskError {
+    /// Not JSON at all.
+    #[error("the message is not JSON: {0}")]
+    NotJson(String),
+    /// JSON, but not an object.
+    #[error("the message is JSON, but not an object")]
+    NotAnObject,
+    /// A field is missing.
+    #[error("field `{0}` is missing")]
+    Missing(&'static str),
+    /// A field has the wrong type.
+    #[error("field `{field}` must be {expected}")]
+    WrongType {
+        /// Path of the field.
+        field: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A field's value cannot be used.
+    #[error("field `{field}` {problem}")]
+    Invalid {
+        /// Path of the field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+impl TaskError {
+    /// The stable reason.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotJson(_) => "NotJson",
+            _ => "InvalidTask",
+        }
+    }
+}
+
+impl From<TaskError> for Failure {
+    fn from(error: TaskError) -> Self {
+        Self::permanent(Stage::Intake, error.reason(), error)
+    }
+}
+
+/// Understands a message's value.
+pub fn parse(payload: &[u8]) -> Result<Message, TaskError> {
+    let value: Value =
+        serde_json::from_slice(payload).map_err(|error| TaskError::NotJson(error.to_string()))?;
+    let Value::Object(message) = value else {
+        return Err(TaskError::NotAnObject);
+    };
+    match message.get("type") {
+        None => {}
+        Some(Value::String(kind)) if kind == "delete_file" => {
+            return Ok(Message::Delete(Deletion::File {
+                file_id: text(&message, "file_id", "file_id")?,
+                knowledge_base: knowledge_base(&message)?,
+            }));
+        }
+        Some(Value::String(kind)) if kind == "delete_knowledge_base" => {
+            let knowledge_base = knowledge_base(&message)?;
+            return Ok(Message::Delete(Deletion::KnowledgeBase(knowledge_base)));
+        }
+        Some(_) => return Ok(Message::Foreign),
+    }
+    let file = match message.get("file_meta") {
+        Some(Value::Object(file)) => file,
+        Some(_) => {
+            return Err(TaskError::WrongType {
+                field: "file_meta",
+                expected: "an object",
+            });
+        }
+        None => return Err(TaskError::Missing("file_meta")),
+    };
+    let task = Task {
+        task_id: text(&message, "task_id", "task_id")?,
+        username: text(&message, "username", "username")?,
+        knowledge_base: text(&message, "knowledge_db_id", "knowledge_db_id")?,
+        file: FileMeta {
+            file_id: text(file, "file_id", "file_meta.file_id")?,
+            key: text(file, "minio_filename", "file_meta.minio_filename")?,
+            name: text(file, "original_filename", "file_meta.original_filename")?,
+            url: match file.get("minio_url") {
+                None | Some(Value::Null) => None,
+                // It names nothing, and nothing depends on it.
+                Some(Value::String(url)) if url.is_empty() => None,
+                Some(_) => Some(text(file, "minio_url", "file_meta.minio_url")?),
+            },
+        },
+    };
+    task.check()?;
+    Ok(Message::Task(task))
+}
+
+/// Where a message that is no task is nevertheless shown: the id of its task, and that of its file if
+/// it has one. Who waits for the task hears of it then.
+#[must_use]
+pub fn shown_as(payload: &[u8]) -> Option<(String, Option<String>)> {
+    let message: Value = serde_json::from_slice(payload).ok()?;
+    let text = |value: Option<&Value>| value?.as_str().map(str::to_owned);
+    let file = message.get("file_meta");
+    let file_id = text(file.and_then(|file| file.get("file_id")));
+    Some((text(message.get("task_id"))?, file_id))
+}
+
+impl From<&Entry> for Task {
+    /// The task of a document that the ledger knows.
+    fn from(entry: &Entry) -> Self {
+        Self {
+            task_id: entry.task_id.clone(),
+            username: entry.username.clone(),
+            knowledge_base: entry.knowledge_db_id.clone(),
+            file: FileMeta {
+                file_id: entry.file_id.clone(),
+                key: entry.minio_filename.clone(),
+                name: entry.filename.clone(),
+                url: None,
+            },
+        }
+    }
+}
+
+impl Task {
+    /// The message that LAYRA would send for it.
+    #[must_use]
+    pub fn to_message(&self) -> Vec<u8> {
+        let file = &self.file;
+        serde_json::json!({
+            "task_id": self.task_id,
+            "username": self.username,
+            "knowledge_db_id": self.knowledge_base,
+            "file_meta": {
+                "file_id": file.file_id,
+                "minio_filename": file.key,
+                "original_filename": file.name,
+                "minio_url": file.url,
+            },
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    /// Checks what the stores' names allow.
+    pub fn check(&self) -> Result<(), TaskError> {
+        check_knowledge_base(&self.knowledge_base)?;
+        if self.file.key.len() > LONGEST_KEY {
+            return Err(TaskError::Invalid {
+                field: "file_meta.minio_filename",
+                problem: "is too long",
+            });
+        }
+        Ok(())
+    }
+}
+
+fn knowledge_base(message: &Map<String, Value>) -> Result<String, TaskError> {
+    let id = text(message, "knowledge_db_id", "knowledge_db_id")?;
+    check_knowledge_base(&id)?;
+    Ok(id)
+}
+
+/// Checks what Milvus' names allow.
+fn check_knowledge_base(id: &str) -> Result<(), TaskError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    let problem = if !id.bytes().all(allowed) {
+        "may only have letters, digits, `_` and `-`"
+    } else if id.len() > LONGEST_KNOWLEDGE_BASE {
+        "is too long"
+    } else {
+        return Ok(());
+    };
+    Err(TaskError::Invalid {
+        field: "knowledge_db_id",
+        problem,
+    })
+}
+
+fn text(object: &Map<String, Value>, key: &str, field: &'static str) -> Result<String, TaskError> {
+    match object.get(key) {
+        None => Err(TaskError::Missing(field)),
+        Some(Value::String(text)) if text.is_empty() => Err(TaskError::Invalid {
+            field,
+            problem: "is empty",
+        }),
+        Some(Value::String(text)) if text.contains(char::is_control) => Err(TaskError::Invalid {
+            field,
+            problem: "has control characters",
+        }),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(_) => Err(TaskError::WrongType {
+            field,
+            expected: "a string",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn layras() -> Value {
+        json!({
+            "task_id": "roger_860b0d01-eb48-4bbe-9ba7-34f6b2a2fe07",
+            "username": "roger",
+            "knowledge_db_id": "roger_26eba553-dbee-474c-987f-6bd8c0ed6e1a",
+            "file_meta": {
+                "file_id": "roger_bbc65d64-4b5e-47f7-b2d6-40bf38eaed67",
+                "minio_filename": "roger_39_684bb6d725b754fb64e6cbd3.txt",
+                "original_filename": "39.txt",
+                "minio_url": "http://host/minio-file/roger_39_684bb6d725b754fb64e6cbd3.txt?Signature=x"
+            }
+        })
+    }
+
+    fn parsed(value: &Value) -> Result<Message, TaskError> {
+        parse(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn reads_layras_message() {
+        let Ok(Message::Task(task)) = parsed(&layras()) else {
+            panic!("no task")
+        };
+        assert_eq!(task.username, "roger");
+        assert_eq!(task.file.name, "39.txt");
+        assert!(task.file.url.unwrap().starts_with("http://host/"));
+    }
+
+    #[test]
+    fn a_link_may_be_missing() {
+        for link in [json!(null), json!("")] {
+            let mut message = layras();
+            message["file_meta"]["minio_url"] = link;
+            let Ok(Message::Task(task)) = parsed(&message) else {
+                panic!("no task")
+            };
+            assert_eq!(task.file.url, None);
+        }
+    }
+
+    #[test]
+    fn a_type_key_makes_a_message_foreign_whatever_else_it_has() {
+        let mut message = layras();
+        message["type"] = json!("workflow");
+        assert_eq!(parsed(&message), Ok(Message::Foreign));
+        assert_eq!(parsed(&json!({"type": null})), Ok(Message::Foreign));
+    }
+
+    #[test]
+    fn deletions_are_ours_and_are_checked() {
+        let file = json!({"type": "delete_file", "file_id": "u_f", "knowledge_db_id": "u_kb"});
+        let deletion = Deletion::File {
+            file_id: "u_f".into(),
+            knowledge_base: "u_kb".into(),
+        };
+        assert_eq!(parsed(&file), Ok(Message::Delete(deletion)));
+        let all = json!({"type": "delete_knowledge_base", "knowledge_db_id": "u_kb"});
+        let deletion = Deletion::KnowledgeBase("u_kb".into());
+        assert_eq!(parsed(&all), Ok(Message::Delete(deletion)));
+        for (message, field) in [
+            (
+                json!({"type": "delete_file", "knowledge_db_id": "u_kb"}),
+                "file_id",
+            ),
+            (json!({"type": "delete_knowledge_base"}), "knowledge_db_id"),
+        ] {
+            assert_eq!(parsed(&message), Err(TaskError::Missing(field)));
+        }
+    }
+
+    #[test]
+    fn a_task_becomes_the_message_that_it_came_from() {
+        let Ok(Message::Task(task)) = parsed(&layras()) else {
+            panic!("no task")
+        };
+        let again: Value = serde_json::from_slice(&task.to_message()).unwrap();
+        assert_eq!(again, layras());
+    }
+
+    #[test]
+    fn names_the_field_that_is_missing_or_wrong() {
+        for (path, field) in [
+            (vec!["task_id"], "task_id"),
+            (vec!["username"], "username"),
+            (vec!["knowledge_db_id"], "knowledge_db_id"),
+            (vec!["file_meta"], "file_meta"),
+            (vec!["file_meta", "file_id"], "file_meta.file_id"),
+            (
+                vec!["file_meta", "minio_filename"],
+                "file_meta.minio_filename",
+            ),
+            (
+                vec!["file_meta", "original_filename"],
+                "file_meta.original_filename",
+            ),
+        ] {
+            let (last, parents) = path.split_last().unwrap();
+            let mut without = layras();
+            let parent = parents
+                .iter()
+                .fold(&mut without, |value, key| &mut value[*key]);
+            parent.as_object_mut().unwrap().remove(*last);
+            assert_eq!(parsed(&without), Err(TaskError::Missing(field)));
+
+            let mut number = layras();
+            let parent = parents
+                .iter()
+                .fold(&mut number, |value, key| &mut value[*key]);
+            parent[*last] = json!(7);
+            let error = parsed(&number).unwrap_err();
+            assert!(
+                error.to_string().contains(&format!("`{field}` must be")),
+                "{error}"
+            );
+            assert_eq!(error.reason(), "InvalidTask");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_no_task_is_shown_where_it_says() {
+        let mut message = layras();
+        message["knowledge_db_id"] = json!("a;drop");
+        let shown = |value: &Value| shown_as(value.to_string().as_bytes());
+        let task = message["task_id"].as_str().map(str::to_owned).unwrap();
+        let file = message["file_meta"]["file_id"].as_str().map(str::to_owned);
+        assert_eq!(shown(&message), Some((task.clone(), file)));
+        message["file_meta"] = json!(7);
+        assert_eq!(shown(&message), Some((task, None)));
+        message["task_id"] = json!(7);
+        assert_eq!(shown(&message), None);
+        assert_eq!(shown_as(b"\xff"), None);
+    }
+
+    #[test]
+    fn refuses_what_the_stores_cannot_name() {
+        for (field, value, words) in [
+            ("knowledge_db_id", "a;drop", "letters"),
+            ("knowledge_db_id", &"x".repeat(300), "long"),
+            ("task_id", "", "empty"),
+            ("username", "a\u{0}b", "control"),
+        ] {
+            let mut message = layras();
+            message[field] = json!(value);
+            let error = parsed(&message).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn tells_no_json_from_the_wrong_json() {
+        assert_eq!(parse(b"\xff\xfe").unwrap_err().reason(), "NotJson");
+        assert_eq!(parse(b"").unwrap_err().reason(), "NotJson");
+        assert_eq!(parse(b"[1]").unwrap_err(), TaskError::NotAnObject);
+        assert_eq!(parse(b"{}").unwrap_err().reason(), "InvalidTask");
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&payload);
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Messages that the worker writes: dead letters, ranges of documents that are split, tasks that
+//! must be done again, and foreign messages that it hands on.
+//!
+//! A message counts as written when all in-sync replicas have it; only then may the caller commit
+//! the original.
+
+use std::time::Duration;
+
+use rdkafka::Message;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::util::Timeout;
+
+use crate::document::page_range::{self, Range};
+use crate::document::task::Task;
+use crate::kafka::client::client_config;
+use crate::runtime::failure::{Class, Failure, Stage};
+use crate::runtime::settings::Settings;
+use crate::stores::ledger::{Origin, Rejection};
+
+/// All headers that describe a failure begin so.
+const PREFIX: &str = "layra-error-";
+/// Longest text of a header, in bytes.
+const LONGEST_TEXT: usize = 1000;
+
+/// Writes messages and waits until they are safe.
+#[derive(Clone)]
+pub struct Outbox {
+    producer: FutureProducer,
+    topic: String,
+    ranges_topic: String,
+    dead_letter_topic: String,
+}
+
+/// How long a request waits for a place in the queue, or for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Outbox {
+    /// A producer; connects in the background.
+    pub fn new(settings: &Settings) -> Result<Self, Failure> {
+        let producer = client_config(settings)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("compression.type", "zstd")
+            .set("linger.ms", "5")
+            .set("message.timeout.ms", "30000")
+            // An original of any size fits, headers included.
+            .set("message.max.bytes", "16777216")
+            .create()
+            .map_err(|error| Failure::fatal(Stage::DeadLetter, "InvalidKafkaConfig", error))?;
+        let kafka = &settings.config.source.kafka;
+        Ok(Self {
+            producer,
+            topic: kafka.topic.clone(),
+            ranges_topic: kafka.ranges_topic(),
+            dead_letter_topic: kafka.dead_letter_topic(),
+        })
+    }
+
+    /// Writes a dead letter: the message as it came, with the reason in its headers. `origin` is
+    /// where the task lies that the message is, or is a range of.
+    pub async fn dead_letter(
+        &self,
+        message: &OwnedMessage,
+        origin: &Origin,
+        rejection: &Rejection,
+    ) -> Result<(), Failure> {
+        let topic = &self.dead_letter_topic;
+        let time = jiff::Timestamp::now().to_string();
+        let headers = explain(message, origin, rejection, &time);
+        match self
+            .send(topic, message.key(), message.payload(), headers.clone())
+            .await
+        {
+            Err(error) if is_too_large(&error) => {
+                // The headers were the last straw. The origin tells where the original is.
+                let note = "left out: the message with these headers is larger than allowed";
+                let headers = add(headers, "payload", note);
+                self.send(topic, message.key(), None, headers).await
+            }
+            sent => sent,
+        }
+        .map_err(|error| classify(topic, &error))
+    }
+
+    /// Writes ranges of a task's pages to the pipeline's internal topic, evenly to all partitions, so
+    /// that all workers get some. Left to itself, librdkafka puts all messages without a key that
+    /// come within some milliseconds into one partition (`sticky.partitioning.linger.ms`).
+    pub async fn ranges(&self, task: &OwnedMessage, ranges: &[Range]) -> Result<(), Failure> {
+        let topic = &self.ranges_topic;
+        let failed = |error| classify(topic, &error);
+        let partitions = self.partitions(topic).await.map_err(failed)?;
+        // The rest of documents with few ranges must not always meet the same ones.
+        let first = fastrand::i32(0..partitions);
+        let places = (first..partitions).chain((0..partitions).cycle());
+        let sends = ranges.iter().zip(places).map(|(range, partition)| {
+            let mut record = FutureRecord::<[u8], [u8]>::to(topic)
+                .partition(partition)
+                .headers(range.headers(task.headers()));
+            record.payload = task.payload();
+            self.send_record(record)
+        });
+        futures::future::try_join_all(sends).await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Sends a task once more.
+    pub async fn request(&self, task: &Task) -> Result<(), Failure> {
+        let message = task.to_message();
+        self.send(&self.topic, None, Some(&message), OwnedHeaders::new())
+            .await
+            .map_err(|error| classify(&self.topic, &error))
+    }
+
+    /// Puts a dead letter back into the tasks' topic: the message as it came, and how often it was
+    /// tried.
+    pub async fn put_back(&self, letter: &OwnedMessage) -> Result<(), Failure> {
+        let mut headers = OwnedHeaders::new();
+        for header in letter.headers().into_iter().flat_map(Headers::iter) {
+            let explanation = header.key.strip_prefix(PREFIX);
+            if explanation.is_none_or(|name| name == "attempts") {
+                headers = headers.insert(header);
+            }
+        }
+        self.send(&self.topic, letter.key(), letter.payload(), headers)
+            .await
+            .map_err(|error| classify(&self.topic, &error))
+    }
+
+    /// Copies a message to another topic, key and headers included.
+    pub async fn forward(&self, message: &OwnedMessage, topic: &str) -> Result<(), Failure> {
+        let headers = message.headers().cloned().unwrap_or_default();
+        self.send(topic, message.key(), message.payload(), headers)
+            .await
+            .map_err(|error| classify(topic, &error))
+    }
+
+    async fn send(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> Result<(), KafkaError> {
+        let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
+        record.key = key;
+        record.payload = payload;
+        self.send_record(record).await
+    }
+
+    async fn send_record(&self, record: FutureRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
+        self.producer
+            .send(record, Timeout::After(PATIENCE))
+            .await
+            .map_err(|(error, _)| error)?;
+        Ok(())
+    }
+
+    /// How many partitions a topic has now.
+    async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
+        let (producer, name) = (self.producer.clone(), topic.to_owned());
+        let ask = move || producer.client().fetch_metadata(Some(&name), PATIENCE);
+        // A task that is lost with its runtime has nobody who waits for it.
+        let metadata = tokio::task::spawn_blocking(ask)
+            .await
+            .map_err(|_| KafkaError::Canceled)??;
+        let described = metadata.topics().iter().find(|found| found.name() == topic);
+        let count = described.map_or(0, |found| found.partitions().len());
+        match i32::try_from(count) {
+            Ok(count) if count > 0 => Ok(count),
+            _ => Err(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::UnknownTopicOrPartition,
+            )),
+        }
+    }
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").finish_non_exhaustive()
+    }
+}
+
+/// The task's own headers and what went wrong. A message that was put back before has its old
+/// explanation replaced and its attempts counted on.
+fn explain(
+    message: &OwnedMessage,
+    origin: &Origin,
+    rejection: &Rejection,
+    time: &str,
+) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new();
+    let mut attempts = 1_u32;
+    for header in message.headers().into_iter().flat_map(Headers::iter) {
+        match header.key.strip_prefix(PREFIX) {
+            None if range::is_range_header(header.key) => {}
+            None => headers = headers.insert(header),
+            Some("attempts") => {
+                let before = header
+                    .value
+                    .and_then(|value| std::str::from_utf8(value).ok());
+                let before = before.and_then(|text| text.parse::<u32>().ok());
+                attempts = before.unwrap_or_default().saturating_add(1);
+            }
+            Some(_) => {}
+        }
+    }
+    let class = if rejection.poison {
+        Class::Poison
+    } else {
+        Class::Permanent
+    };
+    headers = add(headers, "reason", &rejection.reason);
+    headers = add(headers, "class", class.as_str());
+    headers = add(headers, "message", &rejection.message);
+    headers = add(headers, "stage", &rejection.stage);
+    headers = add(headers, "attempts", &attempts.to_string());
+    headers = add(headers, "origin-topic", &origin.topic);
+    headers = add(headers, "origin-partition", &origin.partition.to_string());
+    headers = add(headers, "origin-offset", &origin.offset.to_string());
+    add(headers, "time", time)
+}
+
+/// A line of a dead letter's explanation, `reason` for example.
+#[must_use]
+pub fn explanation<'a>(letter: &'a OwnedMessage, name: &str) -> Option<&'a str> {
+    letter
+        .headers()
+        .into_iter()
+        .flat_map(Headers::iter)
+        .find(|header| header.key.strip_prefix(PREFIX) == Some(name))
+        .and_then(|header| std::str::from_utf8(header.value?).ok())
+}
+
+fn add(headers: OwnedHeaders, name: &str, text: &str) -> OwnedHeaders {
+    let text = &text[..text.floor_char_boundary(LONGEST_TEXT)];
+    headers.insert(Header {
+        key: &format!("{PREFIX}{name}"),
+        value: Some(text),
+    })
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+}
+
+fn classify(topic: &str, error: &KafkaError) -> Failure {
+    let message = format!("topic {topic}: {error}");
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::Fatal,
+        ) => Failure::fatal(Stage::DeadLetter, "KafkaForbidden", message),
+        _ => Failure::transient(Stage::DeadLetter, "KafkaUnavailable", message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp;
+
+    use super::*;
+
+    fn message(headers: OwnedHeaders) -> OwnedMessage {
+        let payload = Some(b"\xffraw".to_vec());
+        OwnedMessage::new(
+            payload,
+            None,
+            "tasks.ranges".into(),
+            Timestamp::now(),
+            0,
+            9,
+            Some(headers),
+        )
+    }
+
+    fn origin() -> Origin {
+        Origin {
+            topic: "tasks".into(),
+            partition: 3,
+            offset: 41,
+        }
+    }
+
+    fn texts(headers: &OwnedHeaders) -> Vec<(String, String)> {
+        headers
+            .iter()
+            .map(|header| {
+                let value = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
+                (header.key.to_owned(), value)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn headers_say_what_went_wrong_and_where_the_message_came_from() {
+        let own = OwnedHeaders::new().insert(Header {
+            key: "priority",
+            value: Some("1"),
+        });
+        let failure = Failure::permanent(Stage::Render, "Encrypted", "needs a password");
+        let rejection = Rejection::from(&failure);
+        let range = Range {
+            round: "r".into(),
+            first: 0,
+            count: 1,
+            origin: origin(),
+            at: 0,
+        };
+        let own = range.headers(Some(&own));
+        let headers = explain(&message(own), &origin(), &rejection, "2026-01-23T00:00:00Z");
+        let expected = [
+            ("priority", "1"),
+            ("layra-error-reason", "Encrypted"),
+            ("layra-error-class", "permanent"),
+            ("layra-error-message", "needs a password"),
+            ("layra-error-stage", "render"),
+            ("layra-error-attempts", "1"),
+            ("layra-error-origin-topic", "tasks"),
+            ("layra-error-origin-partition", "3"),
+            ("layra-error-origin-offset", "41"),
+            ("layra-error-time", "2026-01-23T00:00:00Z"),
+        ];
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        assert_eq!(texts(&headers), expected);
+
+        let again = explain(
+            &message(headers),
+            &origin(),
+            &rejection,
+            "2026-01-24T00:00:00Z",
+        );
+        let again = texts(&again);
+        assert_eq!(again.len(), expected.len(), "the old explanation is gone");
+        assert!(again.contains(&("layra-error-attempts".to_owned(), "2".to_owned())));
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let failure = Failure::permanent(Stage::Render, "Damaged", "é".repeat(1000));
+        let rejection = Rejection::from(&failure);
+        let message = message(OwnedHeaders::new());
+        let headers = texts(&explain(&message, &origin(), &rejection, ""));
+        assert_eq!(headers[2].1, "é".repeat(500));
+    }
+}

@@ -1,0 +1,433 @@
+//! Files fetched once: resumed where they were cut off, verified, and only then given their name.
+//!
+//! One process at a time works on a directory, so that workers may share it.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::runtime::failure::{Failure, Stage};
+
+/// How often a long download says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// A file at its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RemoteFile {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    /// Changes with the content.
+    pub(super) version: String,
+    /// What the content must have, where the source says it.
+    pub(super) digest: Option<RemoteDigest>,
+}
+
+/// A digest that a source publishes, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RemoteDigest {
+    Sha256(String),
+    /// SHA-1 of git's header and the content.
+    GitBlob(String),
+}
+
+/// A part of a file from some byte on.
+pub(super) struct Body {
+    /// The first byte; a source that cannot resume starts at 0.
+    pub(super) from: u64,
+    pub(super) chunks: BoxStream<'static, Result<Bytes, Failure>>,
+}
+
+/// A place that files are fetched from.
+pub(super) trait Source {
+    /// The files directly below the address.
+    async fn list(&self) -> Result<Vec<RemoteFile>, Failure>;
+    /// The content of one of them from byte `from` on, of exactly this version.
+    async fn open(&self, file: &RemoteFile, from: u64) -> Result<Body, Failure>;
+}
+
+/// A file in the cache, complete and verified. Written beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LocalFile {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    pub(super) version: String,
+    pub(super) sha256: String,
+}
+
+/// A directory with fetched files. Others wait until this is dropped.
+pub(super) struct Cache {
+    directory: PathBuf,
+    _lock: std::fs::File,
+}
+
+impl Cache {
+    /// Makes the directory, and waits until nobody else works on it.
+    pub(super) async fn open(directory: PathBuf) -> Result<Self, Failure> {
+        let unusable = unwritable(&directory);
+        let path = directory.clone();
+        let lock = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&path)?;
+            let lock = std::fs::File::create(path.join(".lock"))?;
+            // A file system without locks is used without: at worst a file is fetched twice.
+            if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
+                tracing::info!(directory = %path.display(), "another worker fetches the model");
+                lock.lock()?;
+            }
+            Ok(lock)
+        });
+        let lock = lock
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(unusable)?;
+        Ok(Self {
+            directory,
+            _lock: lock,
+        })
+    }
+
+    /// Makes sure that `file` is here as it is at its source.
+    pub(super) async fn ensure(
+        &self,
+        source: &impl Source,
+        file: &RemoteFile,
+    ) -> Result<LocalFile, Failure> {
+        if let Some(local) = self.current(file).await {
+            return Ok(local);
+        }
+        let partial = self.hidden(&file.name, "partial");
+        let resumed = self.resumable(file, &partial).await;
+        let (digests, have) = resumed.unwrap_or_else(|| (Digests::new(file.bytes), 0));
+        let sha256 = if have == file.bytes && have > 0 {
+            digests.finish()
+        } else {
+            self.download(source, file, &partial, digests, have).await?
+        };
+        if let Some(problem) = sha256.differs(file.digest.as_ref()) {
+            // Nothing of it can be trusted: begin anew.
+            let _ = tokio::fs::remove_file(&partial).await;
+            let message = format!("{}: {problem}; it is fetched again", file.name);
+            return Err(Failure::transient(Stage::Model, "ModelCorrupted", message));
+        }
+        let local = LocalFile {
+            name: file.name.clone(),
+            bytes: file.bytes,
+            version: file.version.clone(),
+            sha256: sha256.sha256,
+        };
+        let note = serde_json::to_vec(&local)
+            .map_err(|error| Failure::fatal(Stage::Model, "CacheUnwritable", error))?;
+        let target = self.directory.join(&file.name);
+        // The note goes last: a file without one is not known to be complete.
+        let moved = async {
+            tokio::fs::rename(&partial, &target).await?;
+            tokio::fs::write(self.hidden(&file.name, "verified"), note).await?;
+            tokio::fs::remove_file(self.hidden(&file.name, "version")).await
+        };
+        moved.await.map_err(unwritable(&self.directory))?;
+        Ok(local)
+    }
+
+    /// The file, if it is complete and of this version.
+    async fn current(&self, file: &RemoteFile) -> Option<LocalFile> {
+        let note = tokio::fs::read(self.hidden(&file.name, "verified")).await;
+        let local: LocalFile = serde_json::from_slice(&note.ok()?).ok()?;
+        let size = tokio::fs::metadata(self.directory.join(&file.name)).await;
+        (local.version == file.version
+            && local.bytes == file.bytes
+            && size.is_ok_and(|metadata| metadata.len() == file.bytes))
+        .then_some(local)
+    }
+
+    /// What was fetched of this version before: its digests and length.
+    async fn resumable(&self, file: &RemoteFile, partial: &Path) -> Option<(Digests, u64)> {
+        let version = tokio::fs::read_to_string(self.hidden(&file.name, "version")).await;
+        if version.ok()? != file.version {
+            return None;
+        }
+        let mut open = tokio::fs::File::open(partial).await.ok()?;
+        let have = open.metadata().await.ok()?.len();
+        if have > file.bytes {
+            return None;
+        }
+        let mut digests = Digests::new(file.bytes);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match open.read(&mut buffer).await.ok()? {
+                0 => return Some((digests, have)),
+                count => digests.update(&buffer[..count]),
+            }
+        }
+    }
+
+    async fn download(
+        &self,
+        source: &impl Source,
+        file: &RemoteFile,
+        partial: &Path,
+        mut digests: Digests,
+        have: u64,
+    ) -> Result<Sums, Failure> {
+        let body = source.open(file, have).await?;
+        let mut written = body.from;
+        if written != have {
+            digests = Digests::new(file.bytes);
+        }
+        let mut output = self
+            .begin(file, partial, written)
+            .await
+            .map_err(unwritable(&self.directory))?;
+        let total = file.bytes;
+        tracing::info!(
+            file = file.name,
+            bytes = total,
+            from = written,
+            "fetching the model"
+        );
+        let started = Instant::now();
+        let (first, mut said) = (written, started);
+        let mut chunks = body.chunks;
+        while let Some(chunk) = chunks.try_next().await? {
+            digests.update(&chunk);
+            output
+                .write_all(&chunk)
+                .await
+                .map_err(unwritable(&self.directory))?;
+            written += u64::try_from(chunk.len()).unwrap_or(0);
+            if said.elapsed() >= PROGRESS_EVERY {
+                said = Instant::now();
+                let percent = written * 100 / total.max(1);
+                let rate = (written - first) as f64 / started.elapsed().as_secs_f64() / 1e6;
+                tracing::info!(
+                    file = file.name,
+                    percent,
+                    megabytes_per_second = rate,
+                    "fetching"
+                );
+            }
+        }
+        output.flush().await.map_err(unwritable(&self.directory))?;
+        if written != total {
+            let message = format!("{}: {written} of {total} bytes came", file.name);
+            return Err(Failure::transient(Stage::Model, "ModelIncomplete", message));
+        }
+        Ok(digests.finish())
+    }
+
+    /// Opens the partial file for the bytes from `from` on.
+    async fn begin(
+        &self,
+        file: &RemoteFile,
+        partial: &Path,
+        from: u64,
+    ) -> std::io::Result<tokio::fs::File> {
+        if from > 0 {
+            return tokio::fs::File::options().append(true).open(partial).await;
+        }
+        let output = tokio::fs::File::create(partial).await?;
+        tokio::fs::write(self.hidden(&file.name, "version"), &file.version).await?;
+        Ok(output)
+    }
+
+    fn hidden(&self, name: &str, suffix: &str) -> PathBuf {
+        self.directory.join(format!(".{name}.{suffix}"))
+    }
+}
+
+/// Both digests that sources publish, computed while the bytes pass.
+struct Digests {
+    sha256: Sha256,
+    git: Sha1,
+}
+
+struct Sums {
+    sha256: String,
+    git: String,
+}
+
+impl Digests {
+    fn new(bytes: u64) -> Self {
+        let mut git = Sha1::new();
+        git.update(format!("blob {bytes}\0"));
+        Self {
+            sha256: Sha256::new(),
+            git,
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.sha256.update(bytes);
+        self.git.update(bytes);
+    }
+
+    fn finish(self) -> Sums {
+        Sums {
+            sha256: hexadecimal(&self.sha256.finalize()),
+            git: hexadecimal(&self.git.finalize()),
+        }
+    }
+}
+
+impl Sums {
+    /// What is wrong with the content.
+    fn differs(&self, expected: Option<&RemoteDigest>) -> Option<String> {
+        let (kind, found, expected) = match expected? {
+            RemoteDigest::Sha256(expected) => ("SHA-256", &self.sha256, expected),
+            RemoteDigest::GitBlob(expected) => ("git blob id", &self.git, expected),
+        };
+        (!found.eq_ignore_ascii_case(expected))
+            .then(|| format!("its {kind} is {found}, the source says {expected}"))
+    }
+}
+
+/// SHA-256 of a local file.
+pub(super) fn sha256_of(path: &Path) -> std::io::Result<String> {
+    let mut digest = Sha256::new();
+    let mut file = std::fs::File::open(path)?;
+    std::io::copy(&mut file, &mut digest)?;
+    Ok(hexadecimal(&digest.finalize()))
+}
+
+/// Lower-case hexadecimal digits.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A stream of chunks whose errors are failures already.
+pub(super) fn chunks(
+    stream: impl futures::Stream<Item = Result<Bytes, Failure>> + Send + 'static,
+) -> BoxStream<'static, Result<Bytes, Failure>> {
+    stream.boxed()
+}
+
+fn unwritable(directory: &Path) -> impl Fn(std::io::Error) -> Failure + use<> {
+    let directory = directory.display().to_string();
+    move |error| {
+        let message = format!("{directory}: {error}");
+        Failure::transient(Stage::Model, "CacheUnwritable", message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Sends `content`, but not more than `cut` bytes the first time.
+    struct Flaky {
+        content: &'static [u8],
+        cut: Mutex<Option<usize>>,
+        asked_from: Mutex<Vec<u64>>,
+    }
+
+    impl Flaky {
+        fn new(content: &'static [u8], cut: Option<usize>) -> Self {
+            Self {
+                content,
+                cut: Mutex::new(cut),
+                asked_from: Mutex::default(),
+            }
+        }
+
+        fn file(&self, digest: Option<RemoteDigest>) -> RemoteFile {
+            RemoteFile {
+                name: "weights".into(),
+                bytes: self.content.len() as u64,
+                version: "v1".into(),
+                digest,
+            }
+        }
+    }
+
+    impl Source for Flaky {
+        async fn list(&self) -> Result<Vec<RemoteFile>, Failure> {
+            Ok(vec![self.file(None)])
+        }
+
+        async fn open(&self, _: &RemoteFile, from: u64) -> Result<Body, Failure> {
+            self.asked_from.lock().unwrap().push(from);
+            let rest = &self.content[usize::try_from(from).unwrap()..];
+            let cut = self.cut.lock().unwrap().take();
+            let sent = &rest[..cut.unwrap_or(rest.len())];
+            let chunk = Ok(Bytes::from_static(sent));
+            let mut all = vec![chunk];
+            if cut.is_some() {
+                all.push(Err(Failure::transient(Stage::Model, "Reset", "cut off")));
+            }
+            let chunks = chunks(futures::stream::iter(all));
+            Ok(Body { from, chunks })
+        }
+    }
+
+    async fn cache() -> (tempfile::TempDir, Cache) {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(directory.path().to_owned()).await.unwrap();
+        (directory, cache)
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_cut_off_goes_on_where_it_stopped() {
+        let (directory, cache) = cache().await;
+        let source = Flaky::new(b"0123456789", Some(4));
+        let file = source.file(None);
+        let failure = cache.ensure(&source, &file).await.unwrap_err();
+        assert_eq!(failure.reason, "Reset");
+        assert!(!directory.path().join("weights").exists());
+
+        let local = cache.ensure(&source, &file).await.unwrap();
+        assert_eq!(*source.asked_from.lock().unwrap(), [0, 4]);
+        let path = directory.path().join("weights");
+        assert_eq!(std::fs::read(&path).unwrap(), b"0123456789");
+        assert_eq!(local.sha256, sha256_of(&path).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_here_is_not_fetched_again_until_it_changes() {
+        let (directory, cache) = cache().await;
+        let source = Flaky::new(b"0123456789", None);
+        let mut file = source.file(None);
+        cache.ensure(&source, &file).await.unwrap();
+        cache.ensure(&source, &file).await.unwrap();
+        assert_eq!(source.asked_from.lock().unwrap().len(), 1);
+
+        file.version = "v2".into();
+        cache.ensure(&source, &file).await.unwrap();
+        assert_eq!(
+            source.asked_from.lock().unwrap().len(),
+            2,
+            "another version"
+        );
+
+        std::fs::write(directory.path().join("weights"), "012").unwrap();
+        cache.ensure(&source, &file).await.unwrap();
+        assert_eq!(source.asked_from.lock().unwrap().len(), 3, "truncated");
+    }
+
+    #[tokio::test]
+    async fn a_file_with_another_digest_is_refused_and_leaves_nothing() {
+        let (directory, cache) = cache().await;
+        let source = Flaky::new(b"hello\n", None);
+        let wrong = source.file(Some(RemoteDigest::Sha256("00".repeat(32))));
+        let failure = cache.ensure(&source, &wrong).await.unwrap_err();
+        assert!(failure.message.contains("SHA-256"), "{failure}");
+        assert!(!directory.path().join("weights").exists());
+        assert!(!directory.path().join(".weights.partial").exists());
+
+        // What `git hash-object` says of this content.
+        let git = "ce013625030ba8dba906f756967f9e9ca394464a";
+        let right = source.file(Some(RemoteDigest::GitBlob(git.into())));
+        cache.ensure(&source, &right).await.unwrap();
+    }
+}

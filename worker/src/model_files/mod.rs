@@ -1,0 +1,427 @@
+//! Getting the model's files onto the local disk, and saying which they are.
+//!
+//! `file://` is used where it is. Others are fetched into the cache once: a file is fetched again
+//! when its source has another version of it. It loads no model.
+
+mod address;
+mod bucket;
+mod cache;
+mod embedding;
+mod hub;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use layra_crds::{ModelStatus, WorkerConfig};
+use layra_embedding::CheckpointFiles;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+pub use embedding::settings;
+
+use crate::runtime::failure::{Class, Failure, Stage};
+use crate::runtime::settings::Secrets;
+use crate::stores::objects::Objects;
+use address::Address;
+use bucket::Bucket;
+use cache::{Cache, LocalFile, RemoteFile, Source, hexadecimal, sha256_of};
+use hub::Hub;
+
+/// What every checkpoint needs beside its weights.
+const CHECKPOINT: [&str; 2] = ["config.json", "tokenizer.json"];
+/// What every adapter needs.
+const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+const WEIGHTS: &str = "model.safetensors";
+const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+/// What the cache holds, written once it is complete.
+const MANIFEST: &str = ".complete.json";
+
+/// Which files of a directory make a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Checkpoint,
+    Adapter,
+}
+
+/// One directory of files, with what is known of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Fetched {
+    uri: String,
+    directory: PathBuf,
+    revision: Option<String>,
+    files: Vec<LocalFile>,
+}
+
+/// Fetches the model, verifies that it is of the family that the pipeline names, and says which
+/// files it has. The files stay in the cache for [`from_cache`].
+pub async fn fetch(
+    config: &WorkerConfig,
+    secrets: &Secrets,
+    cache: &Path,
+) -> Result<ModelStatus, Failure> {
+    let parts = fetch_parts(config, secrets, cache).await?;
+    let family = embedding::family(config.embedding.model.family)?;
+    let files = files_of(&parts);
+    let (status, described) = tokio::task::spawn_blocking(move || {
+        let described = layra_embedding::describe(family, &files);
+        (checksum(&parts), described)
+    })
+    .await
+    .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?;
+    let description =
+        described.map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?;
+    let mut status = status?;
+    status.dimensions = description.dimensions;
+    Ok(status)
+}
+
+/// The model's files, fetched where that is not done yet.
+pub async fn obtain(
+    config: &WorkerConfig,
+    secrets: &Secrets,
+    cache: &Path,
+) -> Result<CheckpointFiles, Failure> {
+    Ok(files_of(&fetch_parts(config, secrets, cache).await?))
+}
+
+/// The model's files as [`fetch`] left them in the cache; no server is asked.
+pub fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<CheckpointFiles, Failure> {
+    let local = |(uri, part): (&str, Part)| -> Result<Fetched, Failure> {
+        if let Address::Directory(directory) = Address::parse(uri)? {
+            return mounted(uri, directory, part);
+        }
+        let manifest = cached(cache, uri).join(MANIFEST);
+        let unusable = |error: &dyn std::fmt::Display| {
+            let message = format!(
+                "{}: {error}: run `layra-worker fetch-model` with this cache first",
+                manifest.display()
+            );
+            Failure::fatal(Stage::Model, "ModelNotFetched", message)
+        };
+        let text = std::fs::read(&manifest).map_err(|error| unusable(&error))?;
+        let fetched: Fetched = serde_json::from_slice(&text).map_err(|error| unusable(&error))?;
+        Ok(Fetched {
+            directory: cached(cache, uri),
+            ..fetched
+        })
+    };
+    let parts = addresses(config).into_iter().map(local);
+    Ok(files_of(&parts.collect::<Result<Vec<_>, _>>()?))
+}
+
+async fn fetch_parts(
+    config: &WorkerConfig,
+    secrets: &Secrets,
+    cache: &Path,
+) -> Result<Vec<Fetched>, Failure> {
+    let mut parts = Vec::new();
+    for (uri, part) in addresses(config) {
+        parts.push(fetch_part(config, secrets, cache, uri, part).await?);
+    }
+    Ok(parts)
+}
+
+fn addresses(config: &WorkerConfig) -> Vec<(&str, Part)> {
+    let model = &config.embedding.model;
+    let adapter = model.adapter_uri.as_deref();
+    [(model.uri.as_str(), Part::Checkpoint)]
+        .into_iter()
+        .chain(adapter.map(|uri| (uri, Part::Adapter)))
+        .collect()
+}
+
+fn files_of(parts: &[Fetched]) -> CheckpointFiles {
+    let mut directories = parts.iter().map(|part| part.directory.clone());
+    CheckpointFiles {
+        directory: directories.next().unwrap_or_default(),
+        adapter: directories.next(),
+    }
+}
+
+async fn fetch_part(
+    config: &WorkerConfig,
+    secrets: &Secrets,
+    cache: &Path,
+    uri: &str,
+    part: Part,
+) -> Result<Fetched, Failure> {
+    let directory = cached(cache, uri);
+    let fetched = match Address::parse(uri)? {
+        Address::Directory(directory) => return mounted(uri, directory, part),
+        Address::Bucket { bucket, prefix } => {
+            let store = &config.documents.object_store;
+            let objects = Objects::of_bucket(store, secrets, &bucket)?;
+            let bucket = Bucket { objects, prefix };
+            copy(&bucket, uri, directory, part, None).await
+        }
+        Address::Hub {
+            repository,
+            revision,
+        } => {
+            if config.embedding.model.secret_ref.is_some() && secrets.model_token.is_none() {
+                let message =
+                    "the secret model/token is missing: embedding.model.secretRef names one";
+                return Err(Failure::fatal(Stage::Model, "SecretMissing", message));
+            }
+            let token = secrets.model_token.as_ref();
+            let hub = Hub::resolve(&repository, &revision, token).await?;
+            let commit = hub.commit.clone();
+            tracing::info!(repository, revision, commit, "resolved on the hub");
+            copy(&hub, uri, directory, part, Some(commit)).await
+        }
+    };
+    fetched.map_err(blame_the_model)
+}
+
+/// No document is to blame for what is wrong with the model's own files.
+fn blame_the_model(failure: Failure) -> Failure {
+    if failure.class == Class::Permanent {
+        return Failure::fatal(Stage::Model, "ModelNotFound", failure.message);
+    }
+    failure
+}
+
+async fn copy(
+    source: &impl Source,
+    uri: &str,
+    directory: PathBuf,
+    part: Part,
+    revision: Option<String>,
+) -> Result<Fetched, Failure> {
+    let listed = source.list().await?;
+    let cache = Cache::open(directory.clone()).await?;
+    let mut files = Vec::new();
+    for file in settings_among(&listed) {
+        files.push(cache.ensure(source, file).await?);
+    }
+    for name in weights(&directory, part, &|name| {
+        listed.iter().any(|f| f.name == name)
+    })? {
+        let Some(file) = listed.iter().find(|file| file.name == name) else {
+            return Err(missing(uri, &name));
+        };
+        files.push(cache.ensure(source, file).await?);
+    }
+    require(uri, part, &|name| {
+        listed.iter().any(|file| file.name == name)
+    })?;
+    let fetched = Fetched {
+        uri: uri.to_owned(),
+        directory,
+        revision,
+        files,
+    };
+    let manifest = fetched.directory.join(MANIFEST);
+    let text = serde_json::to_vec(&fetched).map_err(|error| unwritable(&manifest, &error))?;
+    let written = tokio::fs::write(&manifest, text).await;
+    written.map_err(|error| unwritable(&manifest, &error))?;
+    Ok(fetched)
+}
+
+/// A directory that is here already. Its files' digests are computed when they are asked for.
+fn mounted(uri: &str, directory: PathBuf, part: Part) -> Result<Fetched, Failure> {
+    let has = |name: &str| directory.join(name).is_file();
+    require(uri, part, &has)?;
+    let unreadable = |error: std::io::Error| {
+        let message = format!("{}: {error}", directory.display());
+        Failure::fatal(Stage::Model, "ModelUnusable", message)
+    };
+    let mut names: BTreeSet<String> = std::fs::read_dir(&directory)
+        .map_err(unreadable)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| is_setting(name) && has(name))
+        .collect();
+    names.extend(weights(&directory, part, &has)?);
+    let files = names.into_iter().map(|name| {
+        let metadata = std::fs::metadata(directory.join(&name)).map_err(|_| missing(uri, &name))?;
+        Ok(LocalFile {
+            bytes: metadata.len(),
+            name,
+            version: String::new(),
+            sha256: String::new(),
+        })
+    });
+    Ok(Fetched {
+        uri: uri.to_owned(),
+        files: files.collect::<Result<_, Failure>>()?,
+        revision: None,
+        directory,
+    })
+}
+
+fn settings_among(listed: &[RemoteFile]) -> impl Iterator<Item = &RemoteFile> {
+    listed.iter().filter(|file| is_setting(&file.name))
+}
+
+fn is_setting(name: &str) -> bool {
+    let path = Path::new(name);
+    !name.starts_with('.')
+        && path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+}
+
+/// Names of the weight files: those that the index names, which must be in `directory` already.
+fn weights(
+    directory: &Path,
+    part: Part,
+    has: &dyn Fn(&str) -> bool,
+) -> Result<Vec<String>, Failure> {
+    let adapter = ADAPTER[1].to_owned();
+    if part == Part::Adapter {
+        return Ok(vec![adapter]);
+    }
+    let mut names = if has(WEIGHTS_INDEX) {
+        layra_embedding::shards(directory)
+            .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?
+    } else {
+        vec![WEIGHTS.to_owned()]
+    };
+    if has(&adapter) {
+        names.push(adapter);
+    }
+    Ok(names)
+}
+
+fn require(uri: &str, part: Part, has: &dyn Fn(&str) -> bool) -> Result<(), Failure> {
+    let needed: &[&str] = match part {
+        Part::Checkpoint => &CHECKPOINT,
+        Part::Adapter => &ADAPTER,
+    };
+    if let Some(name) = needed.iter().find(|name| !has(name)) {
+        return Err(missing(uri, name));
+    }
+    if part == Part::Checkpoint && !has(WEIGHTS) && !has(WEIGHTS_INDEX) {
+        let message = format!("{uri} has neither a file {WEIGHTS} nor {WEIGHTS_INDEX}");
+        return Err(Failure::fatal(Stage::Model, "ModelNotFound", message));
+    }
+    Ok(())
+}
+
+fn missing(uri: &str, name: &str) -> Failure {
+    let message = format!("{uri} has no file {name}");
+    Failure::fatal(Stage::Model, "ModelNotFound", message)
+}
+
+fn unwritable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    let message = format!("{}: {error}", path.display());
+    Failure::transient(Stage::Model, "CacheUnwritable", message)
+}
+
+/// The cache's directory for an address. Its name cannot lead anywhere else.
+fn cached(cache: &Path, uri: &str) -> PathBuf {
+    let name = hexadecimal(&Sha256::digest(uri)[..12]);
+    cache.join("models").join(name)
+}
+
+/// One checksum over all files: over lines `SHA-256  PART/NAME`, sorted.
+fn checksum(parts: &[Fetched]) -> Result<ModelStatus, Failure> {
+    let mut lines = BTreeSet::new();
+    let mut bytes = 0;
+    for (part, label) in parts.iter().zip(["model", "adapter"]) {
+        for file in &part.files {
+            let path = part.directory.join(&file.name);
+            let digest = if file.sha256.is_empty() {
+                sha256_of(&path).map_err(|error| {
+                    let message = format!("{}: {error}", path.display());
+                    Failure::fatal(Stage::Model, "ModelUnusable", message)
+                })?
+            } else {
+                file.sha256.clone()
+            };
+            lines.insert(format!("{digest}  {label}/{}\n", file.name));
+            bytes += file.bytes;
+        }
+    }
+    let all: String = lines.into_iter().collect();
+    let revisions: Vec<&str> = parts
+        .iter()
+        .filter_map(|part| part.revision.as_deref())
+        .collect();
+    Ok(ModelStatus {
+        checksum: format!("sha256:{}", hexadecimal(&Sha256::digest(all))),
+        dimensions: 0,
+        bytes,
+        revision: (!revisions.is_empty()).then(|| revisions.join(", adapter ")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(files: &[&str]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for name in files {
+            std::fs::write(directory.path().join(name), "{}").unwrap();
+        }
+        directory
+    }
+
+    fn look(directory: &tempfile::TempDir, part: Part) -> Result<Fetched, Failure> {
+        mounted("file:///m", directory.path().to_owned(), part)
+    }
+
+    #[test]
+    fn the_file_that_is_missing_is_named() {
+        let failure = look(&directory(&["config.json"]), Part::Checkpoint).unwrap_err();
+        assert_eq!(failure.message, "file:///m has no file tokenizer.json");
+        let failure = look(
+            &directory(&["config.json", "tokenizer.json"]),
+            Part::Checkpoint,
+        )
+        .unwrap_err();
+        assert!(failure.message.contains(WEIGHTS_INDEX), "{failure}");
+        let failure = look(&directory(&["adapter_config.json"]), Part::Adapter).unwrap_err();
+        assert!(failure.message.contains("adapter_model"), "{failure}");
+    }
+
+    #[test]
+    fn the_index_says_which_shards_are_weights() {
+        let files = [
+            "config.json",
+            "tokenizer.json",
+            "a.safetensors",
+            "old.safetensors",
+        ];
+        let directory = directory(&files);
+        let index = r#"{"weight_map": {"x": "a.safetensors"}}"#;
+        std::fs::write(directory.path().join(WEIGHTS_INDEX), index).unwrap();
+        let fetched = look(&directory, Part::Checkpoint).unwrap();
+        let names: Vec<&str> = fetched
+            .files
+            .iter()
+            .map(|file| file.name.as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "a.safetensors",
+                "config.json",
+                WEIGHTS_INDEX,
+                "tokenizer.json"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_checksum_changes_with_content_and_name_and_nothing_else() {
+        let base = ["config.json", "tokenizer.json", WEIGHTS];
+        let sum = |directory: &tempfile::TempDir| {
+            let fetched = look(directory, Part::Checkpoint).unwrap();
+            checksum(&[fetched]).unwrap().checksum
+        };
+        let (first, second) = (directory(&base), directory(&base));
+        assert_eq!(sum(&first), sum(&second));
+        std::fs::write(second.path().join("notes.txt"), "no part of it").unwrap();
+        assert_eq!(sum(&first), sum(&second));
+        std::fs::write(second.path().join(WEIGHTS), "[]").unwrap();
+        assert_ne!(sum(&first), sum(&second));
+    }
+
+    #[test]
+    fn the_caches_directory_stays_below_the_cache() {
+        let path = cached(Path::new("/cache"), "s3://b/../../etc");
+        assert_eq!(path.parent().unwrap(), Path::new("/cache/models"));
+    }
+}

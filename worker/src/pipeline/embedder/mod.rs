@@ -1,0 +1,402 @@
+//! The model at work: pages of all documents become batches, one after the other.
+//!
+//! ```text
+//! embed_pages ─► prepare (CPU threads) ─► batches (a thread) ─► model (a thread) ─► finish
+//! ```
+//! While the model computes a batch, pages of the next are prepared and, once they fill it, on
+//! their way to the device. Memory is bounded by the number of prepared pages.
+
+mod token_budget;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use layra_embedding::{
+    Batch, EmbedError, Embedder, MultiVector, PageInput, Pixels, Prepared, batch_size,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::metrics::Metrics;
+use token_budget::TokenBudget;
+
+/// How often a batch that is not full looks whether the model is free.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What the model sees of a page.
+#[derive(Clone, Debug)]
+pub struct PageContent {
+    /// The page's text.
+    pub text: String,
+    /// Its image, when the model looks at it.
+    pub pixels: Option<PagePixels>,
+}
+
+/// A page's image: RGB, row by row.
+#[derive(Clone, Debug)]
+pub struct PagePixels {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// `3 * width * height` bytes.
+    pub rgb: Bytes,
+}
+
+/// A handle to the model's threads. They end with the last handle.
+#[derive(Clone)]
+pub struct EmbedderThread {
+    model: Arc<dyn Embedder>,
+    jobs: Sender<Job>,
+    /// Pages that are prepared at the same time.
+    cores: Arc<Semaphore>,
+    /// Pages that are prepared and not yet embedded.
+    places: Arc<Semaphore>,
+}
+
+enum Job {
+    Page(PageJob),
+    Question {
+        text: String,
+        answer: oneshot::Sender<Result<MultiVector, Failure>>,
+    },
+}
+
+struct PageJob {
+    page: Prepared,
+    answer: oneshot::Sender<Result<MultiVector, Failure>>,
+    /// Given back when the page's vectors are there, or nobody wants them.
+    _place: OwnedSemaphorePermit,
+}
+
+/// What the model's thread is handed.
+enum Work {
+    Batch {
+        pages: Vec<PageJob>,
+        uploaded: Box<Result<Batch, EmbedError>>,
+    },
+    Question {
+        text: String,
+        answer: oneshot::Sender<Result<MultiVector, Failure>>,
+    },
+}
+
+impl EmbedderThread {
+    /// Starts the threads. `batch_pages` bounds how many pages wait.
+    pub fn start(
+        model: Box<dyn Embedder>,
+        batch_pages: usize,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Failure> {
+        let model: Arc<dyn Embedder> = Arc::from(model);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let budget = Arc::new(Mutex::new(TokenBudget::new(model.batch_tokens())));
+        let idle = Arc::new(AtomicBool::new(true));
+        let (jobs, queue) = channel();
+        // A rendezvous: one batch is computed, one more is uploaded.
+        let (work, to_do) = sync_channel(0);
+        let batches = Batches {
+            model: Arc::clone(&model),
+            budget: Arc::clone(&budget),
+            idle: Arc::clone(&idle),
+            queue,
+            work,
+        };
+        let computer = Computer {
+            model: Arc::clone(&model),
+            budget,
+            idle,
+            metrics,
+        };
+        spawn("batches", move || batches.run())?;
+        spawn("embedder", move || computer.run(&to_do))?;
+        Ok(Self {
+            model,
+            jobs,
+            cores: Arc::new(Semaphore::new(cores)),
+            places: Arc::new(Semaphore::new(2 * batch_pages.max(1))),
+        })
+    }
+
+    /// Dimensions of a vector.
+    #[must_use]
+    pub fn dimensions(&self) -> usize {
+        self.model.dimensions()
+    }
+
+    /// Most pixels of a page that the model looks at; none when it needs no pixels.
+    #[must_use]
+    pub fn page_pixels(&self) -> Option<u32> {
+        self.model.page_pixels()
+    }
+
+    /// The vectors of each page, in order.
+    pub async fn embed_pages(&self, pages: Vec<PageContent>) -> Result<Vec<MultiVector>, Failure> {
+        try_join_all(pages.into_iter().map(|page| self.embed_page(page))).await
+    }
+
+    async fn embed_page(&self, page: PageContent) -> Result<MultiVector, Failure> {
+        let place = permit(&self.places).await;
+        let core = permit(&self.cores).await;
+        let model = Arc::clone(&self.model);
+        let prepared = on_a_thread(move || {
+            let prepared = model.prepare(&page_input(&page));
+            drop(core);
+            prepared
+        });
+        let page = prepared
+            .await?
+            .map_err(|error| Failure::permanent(Stage::Embed, "EmbeddingFailed", error))?;
+        let (answer, result) = oneshot::channel();
+        let job = Job::Page(PageJob {
+            page,
+            answer,
+            _place: place,
+        });
+        let vectors = self.ask(job, result).await?;
+        let model = Arc::clone(&self.model);
+        let core = permit(&self.cores).await;
+        on_a_thread(move || {
+            let vectors = model.finish(vectors);
+            drop(core);
+            vectors
+        })
+        .await
+    }
+
+    /// The vectors of a question.
+    pub async fn embed_question(&self, question: &str) -> Result<MultiVector, Failure> {
+        let (answer, result) = oneshot::channel();
+        let text = question.to_owned();
+        self.ask(Job::Question { text, answer }, result).await
+    }
+
+    async fn ask(
+        &self,
+        job: Job,
+        result: oneshot::Receiver<Result<MultiVector, Failure>>,
+    ) -> Result<MultiVector, Failure> {
+        self.jobs.send(job).map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+}
+
+impl std::fmt::Debug for EmbedderThread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbedderThread").finish_non_exhaustive()
+    }
+}
+
+/// Makes batches of pages and brings them to the device.
+struct Batches {
+    model: Arc<dyn Embedder>,
+    budget: Arc<Mutex<TokenBudget>>,
+    idle: Arc<AtomicBool>,
+    queue: Receiver<Job>,
+    work: SyncSender<Work>,
+}
+
+impl Batches {
+    fn run(self) {
+        let mut next = None;
+        while let Some(job) = next.take().or_else(|| self.queue.recv().ok()) {
+            let work = match job {
+                Job::Question { text, answer } => Work::Question { text, answer },
+                Job::Page(first) => {
+                    let pages;
+                    (pages, next) = self.gather(first);
+                    let inputs: Vec<&Prepared> = pages.iter().map(|job| &job.page).collect();
+                    let uploaded = Box::new(self.model.upload(&inputs));
+                    Work::Batch { pages, uploaded }
+                }
+            };
+            if self.work.send(work).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A batch that begins with `first`, and the job that does not belong to it. A batch that is
+    /// not full waits for further pages as long as the model computes another one.
+    fn gather(&self, first: PageJob) -> (Vec<PageJob>, Option<Job>) {
+        let budget = lock(&self.budget).current();
+        let mut tokens = first.page.tokens;
+        let mut pages = vec![first];
+        while tokens < budget {
+            match self.queue.recv_timeout(LOOK) {
+                Ok(Job::Page(job)) if job.answer.is_closed() => {}
+                Ok(Job::Page(job)) if tokens + job.page.tokens <= budget => {
+                    tokens += job.page.tokens;
+                    pages.push(job);
+                }
+                Ok(other) => return (pages, Some(other)),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.idle.load(Ordering::Acquire) {
+                        break;
+                    }
+                }
+            }
+        }
+        (pages, None)
+    }
+}
+
+/// Computes batches, and makes them smaller while they do not fit.
+struct Computer {
+    model: Arc<dyn Embedder>,
+    budget: Arc<Mutex<TokenBudget>>,
+    idle: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Computer {
+    fn run(&self, to_do: &Receiver<Work>) {
+        while let Ok(work) = to_do.recv() {
+            self.idle.store(false, Ordering::Release);
+            match work {
+                Work::Batch { pages, uploaded } => self.compute(pages, *uploaded),
+                Work::Question { text, answer } => {
+                    let result = self.model.embed_query(&text);
+                    // Nobody waits when the work was called off meanwhile.
+                    let _ = answer.send(result.map_err(|error| self.failure(&error)));
+                }
+            }
+            if let Some(bytes) = self.model.gpu_memory_bytes() {
+                let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+                self.metrics.gpu_memory_usage_bytes.set(bytes);
+            }
+            self.idle.store(true, Ordering::Release);
+        }
+    }
+
+    fn compute(&self, pages: Vec<PageJob>, uploaded: Result<Batch, EmbedError>) {
+        let tokens: usize = pages.iter().map(|job| job.page.tokens).sum();
+        let timer = self.metrics.embedding_duration.start_timer();
+        let result = uploaded.and_then(|batch| self.model.forward(batch));
+        match result {
+            Ok(vectors) if vectors.len() == pages.len() => {
+                timer.observe_duration();
+                self.metrics.embedding_batch_tokens.observe(tokens as f64);
+                lock(&self.budget).fitted(tokens);
+                for (job, vectors) in pages.into_iter().zip(vectors) {
+                    let _ = job.answer.send(Ok(vectors));
+                }
+            }
+            Ok(vectors) => {
+                timer.stop_and_discard();
+                let message = format!("{} results for {} pages", vectors.len(), pages.len());
+                refuse(
+                    pages,
+                    &Failure::permanent(Stage::Embed, "EmbeddingFailed", message),
+                );
+            }
+            Err(error) if pages.len() > 1 => {
+                timer.stop_and_discard();
+                self.again(pages, tokens, &error);
+            }
+            Err(error) => {
+                timer.stop_and_discard();
+                refuse(pages, &self.failure(&error));
+            }
+        }
+    }
+
+    /// Computes the pages of a batch that failed in smaller ones: what does not fit together may
+    /// fit in parts, and one page's trouble is not its neighbours'.
+    fn again(&self, pages: Vec<PageJob>, tokens: usize, error: &EmbedError) {
+        let mut budget = 1;
+        if error.is_out_of_memory() {
+            self.metrics.embedding_out_of_memory.inc();
+            let mut shared = lock(&self.budget);
+            shared.out_of_memory(tokens);
+            budget = shared.current();
+            drop(shared);
+            self.model.release_memory();
+            tracing::warn!(
+                tokens,
+                pages = pages.len(),
+                next = budget,
+                "the device's memory is full: smaller batches"
+            );
+        }
+        let mut rest = pages;
+        while !rest.is_empty() {
+            let size = batch_size(rest.iter().map(|job| job.page.tokens), budget);
+            let batch: Vec<PageJob> = rest.drain(..size).collect();
+            let inputs: Vec<&Prepared> = batch.iter().map(|job| &job.page).collect();
+            let uploaded = self.model.upload(&inputs);
+            self.compute(batch, uploaded);
+        }
+    }
+
+    /// The class of a failure that concerns one page alone.
+    fn failure(&self, error: &EmbedError) -> Failure {
+        if error.is_out_of_memory() {
+            let message = format!(
+                "one page does not fit into the device's memory ({error}): lower \
+                 embedding.maxVisualTokens, choose a smaller embedding.precision, or use a larger \
+                 GPU"
+            );
+            return Failure::fatal(Stage::Embed, "OutOfMemory", message);
+        }
+        // A GPU does not recover from a failed kernel: another process must begin anew.
+        if error.is_computation() && self.model.gpu_memory_bytes().is_some() {
+            return Failure::fatal(Stage::Embed, "DeviceFailed", error);
+        }
+        Failure::permanent(Stage::Embed, "EmbeddingFailed", error)
+    }
+}
+
+fn refuse(pages: Vec<PageJob>, failure: &Failure) {
+    for job in pages {
+        let _ = job.answer.send(Err(failure.clone()));
+    }
+}
+
+fn gone() -> Failure {
+    Failure::fatal(Stage::Embed, "EmbedderDied", "the model's thread has ended")
+}
+
+fn lock(budget: &Mutex<TokenBudget>) -> std::sync::MutexGuard<'_, TokenBudget> {
+    budget.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let permit = Arc::clone(semaphore).acquire_owned().await;
+    permit.expect("the semaphore is never closed")
+}
+
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.map_err(|error| Failure::permanent(Stage::Embed, "EmbeddingFailed", error))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| Failure::fatal(Stage::Embed, "NoThread", error))
+}
+
+fn page_input(page: &PageContent) -> PageInput<'_> {
+    let pixels = page.pixels.as_ref().map(|pixels| Pixels {
+        width: pixels.width,
+        height: pixels.height,
+        rgb: &pixels.rgb,
+    });
+    PageInput {
+        text: &page.text,
+        pixels,
+    }
+}
+
+#[cfg(test)]
+mod tests;

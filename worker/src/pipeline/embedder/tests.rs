@@ -1,0 +1,139 @@
+use candle_core::Error;
+use layra_embedding::colqwen::ColQwenError;
+
+use super::*;
+use crate::runtime::failure::Class;
+
+/// A model whose device has room for so many tokens. A page has as many tokens as its text has
+/// bytes, and its one vector says how many that are. `bad` pages fail for good.
+struct Small {
+    room: usize,
+    batches: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Embedder for Small {
+    fn dimensions(&self) -> usize {
+        1
+    }
+
+    fn page_pixels(&self) -> Option<u32> {
+        None
+    }
+
+    fn batch_tokens(&self) -> usize {
+        100
+    }
+
+    fn prepare(&self, page: &PageInput<'_>) -> Result<Prepared, EmbedError> {
+        let ids = page.text.bytes().map(u32::from).collect();
+        Ok(Prepared::from_passages(vec![ids]))
+    }
+
+    fn upload(&self, pages: &[&Prepared]) -> Result<Batch, EmbedError> {
+        let passages = pages.iter().map(|page| page.passages().unwrap().to_vec());
+        Ok(Batch::from_passages(passages.collect()))
+    }
+
+    fn forward(&self, batch: Batch) -> Result<Vec<MultiVector>, EmbedError> {
+        let pages = batch.passages().unwrap();
+        let tokens: usize = pages.iter().map(|page| page[0].len()).sum();
+        if tokens > self.room {
+            return Err(ColQwenError::from(Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into())).into());
+        }
+        if pages.iter().any(|page| page[0].contains(&u32::from(b'!'))) {
+            return Err(Error::Msg("a kernel failed".into()).into());
+        }
+        self.batches.lock().unwrap().push(pages.len());
+        let vector = |page: &Vec<Vec<u32>>| MultiVector::new(1, vec![page[0].len() as f32]);
+        Ok(pages.iter().map(vector).collect())
+    }
+
+    fn embed_query(&self, text: &str) -> Result<MultiVector, EmbedError> {
+        Ok(MultiVector::new(1, vec![text.len() as f32]))
+    }
+}
+
+struct Bench {
+    thread: EmbedderThread,
+    metrics: Arc<Metrics>,
+    batches: Arc<Mutex<Vec<usize>>>,
+}
+
+fn start(room: usize) -> Bench {
+    let metrics = Arc::new(Metrics::new());
+    let batches = Arc::default();
+    let model = Small {
+        room,
+        batches: Arc::clone(&batches),
+    };
+    Bench {
+        thread: EmbedderThread::start(Box::new(model), 8, Arc::clone(&metrics)).unwrap(),
+        metrics,
+        batches,
+    }
+}
+
+fn pages(lengths: &[usize]) -> Vec<PageContent> {
+    let page = |length: &usize| PageContent {
+        text: "x".repeat(*length),
+        pixels: None,
+    };
+    lengths.iter().map(page).collect()
+}
+
+fn lengths(vectors: &[MultiVector]) -> Vec<f32> {
+    vectors.iter().map(|page| page.values()[0]).collect()
+}
+
+#[tokio::test]
+async fn every_page_gets_its_own_vectors_in_order() {
+    let bench = start(1000);
+    let wanted = [30, 10, 90, 100, 5, 40, 40, 40, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+    let vectors = bench.thread.embed_pages(pages(&wanted)).await.unwrap();
+    assert_eq!(lengths(&vectors), wanted.map(|length| length as f32));
+    let question = bench.thread.embed_question("why").await.unwrap();
+    assert_eq!(question.values(), [3.0]);
+    let batches = bench.batches.lock().unwrap();
+    assert!(
+        batches.len() >= 4,
+        "400 tokens in batches of 100: {batches:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_does_not_fit_is_computed_in_parts() {
+    let bench = start(30);
+    let wanted = [20; 12];
+    let vectors = bench.thread.embed_pages(pages(&wanted)).await.unwrap();
+    assert_eq!(lengths(&vectors), [20.0; 12]);
+    assert!(bench.batches.lock().unwrap().iter().all(|size| *size == 1));
+}
+
+#[tokio::test]
+async fn a_page_that_does_not_fit_alone_ends_the_worker_with_advice() {
+    let bench = start(30);
+    let failure = bench.thread.embed_pages(pages(&[40])).await.unwrap_err();
+    assert_eq!(
+        (failure.class, failure.reason),
+        (Class::Fatal, "OutOfMemory")
+    );
+    assert!(failure.message.contains("maxVisualTokens"), "{failure}");
+    assert_eq!(
+        bench.metrics.embedding_out_of_memory.get(),
+        0,
+        "no smaller batch was tried"
+    );
+}
+
+#[tokio::test]
+async fn a_pages_own_failure_is_not_its_neighbours() {
+    let bench = start(1000);
+    let mut bad = pages(&[1]);
+    bad[0].text = "!".into();
+    let (bad, good) = tokio::join!(
+        bench.thread.embed_pages(bad),
+        bench.thread.embed_pages(pages(&[5, 6]))
+    );
+    assert_eq!(bad.unwrap_err().class, Class::Permanent);
+    assert_eq!(lengths(&good.unwrap()), [5.0, 6.0]);
+}

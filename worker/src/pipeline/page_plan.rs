@@ -1,0 +1,92 @@
+//! What is known of a document before its first page is drawn: every name it will have.
+
+use layra_crds::{ImageFormat, MilvusSpec, RenderSpec, ResolutionMode};
+use layra_rendering::{PageRequest, Resolution};
+
+use crate::document::ids;
+use crate::document::task::Task;
+
+/// A document that is about to be stored.
+#[derive(Clone, Debug)]
+pub(super) struct PagePlan<'a> {
+    pub(super) task: &'a Task,
+    pub(super) pages: u32,
+    pub(super) collection: String,
+    resolution: Resolution,
+    render: &'a RenderSpec,
+    pixels: bool,
+}
+
+impl<'a> PagePlan<'a> {
+    pub(super) fn new(
+        task: &'a Task,
+        pages: u32,
+        render: &'a RenderSpec,
+        milvus: &MilvusSpec,
+        model_pixels: Option<u32>,
+    ) -> Self {
+        let collection = milvus.collection_of(&task.knowledge_base);
+        Self {
+            task,
+            pages,
+            collection,
+            resolution: match render.resolution {
+                ResolutionMode::Table => Resolution::Dpi(render.dpi_for(pages)),
+                ResolutionMode::Auto => Resolution::Auto {
+                    pixels: model_pixels.unwrap_or(0),
+                },
+            },
+            render,
+            pixels: model_pixels.is_some(),
+        }
+    }
+
+    /// How to draw a page (0-based).
+    pub(super) fn request(&self, page: u32) -> PageRequest {
+        PageRequest {
+            page,
+            resolution: self.resolution,
+            format: match self.render.image_format {
+                ImageFormat::Png => layra_rendering::ImageFormat::Png,
+                ImageFormat::WebP => layra_rendering::ImageFormat::WebP,
+            },
+            quality: self.render.quality,
+            pixels: self.pixels,
+        }
+    }
+
+    /// A page's `image_id`.
+    pub(super) fn image_id(&self, page: u32) -> String {
+        ids::image_id(&self.task.username, &self.task.file.file_id, page)
+    }
+
+    /// The key of a page's image.
+    pub(super) fn image_key(&self, page: u32) -> String {
+        image_key(self.task, page, self.render)
+    }
+
+    pub(super) fn content_type(&self) -> &'static str {
+        match self.render.image_format {
+            ImageFormat::Png => "image/png",
+            ImageFormat::WebP => "image/webp",
+        }
+    }
+}
+
+/// The keys of the images of a document of `pages` pages.
+pub(super) fn image_keys(
+    task: &Task,
+    pages: u32,
+    render: &RenderSpec,
+) -> impl Iterator<Item = String> {
+    (0..pages).map(move |page| image_key(task, page, render))
+}
+
+fn image_key(task: &Task, page: u32, render: &RenderSpec) -> String {
+    let extension = match render.image_format {
+        ImageFormat::Png => "png",
+        ImageFormat::WebP => "webp",
+    };
+    let file = &task.file;
+    ids::image_key(&task.username, &file.name, &file.file_id, page, extension)
+}

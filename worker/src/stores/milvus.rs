@@ -1,0 +1,431 @@
+//! LAYRA's collections in Milvus: one per knowledge base, one row per vector.
+//!
+//! It creates what is absent, drops a collection only with its knowledge base, and never flushes (the server limits
+//! flushes, and rows are searchable without). Page numbers are 0-based here.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use layra_crds::{IndexSpec, IndexType, MetricType, MilvusSpec};
+use milvus::v2::prelude as sdk;
+use sdk::{ClientV2, ConnectConfig, ConsistencyLevel, DataType, FieldData, FieldSchema};
+use tokio::sync::Mutex;
+
+use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::settings::Secret;
+
+mod read;
+
+pub use read::Hit;
+
+/// The vector index's name, LAYRA's own.
+const INDEX_NAME: &str = "vector_index";
+/// Longest text of LAYRA's columns.
+const TEXT_LENGTH: u32 = 65_535;
+/// Bytes of vectors in one insert; the server takes 64 MiB by default.
+const INSERT_BYTES: usize = 4 << 20;
+
+/// Milvus, for one pipeline.
+pub struct Vectors {
+    client: ClientV2,
+    index: IndexSpec,
+    dimensions: usize,
+    /// Held while a collection is made, so that two documents do not both try.
+    making: Mutex<()>,
+}
+
+impl std::fmt::Debug for Vectors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vectors")
+            .field("dimensions", &self.dimensions)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The vectors of one page.
+#[derive(Clone, Debug)]
+pub struct PageVectors {
+    /// `image_id`
+    pub image_id: String,
+    /// `page_number`, from 0.
+    pub page: u32,
+    /// One row each.
+    pub vectors: Vec<Vec<f32>>,
+}
+
+impl Vectors {
+    /// Connects. `dimensions` is the width of the model's vectors.
+    pub async fn connect(
+        spec: &MilvusSpec,
+        token: Option<&Secret>,
+        dimensions: usize,
+    ) -> Result<Self, Failure> {
+        let mut config = ConnectConfig::new()
+            .uri(&spec.uri)
+            .connect_timeout(Duration::from_secs(5))
+            .rpc_timeout(Duration::from_mins(1))
+            .retry(sdk::RetryConfig::new().max_attempts(1))
+            .telemetry(sdk::TelemetryConfig::new().enabled(false));
+        if let Some(token) = token {
+            config = config.token(token.reveal());
+        }
+        let client = ClientV2::new(&config)
+            .await
+            .map_err(|error| classify(&error))?;
+        Ok(Self {
+            client,
+            index: spec.index,
+            dimensions,
+            making: Mutex::new(()),
+        })
+    }
+
+    /// Whether the server answers.
+    pub async fn check(&self) -> Result<(), Failure> {
+        let request = sdk::ListCollectionsRequest::builder()
+            .build()
+            .map_err(|e| classify(&e))?;
+        self.client
+            .list_collections(request)
+            .await
+            .map_err(|error| classify(&error))?;
+        Ok(())
+    }
+
+    /// Makes the collection with its index, loaded, unless it exists.
+    pub async fn ensure_collection(&self, collection: &str) -> Result<(), Failure> {
+        let _guard = self.making.lock().await;
+        if !self.has_collection(collection).await? {
+            tracing::info!(
+                collection,
+                dimensions = self.dimensions,
+                "creating the collection"
+            );
+            self.create_collection(collection)
+                .await
+                .map_err(|error| classify(&error))?;
+        }
+        self.check_dimensions(collection).await?;
+        // A worker may have died between the two steps.
+        if !self.has_index(collection).await? {
+            self.create_index(collection)
+                .await
+                .map_err(|error| classify(&error))?;
+        }
+        let request = sdk::LoadCollectionRequest::builder()
+            .collection_name(collection)
+            .timeout_ms(60_000)
+            .build()
+            .map_err(|error| classify(&error))?;
+        self.client
+            .load_collection(request)
+            .await
+            .map_err(|error| classify(&error))
+    }
+
+    /// Whether the collection exists.
+    pub async fn has_collection(&self, collection: &str) -> Result<bool, Failure> {
+        let request = sdk::HasCollectionRequest::builder()
+            .collection_name(collection)
+            .build()
+            .map_err(|error| classify(&error))?;
+        let answer = self.client.has_collection(request).await;
+        Ok(answer.map_err(|error| classify(&error))?.exists())
+    }
+
+    /// Adds the pages' vectors of one file.
+    pub async fn insert(
+        &self,
+        collection: &str,
+        file_id: &str,
+        pages: &[PageVectors],
+    ) -> Result<u64, Failure> {
+        let row_bytes = self.dimensions * size_of::<f32>() + file_id.len() + 64;
+        let rows_at_once = (INSERT_BYTES / row_bytes).max(1);
+        let rows: Vec<(&PageVectors, &Vec<f32>)> = pages
+            .iter()
+            .flat_map(|page| page.vectors.iter().map(move |vector| (page, vector)))
+            .collect();
+        for chunk in rows.chunks(rows_at_once) {
+            let columns = vec![
+                FieldData::FloatVector {
+                    name: "vector".into(),
+                    values: chunk.iter().map(|(_, vector)| (*vector).clone()).collect(),
+                },
+                FieldData::VarChar {
+                    name: "image_id".into(),
+                    values: chunk
+                        .iter()
+                        .map(|(page, _)| page.image_id.clone())
+                        .collect(),
+                },
+                FieldData::Int64 {
+                    name: "page_number".into(),
+                    values: chunk.iter().map(|(page, _)| i64::from(page.page)).collect(),
+                },
+                FieldData::VarChar {
+                    name: "file_id".into(),
+                    values: vec![file_id.to_owned(); chunk.len()],
+                },
+            ];
+            let request = sdk::InsertRequest::builder()
+                .collection_name(collection)
+                .columns(columns)
+                .build()
+                .map_err(|error| classify(&error))?;
+            self.client
+                .insert(request)
+                .await
+                .map_err(|error| classify(&error))?;
+        }
+        Ok(rows.len() as u64)
+    }
+
+    /// Deletes the rows of a file.
+    pub async fn delete_file(&self, collection: &str, file_id: &str) -> Result<(), Failure> {
+        self.delete(collection, &format!("file_id in [{}]", quote(file_id)))
+            .await
+    }
+
+    /// Deletes the rows of a range of a file's pages, counted from 0.
+    pub async fn delete_range(
+        &self,
+        collection: &str,
+        file_id: &str,
+        pages: Range<u32>,
+    ) -> Result<(), Failure> {
+        self.delete(collection, &range(file_id, &pages)).await
+    }
+
+    /// Drops a collection, unless it is gone.
+    pub async fn drop_collection(&self, collection: &str) -> Result<(), Failure> {
+        if !self.has_collection(collection).await? {
+            return Ok(());
+        }
+        let request = sdk::DropCollectionRequest::builder()
+            .collection_name(collection)
+            .build()
+            .map_err(|error| classify(&error))?;
+        self.client
+            .drop_collection(request)
+            .await
+            .map_err(|error| classify(&error))
+    }
+
+    /// Deletes the rows of some pages.
+    pub async fn delete_pages(
+        &self,
+        collection: &str,
+        image_ids: impl Iterator<Item = &str>,
+    ) -> Result<(), Failure> {
+        let list: Vec<String> = image_ids.map(quote).collect();
+        self.delete(collection, &format!("image_id in [{}]", list.join(", ")))
+            .await
+    }
+
+    async fn delete(&self, collection: &str, filter: &str) -> Result<(), Failure> {
+        let request = sdk::DeleteRequest::builder()
+            .collection_name(collection)
+            .filter(filter)
+            .consistency_level(ConsistencyLevel::Strong)
+            .build()
+            .map_err(|error| classify(&error))?;
+        self.client
+            .delete(request)
+            .await
+            .map_err(|error| classify(&error))?;
+        Ok(())
+    }
+
+    async fn create_collection(&self, collection: &str) -> Result<(), sdk::Error> {
+        let text = |name: &str| {
+            FieldSchema::new()
+                .name(name)
+                .data_type(DataType::VarChar)
+                .max_length(TEXT_LENGTH)
+        };
+        let dimensions = u32::try_from(self.dimensions).unwrap_or(u32::MAX);
+        let schema = sdk::CollectionSchema::new()
+            .add_field(
+                FieldSchema::new()
+                    .name("pk")
+                    .data_type(DataType::Int64)
+                    .primary_key(true)
+                    .auto_id(true),
+            )
+            .add_field(
+                FieldSchema::new()
+                    .name("vector")
+                    .data_type(DataType::FloatVector)
+                    .dimension(dimensions),
+            )
+            .add_field(text("image_id"))
+            .add_field(
+                FieldSchema::new()
+                    .name("page_number")
+                    .data_type(DataType::Int64),
+            )
+            .add_field(text("file_id"));
+        let request = sdk::CreateCollectionRequest::builder()
+            .collection_name(collection)
+            .schema(schema)
+            .consistency_level(ConsistencyLevel::Bounded)
+            .build()?;
+        self.client.create_collection(request).await
+    }
+
+    async fn create_index(&self, collection: &str) -> Result<(), sdk::Error> {
+        let (kind, parameters) = match self.index.index_type {
+            IndexType::Hnsw => (
+                sdk::IndexType::Hnsw,
+                HashMap::from([
+                    ("M".to_owned(), self.index.m.to_string()),
+                    (
+                        "efConstruction".to_owned(),
+                        self.index.ef_construction.to_string(),
+                    ),
+                ]),
+            ),
+            IndexType::Flat => (sdk::IndexType::Flat, HashMap::new()),
+        };
+        let index = sdk::IndexParam::new()
+            .field_name("vector")
+            .index_name(INDEX_NAME)
+            .index_type(kind)
+            .metric_type(metric(self.index.metric))
+            .extra_params(parameters);
+        let request = sdk::CreateIndexRequest::builder()
+            .collection_name(collection)
+            .index_param(index)
+            .sync(false)
+            .build()?;
+        self.client.create_index(request).await
+    }
+
+    async fn has_index(&self, collection: &str) -> Result<bool, Failure> {
+        let request = sdk::DescribeIndexRequest::builder()
+            .collection_name(collection)
+            .field_name("vector")
+            .build()
+            .map_err(|error| classify(&error))?;
+        match self.client.describe_index(request).await {
+            Ok(answer) => Ok(!answer.indexes().is_empty()),
+            Err(sdk::Error::Server(error)) if code::is_index_not_found(&error) => Ok(false),
+            Err(error) => Err(classify(&error)),
+        }
+    }
+
+    async fn check_dimensions(&self, collection: &str) -> Result<(), Failure> {
+        let request = sdk::DescribeCollectionRequest::builder()
+            .collection_name(collection)
+            .build()
+            .map_err(|error| classify(&error))?;
+        let answer = self.client.describe_collection(request).await;
+        let description = answer.map_err(|error| classify(&error))?;
+        let found = description
+            .description()
+            .get_schema()
+            .get_fields()
+            .iter()
+            .find(|field| field.get_name() == "vector")
+            .map_or(0, FieldSchema::get_dimension);
+        if usize::try_from(found) == Ok(self.dimensions) {
+            return Ok(());
+        }
+        let message = format!(
+            "collection {collection} has {found} dimensions, the model gives {}: it was made with \
+             another model",
+            self.dimensions
+        );
+        Err(Failure::permanent(
+            Stage::Milvus,
+            "DimensionMismatch",
+            message,
+        ))
+    }
+}
+
+fn metric(metric: MetricType) -> sdk::MetricType {
+    match metric {
+        MetricType::Ip => sdk::MetricType::Ip,
+        MetricType::Cosine => sdk::MetricType::Cosine,
+    }
+}
+
+/// The filter for a range of a file's pages.
+fn range(file_id: &str, pages: &Range<u32>) -> String {
+    format!(
+        "file_id in [{}] and page_number >= {} and page_number < {}",
+        quote(file_id),
+        pages.start,
+        pages.end
+    )
+}
+
+/// A string literal of Milvus' filter language.
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// Milvus' error codes, new and old.
+mod code {
+    use milvus::v2::prelude::ServerError;
+
+    pub(super) fn is_collection_not_found(error: &ServerError) -> bool {
+        error.code() == 100 || error.legacy_code() == 4
+    }
+
+    pub(super) fn is_index_not_found(error: &ServerError) -> bool {
+        error.code() == 700 || error.legacy_code() == 25
+    }
+
+    pub(super) fn is_throttled(error: &ServerError) -> bool {
+        error.code() == 8 || error.legacy_code() == 49
+    }
+
+    pub(super) fn is_refused(error: &ServerError) -> bool {
+        matches!(error.code(), 1400..=1403) || error.legacy_code() == 3
+    }
+}
+
+/// Sorts the client's errors. What is not known to be the document's or the configuration's fault
+/// is the server's.
+fn classify(error: &sdk::Error) -> Failure {
+    match error {
+        sdk::Error::RetryExhausted { source, .. } => classify(source),
+        sdk::Error::Server(server) if code::is_collection_not_found(server) => {
+            let message = "the knowledge base's collection was dropped in the meantime";
+            Failure::permanent(Stage::Milvus, "CollectionGone", message)
+        }
+        sdk::Error::Server(server) if code::is_refused(server) => {
+            Failure::fatal(Stage::Milvus, "MilvusForbidden", error)
+        }
+        sdk::Error::Server(server) if code::is_throttled(server) => {
+            Failure::transient(Stage::Milvus, "MilvusThrottled", error)
+        }
+        // 7 is PERMISSION_DENIED, 16 UNAUTHENTICATED.
+        sdk::Error::Grpc(status) if matches!(status.code() as i32, 7 | 16) => {
+            Failure::fatal(Stage::Milvus, "MilvusForbidden", status.message())
+        }
+        sdk::Error::Validation(_) | sdk::Error::Conversion(_) => {
+            Failure::permanent(Stage::Milvus, "InvalidVectors", error)
+        }
+        _ => Failure::transient(Stage::Milvus, "MilvusUnavailable", error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        assert_eq!(quote("a_b-c"), "'a_b-c'");
+        assert_eq!(
+            quote("a'] or pk > 0 or file_id in ['"),
+            r"'a\'] or pk > 0 or file_id in [\''"
+        );
+        assert_eq!(quote(r"a\"), r"'a\\'");
+    }
+}

@@ -1,0 +1,160 @@
+//! Reading vectors back: candidates of a question, all vectors of a page.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use layra_crds::{IndexType, SearchSpec};
+use milvus::v2::prelude as sdk;
+use sdk::{ConsistencyLevel, FieldData};
+
+use super::{Vectors, classify, metric, quote, range};
+use crate::runtime::failure::{Failure, Stage};
+
+/// Rows of one answer: below gRPC's 4 MiB, and below LAYRA's own limit.
+const ROWS_AT_ONCE: usize = 500;
+
+/// A page that has a vector near to the question's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// `file_id`
+    pub file_id: String,
+    /// `page_number`, from 0.
+    pub page: i64,
+}
+
+impl Vectors {
+    /// The pages, by `image_id`, that hold the nearest vectors of each of the question's vectors.
+    pub async fn candidates(
+        &self,
+        collection: &str,
+        question: Vec<Vec<f32>>,
+        search: SearchSpec,
+    ) -> Result<BTreeMap<String, Hit>, Failure> {
+        let mut parameters = HashMap::new();
+        if self.index.index_type == IndexType::Hnsw {
+            let ef = search.ef.max(search.candidates);
+            parameters.insert("ef".to_owned(), ef.to_string());
+        }
+        let request = sdk::SearchRequest::builder()
+            .collection_name(collection)
+            .vector_field("vector")
+            .vectors(sdk::SearchVectors::Float(question))
+            .metric_type(metric(self.index.metric))
+            .output_fields(["image_id", "page_number", "file_id"])
+            .limit(i64::from(search.candidates))
+            .extra_params(parameters)
+            .consistency_level(ConsistencyLevel::Strong)
+            .build()
+            .map_err(|error| classify(&error))?;
+        let answer = self
+            .client
+            .search(request)
+            .await
+            .map_err(|error| classify(&error))?;
+        let mut hits = BTreeMap::new();
+        for result in answer.results().get_results() {
+            // Read by column: the client's rows need a field that older servers leave out.
+            let column = |name: &str| result.get_output_field(name);
+            match (column("image_id"), column("page_number"), column("file_id")) {
+                (
+                    Some(FieldData::VarChar {
+                        values: image_ids, ..
+                    }),
+                    Some(FieldData::Int64 { values: pages, .. }),
+                    Some(FieldData::VarChar {
+                        values: file_ids, ..
+                    }),
+                ) => {
+                    for ((image_id, page), file_id) in image_ids.iter().zip(pages).zip(file_ids) {
+                        let hit = Hit {
+                            file_id: file_id.clone(),
+                            page: *page,
+                        };
+                        hits.insert(image_id.clone(), hit);
+                    }
+                }
+                // A question without hits has no columns.
+                _ if result.get_ids().is_empty() => {}
+                _ => return Err(unexpected_answer()),
+            }
+        }
+        Ok(hits)
+    }
+
+    /// Rows of a file, those written a moment ago by anybody included.
+    pub async fn count_file(&self, collection: &str, file_id: &str) -> Result<u64, Failure> {
+        self.count(collection, format!("file_id in [{}]", quote(file_id)))
+            .await
+    }
+
+    /// Rows of a range of a file's pages, counted from 0.
+    pub async fn count_range(
+        &self,
+        collection: &str,
+        file_id: &str,
+        pages: Range<u32>,
+    ) -> Result<u64, Failure> {
+        self.count(collection, range(file_id, &pages)).await
+    }
+
+    async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
+        let request = sdk::QueryRequest::builder()
+            .collection_name(collection)
+            .filter(filter)
+            .output_fields(["count(*)"])
+            .consistency_level(ConsistencyLevel::Strong)
+            .build()
+            .map_err(|error| classify(&error))?;
+        let answer = self
+            .client
+            .query(request)
+            .await
+            .map_err(|error| classify(&error))?;
+        let mut rows = answer.results().rows().map_err(|error| classify(&error))?;
+        let count = rows
+            .next()
+            .ok_or_else(unexpected_answer)?
+            .get_i64("count(*)");
+        u64::try_from(count.map_err(|error| classify(&error))?).map_err(|_| unexpected_answer())
+    }
+
+    /// All vectors of a page, in any order.
+    pub async fn page_vectors(
+        &self,
+        collection: &str,
+        image_id: &str,
+    ) -> Result<Vec<Vec<f32>>, Failure> {
+        let mut vectors = Vec::new();
+        loop {
+            let request = sdk::QueryRequest::builder()
+                .collection_name(collection)
+                .filter(format!("image_id in [{}]", quote(image_id)))
+                .output_fields(["vector"])
+                .limit(i64::try_from(ROWS_AT_ONCE).unwrap_or(i64::MAX))
+                .offset(i64::try_from(vectors.len()).unwrap_or(i64::MAX))
+                .consistency_level(ConsistencyLevel::Strong)
+                .build()
+                .map_err(|error| classify(&error))?;
+            let answer = self
+                .client
+                .query(request)
+                .await
+                .map_err(|error| classify(&error))?;
+            let before = vectors.len();
+            for row in answer.results().rows().map_err(|error| classify(&error))? {
+                let vector = row
+                    .get_float_vector("vector")
+                    .map_err(|error| classify(&error))?;
+                vectors.push(vector.to_vec());
+            }
+            if vectors.len() - before < ROWS_AT_ONCE {
+                return Ok(vectors);
+            }
+        }
+    }
+}
+
+fn unexpected_answer() -> Failure {
+    let message = "the server's answer does not have the columns that were asked for";
+    Failure::transient(Stage::Milvus, "MilvusUnavailable", message)
+}

@@ -1,0 +1,393 @@
+//! LAYRA's `files` and `knowledge_bases` in MongoDB.
+//!
+//! Every write can be repeated without a second effect. Page numbers are 1-based here (and
+//! 0-based in Milvus), as LAYRA has them.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::error::{ErrorKind, WriteFailure};
+use mongodb::options::{ClientOptions, IndexOptions};
+use mongodb::{Client, Collection, Database, IndexModel};
+
+use crate::document::task::Task;
+use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::settings::Secret;
+
+/// Longest wait for the answer to one request. The driver has no limit of its own: it would wait
+/// for ever for a server, or a network, that has stopped answering without a word.
+pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(30);
+
+/// LAYRA's documents.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    database: Database,
+    files: Collection<Document>,
+    knowledge_bases: Collection<Document>,
+}
+
+/// A page of a file, as `files.images[]` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageEntry {
+    /// `images_id`, the same as Milvus' `image_id`.
+    pub image_id: String,
+    /// `minio_filename`
+    pub key: String,
+    /// `minio_url`
+    pub url: String,
+    /// `page_number`, from 1.
+    pub number: u32,
+}
+
+/// What is stored of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredFile {
+    /// The name that the user gave it.
+    pub name: String,
+    /// The key of its original.
+    pub original: Option<String>,
+    /// `images_id` and `minio_filename` of its pages.
+    pub pages: Vec<(String, String)>,
+}
+
+impl Documents {
+    /// A client; connects in the background.
+    pub async fn new(uri: &Secret, database: &str) -> Result<Self, Failure> {
+        let mut options = ClientOptions::parse(uri.reveal()).await.map_err(|error| {
+            // The driver's message may repeat parts of the connection string.
+            let kind = match *error.kind {
+                ErrorKind::DnsResolve { .. } => "its host name cannot be resolved",
+                _ => "it is not a valid connection string",
+            };
+            Failure::fatal(
+                Stage::Mongodb,
+                "InvalidMongodbUri",
+                format!("mongodb/uri: {kind}"),
+            )
+        })?;
+        options
+            .app_name
+            .get_or_insert_with(|| "layra-worker".to_owned());
+        options.server_selection_timeout = Some(Duration::from_secs(5));
+        options.connect_timeout = Some(Duration::from_secs(5));
+        let client = Client::with_options(options).map_err(|error| classify(&error))?;
+        let database = client.database(database);
+        Ok(Self {
+            files: database.collection("files"),
+            knowledge_bases: database.collection("knowledge_bases"),
+            database,
+        })
+    }
+
+    /// Whether the server answers; makes the unique indexes that LAYRA makes, where absent.
+    pub async fn prepare(&self) -> Result<(), Failure> {
+        let unique = |key: &str, name: &str| {
+            let options = IndexOptions::builder()
+                .name(name.to_owned())
+                .unique(true)
+                .build();
+            IndexModel::builder()
+                .keys(doc! { key: 1 })
+                .options(options)
+                .build()
+        };
+        ask(self.database.run_command(doc! { "ping": 1 })).await?;
+        for (collection, index) in [
+            (&self.files, unique("file_id", "unique_file_id")),
+            (
+                &self.knowledge_bases,
+                unique("knowledge_base_id", "unique_kb_id"),
+            ),
+        ] {
+            match answer(collection.create_index(index)).await? {
+                Ok(_) => {}
+                // The same index under another name, or duplicates of old: LAYRA's affair.
+                Err(error) if matches!(*error.kind, ErrorKind::Command(_)) => {
+                    tracing::warn!(collection = collection.name(), %error, "no unique index");
+                }
+                Err(error) => return Err(classify(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the knowledge base exists. LAYRA makes it before it sends the first task.
+    pub async fn has_knowledge_base(&self, id: &str) -> Result<bool, Failure> {
+        let found = self
+            .knowledge_bases
+            .find_one(doc! { "knowledge_base_id": id })
+            .projection(doc! { "_id": 1 });
+        Ok(ask(found).await?.is_some())
+    }
+
+    /// Makes a knowledge base, unless it exists.
+    pub async fn ensure_knowledge_base(&self, id: &str, username: &str) -> Result<(), Failure> {
+        let now = DateTime::now();
+        let fields = doc! {
+            "knowledge_base_id": id, "knowledge_base_name": id, "username": username,
+            "files": [], "used_chat": [], "created_at": now, "last_modify_at": now,
+            "is_delete": false,
+        };
+        let update = self
+            .knowledge_bases
+            .update_one(
+                doc! { "knowledge_base_id": id },
+                doc! { "$setOnInsert": fields },
+            )
+            .upsert(true);
+        ask(update).await?;
+        Ok(())
+    }
+
+    /// Enters a file, once, into `files` and its knowledge base. Returns whether it was there
+    /// before.
+    pub async fn enter_file(&self, task: &Task, url: &str) -> Result<bool, Failure> {
+        let now = DateTime::now();
+        let file = &task.file;
+        let fields = doc! {
+            "file_id": &file.file_id, "filename": &file.name, "username": &task.username,
+            "minio_filename": &file.key, "minio_url": url,
+            "knowledge_db_id": &task.knowledge_base, "images": [],
+            "created_at": now, "last_modify_at": now, "is_delete": false,
+        };
+        let entered = self
+            .files
+            .update_one(
+                doc! { "file_id": &file.file_id },
+                doc! { "$setOnInsert": fields },
+            )
+            .upsert(true);
+        let entered = ask(entered).await?;
+        let entry = doc! {
+            "file_id": &file.file_id, "filename": &file.name, "minio_filename": &file.key,
+            "minio_url": url, "created_at": now,
+        };
+        ask(self.knowledge_bases.update_one(
+            doc! {
+                "knowledge_base_id": &task.knowledge_base,
+                "files.file_id": { "$ne": &file.file_id },
+            },
+            doc! { "$push": { "files": entry }, "$set": { "last_modify_at": now } },
+        ))
+        .await?;
+        Ok(entered.upserted_id.is_none())
+    }
+
+    /// The files of a knowledge base.
+    pub async fn files_of(&self, knowledge_base: &str) -> Result<Vec<String>, Failure> {
+        let found = self
+            .files
+            .find(doc! { "knowledge_db_id": knowledge_base })
+            .projection(doc! { "file_id": 1 });
+        let mut found = ask(found).await?;
+        let mut ids = Vec::new();
+        while let Some(file) = ask(found.try_next()).await? {
+            ids.push(file.get_str("file_id").unwrap_or_default().to_owned());
+        }
+        Ok(ids)
+    }
+
+    /// Removes a knowledge base, not its files.
+    pub async fn remove_knowledge_base(&self, id: &str) -> Result<(), Failure> {
+        let filter = doc! { "knowledge_base_id": id };
+        ask(self.knowledge_bases.delete_one(filter)).await?;
+        Ok(())
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Adds pages to a file; those that it has already are left as they are. Fails for good when
+    /// the file is gone.
+    pub async fn add_pages(&self, file_id: &str, pages: &[PageEntry]) -> Result<(), Failure> {
+        let now = DateTime::now();
+        let updates: Vec<Document> = pages
+            .iter()
+            .map(|page| {
+                let entry = doc! {
+                    "images_id": &page.image_id, "minio_filename": &page.key,
+                    "minio_url": &page.url, "page_number": i64::from(page.number),
+                };
+                doc! {
+                    "q": { "file_id": file_id, "images.images_id": { "$ne": &page.image_id } },
+                    "u": { "$push": { "images": entry }, "$set": { "last_modify_at": now } },
+                }
+            })
+            .collect();
+        let command = doc! { "update": self.files.name(), "updates": updates, "ordered": true };
+        let reply = ask(self.database.run_command(command)).await?;
+        if let Ok(errors) = reply.get_array("writeErrors")
+            && let Some(error) = errors.first().and_then(Bson::as_document)
+        {
+            let message = error.get_str("errmsg").unwrap_or("a write failed");
+            return Err(by_code(error.get_i32("code").unwrap_or_default(), message));
+        }
+        let changed = reply
+            .get_i32("n")
+            .map(i64::from)
+            .or_else(|_| reply.get_i64("n"));
+        if changed.unwrap_or_default() < i64::try_from(pages.len()).unwrap_or(i64::MAX)
+            && self.stored_file(file_id).await?.is_none()
+        {
+            let message = format!("{file_id} was deleted while it was being ingested");
+            return Err(Failure::permanent(Stage::Mongodb, "FileDeleted", message));
+        }
+        Ok(())
+    }
+
+    /// What is stored of a file.
+    pub async fn stored_file(&self, file_id: &str) -> Result<Option<StoredFile>, Failure> {
+        Ok(self
+            .stored_files(vec![file_id.to_owned()])
+            .await?
+            .pop()
+            .map(|(_, file)| file))
+    }
+
+    /// What is stored of some files, with their ids.
+    pub async fn stored_files(
+        &self,
+        file_ids: Vec<String>,
+    ) -> Result<Vec<(String, StoredFile)>, Failure> {
+        let found = self
+            .files
+            .find(doc! { "file_id": { "$in": file_ids } })
+            .projection(doc! {
+                "file_id": 1, "filename": 1, "minio_filename": 1, "images.images_id": 1,
+                "images.minio_filename": 1,
+            });
+        let mut found = ask(found).await?;
+        let mut files = Vec::new();
+        while let Some(file) = ask(found.try_next()).await? {
+            files.push((text(&file, "file_id"), StoredFile::from(&file)));
+        }
+        Ok(files)
+    }
+
+    /// Takes page images out of a file.
+    pub async fn remove_pages(&self, file_id: &str, keys: &[String]) -> Result<(), Failure> {
+        let update = doc! {
+            "$pull": { "images": { "minio_filename": { "$in": keys } } },
+            "$set": { "last_modify_at": DateTime::now() },
+        };
+        ask(self.files.update_one(doc! { "file_id": file_id }, update)).await?;
+        Ok(())
+    }
+
+    /// Takes a file out of its knowledge base and out of `files`.
+    pub async fn remove_file(&self, knowledge_base: &str, file_id: &str) -> Result<(), Failure> {
+        ask(self.knowledge_bases.update_one(
+            doc! { "knowledge_base_id": knowledge_base },
+            doc! {
+                "$pull": { "files": { "file_id": file_id } },
+                "$set": { "last_modify_at": DateTime::now() },
+            },
+        ))
+        .await?;
+        ask(self.files.delete_one(doc! { "file_id": file_id })).await?;
+        Ok(())
+    }
+}
+
+impl From<&Document> for StoredFile {
+    fn from(file: &Document) -> Self {
+        let images = file.get_array("images");
+        let images = images.map(Vec::as_slice).unwrap_or_default();
+        Self {
+            name: text(file, "filename"),
+            original: file.get_str("minio_filename").ok().map(str::to_owned),
+            pages: images
+                .iter()
+                .filter_map(Bson::as_document)
+                .map(|image| (text(image, "images_id"), text(image, "minio_filename")))
+                .collect(),
+        }
+    }
+}
+
+fn text(document: &Document, key: &str) -> String {
+    document.get_str(key).unwrap_or_default().to_owned()
+}
+
+/// Makes a request, whose errors are sorted.
+pub(crate) async fn ask<T>(
+    request: impl IntoFuture<Output = mongodb::error::Result<T>>,
+) -> Result<T, Failure> {
+    answer(request).await?.map_err(|error| classify(&error))
+}
+
+/// Makes a request. Fails itself only when no answer comes within [`LONGEST_REQUEST`].
+pub(crate) async fn answer<T>(
+    request: impl IntoFuture<Output = mongodb::error::Result<T>>,
+) -> Result<mongodb::error::Result<T>, Failure> {
+    tokio::time::timeout(LONGEST_REQUEST, request)
+        .await
+        .map_err(|_| {
+            let message = format!("no answer within {} s", LONGEST_REQUEST.as_secs());
+            Failure::transient(Stage::Mongodb, "MongodbUnavailable", message)
+        })
+}
+
+/// Sorts the driver's errors. What is not known to be the document's or the configuration's fault
+/// is the server's.
+pub(crate) fn classify(error: &mongodb::error::Error) -> Failure {
+    match &*error.kind {
+        ErrorKind::Authentication { .. } => Failure::fatal(
+            Stage::Mongodb,
+            "MongodbForbidden",
+            "the server refused the credentials",
+        ),
+        ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. } => {
+            Failure::fatal(Stage::Mongodb, "InvalidMongodbUri", error)
+        }
+        ErrorKind::BsonSerialization(_) => {
+            Failure::permanent(Stage::Mongodb, "DocumentNotStorable", error)
+        }
+        ErrorKind::Command(command) => by_code(command.code, &command.message),
+        ErrorKind::Write(WriteFailure::WriteError(write)) => by_code(write.code, &write.message),
+        _ => Failure::transient(Stage::Mongodb, "MongodbUnavailable", error),
+    }
+}
+
+/// Sorts server errors by MongoDB's error codes.
+fn by_code(code: i32, message: &str) -> Failure {
+    match code {
+        // Unauthorized, AuthenticationFailed, AtlasError
+        13 | 18 | 8000 => Failure::fatal(Stage::Mongodb, "MongodbForbidden", message),
+        // BSONObjectTooLarge, its older form, and "resulting document after update is too large"
+        10334 | 17419 | 17420 => Failure::permanent(Stage::Mongodb, "DocumentTooLarge", message),
+        _ => Failure::transient(Stage::Mongodb, "MongodbUnavailable", message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::failure::Class;
+
+    #[test]
+    fn only_known_codes_are_the_documents_or_the_users_fault() {
+        for (code, class) in [
+            (13, Class::Fatal),
+            (18, Class::Fatal),
+            (17419, Class::Permanent),
+            (11000, Class::Transient),
+            (189, Class::Transient),
+            (0, Class::Transient),
+        ] {
+            assert_eq!(by_code(code, "x").class, class, "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_connection_string_is_fatal_and_not_shown() {
+        let uri = Secret::new("mongodb://root:hidden@:x:y");
+        let failure = Documents::new(&uri, "mongodb").await.unwrap_err();
+        assert_eq!(failure.class, Class::Fatal);
+        assert!(!failure.message.contains("hidden"));
+    }
+}
