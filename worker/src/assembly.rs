@@ -12,7 +12,6 @@ use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::delete::Deleter;
 use crate::model_files;
 use crate::pipeline::Pipeline;
 use crate::pipeline::budget::Budget;
@@ -23,7 +22,8 @@ use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
 use crate::runtime::settings::Settings;
-use crate::stores::ledger::{Delivery, Ledger};
+use crate::stores::Stores;
+use crate::stores::ledger::{Ledger, Request};
 use crate::stores::milvus::Vectors;
 use crate::stores::mongo::Documents;
 use crate::stores::objects::Objects;
@@ -181,14 +181,11 @@ impl Common {
         let objects = self.objects().await?;
         let documents = self.documents().await?;
         let embedder = self.embedder().await?;
-        let vectors = Arc::new(self.vectors(embedder.dimensions()).await?);
+        let dimensions = embedder.dimensions();
+        let stores = self.all_stores(objects, documents, dimensions).await?;
         Ok(Pipeline {
-            originals: Originals::new(objects.clone(), self.paths.cache.clone())?,
-            objects,
-            ledger: self.ledger(&documents).await?,
-            documents,
-            vectors,
-            milvus: config.stores.milvus.clone(),
+            originals: Originals::new(stores.objects.clone(), self.paths.cache.clone())?,
+            stores,
             renderer,
             render: config.documents.render.clone(),
             embedder,
@@ -206,16 +203,26 @@ impl Common {
         })
     }
 
-    /// What is needed to delete. The model is not.
-    pub async fn deleter(&self) -> Result<Deleter, Failure> {
+    /// The stores, for work that adds no vectors: the model is not needed.
+    pub async fn stores(&self) -> Result<Stores, Failure> {
+        let objects = self.objects().await?;
         let documents = self.documents().await?;
-        Ok(Deleter {
-            objects: self.objects().await?,
+        self.all_stores(objects, documents, 0).await
+    }
+
+    async fn all_stores(
+        &self,
+        objects: Objects,
+        documents: Documents,
+        dimensions: usize,
+    ) -> Result<Stores, Failure> {
+        let vectors = Arc::new(self.vectors(dimensions).await?);
+        Ok(Stores {
+            objects,
             ledger: self.ledger(&documents).await?,
             documents,
-            vectors: Arc::new(self.vectors(0).await?),
+            vectors,
             milvus: self.settings.config.stores.milvus.clone(),
-            retry: self.retry(),
         })
     }
 
@@ -229,10 +236,10 @@ impl Common {
         Ok(ledger)
     }
 
-    /// How a task came to this worker. `origin` names the request.
+    /// A request for a document that came to this worker. `origin` names it.
     #[must_use]
-    pub fn delivery(&self, origin: String, at: DateTime) -> Delivery {
-        Delivery {
+    pub fn request(&self, origin: String, at: DateTime) -> Request {
+        Request {
             origin,
             at,
             recipe: self.recipe.clone(),

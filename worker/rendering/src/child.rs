@@ -13,24 +13,11 @@ use std::process::ExitCode;
 use super::encode::{self, Canvas};
 use super::format::{self, Container, DocumentFormat};
 use super::office_format::{self, OfficeDocument};
+use super::page_source::PageSource;
 use super::pdf::{self, PdfSource};
 use super::protocol::{OpenRequest, Reply, Request, read_request, write_reply};
 use super::raster::RasterDocument;
-use super::{PageRequest, RenderError, RenderedPage, Resolution, sandbox, trial};
-
-/// Pages that can be drawn.
-pub(super) trait PageSource {
-    /// How many.
-    fn pages(&self) -> u32;
-
-    /// Draws a page (counted from 0); returns its text.
-    fn draw(
-        &mut self,
-        page: u32,
-        resolution: Resolution,
-        canvas: &mut Canvas,
-    ) -> Result<String, RenderError>;
-}
+use super::{PageRequest, RenderError, RenderedPage, sandbox, trial};
 
 /// Runs a renderer on standard input and output until the worker closes them. Must be called
 /// before the program opens anything or starts a thread.

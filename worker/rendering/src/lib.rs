@@ -9,6 +9,7 @@ mod frame;
 mod geometry;
 mod office;
 mod office_format;
+mod page_source;
 mod pdf;
 mod process;
 mod protocol;

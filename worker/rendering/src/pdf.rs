@@ -6,8 +6,8 @@ use std::path::Path;
 
 use pdfium_render::prelude::*;
 
-use super::child::PageSource;
 use super::encode::Canvas;
+use super::page_source::PageSource;
 use super::{RenderError, Resolution, geometry};
 
 /// Longest text of a page in bytes; what follows is left out. A dense page has 10 KiB.

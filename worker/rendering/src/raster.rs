@@ -11,8 +11,8 @@ use image::error::{ImageError, LimitErrorKind};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::child::PageSource;
 use super::encode::Canvas;
+use super::page_source::PageSource;
 use super::{RenderError, Resolution, geometry};
 
 /// Most pixels of an image before it is scaled down: a scan of A2 at 600 DPI has 139 million.

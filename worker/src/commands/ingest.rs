@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::assembly::Common;
 use crate::document::ids;
 use crate::document::task::{FileMeta, Task};
-use crate::pipeline::{Event, Job, Outcome, Pipeline, Reason, Source, Stored};
+use crate::pipeline::{Event, Job, Outcome, Pipeline, Source, Stored};
 use crate::runtime::failure::{Class, Failure, Stage};
 
 /// Files worked on at the same time.
@@ -75,7 +75,7 @@ pub async fn ingest(
 ) -> Result<Summary, Failure> {
     let pipeline = common.pipeline().await?;
     let retry = common.retry();
-    let documents = &pipeline.documents;
+    let documents = &pipeline.stores.documents;
     let ensure = |_| documents.ensure_knowledge_base(knowledge_base, username);
     retry.run(Stage::Mongodb, &common.stop, ensure).await?;
 
@@ -125,6 +125,7 @@ async fn one(
     bar.set_message(task.file.name.clone());
     let upload = |_| {
         pipeline
+            .stores
             .objects
             .upload(&task.file.key, file, "application/octet-stream")
     };
@@ -140,22 +141,15 @@ async fn one(
     let origin = format!("{topic}/ingest/{}", task.file.file_id);
     let job = Job {
         task: &task,
-        delivery: common.delivery(origin, DateTime::now()),
+        request: common.request(origin, DateTime::now()),
         source: Source::Local(file),
     };
     let outcome = pipeline.document(&job, &common.stop, &observer).await?;
+    pipeline.settle(&outcome, &task, None, &common.stop).await?;
     match outcome {
         Outcome::Stored(stored) => Ok(stored),
-        Outcome::Rejected(entry, rejection) => {
-            let ledger = &pipeline.ledger;
-            let lettered = |_| ledger.lettered(&entry.file_id, &entry.round);
-            common
-                .retry()
-                .run(Stage::Mongodb, &common.stop, lettered)
-                .await?;
-            Err(rejection.into())
-        }
-        Outcome::Nothing(Reason::AlreadyStored) => Ok(Stored::default()),
+        Outcome::Rejected(_, rejection) => Err(rejection.into()),
+        Outcome::AlreadyStored => Ok(Stored::default()),
         other => {
             let message = format!("somebody else works on the same file ({other:?})");
             Err(Failure::permanent(Stage::Intake, "Superseded", message))

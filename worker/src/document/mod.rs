@@ -2,5 +2,8 @@
 //! name that it will have in the stores. No I/O.
 
 pub mod ids;
+mod origin;
 pub mod page_range;
 pub mod task;
+
+pub use origin::Origin;

@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
+use crate::document::Origin;
 use crate::runtime::failure::{Failure, Stage};
-use crate::stores::ledger::Origin;
 
 /// All headers that describe a range begin so.
 const PREFIX: &str = "layra-range-";

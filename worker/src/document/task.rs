@@ -5,7 +5,6 @@
 use serde_json::{Map, Value};
 
 use crate::runtime::failure::{Failure, Stage};
-use crate::stores::ledger::Entry;
 
 /// Longest key of an S3 object, in bytes.
 const LONGEST_KEY: usize = 1024;
@@ -170,23 +169,6 @@ pub fn shown_as(payload: &[u8]) -> Option<(String, Option<String>)> {
     let file = message.get("file_meta");
     let file_id = text(file.and_then(|file| file.get("file_id")));
     Some((text(message.get("task_id"))?, file_id))
-}
-
-impl From<&Entry> for Task {
-    /// The task of a document that the ledger knows.
-    fn from(entry: &Entry) -> Self {
-        Self {
-            task_id: entry.task_id.clone(),
-            username: entry.username.clone(),
-            knowledge_base: entry.knowledge_db_id.clone(),
-            file: FileMeta {
-                file_id: entry.file_id.clone(),
-                key: entry.minio_filename.clone(),
-                name: entry.filename.clone(),
-                url: None,
-            },
-        }
-    }
 }
 
 impl Task {

@@ -12,12 +12,13 @@ use rdkafka::message::{Header, Headers, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
+use crate::document::Origin;
 use crate::document::page_range::{self, Range};
 use crate::document::task::Task;
 use crate::kafka::client::client_config;
 use crate::runtime::failure::{Class, Failure, Stage};
 use crate::runtime::settings::Settings;
-use crate::stores::ledger::{Origin, Rejection};
+use crate::stores::ledger::Rejection;
 
 /// All headers that describe a failure begin so.
 const PREFIX: &str = "layra-error-";
@@ -194,7 +195,7 @@ fn explain(
     let mut attempts = 1_u32;
     for header in message.headers().into_iter().flat_map(Headers::iter) {
         match header.key.strip_prefix(PREFIX) {
-            None if range::is_range_header(header.key) => {}
+            None if page_range::is_range_header(header.key) => {}
             None => headers = headers.insert(header),
             Some("attempts") => {
                 let before = header

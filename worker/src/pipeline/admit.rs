@@ -1,24 +1,26 @@
 //! What a task, or a range of one, needs: to be begun, gone on with, split, or nothing at all.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::{Observer, Outcome, Pipeline, Reason};
+use super::decision::{Decision, decide};
+use super::{Observer, Outcome, Pipeline};
 use crate::document::page_range::Range;
 use crate::document::task::Task;
 use crate::pipeline::stages::fetch::Original;
 use crate::runtime::failure::{Failure, Stage};
-use crate::stores::ledger::{Delivery, Entry, State, Verdict, judge};
+use crate::stores::ledger::{Entry, Request};
 
-/// A task with the way it came.
+/// A task and the request for it.
 #[derive(Clone, Debug)]
 pub struct Job<'a> {
     /// The document.
     pub task: &'a Task,
-    /// Its delivery.
-    pub delivery: Delivery,
+    /// Who asked for it, and when.
+    pub request: Request,
     /// Where its original is.
     pub source: Source<'a>,
 }
@@ -47,11 +49,6 @@ impl AsRef<Path> for LocalOriginal<'_> {
     }
 }
 
-enum Entered {
-    Work(Box<Entry>),
-    Settled(Outcome),
-}
-
 impl Pipeline {
     /// Does what a task asks for, as far as it is not done.
     pub async fn document(
@@ -63,13 +60,13 @@ impl Pipeline {
         loop {
             let entered = self.retry.run(Stage::Mongodb, cancel, |_| self.enter(job));
             let entry = match entered.await? {
-                Entered::Work(entry) => entry,
-                Entered::Settled(outcome) => return Ok(outcome),
+                ControlFlow::Continue(entry) => entry,
+                ControlFlow::Break(outcome) => return Ok(outcome),
             };
             if entry.range_pages.is_some() && entry.prepared {
                 return self.go_on(entry, cancel).await;
             }
-            match self.unit(job, &entry, 0, cancel, observer).await? {
+            match self.work_on(job, &entry, 0, cancel, observer).await? {
                 // Begun anew in the ledger.
                 Outcome::Again(_) if !cancel.is_cancelled() => {}
                 outcome => return Ok(outcome),
@@ -85,51 +82,45 @@ impl Pipeline {
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
         let file_id = &job.task.file.file_id;
-        let entry = self.ledger(cancel, || self.ledger.find(file_id)).await?;
+        let entry = self
+            .ledger(cancel, || self.stores.ledger.find(file_id))
+            .await?;
         match entry {
             Some(entry) if entry.round == range.round => {
-                if entry.recipe == job.delivery.recipe {
-                    self.unit(job, &entry, range.first, cancel, &|_| {}).await
+                if entry.recipe == job.request.recipe {
+                    self.work_on(job, &entry, range.first, cancel, &|_| {})
+                        .await
                 } else {
                     // The configuration changed on the way: the whole document anew.
                     self.document(job, cancel, &|_| {}).await
                 }
             }
-            _ => Ok(Outcome::Nothing(Reason::Superseded)),
+            _ => Ok(Outcome::Superseded),
         }
     }
 
-    /// Enters the task into the ledger, unless there is nothing to do.
-    async fn enter(&self, job: &Job<'_>) -> Result<Entered, Failure> {
-        let Job { task, delivery, .. } = job;
+    /// Enters the task into the ledger and goes on with the entry, unless there is nothing to do.
+    async fn enter(&self, job: &Job<'_>) -> Result<ControlFlow<Outcome, Box<Entry>>, Failure> {
+        let Job { task, request, .. } = job;
         loop {
-            let before = self.ledger.find(&task.file.file_id).await?;
-            let verdict = judge(before.as_ref(), delivery);
-            match (verdict, before) {
-                (Verdict::Begin, before) => {
-                    if let Some(entry) = self.begin(job, before.as_ref()).await? {
-                        return Ok(entry);
-                    }
-                }
-                (Verdict::Resume, Some(entry)) => return Ok(Entered::Work(Box::new(entry))),
-                (Verdict::Check, Some(entry)) => match self.whereabouts(&entry).await? {
-                    Whereabouts::Stored => {
-                        return Ok(Entered::Settled(Outcome::Nothing(Reason::AlreadyStored)));
+            let known = self.stores.ledger.find(&task.file.file_id).await?;
+            let before = match decide(known.map(Box::new), request) {
+                Decision::Begin(before) => before,
+                Decision::Resume(entry) => return Ok(ControlFlow::Continue(entry)),
+                Decision::Inspect(entry) => match self.inspect(&entry).await? {
+                    Outcome::AlreadyStored => {
+                        return Ok(ControlFlow::Break(Outcome::AlreadyStored));
                     }
                     // The user deleted it through LAYRA after this very task had been done.
-                    Whereabouts::Gone if entry.origin == delivery.origin => {
-                        return Ok(Entered::Settled(Outcome::Nothing(Reason::Deleted)));
+                    Outcome::Deleted if entry.origin == request.origin => {
+                        return Ok(ControlFlow::Break(Outcome::Deleted));
                     }
-                    Whereabouts::Gone | Whereabouts::Damaged => {
-                        if let Some(entry) = self.begin(job, Some(&entry)).await? {
-                            return Ok(entry);
-                        }
-                    }
+                    _ => Some(entry),
                 },
-                (Verdict::OweLetter, Some(entry)) => {
-                    return self.owed(entry).await.map(Entered::Settled);
+                Decision::OweDeadLetter(entry) => {
+                    return self.owed(entry).await.map(ControlFlow::Break);
                 }
-                (Verdict::GiveWay, _) => {
+                Decision::GiveWay => {
                     let message = "a worker with a newer configuration works on the document";
                     return Err(Failure::transient(
                         Stage::Intake,
@@ -137,29 +128,24 @@ impl Pipeline {
                         message,
                     ));
                 }
-                (Verdict::Settled, Some(entry)) => {
-                    let reason = match entry.state {
-                        State::Deleted => Reason::Deleted,
-                        _ => Reason::Settled,
-                    };
-                    return Ok(Entered::Settled(Outcome::Nothing(reason)));
-                }
-                (_, None) => unreachable!("an unknown document is begun"),
+                Decision::End(outcome) => return Ok(ControlFlow::Break(outcome)),
+            };
+            if let Some(entry) = self.begin(job, before.as_deref()).await? {
+                return Ok(ControlFlow::Continue(Box::new(entry)));
             }
         }
     }
 
-    async fn begin(
-        &self,
-        job: &Job<'_>,
-        before: Option<&Entry>,
-    ) -> Result<Option<Entered>, Failure> {
+    /// Begins a round. `None` when somebody else was faster.
+    async fn begin(&self, job: &Job<'_>, before: Option<&Entry>) -> Result<Option<Entry>, Failure> {
         if before.is_some() {
             tracing::info!("the file was here before; it is stored anew");
             self.metrics.files.with_label_values(&["retried"]).inc();
         }
-        let entry = self.ledger.begin(job.task, &job.delivery, before).await?;
-        Ok(entry.map(|entry| Entered::Work(Box::new(entry))))
+        self.stores
+            .ledger
+            .begin(job.task, &job.request, before)
+            .await
     }
 
     /// A document that was split before: its missing ranges are sent (once more).
@@ -183,17 +169,17 @@ impl Pipeline {
         rows: u64,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let collection = self.milvus.collection_of(&entry.knowledge_db_id);
-        let count = || self.vectors.count_file(&collection, &entry.file_id);
+        let collection = self.stores.collection_of(&entry.knowledge_db_id);
+        let count = || self.stores.vectors.count_file(&collection, &entry.file_id);
         let found = self.server(Stage::Milvus, cancel, |_| count()).await?;
         if found != rows {
             tracing::warn!(found, expected = rows, "somebody else wrote the file too");
             self.metrics.repeats.inc();
             return self.restart(entry, cancel).await;
         }
-        let finished = self.ledger(cancel, || self.ledger.finish(entry, rows));
+        let finished = self.ledger(cancel, || self.stores.ledger.finish(entry, rows));
         if !finished.await? {
-            return Ok(Outcome::Nothing(Reason::Superseded));
+            return Ok(Outcome::Superseded);
         }
         Ok(Outcome::Stored(super::Stored {
             pages: entry.pages.unwrap_or_default(),
@@ -204,27 +190,29 @@ impl Pipeline {
     /// Begins a new round for a document whose stores are not as they should be.
     async fn restart(&self, entry: &Entry, cancel: &CancellationToken) -> Result<Outcome, Failure> {
         let task = Task::from(entry);
-        let delivery = Delivery {
+        let request = Request {
             origin: entry.origin.clone(),
             at: DateTime::now(),
             recipe: entry.recipe.clone(),
             worker_since: entry.worker_since,
         };
-        let begun = self.ledger(cancel, || self.ledger.begin(&task, &delivery, Some(entry)));
+        let begun = self.ledger(cancel, || {
+            self.stores.ledger.begin(&task, &request, Some(entry))
+        });
         Ok(match begun.await? {
             Some(entry) => Outcome::Again(Box::new(entry)),
-            None => Outcome::Nothing(Reason::Superseded),
+            None => Outcome::Superseded,
         })
     }
 
     /// A document that failed while its dead letter could not be written.
-    pub(super) async fn owed(&self, entry: Entry) -> Result<Outcome, Failure> {
+    pub(super) async fn owed(&self, entry: Box<Entry>) -> Result<Outcome, Failure> {
         self.withdraw(&entry).await?;
         let rejection = entry.failure.clone().unwrap_or_else(|| {
             let unknown = Failure::permanent(Stage::Intake, "Unknown", "the reason is not known");
             (&unknown).into()
         });
-        Ok(Outcome::Rejected(Box::new(entry), rejection))
+        Ok(Outcome::Rejected(entry, rejection))
     }
 
     pub(super) async fn local<'a>(
@@ -244,15 +232,4 @@ impl Pipeline {
         timer.stop_and_record();
         Ok(LocalOriginal::Copy(copy))
     }
-}
-
-/// What the stores hold of a document that is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whereabouts {
-    /// All of it, once.
-    Stored,
-    /// LAYRA does not know it any more.
-    Gone,
-    /// Not what the ledger says.
-    Damaged,
 }

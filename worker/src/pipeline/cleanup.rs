@@ -1,14 +1,13 @@
 //! Removing what must not be in the stores: what earlier rounds left, what a document left that
-//! failed or was deleted, what a late write brought back.
+//! failed or was deleted.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use tokio_util::sync::CancellationToken;
 
-use super::admit::Whereabouts;
+use super::Pipeline;
 use super::page_plan::{self, PagePlan};
-use super::{Outcome, Pipeline, Reason};
 use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Stage};
 use crate::stores::ledger::{Entry, State};
@@ -25,7 +24,9 @@ impl Pipeline {
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let knowledge_base = &plan.task.knowledge_base;
-        let exists = self.ledger(cancel, || self.documents.has_knowledge_base(knowledge_base));
+        let exists = self.ledger(cancel, || {
+            self.stores.documents.has_knowledge_base(knowledge_base)
+        });
         if !exists.await? {
             let message = format!("knowledge base {knowledge_base} does not exist");
             return Err(Failure::permanent(
@@ -36,7 +37,7 @@ impl Pipeline {
         }
         let collection = &plan.collection;
         self.server(Stage::Milvus, cancel, |_| {
-            self.vectors.ensure_collection(collection)
+            self.stores.vectors.ensure_collection(collection)
         })
         .await?;
 
@@ -44,18 +45,18 @@ impl Pipeline {
         let url = file
             .url
             .clone()
-            .unwrap_or_else(|| self.objects.link(&file.key));
-        self.ledger(cancel, || self.documents.enter_file(plan.task, &url))
+            .unwrap_or_else(|| self.stores.objects.link(&file.key));
+        self.ledger(cancel, || self.stores.documents.enter_file(plan.task, &url))
             .await?;
         self.server(Stage::Milvus, cancel, |_| {
-            self.vectors.delete_file(collection, &file.file_id)
+            self.stores.vectors.delete_file(collection, &file.file_id)
         })
         .await?;
         let expected: BTreeSet<(String, String)> = (0..plan.pages)
             .map(|page| (plan.image_id(page), plan.image_key(page)))
             .collect();
         let stored = self
-            .ledger(cancel, || self.documents.stored_file(&file.file_id))
+            .ledger(cancel, || self.stores.documents.stored_file(&file.file_id))
             .await?;
         let stale: Vec<String> = stored
             .unwrap_or_default()
@@ -66,15 +67,17 @@ impl Pipeline {
             .collect();
         if !stale.is_empty() {
             self.ledger(cancel, || {
-                self.documents.remove_pages(&file.file_id, &stale)
+                self.stores.documents.remove_pages(&file.file_id, &stale)
             })
             .await?;
             self.server(Stage::Objects, cancel, |_| {
-                self.objects.delete_all(stale.clone())
+                self.stores.objects.delete_all(stale.clone())
             })
             .await?;
         }
-        let prepared = self.ledger(cancel, || self.ledger.prepared(entry)).await?;
+        let prepared = self
+            .ledger(cancel, || self.stores.ledger.prepared(entry))
+            .await?;
         prepared
             .map(|_| ())
             .ok_or_else(|| Failure::superseded(Stage::Mongodb))
@@ -89,7 +92,8 @@ impl Pipeline {
     ) -> Result<(), Failure> {
         let file_id = &plan.task.file.file_id;
         self.server(Stage::Milvus, cancel, |_| {
-            self.vectors
+            self.stores
+                .vectors
                 .delete_range(&plan.collection, file_id, pages.clone())
         })
         .await
@@ -104,7 +108,8 @@ impl Pipeline {
     ) -> Result<u64, Failure> {
         let file_id = &plan.task.file.file_id;
         self.server(Stage::Milvus, cancel, |_| {
-            self.vectors
+            self.stores
+                .vectors
                 .count_range(&plan.collection, file_id, pages.clone())
         })
         .await
@@ -118,14 +123,17 @@ impl Pipeline {
             knowledge_db_id,
             ..
         } = entry;
-        let collection = self.milvus.collection_of(knowledge_db_id);
-        if self.vectors.has_collection(&collection).await? {
-            self.vectors.delete_file(&collection, file_id).await?;
+        let collection = self.stores.collection_of(knowledge_db_id);
+        if self.stores.vectors.has_collection(&collection).await? {
+            self.stores
+                .vectors
+                .delete_file(&collection, file_id)
+                .await?;
         }
         let task = Task::from(entry);
         let mut keys: BTreeSet<String> =
             page_plan::image_keys(&task, entry.pages.unwrap_or_default(), &self.render).collect();
-        if let Some(stored) = self.documents.stored_file(file_id).await? {
+        if let Some(stored) = self.stores.documents.stored_file(file_id).await? {
             keys.extend(stored.pages.into_iter().map(|(_, key)| key));
             if entry.state == State::Deleted {
                 keys.extend(stored.original);
@@ -134,66 +142,24 @@ impl Pipeline {
         if entry.state == State::Deleted && !entry.minio_filename.is_empty() {
             keys.insert(entry.minio_filename.clone());
         }
-        self.objects.delete_all(keys.into_iter().collect()).await?;
-        self.documents.remove_file(knowledge_db_id, file_id).await?;
+        self.stores
+            .objects
+            .delete_all(keys.into_iter().collect())
+            .await?;
+        self.stores
+            .documents
+            .remove_file(knowledge_db_id, file_id)
+            .await?;
         // A worker that was late may have made the collection of a knowledge base that is gone.
         if entry.state == State::Deleted
-            && !self.documents.has_knowledge_base(knowledge_db_id).await?
+            && !self
+                .stores
+                .documents
+                .has_knowledge_base(knowledge_db_id)
+                .await?
         {
-            self.vectors.drop_collection(&collection).await?;
+            self.stores.vectors.drop_collection(&collection).await?;
         }
         Ok(())
-    }
-
-    /// Whether the stores hold a document that is done exactly once.
-    pub(super) async fn whereabouts(&self, entry: &Entry) -> Result<Whereabouts, Failure> {
-        let Some(stored) = self.documents.stored_file(&entry.file_id).await? else {
-            return Ok(Whereabouts::Gone);
-        };
-        let collection = self.milvus.collection_of(&entry.knowledge_db_id);
-        if !self.vectors.has_collection(&collection).await? {
-            return Ok(Whereabouts::Damaged);
-        }
-        let rows = self.vectors.count_file(&collection, &entry.file_id).await?;
-        let pages = u32::try_from(stored.pages.len()).unwrap_or(u32::MAX);
-        Ok(
-            if Some(rows) == entry.vectors && Some(pages) == entry.pages {
-                Whereabouts::Stored
-            } else {
-                Whereabouts::Damaged
-            },
-        )
-    }
-
-    /// Looks once more at a document that is done, failed or deleted, and puts right what a late
-    /// write has changed.
-    pub async fn recheck(&self, entry: &Entry) -> Result<Outcome, Failure> {
-        match entry.state {
-            State::Working => Ok(Outcome::Nothing(Reason::Superseded)),
-            State::Done => match self.whereabouts(entry).await? {
-                Whereabouts::Stored => Ok(Outcome::Nothing(Reason::AlreadyStored)),
-                // Deleted through LAYRA meanwhile: nothing may be left.
-                Whereabouts::Gone => {
-                    self.withdraw(entry).await?;
-                    Ok(Outcome::Nothing(Reason::Deleted))
-                }
-                Whereabouts::Damaged => {
-                    tracing::warn!(
-                        file = entry.file_id,
-                        "a late write has changed the document"
-                    );
-                    self.metrics.repeats.inc();
-                    Ok(Outcome::Again(Box::new(entry.clone())))
-                }
-            },
-            State::Failed => {
-                self.withdraw(entry).await?;
-                Ok(Outcome::Nothing(Reason::Settled))
-            }
-            State::Deleted => {
-                self.withdraw(entry).await?;
-                Ok(Outcome::Nothing(Reason::Deleted))
-            }
-        }
     }
 }

@@ -1,21 +1,27 @@
 //! One document from its original to its last vector.
 //!
-//! [`admit`] decides, with the ledger, what a task needs; [`range_work`] does the work on a range of
-//! pages, whose [`stages`] run side by side; [`cleanup`] removes what must not be there. Every
-//! effect can be repeated: a document that is done again ends up in the stores once, and one that
-//! cannot be processed leaves nothing behind but its original.
+//! [`admit`] lets a task in by a [`decision`] on what the ledger knows; [`range_work`] does the
+//! work on a range of pages, whose [`stages`] run side by side; [`settle`] does what must have
+//! happened before the task is committed; [`cleanup`] and [`recheck`] remove what must not be
+//! there. Every effect can be repeated: a document that is done again ends up in the stores once,
+//! and one that cannot be processed leaves nothing behind but its original.
 
 mod admit;
 pub mod budget;
 mod cleanup;
+mod decision;
+mod deletion;
 pub mod embedder;
 mod page_plan;
+mod poison;
 mod range_work;
+mod recheck;
+pub mod settle;
 pub mod stages;
 
 use std::sync::Arc;
 
-use layra_crds::{MilvusSpec, RenderSpec};
+use layra_crds::RenderSpec;
 use layra_rendering::{RenderError, Renderer};
 use tokio_util::sync::CancellationToken;
 
@@ -25,28 +31,19 @@ use crate::pipeline::stages::fetch::Originals;
 use crate::runtime::failure::{Failure, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
-use crate::stores::ledger::{Claim, Entry, Ledger, Rejection, Unit};
-use crate::stores::milvus::Vectors;
-use crate::stores::mongo::Documents;
-use crate::stores::objects::Objects;
+use crate::stores::Stores;
+use crate::stores::ledger::{Claim, Entry, Rejection, Unit};
 
 pub use admit::{Job, Source};
+pub use deletion::Deleter;
 
 /// The stages and stores that documents go through.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
-    /// Originals and page images.
-    pub objects: Objects,
+    /// Where documents end up.
+    pub stores: Stores,
     /// Local copies of originals.
     pub originals: Originals,
-    /// Files and knowledge bases.
-    pub documents: Documents,
-    /// What is known of every document.
-    pub ledger: Ledger,
-    /// Vectors.
-    pub vectors: Arc<Vectors>,
-    /// Names of collections.
-    pub milvus: MilvusSpec,
     /// Draws pages.
     pub renderer: Renderer,
     /// How pages are drawn.
@@ -76,36 +73,26 @@ pub struct Stored {
     pub vectors: u64,
 }
 
-/// What became of a task or a range.
-#[derive(Clone, Debug)]
+/// What became of a task or a range. [`settle`] does what follows from it.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// All pages of the document are searchable, the last ones through this piece of work.
     Stored(Stored),
     /// The pages of this range are searchable; others are not yet.
     PartStored,
-    /// The document is to be split: these ranges (first page and length) must be in their topic
-    /// before the task is committed.
+    /// The document is to be split into these ranges (first page and length).
     Split(Box<Entry>, Vec<(u32, u32)>),
-    /// Nothing had to be done.
-    Nothing(Reason),
-    /// The document cannot be processed; its dead letter must be written before the task is
-    /// committed.
+    /// The document cannot be processed.
     Rejected(Box<Entry>, Rejection),
-    /// The stores do not hold the document exactly once: its task must be sent again before this
-    /// one is committed.
+    /// The stores do not hold the document exactly once: it is to be done again.
     Again(Box<Entry>),
-}
-
-/// Why nothing had to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// All of it is searchable already.
+    /// Nothing had to be done: all of it is searchable already.
     AlreadyStored,
-    /// This very message was dealt with before.
+    /// Nothing had to be done: this very message was dealt with before.
     Settled,
-    /// The file was deleted after the task was sent.
+    /// Nothing had to be done: the file was deleted after the task was sent.
     Deleted,
-    /// Another delivery of the document goes on with it.
+    /// Nothing had to be done: another delivery of the document goes on with it.
     Superseded,
 }
 
@@ -159,7 +146,7 @@ impl Pipeline {
 
     /// How far the claim's range is. Fails when somebody else has taken over.
     async fn held(&self, claim: &Claim, cancel: &CancellationToken) -> Result<Unit, Failure> {
-        self.ledger(cancel, || self.ledger.held(claim))
+        self.ledger(cancel, || self.stores.ledger.held(claim))
             .await?
             .ok_or_else(|| Failure::superseded(Stage::Mongodb))
     }
@@ -171,19 +158,6 @@ fn render_failure(error: &RenderError) -> Failure {
         RenderError::Unavailable(_) => Failure::fatal(Stage::Render, error.reason(), error),
         _ if error.is_document_fault() => Failure::permanent(Stage::Render, error.reason(), error),
         _ => Failure::transient(Stage::Render, error.reason(), error),
-    }
-}
-
-impl Reason {
-    /// The name used in logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AlreadyStored => "AlreadyStored",
-            Self::Settled => "Settled",
-            Self::Deleted => "Deleted",
-            Self::Superseded => "Superseded",
-        }
     }
 }
 

@@ -9,22 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::admit::{Job, Source};
 use super::page_plan::PagePlan;
+use super::poison::{RENDERER_KILLED, blame_for_renderers, blame_for_workers};
 use super::stages::Stages;
-use super::{Event, Observer, Outcome, Pipeline, Reason, Stored, render_failure};
+use super::{Event, Observer, Outcome, Pipeline, Stored, render_failure};
 use crate::runtime::failure::{Class, Failure, Stage};
-use crate::stores::ledger::{Claim, Claimed, DEATHS_ALLOWED, Entry, State, Unit};
-
-/// The reason of a renderer's violent end, which can be the document's fault: the kernel ends the
-/// process that takes the most memory.
-const RENDERER_KILLED: &str = "RendererKilled";
-
-/// What became of claimed work.
-enum Worked {
-    /// Every page is in the stores, once.
-    Done(Stored),
-    /// The document is longer than one range: it is split, and nothing is stored yet.
-    Split(Box<Entry>),
-}
+use crate::stores::ledger::{Claim, Entry, State, Unit};
 
 /// A range of pages of an open document, and all that the work on it needs.
 struct Part<'a> {
@@ -48,7 +37,7 @@ enum Turn<'a> {
 
 impl Pipeline {
     /// Works on the range of `entry` that begins at page `first`, unless it is done.
-    pub(super) async fn unit(
+    pub(super) async fn work_on(
         &self,
         job: &Job<'_>,
         entry: &Entry,
@@ -62,36 +51,38 @@ impl Pipeline {
         let (_turn, claim, entry) = loop {
             let turn = self.turn(alone, cancel).await?;
             let claim = Claim::new(file_id, round, first);
-            let entry = match self.ledger(cancel, || self.ledger.claim(&claim)).await? {
-                Claimed::Granted(entry) => entry,
-                Claimed::Refused(now) => {
-                    drop(turn);
-                    return self.refused(entry, first, now, cancel).await;
-                }
+            let granted = self.ledger(cancel, || self.stores.ledger.claim(&claim));
+            let Some(entry) = granted.await? else {
+                drop(turn);
+                return self.refused(&claim, cancel).await;
             };
             if alone || !entry.unit(first).is_suspect() {
                 break (turn, claim, entry);
             }
             // Somebody began it after `entry` was read.
-            self.ledger(cancel, || self.ledger.release(&claim)).await?;
+            self.ledger(cancel, || self.stores.ledger.release(&claim))
+                .await?;
             alone = true;
         };
-        let result = match entry.unit(first).blame() {
+        let result = match blame_for_workers(&entry.unit(first)) {
             Ok(()) => self.claimed(job, &claim, &entry, cancel, observer).await,
             Err(failure) => Err(failure),
         };
         match result {
-            Ok(Worked::Done(stored)) => self.done(&claim, stored, cancel).await,
-            Ok(Worked::Split(split)) => {
-                self.ledger(cancel, || self.ledger.release(&claim)).await?;
+            Ok((_, Some(stored))) => self.done(&claim, stored, cancel).await,
+            Ok((split, None)) => {
+                self.ledger(cancel, || self.stores.ledger.release(&claim))
+                    .await?;
                 let missing = split.missing_ranges();
-                Ok(Outcome::Split(split, missing))
+                Ok(Outcome::Split(Box::new(split), missing))
             }
-            Err(failure) if failure.is_superseded() => self.yield_to(&claim, cancel).await,
-            Err(failure) if failure.reason == "FileDeleted" => {
+            Err(failure) if failure.class == Class::Superseded => {
+                self.yield_to(&claim, cancel).await
+            }
+            Err(failure) if failure.class == Class::Deleted => {
                 let knowledge_base = &entry.knowledge_db_id;
                 self.ledger(cancel, || {
-                    self.ledger.delete(&claim.file_id, knowledge_base)
+                    self.stores.ledger.delete(&claim.file_id, knowledge_base)
                 })
                 .await?;
                 self.yield_to(&claim, cancel).await
@@ -101,7 +92,7 @@ impl Pipeline {
             }
             Err(failure) => {
                 // Whatever comes next, this worker did not die of the document.
-                if let Err(error) = self.ledger.release(&claim).await {
+                if let Err(error) = self.stores.ledger.release(&claim).await {
                     tracing::warn!(%error, "the claim could not be given back");
                 }
                 Err(failure)
@@ -126,6 +117,9 @@ impl Pipeline {
         }
     }
 
+    /// Opens the document and does the claimed range. Returns the entry as it is once the document
+    /// was opened, and what is stored: nothing when the document is longer than one range and is
+    /// to be split.
     async fn claimed(
         &self,
         job: &Job<'_>,
@@ -133,14 +127,14 @@ impl Pipeline {
         entry: &Entry,
         cancel: &CancellationToken,
         observer: Observer<'_>,
-    ) -> Result<Worked, Failure> {
+    ) -> Result<(Entry, Option<Stored>), Failure> {
         let original = self.local(job, cancel).await?;
         let is_split = entry.range_pages.is_some() && entry.prepared;
         let document = self.open(original.as_ref(), is_split, cancel).await?;
         let pages = document.pages();
         let plan = |pages| {
             let pixels = self.embedder.page_pixels();
-            PagePlan::new(job.task, pages, &self.render, &self.milvus, pixels)
+            PagePlan::new(job.task, pages, &self.render, &self.stores.milvus, pixels)
         };
         let plan = plan(pages);
         let entry = match entry.pages {
@@ -152,7 +146,7 @@ impl Pipeline {
             _ => {
                 let split = matches!(job.source, Source::ObjectStore) && pages > self.range_pages;
                 let length = split.then_some(self.range_pages);
-                self.ledger(cancel, || self.ledger.opened(entry, pages, length))
+                self.ledger(cancel, || self.stores.ledger.opened(entry, pages, length))
                     .await?
                     .ok_or_else(|| Failure::superseded(Stage::Mongodb))?
             }
@@ -162,7 +156,7 @@ impl Pipeline {
             self.prepare(&entry, &plan, cancel).await?;
             if entry.range_pages.is_some() {
                 drop(document);
-                return Ok(Worked::Split(Box::new(entry)));
+                return Ok((entry, None));
             }
         }
         let count = entry
@@ -184,9 +178,8 @@ impl Pipeline {
             observer,
         };
         let unit = entry.unit(claim.first);
-        self.every_page(&part, unit, document)
-            .await
-            .map(Worked::Done)
+        let stored = self.every_page(&part, unit, document).await?;
+        Ok((entry, Some(stored)))
     }
 
     /// Does the pages of the range that are not stored, again and again if need be, until Milvus
@@ -230,7 +223,7 @@ impl Pipeline {
                         return Ok(stored);
                     }
                     self.metrics.repeats.inc();
-                    let again = self.ledger(cancel, || self.ledger.progress(claim, 0, 0));
+                    let again = self.ledger(cancel, || self.stores.ledger.progress(claim, 0, 0));
                     if !again.await? {
                         return Err(Failure::superseded(Stage::Mongodb));
                     }
@@ -247,7 +240,7 @@ impl Pipeline {
                     unit = now;
                     if failure.reason == RENDERER_KILLED {
                         renderers_killed += 1;
-                        blame_for(renderers_killed, &failure)?;
+                        blame_for_renderers(renderers_killed, &failure)?;
                     }
                     failure
                 }
@@ -278,7 +271,7 @@ impl Pipeline {
                 Err(error) => render_failure(&error),
             };
             if failure.reason == RENDERER_KILLED {
-                blame_for(killed.fetch_add(1, Ordering::Relaxed) + 1, &failure)?;
+                blame_for_renderers(killed.fetch_add(1, Ordering::Relaxed) + 1, &failure)?;
             }
             Err(failure)
         };
@@ -296,7 +289,9 @@ impl Pipeline {
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
         let Stored { pages, vectors } = stored;
-        let entry = self.ledger(cancel, || self.ledger.unit_done(claim, pages, vectors));
+        let entry = self.ledger(cancel, || {
+            self.stores.ledger.unit_done(claim, pages, vectors)
+        });
         let Some(entry) = entry.await? else {
             return self.yield_to(claim, cancel).await;
         };
@@ -307,32 +302,27 @@ impl Pipeline {
     }
 
     /// The claim was not granted: the range is done, or the round is over.
-    async fn refused(
-        &self,
-        asked: &Entry,
-        first: u32,
-        now: Option<Box<Entry>>,
-        cancel: &CancellationToken,
-    ) -> Result<Outcome, Failure> {
-        let Some(entry) = now.filter(|now| now.round == asked.round) else {
-            return Ok(Outcome::Nothing(Reason::Superseded));
+    async fn refused(&self, claim: &Claim, cancel: &CancellationToken) -> Result<Outcome, Failure> {
+        let now = self.ledger(cancel, || self.stores.ledger.find(&claim.file_id));
+        let Some(entry) = now.await?.filter(|now| now.round == claim.round) else {
+            return Ok(Outcome::Superseded);
         };
         match (entry.state, &entry.failure) {
             // The worker that did it may have died before it could say that this was the last one.
             (State::Working, _) => match entry.complete() {
                 Some(rows) => self.complete(&entry, rows, cancel).await,
-                None if entry.unit(first).done => Ok(Outcome::Nothing(Reason::AlreadyStored)),
+                None if entry.unit(claim.first).done => Ok(Outcome::AlreadyStored),
                 None => self.leave_to_others(&entry.file_id, cancel).await,
             },
-            (State::Done, _) => Ok(Outcome::Nothing(Reason::AlreadyStored)),
+            (State::Done, _) => Ok(Outcome::AlreadyStored),
             (State::Failed, Some(rejection)) if !rejection.letter => {
                 self.retry
                     .run(Stage::Mongodb, cancel, |_| {
-                        self.owed(entry.as_ref().clone())
+                        self.owed(Box::new(entry.clone()))
                     })
                     .await
             }
-            (State::Failed | State::Deleted, _) => Ok(Outcome::Nothing(Reason::Settled)),
+            (State::Failed | State::Deleted, _) => Ok(Outcome::Settled),
         }
     }
 
@@ -344,17 +334,22 @@ impl Pipeline {
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
         let Claim { file_id, round, .. } = claim;
-        self.ledger(cancel, || self.ledger.close(claim)).await?;
-        let first = self.ledger(cancel, || self.ledger.fail(file_id, round, failure));
+        self.ledger(cancel, || self.stores.ledger.close(claim))
+            .await?;
+        let first = self.ledger(cancel, || self.stores.ledger.fail(file_id, round, failure));
         if !first.await? {
             return self.yield_to(claim, cancel).await;
         }
-        let entry = self.ledger(cancel, || self.ledger.find(file_id)).await?;
+        let entry = self
+            .ledger(cancel, || self.stores.ledger.find(file_id))
+            .await?;
         let Some(entry) = entry else {
-            return Ok(Outcome::Nothing(Reason::Superseded));
+            return Ok(Outcome::Superseded);
         };
         self.retry
-            .run(Stage::Mongodb, cancel, |_| self.owed(entry.clone()))
+            .run(Stage::Mongodb, cancel, |_| {
+                self.owed(Box::new(entry.clone()))
+            })
             .await
     }
 
@@ -365,7 +360,7 @@ impl Pipeline {
         claim: &Claim,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let entry = self.ledger(cancel, || self.ledger.find(&claim.file_id));
+        let entry = self.ledger(cancel, || self.stores.ledger.find(&claim.file_id));
         let outcome = match entry.await? {
             Some(entry) if entry.state != State::Working => {
                 self.retry
@@ -374,7 +369,8 @@ impl Pipeline {
             }
             _ => self.leave_to_others(&claim.file_id, cancel).await?,
         };
-        self.ledger(cancel, || self.ledger.close(claim)).await?;
+        self.ledger(cancel, || self.stores.ledger.close(claim))
+            .await?;
         Ok(outcome)
     }
 
@@ -384,36 +380,8 @@ impl Pipeline {
         file_id: &str,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        self.ledger(cancel, || self.ledger.watch(file_id)).await?;
-        Ok(Outcome::Nothing(Reason::Superseded))
-    }
-}
-
-/// Whether a document is to blame for the renderers that were killed at the same place.
-fn blame_for(renderers_killed: u32, failure: &Failure) -> Result<(), Failure> {
-    if renderers_killed <= DEATHS_ALLOWED {
-        return Ok(());
-    }
-    let message = format!("{renderers_killed} times: {}", failure.message);
-    Err(Failure::poison(Stage::Render, RENDERER_KILLED, message))
-}
-
-impl Failure {
-    /// Somebody else has taken over the document.
-    #[must_use]
-    pub(super) fn superseded(stage: Stage) -> Self {
-        let message = "another worker has taken over the document";
-        Self {
-            class: Class::Stopped,
-            stage,
-            reason: "Superseded",
-            message: message.to_owned(),
-        }
-    }
-
-    /// Whether somebody else has taken over the document.
-    #[must_use]
-    pub(super) fn is_superseded(&self) -> bool {
-        self.class == Class::Stopped && self.reason == "Superseded"
+        self.ledger(cancel, || self.stores.ledger.watch(file_id))
+            .await?;
+        Ok(Outcome::Superseded)
     }
 }

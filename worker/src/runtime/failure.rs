@@ -66,6 +66,10 @@ pub enum Class {
     /// The work was called off (shutdown, or the partition moved): nothing is wrong with the
     /// document, and somebody else will do it.
     Stopped,
+    /// Another worker has taken over the document: stop before the next write.
+    Superseded,
+    /// The file was deleted while it was worked on.
+    Deleted,
 }
 
 impl Class {
@@ -78,6 +82,8 @@ impl Class {
             Self::Poison => "poison",
             Self::Fatal => "fatal",
             Self::Stopped => "stopped",
+            Self::Superseded => "superseded",
+            Self::Deleted => "deleted",
         }
     }
 }
@@ -127,6 +133,18 @@ impl Failure {
     #[must_use]
     pub fn stopped(stage: Stage) -> Self {
         Self::new(Class::Stopped, stage, "Stopped", "the work was called off")
+    }
+
+    /// Another worker has taken over the document.
+    #[must_use]
+    pub fn superseded(stage: Stage) -> Self {
+        let message = "another worker has taken over the document";
+        Self::new(Class::Superseded, stage, "Superseded", message)
+    }
+
+    /// The file was deleted while it was worked on.
+    pub fn deleted(stage: Stage, message: impl fmt::Display) -> Self {
+        Self::new(Class::Deleted, stage, "FileDeleted", message)
     }
 
     fn new(class: Class, stage: Stage, reason: &'static str, message: impl fmt::Display) -> Self {

@@ -234,7 +234,7 @@ impl Documents {
             && self.stored_file(file_id).await?.is_none()
         {
             let message = format!("{file_id} was deleted while it was being ingested");
-            return Err(Failure::permanent(Stage::Mongodb, "FileDeleted", message));
+            return Err(Failure::deleted(Stage::Mongodb, message));
         }
         Ok(())
     }

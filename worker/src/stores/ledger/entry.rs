@@ -1,15 +1,13 @@
-//! What the ledger knows of a document, and what follows from it. Pure.
+//! What the ledger knows of a document. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
+use crate::document::task::{FileMeta, Task};
 use crate::runtime::failure::{Class, Failure, Stage};
 
-/// Deaths of workers on the same page after which a document is to blame.
-pub const DEATHS_ALLOWED: u32 = 3;
 /// A document that was taken over and has not changed for so long has nobody.
 const ORPHANED_MS: i64 = 10 * 60 * 1000;
 
@@ -36,7 +34,7 @@ pub struct Entry {
     /// What began the round: a message, `topic/partition/offset`, or a command, `topic/ingest/file` or
     /// `topic/deleted`. The topic says whose document it is.
     pub origin: String,
-    /// What pages are made with: see [`Delivery::recipe`].
+    /// What pages are made with: see [`Request::recipe`].
     pub recipe: String,
     /// When the worker started that began the round: a later one has the newer configuration.
     pub worker_since: DateTime,
@@ -162,26 +160,9 @@ impl From<Rejection> for Failure {
     }
 }
 
-/// Where a message lies in Kafka.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Origin {
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// The offset.
-    pub offset: i64,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
-    }
-}
-
-/// A task as it came.
+/// A task as it was asked for.
 #[derive(Clone, Debug)]
-pub struct Delivery {
+pub struct Request {
     /// The message, or what stands for it: one request keeps its origin however often it is
     /// delivered.
     pub origin: String,
@@ -193,44 +174,20 @@ pub struct Delivery {
     pub worker_since: DateTime,
 }
 
-/// What to do with a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Begin a new round.
-    Begin,
-    /// Go on where the round stands.
-    Resume,
-    /// Everything should be stored: look, and begin a new round if it is not.
-    Check,
-    /// The document failed, and its dead letter is not written yet.
-    OweLetter,
-    /// Nothing: this very message was dealt with, or its document was deleted after it was sent.
-    Settled,
-    /// Wait: a worker with a newer configuration has begun.
-    GiveWay,
-}
-
-/// What to do with a task, given what is known of its document.
-#[must_use]
-pub fn judge(entry: Option<&Entry>, delivery: &Delivery) -> Verdict {
-    let Some(entry) = entry else {
-        return Verdict::Begin;
-    };
-    let same_request = entry.origin == delivery.origin;
-    let same_recipe = entry.recipe == delivery.recipe;
-    let newer = delivery.worker_since > entry.worker_since;
-    match (entry.state, &entry.failure) {
-        (State::Deleted, _) if entry.finished_at.is_some_and(|at| delivery.at > at) => {
-            Verdict::Begin
+impl From<&Entry> for Task {
+    /// The task of a document that the ledger knows.
+    fn from(entry: &Entry) -> Self {
+        Self {
+            task_id: entry.task_id.clone(),
+            username: entry.username.clone(),
+            knowledge_base: entry.knowledge_db_id.clone(),
+            file: FileMeta {
+                file_id: entry.file_id.clone(),
+                key: entry.minio_filename.clone(),
+                name: entry.filename.clone(),
+                url: None,
+            },
         }
-        (State::Deleted, _) => Verdict::Settled,
-        (State::Failed, Some(rejection)) if !rejection.letter => Verdict::OweLetter,
-        (State::Failed, _) if same_request => Verdict::Settled,
-        (State::Failed, _) => Verdict::Begin,
-        (State::Done, _) if same_recipe || !newer => Verdict::Check,
-        (State::Working, _) if same_recipe => Verdict::Resume,
-        (State::Done | State::Working, _) if newer => Verdict::Begin,
-        (State::Done | State::Working, _) => Verdict::GiveWay,
     }
 }
 
@@ -280,22 +237,6 @@ impl Entry {
 }
 
 impl Unit {
-    /// Whether workers keep dying here without storing a page.
-    pub fn blame(&self) -> Result<(), Failure> {
-        if self.attempts <= DEATHS_ALLOWED {
-            return Ok(());
-        }
-        let deaths = self.attempts - 1;
-        Err(Failure::poison(
-            Stage::Intake,
-            "WorkersDied",
-            format!(
-                "{deaths} workers died on it without a word, after {} pages",
-                self.stored
-            ),
-        ))
-    }
-
     /// Whether somebody has begun here and has neither stored everything nor given it back: a
     /// worker that died, or one that is still at it.
     #[must_use]
@@ -345,60 +286,6 @@ pub(crate) mod tests {
         }
     }
 
-    fn delivery() -> Delivery {
-        Delivery {
-            origin: "tasks/0/7".into(),
-            at: DateTime::from_millis(500),
-            recipe: "recipe".into(),
-            worker_since: DateTime::from_millis(1_000),
-        }
-    }
-
-    fn rejection(letter: bool) -> Rejection {
-        Rejection {
-            letter,
-            ..Rejection::from(&Failure::permanent(Stage::Render, "Damaged", "x"))
-        }
-    }
-
-    #[test]
-    fn a_redelivery_goes_on_and_repeats_nothing() {
-        let again = delivery();
-        assert_eq!(judge(None, &again), Verdict::Begin);
-        assert_eq!(judge(Some(&entry(State::Working)), &again), Verdict::Resume);
-        assert_eq!(judge(Some(&entry(State::Done)), &again), Verdict::Check);
-        assert_eq!(
-            judge(Some(&entry(State::Deleted)), &again),
-            Verdict::Settled
-        );
-        let mut failed = entry(State::Failed);
-        failed.failure = Some(rejection(false));
-        assert_eq!(judge(Some(&failed), &again), Verdict::OweLetter);
-        failed.failure = Some(rejection(true));
-        assert_eq!(judge(Some(&failed), &again), Verdict::Settled);
-    }
-
-    #[test]
-    fn a_new_request_begins_what_failed_or_was_deleted_anew() {
-        let request = Delivery {
-            origin: "tasks/0/8".into(),
-            at: DateTime::from_millis(3_000),
-            ..delivery()
-        };
-        let mut failed = entry(State::Failed);
-        failed.failure = Some(rejection(true));
-        assert_eq!(judge(Some(&failed), &request), Verdict::Begin);
-        let mut deleted = entry(State::Deleted);
-        deleted.finished_at = Some(DateTime::from_millis(2_000));
-        assert_eq!(judge(Some(&deleted), &request), Verdict::Begin);
-        let sent_before = Delivery {
-            at: DateTime::from_millis(1_999),
-            ..request.clone()
-        };
-        assert_eq!(judge(Some(&deleted), &sent_before), Verdict::Settled);
-        assert_eq!(judge(Some(&entry(State::Done)), &request), Verdict::Check);
-    }
-
     #[test]
     fn work_that_has_not_changed_for_ten_minutes_is_an_orphan() {
         let after = |ms: i64| DateTime::from_millis(1_000 + ms);
@@ -408,26 +295,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_newer_configuration_wins() {
-        let other = Delivery {
-            recipe: "another".into(),
-            ..delivery()
-        };
-        let newer = Delivery {
-            worker_since: DateTime::from_millis(2_000),
-            ..other.clone()
-        };
-        assert_eq!(judge(Some(&entry(State::Working)), &newer), Verdict::Begin);
-        assert_eq!(judge(Some(&entry(State::Done)), &newer), Verdict::Begin);
-        assert_eq!(
-            judge(Some(&entry(State::Working)), &other),
-            Verdict::GiveWay
-        );
-        assert_eq!(judge(Some(&entry(State::Done)), &other), Verdict::Check);
-    }
-
-    #[test]
-    fn a_document_is_blamed_when_workers_die_without_progress() {
+    fn work_that_somebody_began_and_did_not_end_is_suspect() {
         let unit = |attempts| Unit {
             attempts,
             ..Unit::default()
@@ -436,11 +304,6 @@ pub(crate) mod tests {
         assert!(unit(1).was_begun());
         assert!(!unit(1).is_suspect());
         assert!(unit(2).is_suspect());
-        assert!(unit(DEATHS_ALLOWED).blame().is_ok());
-        let failure = unit(DEATHS_ALLOWED + 1).blame().unwrap_err();
-        assert_eq!(failure.class, Class::Poison);
-        assert_eq!(failure.reason, "WorkersDied");
-        assert!(failure.message.starts_with("3 workers died"), "{failure}");
     }
 
     proptest! {

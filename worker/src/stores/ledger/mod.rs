@@ -15,7 +15,10 @@ use mongodb::options::{IndexOptions, ReturnDocument};
 use mongodb::{Collection, Database, IndexModel};
 use uuid::Uuid;
 
-pub use entry::{DEATHS_ALLOWED, Delivery, Entry, Origin, Rejection, State, Unit, Verdict, judge};
+pub use entry::{Entry, Rejection, Request, State, Unit};
+
+#[cfg(test)]
+pub(crate) use entry::tests::entry as an_entry;
 
 use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Stage};
@@ -42,15 +45,6 @@ pub struct Claim {
     /// The range's first page.
     pub first: u32,
     token: String,
-}
-
-/// The answer to a request for a claim.
-#[derive(Clone, Debug)]
-pub enum Claimed {
-    /// Granted; the entry as it is now.
-    Granted(Box<Entry>),
-    /// There is nothing to do: the range is done, or its round is over. The entry as it is now.
-    Refused(Option<Box<Entry>>),
 }
 
 impl Ledger {
@@ -89,7 +83,7 @@ impl Ledger {
     pub async fn begin(
         &self,
         task: &Task,
-        delivery: &Delivery,
+        request: &Request,
         before: Option<&Entry>,
     ) -> Result<Option<Entry>, Failure> {
         let now = DateTime::now();
@@ -102,9 +96,9 @@ impl Ledger {
             minio_filename: task.file.key.clone(),
             state: State::Working,
             round: token(),
-            origin: delivery.origin.clone(),
-            recipe: delivery.recipe.clone(),
-            worker_since: delivery.worker_since,
+            origin: request.origin.clone(),
+            recipe: request.recipe.clone(),
+            worker_since: request.worker_since,
             prepared: false,
             pages: None,
             range_pages: None,
@@ -155,9 +149,9 @@ impl Ledger {
         self.set(&filter, doc! { "prepared": true }).await
     }
 
-    /// Takes a range, from somebody else if need be. Asked again, because no answer came, it counts
-    /// once.
-    pub async fn claim(&self, claim: &Claim) -> Result<Claimed, Failure> {
+    /// Takes a range, from somebody else if need be, and returns the entry as it is now. `None`:
+    /// the range is done, or its round is over. Asked again, because no answer came, it counts once.
+    pub async fn claim(&self, claim: &Claim) -> Result<Option<Entry>, Failure> {
         let Claim {
             file_id,
             round,
@@ -173,12 +167,10 @@ impl Ledger {
             "$push": { "open": token },
         };
         if let Some(entry) = self.update(filter, update).await? {
-            return Ok(Claimed::Granted(Box::new(entry)));
+            return Ok(Some(entry));
         }
-        Ok(match self.find(file_id).await? {
-            Some(entry) if claim.is_held_in(&entry) => Claimed::Granted(Box::new(entry)),
-            entry => Claimed::Refused(entry.map(Box::new)),
-        })
+        let now = self.find(file_id).await?;
+        Ok(now.filter(|entry| claim.is_held_in(entry)))
     }
 
     /// Notes that the first `stored` pages of the range are in all stores, with `rows` rows.
@@ -447,7 +439,7 @@ mod tests {
 
     #[test]
     fn an_entry_survives_the_database() {
-        let mut entry = entry::tests::entry(State::Working);
+        let mut entry = an_entry(State::Working);
         entry.units.insert(
             "64".into(),
             Unit {

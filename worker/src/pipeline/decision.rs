@@ -1,0 +1,157 @@
+//! What a task needs, given what the ledger knows of its document. Pure.
+
+use super::Outcome;
+use crate::stores::ledger::{Entry, Request, State};
+
+/// What to do with a task.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Decision {
+    /// Begin a new round. With what is known of an earlier one.
+    Begin(Option<Box<Entry>>),
+    /// Go on where the round stands.
+    Resume(Box<Entry>),
+    /// Everything should be stored: look, and begin a new round if it is not.
+    Inspect(Box<Entry>),
+    /// The document failed, and its dead letter is not written yet.
+    OweDeadLetter(Box<Entry>),
+    /// Wait: a worker with a newer configuration has begun.
+    GiveWay,
+    /// Nothing: this very message was dealt with, or its document was deleted after it was sent.
+    End(Outcome),
+}
+
+/// Decides on a request for a document.
+pub(super) fn decide(entry: Option<Box<Entry>>, request: &Request) -> Decision {
+    let Some(entry) = entry else {
+        return Decision::Begin(None);
+    };
+    let same_request = entry.origin == request.origin;
+    let same_recipe = entry.recipe == request.recipe;
+    let newer = request.worker_since > entry.worker_since;
+    let sent_later = entry.finished_at.is_some_and(|at| request.at > at);
+    let owes_letter = entry.failure.as_ref().is_some_and(|why| !why.letter);
+    match entry.state {
+        State::Deleted if sent_later => Decision::Begin(Some(entry)),
+        State::Deleted => Decision::End(Outcome::Deleted),
+        State::Failed if owes_letter => Decision::OweDeadLetter(entry),
+        State::Failed if same_request => Decision::End(Outcome::Settled),
+        State::Failed => Decision::Begin(Some(entry)),
+        State::Done if same_recipe || !newer => Decision::Inspect(entry),
+        State::Working if same_recipe => Decision::Resume(entry),
+        State::Done | State::Working if newer => Decision::Begin(Some(entry)),
+        State::Done | State::Working => Decision::GiveWay,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::DateTime;
+
+    use super::*;
+    use crate::runtime::failure::{Failure, Stage};
+    use crate::stores::ledger::{Rejection, an_entry};
+
+    fn request() -> Request {
+        Request {
+            origin: "tasks/0/7".into(),
+            at: DateTime::from_millis(500),
+            recipe: "recipe".into(),
+            worker_since: DateTime::from_millis(1_000),
+        }
+    }
+
+    fn known(state: State) -> Box<Entry> {
+        Box::new(an_entry(state))
+    }
+
+    fn failed(letter: bool) -> Box<Entry> {
+        let failure = Failure::permanent(Stage::Render, "Damaged", "x");
+        let mut entry = known(State::Failed);
+        entry.failure = Some(Rejection {
+            letter,
+            ..Rejection::from(&failure)
+        });
+        entry
+    }
+
+    #[test]
+    fn a_redelivery_goes_on_and_repeats_nothing() {
+        let again = request();
+        assert_eq!(decide(None, &again), Decision::Begin(None));
+        let working = known(State::Working);
+        assert_eq!(
+            decide(Some(working.clone()), &again),
+            Decision::Resume(working)
+        );
+        let done = known(State::Done);
+        assert_eq!(decide(Some(done.clone()), &again), Decision::Inspect(done));
+        assert_eq!(
+            decide(Some(known(State::Deleted)), &again),
+            Decision::End(Outcome::Deleted)
+        );
+        assert_eq!(
+            decide(Some(failed(false)), &again),
+            Decision::OweDeadLetter(failed(false))
+        );
+        assert_eq!(
+            decide(Some(failed(true)), &again),
+            Decision::End(Outcome::Settled)
+        );
+    }
+
+    #[test]
+    fn a_new_request_begins_again_what_failed_or_was_deleted() {
+        let request = Request {
+            origin: "tasks/0/8".into(),
+            at: DateTime::from_millis(3_000),
+            ..request()
+        };
+        assert_eq!(
+            decide(Some(failed(true)), &request),
+            Decision::Begin(Some(failed(true)))
+        );
+        let mut deleted = known(State::Deleted);
+        deleted.finished_at = Some(DateTime::from_millis(2_000));
+        assert_eq!(
+            decide(Some(deleted.clone()), &request),
+            Decision::Begin(Some(deleted.clone()))
+        );
+        let sent_before = Request {
+            at: DateTime::from_millis(1_999),
+            ..request.clone()
+        };
+        assert_eq!(
+            decide(Some(deleted), &sent_before),
+            Decision::End(Outcome::Deleted)
+        );
+        let done = known(State::Done);
+        assert_eq!(
+            decide(Some(done.clone()), &request),
+            Decision::Inspect(done)
+        );
+    }
+
+    #[test]
+    fn the_newer_configuration_wins() {
+        let other = Request {
+            recipe: "another".into(),
+            ..request()
+        };
+        let newer = Request {
+            worker_since: DateTime::from_millis(2_000),
+            ..other.clone()
+        };
+        for state in [State::Working, State::Done] {
+            assert_eq!(
+                decide(Some(known(state)), &newer),
+                Decision::Begin(Some(known(state)))
+            );
+        }
+        assert_eq!(
+            decide(Some(known(State::Working)), &other),
+            Decision::GiveWay
+        );
+        let done = known(State::Done);
+        assert_eq!(decide(Some(done.clone()), &other), Decision::Inspect(done));
+    }
+}

@@ -1,0 +1,30 @@
+//! The stage that writes page images to the object store. It never waits for the model.
+
+use bytes::Bytes;
+
+use super::{PageImage, Stages};
+use crate::runtime::failure::{Failure, Stage};
+use crate::stores::mongo::PageEntry;
+
+impl Stages<'_> {
+    /// Uploads images, and returns what MongoDB is to know of each page, in the same order.
+    pub(super) async fn upload(&self, images: &[PageImage]) -> Result<Vec<PageEntry>, Failure> {
+        let objects = &self.pipeline.stores.objects;
+        let files: Vec<(String, Bytes)> = images
+            .iter()
+            .map(|image| (image.key.clone(), image.bytes.clone()))
+            .collect();
+        let content_type = self.plan.content_type();
+        let put = |_| objects.put_all(files.clone(), content_type);
+        self.pipeline
+            .server(Stage::Objects, self.cancel, put)
+            .await?;
+        let entries = images.iter().map(|image| PageEntry {
+            image_id: self.plan.image_id(image.number),
+            url: objects.link(&image.key),
+            key: image.key.clone(),
+            number: image.number + 1,
+        });
+        Ok(entries.collect())
+    }
+}
