@@ -9,7 +9,7 @@ use candle_nn::VarBuilder;
 use serde::Deserialize;
 
 use super::kernels::{
-    self, Activation, Encoder, EncoderLayer, FeedForward, Gelu, Parameters, Product,
+    self, Activation, EncoderLayer, FeedForward, FusedEncoder, Gelu, Parameters, Path, Product,
 };
 
 /// The keys of `config.json` that the computation depends on.
@@ -61,10 +61,10 @@ pub(super) struct Bert {
 }
 
 enum Layers {
-    /// By a kernel that takes states through all of them.
-    InOneGo(Encoder),
-    /// By the tensor library.
-    OneByOne { norm: Norm, layers: Vec<Layer> },
+    /// By kernels that take a batch through all of them on one core.
+    Fused(FusedEncoder),
+    /// By the tensor library, where there are no such kernels.
+    Plain { norm: Norm, layers: Vec<Layer> },
 }
 
 struct Layer {
@@ -72,7 +72,7 @@ struct Layer {
     query: Product,
     key: Product,
     value: Product,
-    attended: Product,
+    attention_output: Product,
     attention_norm: Norm,
     feed_forward: FeedForward,
     output_norm: Norm,
@@ -133,15 +133,18 @@ impl Bert {
         (self.layers.count() * (with_weights + attention)) as f64
     }
 
-    /// The largest product with weights alone, for about so many tokens. Returns its operations.
+    /// The largest product with weights alone, for so many tokens. Returns its operations.
     pub(super) fn largest_product(&self, tokens: usize) -> Result<f64> {
         let (width, inner) = self.largest;
-        let (tokens, outputs) = match &self.layers {
-            Layers::InOneGo(encoder) => (encoder.largest_product(tokens), inner),
-            Layers::OneByOne { layers, .. } => {
+        let outputs = match &self.layers {
+            Layers::Fused(encoder) => {
+                encoder.largest_product(tokens);
+                inner
+            }
+            Layers::Plain { layers, .. } => {
                 let states = Tensor::ones((tokens, width), DType::F32, &Device::Cpu)?;
                 layers[0].query.forward(&states)?;
-                (tokens, width)
+                width
             }
         };
         Ok((2 * tokens * width * outputs) as f64)
@@ -150,19 +153,31 @@ impl Bert {
 
 impl Layers {
     fn new(norm: &Weights, layers: &[LayerWeights], config: &BertConfig) -> Result<Self> {
-        let heads = config.num_attention_heads;
-        if Encoder::available() {
-            let layers = layers.iter().map(LayerWeights::to_host);
-            let layers = layers.collect::<Result<_>>()?;
-            let (norm, epsilon) = (norm.to_host()?, epsilon(config));
-            return Ok(Self::InOneGo(Encoder::new(norm, layers, heads, epsilon)));
+        match Self::fused(Path::chosen(), norm, layers, config)? {
+            Some(fused) => Ok(Self::Fused(fused)),
+            None => Self::plain(norm, layers, config),
         }
-        Self::one_by_one(norm, layers, config)
     }
 
-    fn one_by_one(norm: &Weights, layers: &[LayerWeights], config: &BertConfig) -> Result<Self> {
-        let layers = layers.iter().map(|layer| layer.one_by_one(config));
-        Ok(Self::OneByOne {
+    fn fused(
+        path: Path,
+        norm: &Weights,
+        layers: &[LayerWeights],
+        config: &BertConfig,
+    ) -> Result<Option<FusedEncoder>> {
+        if !path.is_native() {
+            return Ok(None);
+        }
+        let layers = layers.iter().map(LayerWeights::to_host);
+        let layers = layers.collect::<Result<_>>()?;
+        let heads = config.num_attention_heads;
+        let (norm, epsilon) = (norm.to_host()?, epsilon(config));
+        Ok(FusedEncoder::new(path, norm, layers, heads, epsilon))
+    }
+
+    fn plain(norm: &Weights, layers: &[LayerWeights], config: &BertConfig) -> Result<Self> {
+        let layers = layers.iter().map(|layer| layer.plain(config));
+        Ok(Self::Plain {
             norm: norm.norm(config),
             layers: layers.collect::<Result<_>>()?,
         })
@@ -170,8 +185,8 @@ impl Layers {
 
     fn count(&self) -> usize {
         match self {
-            Self::InOneGo(encoder) => encoder.layers(),
-            Self::OneByOne { layers, .. } => layers.len(),
+            Self::Fused(encoder) => encoder.layers(),
+            Self::Plain { layers, .. } => layers.len(),
         }
     }
 
@@ -180,10 +195,10 @@ impl Layers {
         let count = lengths.iter().sum::<usize>();
         let shape = (count, rows.len() / count.max(1));
         match self {
-            Self::InOneGo(encoder) => {
-                Tensor::from_vec(encoder.forward(&rows, lengths), shape, &Device::Cpu)
+            Self::Fused(encoder) => {
+                Tensor::from_vec(encoder.forward(rows, lengths), shape, &Device::Cpu)
             }
-            Self::OneByOne { norm, layers } => {
+            Self::Plain { norm, layers } => {
                 let states = norm.forward(Tensor::from_vec(rows, shape, &Device::Cpu)?)?;
                 let mut layers = layers.iter();
                 layers.try_fold(states, |states, layer| layer.forward(&states, lengths))
@@ -197,10 +212,10 @@ struct LayerWeights {
     query: Weights,
     key: Weights,
     value: Weights,
-    attended: Weights,
+    attention_output: Weights,
     attention_norm: Weights,
-    inner: Weights,
-    outer: Weights,
+    intermediate: Weights,
+    output: Weights,
     output_norm: Weights,
 }
 
@@ -221,10 +236,10 @@ impl LayerWeights {
             query: load("query")?,
             key: load("key")?,
             value: load("value")?,
-            attended: Weights::load(&attention.pp("output.dense"), (width, width), width)?,
+            attention_output: Weights::load(&attention.pp("output.dense"), (width, width), width)?,
             attention_norm: Weights::load(&attention.pp("output.LayerNorm"), width, width)?,
-            inner: Weights::load(&weights.pp("intermediate.dense"), (inner, width), inner)?,
-            outer: Weights::load(&outer, (width, inner), width)?,
+            intermediate: Weights::load(&weights.pp("intermediate.dense"), (inner, width), inner)?,
+            output: Weights::load(&outer, (width, inner), width)?,
             output_norm: Weights::load(&weights.pp("output.LayerNorm"), width, width)?,
         })
     }
@@ -234,26 +249,26 @@ impl LayerWeights {
             query: self.query.to_host()?,
             key: self.key.to_host()?,
             value: self.value.to_host()?,
-            attended: self.attended.to_host()?,
+            attention_output: self.attention_output.to_host()?,
             attention_norm: self.attention_norm.to_host()?,
-            inner: self.inner.to_host()?,
-            outer: self.outer.to_host()?,
+            intermediate: self.intermediate.to_host()?,
+            output: self.output.to_host()?,
             output_norm: self.output_norm.to_host()?,
         })
     }
 
-    fn one_by_one(&self, config: &BertConfig) -> Result<Layer> {
+    fn plain(&self, config: &BertConfig) -> Result<Layer> {
         Ok(Layer {
             heads: config.num_attention_heads,
             query: self.query.product()?,
             key: self.key.product()?,
             value: self.value.product()?,
-            attended: self.attended.product()?,
+            attention_output: self.attention_output.product()?,
             attention_norm: self.attention_norm.norm(config),
             feed_forward: FeedForward::new(
-                self.inner.linear(),
+                self.intermediate.linear(),
                 Activation::Gelu(Gelu::Exact),
-                self.outer.linear(),
+                self.output.linear(),
             )?,
             output_norm: self.output_norm.norm(config),
         })
@@ -296,7 +311,7 @@ impl Weights {
 impl Layer {
     fn forward(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let sums = self
-            .attended
+            .attention_output
             .add_to(states.copy()?, &self.attend(states, lengths)?)?;
         let states = self.attention_norm.forward(sums)?;
         let sums = self.feed_forward.add_to(states.copy()?, &states)?;
@@ -402,7 +417,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
         #[test]
-        fn layers_in_one_go_are_the_layers_one_by_one(
+        fn fused_layers_are_the_plain_ones(
             lengths in prop::collection::vec(1..130_usize, 1..5),
             (heads, size) in (1..5_usize, 1..40_usize),
             (inner, count) in (1..300_usize, 1..4_usize),
@@ -424,23 +439,28 @@ mod tests {
                 query: weights(width, width),
                 key: weights(width, width),
                 value: weights(width, width),
-                attended: weights(width, width),
+                attention_output: weights(width, width),
                 attention_norm: norm(width),
-                inner: weights(width, inner),
-                outer: weights(inner, width),
+                intermediate: weights(width, inner),
+                output: weights(inner, width),
                 output_norm: norm(width),
             });
             let layers: Vec<LayerWeights> = layers.collect();
             let first = norm(width);
-            let chosen = Layers::new(&first, &layers, &config).unwrap();
-            let plain = Layers::one_by_one(&first, &layers, &config).unwrap();
+            let plain = Layers::plain(&first, &layers, &config).unwrap();
             let rows = random(lengths.iter().sum::<usize>() * width, 1.0);
             let rows: Vec<f32> = rows.to_vec1().unwrap();
             let expected = plain.forward(rows.clone(), &lengths).unwrap();
-            let found = chosen.forward(rows, &lengths).unwrap();
-            let worst = (found - expected).unwrap().abs().unwrap().max_all().unwrap();
-            let worst = worst.to_scalar::<f32>().unwrap();
-            prop_assert!(worst < 1e-4, "off by {worst}");
+            for path in Path::all() {
+                let Some(fused) = Layers::fused(path, &first, &layers, &config).unwrap() else {
+                    continue;
+                };
+                let fused = Layers::Fused(fused);
+                let found = fused.forward(rows.clone(), &lengths).unwrap();
+                let worst = (found - &expected).unwrap().abs().unwrap().max_all().unwrap();
+                let worst = worst.to_scalar::<f32>().unwrap();
+                prop_assert!(worst < 1e-4, "{path:?}: off by {worst}");
+            }
         }
     }
 }

@@ -44,6 +44,10 @@ pub enum EmbedError {
         detail: String,
     },
 
+    /// `LAYRA_KERNELS` asks for what this CPU does not have.
+    #[error("{0}")]
+    Kernels(String),
+
     /// A page embedder's own reason; an image that no such model takes is one.
     #[error(transparent)]
     ColQwen(#[from] super::colqwen::ColQwenError),

@@ -177,7 +177,7 @@ impl InplaceOp1 for Activate {
 
 /// Coefficients, highest power first, of polynomials in `x^2` whose quotient times `x` is the error
 /// function for |x| <= 4; beyond that it is 1 in f32. They are those of Eigen's `erf` for floats.
-pub(super) const ERF_ODD: [f32; 7] = [
+const ERF_ODD: [f32; 7] = [
     -2.726_142_3e-10,
     2.770_681_4e-8,
     -2.101_024e-6,
@@ -187,7 +187,7 @@ pub(super) const ERF_ODD: [f32; 7] = [
     -1.609_603_3e-2,
 ];
 /// The divisor.
-pub(super) const ERF_EVEN: [f32; 5] = [
+const ERF_EVEN: [f32; 5] = [
     -1.456_607_2e-5,
     -2.133_740_6e-4,
     -1.682_827e-3,

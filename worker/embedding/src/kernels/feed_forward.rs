@@ -1,8 +1,38 @@
 //! Two layers with a function of single numbers between them, added to what came in.
 
-use candle_core::{Result, Tensor};
+use std::cell::RefCell;
+use std::ops::Range;
 
-use super::{Gelu, Product, activate, avx512, swiglu};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use rayon::prelude::*;
+
+use super::aligned::Aligned;
+use super::matrix::{APART, PackedMatrix, Sums, block, copy_rows, slices};
+use super::path::Path;
+use super::product::pack;
+use super::tile::{ROWS, Rows};
+use super::{Gelu, Product, activate, gate, swiglu, values, values_mut};
+
+/// Inner values that a core computes, and uses, together: whole panels on every path.
+const SLICE: usize = 384;
+/// Values of the rows that a core takes at a time: half of what its cache holds, or less.
+const BLOCK_VALUES: usize = 128 * 1024;
+/// Rows that a core takes at a time. With fewer the weights' way from memory takes longer than the
+/// products.
+const BLOCK: std::ops::RangeInclusive<usize> = 8 * ROWS..=24 * ROWS;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What a core works with, kept: new memory has to be cleared by the system.
+#[derive(Default)]
+struct Scratch {
+    rows: Aligned,
+    /// A slice of the inner values, and of their gates.
+    inner: Aligned,
+    gates: Aligned,
+}
 
 /// The function between the layers.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +55,9 @@ impl Activation {
 
 /// The layers.
 pub(crate) enum FeedForward {
-    /// By a kernel that keeps what is between the layers in a core's cache.
-    Fused(avx512::FeedForward),
+    /// A core takes some rows through both layers, so that what is between them never leaves its
+    /// cache.
+    Fused(FusedLayers),
     /// One after the other.
     Apart {
         /// From the width of the rows to the inner one, twice that with gates.
@@ -45,16 +76,15 @@ impl FeedForward {
         activation: Activation,
         second: (Tensor, Option<Tensor>),
     ) -> Result<Self> {
-        Ok(
-            match avx512::FeedForward::new(&first, activation, &second)? {
-                Some(fused) => Self::Fused(fused),
-                None => Self::Apart {
-                    first: Product::new(first.0, first.1)?,
-                    activation,
-                    second: Product::new(second.0, second.1)?,
-                },
+        let fused = FusedLayers::new(Path::chosen(), &first, activation, &second)?;
+        Ok(match fused {
+            Some(fused) => Self::Fused(fused),
+            None => Self::Apart {
+                first: Product::new(first.0, first.1)?,
+                activation,
+                second: Product::new(second.0, second.1)?,
             },
-        )
+        })
     }
 
     /// `sums`, changed in place where that can be, and the layers' result for each of `rows`.
@@ -62,7 +92,7 @@ impl FeedForward {
         match self {
             Self::Fused(layers) => {
                 let sums = sums.contiguous()?;
-                layers.add(rows, &sums)?;
+                sums.inplace_op2(&rows.contiguous()?, layers)?;
                 Ok(sums)
             }
             Self::Apart {
@@ -70,6 +100,240 @@ impl FeedForward {
                 activation,
                 second,
             } => second.add_to(sums, &activation.of(first.forward(rows)?)?),
+        }
+    }
+}
+
+/// The layers' packed weights.
+pub(crate) struct FusedLayers {
+    first: First,
+    second: PackedMatrix,
+}
+
+enum First {
+    Gelu(PackedMatrix, Gelu),
+    SwiGlu {
+        gates: PackedMatrix,
+        values: PackedMatrix,
+    },
+}
+
+impl FusedLayers {
+    /// Packs the weights; none for what the kernels here do not take.
+    fn new(
+        path: Path,
+        (weight, bias): &(Tensor, Option<Tensor>),
+        activation: Activation,
+        second: &(Tensor, Option<Tensor>),
+    ) -> Result<Option<Self>> {
+        let part = |from: usize, count: usize| {
+            let bias = bias.as_ref().map(|bias| bias.narrow(0, from, count));
+            pack(
+                path,
+                &weight.narrow(0, from, count)?,
+                bias.transpose()?.as_ref(),
+            )
+        };
+        let outputs = weight.dim(0)?;
+        let first = match activation {
+            Activation::Gelu(gelu) => part(0, outputs)?.map(|matrix| First::Gelu(matrix, gelu)),
+            Activation::SwiGlu => {
+                let half = outputs / 2;
+                let gates = part(0, half)?.zip(part(half, half)?);
+                gates.map(|(gates, values)| First::SwiGlu { gates, values })
+            }
+        };
+        let second = pack(path, &second.0, second.1.as_ref())?;
+        Ok(first
+            .zip(second)
+            .map(|(first, second)| Self { first, second }))
+    }
+
+    fn add(&self, rows: &[f32], sums: &mut [f32]) {
+        let (inputs, outputs) = (self.first.inputs(), self.second.outputs());
+        let (count, threads) = (sums.len() / outputs, rayon::current_num_threads());
+        if count < threads * BLOCK.start() {
+            return self.add_one_after_the_other(rows, sums);
+        }
+        let most = (BLOCK_VALUES / inputs).clamp(*BLOCK.start(), *BLOCK.end());
+        let size = block(count, most, threads);
+        sums.par_chunks_mut(size * outputs)
+            .zip(rows.par_chunks(size * inputs))
+            .for_each(|(sums, rows)| {
+                SCRATCH.with_borrow_mut(|scratch| self.add_block(rows, sums, scratch));
+            });
+    }
+
+    /// For few rows: all cores share each layer's columns.
+    fn add_one_after_the_other(&self, rows: &[f32], sums: &mut [f32]) {
+        let product = |matrix: &PackedMatrix| {
+            let mut product = vec![0.0; rows.len() / matrix.inputs() * matrix.outputs()];
+            matrix.multiply(rows, &mut product, false);
+            product
+        };
+        let inner = match &self.first {
+            First::Gelu(matrix, gelu) => {
+                let mut inner = product(matrix);
+                gelu.apply(&mut inner);
+                inner
+            }
+            First::SwiGlu { gates, values } => {
+                let mut inner = product(values);
+                gate(&mut inner, &product(gates));
+                inner
+            }
+        };
+        self.second.multiply(&inner, sums, true);
+    }
+
+    /// Both layers for the rows of one core.
+    fn add_block(&self, rows: &[f32], sums: &mut [f32], scratch: &mut Scratch) {
+        const STRIDE: usize = SLICE + APART;
+        let (inputs, outputs) = (self.first.inputs(), self.second.outputs());
+        let count = sums.len() / outputs;
+        let Scratch {
+            rows: copy,
+            inner,
+            gates: gated,
+        } = scratch;
+        let rows = Rows {
+            values: rows,
+            stride: inputs,
+        };
+        let rows = copy_rows(rows, count, 0..inputs, copy);
+        let inner = inner.first(count * STRIDE);
+        for start in (0..self.second.inputs()).step_by(SLICE) {
+            let slice = start..self.second.inputs().min(start + SLICE);
+            match &self.first {
+                First::Gelu(matrix, gelu) => {
+                    product(matrix, rows, count, slice.clone(), inner);
+                    for row in inner.chunks_exact_mut(STRIDE) {
+                        gelu.apply(&mut row[..slice.len()]);
+                    }
+                }
+                First::SwiGlu { gates, values } => {
+                    let gated = gated.first(count * STRIDE);
+                    product(gates, rows, count, slice.clone(), gated);
+                    product(values, rows, count, slice.clone(), inner);
+                    let gated = gated.chunks_exact(STRIDE);
+                    for (row, gates) in inner.chunks_exact_mut(STRIDE).zip(gated) {
+                        gate(&mut row[..slice.len()], &gates[..slice.len()]);
+                    }
+                }
+            }
+            let inner = Rows {
+                values: inner,
+                stride: STRIDE,
+            };
+            let sums = Sums {
+                values: sums,
+                stride: outputs,
+                onto: true,
+            };
+            let panels = self.second.panels(&(0..outputs));
+            self.second.multiply_part(slice, panels, inner, count, sums);
+        }
+    }
+}
+
+impl First {
+    fn inputs(&self) -> usize {
+        match self {
+            Self::Gelu(matrix, _) | Self::SwiGlu { values: matrix, .. } => matrix.inputs(),
+        }
+    }
+}
+
+/// Some outputs of a first layer, to the beginnings of rows of [`SLICE`] values.
+fn product(
+    matrix: &PackedMatrix,
+    rows: Rows<'_>,
+    count: usize,
+    outputs: Range<usize>,
+    to: &mut [f32],
+) {
+    for inputs in slices(matrix.inputs()) {
+        let sums = Sums {
+            values: to,
+            stride: SLICE + APART,
+            onto: inputs.start > 0,
+        };
+        let rows = Rows {
+            values: &rows.values[inputs.start..],
+            ..rows
+        };
+        matrix.multiply_part(inputs, matrix.panels(&outputs), rows, count, sums);
+    }
+}
+
+impl InplaceOp2 for FusedLayers {
+    fn name(&self) -> &'static str {
+        "add-feed-forward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sums: &mut CpuStorage,
+        sums_layout: &Layout,
+        rows: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<()> {
+        let (inputs, outputs) = (self.first.inputs(), self.second.outputs());
+        let (count, width) = layout.shape().dims2()?;
+        if width != inputs || sums_layout.shape().dims2()? != (count, outputs) {
+            candle_core::bail!(
+                "layers from {inputs} to {outputs} values: {layout:?}, {sums_layout:?}"
+            );
+        }
+        let sums = values_mut(sums, sums_layout)?;
+        self.add(values(rows, layout)?, sums);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        #[test]
+        fn both_layers_are_what_they_are_one_after_the_other(
+            rows in 1..500_usize, width in 1..700_usize, inner in 1..1200_usize,
+            (gated, biased) in (any::<bool>(), any::<bool>()),
+        ) {
+            let random = |shape: (usize, usize)| {
+                Tensor::randn(0_f32, (shape.1 as f32).powf(-0.5), shape, &Device::Cpu).unwrap()
+            };
+            let bias = |count: usize| {
+                biased.then(|| Tensor::randn(0_f32, 1.0, count, &Device::Cpu).unwrap())
+            };
+            let (activation, outputs) = if gated {
+                (Activation::SwiGlu, 2 * inner)
+            } else {
+                (Activation::Gelu(Gelu::Tanh), inner)
+            };
+            let first = (random((outputs, width)), bias(outputs));
+            let second = (random((width, inner)), bias(width));
+            let input = Tensor::randn(0_f32, 1.0, (rows, width), &Device::Cpu).unwrap();
+            let plain = |(weight, bias)| Product::Plain { weight, bias };
+            let between = activation.of(plain(first.clone()).forward(&input).unwrap()).unwrap();
+            let expected = (plain(second.clone()).forward(&between).unwrap() + 1.0).unwrap();
+            for path in Path::all() {
+                let layers = FusedLayers::new(path, &first, activation, &second).unwrap();
+                let Some(layers) = layers else {
+                    continue;
+                };
+                let sums = Tensor::ones((rows, width), DType::F32, &Device::Cpu).unwrap();
+                sums.inplace_op2(&input, &layers).unwrap();
+                let worst = (&sums - &expected).unwrap().abs().unwrap().max_all().unwrap();
+                let worst = worst.to_scalar::<f32>().unwrap();
+                prop_assert!(worst < 2e-5, "{path:?}: off by {worst}");
+            }
         }
     }
 }

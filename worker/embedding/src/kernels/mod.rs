@@ -1,32 +1,62 @@
-//! Elementwise work of the models, fused and on all cores for f32 on the CPU, where it would
-//! otherwise cost as much as the matrix products. Other devices and types take the tensor
+//! The numeric work of the models on a CPU, in f32. Other types and devices take the tensor
 //! library's own kernels. No shapes of models here.
+//!
+//! # How a product is tiled
+//!
+//! All matrix products - with weights, of queries with keys, of weights of attention with values -
+//! are made of one tile ([`tile`]): six rows of numbers times a panel of columns.
+//!
+//! ```text
+//!                      panel: 4 or 2 registers wide, input by input
+//!                     +--------------------------------+
+//!                     | w[0][0..width]                 |
+//!                     | w[1][0..width]                 |  from the core's cache,
+//!                     | ...                            |  in one stream
+//!                     +--------------------------------+
+//!    6 rows           +--------------------------------+
+//!   +-------------+   |                                |
+//!   | a a a a ... |   |  6 x 4 (or 6 x 2) registers    |  every step: the registers of
+//!   | a a a a ... | x |  of sums                       |  one input, six broadcasts,
+//!   |    ...      |   |                                |  24 (or 12) fused multiply-adds
+//!   +-------------+   +--------------------------------+
+//! ```
+//!
+//! The rows stay as they are; columns are packed: weights once, when they are loaded ([`matrix`]),
+//! keys and values once for all their queries ([`attention`]). Loops around the tile keep what it
+//! reads near: a block of 288 rows by 512 inputs stays in the core's second cache while all panels
+//! pass by, a panel's share for these inputs stays in the first while the rows pass. What follows a
+//! product (bias, residual) is added where its sums are written; two layers with an activation
+//! between them are done for a block of rows at a time ([`feed_forward`]), and a text encoder takes
+//! a batch through all its layers on one core ([`encoder`]).
+//!
+//! This is the scheme of Goto and van de Geijn, "Anatomy of High-Performance Matrix
+//! Multiplication" (ACM TOMS 34, 2008), with the tile of BLIS. It is written once, over the crate
+//! `pulp`, and compiled for AVX-512 and for AVX2 ([`path`]); where neither is at hand the tensor
+//! library computes.
 
 mod activation;
+mod aligned;
 mod attention;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-#[cfg(not(target_arch = "x86_64"))]
-#[path = "avx512_other.rs"]
-mod avx512;
 mod encoder;
 mod feed_forward;
+mod matrix;
 mod norm;
+mod path;
 mod product;
 mod softmax;
+mod tile;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 
-pub(super) use activation::{Gelu, activate};
+pub(crate) use activation::{Gelu, activate};
 use activation::{add_bias, gate, swiglu};
-pub(super) use attention::{HeadNorm, SelfAttention, attention};
-pub(super) use avx512::Encoder;
-use avx512::Matrix;
-pub(super) use encoder::{EncoderLayer, Parameters};
-pub(super) use feed_forward::{Activation, FeedForward};
-pub(super) use norm::layer_norm;
-pub(super) use product::Product;
-pub(super) use softmax::{Masks, Visible, softmax};
+pub(crate) use attention::{HeadNorm, SelfAttention, attention};
+pub(crate) use encoder::{EncoderLayer, FusedEncoder, Parameters};
+pub(crate) use feed_forward::{Activation, FeedForward};
+pub(crate) use norm::layer_norm;
+pub(crate) use path::{Path, check as check_path};
+pub(crate) use product::Product;
+pub(crate) use softmax::{Masks, Visible, softmax};
 
 /// Values that one task works on: large enough to hide the cost of a task, small enough for L2.
 const TASK: usize = 32 * 1024;
@@ -60,11 +90,11 @@ fn exp(x: f32) -> f32 {
     p * f32::from_bits(power)
 }
 
-/// Does `work` with the widest vectors of this CPU: loops in it are compiled for each kind of CPU.
+/// Does `work` with the vectors of the chosen path: loops in it are compiled for each kind of CPU.
 /// What `work` calls must be inlined for that.
 #[inline]
 fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+    Path::chosen().run(work)
 }
 
 /// Values of whole rows of this width in one task.
@@ -83,6 +113,36 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mu
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
         _ => bail!("a fused kernel takes contiguous f32"),
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use candle_core::{Device, Tensor};
+
+    /// Normally distributed values.
+    pub(super) fn random(count: usize) -> Vec<f32> {
+        let values = Tensor::randn(0_f32, 1.0, count, &Device::Cpu).unwrap();
+        values.to_vec1().unwrap()
+    }
+
+    /// `rows W^T + b`, one number after the other.
+    pub(super) fn by_definition(
+        rows: &[f32],
+        weight: &[f32],
+        inputs: usize,
+        bias: &[f32],
+    ) -> Vec<f32> {
+        let products = rows.chunks_exact(inputs).flat_map(|row| {
+            weight
+                .chunks_exact(inputs)
+                .zip(bias)
+                .map(move |(weight, bias)| {
+                    let products = row.iter().zip(weight).map(|(a, b)| a * b);
+                    products.sum::<f32>() + bias
+                })
+        });
+        products.collect()
     }
 }
 

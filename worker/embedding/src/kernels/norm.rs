@@ -48,18 +48,21 @@ impl InplaceOp3 for LayerNorm {
         }
         values_mut(rows, layout)?
             .par_chunks_mut(rows_per_task(width))
-            .for_each(|task| {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for row in task.chunks_exact_mut(width) {
-                            normalise(row, weight, bias, self.0);
-                        }
-                    },
-                );
-            });
+            .for_each(|task| normalise_rows(task, weight, bias, self.0));
         Ok(())
     }
+}
+
+/// Normalises rows as wide as `weight`, in their place, on this core.
+pub(super) fn normalise_rows(rows: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for row in rows.chunks_exact_mut(weight.len()) {
+                normalise(row, weight, bias, epsilon);
+            }
+        },
+    );
 }
 
 #[inline(always)]

@@ -1,13 +1,15 @@
-//! Products with weights, in the way that is fastest where the weights are.
+//! Products of tensors with weights, in the way that is fastest where the weights are.
 
-use candle_core::{Result, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor};
 
-use super::{Matrix, add_bias};
+use super::matrix::PackedMatrix;
+use super::path::Path;
+use super::{add_bias, values, values_mut};
 
 /// `x W^T + b` with weights `[outputs, inputs]`.
 pub(crate) enum Product {
     /// By the kernels here.
-    LaidOut(Matrix),
+    Packed(PackedProduct),
     /// By the tensor library.
     Plain {
         /// `[outputs, inputs]`
@@ -20,8 +22,8 @@ pub(crate) enum Product {
 impl Product {
     /// The product with these weights.
     pub(crate) fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Ok(match Matrix::new(&weight, bias.as_ref())? {
-            Some(matrix) => Self::LaidOut(matrix),
+        Ok(match pack(Path::chosen(), &weight, bias.as_ref())? {
+            Some(matrix) => Self::Packed(PackedProduct(matrix)),
             None => Self::Plain { weight, bias },
         })
     }
@@ -29,7 +31,7 @@ impl Product {
     /// `[rows, inputs]` to `[rows, outputs]`.
     pub(crate) fn forward(&self, rows: &Tensor) -> Result<Tensor> {
         match self {
-            Self::LaidOut(matrix) => matrix.multiply(rows),
+            Self::Packed(product) => rows.contiguous()?.apply_op1_no_bwd(product),
             Self::Plain { weight, bias } => {
                 let product = rows.matmul(&weight.t()?)?;
                 match bias {
@@ -44,11 +46,77 @@ impl Product {
     /// its values.
     pub(crate) fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
         match self {
-            Self::LaidOut(matrix) if sums.is_contiguous() => {
-                matrix.add_product(rows, &sums)?;
+            Self::Packed(product) if sums.is_contiguous() => {
+                sums.inplace_op2(&rows.contiguous()?, product)?;
                 Ok(sums)
             }
             _ => sums + self.forward(rows)?,
         }
+    }
+}
+
+/// Packs a matrix and its bias. None for what the kernels here do not take: other types than f32,
+/// other devices than the CPU, the portable path.
+pub(super) fn pack(
+    path: Path,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<Option<PackedMatrix>> {
+    let suits = weight.device().is_cpu() && weight.dtype() == DType::F32;
+    if !suits || !path.is_native() {
+        return Ok(None);
+    }
+    let (_, inputs) = weight.dims2()?;
+    let weight = weight.flatten_all()?.to_vec1::<f32>()?;
+    let bias = bias.map(Tensor::to_vec1::<f32>).transpose()?;
+    Ok(PackedMatrix::new(path, &weight, inputs, bias.as_deref()))
+}
+
+/// A product as the tensor library calls it.
+pub(crate) struct PackedProduct(PackedMatrix);
+
+impl PackedProduct {
+    /// Rows of `layout`, which must suit the matrix.
+    fn count(&self, layout: &Layout) -> Result<usize> {
+        let (count, inputs) = layout.shape().dims2()?;
+        if inputs != self.0.inputs() {
+            candle_core::bail!("{inputs} columns, the matrix takes {}", self.0.inputs());
+        }
+        Ok(count)
+    }
+}
+
+impl CustomOp1 for PackedProduct {
+    fn name(&self) -> &'static str {
+        "product"
+    }
+
+    fn cpu_fwd(&self, rows: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let shape = (self.count(layout)?, self.0.outputs());
+        let mut sums = vec![0.0; shape.0 * shape.1];
+        self.0.multiply(values(rows, layout)?, &mut sums, false);
+        Ok((CpuStorage::F32(sums), Shape::from(shape)))
+    }
+}
+
+impl InplaceOp2 for PackedProduct {
+    fn name(&self) -> &'static str {
+        "add-product"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sums: &mut CpuStorage,
+        sums_layout: &Layout,
+        rows: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<()> {
+        let shape = (self.count(layout)?, self.0.outputs());
+        if sums_layout.shape().dims2()? != shape {
+            candle_core::bail!("the product is {shape:?}, the sums {sums_layout:?}");
+        }
+        let (rows, sums) = (values(rows, layout)?, values_mut(sums, sums_layout)?);
+        self.0.multiply(rows, sums, true);
+        Ok(())
     }
 }

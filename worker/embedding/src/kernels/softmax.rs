@@ -120,14 +120,20 @@ impl InplaceOp1 for Softmax {
 
 #[inline(always)]
 fn softmax_row(row: &mut [f32], scale: f32) {
-    let largest = lanes(row, f32::NEG_INFINITY, f32::max);
-    for value in row.iter_mut() {
-        *value = exp((*value - largest) * scale);
-    }
-    let inverse = 1.0 / lanes(row, 0.0, |sum, value| sum + value);
+    let inverse = 1.0 / exponentials(row, scale);
     for value in row.iter_mut() {
         *value *= inverse;
     }
+}
+
+/// e^(scale * (value - the largest)), in place of the values; returns their sum.
+#[inline(always)]
+pub(super) fn exponentials(row: &mut [f32], scale: f32) -> f32 {
+    let largest = lanes(row, f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    for value in row.iter_mut() {
+        *value = exp((*value - largest) * scale);
+    }
+    lanes(row, 0.0, |sum, value| sum + value)
 }
 
 /// Folds a row in sixteen independent lanes, which the compiler keeps in vector registers.

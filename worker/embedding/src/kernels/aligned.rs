@@ -1,8 +1,8 @@
-//! Memory for tiles: a vector register's load from it never touches two lines of the cache.
+//! Memory for panels: a vector register's load from it never touches two lines of the cache.
 
 use std::ops::{Deref, DerefMut};
 
-/// Bytes of a line of the cache, and of a vector register.
+/// Bytes of a line of the cache, and of the widest vector register.
 const LINE: usize = 64;
 
 /// Values that begin at the start of a line of the cache.
@@ -14,7 +14,7 @@ pub(super) struct Aligned {
 }
 
 impl Aligned {
-    /// So many zeros.
+    /// `length` zeros.
     pub(super) fn zeros(length: usize) -> Self {
         let room = LINE / size_of::<f32>();
         let mut values = vec![0.0; length + room];
@@ -23,7 +23,8 @@ impl Aligned {
         Self { values, start }
     }
 
-    /// The first `length` values, made longer with zeros where it has fewer.
+    /// The first `length` values, made longer with zeros where it has fewer. What they were is
+    /// kept or not.
     pub(super) fn first(&mut self, length: usize) -> &mut [f32] {
         if self.len() < length {
             *self = Self::zeros(length);
