@@ -87,3 +87,15 @@ impl SecretKind {
         }
     }
 }
+
+/// The text of a Secret's value without the space around it; `None` if nothing is left. Files
+/// written by hand end with a line break.
+pub fn secret_text(value: &[u8]) -> Result<Option<&str>, NotText> {
+    let text = std::str::from_utf8(value).map_err(|_| NotText)?.trim();
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+/// A Secret's value is not UTF-8 text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not UTF-8 text")]
+pub struct NotText;

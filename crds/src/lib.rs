@@ -5,6 +5,7 @@
 mod config;
 mod documents;
 mod embedding;
+mod kafka_security;
 mod pipeline;
 mod scaling;
 mod source;
@@ -12,11 +13,12 @@ mod status;
 mod stores;
 mod worker;
 
-pub use config::{ConfigError, SecretKind, WorkerConfig};
+pub use config::{ConfigError, NotText, SecretKind, WorkerConfig, secret_text};
 pub use documents::{
     DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, RenderSpec, ResolutionMode,
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
+pub use kafka_security::{KafkaSecurity, KafkaSecurityError};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use scaling::{FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};
 pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};

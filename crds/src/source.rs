@@ -71,9 +71,13 @@ pub struct KafkaSource {
     #[schemars(range(min = 6, max = 1800))]
     pub session_timeout_seconds: u32,
 
-    /// Secret with the connection's security. Keys, all optional: `security.protocol` (PLAINTEXT,
-    /// SSL, `SASL_PLAINTEXT`, `SASL_SSL`), `sasl.mechanism` (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512),
-    /// `username`, `password`, `ca.crt` (PEM).
+    /// Secret with the connection's security. Absent: no login, no encryption. Keys: `username`
+    /// and `password` for SASL; `sasl.mechanism` (PLAIN, the default, SCRAM-SHA-256 or
+    /// SCRAM-SHA-512); `ca.crt` with the brokers' authorities for TLS; `tls.crt` and `tls.key` for
+    /// mutual TLS, both in PEM form, the key without a passphrase; `security.protocol` (PLAINTEXT,
+    /// SSL, `SASL_PLAINTEXT`, `SASL_SSL`), which follows from the others and has to be given only
+    /// for TLS with the system's authorities. An empty value counts as absent, line breaks at the
+    /// end do not count. A combination that leaves a key unused or incomplete is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
 }

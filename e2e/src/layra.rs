@@ -79,6 +79,12 @@ impl User {
         })
     }
 
+    /// The same user, whose tasks go to the cluster that `client` reaches.
+    pub fn sending_through(mut self, mut client: ClientConfig) -> Result<Self> {
+        self.producer = client.set("message.timeout.ms", "20000").create()?;
+        Ok(self)
+    }
+
     /// Uploads a file of this machine and sends its task.
     pub async fn upload(&self, file: &Path) -> Result<Upload> {
         let name = file

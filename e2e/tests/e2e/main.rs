@@ -12,5 +12,7 @@ mod memory;
 mod progress;
 mod scaling;
 mod scene;
+mod secured_broker;
+mod secured_kafka;
 mod trouble;
 mod visual;

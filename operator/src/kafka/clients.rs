@@ -84,13 +84,14 @@ impl KafkaClients {
 
 #[cfg(test)]
 mod tests {
+    use layra_crds::KafkaSecurity;
+
     use super::*;
-    use crate::kafka::Security;
 
     fn connection(bootstrap_servers: &str) -> Connection {
         Connection {
             bootstrap_servers: bootstrap_servers.to_owned(),
-            security: Security::plaintext(),
+            security: KafkaSecurity::plaintext(),
         }
     }
 

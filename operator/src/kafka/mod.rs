@@ -14,7 +14,7 @@ use layra_autoscaler::Backlog;
 
 pub(crate) use board::Asker;
 pub(crate) use clients::KafkaClients;
-pub(crate) use connection::{Connection, Security};
+pub(crate) use connection::Connection;
 
 /// What a pipeline wants to know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,10 +4,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::ByteString;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use layra_autoscaler::{Backlog, Counts};
-use layra_crds::{IngestionPipeline, SecretKind};
+use layra_crds::{IngestionPipeline, KafkaSecurity, SecretKind};
 
 use super::{
     Context, counts,
@@ -16,7 +15,7 @@ use super::{
     world::{Live, PastWrites, Problem, SecretSeen, Topics, World},
 };
 use crate::{
-    kafka::{Asker, Connection, KafkaError, Question, Security},
+    kafka::{Asker, Connection, KafkaError, Question},
     milvus::{IndexReport, MilvusError},
     resources,
 };
@@ -141,7 +140,7 @@ fn connection(pipeline: &IngestionPipeline, secrets: &[ReadSecret]) -> Result<Co
         .iter()
         .find(|secret| secret.seen.kind == SecretKind::Kafka)
     {
-        None => Security::plaintext(),
+        None => KafkaSecurity::plaintext(),
         Some(ReadSecret {
             seen:
                 SecretSeen {
@@ -152,12 +151,7 @@ fn connection(pipeline: &IngestionPipeline, secrets: &[ReadSecret]) -> Result<Co
         }) => {
             return Err(problem.clone());
         }
-        Some(secret) => Security::from_secret(&secret.data).map_err(|error| {
-            Problem::new(
-                "KafkaSecretInvalid",
-                format!("Secret {} cannot be used: {error}.", secret.seen.name),
-            )
-        })?,
+        Some(secret) => secret.kafka_security()?,
     };
     let bootstrap_servers = pipeline.spec.source.kafka.bootstrap_servers.clone();
     Ok(Connection {
@@ -276,12 +270,10 @@ async fn indexes(
     if let Some(problem) = secret.and_then(|secret| secret.seen.problem.clone()) {
         return Err(problem);
     }
-    let token = secret
-        .and_then(|secret| secret.data.get("token"))
-        .map(|ByteString(bytes)| String::from_utf8_lossy(bytes).trim().to_owned());
+    let token = secret.and_then(|secret| secret.text("token"));
     context
         .milvus
-        .check_indexes(spec, token.as_deref())
+        .check_indexes(spec, token)
         .await
         .map_err(|error| match error {
             MilvusError::Unreachable(message) => Problem::new(

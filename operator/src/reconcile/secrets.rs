@@ -9,7 +9,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, ResourceExt};
-use layra_crds::{IngestionPipeline, SecretKind};
+use layra_crds::{IngestionPipeline, KafkaSecurity, SecretKind, secret_text};
 
 use super::world::{Problem, SecretSeen};
 use crate::resources;
@@ -62,7 +62,8 @@ impl SecretCache {
     ) -> Result<Option<Secret>, TooOld> {
         let known = self.lock();
         let (at, secret) = known.get(name).ok_or(TooOld)?;
-        let usable = secret.as_ref().is_some_and(|secret| has_keys(secret, kind));
+        let read = ReadSecret::new(kind, name, Ok(secret.clone()));
+        let usable = read.seen.problem.is_none();
         let allowed = if usable { AGE } else { UNUSABLE_AGE };
         if now.duration_since(*at) < allowed {
             Ok(secret.clone())
@@ -89,63 +90,154 @@ pub(super) struct ReadSecret {
 
 impl ReadSecret {
     fn new(kind: SecretKind, name: &str, read: Result<Option<Secret>, String>) -> Self {
-        let seen = |problem| SecretSeen {
-            kind,
-            name: name.to_owned(),
-            problem,
+        let (data, problem) = match data_of(kind, name, read) {
+            Ok(data) => (data, None),
+            Err(problem) => (BTreeMap::new(), Some(problem)),
         };
-        let data = match read {
-            Ok(Some(secret)) => secret.data.unwrap_or_default(),
-            Ok(None) => {
-                let problem = Problem::new(
-                    "SecretNotFound",
-                    format!(
-                        "Secret {name}, needed for {}, does not exist.",
-                        kind.directory()
-                    ),
-                );
-                return Self {
-                    seen: seen(Some(problem)),
-                    data: BTreeMap::new(),
-                };
-            }
-            Err(error) => {
-                let problem = Problem::new(
-                    "SecretUnreadable",
-                    format!(
-                        "Secret {name}, needed for {}, cannot be read: {error}",
-                        kind.directory()
-                    ),
-                );
-                return Self {
-                    seen: seen(Some(problem)),
-                    data: BTreeMap::new(),
-                };
-            }
-        };
-        let missing = kind
-            .required_keys()
-            .iter()
-            .find(|key| !data.contains_key(**key));
-        let problem = missing.map(|key| {
-            Problem::new(
-                "SecretKeyMissing",
-                format!(
-                    "Secret {name}, needed for {}, has no key `{key}`.",
-                    kind.directory()
-                ),
-            )
-        });
-        Self {
-            seen: seen(problem),
+        let mut secret = Self {
+            seen: SecretSeen {
+                kind,
+                name: name.to_owned(),
+                problem,
+            },
             data,
+        };
+        if secret.seen.problem.is_none() && kind == SecretKind::Kafka {
+            secret.seen.problem = secret.kafka_security().err();
         }
+        secret
+    }
+
+    /// What a key holds, read as the workers read it.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        let ByteString(value) = self.data.get(key)?;
+        secret_text(value).ok().flatten()
+    }
+
+    /// How Kafka is reached with this Secret.
+    pub(super) fn kafka_security(&self) -> Result<KafkaSecurity, Problem> {
+        let value = |key| self.data.get(key).map(|value: &ByteString| &*value.0);
+        KafkaSecurity::from_secret(value).map_err(|error| {
+            Problem::new(
+                "KafkaSecretInvalid",
+                format!("Secret {} cannot be used: {error}.", self.seen.name),
+            )
+        })
     }
 }
 
-fn has_keys(secret: &Secret, kind: SecretKind) -> bool {
-    let data = secret.data.as_ref();
-    kind.required_keys()
-        .iter()
-        .all(|key| data.is_some_and(|data| data.contains_key(*key)))
+/// The data of a Secret that has all the keys its kind needs.
+fn data_of(
+    kind: SecretKind,
+    name: &str,
+    read: Result<Option<Secret>, String>,
+) -> Result<BTreeMap<String, ByteString>, Problem> {
+    let problem = |reason, what: String| {
+        let directory = kind.directory();
+        Problem::new(
+            reason,
+            format!("Secret {name}, needed for {directory}, {what}"),
+        )
+    };
+    let secret = read
+        .map_err(|error| problem("SecretUnreadable", format!("cannot be read: {error}")))?
+        .ok_or_else(|| problem("SecretNotFound", "does not exist.".to_owned()))?;
+    let data = secret.data.unwrap_or_default();
+    for key in kind.required_keys() {
+        let value = data.get(*key).map(|ByteString(value)| secret_text(value));
+        match value {
+            Some(Ok(Some(_))) => {}
+            None => return Err(problem("SecretKeyMissing", format!("has no key `{key}`."))),
+            Some(Ok(None)) => {
+                let what = format!("has nothing in its key `{key}`.");
+                return Err(problem("SecretKeyMissing", what));
+            }
+            Some(Err(error)) => {
+                let what = format!("holds in its key `{key}` what is {error}.");
+                return Err(problem("SecretUnreadable", what));
+            }
+        }
+    }
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(kind: SecretKind, entries: &[(&str, &[u8])]) -> ReadSecret {
+        let data = entries
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), ByteString(value.to_vec())))
+            .collect();
+        let secret = Secret {
+            data: Some(data),
+            ..Secret::default()
+        };
+        ReadSecret::new(kind, "mine", Ok(Some(secret)))
+    }
+
+    #[test]
+    fn a_secret_that_no_worker_could_read_is_refused_with_the_keys_name() {
+        use SecretKind::{Kafka, Milvus, Mongodb, ObjectStore};
+        for (kind, entries, reason, word) in [
+            (Mongodb, vec![], "SecretKeyMissing", "`uri`"),
+            (
+                Mongodb,
+                vec![("uri", &b" \n"[..])],
+                "SecretKeyMissing",
+                "`uri`",
+            ),
+            (
+                Milvus,
+                vec![("token", &b"\xff"[..])],
+                "SecretUnreadable",
+                "`token`",
+            ),
+            (
+                ObjectStore,
+                vec![("accessKey", &b"me"[..])],
+                "SecretKeyMissing",
+                "`secretKey`",
+            ),
+            (
+                Kafka,
+                vec![("username", &b"me"[..])],
+                "KafkaSecretInvalid",
+                "`password`",
+            ),
+        ] {
+            let problem = read(kind, &entries).seen.problem.expect(word);
+            assert_eq!(problem.reason, reason);
+            assert!(problem.message.contains("Secret mine"), "{problem:?}");
+            assert!(problem.message.contains(word), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_usable_secret_is_read_without_the_line_break_of_its_file() {
+        let secret = read(SecretKind::Milvus, &[("token", b"root:Milvus\n")]);
+        assert!(secret.seen.problem.is_none());
+        assert_eq!(secret.text("token"), Some("root:Milvus"));
+    }
+
+    #[test]
+    fn a_kafka_secret_that_was_mended_is_seen_soon() {
+        let cache = SecretCache::default();
+        let at = Timestamp::UNIX_EPOCH;
+        for (username, usable) in [("me", false), ("", true)] {
+            let data = [("username", username), ("security.protocol", "PLAINTEXT")]
+                .map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec())));
+            let secret = Secret {
+                data: Some(BTreeMap::from(data)),
+                ..Secret::default()
+            };
+            cache.lock().insert("mine".to_owned(), (at, Some(secret)));
+            let later = at + UNUSABLE_AGE;
+            assert_eq!(
+                cache.fresh(SecretKind::Kafka, "mine", later).is_ok(),
+                usable
+            );
+        }
+    }
 }

@@ -18,17 +18,8 @@ pub fn client_config(settings: &Settings) -> ClientConfig {
         .set("client.id", "layra-worker")
         .set("reconnect.backoff.max.ms", "5000")
         .set_log_level(RDKafkaLogLevel::Warning);
-    let secrets = &settings.secrets.kafka;
-    for (name, value) in [
-        ("security.protocol", &secrets.protocol),
-        ("sasl.mechanism", &secrets.mechanism),
-        ("sasl.username", &secrets.username),
-        ("sasl.password", &secrets.password),
-        ("ssl.ca.pem", &secrets.ca),
-    ] {
-        if let Some(value) = value {
-            config.set(name, value.reveal());
-        }
+    for (name, value) in settings.secrets.kafka.settings() {
+        config.set(name, value);
     }
     config
 }

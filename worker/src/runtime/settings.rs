@@ -2,10 +2,12 @@
 //!
 //! Secrets stay in [`Secret`], which shows nothing when it is printed.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use layra_crds::{SecretKind, WorkerConfig};
+use layra_crds::{KafkaSecurity, KafkaSecurityError, SecretKind, WorkerConfig, secret_text};
 
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -52,6 +54,17 @@ pub enum SettingsError {
     /// A secret that is needed is empty.
     #[error("{0} is empty")]
     EmptySecret(PathBuf),
+    /// A secret is binary.
+    #[error("{0} is not UTF-8 text")]
+    BinarySecret(PathBuf),
+    /// The files of Kafka's Secret do not describe a connection.
+    #[error("the Secret in {directory} cannot be used: {source}")]
+    KafkaSecret {
+        /// The directory with a file for each key.
+        directory: PathBuf,
+        /// What is wrong, with the key's name.
+        source: KafkaSecurityError,
+    },
 }
 
 /// What a worker needs to know.
@@ -66,8 +79,8 @@ pub struct Settings {
 /// The secrets of a worker.
 #[derive(Clone, Debug)]
 pub struct Secrets {
-    /// Kafka's security; all absent on a plain connection.
-    pub kafka: KafkaSecrets,
+    /// Encryption and login of the connection to Kafka.
+    pub kafka: KafkaSecurity,
     /// Access key of the object store.
     pub access_key: Secret,
     /// Secret key of the object store.
@@ -80,21 +93,6 @@ pub struct Secrets {
     pub redis_uri: Option<Secret>,
     /// Token for the model's address. Only who fetches the model needs it.
     pub model_token: Option<Secret>,
-}
-
-/// Security of the connection to Kafka.
-#[derive(Clone, Debug, Default)]
-pub struct KafkaSecrets {
-    /// `security.protocol`
-    pub protocol: Option<Secret>,
-    /// `sasl.mechanism`
-    pub mechanism: Option<Secret>,
-    /// SASL user name.
-    pub username: Option<Secret>,
-    /// SASL password.
-    pub password: Option<Secret>,
-    /// The brokers' certificate authority, PEM.
-    pub ca: Option<Secret>,
 }
 
 impl Settings {
@@ -120,8 +118,8 @@ impl Secrets {
         let stores = &config.stores;
         Ok(Self {
             kafka: match config.source.kafka.auth_secret_ref {
-                Some(_) => KafkaSecrets::load(root)?,
-                None => KafkaSecrets::default(),
+                Some(_) => kafka_security(&root.join(SecretKind::Kafka.directory()))?,
+                None => KafkaSecurity::plaintext(),
             },
             access_key: required(SecretKind::ObjectStore, "accessKey")?,
             secret_key: required(SecretKind::ObjectStore, "secretKey")?,
@@ -142,41 +140,51 @@ impl Secrets {
     }
 }
 
-impl KafkaSecrets {
-    fn load(root: &Path) -> Result<Self, SettingsError> {
-        let read = |key: &str| optional(root, SecretKind::Kafka, key);
-        Ok(Self {
-            protocol: read("security.protocol")?,
-            mechanism: read("sasl.mechanism")?,
-            username: read("username")?,
-            password: read("password")?,
-            ca: read("ca.crt")?,
-        })
+/// Reads the Secret whose keys are the files of `directory`.
+fn kafka_security(directory: &Path) -> Result<KafkaSecurity, SettingsError> {
+    let mut values = BTreeMap::new();
+    for key in KafkaSecurity::KEYS {
+        if let Some(value) = contents(&directory.join(key))? {
+            values.insert(key, value);
+        }
     }
+    KafkaSecurity::from_secret(|key| values.get(key).map(Vec::as_slice)).map_err(|source| {
+        SettingsError::KafkaSecret {
+            directory: directory.to_owned(),
+            source,
+        }
+    })
 }
 
 fn required(root: &Path, kind: SecretKind, key: &str) -> Result<Secret, SettingsError> {
     let path = root.join(kind.directory()).join(key);
-    let text = std::fs::read_to_string(&path).map_err(|source| SettingsError::Unreadable {
-        path: path.clone(),
-        source,
-    })?;
-    // Files written by hand end with a line break.
-    match text.trim() {
-        "" => Err(SettingsError::EmptySecret(path)),
-        text => Ok(Secret::new(text)),
-    }
+    optional(root, kind, key)?.ok_or_else(|| SettingsError::Unreadable {
+        path,
+        source: ErrorKind::NotFound.into(),
+    })
 }
 
 fn optional(root: &Path, kind: SecretKind, key: &str) -> Result<Option<Secret>, SettingsError> {
-    match required(root, kind, key) {
-        Ok(secret) => Ok(Some(secret)),
-        Err(SettingsError::Unreadable { source, .. })
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
+    let path = root.join(kind.directory()).join(key);
+    let Some(value) = contents(&path)? else {
+        return Ok(None);
+    };
+    match secret_text(&value) {
+        Ok(Some(text)) => Ok(Some(Secret::new(text))),
+        Ok(None) => Err(SettingsError::EmptySecret(path)),
+        Err(_) => Err(SettingsError::BinarySecret(path)),
+    }
+}
+
+/// What a file holds; `None` if there is none.
+fn contents(path: &Path) -> Result<Option<Vec<u8>>, SettingsError> {
+    match std::fs::read(path) {
+        Ok(contents) => Ok(Some(contents)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SettingsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -217,27 +225,63 @@ stores:
             ("object-store/secretKey", "hidden-secret\n"),
             ("mongodb/uri", "mongodb://root:hidden@mongo"),
             ("redis/uri", "redis://:hidden@redis/1"),
+            ("kafka/username", "hidden"),
             ("kafka/password", "hidden"),
         ]);
         let settings = load(&directory).unwrap();
         assert_eq!(settings.secrets.secret_key.reveal(), "hidden-secret");
         assert!(settings.secrets.milvus_token.is_none());
-        assert!(settings.secrets.kafka.password.is_some());
-        assert!(settings.secrets.kafka.mechanism.is_none());
+        assert_eq!(settings.secrets.kafka.protocol(), "SASL_PLAINTEXT");
         assert!(!format!("{settings:?}").contains("hidden"));
     }
 
     #[test]
     fn names_the_file_that_is_missing_or_empty() {
-        let missing = load(&directory(&[("worker.yaml", CONFIG)]))
+        let kafka = ("kafka/security.protocol", "PLAINTEXT");
+        let missing = load(&directory(&[("worker.yaml", CONFIG), kafka]))
             .unwrap_err()
             .to_string();
         assert!(missing.contains("object-store/accessKey"), "{missing}");
         let empty = load(&directory(&[
             ("worker.yaml", CONFIG),
+            kafka,
             ("object-store/accessKey", "\n"),
         ]));
         assert!(matches!(empty, Err(SettingsError::EmptySecret(_))));
+    }
+
+    /// The operator reads the same Secret from the API.
+    #[test]
+    fn kafka_is_reached_as_the_operator_reaches_it_or_not_at_all() {
+        for secret in [
+            &[("username", "me"), ("password", "hidden\n")][..],
+            &[("username", "me"), ("password", "")],
+            &[("security.protocol", "SSL"), ("username", "\n")],
+            &[("security.protocol", "PLAINTEXT"), ("ca.crt", "x")],
+            &[("password", "hidden")],
+            &[],
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            for (key, value) in secret {
+                std::fs::write(directory.path().join(key), value).unwrap();
+            }
+            let operator = KafkaSecurity::from_secret(|key| {
+                let entry = secret.iter().find(|(name, _)| *name == key);
+                entry.map(|(_, value)| value.as_bytes())
+            });
+            match (kafka_security(directory.path()), operator) {
+                (Ok(worker), Ok(operator)) => {
+                    assert_eq!(worker.settings(), operator.settings());
+                }
+                (Err(worker), Err(operator)) => {
+                    let message = worker.to_string();
+                    assert!(message.contains(&operator.to_string()), "{message}");
+                    let path = directory.path().display().to_string();
+                    assert!(message.contains(&path), "{message}");
+                }
+                (worker, operator) => panic!("{secret:?}: {worker:?}, {operator:?}"),
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,181 @@
+//! How a connection to Kafka is secured, read from the Secret of `source.kafka.authSecretRef`. The
+//! operator and the workers both read it here, so that one cannot connect where the other cannot.
+//! No value of the Secret appears in an error or in `Debug` output.
+
+mod error;
+mod secret;
+
+use std::fmt;
+
+pub use error::KafkaSecurityError;
+use secret::Given;
+
+const PROTOCOL: &str = "security.protocol";
+const MECHANISM: &str = "sasl.mechanism";
+const USERNAME: &str = "username";
+const PASSWORD: &str = "password";
+const CA: &str = "ca.crt";
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+
+/// Encryption and login of a connection to Kafka.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KafkaSecurity {
+    tls: Option<Tls>,
+    login: Option<Login>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Tls {
+    /// PEM; absent: the authorities of the system.
+    authorities: Option<String>,
+    client: Option<ClientCertificate>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct ClientCertificate {
+    /// PEM, the client's own certificate first.
+    chain: String,
+    /// PEM.
+    key: String,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Login {
+    mechanism: Mechanism,
+    username: String,
+    password: String,
+}
+
+impl KafkaSecurity {
+    /// The keys that are read. Others are left alone, as Secrets made by cert-manager or Strimzi
+    /// have some of their own.
+    pub const KEYS: [&'static str; 7] = [
+        PROTOCOL,
+        MECHANISM,
+        USERNAME,
+        PASSWORD,
+        CA,
+        CERTIFICATE,
+        KEY,
+    ];
+
+    /// No encryption, no login: what holds without a Secret.
+    #[must_use]
+    pub fn plaintext() -> Self {
+        Self {
+            tls: None,
+            login: None,
+        }
+    }
+
+    /// Reads a Secret; `value` gives what it holds for one of [`Self::KEYS`].
+    ///
+    /// An empty value counts as absent. Line breaks at the end do not count, because files have
+    /// them; the rest of a password is taken as it is, and space around other values is dropped.
+    ///
+    /// Without `security.protocol`, any of `username`, `password` and `sasl.mechanism` means SASL,
+    /// and any of `ca.crt`, `tls.crt` and `tls.key` means TLS. The mechanism is PLAIN unless named.
+    ///
+    /// # Errors
+    /// When the keys do not describe a connection: nothing of what is given is ever left unused.
+    pub fn from_secret<'a>(
+        value: impl Fn(&'static str) -> Option<&'a [u8]>,
+    ) -> Result<Self, KafkaSecurityError> {
+        let given = Given::read(value)?;
+        let (has_tls, has_login) = given.protocol()?;
+        Ok(Self {
+            tls: has_tls.then(|| given.tls()).transpose()?,
+            login: has_login.then(|| given.login()).transpose()?,
+        })
+    }
+
+    /// Kafka's name for the protocol.
+    #[must_use]
+    pub fn protocol(&self) -> &'static str {
+        protocol_name(self.tls.is_some(), self.login.is_some())
+    }
+
+    /// The settings of librdkafka, by name. They hold the secrets themselves.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, &str)> {
+        let mut settings = vec![(PROTOCOL, self.protocol())];
+        if let Some(login) = &self.login {
+            settings.extend([
+                ("sasl.mechanism", login.mechanism.name()),
+                ("sasl.username", &login.username),
+                ("sasl.password", &login.password),
+            ]);
+        }
+        if let Some(tls) = &self.tls {
+            settings.push(match &tls.authorities {
+                Some(authorities) => ("ssl.ca.pem", authorities),
+                // The OpenSSL that is linked in does not know where the system keeps them.
+                None => ("ssl.ca.location", "probe"),
+            });
+            if let Some(client) = &tls.client {
+                settings.extend([
+                    ("ssl.certificate.pem", client.chain.as_str()),
+                    ("ssl.key.pem", &client.key),
+                ]);
+            }
+        }
+        settings
+    }
+}
+
+impl fmt::Debug for KafkaSecurity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSecurity")
+            .field("protocol", &self.protocol())
+            .field(
+                "mechanism",
+                &self.login.as_ref().map(|login| login.mechanism),
+            )
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mechanism {
+    Plain,
+    ScramSha256,
+    ScramSha512,
+}
+
+impl Mechanism {
+    const ALL: [Self; 3] = [Self::Plain, Self::ScramSha256, Self::ScramSha512];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+
+    fn from_name(name: &str) -> Result<Self, KafkaSecurityError> {
+        if let Some(mechanism) = Self::ALL.into_iter().find(|it| it.name() == name) {
+            return Ok(mechanism);
+        }
+        let unsupported = ["GSSAPI", "OAUTHBEARER"]
+            .into_iter()
+            .find(|it| it.eq_ignore_ascii_case(name));
+        Err(match unsupported {
+            Some(mechanism) => KafkaSecurityError::UnsupportedMechanism { mechanism },
+            None => KafkaSecurityError::UnknownMechanism,
+        })
+    }
+}
+
+fn protocol_name(has_tls: bool, has_login: bool) -> &'static str {
+    match (has_tls, has_login) {
+        (false, false) => "PLAINTEXT",
+        (true, false) => "SSL",
+        (false, true) => "SASL_PLAINTEXT",
+        (true, true) => "SASL_SSL",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const CERT: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----";
+const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----";
+const EC_PRIVATE: &str = "-----BEGIN EC PARAMETERS-----\nAAAA\n-----END EC PARAMETERS-----\n\
+                          -----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----";
+const ENCRYPTED: &str =
+    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----";
+
+fn read(secret: &[(&str, &str)]) -> Result<KafkaSecurity, KafkaSecurityError> {
+    KafkaSecurity::from_secret(|key| {
+        let entry = secret.iter().find(|(name, _)| *name == key);
+        entry.map(|(_, value)| value.as_bytes())
+    })
+}
+
+#[test]
+fn settings_follow_from_the_keys() {
+    let me = [
+        ("sasl.mechanism", "PLAIN"),
+        ("sasl.username", "me"),
+        ("sasl.password", "secret"),
+    ];
+    let scram = [("sasl.mechanism", "SCRAM-SHA-512"), me[1], me[2]];
+    let authority = [("ssl.ca.pem", CERT)];
+    let certificate = [("ssl.certificate.pem", CERT), ("ssl.key.pem", PRIVATE)];
+    let system = [("ssl.ca.location", "probe")];
+    let user = [("username", "me"), ("password", "secret")];
+    for (secret, protocol, settings) in [
+        (
+            vec![("security.protocol", "PLAINTEXT")],
+            "PLAINTEXT",
+            vec![],
+        ),
+        (user.to_vec(), "SASL_PLAINTEXT", me.to_vec()),
+        (
+            [&user[..], &[("ca.crt", CERT)]].concat(),
+            "SASL_SSL",
+            [&me[..], &authority].concat(),
+        ),
+        (
+            [
+                &user[..],
+                &[("sasl.mechanism", "SCRAM-SHA-512"), ("ca.crt", CERT)],
+            ]
+            .concat(),
+            "SASL_SSL",
+            [&scram[..], &authority].concat(),
+        ),
+        (
+            [&user[..], &[("security.protocol", "SASL_SSL")]].concat(),
+            "SASL_SSL",
+            [&me[..], &system].concat(),
+        ),
+        (vec![("ca.crt", CERT)], "SSL", authority.to_vec()),
+        (vec![("security.protocol", "SSL")], "SSL", system.to_vec()),
+        (
+            vec![("ca.crt", CERT), ("tls.crt", CERT), ("tls.key", PRIVATE)],
+            "SSL",
+            [&authority[..], &certificate].concat(),
+        ),
+        (
+            vec![("tls.crt", CERT), ("tls.key", PRIVATE)],
+            "SSL",
+            [&system[..], &certificate].concat(),
+        ),
+        (
+            [
+                &user[..],
+                &[("ca.crt", CERT), ("tls.crt", CERT), ("tls.key", PRIVATE)],
+            ]
+            .concat(),
+            "SASL_SSL",
+            [&me[..], &authority, &certificate].concat(),
+        ),
+    ] {
+        let security = read(&secret).unwrap();
+        let expected = [&[("security.protocol", protocol)], &settings[..]].concat();
+        assert_eq!(security.settings(), expected, "{secret:?}");
+    }
+}
+
+#[test]
+fn a_wrong_secret_is_refused_with_the_keys_name() {
+    use KafkaSecurityError::{
+        EncryptedKey, Missing, NoKeys, NotPem, UnknownMechanism, UnknownProtocol,
+        UnsupportedMechanism, Unused,
+    };
+    let missing = |key, needed_by| Missing { key, needed_by };
+    let user = [("username", "me"), ("password", "secret")];
+    let with_user = |key, value| vec![user[0], user[1], (key, value)];
+    for (secret, error) in [
+        (vec![], NoKeys),
+        (vec![("user", "me"), ("username", " \n")], NoKeys),
+        (vec![("security.protocol", "TLS")], UnknownProtocol),
+        (with_user("security.protocol", "sasl_ssl"), UnknownProtocol),
+        (with_user("sasl.mechanism", "SCRAM"), UnknownMechanism),
+        (
+            with_user("sasl.mechanism", "GSSAPI"),
+            UnsupportedMechanism {
+                mechanism: "GSSAPI",
+            },
+        ),
+        (
+            with_user("sasl.mechanism", "OAUTHBEARER"),
+            UnsupportedMechanism {
+                mechanism: "OAUTHBEARER",
+            },
+        ),
+        (user[..1].to_vec(), missing("password", "username")),
+        (user[1..].to_vec(), missing("username", "password")),
+        (
+            vec![user[0], ("password", "\n")],
+            missing("password", "username"),
+        ),
+        (
+            vec![("sasl.mechanism", "PLAIN")],
+            missing("username", "sasl.mechanism"),
+        ),
+        (
+            vec![("security.protocol", "SASL_SSL")],
+            missing("username", "security.protocol"),
+        ),
+        (vec![("tls.crt", CERT)], missing("tls.key", "tls.crt")),
+        (vec![("tls.key", PRIVATE)], missing("tls.crt", "tls.key")),
+        (
+            with_user("security.protocol", "PLAINTEXT"),
+            Unused {
+                key: "username",
+                protocol: "PLAINTEXT",
+                instead: "SASL_PLAINTEXT",
+            },
+        ),
+        (
+            vec![("security.protocol", "SSL"), ("password", "secret")],
+            Unused {
+                key: "password",
+                protocol: "SSL",
+                instead: "SASL_SSL",
+            },
+        ),
+        (
+            vec![("security.protocol", "PLAINTEXT"), ("ca.crt", CERT)],
+            Unused {
+                key: "ca.crt",
+                protocol: "PLAINTEXT",
+                instead: "SSL",
+            },
+        ),
+        (
+            vec![
+                user[0],
+                user[1],
+                ("security.protocol", "PLAINTEXT"),
+                ("tls.crt", CERT),
+            ],
+            Unused {
+                key: "username",
+                protocol: "PLAINTEXT",
+                instead: "SASL_SSL",
+            },
+        ),
+        (
+            vec![("ca.crt", "MIIB")],
+            NotPem {
+                key: "ca.crt",
+                expected: "certificate",
+            },
+        ),
+        (
+            vec![("tls.crt", PRIVATE), ("tls.key", CERT)],
+            NotPem {
+                key: "tls.crt",
+                expected: "certificate",
+            },
+        ),
+        (
+            vec![("tls.crt", CERT), ("tls.key", CERT)],
+            NotPem {
+                key: "tls.key",
+                expected: "private key",
+            },
+        ),
+        (
+            vec![("tls.crt", CERT), ("tls.key", ENCRYPTED)],
+            EncryptedKey,
+        ),
+    ] {
+        assert_eq!(read(&secret).unwrap_err(), error, "{secret:?}");
+    }
+}
+
+#[test]
+fn a_message_says_what_to_do() {
+    for (secret, message) in [
+        (
+            vec![("username", "me")],
+            "its key `password` is absent or empty, and its key `username` needs it: add `password`",
+        ),
+        (
+            vec![("security.protocol", "PLAINTEXT"), ("ca.crt", CERT)],
+            "its key `ca.crt` is of no use with `security.protocol` PLAINTEXT: set \
+             `security.protocol` to SSL, or remove `ca.crt`",
+        ),
+    ] {
+        assert_eq!(read(&secret).unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
+fn a_binary_value_is_refused_with_its_key() {
+    for key in KafkaSecurity::KEYS {
+        let result = KafkaSecurity::from_secret(|other| (other == key).then_some(&b"\xff"[..]));
+        assert_eq!(result, Err(KafkaSecurityError::NotText { key }));
+    }
+}
+
+#[test]
+fn keys_of_several_forms_are_taken() {
+    for key in [PRIVATE, EC_PRIVATE] {
+        let chain = format!("{CERT}\n{CERT}\n");
+        assert!(read(&[("tls.crt", &chain), ("tls.key", key)]).is_ok());
+    }
+}
+
+#[test]
+fn only_line_breaks_at_the_end_of_a_password_do_not_count() {
+    for (given, password) in [
+        ("secret\n", "secret"),
+        ("secret\r\n", "secret"),
+        (" sec\nret ", " sec\nret "),
+    ] {
+        let security = read(&[("username", " me \n"), ("password", given)]).unwrap();
+        let settings = security.settings();
+        assert!(settings.contains(&("sasl.password", password)), "{given:?}");
+        assert!(settings.contains(&("sasl.username", "me")));
+    }
+}
+
+#[test]
+fn nothing_secret_is_shown() {
+    let secret = [
+        ("username", "alice"),
+        ("password", "hunter2"),
+        ("ca.crt", CERT),
+        ("tls.crt", CERT),
+        ("tls.key", PRIVATE),
+    ];
+    let shown = format!("{:?}", read(&secret).unwrap());
+    for word in ["alice", "hunter2", "AAAA"] {
+        assert!(!shown.contains(word), "{shown}");
+    }
+}
+
+fn any_value() -> impl Strategy<Value = Option<String>> {
+    prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(String::new())),
+        2 => Just(Some("me".to_owned())),
+        2 => Just(Some(CERT.to_owned())),
+        2 => Just(Some(PRIVATE.to_owned())),
+        1 => prop::sample::select(vec!["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL", "PLAIN"])
+            .prop_map(|name| Some(name.to_owned())),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_is_given_is_left_unused(
+        values in prop::array::uniform7(any_value()),
+    ) {
+        let secret: Vec<(&str, &str)> = KafkaSecurity::KEYS
+            .iter()
+            .zip(&values)
+            .filter_map(|(key, value)| Some((*key, value.as_deref()?)))
+            .collect();
+        if let Ok(security) = read(&secret) {
+            let settings = security.settings();
+            for (key, value) in secret.into_iter().filter(|(_, value)| !value.is_empty()) {
+                prop_assert!(
+                    settings.iter().any(|(_, setting)| *setting == value),
+                    "{key} is in no setting: {settings:?}"
+                );
+            }
+            let has = |name| settings.iter().any(|(setting, _)| *setting == name);
+            let protocol = security.protocol();
+            prop_assert_eq!(has("sasl.password"), protocol.starts_with("SASL"));
+            prop_assert_eq!(has("sasl.username"), protocol.starts_with("SASL"));
+            prop_assert_eq!(has("ssl.certificate.pem"), has("ssl.key.pem"));
+        }
+    }
+}

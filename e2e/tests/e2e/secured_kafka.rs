@@ -1,0 +1,132 @@
+//! Kafka with logins and encryption: the operator and the workers read the same Secret, and both
+//! reach a real broker with it. A Secret that only one of them could use does not exist.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams};
+use layra_crds::KafkaSecurity;
+use layra_e2e::cluster::condition;
+use layra_e2e::pdf;
+use rdkafka::ClientConfig;
+use serde_json::{Value, json};
+
+use crate::scene::Stage;
+use crate::secured_broker::{PASSWORD, SecuredBroker, USER};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+#[tokio::test]
+async fn logins_and_certificates_reach_a_real_broker_from_operator_and_worker() -> Result<()> {
+    let stages = [
+        Stage::new("plain").await?,
+        Stage::new("scram").await?,
+        Stage::new("mutual").await?,
+    ];
+    let [plain, scram, mutual] = &stages;
+    let broker = SecuredBroker::start(plain.testbed.settings()).await?;
+    let certificates = &broker.certificates;
+
+    let login = json!({"username": USER, "password": PASSWORD});
+    // `kubectl create secret --from-file` keeps the line break at the end of a file.
+    let scram_login = json!({
+        "sasl.mechanism": "SCRAM-SHA-512\n",
+        "username": USER,
+        "password": format!("{PASSWORD}\n"),
+        "ca.crt": certificates.authority,
+    });
+    let certificate = json!({
+        "ca.crt": certificates.authority,
+        "tls.crt": certificates.client,
+        "tls.key": certificates.client_key,
+    });
+    let result = tokio::try_join!(
+        async {
+            is_refused_without_password(plain, &broker.plain).await?;
+            ingests(plain, &broker.plain, &login, "SASL_PLAINTEXT").await
+        },
+        ingests(scram, &broker.scram, &scram_login, "SASL_SSL"),
+        ingests(mutual, &broker.mutual, &certificate, "SSL"),
+    )
+    .map(|_| ());
+
+    let result = result.with_context(|| broker.output());
+    let [plain, scram, mutual] = stages;
+    plain.finish(Ok(())).await?;
+    scram.finish(Ok(())).await?;
+    mutual.finish(result).await
+}
+
+/// Once the Secret says how, the operator makes the topics and a worker stores a page.
+async fn ingests(stage: &Stage, servers: &str, secret: &Value, protocol: &str) -> Result<()> {
+    put_secret(stage, secret).await?;
+    stage.apply_until_ready(&spec(stage, servers)).await?;
+
+    let security = KafkaSecurity::from_secret(|key| secret[key].as_str().map(str::as_bytes))?;
+    ensure!(security.protocol() == protocol, "{security:?}");
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", servers);
+    for (name, value) in security.settings() {
+        client.set(name, value);
+    }
+    let user = stage.user().await?.sending_through(client)?;
+    let page = pdf::with_pages(&["A page that came through a secured broker."]);
+    let upload = user.upload_bytes("page.pdf", page).await?;
+    stage.wait_tasks(&[upload], "completed", MINUTE).await?;
+    let audit = stage.audit(&user).await?;
+    ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+    ensure!(audit.total_pages() == 1, "{audit:?}");
+    Ok(())
+}
+
+async fn is_refused_without_password(stage: &Stage, servers: &str) -> Result<()> {
+    put_secret(stage, &json!({"username": USER})).await?;
+    stage
+        .scene
+        .apply(&stage.pipeline(&spec(stage, servers)))
+        .await?;
+    let reason = "KafkaSecretInvalid";
+    let pipeline = stage
+        .scene
+        .wait_condition(&stage.name, "Ready", "False", reason, MINUTE)
+        .await?;
+    let status = pipeline.status.unwrap_or_default();
+    let message = &condition(&status, "TopicReady")
+        .context("TopicReady")?
+        .message;
+    ensure!(
+        message.contains(&stage.name) && message.contains("`password`"),
+        "{message}"
+    );
+    Ok(())
+}
+
+/// Creates or replaces the Secret that is called like the pipeline.
+async fn put_secret(stage: &Stage, data: &Value) -> Result<()> {
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": stage.name},
+        "stringData": data,
+    });
+    let who = PatchParams::apply("person").force();
+    let secrets = stage.scene.api::<Secret>();
+    secrets
+        .patch(&stage.name, &who, &Patch::Apply(secret))
+        .await?;
+    Ok(())
+}
+
+fn spec(stage: &Stage, servers: &str) -> Value {
+    json!({"spec": {
+        "source": {"kafka": {
+            "bootstrapServers": servers,
+            "partitions": 1,
+            "authSecretRef": {"name": stage.name},
+        }},
+        // The broker ends with the test: nobody would hear a farewell.
+        "worker": {"terminationGracePeriodSeconds": 5},
+        "scaling": {"minReplicas": 1, "maxReplicas": 1},
+    }})
+}
