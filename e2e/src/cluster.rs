@@ -12,9 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use layra_crds::{IngestionPipeline, IngestionPipelineStatus};
+use layra_testbed::{Endpoints, Images, Testbed};
 use serde_json::{Value, json};
 
-use crate::testbed::{Endpoints, Images, Testbed};
+use crate::clients;
 
 /// A namespace of its own, with the Secrets that pipelines name, deleted by [`Scene::close`].
 pub struct Scene {
@@ -35,7 +36,7 @@ impl Scene {
     pub async fn attach(testbed: &Testbed, images: &Images, namespace: &str) -> Result<Self> {
         Ok(Self {
             namespace: namespace.to_owned(),
-            client: testbed.kube_client().await?,
+            client: clients::kubernetes(testbed).await?,
             endpoints: testbed.endpoints().clone(),
             images: images.clone(),
             release: format!("layra-{namespace}"),

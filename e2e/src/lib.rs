@@ -1,9 +1,8 @@
-//! The harness of the end-to-end tests and of the demo: real servers, started from package
-//! registries, and what tests need to use them. It holds no test and no product code.
+//! What the demo, the fault suite, the measurements and the end-to-end tests share: clients of every
+//! server of the test-bed. It holds no test, no product code, and starts no server.
 
-pub mod arguments;
 pub mod audit;
-pub mod causes;
+pub mod clients;
 pub mod cluster;
 pub mod faults;
 pub mod layra;
@@ -13,6 +12,5 @@ pub mod milvus_admin;
 pub mod pdf;
 pub mod report;
 pub mod stores;
-pub mod testbed;
 pub mod timeline;
 pub mod worker_cli;

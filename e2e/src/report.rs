@@ -75,9 +75,12 @@ pub fn html(report: &Report<'_>) -> String {
 
 /// Every decision with the terms of the law.
 fn decisions(decisions: &[(f64, ScalingStatus)]) -> String {
-    let mut text = "<h2>Why there were so many workers</h2><table><tr><th>s<th>workers<th>pages waiting\
-        <th>oldest, s<th>arriving, pages/s<th>for arrivals<th>for backlog<th>most allowed<th>in one sentence"
-        .to_owned();
+    const COLUMNS: usize = 8;
+    let mut text =
+        "<h2>Why there were so many workers</h2><p>Each decision with its terms; below it, the \
+        operator's own sentence.</p><table class=decisions><tr><th>s<th>workers<th>pages waiting\
+        <th>oldest, s<th>arriving, pages/s<th>for arrivals<th>for backlog<th>most allowed"
+            .to_owned();
     for (second, scaling) in decisions {
         let inputs = scaling.inputs.as_ref();
         let terms = scaling.terms.as_ref();
@@ -101,7 +104,13 @@ fn decisions(decisions: &[(f64, ScalingStatus)]) -> String {
                 None => text.push_str("<td class=n>?"),
             }
         }
-        let _ = write!(text, "<td>{}", escape(&scaling.message));
+        // In a row of its own: beside seven numbers it would be squeezed.
+        let message = escape(&scaling.message);
+        let _ = write!(
+            text,
+            "<tr><td><td class=why colspan={}>{message}",
+            COLUMNS - 1
+        );
     }
     text.push_str("</table>");
     text
@@ -111,6 +120,7 @@ const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:960px;ma
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}h3{font-size:1em;margin-bottom:.3em}.lead{font-size:1.1em}\
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25em .7em;border-bottom:1px solid #e4e8ee;vertical-align:top}\
 th{font-weight:600;color:#5a6675}.n{text-align:right;width:5em;font-variant-numeric:tabular-nums}\
+.decisions th{text-align:right}.decisions td{border-bottom:0}.decisions .why{border-bottom:1px solid #e4e8ee;padding-bottom:.6em}\
 svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#5a6675}";
 
 /// Three panels over one time axis.
@@ -267,7 +277,9 @@ mod tests {
             "{table}"
         );
         assert!(
-            table.contains("<td class=n>7<td class=n>0<td>Nothing waits"),
+            table.contains(
+                "<td class=n>7<td class=n>0<tr><td><td class=why colspan=7>Nothing waits"
+            ),
             "{table}"
         );
     }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use layra_testbed::artifacts::MINILM;
+use layra_testbed::{Endpoints, S3Endpoint, Testbed};
 use milvus::v2::ClientV2;
 use milvus::v2::prelude::{ConnectConfig, RetryConfig};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ObjectStoreExt, PutPayload};
 
-use crate::testbed::artifacts::MINILM;
-use crate::testbed::{Endpoints, Testbed};
+use crate::clients::{create_bucket, install_crypto};
 
 /// The bucket of originals and page images: LAYRA's.
 pub const BUCKET: &str = "minio-file";
@@ -39,9 +40,9 @@ pub struct Stores {
 impl Stores {
     /// Makes the buckets and serves the model, where that is not done yet, and connects.
     pub async fn prepare(testbed: &Testbed) -> Result<Self> {
-        testbed.create_bucket(BUCKET).await?;
-        testbed.create_bucket(MODELS).await?;
-        let models = bucket(testbed.endpoints(), MODELS)?;
+        create_bucket(&testbed.endpoints().s3, BUCKET).await?;
+        create_bucket(&testbed.endpoints().s3, MODELS).await?;
+        let models = bucket(&testbed.endpoints().s3, MODELS)?;
         for entry in std::fs::read_dir(MINILM.path(testbed.settings()))? {
             let file = entry?.path();
             let Some(name) = file.file_name().and_then(|name| name.to_str()) else {
@@ -86,20 +87,21 @@ impl Stores {
             endpoints: endpoints.clone(),
             milvus,
             mongodb,
-            objects: Arc::new(bucket(endpoints, BUCKET)?),
+            objects: Arc::new(bucket(&endpoints.s3, BUCKET)?),
             redis,
         })
     }
 }
 
 /// A client of one bucket.
-pub fn bucket(endpoints: &Endpoints, name: &str) -> Result<AmazonS3> {
+pub fn bucket(server: &S3Endpoint, name: &str) -> Result<AmazonS3> {
+    install_crypto();
     AmazonS3Builder::new()
-        .with_endpoint(&endpoints.s3.endpoint)
+        .with_endpoint(&server.endpoint)
         .with_region("us-east-1")
         .with_bucket_name(name)
-        .with_access_key_id(&endpoints.s3.access_key)
-        .with_secret_access_key(&endpoints.s3.secret_key)
+        .with_access_key_id(&server.access_key)
+        .with_secret_access_key(&server.secret_key)
         .with_allow_http(true)
         .with_virtual_hosted_style_request(false)
         .build()

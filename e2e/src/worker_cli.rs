@@ -5,13 +5,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
+use layra_testbed::Testbed;
+use layra_testbed::artifacts::PDFIUM;
+use layra_testbed::settings::repository;
 use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::cluster::Scene;
-use crate::testbed::Testbed;
-use crate::testbed::artifacts::PDFIUM;
-use crate::testbed::settings::repository;
 
 /// One page found.
 #[derive(Clone, Debug, Deserialize)]

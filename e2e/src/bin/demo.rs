@@ -1,52 +1,107 @@
 //! `cargo demo`: the whole system on this machine, with real documents, to watch.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use layra_e2e::arguments;
 use layra_e2e::audit::Audit;
 use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::layra::{Upload, User, random_id};
 use layra_e2e::report::{self, Report};
 use layra_e2e::stores::Stores;
-use layra_e2e::testbed::{Testbed, artifacts, processes, settings};
 use layra_e2e::timeline::Timeline;
 use layra_e2e::worker_cli::{Hit, WorkerCli};
+use layra_testbed::phases::{Phases, since_start_of_process};
+use layra_testbed::{Settings, Testbed, arguments, artifacts, processes, settings};
 use redis::AsyncCommands;
 use serde_json::json;
 
 const NAMESPACE: &str = "demo";
 const PIPELINE: &str = "documents";
-const QUESTIONS: [&str; 4] = [
-    "How can I find a sponsor who uploads my package?",
-    "Which control field declares the packages needed to build a source package?",
-    "How is a three-dimensional surface drawn?",
-    "What should a maintainer do with a release-critical bug?",
+/// Each with the document that answers it. The smallest document has one.
+const QUESTIONS: [(&str, &str); 6] = [
+    (
+        "fhs-3.0.pdf",
+        "Which directory holds data for services provided by this system?",
+    ),
+    (
+        "debian-faq.pdf",
+        "How do I upgrade to a new release of the distribution?",
+    ),
+    (
+        "developers-reference.pdf",
+        "How can I find a sponsor who uploads my package?",
+    ),
+    (
+        "policy.pdf",
+        "Which control field declares the packages needed to build a source package?",
+    ),
+    (
+        "gnuplot-doc.pdf",
+        "How is a three-dimensional surface drawn?",
+    ),
+    (
+        "developers-reference.pdf",
+        "What should a maintainer do with a release-critical bug?",
+    ),
 ];
+/// What a shell reports of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Whether the pipeline is there: workers go on without this program then.
+static APPLIED: AtomicBool = AtomicBool::new(false);
 
 /// Shows the whole system at work on this machine: a real cluster, real documents, questions.
 #[derive(Parser)]
 #[command(name = "cargo demo", bin_name = "cargo demo")]
 struct Arguments {
-    /// How many of the documents to upload, smallest first. Two cores store two or three pages a
-    /// second; all documents have about 2300 pages. Default: all.
+    /// How many of the documents to upload, smallest first; only what these answer is asked. Two
+    /// cores store two to ten pages a second; all documents have about 2300 pages. Default: all.
     #[arg(long)]
     documents: Option<usize>,
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse_from(arguments::of_alias());
-    let mut phases = Phases::default();
+    tokio::select! {
+        result = Box::pin(run(&arguments)) => result.map(|()| ExitCode::SUCCESS),
+        interrupt = tokio::signal::ctrl_c() => {
+            interrupt.context("waiting for Ctrl-C")?;
+            eprintln!("\n{}", how_things_are()?);
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+/// What an interrupted demo leaves, and what to do about it.
+fn how_things_are() -> Result<String> {
+    let running = processes(&Settings::from_env()?)?;
+    let left = if APPLIED.load(Ordering::Relaxed) {
+        format!(
+            "The test-bed runs, and in its namespace {NAMESPACE} the pipeline {PIPELINE}: its workers go on with \
+             what was uploaded (cargo testbed kubectl -n {NAMESPACE} get ipl)."
+        )
+    } else if running.is_empty() {
+        "No server runs.".to_owned()
+    } else {
+        "The test-bed runs, perhaps only half of it; the next start uses or replaces it.".to_owned()
+    };
+    Ok(format!(
+        "interrupted. {left} What was downloaded and compiled is kept.\n  \
+         again, with a new knowledge base:  cargo demo\n  \
+         stop everything:                   cargo testbed down"
+    ))
+}
+
+async fn run(arguments: &Arguments) -> Result<()> {
+    let mut phases = Phases::inherited();
 
     let testbed = phases.run("test-bed up", Testbed::obtain()).await?;
-    artifacts::provide(
-        testbed.settings(),
-        &[artifacts::MINILM, artifacts::PDFIUM, artifacts::PDFS],
-    )
-    .await?;
+    artifacts::provide(testbed.settings(), artifacts::FILES).await?;
     let images = phases.run("images", testbed.images()).await?;
     println!("images: {} and {}", images.operator, images.worker);
     let stores = Stores::prepare(&testbed).await?;
@@ -71,6 +126,7 @@ async fn main() -> Result<()> {
         serde_yaml_ng::to_string(&object)?
     );
     scene.apply(&object).await?;
+    APPLIED.store(true, Ordering::Relaxed);
     phases
         .run(
             "pipeline Ready",
@@ -117,13 +173,13 @@ async fn main() -> Result<()> {
     );
 
     let answers = phases
-        .run("questions", ask(&scene, &testbed, &user))
+        .run("questions", ask(&scene, &testbed, &user, &pdfs))
         .await?;
     let memory = memory(&testbed, &timeline)?;
     let file = settings::repository().join("target/demo/report.html");
     std::fs::create_dir_all(file.parent().context("a parent")?)?;
     let page = report::html(&Report {
-        phases: &phases.0,
+        phases: phases.all(),
         timeline: &timeline,
         totals: (audit.pages.len(), audit.total_pages(), audit.vectors),
         answers: &answers,
@@ -158,6 +214,7 @@ async fn watch(
         "s", "lag", "workers", "done", "pages", "pages/s"
     );
     let mut told = 0;
+    let mut is_empty = true;
     eventually(
         "all documents and no worker",
         Duration::from_hours(1),
@@ -169,6 +226,13 @@ async fn watch(
                 println!("       {}", scaling.message);
             }
             told = timeline.decisions.len();
+            if is_empty && sample.pages > 0 {
+                is_empty = false;
+                if let Some(time) = since_start_of_process() {
+                    let minutes = time.as_secs_f64() / 60.0;
+                    println!("       the first page is stored, {minutes:.1} minutes after the command began");
+                }
+            }
             let finished = finished(stores, uploads).await?;
             println!(
                 "{:>6.0} {:>6} {:>4}/{:<3} {:>4}/{:<2} {:>7} {:>8.1}",
@@ -204,11 +268,16 @@ async fn finished(stores: &Stores, uploads: &[Upload]) -> Result<usize> {
     Ok(completed)
 }
 
-/// Asks the questions with the worker's own `search`.
-async fn ask(scene: &Scene, testbed: &Testbed, user: &User) -> Result<Vec<(String, Vec<Hit>)>> {
+/// Asks what the documents answer, with the worker's own `search`.
+async fn ask(
+    scene: &Scene,
+    testbed: &Testbed,
+    user: &User,
+    documents: &[PathBuf],
+) -> Result<Vec<(String, Vec<Hit>)>> {
     let cli = WorkerCli::of_pipeline(scene, testbed, PIPELINE).await?;
     let mut answers = Vec::new();
-    for question in QUESTIONS {
+    for question in questions(documents) {
         let hits = cli.search(question, &user.knowledge_base, 3).await?;
         println!("\n{question}");
         for hit in &hits {
@@ -217,6 +286,15 @@ async fn ask(scene: &Scene, testbed: &Testbed, user: &User) -> Result<Vec<(Strin
         answers.push((question.to_owned(), hits));
     }
     Ok(answers)
+}
+
+/// The questions whose document is among these.
+fn questions(documents: &[PathBuf]) -> impl Iterator<Item = &'static str> {
+    let is_there = |name: &str| documents.iter().any(|document| document.ends_with(name));
+    QUESTIONS
+        .into_iter()
+        .filter(move |(document, _)| is_there(document))
+        .map(|(_, question)| question)
 }
 
 /// Resident bytes of each process: the servers now, the product's own at their highest.
@@ -243,29 +321,15 @@ fn documents(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(pdfs)
 }
 
-/// Names and seconds of what was done.
-#[derive(Default)]
-struct Phases(Vec<(String, f64)>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Phases {
-    async fn run<T>(&mut self, name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-        println!("== {name}");
-        let start = Instant::now();
-        let value = work.await.with_context(|| name.to_owned())?;
-        self.done(name, start);
-        Ok(value)
-    }
-
-    fn done(&mut self, name: &str, start: Instant) {
-        let seconds = start.elapsed().as_secs_f64();
-        println!("== {name}: {seconds:.1} s");
-        self.0.push((name.to_owned(), seconds));
-    }
-
-    fn print(&self) {
-        println!("\ntime:");
-        for (name, seconds) in &self.0 {
-            println!("  {seconds:>7.1} s  {name}");
-        }
+    #[test]
+    fn only_what_the_documents_answer_is_asked() {
+        let documents =
+            ["fhs-3.0.pdf", "debian-faq-it.pdf"].map(|name| Path::new("/pdfs").join(name));
+        let asked: Vec<&str> = questions(&documents).collect();
+        assert_eq!(asked, [QUESTIONS[0].1]);
     }
 }

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use layra_e2e::arguments;
 use layra_e2e::cluster::Scene;
 use layra_e2e::faults::{self, Plan};
 use layra_e2e::stores::Stores;
-use layra_e2e::testbed::{Testbed, check_prerequisites};
+use layra_testbed::arguments;
+use layra_testbed::{Testbed, check_prerequisites};
 
 /// Kills workers, renderers and servers while documents flow, and counts what became of each.
 #[derive(Parser)]

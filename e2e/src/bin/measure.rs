@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use layra_e2e::arguments;
 use layra_e2e::cluster::Scene;
-use layra_e2e::measure::{ingest, scaling};
+use layra_e2e::measure::{ingest, memory, scaling};
 use layra_e2e::stores::Stores;
-use layra_e2e::testbed::{Testbed, artifacts};
+use layra_testbed::arguments;
+use layra_testbed::{Testbed, artifacts};
 
 /// Measures the worker on the test-bed's servers. The bed stays up.
 #[derive(Parser)]
@@ -36,6 +36,8 @@ enum What {
         #[arg(long)]
         python: PathBuf,
     },
+    /// A document of 2,000 pages beside short ones: how much of it a worker holds at a time.
+    Memory,
     /// Several workers with an embedder that takes a fixed time for each page.
     Scaling {
         /// Numbers of workers.
@@ -54,11 +56,7 @@ enum What {
 async fn main() -> Result<()> {
     let what = Arguments::parse_from(arguments::of_alias()).what;
     let testbed = Testbed::obtain().await?;
-    artifacts::provide(
-        testbed.settings(),
-        &[artifacts::MINILM, artifacts::PDFIUM, artifacts::PDFS],
-    )
-    .await?;
+    artifacts::provide(testbed.settings(), artifacts::FILES).await?;
     let images = testbed.images().await?;
     let stores = Stores::prepare(&testbed).await?;
     let scene = Scene::open(&testbed, &images, "measure").await?;
@@ -77,6 +75,7 @@ async fn main() -> Result<()> {
             };
             Box::pin(ingest::run(&testbed, &scene, &stores, &plan)).await
         }
+        What::Memory => Box::pin(memory::run(&testbed, &scene, &stores)).await,
         What::Scaling {
             workers,
             page_ms,

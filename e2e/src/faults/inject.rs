@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use layra_testbed::{Service, Testbed};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::{Value, json};
@@ -12,7 +13,6 @@ use super::kinds::Fault;
 use super::{SESSION_SECONDS, Sent};
 use crate::cluster::{Scene, eventually};
 use crate::layra::User;
-use crate::testbed::{Service, Testbed};
 
 /// Twice the session timeout: the group has given the partitions away.
 const PAST_SESSION: Duration = Duration::from_secs(2 * SESSION_SECONDS);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::testbed::Service;
+use layra_testbed::Service;
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

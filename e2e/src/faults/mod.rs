@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use layra_testbed::Testbed;
 use serde_json::json;
 
 use crate::cluster::{Scene, eventually};
 use crate::layra::{Upload, User, random_id};
 use crate::pdf;
 use crate::stores::Stores;
-use crate::testbed::Testbed;
 use crate::worker_cli::WorkerCli;
 
 pub use count::Totals;

@@ -6,13 +6,15 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use redis::AsyncCommands;
+use layra_testbed::Testbed;
+use layra_testbed::artifacts::{MINILM, PDFS};
+use layra_testbed::settings::repository;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::processes::{Cpu, resident};
-use super::{MINUTE, collection_of, smallest_pdfs};
+use super::{MINUTE, collection_of, completed, smallest_pdfs};
 use crate::audit::Audit;
 use crate::cluster::{Scene, eventually};
 use crate::faults::fleet::Fleet;
@@ -20,9 +22,6 @@ use crate::layra::{Upload, User, random_id};
 use crate::milvus_admin;
 use crate::pdf;
 use crate::stores::{BUCKET, DATABASE, Stores};
-use crate::testbed::Testbed;
-use crate::testbed::artifacts::{MINILM, PDFS};
-use crate::testbed::settings::repository;
 use crate::worker_cli::WorkerCli;
 
 /// What is measured.
@@ -241,23 +240,6 @@ async fn upload(stores: &Stores, topic: &str, files: &[PathBuf]) -> Result<(User
         uploads.push(user.put(&name, std::fs::read(file)?).await?);
     }
     Ok((user, uploads))
-}
-
-async fn completed(stores: &Stores, uploads: &[Upload]) -> Result<bool> {
-    let mut redis = stores.redis.clone();
-    for upload in uploads {
-        let key = format!("task:{}", upload.task_id);
-        let status: Option<String> = redis.hget(key, "status").await?;
-        ensure!(
-            status.as_deref() != Some("failed"),
-            "{} failed",
-            upload.filename
-        );
-        if status.as_deref() != Some("completed") {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Every page is in every store. Returns how many there are, and removes their vectors.

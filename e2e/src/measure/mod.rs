@@ -1,16 +1,19 @@
 //! Measurements on real servers: the worker beside a Python script with LAYRA's stages, and several
-//! workers beside each other. Figures are ratios of things measured in one run.
+//! workers beside each other, and what one holds in memory. Figures are ratios of things measured in one run.
 
 pub mod ingest;
+pub mod memory;
 mod processes;
 pub mod scaling;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use milvus::v2::prelude::{ConsistencyLevel, QueryRequest};
+use redis::AsyncCommands;
 
+use crate::layra::Upload;
 use crate::pdf;
 use crate::stores::Stores;
 
@@ -54,4 +57,22 @@ fn short_document(number: usize, pages: usize) -> Vec<u8> {
         .map(|page| format!("Document {number}, page {page}."))
         .collect();
     pdf::with_pages(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Whether LAYRA's display calls all of them completed; a failed one is an error.
+async fn completed(stores: &Stores, uploads: &[Upload]) -> Result<bool> {
+    let mut redis = stores.redis.clone();
+    for upload in uploads {
+        let key = format!("task:{}", upload.task_id);
+        let status: Option<String> = redis.hget(key, "status").await?;
+        ensure!(
+            status.as_deref() != Some("failed"),
+            "{} failed",
+            upload.filename
+        );
+        if status.as_deref() != Some("completed") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

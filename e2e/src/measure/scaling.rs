@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::stream::{StreamExt, TryStreamExt};
+use layra_testbed::Testbed;
 use serde_json::json;
 
 use super::{MINUTE, collection_of, searchable_rows, short_document};
@@ -13,7 +14,6 @@ use crate::faults::fleet::Fleet;
 use crate::layra::{User, random_id};
 use crate::milvus_admin;
 use crate::stores::Stores;
-use crate::testbed::Testbed;
 use crate::worker_cli::WorkerCli;
 
 /// Pages of every document.

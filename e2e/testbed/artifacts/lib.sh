@@ -5,11 +5,15 @@
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 
-# go_build PACKAGE NAME [LDFLAGS]: a static binary from the pinned modules (go.sum is the checksum).
+# go_build OUTPUT LDFLAGS PACKAGE...: static binaries from the pinned modules (go.sum is the
+# checksum); OUTPUT is a file, or a folder with a slash at its end. At low priority: what cargo
+# compiles meanwhile is waited for first. Without debug information, which nobody would read.
 go_build() {
-  if [ ! -e go.mod ]; then cp "$RECIPE"/{go.mod,go.sum,tools.go} .; fi
-  CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local \
-    go build -trimpath -ldflags "-s -w ${3:-}" -o "$OUT/$2" "$1"
+  local output=$1 ldflags=$2
+  shift 2
+  cp "$RECIPE"/{go.mod,go.sum,tools.go} .
+  CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local nice \
+    go build -trimpath -gcflags=all=-dwarf=false -ldflags "-s -w $ldflags" -o "$OUT/$output" "$@"
 }
 
 # pip_wheel: downloads the wheel of requirements.txt to wheel/, checked against its hash.

@@ -6,14 +6,13 @@ use anyhow::{Context, Result, ensure};
 use layra_e2e::cluster::eventually;
 use serde_json::{Value, json};
 
-use crate::scene::Stage;
+use crate::scene::on_stage;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() -> Result<()> {
-    let stage = Stage::new("invalid").await?;
-    let result = async {
+    on_stage("invalid", async |stage| {
         let cases: [(Value, &str); 11] = [
             (
                 json!({"scaling": {"maxReplicas": 5}}),
@@ -72,15 +71,13 @@ async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() 
             ensure!(text.contains(sentence), "{patch}: {text}");
         }
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn the_topic_of_an_object_cannot_be_changed() -> Result<()> {
-    let stage = Stage::new("topic").await?;
-    let result = async {
+    on_stage("topic", async |stage| {
         stage.scene.apply(&stage.pipeline(&json!({}))).await?;
         let other = stage.pipeline(&json!({"spec": {"source": {"kafka": {"topic": "other"}}}}));
         let error = stage.scene.apply(&other).await.err().context("accepted")?;
@@ -89,15 +86,13 @@ async fn the_topic_of_an_object_cannot_be_changed() -> Result<()> {
             "{error:#}"
         );
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn kubectl_explains_and_lists() -> Result<()> {
-    let stage = Stage::new("explain").await?;
-    let result = async {
+    on_stage("explain", async |stage| {
         // A definition that was made a moment ago is not yet in every answer of the API server.
         let text = eventually("the definition to be explained", MINUTE, async || {
             let arguments = ["explain", "ipl.spec.stores.milvus.index"];
@@ -122,15 +117,13 @@ async fn kubectl_explains_and_lists() -> Result<()> {
             ensure!(table.contains(column), "{column} in {table}");
         }
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn the_examples_are_accepted() -> Result<()> {
-    let stage = Stage::new("examples").await?;
-    let result = async {
+    on_stage("examples", async |stage| {
         for example in ["minimal", "full", "visual"] {
             let path = format!(
                 "{}/../docs/examples/{example}.yaml",
@@ -146,7 +139,6 @@ async fn the_examples_are_accepted() -> Result<()> {
             stage.scene.kubectl(&dry).await.context(example)?;
         }
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }

@@ -11,15 +11,14 @@ use layra_e2e::pdf;
 use layra_e2e::worker_cli::WorkerCli;
 use serde_json::json;
 
-use crate::scene::Stage;
+use crate::scene::{Stage, alone_on_stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 const DOCX: &[u8] = include_bytes!("../../../worker/rendering/tests/fixtures/office/text.docx");
 
 #[tokio::test]
 async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason() -> Result<()> {
-    let stage = Stage::new("bad").await?;
-    let result = async {
+    on_stage("bad", async |stage| {
         let patch = json!({"spec": {"scaling": {"minReplicas": 1, "maxReplicas": 1}}});
         stage.apply_until_ready(&patch).await?;
         let user = stage.user().await?;
@@ -105,15 +104,13 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
             "an ordinary container's renderers lack a part of their sandbox: {logs}"
         );
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_task_that_is_delivered_twice_is_stored_once() -> Result<()> {
-    let stage = Stage::new("twice").await?;
-    let result = async {
+    on_stage("twice", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let user = stage.user().await?;
         let upload = user
@@ -124,20 +121,18 @@ async fn a_task_that_is_delivered_twice_is_stored_once() -> Result<()> {
             .await?;
         user.send_task(&upload).await?;
         user.send_task(&upload).await?;
-        wait_done(&stage).await?;
+        wait_done(stage).await?;
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.total_pages() == 3 && audit.vectors == 3, "{audit:?}");
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn operator_and_workers_that_are_killed_in_the_middle_lose_nothing() -> Result<()> {
-    let stage = Stage::new("kill").await?;
-    let result = async {
+    alone_on_stage("kill", async |stage| {
         stage
             .apply_until_ready(&json!({"spec": {"scaling": {"minReplicas": 1}}}))
             .await?;
@@ -173,7 +168,7 @@ async fn operator_and_workers_that_are_killed_in_the_middle_lose_nothing() -> Re
                 .await?;
         }
         stage.wait_tasks(&uploads, "completed", 5 * MINUTE).await?;
-        wait_done(&stage).await?;
+        wait_done(stage).await?;
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(
@@ -185,15 +180,13 @@ async fn operator_and_workers_that_are_killed_in_the_middle_lose_nothing() -> Re
             .wait_condition(&stage.name, "Ready", "True", "", 2 * MINUTE)
             .await?;
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<()> {
-    let stage = Stage::new("foreign").await?;
-    let result = async {
+    on_stage("foreign", async |stage| {
         let elsewhere = format!("{}-workflows", stage.name);
         stage.create_topic(&elsewhere).await?;
         let patch = json!({"spec": {
@@ -230,15 +223,13 @@ async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<
             );
         }
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn office_documents_are_searchable_where_libreoffice_is() -> Result<()> {
-    let stage = Stage::new("office").await?;
-    let result = async {
+    on_stage("office", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let user = stage.user().await?;
         // The test-bed installs LibreOffice on this machine; the worker's image is without.
@@ -256,9 +247,8 @@ async fn office_documents_are_searchable_where_libreoffice_is() -> Result<()> {
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 /// Waits until the operator has seen that no task is left.

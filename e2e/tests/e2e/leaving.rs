@@ -7,12 +7,12 @@ use anyhow::{Context, Result, ensure};
 use layra_e2e::cluster::eventually;
 use layra_e2e::faults::fleet::Fleet;
 use layra_e2e::pdf;
-use layra_e2e::testbed::Service;
 use layra_e2e::worker_cli::WorkerCli;
+use layra_testbed::Service;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
-use crate::scene::Stage;
+use crate::scene::{Stage, alone_on_stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -47,8 +47,7 @@ async fn all_came(stage: &Stage, topic: &str, sent: u64, fleet: &Fleet<'_>) -> R
 
 #[tokio::test]
 async fn no_message_is_passed_over_by_workers_that_leave_while_messages_come() -> Result<()> {
-    let stage = Stage::new("leave").await?;
-    let result = async {
+    on_stage("leave", async |stage| {
         let elsewhere = format!("{}-workflows", stage.name);
         stage.create_topic(&elsewhere).await?;
         // A foreign message is dealt with at once: there is always one that has just come.
@@ -66,7 +65,7 @@ async fn no_message_is_passed_over_by_workers_that_leave_while_messages_come() -
         let mut sent = 0;
         for _ in 0..4 {
             // The worker is idle, so that what comes next is taken at once.
-            all_came(&stage, &elsewhere, sent, &fleet).await?;
+            all_came(stage, &elsewhere, sent, &fleet).await?;
             let (tell, told) = tokio::sync::oneshot::channel();
             let begun = Instant::now();
             let sending = async {
@@ -89,18 +88,16 @@ async fn no_message_is_passed_over_by_workers_that_leave_while_messages_come() -
             tokio::try_join!(sending, leaving)?;
             fleet.restart_dead()?;
         }
-        all_came(&stage, &elsewhere, sent, &fleet).await?;
+        all_came(stage, &elsewhere, sent, &fleet).await?;
         ensure!(sent > 100, "{sent} messages are few");
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_server_that_no_longer_answers_is_noticed_and_holds_no_leaving_worker() -> Result<()> {
-    let stage = Stage::new("silent").await?;
-    let result = async {
+    alone_on_stage("silent", async |stage| {
         stage
             .apply_until_ready(&json!({"spec": {
                 "source": {"kafka": {"sessionTimeoutSeconds": 6}},
@@ -152,7 +149,6 @@ async fn a_server_that_no_longer_answers_is_noticed_and_holds_no_leaving_worker(
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.vectors == 3, "{audit:?}");
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }

@@ -12,7 +12,7 @@ use mongodb::bson::{DateTime, Document, doc};
 use object_store::{ObjectStore, PutOptions};
 use serde_json::json;
 
-use crate::scene::Stage;
+use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -35,8 +35,7 @@ async fn objects(stage: &Stage, username: &str) -> Result<Vec<String>> {
 
 #[tokio::test]
 async fn a_long_document_is_split_and_is_whole_in_the_end() -> Result<()> {
-    let stage = Stage::new("long").await?;
-    let result = async {
+    on_stage("long", async |stage| {
         let patch = json!({"spec": {"documents": {"rangePages": 4}}});
         stage.apply_until_ready(&patch).await?;
         let user = stage.user().await?;
@@ -77,19 +76,17 @@ async fn a_long_document_is_split_and_is_whole_in_the_end() -> Result<()> {
                 "and so are its headers: {range:?}"
             );
         }
-        let entry = entry(&stage, &long.file_id).await?.context("an entry")?;
+        let entry = entry(stage, &long.file_id).await?.context("an entry")?;
         ensure!(entry.get_str("state")? == "done", "{entry:?}");
         ensure!(entry.get_document("units")?.len() == 5, "{entry:?}");
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn what_is_deleted_is_gone_from_every_store() -> Result<()> {
-    let stage = Stage::new("delete").await?;
-    let result = async {
+    on_stage("delete", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let name = format!("d{}", &stage.name[stage.name.len() - 6..]);
         let user = stage.user_called(&name).await?;
@@ -103,7 +100,7 @@ async fn what_is_deleted_is_gone_from_every_store() -> Result<()> {
             .wait_tasks(&[gone.clone(), kept.clone()], "completed", 2 * MINUTE)
             .await?;
         ensure!(
-            objects(&stage, &name).await?.len() == 5,
+            objects(stage, &name).await?.len() == 5,
             "two originals and three pages"
         );
 
@@ -116,7 +113,7 @@ async fn what_is_deleted_is_gone_from_every_store() -> Result<()> {
         user.send(message.to_string().as_bytes()).await?;
         eventually("one file and its two objects", MINUTE, async || {
             let audit = stage.audit(&user).await?;
-            let left = objects(&stage, &name).await?;
+            let left = objects(stage, &name).await?;
             let alone = audit.pages.len() == 1 && audit.pages.contains_key(&kept.file_id);
             let clean = audit.violations.is_empty() && audit.vectors == 1;
             Ok((alone && clean && left.len() == 2).then_some(()))
@@ -133,7 +130,7 @@ async fn what_is_deleted_is_gone_from_every_store() -> Result<()> {
                 .mongodb
                 .collection::<Document>("knowledge_bases");
             let base = bases.find_one(doc! { "knowledge_base_id": &user.knowledge_base });
-            let nothing = base.await?.is_none() && objects(&stage, &name).await?.is_empty();
+            let nothing = base.await?.is_none() && objects(stage, &name).await?.is_empty();
             Ok(nothing.then_some(()))
         })
         .await?;
@@ -144,15 +141,13 @@ async fn what_is_deleted_is_gone_from_every_store() -> Result<()> {
             "a deletion is no failure"
         );
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_dead_letter_is_put_back_once_when_its_cause_is_gone() -> Result<()> {
-    let stage = Stage::new("redrive").await?;
-    let result = async {
+    on_stage("redrive", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let user = stage.user().await?;
         let content = pdf::with_pages(&["Late, but here."]);
@@ -192,15 +187,13 @@ async fn a_dead_letter_is_put_back_once_when_its_cause_is_gone() -> Result<()> {
         let again = cli.run(&["redrive"]).await?;
         ensure!(again.contains("0 letters put back"), "{again}");
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_document_that_kills_workers_becomes_a_dead_letter_and_the_others_go_on() -> Result<()> {
-    let stage = Stage::new("poison").await?;
-    let result = async {
+    on_stage("poison", async |stage| {
         let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
         stage.apply_until_ready(&patch).await?;
         let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
@@ -217,7 +210,7 @@ async fn a_document_that_kills_workers_becomes_a_dead_letter_and_the_others_go_o
         // Whoever begins the document dies at once.
         let mut turn = 0;
         let letters = eventually("the dead letter", 4 * MINUTE, async || {
-            let begun = entry(&stage, &poison.file_id).await?.and_then(|entry| {
+            let begun = entry(stage, &poison.file_id).await?.and_then(|entry| {
                 let unit = entry.get_document("units").ok()?.get_document("0").ok()?;
                 unit.get_i64("turns").ok()
             });
@@ -252,15 +245,13 @@ async fn a_document_that_kills_workers_becomes_a_dead_letter_and_the_others_go_o
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.total_pages() == 1, "{audit:?}");
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_document_that_nobody_has_any_more_is_sent_once_more() -> Result<()> {
-    let stage = Stage::new("orphan").await?;
-    let result = async {
+    on_stage("orphan", async |stage| {
         let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 1}}});
         stage.apply_until_ready(&patch).await?;
         let user = stage.user().await?;
@@ -274,7 +265,7 @@ async fn a_document_that_nobody_has_any_more_is_sent_once_more() -> Result<()> {
         // Claimed by a worker that was dead when its claim arrived; the one that had the message
         // believed it, and committed.
         let orphan = user.put("orphan.pdf", pdf::with_pages(&["Two."])).await?;
-        let mut entry = entry(&stage, &first.file_id).await?.context("an entry")?;
+        let mut entry = entry(stage, &first.file_id).await?.context("an entry")?;
         let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 11 * 60_000);
         entry.extend(doc! {
             "_id": &orphan.file_id, "task_id": &orphan.task_id, "filename": &orphan.filename,
@@ -297,16 +288,14 @@ async fn a_document_that_nobody_has_any_more_is_sent_once_more() -> Result<()> {
         let tasks = stage.messages(&stage.topic())?;
         ensure!(tasks.len() == 2, "sent once: {tasks:#?}");
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_document_whose_renderers_are_killed_becomes_a_dead_letter_and_the_worker_stays()
 -> Result<()> {
-    let stage = Stage::new("deadly").await?;
-    let result = async {
+    on_stage("deadly", async |stage| {
         let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
         stage.apply_until_ready(&patch).await?;
         let user = stage.user().await?;
@@ -347,7 +336,6 @@ async fn a_document_whose_renderers_are_killed_becomes_a_dead_letter_and_the_wor
         fleet.restart_dead()?;
         ensure!(fleet.deaths().is_empty(), "{:?}", fleet.deaths());
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }

@@ -16,14 +16,13 @@ use layra_e2e::pdf;
 use layra_e2e::worker_cli::WorkerCli;
 use serde_json::json;
 
-use crate::scene::Stage;
+use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn apply_makes_everything_and_ready_becomes_true() -> Result<()> {
-    let stage = Stage::new("apply").await?;
-    let result = async {
+    on_stage("apply", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let pipeline = stage.scene.get(&stage.name).await?;
         let status = pipeline.status.clone().context("a status")?;
@@ -85,15 +84,13 @@ async fn apply_makes_everything_and_ready_becomes_true() -> Result<()> {
             );
         }
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn documents_become_searchable_and_workers_go_from_zero_to_n_to_zero() -> Result<()> {
-    let stage = Stage::new("flow").await?;
-    let result = async {
+    on_stage("flow", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let user = stage.user().await?;
         let facts = [
@@ -185,19 +182,17 @@ async fn documents_become_searchable_and_workers_go_from_zero_to_n_to_zero() -> 
             .context("scaling")?;
         ensure!(scaling.desired_replicas == 0 && !scaling.message.is_empty());
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn an_edit_rolls_the_workers_without_surge() -> Result<()> {
-    let stage = Stage::new("roll").await?;
-    let result = async {
+    on_stage("roll", async |stage| {
         let two = json!({"spec": {"scaling": {"minReplicas": 2}}});
         stage.apply_until_ready(&two).await?;
-        wait_available(&stage, 2).await?;
-        let before = pod_names(&stage).await?;
+        wait_available(stage, 2).await?;
+        let before = pod_names(stage).await?;
 
         let selector = format!("app.kubernetes.io/instance={}", stage.name);
         let mut events = stage
@@ -245,15 +240,13 @@ async fn an_edit_rolls_the_workers_without_surge() -> Result<()> {
             .wait_condition(&stage.name, "Ready", "True", "", MINUTE)
             .await?;
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn partitions_are_raised_and_never_lowered() -> Result<()> {
-    let stage = Stage::new("parts").await?;
-    let result = async {
+    on_stage("parts", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let partitions = |n: i32| json!({"spec": {"source": {"kafka": {"partitions": n}}}});
         stage.scene.apply(&stage.pipeline(&partitions(6))).await?;
@@ -291,15 +284,13 @@ async fn partitions_are_raised_and_never_lowered() -> Result<()> {
             .wait_condition(&stage.name, "Ready", "True", "", MINUTE)
             .await?;
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn deletion_cleans_what_the_pipeline_owns_and_leaves_topics_and_data() -> Result<()> {
-    let stage = Stage::new("delete").await?;
-    let result = async {
+    on_stage("delete", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let user = stage.user().await?;
         let upload = user
@@ -346,35 +337,31 @@ async fn deletion_cleans_what_the_pipeline_owns_and_leaves_topics_and_data() -> 
             "{audit:?}"
         );
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn nothing_is_written_in_a_steady_state() -> Result<()> {
-    let stage = Stage::new("steady").await?;
-    let result = async {
+    on_stage("steady", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         // What the first reconciles still had to say is said within seconds.
         tokio::time::sleep(Duration::from_secs(10)).await;
-        let before = versions(&stage).await?;
+        let before = versions(stage).await?;
         tokio::time::sleep(Duration::from_secs(20)).await;
-        let after = versions(&stage).await?;
+        let after = versions(stage).await?;
         ensure!(
             before == after,
             "written without a change: {before:?} → {after:?}"
         );
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn an_owned_object_that_somebody_deletes_or_edits_comes_back() -> Result<()> {
-    let stage = Stage::new("heal").await?;
-    let result = async {
+    on_stage("heal", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let name = format!("{}-worker", stage.name);
         let maps = stage.scene.api::<ConfigMap>();
@@ -400,15 +387,13 @@ async fn an_owned_object_that_somebody_deletes_or_edits_comes_back() -> Result<(
             Ok((maps.get(&name).await?.data == original).then_some(()))
         })
         .await
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_person_scales_by_hand_in_manual_mode() -> Result<()> {
-    let stage = Stage::new("manual").await?;
-    let result = async {
+    on_stage("manual", async |stage| {
         stage
             .apply_until_ready(&json!({"spec": {"scaling": {"mode": "Manual"}}}))
             .await?;
@@ -417,7 +402,7 @@ async fn a_person_scales_by_hand_in_manual_mode() -> Result<()> {
             .scene
             .kubectl(&["scale", &format!("ipl/{name}"), "--replicas=1"])
             .await?;
-        wait_available(&stage, 1).await?;
+        wait_available(stage, 1).await?;
 
         stage
             .scene
@@ -434,9 +419,8 @@ async fn a_person_scales_by_hand_in_manual_mode() -> Result<()> {
             .to_string();
         ensure!(refused.contains("scaling.mode: Manual"), "{refused}");
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 async fn wait_available(stage: &Stage, count: i32) -> Result<()> {

@@ -13,7 +13,7 @@ use layra_e2e::worker_cli::WorkerCli;
 use redis::AsyncCommands;
 use serde_json::json;
 
-use crate::scene::Stage;
+use crate::scene::on_stage;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -35,8 +35,7 @@ async fn send(user: &User, task_id: &str, upload: &Upload) -> Result<()> {
 
 #[tokio::test]
 async fn every_file_of_a_task_counts_and_an_expired_task_stays_away() -> Result<()> {
-    let stage = Stage::new("progress").await?;
-    let result = async {
+    on_stage("progress", async |stage| {
         let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
         stage.apply_until_ready(&patch).await?;
         let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
@@ -96,7 +95,6 @@ async fn every_file_of_a_task_counts_and_an_expired_task_stays_away() -> Result<
         let is_back: bool = redis.exists(format!("task:{expired}")).await?;
         ensure!(!is_back, "a hash without an end would be there for ever");
         worker.stop().await
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }

@@ -16,7 +16,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::json;
 
-use crate::scene::Stage;
+use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,36 +61,33 @@ async fn wait_lag(stage: &Stage, lag: i64) -> Result<()> {
 
 #[tokio::test]
 async fn only_committed_records_that_are_still_there_are_work() -> Result<()> {
-    let stage = Stage::new("offsets").await?;
-    let result = async {
+    on_stage("offsets", async |stage| {
         let nobody = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
         stage.apply_until_ready(&nobody).await?;
 
-        let producer = open_transaction(&stage, 3)?;
+        let producer = open_transaction(stage, 3)?;
         // Twice the time in which the operator reads offsets.
         tokio::time::sleep(Duration::from_secs(5)).await;
-        wait_lag(&stage, 0).await.context("an open transaction")?;
+        wait_lag(stage, 0).await.context("an open transaction")?;
         producer.commit_transaction(PATIENCE)?;
         // Three records and the marker that ends the transaction.
-        wait_lag(&stage, 4)
+        wait_lag(stage, 4)
             .await
             .context("a group without a commit")?;
 
-        let admin: AdminClient<DefaultClientContext> = client(&stage).create()?;
+        let admin: AdminClient<DefaultClientContext> = client(stage).create()?;
         let mut before = TopicPartitionList::new();
         before.add_partition_offset(&stage.topic(), 0, Offset::Offset(2))?;
         admin
             .delete_records(&before, &AdminOptions::new())
             .await
             .context("deleting records")?;
-        wait_lag(&stage, 2).await.context("deleted records")?;
+        wait_lag(stage, 2).await.context("deleted records")?;
 
         drop(producer);
-        let producer = open_transaction(&stage, 2)?;
+        let producer = open_transaction(stage, 2)?;
         producer.abort_transaction(PATIENCE)?;
-        wait_lag(&stage, 5)
-            .await
-            .context("an aborted transaction")?;
+        wait_lag(stage, 5).await.context("an aborted transaction")?;
 
         // A worker skips what is no task, and passes what it is never handed.
         stage.scene.apply(&stage.pipeline(&json!({}))).await?;
@@ -108,17 +105,15 @@ async fn only_committed_records_that_are_still_there_are_work() -> Result<()> {
             })
             .await?;
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_group_behind_the_end_of_a_topic_made_anew_loses_nothing() -> Result<()> {
-    let stage = Stage::new("anew").await?;
-    let result = async {
+    on_stage("anew", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
-        let admin: AdminClient<DefaultClientContext> = client(&stage).create()?;
+        let admin: AdminClient<DefaultClientContext> = client(stage).create()?;
         let topic = stage.topic();
         for result in admin.delete_topics(&[&topic], &AdminOptions::new()).await? {
             result.map_err(|(name, code)| anyhow!("deleting {name}: {code}"))?;
@@ -131,7 +126,7 @@ async fn a_group_behind_the_end_of_a_topic_made_anew_loses_nothing() -> Result<(
         .await?;
 
         // As if the group had been far ahead in the old one.
-        let consumer: BaseConsumer = client(&stage)
+        let consumer: BaseConsumer = client(stage)
             .set("group.id", format!("{topic}-workers"))
             .create()?;
         let mut ahead = TopicPartitionList::new();
@@ -160,9 +155,8 @@ async fn a_group_behind_the_end_of_a_topic_made_anew_loses_nothing() -> Result<(
             })
             .await?;
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 /// Makes the test-bed's node offer so many of a resource.
@@ -182,65 +176,66 @@ async fn offer(stage: &Stage, resource: &str, count: Option<u32>) -> Result<()> 
 
 #[tokio::test]
 async fn only_a_few_workers_wait_for_gpus_and_work_begins_when_there_are_some() -> Result<()> {
-    let stage = Stage::new("gpus").await?;
-    let resource = format!("example.com/{}", stage.name);
-    let result = async {
-        let patch = json!({"spec": {
-            "worker": {"gpu": {"resource": resource}},
-            "scaling": {"maxReplicas": 4, "maxPendingWorkers": 2},
-        }});
-        stage.apply_until_ready(&patch).await?;
-        let user = stage.user().await?;
-        // Enough that the operator looks at the workers several times before everything is done.
-        let page = "Every word of this page is read by the model. ".repeat(60);
-        let document = pdf::with_pages(&[page.as_str(); 30]);
-        let mut uploads = Vec::new();
-        for number in 0..12 {
-            let name = format!("{number}.pdf");
-            uploads.push(user.upload_bytes(&name, document.clone()).await?);
-        }
-        stage
-            .scene
-            .wait_status(&stage.name, "two workers that wait", MINUTE, |status| {
-                let waiting = condition(status, "WorkersAvailable")
-                    .is_some_and(|c| c.reason == "WaitingForGPU" && c.message.contains("since"));
-                let scaling = scaling(status);
-                waiting
-                    && scaling.desired_replicas == 2
-                    && scaling.limits.contains(&"PendingWorkers".to_owned())
-                    && scaling
-                        .inputs
-                        .is_some_and(|inputs| inputs.waiting_workers >= 2)
-            })
-            .await?;
-        offer(&stage, &resource, Some(4)).await?;
-        stage.wait_tasks(&uploads, "completed", 5 * MINUTE).await?;
-        let idle = stage
-            .scene
-            .wait_status(&stage.name, "no worker left", 2 * MINUTE, |status| {
-                status.replicas == Some(0) && status.lag == Some(0)
-            })
-            .await?;
-        let learned = scaling(&idle.status.unwrap_or_default())
-            .learned
-            .context("what was learned of the workers")?;
-        ensure!(
-            learned.pages_per_second > 0.0
-                && learned.startup_seconds > 0.0
-                && learned.longest_work_seconds > 0.0,
-            "{learned:?}"
-        );
-        Ok(())
+    on_stage("gpus", async |stage| {
+        let resource = format!("example.com/{}", stage.name);
+        let result = gpus_come(stage, &resource).await;
+        result.and(offer(stage, &resource, None).await)
+    })
+    .await
+}
+
+async fn gpus_come(stage: &Stage, resource: &str) -> Result<()> {
+    let patch = json!({"spec": {
+        "worker": {"gpu": {"resource": resource}},
+        "scaling": {"maxReplicas": 4, "maxPendingWorkers": 2},
+    }});
+    stage.apply_until_ready(&patch).await?;
+    let user = stage.user().await?;
+    // Enough that the operator looks at the workers several times before everything is done.
+    let page = "Every word of this page is read by the model. ".repeat(60);
+    let document = pdf::with_pages(&[page.as_str(); 30]);
+    let mut uploads = Vec::new();
+    for number in 0..8 {
+        let name = format!("{number}.pdf");
+        uploads.push(user.upload_bytes(&name, document.clone()).await?);
     }
-    .await;
-    let withdrawn = offer(&stage, &resource, None).await;
-    stage.finish(result.and(withdrawn)).await
+    stage
+        .scene
+        .wait_status(&stage.name, "two workers that wait", MINUTE, |status| {
+            let waiting = condition(status, "WorkersAvailable")
+                .is_some_and(|c| c.reason == "WaitingForGPU" && c.message.contains("since"));
+            let scaling = scaling(status);
+            waiting
+                && scaling.desired_replicas == 2
+                && scaling.limits.contains(&"PendingWorkers".to_owned())
+                && scaling
+                    .inputs
+                    .is_some_and(|inputs| inputs.waiting_workers >= 2)
+        })
+        .await?;
+    offer(stage, resource, Some(4)).await?;
+    stage.wait_tasks(&uploads, "completed", 5 * MINUTE).await?;
+    let idle = stage
+        .scene
+        .wait_status(&stage.name, "no worker left", 2 * MINUTE, |status| {
+            status.replicas == Some(0) && status.lag == Some(0)
+        })
+        .await?;
+    let learned = scaling(&idle.status.unwrap_or_default())
+        .learned
+        .context("what was learned of the workers")?;
+    ensure!(
+        learned.pages_per_second > 0.0
+            && learned.startup_seconds > 0.0
+            && learned.longest_work_seconds > 0.0,
+        "{learned:?}"
+    );
+    Ok(())
 }
 
 #[tokio::test]
 async fn a_recommendation_is_explained_and_not_carried_out() -> Result<()> {
-    let stage = Stage::new("recommend").await?;
-    let result = async {
+    on_stage("recommend", async |stage| {
         stage
             .apply_until_ready(&json!({"spec": {"scaling": {"mode": "Recommend"}}}))
             .await?;
@@ -281,7 +276,6 @@ async fn a_recommendation_is_explained_and_not_carried_out() -> Result<()> {
             );
         }
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }

@@ -1,6 +1,7 @@
 //! What the tests share: one namespace with one operator, and helpers that read the servers.
 
-use std::time::Duration;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use futures::TryStreamExt;
@@ -8,7 +9,7 @@ use layra_e2e::audit::Audit;
 use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::layra::{Upload, User, random_id};
 use layra_e2e::stores::Stores;
-use layra_e2e::testbed::{Images, Testbed};
+use layra_testbed::{Images, TOOK, Testbed};
 use mongodb::bson::{Document, doc};
 use object_store::ObjectStoreExt;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -18,10 +19,40 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use redis::AsyncCommands;
 use serde_json::Value;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, RwLock};
 
 /// The namespace is made once a test run; the operator in it serves all tests.
-static OPENED: OnceCell<Images> = OnceCell::const_new();
+static OPENED: OnceCell<(Testbed, Images)> = OnceCell::const_new();
+
+/// Tests run side by side, each with topics, a pipeline and users of its own; one that stops a
+/// server or the operator runs alone.
+static SERVERS: RwLock<()> = RwLock::const_new(());
+
+/// Runs a test on a stage of its own, beside others.
+pub async fn on_stage(name: &str, test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
+    let _others = SERVERS.read().await;
+    perform(name, test).await
+}
+
+/// Runs a test that others would notice.
+pub async fn alone_on_stage(
+    name: &str,
+    test: impl AsyncFnOnce(&Stage) -> Result<()>,
+) -> Result<()> {
+    let _alone = SERVERS.write().await;
+    perform(name, test).await
+}
+
+async fn perform(name: &str, test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    let stage = Stage::new(name).await?;
+    let result = Box::pin(test(&stage)).await;
+    let result = stage.finish(result).await;
+    // Not caught by the test harness, which prints what only failed tests say.
+    let seconds = start.elapsed().as_secs_f64();
+    writeln!(std::io::stdout(), "{TOOK}{seconds:6.1} s  {name}")?;
+    result
+}
 
 /// `LAYRA_E2E_NAMESPACE` lets two test runs share one test-bed.
 fn namespace() -> String {
@@ -57,22 +88,25 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// A test has one from [`on_stage`]; further ones are its own to finish.
     pub async fn new(name: &str) -> Result<Self> {
-        let testbed = Testbed::obtain().await?;
-        let stores = Stores::prepare(&testbed).await?;
+        // Once: a look at a busy server must not end in a new bed under the feet of other tests.
         let open = async || {
+            let testbed = Testbed::obtain().await?;
+            Stores::prepare(&testbed).await?;
             let images = testbed.images().await?;
             Scene::open(&testbed, &images, &namespace()).await?;
-            anyhow::Ok(images)
+            anyhow::Ok((testbed, images))
         };
-        let images = OPENED
+        let (testbed, images) = OPENED
             .get_or_try_init(open)
             .await
             .context("opening the namespace")?;
-        let scene = Scene::attach(&testbed, images, &namespace()).await?;
+        let stores = Stores::connect(testbed.endpoints()).await?;
+        let scene = Scene::attach(testbed, images, &namespace()).await?;
         let id = random_id();
         Ok(Self {
-            testbed,
+            testbed: testbed.clone(),
             scene,
             stores,
             name: format!("{name}-{}", &id[..6]),

@@ -8,7 +8,7 @@ use layra_e2e::cluster::condition;
 use layra_e2e::milvus_admin;
 use serde_json::{Value, json};
 
-use crate::scene::Stage;
+use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -40,13 +40,12 @@ async fn breaks_and_recovers(
 
 #[tokio::test]
 async fn a_missing_secret_is_named_and_its_creation_is_noticed() -> Result<()> {
-    let stage = Stage::new("secret").await?;
-    let result = async {
+    on_stage("secret", async |stage| {
         let secret = format!("{}-mongodb", stage.name);
         let broken = json!({"spec": {"stores": {"mongodb": {"secretRef": {"name": &secret}}}}});
         let uri = stage.testbed.endpoints().mongodb_uri.clone();
         breaks_and_recovers(
-            &stage,
+            stage,
             &broken,
             ("WorkersAvailable", "SecretNotFound"),
             async || {
@@ -57,35 +56,31 @@ async fn a_missing_secret_is_named_and_its_creation_is_noticed() -> Result<()> {
             },
         )
         .await
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn an_image_that_cannot_be_pulled_is_reported() -> Result<()> {
-    let stage = Stage::new("image").await?;
-    let result = async {
+    on_stage("image", async |stage| {
         let broken = json!({"spec": {"worker": {"image": "localhost/nowhere:1"}, "scaling": {"minReplicas": 1}}});
-        breaks_and_recovers(&stage, &broken, ("WorkersAvailable", "ImagePullFailed"), async || {
+        breaks_and_recovers(stage, &broken, ("WorkersAvailable", "ImagePullFailed"), async || {
             stage.scene.apply(&stage.pipeline(&json!({"spec": {"scaling": {"minReplicas": 1}}}))).await
         })
         .await
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_gpu_that_is_not_there_is_waited_for() -> Result<()> {
-    let stage = Stage::new("gpu").await?;
-    let result = async {
+    on_stage("gpu", async |stage| {
         let broken = json!({"spec": {
             "worker": {"gpu": {"resource": "example.com/absent-gpu"}},
             "scaling": {"minReplicas": 1},
         }});
         breaks_and_recovers(
-            &stage,
+            stage,
             &broken,
             ("WorkersAvailable", "WaitingForGPU"),
             async || {
@@ -96,55 +91,49 @@ async fn a_gpu_that_is_not_there_is_waited_for() -> Result<()> {
             },
         )
         .await
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_milvus_that_is_away_is_reported() -> Result<()> {
-    let stage = Stage::new("milvus").await?;
-    let result = async {
+    on_stage("milvus", async |stage| {
         let broken = json!({"spec": {"stores": {"milvus": {"uri": "http://10.244.0.1:9"}}}});
         breaks_and_recovers(
-            &stage,
+            stage,
             &broken,
             ("VectorStoreReady", "MilvusUnreachable"),
             async || stage.scene.apply(&stage.pipeline(&json!({}))).await,
         )
         .await
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_kafka_that_is_away_is_reported() -> Result<()> {
-    let stage = Stage::new("kafka").await?;
-    let result = async {
+    on_stage("kafka", async |stage| {
         let broken = json!({"spec": {"source": {"kafka": {"bootstrapServers": "10.244.0.1:9"}}}});
         breaks_and_recovers(
-            &stage,
+            stage,
             &broken,
             ("TopicReady", "KafkaUnreachable"),
             async || stage.scene.apply(&stage.pipeline(&json!({}))).await,
         )
         .await
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_worker_that_crashes_shows_its_own_last_words() -> Result<()> {
-    let stage = Stage::new("crash").await?;
-    let result = async {
+    on_stage("crash", async |stage| {
         let broken = json!({"spec": {
             "embedding": {"model": {"uri": "s3://models/nothing-here"}},
             "scaling": {"minReplicas": 1},
         }});
         breaks_and_recovers(
-            &stage,
+            stage,
             &broken,
             ("WorkersAvailable", "WorkersCrashing"),
             async || {
@@ -165,15 +154,13 @@ async fn a_worker_that_crashes_shows_its_own_last_words() -> Result<()> {
             },
         )
         .await
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }
 
 #[tokio::test]
 async fn an_index_that_differs_is_listed_as_drift() -> Result<()> {
-    let stage = Stage::new("drift").await?;
-    let result = async {
+    on_stage("drift", async |stage| {
         let prefix = stage.name.replace('-', "_");
         let collection = format!("{prefix}_{{knowledge_db_id}}");
         let made_by_layra = format!("{prefix}_kb_1");
@@ -197,7 +184,6 @@ async fn an_index_that_differs_is_listed_as_drift() -> Result<()> {
             "{drifted:?}"
         );
         milvus_admin::drop(&stage.stores.milvus, &made_by_layra).await
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }

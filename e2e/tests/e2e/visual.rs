@@ -16,7 +16,7 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::scene::Stage;
+use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 const MODEL: &str = "tiny-colqwen2.5";
@@ -31,7 +31,7 @@ fn fixtures() -> PathBuf {
 
 /// Serves the checkpoint, with sums that the worker verifies.
 async fn serve_model(stage: &Stage) -> Result<()> {
-    let models = bucket(stage.testbed.endpoints(), MODELS)?;
+    let models = bucket(&stage.testbed.endpoints().s3, MODELS)?;
     let mut sums = String::new();
     for entry in std::fs::read_dir(fixtures().join(MODEL))? {
         let path = entry?.path();
@@ -102,9 +102,8 @@ async fn stored(stage: &Stage, collection: &str, file_id: &str) -> Result<Vec<Ve
 
 #[tokio::test]
 async fn pages_and_questions_get_the_vectors_of_the_reference() -> Result<()> {
-    let stage = Stage::new("visual").await?;
-    let result = async {
-        serve_model(&stage).await?;
+    on_stage("visual", async |stage| {
+        serve_model(stage).await?;
         stage.apply_until_ready(&pipeline("colqwen2_5")).await?;
         let user = stage.user().await?;
         let mut uploads = Vec::new();
@@ -121,7 +120,7 @@ async fn pages_and_questions_get_the_vectors_of_the_reference() -> Result<()> {
         let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));
         for (page, upload) in uploads.iter().enumerate() {
             let expected = reference(&file, &format!("page{page}.embeddings"))?;
-            let found = stored(&stage, &collection, &upload.file_id).await?;
+            let found = stored(stage, &collection, &upload.file_id).await?;
             ensure!(
                 found.len() == expected.len(),
                 "page {page}: {} vectors instead of {}",
@@ -132,11 +131,10 @@ async fn pages_and_questions_get_the_vectors_of_the_reference() -> Result<()> {
             let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             ensure!(worst <= VECTOR_TOLERANCE, "page {page} is off by {worst:e}");
         }
-        check_scores(&stage, &user.knowledge_base, &reference(&file, "scores")?).await?;
-        check_status(&stage).await
-    }
-    .await;
-    stage.finish(result).await
+        check_scores(stage, &user.knowledge_base, &reference(&file, "scores")?).await?;
+        check_status(stage).await
+    })
+    .await
 }
 
 /// `layra-worker search` gives each question the reference's score with every page.
@@ -187,9 +185,8 @@ async fn check_status(stage: &Stage) -> Result<()> {
 
 #[tokio::test]
 async fn a_checkpoint_of_another_family_is_said_before_any_work() -> Result<()> {
-    let stage = Stage::new("family").await?;
-    let result = async {
-        serve_model(&stage).await?;
+    on_stage("family", async |stage| {
+        serve_model(stage).await?;
         let mut object = pipeline("colqwen3");
         object["spec"]["scaling"] = json!({"minReplicas": 1});
         stage.scene.apply(&stage.pipeline(&object)).await?;
@@ -202,7 +199,6 @@ async fn a_checkpoint_of_another_family_is_said_before_any_work() -> Result<()> 
             })
             .await?;
         Ok(())
-    }
-    .await;
-    stage.finish(result).await
+    })
+    .await
 }

@@ -1,2 +1,2 @@
 # Kubernetes' store. 3.6: older releases do not answer the API server's streaming lists.
-go_build go.etcd.io/etcd/server/v3 etcd
+go_build etcd '' go.etcd.io/etcd/server/v3

@@ -1,2 +1,2 @@
 # The S3 server.
-go_build github.com/minio/minio minio
+go_build minio '' github.com/minio/minio

@@ -1,23 +1,25 @@
 //! The container images that ship, built from the repository's own `Containerfile`s and put into
 //! the bed's container runtime. Tagged by content: what is there already is not built again.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 use super::artifacts::{self, PDFIUM};
-use super::cargo::cargo;
+use super::cargo::build_release;
 use super::progress::Progress;
 use super::settings::{Settings, repository};
 
 const OPERATOR: &str = "layra-operator";
 const WORKER: &str = "layra-worker";
+/// Beside a binary, the place where tools look for its line tables.
+const DEBUG: &str = ".debug";
 /// The only library that the binaries are linked to and that distroless/cc does not carry.
 const ZLIB: &str = "/lib/x86_64-linux-gnu/libz.so.1";
 
@@ -68,29 +70,11 @@ impl Images {
 /// Builds the binaries and gathers everything that the images carry in `dist/` of the repository.
 pub async fn dist(settings: &Settings) -> Result<PathBuf> {
     artifacts::provide(settings, &[artifacts::IMAGES, PDFIUM]).await?;
-    let status = cargo()
-        .args(["build", "--package", OPERATOR, "--package", WORKER])
-        .status();
-    ensure!(status.await?.success(), "the binaries do not build");
-    let metadata = cargo()
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .output();
-    let metadata: Value = serde_json::from_slice(&succeeded(metadata.await?)?.stdout)?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("cargo has a target directory")?;
-
+    let built = build_release(&[OPERATOR, WORKER], &Progress::new()).await?;
     let dist = repository().join("dist");
-    fs::create_dir_all(&dist)?;
+    fs::create_dir_all(dist.join(DEBUG))?;
     for component in [OPERATOR, WORKER] {
-        let binary = Path::new(target).join("debug").join(component);
-        // Debug information is most of the file and of no use in an image.
-        let strip = Command::new("strip")
-            .arg("-o")
-            .arg(dist.join(component))
-            .arg(binary)
-            .output();
-        succeeded(strip.await?)?;
+        strip(&built.join(component), &dist, component).await?;
     }
     fs::copy(
         PDFIUM.path(settings).join("libpdfium.so"),
@@ -105,6 +89,33 @@ pub async fn dist(settings: &Settings) -> Result<PathBuf> {
         .output();
     succeeded(copy.await?)?;
     Ok(dist)
+}
+
+/// Puts the binary into `dist/` and what names its source lines beside it, into
+/// `dist/.debug/NAME.debug`: debuggers and `addr2line` look there by themselves.
+async fn strip(binary: &Path, dist: &Path, component: &str) -> Result<()> {
+    let debug = dist.join(DEBUG).join(format!("{component}.debug"));
+    let stripped = dist.join(component);
+    let objcopy = async |arguments: &[&OsStr]| {
+        let output = Command::new("objcopy").args(arguments).output();
+        succeeded(output.await.context("running objcopy (binutils)")?)
+    };
+    objcopy(&[
+        "--only-keep-debug".as_ref(),
+        binary.as_os_str(),
+        debug.as_os_str(),
+    ])
+    .await?;
+    let mut link = OsString::from("--add-gnu-debuglink=");
+    link.push(&debug);
+    objcopy(&[
+        "--strip-all".as_ref(),
+        &link,
+        binary.as_os_str(),
+        stripped.as_os_str(),
+    ])
+    .await?;
+    Ok(())
 }
 
 fn contents(dist: &Path, component: &str) -> Vec<PathBuf> {

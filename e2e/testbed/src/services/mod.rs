@@ -5,6 +5,7 @@ mod milvus;
 mod mongodb;
 mod redis;
 mod s3;
+mod wire;
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 pub use milvus::WriteLimit;
 pub(super) use milvus::milvus_ports;
-pub(super) use s3::{ACCESS_KEY, SECRET_KEY, create_bucket};
+pub(super) use s3::{ACCESS_KEY, SECRET_KEY};
 
 use super::process::{Daemon, Signal};
 use super::settings::{NODE_IP, Settings};

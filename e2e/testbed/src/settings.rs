@@ -94,13 +94,19 @@ impl Settings {
 #[must_use]
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
+        .ancestors()
+        .nth(2)
         .unwrap_or(Path::new("/"))
 }
 
-/// The scripts and recipes beside this crate's sources.
+/// The scripts beside this crate's sources.
 pub(super) fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts")
+}
+
+/// The recipes of artifacts, a folder each.
+pub(super) fn recipes() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts")
 }
 
 fn folder(variable: &str) -> Option<PathBuf> {

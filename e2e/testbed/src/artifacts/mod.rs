@@ -12,12 +12,12 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-pub use catalog::{ALL, Artifact, BED, IMAGES, MINILM, PDFIUM, PDFS};
+pub use catalog::{ALL, Artifact, BED, FILES, IMAGES, KUBECTL, MINILM, PDFIUM, PDFS};
 
 use super::lock::Lock;
 use super::process::tail;
 use super::progress::Progress;
-use super::settings::{Settings, scripts};
+use super::settings::{Settings, recipes};
 
 /// Written as the last file of an artifact: the hash of the recipe that made it.
 const STAMP: &str = ".recipe";
@@ -25,22 +25,30 @@ const STAMP: &str = ".recipe";
 /// Makes those of the artifacts that are not there yet, and installs Debian's packages. Downloads
 /// go on while something is compiled.
 pub async fn provide(settings: &Settings, artifacts: &[Artifact]) -> Result<()> {
+    provide_with(settings, artifacts, &Progress::new()).await
+}
+
+/// The same among the steps of a program that does something else beside it.
+pub async fn provide_with(
+    settings: &Settings,
+    artifacts: &[Artifact],
+    progress: &Progress,
+) -> Result<()> {
     if is_complete(settings, artifacts)? {
         return Ok(());
     }
     let _lock = Lock::acquire(&settings.cache.join("artifacts.lock"), "makes artifacts").await?;
     let missing = missing(settings, artifacts)?;
-    let progress = Progress::new();
     if !missing.is_empty() {
         progress.line(format!("Into {} (once):", settings.cache.display()));
     }
     let (compiled, fetched): (Vec<Artifact>, Vec<Artifact>) = missing
         .into_iter()
         .partition(|artifact| artifact.is_compiled);
-    let compile = make_all(settings, &progress, &compiled);
+    let compile = make_all(settings, progress, &compiled);
     let fetch = async {
-        packages::install(settings, &progress).await?;
-        make_all(settings, &progress, &fetched).await
+        packages::install(settings, progress).await?;
+        make_all(settings, progress, &fetched).await
     };
     // One lane's failure does not end the other: what it makes is of use for the next attempt.
     let (compile, fetch) = tokio::join!(compile, fetch);
@@ -83,10 +91,10 @@ async fn make(settings: &Settings, artifact: &Artifact) -> Result<()> {
         .cache
         .join("log")
         .join(format!("{}.log", artifact.name));
-    let recipe = scripts().join("artifacts").join(artifact.name);
+    let recipe = recipes().join(artifact.name);
     let script = format!(
         ". '{}'; . '{}'",
-        scripts().join("artifacts/lib.sh").display(),
+        recipes().join("lib.sh").display(),
         recipe.join("make.sh").display()
     );
     run(
@@ -139,7 +147,7 @@ async fn run(command: &mut tokio::process::Command, log: &Path) -> Result<()> {
 
 /// The hash over everything that decides how an artifact is made.
 fn recipe_hash(artifact: &Artifact) -> Result<String> {
-    let recipes = scripts().join("artifacts");
+    let recipes = recipes();
     let mut files = vec![recipes.join("lib.sh")];
     for entry in fs::read_dir(recipes.join(artifact.name))? {
         files.push(entry?.path());

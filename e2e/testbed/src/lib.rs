@@ -1,18 +1,25 @@
-//! The test-bed: Kubernetes and the data services, real ones, on this machine. It is started at
-//! most once and reused; it never touches anything that it did not make.
+//! The test-bed: Kubernetes and the data services, real ones, on this machine, and the images that
+//! run there. It is started at most once and reused; it never touches anything that it did not
+//! make, and it is no client of what it starts: that takes libraries which are long to compile.
 
+pub mod arguments;
 pub mod artifacts;
 mod cargo;
+pub mod causes;
 mod external;
 mod images;
 mod kubernetes;
 mod lock;
 mod logs;
+pub mod phases;
 mod prerequisites;
 mod process;
 mod progress;
+mod running;
 mod services;
 pub mod settings;
+mod status;
+mod strays;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,19 +28,24 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::future::{join_all, try_join, try_join_all};
 
-pub use cargo::cargo;
+pub use cargo::{build_release, cargo, target_directory, test_targets};
 pub use images::{Images, dist};
 pub use logs::print_logs;
 pub use prerequisites::{check as check_prerequisites, is_root};
 pub use process::{Daemon, Signal};
-pub use progress::Progress;
+pub use progress::{Progress, Step};
+pub use running::{Frozen, RunningService};
 pub use services::{Service, WriteLimit};
 pub use settings::Settings;
+pub use status::{ProcessStatus, processes};
 
 use lock::Lock;
 
+/// How an end-to-end test begins the line with its time: seconds and name follow.
+pub const TOOK: &str = "took ";
+
 /// A bed that answers. It keeps running when this value is dropped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Testbed {
     settings: Settings,
     kubeconfig: PathBuf,
@@ -80,7 +92,6 @@ impl Testbed {
     /// A bed that answers: the servers named by the environment, else the one that is running,
     /// else a new one. What a killed run or a reboot left behind is removed first.
     pub async fn obtain() -> Result<Self> {
-        install_crypto();
         let settings = Settings::from_env()?;
         if let Some((kubeconfig, endpoints)) = external::from_env()? {
             return Ok(Self {
@@ -101,7 +112,6 @@ impl Testbed {
 
     /// The running bed, or none when there is none that answers. Starts nothing.
     pub async fn find() -> Result<Option<Self>> {
-        install_crypto();
         let settings = Settings::from_env()?;
         if let Some((kubeconfig, endpoints)) = external::from_env()? {
             return Ok(Some(Self {
@@ -143,16 +153,6 @@ impl Testbed {
     #[must_use]
     pub fn is_external(&self) -> bool {
         self.is_external
-    }
-
-    /// A Kubernetes client that may do everything.
-    pub async fn kube_client(&self) -> Result<kube::Client> {
-        kubernetes::client(&self.kubeconfig).await
-    }
-
-    /// Makes a bucket; one that exists already is left as it is.
-    pub async fn create_bucket(&self, bucket: &str) -> Result<()> {
-        services::create_bucket(&self.endpoints.s3, bucket).await
     }
 
     /// The images to test: those named by `LAYRA_E2E_OPERATOR_IMAGE` and `LAYRA_E2E_WORKER_IMAGE`,
@@ -200,98 +200,6 @@ impl Testbed {
             is_external: false,
         }
     }
-}
-
-/// A service of a running bed. Its data stays when it ends.
-#[derive(Clone, Copy, Debug)]
-pub struct RunningService<'a> {
-    settings: &'a Settings,
-    service: Service,
-}
-
-impl RunningService<'_> {
-    /// Ends it at once, as a crash would.
-    pub async fn kill(&self) -> Result<()> {
-        self.service.stop(self.settings, Signal::Kill).await
-    }
-
-    /// Asks it to end and waits for that.
-    pub async fn stop(&self) -> Result<()> {
-        self.service.stop(self.settings, Signal::Terminate).await
-    }
-
-    /// Starts it on its old data and waits until it answers.
-    pub async fn start(&self) -> Result<()> {
-        self.service.start(self.settings).await
-    }
-
-    /// Lets it stand still, its connections open, until the guard is dropped: what a network that
-    /// swallows packets looks like.
-    pub fn freeze(&self) -> Result<Frozen> {
-        let daemon = Daemon::new(self.settings, self.service.name());
-        daemon.send(Signal::Freeze)?;
-        Ok(Frozen { daemon })
-    }
-
-    /// Starts Milvus, which refuses writes for their rate until it is started again.
-    pub async fn start_limited(&self) -> Result<()> {
-        let limit = WriteLimit::Refusing;
-        self.service.start_with(self.settings, limit).await
-    }
-}
-
-/// A service that stands still.
-#[derive(Debug)]
-pub struct Frozen {
-    daemon: Daemon,
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        if let Err(error) = self.daemon.send(Signal::Thaw) {
-            eprintln!("a server may still stand still: {error:#}");
-        }
-    }
-}
-
-/// One process of a bed, for `cargo testbed status`.
-#[derive(Debug)]
-pub struct ProcessStatus {
-    /// The name of its log.
-    pub name: String,
-    /// None when it has ended.
-    pub pid: Option<u32>,
-    /// The port that others use.
-    pub port: Option<u16>,
-    /// Resident memory.
-    pub resident_bytes: Option<u64>,
-}
-
-/// Every process that the bed with these settings has started.
-pub fn processes(settings: &Settings) -> Result<Vec<ProcessStatus>> {
-    let port = |name: &str| {
-        let service = Service::ALL
-            .into_iter()
-            .find(|service| service.name() == name);
-        let offset = kubernetes::PROCESSES
-            .iter()
-            .find(|(process, _)| *process == name);
-        service
-            .map(|service| service.port(settings))
-            .or_else(|| offset.and_then(|(_, offset)| Some(settings.ports.kubernetes + (*offset)?)))
-    };
-    let status = |daemon: &Daemon| ProcessStatus {
-        name: daemon.name().to_owned(),
-        pid: daemon.pid(),
-        port: port(daemon.name()),
-        resident_bytes: daemon.resident_bytes(),
-    };
-    Ok(Daemon::recorded(settings)?.iter().map(status).collect())
-}
-
-/// TLS needs one process-wide provider; a second installation is no error.
-fn install_crypto() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 async fn bed_lock(settings: &Settings) -> Result<Lock> {
@@ -353,7 +261,7 @@ async fn start(settings: &Settings, progress: &Progress) -> Result<()> {
 }
 
 async fn tear_down(settings: &Settings) -> Result<()> {
-    if !settings.state.exists() {
+    if !settings.state.exists() && strays::find(settings).is_empty() {
         return Ok(());
     }
     fs::create_dir_all(settings.state.join("log"))?;
@@ -367,6 +275,7 @@ async fn tear_down(settings: &Settings) -> Result<()> {
         // Nothing here is worth a graceful end: a loaded Milvus takes most of a minute for it.
         daemon.stop(Signal::Kill, Duration::from_secs(10)).await?;
     }
+    strays::kill(settings).await?;
     kubernetes::network_down(settings).await?;
     for name in ["pid", "data"] {
         fs::remove_dir_all(settings.state.join(name)).or_else(absent_is_fine)?;

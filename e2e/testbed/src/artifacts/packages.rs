@@ -4,9 +4,9 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use super::super::prerequisites::is_root;
-use super::super::progress::Progress;
-use super::super::settings::Settings;
+use crate::prerequisites::is_root;
+use crate::progress::Progress;
+use crate::settings::Settings;
 
 const PACKAGES: [&str; 16] = [
     "buildah",

@@ -1,5 +1,5 @@
 # Helpers of kubernetes.sh: daemons are recorded as "pid start-time" in $STATE/pid/NAME, in the
-# same form as e2e/src/testbed/process.rs does it, and log to $STATE/log/NAME.log.
+# same form as e2e/testbed/src/process.rs does it, and log to $STATE/log/NAME.log.
 
 # The start time of a process, in clock ticks since boot: with the pid it names one process for
 # ever. Nothing for a zombie, which may stay for seconds where pid 1 is slow to reap.

@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use super::super::settings::{NODE_IP, Settings};
+use super::wire;
+use crate::settings::{NODE_IP, Settings};
 
 pub(super) fn command(settings: &Settings) -> Command {
     let mut command = Command::new("redis-server");
@@ -30,8 +31,7 @@ pub(super) fn command(settings: &Settings) -> Command {
 }
 
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
-    let client = redis::Client::open(format!("redis://{NODE_IP}:{}", settings.ports.redis))?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
-    let _: String = redis::cmd("PING").query_async(&mut connection).await?;
+    let answer = wire::line(settings.ports.redis, "PING").await?;
+    ensure!(answer == "+PONG", "Redis says {answer}");
     Ok(())
 }

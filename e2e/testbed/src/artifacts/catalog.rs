@@ -1,9 +1,9 @@
 //! The list of what the bed is made of. How each part is made, and its pins, is in
-//! `e2e/testbed/artifacts/NAME`.
+//! `artifacts/NAME`.
 
 use std::path::PathBuf;
 
-use super::super::settings::Settings;
+use crate::settings::Settings;
 
 /// Something that is fetched or built once and kept in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,8 @@ const MINIO: Artifact = Artifact {
     is_compiled: true,
 };
 
-const KUBECTL: Artifact = Artifact {
+/// `kubectl` and `helm`.
+pub const KUBECTL: Artifact = Artifact {
     name: "kubectl",
     what: "kubectl 1.36 and helm 4 (37 MB)",
     destination: "kubectl",
@@ -126,12 +127,15 @@ pub const PDFS: Artifact = Artifact {
     is_compiled: false,
 };
 
+/// What unit tests read.
+pub const FILES: &[Artifact] = &[PDFIUM, MINILM, PDFS];
+
 /// What a running bed needs.
 pub const BED: &[Artifact] = &[
-    KUBERNETES, ETCD, MINIO, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES,
+    KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES,
 ];
 
 /// Everything.
 pub const ALL: &[Artifact] = &[
-    KUBERNETES, ETCD, MINIO, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS,
+    KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS,
 ];

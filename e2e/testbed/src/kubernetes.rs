@@ -5,8 +5,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kube::Client;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 use super::process::tail;
 use super::services;
@@ -64,31 +62,26 @@ pub(super) async fn down(settings: &Settings) -> Result<()> {
 
 /// The API server answers and its node is ready.
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
-    use k8s_openapi::api::core::v1::Node;
-    let nodes: kube::Api<Node> = kube::Api::all(client(&settings.kubeconfig()).await?);
-    let everything = kube::api::ListParams::default();
-    let nodes = tokio::time::timeout(Duration::from_secs(5), nodes.list(&everything)).await??;
-    let is_ready = |node: &Node| {
-        let conditions = node
-            .status
-            .as_ref()
-            .and_then(|status| status.conditions.as_ref());
-        conditions
-            .into_iter()
-            .flatten()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-    };
-    if !nodes.items.iter().any(is_ready) {
-        bail!("the node is not ready");
+    const READY: &str = r#"jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#;
+    let kubectl = tokio::process::Command::new(settings.bin("kubectl"))
+        .arg("--kubeconfig")
+        .arg(settings.kubeconfig())
+        .args(["--request-timeout=3s", "get", "nodes", "--output", READY])
+        // What kubectl remembers of another cluster at this address is of no use.
+        .env(
+            "KUBECACHEDIR",
+            settings.state.join("kubernetes/kubectl-cache"),
+        )
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(5), kubectl).await??;
+    let ready = String::from_utf8_lossy(&output.stdout);
+    if !ready.split(' ').any(|status| status == "True") {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("the node is not ready: {ready}{complaint}");
     }
     Ok(())
-}
-
-/// A client with the identity of a kubeconfig's current context.
-pub(super) async fn client(kubeconfig: &std::path::Path) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
 }
 
 async fn script(settings: &Settings, name: &str, action: &str) -> Result<()> {

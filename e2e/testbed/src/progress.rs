@@ -33,9 +33,20 @@ impl Progress {
         what: &str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        self.step_that_tells(name, what, async |_| work.await).await
+    }
+
+    /// The same for work that says how far it is.
+    pub async fn step_that_tells<T>(
+        &self,
+        name: &str,
+        what: &str,
+        work: impl AsyncFnOnce(&Step) -> Result<T>,
+    ) -> Result<T> {
         let bar = self.begin(name, what);
         let start = Instant::now();
-        let result = work.await;
+        let step = Step(bar.clone());
+        let result = work(&step).await;
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f32();
         match &result {
@@ -67,6 +78,17 @@ impl Progress {
         bar.set_message(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
+    }
+}
+
+/// A step that is being done.
+#[derive(Debug)]
+pub struct Step(ProgressBar);
+
+impl Step {
+    /// Shows this beside the clock, on a terminal.
+    pub fn tell(&self, what: &str) {
+        self.0.set_message(what.to_owned());
     }
 }
 

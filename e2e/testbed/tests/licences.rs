@@ -51,7 +51,7 @@ struct Package {
 
 #[test]
 fn every_licence_is_allowed_and_nothing_banned_is_used() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let deny: Deny = toml::from_str(&std::fs::read_to_string(root.join("deny.toml"))?)?;
     let allowed: Vec<Expression> = deny
         .licenses

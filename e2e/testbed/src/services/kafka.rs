@@ -2,13 +2,10 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
+use super::wire::{self, Length};
+use crate::settings::{NODE_IP, Settings};
 use anyhow::{Context, Result, bail, ensure};
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-
-use super::super::settings::{NODE_IP, Settings};
 
 /// Any 16 bytes in URL-safe base64: a bed has one cluster, which ends with it.
 const CLUSTER_ID: &str = "bGF5cmEtdGVzdGJlZC0wMQ";
@@ -36,21 +33,31 @@ pub(super) fn command(settings: &Settings) -> Result<Command> {
 
 /// The broker lists itself.
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
-    let servers = format!("{NODE_IP}:{}", settings.ports.kafka);
-    tokio::task::spawn_blocking(move || {
-        let client: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", servers)
-            // The client's own complaints about a server that is not up yet.
-            .set("log_level", "0")
-            .create()?;
-        let metadata = client.fetch_metadata(None, Duration::from_secs(2))?;
-        ensure!(
-            !metadata.brokers().is_empty(),
-            "the cluster has no broker yet"
-        );
-        Ok(())
-    })
-    .await?
+    let request = metadata_request();
+    let answer = wire::message(settings.ports.kafka, Length::Following, &request).await?;
+    let brokers = brokers(&answer).context("an answer to Metadata")?;
+    ensure!(brokers > 0, "the cluster has no broker yet");
+    Ok(())
+}
+
+/// Kafka's Metadata request, version 4, of no topic.
+fn metadata_request() -> Vec<u8> {
+    const METADATA: u16 = 3;
+    const VERSION: u16 = 4;
+    const CORRELATION: u32 = 1;
+    let mut request = Vec::new();
+    request.extend(METADATA.to_be_bytes());
+    request.extend(VERSION.to_be_bytes());
+    request.extend(CORRELATION.to_be_bytes());
+    // No client id, no topics, and none is to be made.
+    request.extend([0xff, 0xff, 0, 0, 0, 0, 0]);
+    request
+}
+
+/// Brokers in the answer: behind the correlation and the time for which clients are held back.
+fn brokers(answer: &[u8]) -> Option<u32> {
+    let count = answer.get(8..12)?;
+    Some(u32::from_be_bytes(count.try_into().ok()?))
 }
 
 fn java(settings: &Settings, memory: &str) -> Command {
@@ -105,4 +112,16 @@ log.cleaner.dedupe.buffer.size=8388608
 ",
         log = log.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_counted_and_a_short_answer_has_none() {
+        let answer = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 9];
+        assert_eq!(brokers(&answer), Some(2));
+        assert_eq!(brokers(&answer[..10]), None);
+    }
 }

@@ -200,7 +200,7 @@ pub(super) fn tail(file: &Path, lines: usize) -> String {
     }
 }
 
-fn start_time(pid: u32) -> Option<u64> {
+pub(super) fn start_time(pid: u32) -> Option<u64> {
     start_time_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 

@@ -6,79 +6,89 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use layra_e2e::arguments;
-use layra_e2e::causes::Causes;
-use layra_e2e::testbed::{
-    Images, Settings, Testbed, artifacts, cargo, check_prerequisites, print_logs,
+use layra_testbed::causes::Causes;
+use layra_testbed::{
+    Images, Settings, TOOK, Testbed, arguments, artifacts, cargo, check_prerequisites, phases,
+    print_logs, test_targets,
 };
-use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// The package whose integration tests need servers.
-const HARNESS: &str = env!("CARGO_PKG_NAME");
+const HARNESS: &str = "layra-e2e";
+/// Tests on servers that run at the same time; those that stop a server wait to be alone.
+const AT_ONCE: &str = "--test-threads=3";
 
 /// Runs every check and test: formatting, lints, unit tests, end-to-end tests on real servers.
 #[derive(Parser)]
 #[command(name = "cargo e2e", bin_name = "cargo e2e")]
 struct Arguments {
-    /// Stop before the tests that need servers.
+    /// Only what needs no server, in the quick profile: a first answer while you write.
     #[arg(long, conflicts_with = "filter")]
     fast: bool,
     /// Run only the end-to-end tests whose name contains this.
     filter: Option<String>,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
+    let compiling = phases::since_start_of_process().unwrap_or_default();
     let arguments = Arguments::parse_from(arguments::of_alias());
-    let start = Instant::now();
     let settings = Settings::from_env()?;
+    let mut report = Report::beginning_with("this runner", compiling);
+    if arguments.fast {
+        fast(&mut report, &settings).await;
+    } else {
+        let filter = arguments.filter.as_deref();
+        everything(&mut report, &settings, filter).await?;
+    }
+    Ok(report.print())
+}
+
+/// The checks that a person waits for.
+async fn fast(report: &mut Report, settings: &Settings) {
+    report.phase("format", format()).await;
+    report.phase("lints", lints(Profile::Quick)).await;
+    let files = artifacts::provide(settings, artifacts::FILES);
+    if report.phase("artifacts", files).await.is_some() {
+        let tests = unit_tests(settings, Profile::Quick);
+        report.phase("unit tests", tests).await;
+    }
+}
+
+async fn everything(report: &mut Report, settings: &Settings, filter: Option<&str>) -> Result<()> {
     let was_running = Testbed::find().await?.is_some();
     if !was_running {
         check_prerequisites()?;
     }
-
-    let mut report = Report::default();
-    let provided = tokio::spawn(provide(settings.clone()));
-    if arguments.filter.is_none() {
-        check_sources(&mut report).await;
+    let (tell, files) = tokio::sync::oneshot::channel();
+    let provided = tokio::spawn(provide(settings.clone(), tell));
+    if filter.is_none() {
+        report.phase("format", format()).await;
+        report.phase("lints", lints(Profile::Release)).await;
+    }
+    report.phase("compile", compile()).await;
+    if filter.is_none() {
+        let files = async { files.await.context("the files that tests read") };
+        if report.phase("files", files).await.is_some() {
+            let tests = unit_tests(settings, Profile::Release);
+            report.phase("unit tests", tests).await;
+        }
+        let examples = ["test", "--release", "--workspace", "--doc", "--quiet"];
+        report.phase("documentation", run(&examples, &[])).await;
     }
     let provided = async { provided.await.context("making the artifacts")? };
     if report.phase("artifacts", provided).await.is_some() {
-        if arguments.filter.is_none() {
-            report.phase("unit tests", unit_tests(&settings)).await;
-            let examples = ["test", "--workspace", "--doc", "--quiet"];
-            report.phase("documentation", run(&examples, &[])).await;
-        }
-        if !arguments.fast {
-            let filter = arguments.filter.as_deref();
-            test_on_servers(&mut report, &settings, filter, was_running).await;
-        }
+        test_on_servers(report, settings, filter, was_running).await;
     }
-    Ok(report.print(start.elapsed()))
+    Ok(())
 }
 
-async fn provide(settings: Settings) -> Result<()> {
+/// Makes all artifacts; tells when those are there that unit tests read.
+async fn provide(settings: Settings, files: tokio::sync::oneshot::Sender<()>) -> Result<()> {
+    artifacts::provide(&settings, artifacts::FILES).await?;
+    // Nobody waits where only some tests are asked for.
+    let _ = files.send(());
     artifacts::provide(&settings, artifacts::ALL).await
-}
-
-/// All that needs no server and no model: it overlaps with the making of the artifacts.
-async fn check_sources(report: &mut Report) {
-    report
-        .phase("format", run(&["fmt", "--all", "--check"], &[]))
-        .await;
-    let lints = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ];
-    report.phase("lints", run(&lints, &[])).await;
-    let compile = ["test", "--workspace", "--no-run", "--quiet"];
-    report.phase("compile", run(&compile, &[])).await;
 }
 
 /// A bed that this run started is stopped again.
@@ -102,10 +112,47 @@ async fn test_on_servers(
     }
 }
 
-/// All tests but those of this crate that need servers. Tests are selected by target, not by
-/// package: with fewer packages cargo would compile the shared dependencies again.
-async fn unit_tests(settings: &Settings) -> Result<()> {
-    let mut arguments = vec!["test", "--workspace", "--no-fail-fast", "--lib", "--bins"];
+/// How code is compiled.
+#[derive(Clone, Copy, Debug)]
+enum Profile {
+    /// As it ships; every dependency once, for checks, tests, images and the demo.
+    Release,
+    /// Cargo's `dev`: soon there, slow to run.
+    Quick,
+}
+
+impl Profile {
+    /// A cargo command for all packages. With fewer, cargo would compile the shared dependencies
+    /// again with fewer features; that is why tests are selected by target.
+    fn command(self, command: &'static str) -> Vec<&'static str> {
+        let mut arguments = vec![command, "--workspace"];
+        if matches!(self, Self::Release) {
+            arguments.push("--release");
+        }
+        arguments
+    }
+}
+
+async fn format() -> Result<()> {
+    run(&["fmt", "--all", "--check"], &[]).await
+}
+
+async fn lints(profile: Profile) -> Result<()> {
+    let mut arguments = profile.command("clippy");
+    arguments.extend(["--all-targets", "--quiet", "--", "-D", "warnings"]);
+    run(&arguments, &[]).await
+}
+
+async fn compile() -> Result<()> {
+    let mut arguments = Profile::Release.command("test");
+    arguments.extend(["--no-run", "--quiet"]);
+    run(&arguments, &[]).await
+}
+
+/// All tests but those that need servers.
+async fn unit_tests(settings: &Settings, profile: Profile) -> Result<()> {
+    let mut arguments = profile.command("test");
+    arguments.extend(["--no-fail-fast", "--lib", "--bins"]);
     let targets = test_targets(|package| package != HARNESS).await?;
     arguments.extend(targets.iter().flat_map(|target| ["--test", target]));
     run(&arguments, &cached_files(settings)).await
@@ -116,53 +163,16 @@ async fn end_to_end_tests(
     images: &Images,
     filter: Option<&str>,
 ) -> Result<()> {
-    let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
+    let mut arguments = Profile::Release.command("test");
+    arguments.push("--no-fail-fast");
     let targets = test_targets(|package| package == HARNESS).await?;
     arguments.extend(targets.iter().flat_map(|target| ["--test", target]));
-    arguments.extend(["--", "--test-threads=1"]);
+    arguments.extend(["--", AT_ONCE]);
     arguments.extend(filter);
     let mut variables = cached_files(settings);
     variables.push(("LAYRA_E2E_OPERATOR_IMAGE", images.operator.clone()));
     variables.push(("LAYRA_E2E_WORKER_IMAGE", images.worker.clone()));
     run(&arguments, &variables).await
-}
-
-/// The names of the integration tests of some packages.
-async fn test_targets(of_package: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-    let output = cargo()
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .stderr(Stdio::inherit())
-        .output()
-        .await?;
-    ensure!(output.status.success(), "cargo metadata failed");
-    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
-    let packages = metadata
-        .packages
-        .into_iter()
-        .filter(|package| of_package(&package.name));
-    let targets = packages.flat_map(|package| package.targets);
-    Ok(targets
-        .filter(|target| target.kind == ["test"])
-        .map(|target| target.name)
-        .collect())
-}
-
-/// What is read of cargo's description of the workspace.
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    targets: Vec<Target>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
 }
 
 /// What tests read from the cache.
@@ -188,10 +198,16 @@ async fn run(arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
     let output = child.stdout.take().context("cargo's output")?;
     let mut lines = BufReader::new(output).split(b'\n');
     let mut causes = Causes::default();
+    let mut slow = Vec::new();
     while let Some(line) = lines.next_segment().await? {
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         causes.read(&line);
+        slow.extend(
+            line.strip_prefix(TOOK)
+                .filter(|rest| is_slow(rest))
+                .map(str::to_owned),
+        );
     }
     let status = child.wait().await?;
     ensure!(
@@ -199,12 +215,21 @@ async fn run(arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
         "cargo {} failed ({status})\n{causes}",
         arguments.join(" ")
     );
+    if !slow.is_empty() {
+        println!("longer than a minute: {}", slow.join("; "));
+    }
     Ok(())
 }
 
+/// Whether a test took longer than one of this run should: `62.1 s  name`.
+fn is_slow(took: &str) -> bool {
+    let seconds = took.split_whitespace().next();
+    seconds.is_some_and(|seconds| seconds.parse().is_ok_and(|seconds: f64| seconds > 60.0))
+}
+
 /// What was done, and how it ended.
-#[derive(Default)]
 struct Report {
+    start: Instant,
     phases: Vec<Phase>,
 }
 
@@ -215,6 +240,20 @@ struct Phase {
 }
 
 impl Report {
+    /// A report with something that was done before.
+    fn beginning_with(name: &'static str, duration: Duration) -> Self {
+        let first = Phase {
+            name,
+            duration,
+            failure: None,
+        };
+        let now = Instant::now();
+        Self {
+            start: now.checked_sub(duration).unwrap_or(now),
+            phases: vec![first],
+        }
+    }
+
     /// Runs one phase. A failure is printed and remembered; none is returned then.
     async fn phase<T>(
         &mut self,
@@ -238,7 +277,7 @@ impl Report {
 
     /// The closing lines and the exit code. What failed is said once more: logs may have come after
     /// it.
-    fn print(&self, total: Duration) -> ExitCode {
+    fn print(&self) -> ExitCode {
         for phase in &self.phases {
             if let Some(failure) = &phase.failure {
                 println!("\n{}: {}", phase.name, failure.trim_end());
@@ -252,7 +291,7 @@ impl Report {
             println!("{:<20}{seconds:>9.1}  {verdict}", phase.name);
         }
         let succeeded = self.phases.iter().all(|phase| phase.failure.is_none());
-        let seconds = total.as_secs_f32();
+        let seconds = self.start.elapsed().as_secs_f32();
         println!("{:<20}{seconds:>9.1}  {}", "total", verdict(succeeded));
         if succeeded {
             ExitCode::SUCCESS

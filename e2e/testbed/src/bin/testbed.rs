@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use layra_e2e::arguments;
-use layra_e2e::testbed::{Settings, Testbed, artifacts, check_prerequisites, dist, processes};
+use layra_testbed::{
+    Settings, Testbed, arguments, artifacts, check_prerequisites, dist, processes,
+};
 
 /// Real servers for tests: Kubernetes, Kafka, Milvus, S3, MongoDB, Redis.
 #[derive(Parser)]
@@ -40,7 +41,7 @@ enum Action {
     },
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     match Arguments::parse_from(arguments::of_alias()).action {
         Action::Up => {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # kubernetes.sh up|down: one real Kubernetes node on this machine, without Docker or systemd.
 #
-# The test-bed calls it with these variables (see e2e/src/testbed/kubernetes.rs):
+# The test-bed calls it with these variables (see e2e/testbed/src/kubernetes.rs):
 #   STATE   the folder of everything mutable; STATE/kubernetes is made and removed here
 #   BIN     the folder of etcd, kube-apiserver, ... and kubectl
 #   PAUSE   the OCI archive of localhost/pause:1
@@ -20,7 +20,8 @@ API=https://$NODE_IP:$PORT
 export PATH="$BIN:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin" KUBECACHEDIR=$K/kubectl-cache
 export KUBECONFIG=$STATE/kubeconfig
 
-ctr() { command ctr --address "$SOCKET" --namespace k8s.io "$@"; }
+# With a limit: a containerd that stands still would hold everything.
+ctr() { timeout 10 ctr --address "$SOCKET" --namespace k8s.io "$@"; }
 
 # One CA; the certificates' CN and O are the identities that RBAC knows.
 make_pki() {
@@ -244,7 +245,7 @@ our_shims() {
 
 stop_containers() {
   local id pid child
-  if is_alive containerd; then
+  if is_alive containerd && ctr version >/dev/null 2>&1; then
     for _ in $(seq 50); do
       for id in $(ctr tasks ls -q 2>/dev/null); do ctr tasks rm --force "$id" >/dev/null 2>&1; done
       [ -n "$(ctr tasks ls -q 2>/dev/null)" ] || break

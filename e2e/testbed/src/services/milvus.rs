@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_yaml_ng::{Mapping, Value};
 
-use super::super::settings::{NODE_IP, Settings};
+use super::wire;
+use crate::settings::{NODE_IP, Settings};
 
 /// Ports as offsets from the first one, which is the proxy's.
 const PORTS: [(&str, u16); 8] = [
@@ -25,7 +26,7 @@ const ETCD_PEER: u16 = 10;
 const METRICS: u16 = 11;
 
 /// Every port of the server, as `first-last`.
-pub(in super::super) fn milvus_ports(settings: &Settings) -> String {
+pub(crate) fn milvus_ports(settings: &Settings) -> String {
     format!(
         "{}-{}",
         settings.ports.milvus,
@@ -80,17 +81,9 @@ pub(super) fn command(settings: &Settings, limit: WriteLimit) -> Result<Command>
 
 /// Healthy (the server accepts requests before it is) and answering a request of the API.
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
-    let health = format!(
-        "http://{NODE_IP}:{}/healthz",
-        settings.ports.milvus + METRICS
-    );
-    let answer = reqwest::get(health).await?.text().await?;
-    ensure!(answer.contains("OK"), "Milvus says {answer}");
-    let collections = format!(
-        "http://{NODE_IP}:{}/v1/vector/collections",
-        settings.ports.milvus
-    );
-    reqwest::get(collections).await?.error_for_status()?;
+    let health = wire::http_get(settings.ports.milvus + METRICS, "/healthz").await?;
+    ensure!(health.contains("OK"), "Milvus says {health}");
+    wire::http_get(settings.ports.milvus, "/v1/vector/collections").await?;
     Ok(())
 }
 

@@ -1,0 +1,37 @@
+//! MinIO on one folder.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::wire;
+use crate::settings::{NODE_IP, Settings};
+
+/// The bed's only S3 user.
+pub(crate) const ACCESS_KEY: &str = "layra-testbed";
+/// That user's secret, known to everybody: the server is reached from this machine alone.
+pub(crate) const SECRET_KEY: &str = "layra-testbed-secret";
+
+pub(super) fn command(settings: &Settings) -> Command {
+    let mut command = Command::new(settings.bin("minio"));
+    command
+        .args([
+            "server",
+            "--quiet",
+            "--address",
+            &format!("{NODE_IP}:{}", settings.ports.s3),
+        ])
+        .arg(settings.data("s3"))
+        .env("MINIO_ROOT_USER", ACCESS_KEY)
+        .env("MINIO_ROOT_PASSWORD", SECRET_KEY)
+        .env("MINIO_BROWSER", "off")
+        .env("MINIO_UPDATE", "off")
+        .env("MINIO_CALLHOME_ENABLE", "off");
+    command
+}
+
+/// Reads and writes can be answered.
+pub(super) async fn probe(settings: &Settings) -> Result<()> {
+    wire::http_get(settings.ports.s3, "/minio/health/cluster").await?;
+    Ok(())
+}
