@@ -3,7 +3,7 @@
 machine, the same threads, the same page and the same random checkpoint, in one run.
 
     python3 -m venv venv && venv/bin/pip install -r e2e/bench/requirements.txt
-    venv/bin/python e2e/bench/embed.py --worker target/debug/layra-worker --threads 1,2
+    venv/bin/python e2e/bench/embed.py --worker target/release/layra-worker --threads 1,2
 
 The checkpoint is a ColQwen2.5 of 140 million parameters (vision tower 8 x 640, text tower 8 x 1024):
 large enough that matrix products dominate as in the real ones, small enough for a CPU. Rust and
@@ -145,7 +145,7 @@ def show(threads, report, forward, preparation, difference):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--worker", default="target/debug/layra-worker")
+    parser.add_argument("--worker", default="target/release/layra-worker")
     parser.add_argument("--threads", default="1", help="for example 1,2")
     parser.add_argument("--batch", default="1,4", help="pages a batch, for example 1,4,8")
     parser.add_argument("--page", default="1240x1754", help="size in pixels")

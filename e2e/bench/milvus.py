@@ -49,7 +49,7 @@ def rust(arguments, file):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--uri", required=True)
-    parser.add_argument("--worker", default="target/debug/layra-worker")
+    parser.add_argument("--worker", default="target/release/layra-worker")
     parser.add_argument("--collection", default="layra_bench_milvus")
     parser.add_argument("--pages", type=int, default=64)
     parser.add_argument("--vectors", type=int, default=700, help="of a page, as ColQwen has them")

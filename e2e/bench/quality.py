@@ -4,7 +4,7 @@ against the reference implementation's pooler, on the tests' tiny random checkpo
 random one of embed.py, whose shapes are nearer to real ones.
 
     python3 -m venv venv && venv/bin/pip install -r e2e/bench/requirements.txt
-    venv/bin/python e2e/bench/quality.py --worker target/debug/layra-worker
+    venv/bin/python e2e/bench/quality.py --worker target/release/layra-worker
 
 Memory is what the process holds of its own (no files) once the model is loaded.
 """
@@ -96,7 +96,7 @@ def pooling(worker, models):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--worker", default="target/debug/layra-worker")
+    parser.add_argument("--worker", default="target/release/layra-worker")
     worker = parser.parse_args().worker
     with tempfile.TemporaryDirectory() as name:
         checkpoint(pathlib.Path(name))

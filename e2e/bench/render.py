@@ -97,7 +97,7 @@ def compare(arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--worker", default="target/debug/layra-worker")
+    parser.add_argument("--worker", default="target/release/layra-worker")
     parser.add_argument("--pdfium", required=True)
     parser.add_argument("--dpi", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)

@@ -52,7 +52,7 @@ def product(turns, seconds, rows=2048, inputs=384, outputs=1536):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--worker", default="target/debug/layra-worker")
+    parser.add_argument("--worker", default="target/release/layra-worker")
     parser.add_argument("--model", required=True)
     parser.add_argument("--pages", required=True, help="a pattern of text files, one a page")
     parser.add_argument("--threads", type=int, default=1)

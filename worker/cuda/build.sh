@@ -52,8 +52,8 @@ stub nvrtc libnvrtc.so.13 nvrtc
 export CUDA_HOME=$toolkit CUDA_PATH=$toolkit NVCC=$toolkit/bin/nvcc PATH=$toolkit/bin:$PATH
 export LIBRARY_PATH=$toolkit/lib:$toolkit/lib/stubs
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90} CUDARC_CUDA_VERSION=13000
-cargo build --locked --workspace --features layra-worker/cuda --bin layra-worker
-binary=$CARGO_TARGET_DIR/debug/layra-worker
+cargo build --release --locked --workspace --features layra-worker/cuda --bin layra-worker
+binary=$CARGO_TARGET_DIR/release/layra-worker
 mkdir -p dist/cuda
 strip -o dist/layra-worker-cuda "$binary"
 for library in libcublas.so.13 libcublasLt.so.13 libcurand.so.10; do

@@ -85,8 +85,7 @@ fn settings_follow_from_the_keys() {
 #[test]
 fn a_wrong_secret_is_refused_with_the_keys_name() {
     use KafkaSecurityError::{
-        EncryptedKey, Missing, NoKeys, NotPem, UnknownMechanism, UnknownProtocol,
-        UnsupportedMechanism, Unused,
+        Missing, NoKeys, UnknownMechanism, UnknownProtocol, UnsupportedMechanism, Unused,
     };
     let missing = |key, needed_by| Missing { key, needed_by };
     let user = [("username", "me"), ("password", "secret")];
@@ -162,6 +161,15 @@ fn a_wrong_secret_is_refused_with_the_keys_name() {
                 instead: "SASL_SSL",
             },
         ),
+    ] {
+        assert_eq!(read(&secret).unwrap_err(), error, "{secret:?}");
+    }
+}
+
+#[test]
+fn a_certificate_or_key_of_another_form_is_refused_with_the_keys_name() {
+    use KafkaSecurityError::{EncryptedKey, NotPem};
+    for (secret, error) in [
         (
             vec![("ca.crt", "MIIB")],
             NotPem {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 /// Packages of the workspace, and what must not be among all that they are compiled with.
-const NEVER: [(&str, &[&str]); 3] = [
+const NEVER: [(&str, &[&str]); 5] = [
     // What the aliases compile before anything else happens is small.
     (
         "layra-testbed",
@@ -27,8 +27,20 @@ const NEVER: [(&str, &[&str]); 3] = [
     // How many workers there should be is decided without looking anywhere.
     ("layra-autoscaler", CLIENTS),
     ("layra-simulator", CLIENTS),
+    // Pages are drawn and embedded without a server.
+    ("layra-rendering", SERVERS),
+    ("layra-embedding", SERVERS),
 ];
 const CLIENTS: &[&str] = &["k8s-openapi", "kube", "rdkafka", "tokio"];
+const SERVERS: &[&str] = &[
+    "k8s-openapi",
+    "kube",
+    "milvus-sdk-rust",
+    "mongodb",
+    "object_store",
+    "rdkafka",
+    "redis",
+];
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -108,7 +120,9 @@ fn reached<'a>(metadata: &'a Metadata, package: &str) -> Result<BTreeSet<&'a str
             continue;
         }
         let nodes = metadata.resolve.nodes.iter();
-        let dependencies = nodes.filter(|node| node.id == id).flat_map(|node| &node.deps);
+        let dependencies = nodes
+            .filter(|node| node.id == id)
+            .flat_map(|node| &node.deps);
         let normal = dependencies.filter(|dependency| {
             let mut kinds = dependency.dep_kinds.iter();
             kinds.any(|kind| kind.kind.is_none())

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use layra_e2e::cluster::eventually;
-use layra_e2e::testbed::Settings;
-use layra_e2e::testbed::settings::NODE_IP;
+use layra_testbed::Settings;
+use layra_testbed::settings::NODE_IP;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};

@@ -12,22 +12,29 @@ use layra_e2e::pdf;
 use rdkafka::ClientConfig;
 use serde_json::{Value, json};
 
-use crate::scene::Stage;
+use crate::scene::{Stage, on_stage};
 use crate::secured_broker::{PASSWORD, SecuredBroker, USER};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn logins_and_certificates_reach_a_real_broker_from_operator_and_worker() -> Result<()> {
-    let stages = [
-        Stage::new("plain").await?,
-        Stage::new("scram").await?,
-        Stage::new("mutual").await?,
-    ];
-    let [plain, scram, mutual] = &stages;
-    let broker = SecuredBroker::start(plain.testbed.settings()).await?;
-    let certificates = &broker.certificates;
+    on_stage("plain", async |plain| {
+        let (scram, mutual) = (Stage::new("scram").await?, Stage::new("mutual").await?);
+        let broker = SecuredBroker::start(plain.testbed.settings()).await?;
+        let result = Box::pin(three_ways(&broker, [plain, &scram, &mutual])).await;
+        let result = result.with_context(|| broker.output());
+        // The logs are of the one namespace: the first stage shows them when something failed.
+        for stage in [scram, mutual] {
+            stage.finish(Ok(())).await?;
+        }
+        result
+    })
+    .await
+}
 
+async fn three_ways(broker: &SecuredBroker, [plain, scram, mutual]: [&Stage; 3]) -> Result<()> {
+    let certificates = &broker.certificates;
     let login = json!({"username": USER, "password": PASSWORD});
     // `kubectl create secret --from-file` keeps the line break at the end of a file.
     let scram_login = json!({
@@ -41,21 +48,15 @@ async fn logins_and_certificates_reach_a_real_broker_from_operator_and_worker() 
         "tls.crt": certificates.client,
         "tls.key": certificates.client_key,
     });
-    let result = tokio::try_join!(
+    tokio::try_join!(
         async {
             is_refused_without_password(plain, &broker.plain).await?;
             ingests(plain, &broker.plain, &login, "SASL_PLAINTEXT").await
         },
         ingests(scram, &broker.scram, &scram_login, "SASL_SSL"),
         ingests(mutual, &broker.mutual, &certificate, "SSL"),
-    )
-    .map(|_| ());
-
-    let result = result.with_context(|| broker.output());
-    let [plain, scram, mutual] = stages;
-    plain.finish(Ok(())).await?;
-    scram.finish(Ok(())).await?;
-    mutual.finish(result).await
+    )?;
+    Ok(())
 }
 
 /// Once the Secret says how, the operator makes the topics and a worker stores a page.

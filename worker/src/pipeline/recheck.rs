@@ -82,7 +82,7 @@ impl Pipeline {
     /// is not what the ledger says. Changes nothing.
     pub(super) async fn inspect(&self, entry: &Entry) -> Result<Outcome, Failure> {
         let stores = &self.stores;
-        let Some(stored) = stores.documents.stored_file(&entry.file_id).await? else {
+        let Some(file) = stores.documents.stored_file(&entry.file_id).await? else {
             return Ok(Outcome::Deleted);
         };
         let damaged = || Outcome::Again(Box::new(entry.clone()));
@@ -91,7 +91,7 @@ impl Pipeline {
             return Ok(damaged());
         }
         let rows = stores.vectors.count_file(&collection, &entry.file_id);
-        let (rows, pages) = (rows.await?, u32::try_from(stored.pages.len()));
+        let (rows, pages) = (rows.await?, u32::try_from(file.pages.len()));
         if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.pages {
             Ok(Outcome::AlreadyStored)
         } else {

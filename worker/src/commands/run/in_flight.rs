@@ -96,7 +96,12 @@ async fn work(
                 ticket.done();
                 Ok(())
             }
-            Err(failure) if matches!(failure.class, Class::Stopped | Class::Superseded) => {
+            Err(failure)
+                if matches!(
+                    failure.class,
+                    Class::Stopped | Class::Superseded | Class::Deleted
+                ) =>
+            {
                 tracing::info!("the message is given back");
                 Ok(())
             }
