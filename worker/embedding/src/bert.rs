@@ -39,6 +39,9 @@ impl BertConfig {
         if self.num_hidden_layers == 0 {
             return Some("num_hidden_layers is 0".to_owned());
         }
+        if self.intermediate_size == 0 {
+            return Some("intermediate_size is 0".to_owned());
+        }
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
         if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
             return Some(format!(
@@ -108,6 +111,10 @@ impl Bert {
         let width = self.largest.0;
         let mut rows = Vec::with_capacity(lengths.iter().sum::<usize>() * width);
         for ids in sequences {
+            let positions = self.positions.len() / width;
+            if ids.is_empty() || ids.len() > positions {
+                bail!("a sequence has {} tokens, not 1 to {positions}", ids.len());
+            }
             for (&id, position) in ids.iter().zip(self.positions.chunks_exact(width)) {
                 let Some(word) = self.words.chunks_exact(width).nth(id as usize) else {
                     bail!(

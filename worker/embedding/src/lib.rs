@@ -190,7 +190,6 @@ pub fn batch_size(tokens: impl IntoIterator<Item = usize>, budget: usize) -> usi
 /// Loads a model from its files. The environment variable `LAYRA_KERNELS` picks the CPU kernels:
 /// `auto` (the default), `avx512`, `avx2` or `portable`.
 pub fn load(settings: &Settings, files: &CheckpointFiles) -> Result<Box<dyn Embedder>, EmbedError> {
-    kernels::check_path().map_err(EmbedError::Kernels)?;
     match visual_family(settings.family) {
         None => Ok(Box::new(minilm::MiniLm::load(&files.directory)?)),
         Some(family) => {

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
 use super::bert::{Bert, BertConfig, mean_of_length_one};
+use super::kernels;
 use super::passages::PassageCutter;
 use super::{
     Batch, BatchContent, EmbedError, Embedder, MultiVector, PageInput, Prepared, PreparedContent,
@@ -22,9 +23,9 @@ const OVERLAP: usize = 32;
 /// Vectors of one page: LAYRA reads no more than this many rows of a page. What follows in a page
 /// with more text is not embedded.
 const MAX_PASSAGES: usize = 1000;
-/// Tokens that go through the layers together, on one core: enough that little is computed to fill
-/// the last panel of 48, few enough that their queries, keys and values (4.5 KiB a token) stay in
-/// the shared cache.
+/// Tokens that go through the layers together, on one core: enough to spread the cost of reading
+/// the weights, few enough that their queries, keys and values (4.5 KiB a token) stay in the shared
+/// cache.
 const BATCH_TOKENS: usize = 1536;
 /// Tokens for each core of what is computed before anything is handed on.
 const CORE_TOKENS: usize = 6 * BATCH_TOKENS;
@@ -49,6 +50,7 @@ pub struct MiniLm {
 impl MiniLm {
     /// Loads `config.json`, `tokenizer.json` and `model.safetensors` from a directory.
     pub fn load(directory: &Path) -> Result<Self, EmbedError> {
+        kernels::check_path().map_err(EmbedError::Kernels)?;
         let config = read_config(&directory.join("config.json"))?;
         let (tokenizer, enclosing) = read_tokenizer(&directory.join("tokenizer.json"))?;
         let bert = read_weights(&directory.join("model.safetensors"), &config)?;
@@ -100,8 +102,8 @@ impl MiniLm {
             .sum()
     }
 
-    /// The model's largest product alone, as its layers do it, for as many tokens as a core takes
-    /// at a time. Returns its operations.
+    /// A product of the model alone, its largest where the kernels here compute it, for as many
+    /// tokens as a core takes at a time. Returns its operations.
     pub fn largest_product(&self) -> Result<f64, EmbedError> {
         Ok(self.bert.largest_product(BATCH_TOKENS)?)
     }

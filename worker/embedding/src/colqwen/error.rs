@@ -57,6 +57,10 @@ pub enum ColQwenError {
         found: Family,
     },
 
+    /// `LAYRA_KERNELS` asks for what this CPU does not have.
+    #[error("{0}")]
+    Kernels(String),
+
     /// A tensor that the architecture needs is not in the checkpoint.
     #[error("{}: tensor {name} is missing", path.display())]
     MissingTensor {

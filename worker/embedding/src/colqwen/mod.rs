@@ -146,6 +146,7 @@ impl ColQwen {
     }
 
     fn load_config(directory: &Path, config: Config, options: &Options) -> Result<Self> {
+        crate::kernels::check_path().map_err(ColQwenError::Kernels)?;
         let started = std::time::Instant::now();
         let mut settings = ImageSettings::read(directory, &config)?;
         if let Some(tokens) = options.max_visual_tokens {

@@ -103,8 +103,12 @@ impl PackedMatrix {
     pub(super) fn multiply(&self, rows: &[f32], sums: &mut [f32], onto: bool) {
         let count = rows.len() / self.inputs;
         assert_eq!(sums.len(), count * self.outputs);
+        if count == 0 {
+            return;
+        }
         let threads = rayon::current_num_threads();
-        if count < threads * ROWS {
+        let panels = self.outputs.div_ceil(self.width);
+        if count < threads * ROWS && panels > count.div_ceil(ROWS) {
             return self.multiply_few(rows, sums, onto);
         }
         let size = block(count, BLOCK, threads);
@@ -196,7 +200,8 @@ impl PackedMatrix {
     }
 }
 
-/// Rows of one of as many blocks for each core, of nearly the same size: `most` or fewer.
+/// Rows of one of as many blocks for each core, of nearly the same size: about `most` or fewer, in
+/// whole tiles.
 pub(super) fn block(count: usize, most: usize, threads: usize) -> usize {
     let blocks = count.div_ceil(most).next_multiple_of(threads).max(1);
     count.div_ceil(blocks).next_multiple_of(ROWS)
@@ -333,7 +338,10 @@ mod tests {
 
         #[test]
         fn products_are_what_they_are_defined_to_be(
-            count in 1..300_usize, inputs in 1..1200_usize, outputs in 1..200_usize,
+            count in 0..300_usize,
+            // Rows a multiple of a page apart are copied before they are multiplied.
+            inputs in prop_oneof![1..1200_usize, Just(1024), Just(2048)],
+            outputs in 1..200_usize,
         ) {
             let (rows, weight) = (random(count * inputs), random(outputs * inputs));
             let bias = random(outputs);

@@ -21,7 +21,8 @@
 //!   +-------------+   +--------------------------------+
 //! ```
 //!
-//! The rows stay as they are; columns are packed: weights once, when they are loaded ([`matrix`]),
+//! The rows stay as they are (they are copied only from where they would compete for the same lines of
+//! the cache); columns are packed: weights once, when they are loaded ([`matrix`]),
 //! keys and values once for all their queries ([`attention`]). Loops around the tile keep what it
 //! reads near: a block of 288 rows by 512 inputs stays in the core's second cache while all panels
 //! pass by, a panel's share for these inputs stays in the first while the rows pass. What follows a
@@ -32,7 +33,7 @@
 //! This is the scheme of Goto and van de Geijn, "Anatomy of High-Performance Matrix
 //! Multiplication" (ACM TOMS 34, 2008), with the tile of BLIS. It is written once, over the crate
 //! `pulp`, and compiled for AVX-512 and for AVX2 ([`path`]); where neither is at hand the tensor
-//! library computes.
+//! library multiplies, and only functions of single numbers, norms and softmax are done here.
 
 mod activation;
 mod aligned;
@@ -90,11 +91,11 @@ fn exp(x: f32) -> f32 {
     p * f32::from_bits(power)
 }
 
-/// Does `work` with the vectors of the chosen path: loops in it are compiled for each kind of CPU.
-/// What `work` calls must be inlined for that.
+/// Does `work` with the widest vectors of this CPU, on every path: loops in it are compiled for each
+/// kind of CPU. What `work` calls must be inlined for that.
 #[inline]
 fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    Path::chosen().run(work)
+    Path::best().run(work)
 }
 
 /// Values of whole rows of this width in one task.

@@ -3,7 +3,9 @@
 
 use std::sync::OnceLock;
 
-use pulp::{Simd, WithSimd};
+#[cfg(target_arch = "x86_64")]
+use pulp::Simd;
+use pulp::WithSimd;
 
 /// The environment variable that picks a path: `auto` (also when it is not set), `avx512`, `avx2`
 /// or `portable`.
@@ -33,19 +35,22 @@ impl Path {
 
     /// All paths that this CPU has, the fastest first.
     pub(crate) fn all() -> Vec<Self> {
-        let mut paths = Vec::new();
         #[cfg(all(target_arch = "x86_64", not(layra_portable)))]
-        {
-            paths.extend(pulp::x86::V4::try_new().map(Self::Avx512));
-            paths.extend(pulp::x86::V3::try_new().map(Self::Avx2));
-        }
-        paths.push(Self::Portable);
-        paths
+        let native = {
+            let avx512 = pulp::x86::V4::try_new().map(Self::Avx512);
+            let avx2 = pulp::x86::V3::try_new().map(Self::Avx2);
+            avx512.into_iter().chain(avx2)
+        };
+        #[cfg(not(all(target_arch = "x86_64", not(layra_portable))))]
+        let native = std::iter::empty();
+        native.chain([Self::Portable]).collect()
     }
 
-    fn best() -> Self {
+    /// The fastest path of this CPU, whatever the environment says.
+    pub(crate) fn best() -> Self {
+        static BEST: OnceLock<Path> = OnceLock::new();
         // The portable path is always there.
-        Self::all().swap_remove(0)
+        *BEST.get_or_init(|| Self::all().swap_remove(0))
     }
 
     /// As [`VARIABLE`] names it.
@@ -87,8 +92,8 @@ pub(crate) fn check() -> Result<(), String> {
 }
 
 fn asked_for() -> Result<Path, String> {
-    let value = std::env::var(VARIABLE).unwrap_or_default();
-    choose(&value, &Path::all())
+    let value = std::env::var_os(VARIABLE).unwrap_or_default();
+    choose(&value.to_string_lossy(), &Path::all())
 }
 
 fn choose(value: &str, available: &[Path]) -> Result<Path, String> {

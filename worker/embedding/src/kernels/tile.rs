@@ -4,16 +4,19 @@
     clippy::inline_always,
     reason = "compiled for a kind of CPU only together with the kernel that calls it"
 )]
-#![expect(
-    unsafe_code,
-    reason = "a prefetch, of an address that is a slice's own"
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(
+        unsafe_code,
+        reason = "a prefetch, of an address that is a slice's own"
+    )
 )]
 
 use pulp::Simd;
 
 /// Rows of a tile. With [`panel_registers`] columns' registers its sums, one row of columns and a
-/// broadcast number fill the register file: 6 x 4 of 32 registers, 6 x 2 of 16. That is two
-/// products for each load or more, and enough sums that none waits for the one before it.
+/// broadcast number fill the register file: 6 x 4 of 32 registers, 6 x 2 of 16. That is 2.4
+/// (or 1.5) products for each load, and enough sums that none waits for the one before it.
 pub(super) const ROWS: usize = 6;
 
 /// Registers of a panel's width.
