@@ -18,7 +18,7 @@ pub use documents::{
     DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, RenderSpec, ResolutionMode,
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
-pub use kafka_security::{KafkaSecurity, KafkaSecurityError};
+pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use scaling::{FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};
 pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};

@@ -77,7 +77,8 @@ pub struct KafkaSource {
     /// mutual TLS, both in PEM form, the key without a passphrase; `security.protocol` (PLAINTEXT,
     /// SSL, `SASL_PLAINTEXT`, `SASL_SSL`), which follows from the others and has to be given only
     /// for TLS with the system's authorities. An empty value counts as absent, line breaks at the
-    /// end do not count. A combination that leaves a key unused or incomplete is refused.
+    /// end do not count. A combination that leaves a key unused or incomplete is refused, and so is
+    /// a key of another name that looks meant for the connection, such as `ca.pem`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
 }

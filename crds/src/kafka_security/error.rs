@@ -1,7 +1,7 @@
 //! Why a Secret is refused.
 
 /// A Secret that does not describe a connection. The messages name keys and no values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaSecurityError {
     /// Nothing in the Secret is for Kafka.
     #[error(
@@ -10,9 +10,29 @@ pub enum KafkaSecurityError {
          encryption set `security.protocol` to PLAINTEXT"
     )]
     NoKeys,
+    /// A key looks meant for the connection and is not read.
+    #[error(
+        "its key `{key}` looks meant for the connection but is not read, and the nearest key that \
+         is read is `{nearest}`: give `{nearest}` instead, or remove `{key}`"
+    )]
+    Misnamed {
+        /// The key.
+        key: String,
+        /// The key that is read.
+        nearest: &'static str,
+    },
     /// A value is binary.
-    #[error("its key `{key}` is not UTF-8 text")]
+    #[error(
+        "its key `{key}` is not UTF-8 text: give text, certificates and keys in PEM form (not DER \
+         or PKCS #12)"
+    )]
     NotText {
+        /// The key.
+        key: &'static str,
+    },
+    /// A value holds a byte that no setting can have.
+    #[error("its key `{key}` holds a NUL byte: give plain text without one")]
+    HasNul {
         /// The key.
         key: &'static str,
     },

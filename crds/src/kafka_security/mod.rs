@@ -3,6 +3,7 @@
 //! No value of the Secret appears in an error or in `Debug` output.
 
 mod error;
+mod names;
 mod secret;
 
 use std::fmt;
@@ -48,8 +49,8 @@ struct Login {
 }
 
 impl KafkaSecurity {
-    /// The keys that are read. Others are left alone, as Secrets made by cert-manager or Strimzi
-    /// have some of their own.
+    /// The keys that are read. A Secret may hold others, unless they look meant for the
+    /// connection.
     pub const KEYS: [&'static str; 7] = [
         PROTOCOL,
         MECHANISM,
@@ -69,7 +70,8 @@ impl KafkaSecurity {
         }
     }
 
-    /// Reads a Secret; `value` gives what it holds for one of [`Self::KEYS`].
+    /// Reads a Secret: `keys` are all that it has, and `value` gives what it holds for one of
+    /// [`Self::KEYS`].
     ///
     /// An empty value counts as absent. Line breaks at the end do not count, because files have
     /// them; the rest of a password is taken as it is, and space around other values is dropped.
@@ -78,11 +80,13 @@ impl KafkaSecurity {
     /// and any of `ca.crt`, `tls.crt` and `tls.key` means TLS. The mechanism is PLAIN unless named.
     ///
     /// # Errors
-    /// When the keys do not describe a connection: nothing of what is given is ever left unused.
-    pub fn from_secret<'a>(
-        value: impl Fn(&'static str) -> Option<&'a [u8]>,
+    /// When the keys do not describe a connection: nothing of what is given is ever left unused,
+    /// and no key of another name that looks meant for the connection is passed over.
+    pub fn from_secret<'k, 'v>(
+        keys: impl IntoIterator<Item = &'k str>,
+        value: impl Fn(&'static str) -> Option<&'v [u8]>,
     ) -> Result<Self, KafkaSecurityError> {
-        let given = Given::read(value)?;
+        let given = Given::read(keys, value)?;
         let (has_tls, has_login) = given.protocol()?;
         Ok(Self {
             tls: has_tls.then(|| given.tls()).transpose()?,
@@ -121,6 +125,18 @@ impl KafkaSecurity {
             }
         }
         settings
+    }
+}
+
+/// Says that librdkafka refused a setting, without the setting's value, which may be a secret.
+/// Some of its own descriptions repeat the value, or as much of it as has room.
+#[must_use]
+pub fn refused_setting(name: &str, description: &str, value: &str) -> String {
+    let has_value = !value.is_empty() && description.contains(value);
+    if has_value || description.starts_with("Invalid value") {
+        format!("`{name}`: its value is not accepted")
+    } else {
+        format!("`{name}`: {description}")
     }
 }
 

@@ -5,7 +5,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{
     CA, CERTIFICATE, ClientCertificate, KEY, KafkaSecurityError, Login, MECHANISM, Mechanism,
-    PASSWORD, PROTOCOL, Tls, USERNAME, protocol_name,
+    PASSWORD, PROTOCOL, Tls, USERNAME, names, protocol_name,
 };
 use crate::secret_text;
 
@@ -21,15 +21,20 @@ pub(super) struct Given {
 }
 
 impl Given {
-    pub(super) fn read<'a>(
-        value: impl Fn(&'static str) -> Option<&'a [u8]>,
+    pub(super) fn read<'k, 'v>(
+        keys: impl IntoIterator<Item = &'k str>,
+        value: impl Fn(&'static str) -> Option<&'v [u8]>,
     ) -> Result<Self, KafkaSecurityError> {
+        let bytes = |key| match value(key).unwrap_or_default() {
+            value if value.contains(&0) => Err(KafkaSecurityError::HasNul { key }),
+            value => Ok(value),
+        };
         let text = |key| {
-            secret_text(value(key).unwrap_or_default())
+            secret_text(bytes(key)?)
                 .map(|text| text.map(ToOwned::to_owned))
                 .map_err(|_| KafkaSecurityError::NotText { key })
         };
-        let password = std::str::from_utf8(value(PASSWORD).unwrap_or_default())
+        let password = std::str::from_utf8(bytes(PASSWORD)?)
             .map_err(|_| KafkaSecurityError::NotText { key: PASSWORD })?
             .trim_end_matches(['\r', '\n']);
         let given = Self {
@@ -41,6 +46,7 @@ impl Given {
             certificate: text(CERTIFICATE)?,
             key: text(KEY)?,
         };
+        names::check(keys, |key| matches!(text(key), Ok(Some(_))))?;
         let is_empty =
             given.protocol.is_none() && given.of_login().is_none() && given.of_tls().is_none();
         if is_empty {

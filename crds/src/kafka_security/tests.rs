@@ -10,7 +10,7 @@ const ENCRYPTED: &str =
     "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----";
 
 fn read(secret: &[(&str, &str)]) -> Result<KafkaSecurity, KafkaSecurityError> {
-    KafkaSecurity::from_secret(|key| {
+    KafkaSecurity::from_secret(secret.iter().map(|(key, _)| *key), |key| {
         let entry = secret.iter().find(|(name, _)| *name == key);
         entry.map(|(_, value)| value.as_bytes())
     })
@@ -208,6 +208,10 @@ fn a_message_says_what_to_do() {
             "its key `password` is absent or empty, and its key `username` needs it: add `password`",
         ),
         (
+            vec![("username", "me"), ("password", "a\0b")],
+            "its key `password` holds a NUL byte: give plain text without one",
+        ),
+        (
             vec![("security.protocol", "PLAINTEXT"), ("ca.crt", CERT)],
             "its key `ca.crt` is of no use with `security.protocol` PLAINTEXT: set \
              `security.protocol` to SSL, or remove `ca.crt`",
@@ -220,9 +224,117 @@ fn a_message_says_what_to_do() {
 #[test]
 fn a_binary_value_is_refused_with_its_key() {
     for key in KafkaSecurity::KEYS {
-        let result = KafkaSecurity::from_secret(|other| (other == key).then_some(&b"\xff"[..]));
-        assert_eq!(result, Err(KafkaSecurityError::NotText { key }));
+        let read = |value: &'static [u8]| {
+            KafkaSecurity::from_secret([key], |other| (other == key).then_some(value))
+        };
+        assert_eq!(read(b"\xff"), Err(KafkaSecurityError::NotText { key }));
+        assert_eq!(read(b"me\0"), Err(KafkaSecurityError::HasNul { key }));
     }
+}
+
+#[test]
+fn a_key_that_looks_meant_for_the_connection_is_never_passed_over() {
+    let user = [("username", "me"), ("password", "secret")];
+    for (key, nearest) in [
+        ("security-protocol", "security.protocol"),
+        ("SECURITY_PROTOCOL", "security.protocol"),
+        ("protocol", "security.protocol"),
+        ("sasl_mechanism", "sasl.mechanism"),
+        ("sasl.mechanisms", "sasl.mechanism"),
+        ("sasl.jaas.config", "sasl.mechanism"),
+        ("mechanism", "sasl.mechanism"),
+        ("sasl.username", "username"),
+        ("saslPassword", "password"),
+        ("Password", "password"),
+        ("user.name", "username"),
+        ("user.password", "password"),
+        ("ssl", "security.protocol"),
+        ("ssl.endpoint.identification.algorithm", "security.protocol"),
+        ("ssl.ca.location", "ca.crt"),
+        ("ssl.truststore.location", "ca.crt"),
+        ("ssl.certificate.pem", "tls.crt"),
+        ("ssl-key", "tls.key"),
+        ("ca", "ca.crt"),
+        ("ca.pem", "ca.crt"),
+        ("CA.crt", "ca.crt"),
+        ("ca-bundle.crt", "ca.crt"),
+        ("caCert", "ca.crt"),
+        ("truststore.jks", "ca.crt"),
+        ("tls_ca.crt", "ca.crt"),
+        ("tls.pem", "tls.crt"),
+        ("tls-key.pem", "tls.key"),
+        ("user.crt", "tls.crt"),
+        ("user.p12", "tls.crt"),
+        ("user.key", "tls.key"),
+        ("User_Key", "tls.key"),
+    ] {
+        let error = KafkaSecurityError::Misnamed {
+            key: key.to_owned(),
+            nearest,
+        };
+        assert_eq!(read(&[user[0], user[1], (key, "x")]), Err(error));
+    }
+}
+
+#[test]
+fn a_user_of_strimzi_does_not_lose_its_certificate() {
+    let secret = [
+        ("user.key", PRIVATE),
+        ("user.crt", CERT),
+        ("ca.crt", CERT),
+        ("user.password", "secret"),
+    ];
+    assert_eq!(
+        read(&secret).unwrap_err().to_string(),
+        "its key `user.crt` looks meant for the connection but is not read, and the nearest key \
+         that is read is `tls.crt`: give `tls.crt` instead, or remove `user.crt`"
+    );
+}
+
+#[test]
+fn a_secret_may_hold_more_than_the_connection_needs() {
+    let others = ["note", "user", "kafka.bootstrap", "cat", "uri", "license"];
+    let copies = ["ca.p12", "ca.password", "ca-2026-01-01T00-00-00.crt"];
+    let client = ["tls-combined.pem", "keystore.p12", "truststore.p12"];
+    let expected = [("ca.crt", CERT), ("tls.crt", CERT), ("tls.key", PRIVATE)];
+    let mut secret = expected.to_vec();
+    let more = [&others[..], &copies, &client].concat();
+    secret.extend(more.into_iter().map(|key| (key, "x")));
+    assert_eq!(read(&secret), read(&expected));
+    // A copy of nothing is no copy.
+    for key in [&copies[..], &client].concat() {
+        let secret = [("username", "me"), ("password", "secret"), (key, "x")];
+        let refused = read(&secret);
+        assert!(
+            matches!(refused, Err(KafkaSecurityError::Misnamed { .. })),
+            "{key}: {refused:?}"
+        );
+    }
+}
+
+#[test]
+fn a_refused_setting_is_named_without_its_value() {
+    for (description, message) in [
+        (
+            "No such configuration property: \"ssl.key.pem\"",
+            "`ssl.key.pem`: No such configuration property: \"ssl.key.pem\"",
+        ),
+        (
+            "Unsupported value \"hunter2\" for configuration property \"ssl.key.pem\"",
+            "`ssl.key.pem`: its value is not accepted",
+        ),
+        // As long as librdkafka has room.
+        (
+            "Invalid value for configuration property \"ssl.key.pem\": hunt",
+            "`ssl.key.pem`: its value is not accepted",
+        ),
+    ] {
+        assert_eq!(
+            refused_setting("ssl.key.pem", description, "hunter2"),
+            message
+        );
+    }
+    assert_eq!(refused_setting("a", "is empty", ""), "`a`: is empty");
 }
 
 #[test]
@@ -298,5 +410,18 @@ proptest! {
             prop_assert_eq!(has("sasl.username"), protocol.starts_with("SASL"));
             prop_assert_eq!(has("ssl.certificate.pem"), has("ssl.key.pem"));
         }
+    }
+
+    #[test]
+    fn every_other_spelling_of_a_key_is_refused(
+        key in prop::sample::select(KafkaSecurity::KEYS.to_vec()),
+        separator in prop::sample::select(vec!["-", "_", "."]),
+        upper in any::<bool>(),
+    ) {
+        let spelling = key.replace('.', separator);
+        let spelling = if upper { spelling.to_uppercase() } else { spelling };
+        prop_assume!(spelling != key);
+        let error = KafkaSecurityError::Misnamed { key: spelling.clone(), nearest: key };
+        prop_assert_eq!(read(&[(spelling.as_str(), "x")]), Err(error));
     }
 }

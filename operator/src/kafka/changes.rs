@@ -14,7 +14,7 @@ use rdkafka::{
 };
 use tokio::sync::oneshot;
 
-use super::{Connection, KafkaError, TopicAction, cluster::in_words};
+use super::{Connection, KafkaError, TopicAction, cluster::in_words, connection::not_made};
 
 /// For a request, the controller's work included.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -85,7 +85,7 @@ impl Client {
         let client = connection
             .client_config()
             .create()
-            .map_err(|error| KafkaError::Settings(error.to_string()))?;
+            .map_err(|error| not_made(&error))?;
         Ok(Self(Some(client)))
     }
 

@@ -14,7 +14,7 @@ use rdkafka::{
     error::{KafkaError as ClientError, RDKafkaErrorCode},
 };
 
-use super::{Connection, KafkaError, TopicState, admin};
+use super::{Connection, KafkaError, TopicState, admin, connection::not_made};
 
 /// For each read.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
@@ -38,7 +38,7 @@ impl Cluster {
             .set("allow.auto.create.topics", "false");
         let consumer = config
             .create_with_context(LastFailure::default())
-            .map_err(|error| KafkaError::Settings(error.to_string()))?;
+            .map_err(|error| not_made(&error))?;
         Ok(Self { consumer })
     }
 

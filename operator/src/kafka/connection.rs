@@ -1,9 +1,11 @@
 //! How to reach a cluster: brokers and security. The password appears in no log and no `Debug`
 //! output.
 
-use layra_crds::KafkaSecurity;
-use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use layra_crds::{KafkaSecurity, refused_setting};
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError as ClientError};
 use sha2::{Digest, Sha256};
+
+use super::KafkaError;
 
 /// A cluster and the credentials for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,12 +45,24 @@ impl Connection {
     }
 }
 
+/// Why a client could not be made. librdkafka's own words would show the setting's value.
+pub(super) fn not_made(error: &ClientError) -> KafkaError {
+    KafkaError::Settings(match error {
+        ClientError::ClientConfig(_, description, name, value) => {
+            refused_setting(name, description, value)
+        }
+        other => other.to_string(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use rdkafka::consumer::BaseConsumer;
+
     use super::*;
 
     fn connection(password: &str) -> Connection {
-        let security = KafkaSecurity::from_secret(|key| match key {
+        let security = KafkaSecurity::from_secret(["username", "password"], |key| match key {
             "username" => Some(b"alice"),
             "password" => Some(password.as_bytes()),
             _ => None,
@@ -75,6 +89,17 @@ mod tests {
             !shown.contains("hunter2") && !shown.contains("alice"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn the_value_of_a_setting_that_is_refused_is_not_shown() {
+        for name in ["security.protocol", "no.such.setting"] {
+            let mut config = connection("one").client_config();
+            let made = config.set(name, "hunter2").create::<BaseConsumer>();
+            let message = not_made(&made.err().unwrap()).to_string();
+            assert!(!message.contains("hunter2"), "{message}");
+            assert!(message.contains(&format!("`{name}`")), "{message}");
+        }
     }
 
     #[test]

@@ -117,7 +117,8 @@ impl ReadSecret {
     /// How Kafka is reached with this Secret.
     pub(super) fn kafka_security(&self) -> Result<KafkaSecurity, Problem> {
         let value = |key| self.data.get(key).map(|value: &ByteString| &*value.0);
-        KafkaSecurity::from_secret(value).map_err(|error| {
+        let keys = self.data.keys().map(String::as_str);
+        KafkaSecurity::from_secret(keys, value).map_err(|error| {
             Problem::new(
                 "KafkaSecretInvalid",
                 format!("Secret {} cannot be used: {error}.", self.seen.name),
@@ -205,6 +206,16 @@ mod tests {
                 vec![("username", &b"me"[..])],
                 "KafkaSecretInvalid",
                 "`password`",
+            ),
+            (
+                Kafka,
+                vec![
+                    ("username", &b"me"[..]),
+                    ("password", &b"x"[..]),
+                    ("ca.pem", &b"x"[..]),
+                ],
+                "KafkaSecretInvalid",
+                "`ca.pem`",
             ),
         ] {
             let problem = read(kind, &entries).seen.problem.expect(word);

@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::assembly::Common;
 use crate::document::task::{self, Message};
-use crate::kafka::client::client_config;
+use crate::kafka::client::{client_config, in_words};
 use crate::kafka::outbox::{Outbox, explanation};
 use crate::runtime::failure::{Failure, Stage};
 use crate::runtime::settings::Settings;
@@ -160,7 +160,7 @@ fn read_letters(settings: &Settings) -> Result<Vec<OwnedMessage>, Failure> {
     let kafka = &settings.config.source.kafka;
     let topic = kafka.dead_letter_topic();
     let away = |error: KafkaError| {
-        let message = format!("topic {topic}: {error}");
+        let message = format!("topic {topic}: {}", in_words(&error));
         Failure::fatal(Stage::DeadLetter, "KafkaUnavailable", message)
     };
     let consumer: BaseConsumer = client_config(settings)

@@ -1,8 +1,9 @@
 //! How the worker connects to Kafka.
 
-use layra_crds::KafkaSource;
+use layra_crds::{KafkaSource, refused_setting};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
 
 use crate::runtime::settings::Settings;
 
@@ -57,4 +58,32 @@ pub fn consumer_config(settings: &Settings, name: Option<&str>) -> ClientConfig 
         config.set("client.id", name);
     }
     config
+}
+
+/// The client's words for an error. Its own for a setting that it refuses would show the value.
+#[must_use]
+pub fn in_words(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, description, name, value) => {
+            refused_setting(name, description, value)
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::consumer::BaseConsumer;
+
+    use super::*;
+
+    #[test]
+    fn the_value_of_a_setting_that_is_refused_is_not_shown() {
+        for name in ["security.protocol", "no.such.setting"] {
+            let made: Result<BaseConsumer, _> = ClientConfig::new().set(name, "hidden").create();
+            let message = in_words(&made.err().unwrap());
+            assert!(!message.contains("hidden"), "{message}");
+            assert!(message.contains(&format!("`{name}`")), "{message}");
+        }
+    }
 }

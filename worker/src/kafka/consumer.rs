@@ -16,7 +16,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::client::consumer_config;
+use crate::kafka::client::{consumer_config, in_words};
 use crate::kafka::tracker::{Place, Ticket, Tracker};
 use crate::runtime::failure::{Failure, Stage};
 use crate::runtime::health::Health;
@@ -94,8 +94,9 @@ impl Intake {
                 paused: AtomicBool::new(false),
             })
         };
-        let invalid =
-            |error: KafkaError| Failure::fatal(Stage::Intake, "InvalidKafkaConfig", error);
+        let invalid = |error: KafkaError| {
+            Failure::fatal(Stage::Intake, "InvalidKafkaConfig", in_words(&error))
+        };
         let lanes = [
             lane(kafka.topic.clone(), tasks).map_err(invalid)?,
             lane(kafka.ranges_topic(), ranges).map_err(invalid)?,

@@ -15,7 +15,7 @@ use rdkafka::util::Timeout;
 use crate::document::Origin;
 use crate::document::page_range::{self, Range};
 use crate::document::task::Task;
-use crate::kafka::client::client_config;
+use crate::kafka::client::{client_config, in_words};
 use crate::runtime::failure::{Class, Failure, Stage};
 use crate::runtime::settings::Settings;
 use crate::stores::ledger::Rejection;
@@ -49,7 +49,9 @@ impl Outbox {
             // An original of any size fits, headers included.
             .set("message.max.bytes", "16777216")
             .create()
-            .map_err(|error| Failure::fatal(Stage::DeadLetter, "InvalidKafkaConfig", error))?;
+            .map_err(|error| {
+                Failure::fatal(Stage::DeadLetter, "InvalidKafkaConfig", in_words(&error))
+            })?;
         let kafka = &settings.config.source.kafka;
         Ok(Self {
             producer,

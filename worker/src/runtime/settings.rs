@@ -142,18 +142,39 @@ impl Secrets {
 
 /// Reads the Secret whose keys are the files of `directory`.
 fn kafka_security(directory: &Path) -> Result<KafkaSecurity, SettingsError> {
+    let keys = file_names(directory)?;
     let mut values = BTreeMap::new();
     for key in KafkaSecurity::KEYS {
         if let Some(value) = contents(&directory.join(key))? {
             values.insert(key, value);
         }
     }
-    KafkaSecurity::from_secret(|key| values.get(key).map(Vec::as_slice)).map_err(|source| {
+    let value = |key: &'static str| values.get(key).map(Vec::as_slice);
+    KafkaSecurity::from_secret(keys.iter().map(String::as_str), value).map_err(|source| {
         SettingsError::KafkaSecret {
             directory: directory.to_owned(),
             source,
         }
     })
+}
+
+/// The names in `directory`, without those that Kubernetes puts into the folder of a Secret beside
+/// the keys: they begin with `..`, which no key may. There are none if there is no such folder.
+fn file_names(directory: &Path) -> Result<Vec<String>, SettingsError> {
+    let unreadable = |source| SettingsError::Unreadable {
+        path: directory.to_owned(),
+        source,
+    };
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut names = entries
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(unreadable)?;
+    names.retain(|name| !name.starts_with(".."));
+    Ok(names)
 }
 
 fn required(root: &Path, kind: SecretKind, key: &str) -> Result<Secret, SettingsError> {
@@ -259,13 +280,20 @@ stores:
             &[("security.protocol", "SSL"), ("username", "\n")],
             &[("security.protocol", "PLAINTEXT"), ("ca.crt", "x")],
             &[("password", "hidden")],
+            &[("password", "hidden"), ("username", "me"), ("ca.pem", "x")],
+            &[("user.key", "x"), ("user.crt", "x"), ("note", "x")],
+            &[("password", "hid\0den"), ("username", "me")],
+            &[("security.protocol", "PLAINTEXT"), ("note", "x")],
             &[],
         ] {
             let directory = tempfile::tempdir().unwrap();
             for (key, value) in secret {
                 std::fs::write(directory.path().join(key), value).unwrap();
             }
-            let operator = KafkaSecurity::from_secret(|key| {
+            // As Kubernetes mounts it.
+            std::fs::create_dir(directory.path().join("..2026_01_01")).unwrap();
+            std::fs::write(directory.path().join("..data"), "").unwrap();
+            let operator = KafkaSecurity::from_secret(secret.iter().map(|(key, _)| *key), |key| {
                 let entry = secret.iter().find(|(name, _)| *name == key);
                 entry.map(|(_, value)| value.as_bytes())
             });
