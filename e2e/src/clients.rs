@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use layra_testbed::{S3Endpoint, Testbed};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::signer::Signer;
-
-use crate::stores;
 
 /// TLS needs one provider for the process; a second installation is no error. Everything that makes
 /// a client calls this first.
@@ -24,9 +23,24 @@ pub async fn kubernetes(testbed: &Testbed) -> Result<kube::Client> {
     Ok(kube::Client::try_from(config)?)
 }
 
+/// A client of one bucket.
+pub fn bucket(server: &S3Endpoint, name: &str) -> Result<AmazonS3> {
+    install_crypto();
+    AmazonS3Builder::new()
+        .with_endpoint(&server.endpoint)
+        .with_region("us-east-1")
+        .with_bucket_name(name)
+        .with_access_key_id(&server.access_key)
+        .with_secret_access_key(&server.secret_key)
+        .with_allow_http(true)
+        .with_virtual_hosted_style_request(false)
+        .build()
+        .context("S3 client")
+}
+
 /// Makes a bucket; one that exists already is left as it is.
 pub async fn create_bucket(server: &S3Endpoint, bucket: &str) -> Result<()> {
-    let store = stores::bucket(server, bucket)?;
+    let store = self::bucket(server, bucket)?;
     // The client knows objects only; a signed PUT of the bucket itself makes it.
     let minute = Duration::from_mins(1);
     let url = store

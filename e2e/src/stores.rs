@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use layra_testbed::artifacts::MINILM;
-use layra_testbed::{Endpoints, S3Endpoint, Testbed};
+use layra_testbed::{Endpoints, Testbed};
 use milvus::v2::ClientV2;
 use milvus::v2::prelude::{ConnectConfig, RetryConfig};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::AmazonS3;
 use object_store::{ObjectStoreExt, PutPayload};
 
-use crate::clients::{create_bucket, install_crypto};
+use crate::clients::{bucket, create_bucket};
 
 /// The bucket of originals and page images: LAYRA's.
 pub const BUCKET: &str = "minio-file";
@@ -91,19 +91,4 @@ impl Stores {
             redis,
         })
     }
-}
-
-/// A client of one bucket.
-pub fn bucket(server: &S3Endpoint, name: &str) -> Result<AmazonS3> {
-    install_crypto();
-    AmazonS3Builder::new()
-        .with_endpoint(&server.endpoint)
-        .with_region("us-east-1")
-        .with_bucket_name(name)
-        .with_access_key_id(&server.access_key)
-        .with_secret_access_key(&server.secret_key)
-        .with_allow_http(true)
-        .with_virtual_hosted_style_request(false)
-        .build()
-        .context("S3 client")
 }

@@ -15,7 +15,9 @@ use layra_e2e::stores::Stores;
 use layra_e2e::timeline::Timeline;
 use layra_e2e::worker_cli::{Hit, WorkerCli};
 use layra_testbed::phases::{Phases, since_start_of_process};
-use layra_testbed::{Settings, Testbed, arguments, artifacts, processes, settings};
+use layra_testbed::{
+    Settings, Testbed, arguments, artifacts, interrupted, processes, target_directory,
+};
 use redis::AsyncCommands;
 use serde_json::json;
 
@@ -48,8 +50,6 @@ const QUESTIONS: [(&str, &str); 6] = [
         "What should a maintainer do with a release-critical bug?",
     ),
 ];
-/// What a shell reports of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 
 /// Whether the pipeline is there: workers go on without this program then.
 static APPLIED: AtomicBool = AtomicBool::new(false);
@@ -69,10 +69,10 @@ async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse_from(arguments::of_alias());
     tokio::select! {
         result = Box::pin(run(&arguments)) => result.map(|()| ExitCode::SUCCESS),
-        interrupt = tokio::signal::ctrl_c() => {
-            interrupt.context("waiting for Ctrl-C")?;
+        code = interrupted() => {
+            let code = code?;
             eprintln!("\n{}", how_things_are()?);
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(ExitCode::from(code))
         }
     }
 }
@@ -176,7 +176,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         .run("questions", ask(&scene, &testbed, &user, &pdfs))
         .await?;
     let memory = memory(&testbed, &timeline)?;
-    let file = settings::repository().join("target/demo/report.html");
+    let file = target_directory().await?.join("demo/report.html");
     std::fs::create_dir_all(file.parent().context("a parent")?)?;
     let page = report::html(&Report {
         phases: phases.all(),

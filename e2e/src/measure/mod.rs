@@ -1,5 +1,6 @@
-//! Measurements on real servers: the worker beside a Python script with LAYRA's stages, and several
-//! workers beside each other, and what one holds in memory. Figures are ratios of things measured in one run.
+//! Measurements on real servers: the worker beside a Python script with LAYRA's stages, several
+//! workers beside one, and what a worker holds in memory. Figures are ratios of things measured in
+//! one run.
 
 pub mod ingest;
 pub mod memory;

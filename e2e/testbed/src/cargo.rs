@@ -34,6 +34,8 @@ pub fn cargo() -> Command {
     }
     for name in [
         "CARGO",
+        // With a target named, programs would lie in another folder.
+        "CARGO_BUILD_TARGET",
         "CARGO_CRATE_NAME",
         "CARGO_PRIMARY_PACKAGE",
         "LD_LIBRARY_PATH",
@@ -49,16 +51,21 @@ pub async fn target_directory() -> Result<PathBuf> {
     Ok(metadata().await?.target_directory)
 }
 
-/// The names of the integration tests of some packages.
+/// The names of the integration tests of some packages; an error when there is none.
 pub async fn test_targets(of_package: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     let packages = metadata().await?.packages.into_iter();
     let targets = packages
         .filter(|package| of_package(&package.name))
         .flat_map(|package| package.targets);
-    Ok(targets
+    let names: Vec<String> = targets
         .filter(|target| target.kind.iter().any(|kind| kind == "test"))
         .map(|target| target.name)
-        .collect())
+        .collect();
+    ensure!(
+        !names.is_empty(),
+        "cargo knows no integration test of these packages"
+    );
+    Ok(names)
 }
 
 /// Builds programs of the workspace as they ship, and says where they are. All packages are

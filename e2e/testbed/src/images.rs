@@ -49,7 +49,7 @@ impl Images {
         let mut names = Vec::new();
         for component in [OPERATOR, WORKER] {
             let containerfile = containerfile(component)?;
-            let tag = content_hash(settings, &containerfile, &contents(&dist, component))?;
+            let tag = content_hash(settings, &containerfile, &contents(&dist, component)?)?;
             let name = format!("localhost/{component}:{tag}");
             if !is_imported(settings, &name).await? {
                 let work = import(settings, &dist, &containerfile, &name);
@@ -118,12 +118,30 @@ async fn strip(binary: &Path, dist: &Path, component: &str) -> Result<()> {
     Ok(())
 }
 
-fn contents(dist: &Path, component: &str) -> Vec<PathBuf> {
+/// The files of `dist/` that an image carries.
+fn contents(dist: &Path, component: &str) -> Result<Vec<PathBuf>> {
     let mut contents = vec![dist.join(component), dist.join("libz.so.1")];
     if component == WORKER {
         contents.push(dist.join("libpdfium.so"));
+        contents.extend(files_below(&dist.join("fonts"))?);
     }
-    contents
+    Ok(contents)
+}
+
+/// All files of a folder and of its folders, in the order of their names.
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(files_below(&path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 fn containerfile(component: &str) -> Result<PathBuf> {
@@ -244,4 +262,23 @@ fn succeeded(output: Output) -> Result<Output> {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_known_by_its_fonts_too() {
+        let dist = tempfile::tempdir().unwrap();
+        let fonts = dist.path().join("fonts");
+        fs::create_dir_all(fonts.join("b")).unwrap();
+        for font in ["b/two.ttf", "a.ttf", "b/one.ttf"] {
+            fs::write(fonts.join(font), font).unwrap();
+        }
+        let worker = contents(dist.path(), WORKER).unwrap();
+        let expected = ["a.ttf", "b/one.ttf", "b/two.ttf"].map(|font| fonts.join(font));
+        assert_eq!(worker[3..], expected);
+        assert_eq!(contents(dist.path(), OPERATOR).unwrap().len(), 2);
+    }
 }

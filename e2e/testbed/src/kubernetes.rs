@@ -92,6 +92,8 @@ async fn script(settings: &Settings, name: &str, action: &str) -> Result<()> {
         .open(&log)?;
     let status = tokio::process::Command::new(scripts().join(name))
         .arg(action)
+        // What the scripts start inherits it.
+        .envs([settings.mark()])
         .env("STATE", &settings.state)
         .env("BIN", settings.cache.join("bin"))
         .env("PAUSE", settings.cache.join("images/pause.tar"))
@@ -105,6 +107,7 @@ async fn script(settings: &Settings, name: &str, action: &str) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)
+        .kill_on_drop(true)
         .status()
         .await?;
     if !status.success() {

@@ -8,6 +8,7 @@ mod cargo;
 pub mod causes;
 mod external;
 mod images;
+mod interrupt;
 mod kubernetes;
 mod lock;
 mod logs;
@@ -26,10 +27,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use futures::future::{join_all, try_join, try_join_all};
+use futures::future::join_all;
 
 pub use cargo::{build_release, cargo, target_directory, test_targets};
 pub use images::{Images, dist};
+pub use interrupt::interrupted;
 pub use logs::print_logs;
 pub use prerequisites::{check as check_prerequisites, is_root};
 pub use process::{Daemon, Signal};
@@ -256,8 +258,10 @@ async fn start(settings: &Settings, progress: &Progress) -> Result<()> {
     let kubernetes = progress.step("kubernetes", "starting", kubernetes::up(settings));
     let services = Service::ALL
         .map(|service| progress.step(service.name(), "starting", service.start(settings)));
-    try_join(kubernetes, try_join_all(services)).await?;
-    Ok(())
+    // To the end, also when one fails: nothing may be starting when the rest is torn down.
+    let (kubernetes, services) = tokio::join!(kubernetes, join_all(services));
+    kubernetes?;
+    services.into_iter().collect()
 }
 
 async fn tear_down(settings: &Settings) -> Result<()> {

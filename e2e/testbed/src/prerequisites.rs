@@ -31,6 +31,14 @@ pub fn check() -> Result<()> {
             "python3 with venv: apt-get install python3-venv",
         ),
         tool("cargo", &["--version"], "cargo: https://rustup.rs"),
+        // Kafka's client and OpenSSL are compiled with these.
+        tool("make", &["--version"], "make: apt-get install make"),
+        tool("c++", &["--version"], "c++: apt-get install g++"),
+        tool(
+            "perl",
+            &["-MIPC::Cmd", "-e1"],
+            "perl with its modules: apt-get install perl",
+        ),
     ]
     .into_iter()
     .flatten()

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::settings::Settings;
+
+/// How long a killed process may take to be gone.
+const DEATH_LIMIT: Duration = Duration::from_secs(30);
 
 /// One daemon of the bed, by name. It may or may not be running.
 #[derive(Clone, Debug)]
@@ -16,6 +19,7 @@ pub struct Daemon {
     name: String,
     record: PathBuf,
     log: PathBuf,
+    mark: (&'static str, PathBuf),
 }
 
 /// A running process: the pid alone may be given to another one after its end.
@@ -47,6 +51,7 @@ impl Daemon {
             name: name.to_owned(),
             record: settings.state.join("pid").join(name),
             log: settings.log(name),
+            mark: settings.mark(),
         }
     }
 
@@ -103,7 +108,9 @@ impl Daemon {
         if let Some(folder) = command.get_current_dir() {
             detached.current_dir(folder);
         }
+        let (mark, state) = &self.mark;
         let child = detached
+            .env(mark, state)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -139,12 +146,19 @@ impl Daemon {
         Some(kibibytes * 1024)
     }
 
-    /// Sends the signal and waits for the end; after `patience` the process is killed.
+    /// Sends the signal and waits for the end; after `patience` the process is killed. One that is
+    /// not gone then for long is an error.
     pub async fn stop(&self, signal: Signal, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         self.send(signal)?;
-        while self.is_alive() {
-            if Instant::now() > deadline {
+        while let Some(pid) = self.pid() {
+            let late = Instant::now().saturating_duration_since(deadline);
+            ensure!(
+                late < DEATH_LIMIT,
+                "{} (process {pid}) does not end, although it was killed",
+                self.name
+            );
+            if !late.is_zero() {
                 self.send(Signal::Kill)?;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

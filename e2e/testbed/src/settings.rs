@@ -84,6 +84,12 @@ impl Settings {
         self.state.join("kubernetes/pod-logs")
     }
 
+    /// The variable that each process of this bed has in its environment, and nobody else.
+    #[must_use]
+    pub fn mark(&self) -> (&'static str, PathBuf) {
+        ("LAYRA_TESTBED_STATE_OF", self.state.clone())
+    }
+
     /// The data folder of a service.
     pub(super) fn data(&self, service: &str) -> PathBuf {
         self.state.join("data").join(service)

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,15 +13,17 @@ use super::settings::Settings;
 /// How long a killed process may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Their pids: what runs in a folder of the bed's data, or was told of one. Logs do not count, a
-/// person may be reading them.
+/// Their pids: what was started with the bed's mark in its environment, by the bed or by another
+/// process of it. Containers have an environment of their own, and are ended with their shims.
 pub(super) fn find(settings: &Settings) -> Vec<u32> {
-    let folders = ["data", "kubernetes"].map(|name| settings.state.join(name));
+    let (name, state) = settings.mark();
+    let mut mark = format!("{name}=").into_bytes();
+    mark.extend(state.as_os_str().as_bytes());
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
-            (pid != std::process::id() && belongs(&entry.path(), &folders)).then_some(pid)
+            (pid != std::process::id() && is_marked(&entry.path(), &mark)).then_some(pid)
         })
         .collect()
 }
@@ -49,47 +51,42 @@ pub(super) async fn kill(settings: &Settings) -> Result<()> {
     }
 }
 
-/// `process` is its folder in `/proc`. One that has ended names nothing any more.
-fn belongs(process: &Path, folders: &[PathBuf]) -> bool {
-    let works_there = fs::read_link(process.join("cwd"))
-        .is_ok_and(|cwd| folders.iter().any(|folder| cwd.starts_with(folder)));
-    let command = fs::read(process.join("cmdline")).unwrap_or_default();
-    works_there || folders.iter().any(|folder| names(&command, folder))
-}
-
-fn names(command: &[u8], folder: &Path) -> bool {
-    let mut folder = folder.as_os_str().as_bytes().to_vec();
-    folder.push(b'/');
-    command
-        .windows(folder.len())
-        .any(|window| window == folder.as_slice())
+/// `process` is its folder in `/proc`. One that has ended has no environment any more.
+fn is_marked(process: &Path, mark: &[u8]) -> bool {
+    let environment = fs::read(process.join("environ")).unwrap_or_default();
+    environment.split(|&byte| byte == 0).any(|set| set == mark)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     #[test]
-    fn a_folder_is_named_by_a_path_in_it_alone() {
-        let folder = Path::new("/var/bed/data");
-        assert!(names(b"java\0-cp\0x\0/var/bed/data/kafka/p\0", folder));
-        assert!(names(b"etcd\0--data-dir=/var/bed/data/e\0", folder));
-        assert!(!names(b"tail\0/var/bed/database/log\0", folder));
-    }
-
-    #[test]
-    fn a_process_that_works_in_a_folder_belongs_there() {
+    fn only_what_carries_the_mark_of_this_bed_is_found() {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .current_dir(folder.path())
-            .spawn()
-            .unwrap();
-        let process = PathBuf::from(format!("/proc/{}", child.id()));
-        let folders = [folder.path().canonicalize().unwrap()];
-        assert!(belongs(&process, &folders));
-        assert!(!belongs(Path::new("/proc/self"), &folders));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let mut settings = Settings::from_env().unwrap();
+        settings.state = folder.path().join("bed");
+        let mut other = settings.clone();
+        other.state = folder.path().join("bed2");
+
+        let marked = |settings: &Settings| {
+            let mut command = Command::new("sleep");
+            command.arg("60").envs([settings.mark()]);
+            command.spawn().unwrap()
+        };
+        let mut reader = Command::new("tail");
+        fs::create_dir(&settings.state).unwrap();
+        let log = settings.state.join("log");
+        fs::write(&log, "").unwrap();
+        reader.arg("-f").arg(log).current_dir(&settings.state);
+        let mut children = [marked(&settings), marked(&other), reader.spawn().unwrap()];
+        let found = find(&settings);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(found, [children[0].id()]);
+        assert!(find(&settings).is_empty());
     }
 }

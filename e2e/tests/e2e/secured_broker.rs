@@ -1,5 +1,6 @@
 //! A broker of one test's own that nobody reaches without a login or a certificate. It listens on
-//! the bridge, so that pods reach it too, and ends with the value that stands for it.
+//! the bridge, so that pods reach it too, and ends with the value that stands for it, or, when the
+//! test is killed, with the test-bed: it has its mark, and its folder is there.
 
 use std::fs;
 use std::net::TcpListener;
@@ -49,7 +50,9 @@ pub struct Certificates {
 impl SecuredBroker {
     /// Starts it and waits until it answers.
     pub async fn start(settings: &Settings) -> Result<Self> {
-        let folder = TempDir::new()?;
+        let data = settings.state.join("data");
+        fs::create_dir_all(&data)?;
+        let folder = TempDir::with_prefix_in("secured-kafka-", data)?;
         let certificates = Certificates::make()?;
         let ports = free_ports()?;
         let file = |name: &str| folder.path().join(name).display().to_string();
@@ -191,6 +194,7 @@ fn java(settings: &Settings) -> Command {
     let logging = artifact.join("log4j2.yaml");
     let mut command = Command::new("java");
     command
+        .envs([settings.mark()])
         .args(["-Xmx200m", "-Xss512k", "-XX:+UseSerialGC"])
         .arg("-XX:TieredStopAtLevel=1")
         .arg(format!("-Dlog4j2.configurationFile={}", logging.display()))

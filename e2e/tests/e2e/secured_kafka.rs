@@ -64,7 +64,9 @@ async fn ingests(stage: &Stage, servers: &str, secret: &Value, protocol: &str) -
     put_secret(stage, secret).await?;
     stage.apply_until_ready(&spec(stage, servers)).await?;
 
-    let security = KafkaSecurity::from_secret(|key| secret[key].as_str().map(str::as_bytes))?;
+    let keys = secret.as_object().into_iter().flatten();
+    let keys = keys.map(|(key, _)| key.as_str());
+    let security = KafkaSecurity::from_secret(keys, |key| secret[key].as_str().map(str::as_bytes))?;
     ensure!(security.protocol() == protocol, "{security:?}");
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", servers);

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use layra_e2e::clients::bucket;
 use layra_e2e::cluster::condition;
-use layra_e2e::stores::{MODELS, bucket};
+use layra_e2e::stores::MODELS;
 use layra_e2e::worker_cli::WorkerCli;
 use milvus::v2::prelude::{ConsistencyLevel, QueryIteratorRequest, QueryRequest};
 use object_store::{ObjectStoreExt, PutPayload};

@@ -48,11 +48,22 @@ pub async fn provide_with(
     let compile = make_all(settings, progress, &compiled);
     let fetch = async {
         packages::install(settings, progress).await?;
+        if fetched.iter().any(is_of_packages) {
+            packages::update_lists(settings, progress).await?;
+        }
         make_all(settings, progress, &fetched).await
     };
     // One lane's failure does not end the other: what it makes is of use for the next attempt.
     let (compile, fetch) = tokio::join!(compile, fetch);
-    fetch.and(compile)
+    both(fetch, compile)
+}
+
+/// The error of either, or of both.
+fn both(first: Result<()>, second: Result<()>) -> Result<()> {
+    match (first, second) {
+        (Err(first), Err(second)) => bail!("{first:#}\nand {second:#}"),
+        (first, second) => first.and(second),
+    }
 }
 
 /// Whether [`provide`] would do nothing.
@@ -69,6 +80,12 @@ fn missing(settings: &Settings, artifacts: &[Artifact]) -> Result<Vec<Artifact>>
         }
     }
     Ok(missing)
+}
+
+/// Whether it is made from Debian packages, which apt must know to download them.
+fn is_of_packages(artifact: &Artifact) -> bool {
+    let recipe = recipes().join(artifact.name);
+    recipe.join("packages.txt").exists()
 }
 
 async fn make_all(settings: &Settings, progress: &Progress, artifacts: &[Artifact]) -> Result<()> {
@@ -137,6 +154,7 @@ async fn run(command: &mut tokio::process::Command, log: &Path) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)
+        .kill_on_drop(true)
         .status()
         .await?;
     if !status.success() {
@@ -167,4 +185,27 @@ fn remove(folder: &Path) -> Result<()> {
         fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_failures_are_both_told() {
+        let failure = |what: &str| Err(anyhow::anyhow!("cause").context(what.to_owned()));
+        let told = both(failure("packages"), failure("etcd")).unwrap_err();
+        assert_eq!(told.to_string(), "packages: cause\nand etcd: cause");
+        assert_eq!(
+            both(Ok(()), failure("etcd")).unwrap_err().to_string(),
+            "etcd"
+        );
+        assert!(both(Ok(()), Ok(())).is_ok());
+    }
+
+    #[test]
+    fn artifacts_of_packages_are_known_by_their_recipe() {
+        assert!(is_of_packages(&IMAGES) && is_of_packages(&PDFS));
+        assert!(!is_of_packages(&PDFIUM));
+    }
 }

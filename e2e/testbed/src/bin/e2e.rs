@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use layra_testbed::causes::Causes;
 use layra_testbed::{
-    Images, Settings, TOOK, Testbed, arguments, artifacts, cargo, check_prerequisites, phases,
-    print_logs, test_targets,
+    Images, Settings, TOOK, Testbed, arguments, artifacts, cargo, check_prerequisites, interrupted,
+    phases, print_logs, processes, test_targets,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -35,13 +35,33 @@ async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse_from(arguments::of_alias());
     let settings = Settings::from_env()?;
     let mut report = Report::beginning_with("this runner", compiling);
-    if arguments.fast {
-        fast(&mut report, &settings).await;
-    } else {
+    let work = async {
+        if arguments.fast {
+            fast(&mut report, &settings).await;
+            return Ok(());
+        }
         let filter = arguments.filter.as_deref();
-        everything(&mut report, &settings, filter).await?;
+        everything(&mut report, &settings, filter).await
+    };
+    tokio::select! {
+        // First: cargo, which Ctrl-C reaches too, is no failure then.
+        biased;
+        code = interrupted() => {
+            let code = code?;
+            eprintln!("\ninterrupted. {}", what_is_left(&settings)?);
+            return Ok(ExitCode::from(code));
+        }
+        done = work => done?,
     }
     Ok(report.print())
+}
+
+fn what_is_left(settings: &Settings) -> Result<&'static str> {
+    Ok(if processes(settings)?.is_empty() {
+        "No server runs."
+    } else {
+        "The test-bed still runs, perhaps only half of it. Stop it: cargo testbed down"
+    })
 }
 
 /// The checks that a person waits for.
@@ -134,19 +154,19 @@ impl Profile {
 }
 
 async fn format() -> Result<()> {
-    run(&["fmt", "--all", "--check"], &[]).await
+    run(&["fmt", "--all", "--check"], &[]).await.map(|_| ())
 }
 
 async fn lints(profile: Profile) -> Result<()> {
     let mut arguments = profile.command("clippy");
     arguments.extend(["--all-targets", "--quiet", "--", "-D", "warnings"]);
-    run(&arguments, &[]).await
+    run(&arguments, &[]).await.map(|_| ())
 }
 
 async fn compile() -> Result<()> {
     let mut arguments = Profile::Release.command("test");
     arguments.extend(["--no-run", "--quiet"]);
-    run(&arguments, &[]).await
+    run(&arguments, &[]).await.map(|_| ())
 }
 
 /// All tests but those that need servers.
@@ -155,7 +175,9 @@ async fn unit_tests(settings: &Settings, profile: Profile) -> Result<()> {
     arguments.extend(["--no-fail-fast", "--lib", "--bins"]);
     let targets = test_targets(|package| package != HARNESS).await?;
     arguments.extend(targets.iter().flat_map(|target| ["--test", target]));
-    run(&arguments, &cached_files(settings)).await
+    let passed = run(&arguments, &cached_files(settings)).await?;
+    ensure!(passed > 0, "no test ran");
+    Ok(())
 }
 
 async fn end_to_end_tests(
@@ -172,7 +194,10 @@ async fn end_to_end_tests(
     let mut variables = cached_files(settings);
     variables.push(("LAYRA_E2E_OPERATOR_IMAGE", images.operator.clone()));
     variables.push(("LAYRA_E2E_WORKER_IMAGE", images.worker.clone()));
-    run(&arguments, &variables).await
+    let passed = run(&arguments, &variables).await?;
+    let of_name = filter.map(|filter| format!(": none has {filter} in its name"));
+    ensure!(passed > 0, "no test ran{}", of_name.unwrap_or_default());
+    Ok(())
 }
 
 /// What tests read from the cache.
@@ -187,22 +212,26 @@ fn cached_files(settings: &Settings) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Runs cargo and prints what it prints. An error says why tests failed.
-async fn run(arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
+/// Runs cargo, prints what it prints, and counts the tests that passed. An error says why tests
+/// failed.
+async fn run(arguments: &[&str], variables: &[(&str, String)]) -> Result<usize> {
     let mut child = cargo()
         .args(arguments)
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::piped())
+        .kill_on_drop(true)
         .spawn()
         .context("starting cargo")?;
     let output = child.stdout.take().context("cargo's output")?;
     let mut lines = BufReader::new(output).split(b'\n');
     let mut causes = Causes::default();
     let mut slow = Vec::new();
+    let mut all_passed = 0;
     while let Some(line) = lines.next_segment().await? {
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         causes.read(&line);
+        all_passed += passed(&line).unwrap_or_default();
         slow.extend(
             line.strip_prefix(TOOK)
                 .filter(|rest| is_slow(rest))
@@ -218,7 +247,13 @@ async fn run(arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
     if !slow.is_empty() {
         println!("longer than a minute: {}", slow.join("; "));
     }
-    Ok(())
+    Ok(all_passed)
+}
+
+/// How many tests passed, from the line in which a test program says that.
+fn passed(line: &str) -> Option<usize> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    counts.split_once(" passed")?.0.parse().ok()
 }
 
 /// Whether a test took longer than one of this run should: `62.1 s  name`.
@@ -298,5 +333,18 @@ impl Report {
         } else {
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::passed;
+
+    #[test]
+    fn passed_tests_are_read_from_the_closing_line_of_a_program() {
+        let line = "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out";
+        assert_eq!(passed(line), Some(12));
+        assert_eq!(passed("test result: FAILED. 1 passed; 2 failed"), Some(1));
+        assert_eq!(passed("test a::passed ... ok"), None);
     }
 }

@@ -8,13 +8,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use layra_testbed::phases::{Phases, since_start_of_process};
-use layra_testbed::{Progress, Settings, Testbed, artifacts, build_release, check_prerequisites};
+use layra_testbed::{
+    Progress, Settings, Testbed, artifacts, build_release, check_prerequisites, interrupted,
+};
 
 /// The programs of `layra-e2e`.
 const PROGRAMS: [&str; 4] = ["demo", "faults", "measure", "scaling"];
-
-/// What a shell reports of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
@@ -38,13 +37,13 @@ async fn main() -> Result<ExitCode> {
     };
     let binaries = tokio::select! {
         binaries = prepared => binaries?,
-        interrupt = tokio::signal::ctrl_c() => {
-            interrupt.context("waiting for Ctrl-C")?;
+        code = interrupted() => {
+            let code = code?;
             eprintln!(
                 "\ninterrupted. Nothing was started; what was downloaded and compiled is kept: \
                  `cargo {program}` goes on from there"
             );
-            return Ok(ExitCode::from(INTERRUPTED));
+            return Ok(ExitCode::from(code));
         }
     };
     let (name, value) = phases.to_variable();

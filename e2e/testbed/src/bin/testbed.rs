@@ -1,12 +1,12 @@
 //! `cargo testbed`: the test-bed by hand.
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use layra_testbed::{
-    Settings, Testbed, arguments, artifacts, check_prerequisites, dist, processes,
+    Settings, Testbed, arguments, artifacts, check_prerequisites, dist, interrupted, processes,
 };
 
 /// Real servers for tests: Kubernetes, Kafka, Milvus, S3, MongoDB, Redis.
@@ -42,8 +42,17 @@ enum Action {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
-    match Arguments::parse_from(arguments::of_alias()).action {
+async fn main() -> Result<ExitCode> {
+    let action = Arguments::parse_from(arguments::of_alias()).action;
+    tokio::select! {
+        biased;
+        code = interrupted() => code.map(ExitCode::from),
+        done = act(action) => done.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+async fn act(action: Action) -> Result<()> {
+    match action {
         Action::Up => {
             let testbed = Testbed::obtain().await?;
             print_environment(&testbed);

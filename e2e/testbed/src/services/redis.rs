@@ -24,6 +24,9 @@ pub(super) fn command(settings: &Settings) -> Command {
             "yes",
             "--save",
             "",
+            // A title is written over the environment, with the bed's mark in it.
+            "--set-proc-title",
+            "no",
             "--dir",
         ])
         .arg(settings.data("redis"));
