@@ -177,6 +177,30 @@ async fn unit_tests(settings: &Settings, profile: Profile) -> Result<()> {
     arguments.extend(targets.iter().flat_map(|target| ["--test", target]));
     let passed = run(&arguments, &cached_files(settings)).await?;
     ensure!(passed > 0, "no test ran");
+    for kernels in other_kernels() {
+        parity_tests(settings, profile, kernels).await?;
+    }
+    Ok(())
+}
+
+/// The paths of the CPU kernels that this CPU has and would not choose by itself.
+fn other_kernels() -> Vec<&'static str> {
+    let mut paths = vec!["portable"];
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        paths.push("avx2");
+    }
+    paths
+}
+
+/// The models' tests against their references, by kernels that this CPU would not choose.
+async fn parity_tests(settings: &Settings, profile: Profile, kernels: &'static str) -> Result<()> {
+    let mut arguments = profile.command("test");
+    arguments.extend(["--quiet", "--test", "colqwen", "--test", "minilm"]);
+    let mut variables = cached_files(settings);
+    variables.push(("LAYRA_KERNELS", kernels.to_owned()));
+    let passed = run(&arguments, &variables).await?;
+    ensure!(passed > 0, "no test ran with LAYRA_KERNELS={kernels}");
     Ok(())
 }
 
