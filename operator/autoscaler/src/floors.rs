@@ -1,4 +1,4 @@
-//! Floors by the clock: times at which there are at least so many workers, for known peaks.
+//! Scheduled minimums: how many workers there must at least be at given times, for known peaks.
 
 use std::str::FromStr;
 
@@ -23,7 +23,7 @@ pub enum ScheduleError {
     TimeZone(String),
 }
 
-/// A time at which there are at least so many workers.
+/// A scheduled minimum number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Floor<'a> {
     /// When it begins: minute, hour, day of month, month, day of week.

@@ -35,6 +35,6 @@ pub struct Policy {
 pub struct Fallback {
     /// For how long.
     pub after: SignedDuration,
-    /// At least so many workers.
+    /// Minimum number of workers.
     pub replicas: u32,
 }

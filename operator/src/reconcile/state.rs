@@ -9,7 +9,7 @@ use super::{observe::Seen, report::Reported, world::PastWrites};
 /// What is remembered of one pipeline.
 #[derive(Default)]
 pub(super) struct PipelineState {
-    /// The object that this is about; another one of the same name starts anew.
+    /// The UID this state belongs to: a recreated pipeline of the same name starts without it.
     pub(super) uid: Option<String>,
     /// Of observe: what was read.
     pub(super) seen: Seen,
