@@ -191,11 +191,14 @@ async fn gpus_come(stage: &Stage, resource: &str) -> Result<()> {
     }});
     stage.apply_until_ready(&patch).await?;
     let user = stage.user().await?;
-    // Enough that the operator looks at the workers several times before everything is done.
+    // Enough pages that the operator looks at the workers several times before everything is done,
+    // and enough documents that more than two of the four partitions have work: Kafka's client
+    // picks the partition of each by chance, and more workers than partitions with work are not
+    // asked for.
     let page = "Every word of this page is read by the model. ".repeat(60);
-    let document = pdf::with_pages(&[page.as_str(); 30]);
+    let document = pdf::with_pages(&[page.as_str(); 10]);
     let mut uploads = Vec::new();
-    for number in 0..8 {
+    for number in 0..24 {
         let name = format!("{number}.pdf");
         uploads.push(user.upload_bytes(&name, document.clone()).await?);
     }
