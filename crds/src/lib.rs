@@ -12,6 +12,7 @@ mod source;
 mod status;
 mod stores;
 mod worker;
+mod worker_counts;
 
 pub use config::{ConfigError, NotText, SecretKind, WorkerConfig, secret_text};
 pub use documents::{
@@ -31,6 +32,7 @@ pub use stores::{
     SearchSpec, StoresSpec,
 };
 pub use worker::{GpuSpec, PodOverrides, WorkerSpec};
+pub use worker_counts::{AssignedPartition, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
 
 use kube::CustomResourceExt as _;
 use schemars::JsonSchema;

@@ -1,0 +1,70 @@
+//! The counts that a worker reports to the operator, as JSON beside its metrics.
+
+use serde::{Deserialize, Serialize};
+
+/// The port of a worker's HTTP server: `/metrics`, `/healthz`, `/readyz` and
+/// [`WORKER_COUNTS_PATH`].
+pub const WORKER_HTTP_PORT: u16 = 9090;
+
+/// Where a worker serves its [`WorkerCounts`].
+pub const WORKER_COUNTS_PATH: &str = "/counts";
+
+/// What a worker has processed since it started, and what it has in progress.
+///
+/// Counters start at 0 with the process; the operator takes differences of two readings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkerCounts {
+    /// Pages that became searchable.
+    pub pages: u64,
+    /// Documents that were completed or failed for good. Retries do not count.
+    pub documents: u64,
+    /// Seconds in which at least one document was in progress.
+    pub busy_seconds: f64,
+    /// Seconds that the longest document or page range has taken so far.
+    pub longest_work_seconds: f64,
+    /// Documents and page ranges in progress.
+    pub documents_in_flight: u32,
+    /// Partitions that the consumer group has assigned to the worker.
+    pub partitions: Vec<AssignedPartition>,
+}
+
+/// A partition that the consumer group has assigned to a worker.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AssignedPartition {
+    /// Name of the topic.
+    pub topic: String,
+    /// Number of the partition, from 0.
+    pub partition: i32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_another_version_are_read_as_far_as_they_are_known() {
+        let counts: WorkerCounts = serde_json::from_str(r#"{"pages": 3, "later": true}"#).unwrap();
+        assert_eq!(counts.pages, 3);
+        assert_eq!(counts.documents_in_flight, 0);
+    }
+
+    #[test]
+    fn field_names_are_camel_case() {
+        let counts = WorkerCounts {
+            partitions: vec![AssignedPartition {
+                topic: "tasks".into(),
+                partition: 2,
+            }],
+            ..WorkerCounts::default()
+        };
+        let json = serde_json::to_value(&counts).unwrap();
+        assert_eq!(json["busySeconds"], 0.0);
+        assert_eq!(json["partitions"][0]["partition"], 2);
+        assert_eq!(
+            serde_json::from_value::<WorkerCounts>(json).unwrap(),
+            counts
+        );
+    }
+}
