@@ -1,5 +1,5 @@
-//! The Secrets that pipelines name, read once for all of them. They are never listed or watched: the
-//! operator may only get those that somebody names.
+//! Reads the Secrets that pipelines name, with a cache that the pipelines of a namespace share. They
+//! are never listed or watched: the operator may only get those that a pipeline names.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,38 +8,41 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{Api, Client, ResourceExt};
-use layra_crds::{IngestionPipeline, KafkaSecurity, SecretKind, secret_text};
+use kube::{Api, Client};
+use layra_crds::{IngestionPipelineSpec, KafkaSecurity, SecretKind, secret_text};
 
-use super::world::{Problem, SecretSeen};
+use super::{
+    reason::Reason,
+    world::{Problem, SecretState},
+};
 use crate::resources;
 
-/// How old a Secret may be; a rotated one is seen after this long at the latest.
-const AGE: SignedDuration = SignedDuration::from_secs(60);
-/// A Secret that cannot be used is looked at with every reconcile.
-const UNUSABLE_AGE: SignedDuration = SignedDuration::from_secs(2);
-/// A Secret that nobody asked for this long is forgotten.
-const INTEREST: SignedDuration = SignedDuration::from_mins(10);
+/// A usable Secret is read again after this long: the longest delay until a rotation is noticed.
+const TTL: SignedDuration = SignedDuration::from_secs(60);
+/// An unusable Secret is read again with almost every reconcile.
+const UNUSABLE_TTL: SignedDuration = SignedDuration::from_secs(2);
+/// A Secret that was not read again for this long is dropped from the cache.
+const IDLE: SignedDuration = SignedDuration::from_mins(10);
 
-/// The Secrets of one namespace as they were read last, `None` for one that does not exist.
+/// The Secrets of one namespace with the time of the read, `None` for one that does not exist.
 #[derive(Default)]
 pub(super) struct SecretCache(Mutex<HashMap<String, (Timestamp, Option<Secret>)>>);
 
 impl SecretCache {
-    /// The Secrets that a pipeline names; those that are old are read again.
+    /// The Secrets that a spec names; those whose TTL has passed are read again.
     pub(super) async fn read(
         &self,
         client: &Client,
-        pipeline: &IngestionPipeline,
+        namespace: &str,
+        spec: &IngestionPipelineSpec,
         now: Timestamp,
     ) -> Vec<ReadSecret> {
-        let namespace = pipeline.namespace().unwrap_or_default();
-        let api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+        let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
         let mut read = Vec::new();
-        for (kind, name) in resources::secrets(&pipeline.spec) {
-            let result = match self.fresh(kind, name, now) {
+        for (kind, name) in resources::secrets(spec) {
+            let result = match self.cached(kind, name, now) {
                 Ok(secret) => Ok(secret),
-                Err(TooOld) => match api.get_opt(name).await {
+                Err(Expired) => match api.get_opt(name).await {
                     Ok(secret) => {
                         self.lock().insert(name.to_owned(), (now, secret.clone()));
                         Ok(secret)
@@ -50,25 +53,25 @@ impl SecretCache {
             read.push(ReadSecret::new(kind, name, result));
         }
         self.lock()
-            .retain(|_, (at, _)| now.duration_since(*at) < INTEREST);
+            .retain(|_, (at, _)| now.duration_since(*at) < IDLE);
         read
     }
 
-    fn fresh(
+    fn cached(
         &self,
         kind: SecretKind,
         name: &str,
         now: Timestamp,
-    ) -> Result<Option<Secret>, TooOld> {
-        let known = self.lock();
-        let (at, secret) = known.get(name).ok_or(TooOld)?;
+    ) -> Result<Option<Secret>, Expired> {
+        let cached = self.lock();
+        let (at, secret) = cached.get(name).ok_or(Expired)?;
         let read = ReadSecret::new(kind, name, Ok(secret.clone()));
-        let usable = read.seen.problem.is_none();
-        let allowed = if usable { AGE } else { UNUSABLE_AGE };
-        if now.duration_since(*at) < allowed {
+        let usable = read.state.problem.is_none();
+        let ttl = if usable { TTL } else { UNUSABLE_TTL };
+        if now.duration_since(*at) < ttl {
             Ok(secret.clone())
         } else {
-            Err(TooOld)
+            Err(Expired)
         }
     }
 
@@ -77,14 +80,13 @@ impl SecretCache {
     }
 }
 
-/// A Secret has to be read again.
-struct TooOld;
+/// The Secret must be read from the API server.
+struct Expired;
 
 /// A Secret that a pipeline names.
 pub(super) struct ReadSecret {
-    /// What is said of it.
-    pub(super) seen: SecretSeen,
-    /// What it holds; empty if it cannot be used.
+    pub(super) state: SecretState,
+    /// Empty if the Secret cannot be used.
     pub(super) data: BTreeMap<String, ByteString>,
 }
 
@@ -95,39 +97,39 @@ impl ReadSecret {
             Err(problem) => (BTreeMap::new(), Some(problem)),
         };
         let mut secret = Self {
-            seen: SecretSeen {
+            state: SecretState {
                 kind,
                 name: name.to_owned(),
                 problem,
             },
             data,
         };
-        if secret.seen.problem.is_none() && kind == SecretKind::Kafka {
-            secret.seen.problem = secret.kafka_security().err();
+        if secret.state.problem.is_none() && kind == SecretKind::Kafka {
+            secret.state.problem = secret.kafka_security().err();
         }
         secret
     }
 
-    /// What a key holds, read as the workers read it.
+    /// The value of a key, interpreted as the workers do.
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         let ByteString(value) = self.data.get(key)?;
         secret_text(value).ok().flatten()
     }
 
-    /// How Kafka is reached with this Secret.
+    /// The security settings for Kafka in this Secret.
     pub(super) fn kafka_security(&self) -> Result<KafkaSecurity, Problem> {
         let value = |key| self.data.get(key).map(|value: &ByteString| &*value.0);
         let keys = self.data.keys().map(String::as_str);
         KafkaSecurity::from_secret(keys, value).map_err(|error| {
             Problem::new(
-                "KafkaSecretInvalid",
-                format!("Secret {} cannot be used: {error}.", self.seen.name),
+                Reason::KafkaSecretInvalid,
+                format!("Secret {} cannot be used: {error}.", self.state.name),
             )
         })
     }
 }
 
-/// The data of a Secret that has all the keys its kind needs.
+/// The data of a Secret that has all keys of its kind.
 fn data_of(
     kind: SecretKind,
     name: &str,
@@ -141,21 +143,26 @@ fn data_of(
         )
     };
     let secret = read
-        .map_err(|error| problem("SecretUnreadable", format!("cannot be read: {error}")))?
-        .ok_or_else(|| problem("SecretNotFound", "does not exist.".to_owned()))?;
+        .map_err(|error| problem(Reason::SecretUnreadable, format!("cannot be read: {error}")))?
+        .ok_or_else(|| problem(Reason::SecretNotFound, "does not exist.".to_owned()))?;
     let data = secret.data.unwrap_or_default();
     for key in kind.required_keys() {
         let value = data.get(*key).map(|ByteString(value)| secret_text(value));
         match value {
             Some(Ok(Some(_))) => {}
-            None => return Err(problem("SecretKeyMissing", format!("has no key `{key}`."))),
+            None => {
+                return Err(problem(
+                    Reason::SecretKeyMissing,
+                    format!("has no key `{key}`."),
+                ));
+            }
             Some(Ok(None)) => {
-                let what = format!("has nothing in its key `{key}`.");
-                return Err(problem("SecretKeyMissing", what));
+                let what = format!("has an empty key `{key}`.");
+                return Err(problem(Reason::SecretKeyMissing, what));
             }
             Some(Err(error)) => {
-                let what = format!("holds in its key `{key}` what is {error}.");
-                return Err(problem("SecretUnreadable", what));
+                let what = format!("cannot be used: the value of key `{key}` is {error}.");
+                return Err(problem(Reason::SecretUnreadable, what));
             }
         }
     }
@@ -179,32 +186,32 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_no_worker_could_read_is_refused_with_the_keys_name() {
+    fn an_unusable_secret_is_reported_with_the_key() {
         use SecretKind::{Kafka, Milvus, Mongodb, ObjectStore};
         for (kind, entries, reason, word) in [
-            (Mongodb, vec![], "SecretKeyMissing", "`uri`"),
+            (Mongodb, vec![], Reason::SecretKeyMissing, "`uri`"),
             (
                 Mongodb,
                 vec![("uri", &b" \n"[..])],
-                "SecretKeyMissing",
+                Reason::SecretKeyMissing,
                 "`uri`",
             ),
             (
                 Milvus,
                 vec![("token", &b"\xff"[..])],
-                "SecretUnreadable",
+                Reason::SecretUnreadable,
                 "`token`",
             ),
             (
                 ObjectStore,
                 vec![("accessKey", &b"me"[..])],
-                "SecretKeyMissing",
+                Reason::SecretKeyMissing,
                 "`secretKey`",
             ),
             (
                 Kafka,
                 vec![("username", &b"me"[..])],
-                "KafkaSecretInvalid",
+                Reason::KafkaSecretInvalid,
                 "`password`",
             ),
             (
@@ -214,11 +221,11 @@ mod tests {
                     ("password", &b"x"[..]),
                     ("ca.pem", &b"x"[..]),
                 ],
-                "KafkaSecretInvalid",
+                Reason::KafkaSecretInvalid,
                 "`ca.pem`",
             ),
         ] {
-            let problem = read(kind, &entries).seen.problem.expect(word);
+            let problem = read(kind, &entries).state.problem.expect(word);
             assert_eq!(problem.reason, reason);
             assert!(problem.message.contains("Secret mine"), "{problem:?}");
             assert!(problem.message.contains(word), "{problem:?}");
@@ -226,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn a_usable_secret_is_read_without_the_line_break_of_its_file() {
+    fn a_line_break_at_the_end_of_a_value_is_removed() {
         let secret = read(SecretKind::Milvus, &[("token", b"root:Milvus\n")]);
-        assert!(secret.seen.problem.is_none());
+        assert!(secret.state.problem.is_none());
         assert_eq!(secret.text("token"), Some("root:Milvus"));
     }
 
     #[test]
-    fn a_kafka_secret_that_was_mended_is_seen_soon() {
+    fn a_fixed_kafka_secret_is_noticed_within_seconds() {
         let cache = SecretCache::default();
         let at = Timestamp::UNIX_EPOCH;
         for (username, usable) in [("me", false), ("", true)] {
@@ -244,9 +251,9 @@ mod tests {
                 ..Secret::default()
             };
             cache.lock().insert("mine".to_owned(), (at, Some(secret)));
-            let later = at + UNUSABLE_AGE;
+            let later = at + UNUSABLE_TTL;
             assert_eq!(
-                cache.fresh(SecretKind::Kafka, "mine", later).is_ok(),
+                cache.cached(SecretKind::Kafka, "mine", later).is_ok(),
                 usable
             );
         }
