@@ -2,6 +2,7 @@
 //!
 //! The types here are the only contract between a user, the operator and a worker. They do no I/O.
 
+pub mod condition_types;
 mod config;
 mod documents;
 mod embedding;

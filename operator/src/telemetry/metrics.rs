@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use layra_autoscaler::Decision;
-use layra_crds::{IngestionPipelineStatus, metric_names::operator as names};
+use layra_crds::{IngestionPipelineStatus, condition_types, metric_names::operator as names};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -15,16 +15,6 @@ use crate::resources::Kind;
 
 /// Labels of the metrics of a pipeline.
 pub(super) const PIPELINE_LABELS: &[&str] = &[names::NAMESPACE_LABEL, names::PIPELINE_LABEL];
-
-/// Conditions that exist only while they are true. Their metric is 0 otherwise.
-const TRANSIENT_CONDITIONS: [&str; 2] = ["Reconciling", "Stalled"];
-const CONDITIONS: [&str; 5] = [
-    "Ready",
-    "TopicReady",
-    "VectorStoreReady",
-    "WorkersAvailable",
-    "Scaling",
-];
 
 /// All metrics.
 #[derive(Clone)]
@@ -173,7 +163,7 @@ impl Metrics {
             let labels = &[namespace, pipeline, condition.type_.as_str()];
             self.condition.with_label_values(labels).set(value);
         }
-        for absent in TRANSIENT_CONDITIONS {
+        for absent in condition_types::TRANSIENT {
             if status
                 .conditions
                 .iter()
@@ -193,7 +183,10 @@ impl Metrics {
             let _ = gauge.remove_label_values(labels);
         }
         self.scaling.forget(labels);
-        for type_ in CONDITIONS.into_iter().chain(TRANSIENT_CONDITIONS) {
+        for type_ in condition_types::PERMANENT
+            .into_iter()
+            .chain(condition_types::TRANSIENT)
+        {
             let _ = self
                 .condition
                 .remove_label_values(&[namespace, pipeline, type_]);

@@ -8,21 +8,6 @@ use crate::reconcile::{
     world::Problem,
 };
 
-/// Everything is in order: workers can run, and results can be stored.
-pub(crate) const READY: &str = "Ready";
-/// All topics exist as the spec describes them.
-pub(crate) const TOPIC_READY: &str = "TopicReady";
-/// Milvus answers.
-pub(crate) const VECTOR_STORE_READY: &str = "VectorStoreReady";
-/// Workers are ready, or none are needed.
-pub(crate) const WORKERS_AVAILABLE: &str = "WorkersAvailable";
-/// The number of workers follows the backlog or the user.
-pub(crate) const SCALING: &str = "Scaling";
-/// Present only while true: the operator is still working towards the spec (kstatus: in progress).
-pub(crate) const RECONCILING: &str = "Reconciling";
-/// Present only while true: the spec cannot be reached without an edit (kstatus: failed).
-pub(crate) const STALLED: &str = "Stalled";
-
 /// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
@@ -136,6 +121,8 @@ pub(crate) fn update(
 
 #[cfg(test)]
 mod tests {
+    use layra_crds::condition_types::{READY, SCALING, STALLED};
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {

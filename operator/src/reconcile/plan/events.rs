@@ -1,13 +1,12 @@
 //! Kubernetes events: one for each change, none in a steady state. Pure.
 
 use kube::runtime::events::{Event, EventType};
-use layra_crds::{IngestionPipelineStatus, ScalingMode};
-
-use super::{
-    Manifest,
-    conditions::{self, READY, SCALING, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE},
-    manifests::changes_template,
+use layra_crds::{
+    IngestionPipelineStatus, ScalingMode,
+    condition_types::{READY, SCALING, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE},
 };
+
+use super::{Manifest, conditions, manifests::changes_template};
 use crate::{
     kafka::TopicAction,
     reconcile::{

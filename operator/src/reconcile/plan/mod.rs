@@ -16,7 +16,12 @@ mod workers;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use layra_autoscaler::{Decision, Memory};
-use layra_crds::{ConfigError, IngestionPipeline, IngestionPipelineStatus};
+use layra_crds::{
+    ConfigError, IngestionPipeline, IngestionPipelineStatus,
+    condition_types::{
+        READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE,
+    },
+};
 
 use super::{
     reason::{Progress, Reason},
@@ -26,10 +31,7 @@ use crate::{
     kafka::{Connection, TopicAction},
     resources::{self, Inputs, Kind, Workload},
 };
-use conditions::{
-    READY, RECONCILING, SCALING, STALLED, Status, TOPIC_READY, VECTOR_STORE_READY, Verdict,
-    WORKERS_AVAILABLE,
-};
+use conditions::{Status, Verdict};
 
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::Manifest;
@@ -78,7 +80,7 @@ pub(crate) fn plan(
     let secrets_hash = world
         .secrets_hash
         .clone()
-        .unwrap_or_else(|| mounted_secrets(world));
+        .unwrap_or_else(|| mounted_secrets_hash(world));
     let workload = workload(pipeline, world, |grace_seconds| Inputs {
         default_image,
         secrets_hash: &secrets_hash,
@@ -186,7 +188,7 @@ fn deletion_costs(
 }
 
 /// The hash on the current pods: an unreadable Secret must not restart them.
-fn mounted_secrets(world: &World) -> String {
+fn mounted_secrets_hash(world: &World) -> String {
     let template = || {
         let deployment = world.live.deployment.as_ref()?;
         let metadata = deployment.spec.as_ref()?.template.metadata.as_ref()?;
