@@ -80,8 +80,8 @@ impl TopicAction {
 /// Why there is no answer from Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KafkaError {
-    /// The client rejects the settings from the spec and the Secret.
-    #[error("the Kafka client rejects its settings: {0}")]
+    /// The client cannot be created with the settings from the spec and the Secret.
+    #[error("the Kafka client cannot be created: {0}")]
     Settings(String),
     /// No answer, or a network error.
     #[error("{0}")]

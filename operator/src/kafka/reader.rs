@@ -20,13 +20,12 @@ use super::{
     subscriptions::{Subscriber, Subscriptions},
 };
 
-/// The shortest time between the starts of two rounds. A long round makes it longer:
+/// The shortest and the longest time between the starts of two rounds.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
-/// it is this many times the duration of the round, so that reading takes at most a fraction of a
-/// core here and at the brokers,
-const INTERVAL_PER_ROUND: u32 = 8;
-/// up to this limit.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
+/// Between these limits, the interval is this many times the duration of a round, so that reading
+/// takes only a fraction of a core here and at the brokers.
+const INTERVAL_PER_ROUND: u32 = 8;
 /// An urgent round is delayed by this, or by the duration of the last round if that was longer, so
 /// that it serves other new questions, too.
 const COALESCE: Duration = Duration::from_millis(50);

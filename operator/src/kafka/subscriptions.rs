@@ -30,7 +30,7 @@ struct Entry {
     subscribers: HashMap<String, (Instant, Subscriber)>,
 }
 
-/// Is notified when the answer to its question changes.
+/// A pipeline that is notified when the answer to its question changes.
 #[derive(Clone)]
 pub(crate) struct Subscriber {
     /// Unique among the subscribers of a question.

@@ -11,7 +11,7 @@ use rdkafka::{
     client::DefaultClientContext,
     error::{KafkaResult, RDKafkaErrorCode},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Connection, KafkaError, TopicAction, cluster::description, connection::not_created};
 
@@ -20,10 +20,13 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Pipelines whose changes are sent at the same time. The timeout of a request starts only then: a
 /// broker answers the requests of one connection one after the other.
 const CONCURRENCY: usize = 4;
+/// How long a pipeline waits for others. It is retried later, so that a cluster that stopped
+/// answering does not block its reconcile for longer.
+const QUEUE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Changes the topics of one cluster.
 pub(super) struct TopicChanges {
-    client: Mutex<Weak<Client>>,
+    client: Mutex<Weak<SharedAdmin>>,
     permits: Semaphore,
 }
 
@@ -48,26 +51,36 @@ impl TopicChanges {
             Ok(client) => client,
             Err(error) => return vec![Err(error); actions.len()],
         };
-        // The semaphore is never closed.
-        let _permit = self.permits.acquire().await;
-        client.make(actions).await
+        match self.permit(QUEUE_TIMEOUT).await {
+            Ok(_permit) => client.make(actions).await,
+            Err(error) => vec![Err(error); actions.len()],
+        }
     }
 
-    fn client(&self, connection: &Connection) -> Result<Arc<Client>, KafkaError> {
+    async fn permit(&self, timeout: Duration) -> Result<SemaphorePermit<'_>, KafkaError> {
+        match tokio::time::timeout(timeout, self.permits.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(KafkaError::Unreachable(
+                "changes of other topics take too long".to_owned(),
+            )),
+        }
+    }
+
+    fn client(&self, connection: &Connection) -> Result<Arc<SharedAdmin>, KafkaError> {
         let mut shared = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = shared.upgrade() {
             return Ok(client);
         }
-        let client = Arc::new(Client::new(connection)?);
+        let client = Arc::new(SharedAdmin::new(connection)?);
         *shared = Arc::downgrade(&client);
         Ok(client)
     }
 }
 
-/// `None` only while it is dropped.
-struct Client(Option<AdminClient<DefaultClientContext>>);
+/// The admin client; `None` only while it is dropped.
+struct SharedAdmin(Option<AdminClient<DefaultClientContext>>);
 
-impl Client {
+impl SharedAdmin {
     fn new(connection: &Connection) -> Result<Self, KafkaError> {
         let client = connection
             .client_config()
@@ -106,7 +119,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for SharedAdmin {
     /// Closing a client waits for its threads, which would block the async runtime.
     fn drop(&mut self) {
         let client = self.0.take();
@@ -192,6 +205,20 @@ mod tests {
             result_of("created", &lost),
             Err(KafkaError::Unreachable(_))
         ));
+    }
+
+    #[tokio::test]
+    async fn a_pipeline_does_not_wait_for_others_forever() {
+        let changes = TopicChanges::default();
+        let permits = u32::try_from(CONCURRENCY).unwrap();
+        let others = changes.permits.acquire_many(permits).await;
+        let moment = Duration::from_millis(10);
+        assert!(matches!(
+            changes.permit(moment).await,
+            Err(KafkaError::Unreachable(_))
+        ));
+        drop(others);
+        assert!(changes.permit(moment).await.is_ok());
     }
 
     #[tokio::test]

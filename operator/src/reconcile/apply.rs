@@ -87,7 +87,7 @@ async fn set_deletion_cost(context: &Context, pod: &str, cost: &str) {
         .patch_metadata(pod, &PatchParams::default(), &Patch::Merge(&body))
         .await;
     if let Err(error) = result {
-        tracing::warn!(pod, %error, "deletion cost of the pod not set");
+        tracing::warn!(pod, %error, "pod deletion cost not set");
     }
 }
 

@@ -206,7 +206,10 @@ async fn query_kafka(
 
 fn kafka_problem(error: &KafkaError, servers: &str) -> Problem {
     match error {
-        KafkaError::Settings(_) => Problem::new(Reason::KafkaSettingsInvalid, error.to_string()),
+        KafkaError::Settings(message) => Problem::new(
+            Reason::KafkaSettingsInvalid,
+            format!("The Kafka client cannot be created: {message}"),
+        ),
         KafkaError::Unreachable(message) => Problem::new(
             Reason::KafkaUnreachable,
             format!("Kafka at {servers} does not answer: {message}"),

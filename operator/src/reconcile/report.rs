@@ -45,7 +45,7 @@ pub(super) async fn report(
     let reference = pipeline.object_ref(&());
     for event in events {
         let reason = event.reason.as_str();
-        tracing::info!(reason, message = event.message, "event");
+        tracing::info!(reason, note = event.message, "publishing event");
         // One recorder per event: a shared one would aggregate events of one reason for minutes
         // and keep the first message. A plan has events for changes only.
         let recorder = Recorder::new(context.client.clone(), context.reporter.clone());

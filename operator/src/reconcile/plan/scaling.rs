@@ -18,9 +18,10 @@ use crate::{
 
 /// Learned values are written to the status when one changes by more than this fraction.
 const SIGNIFICANT_CHANGE: f64 = 0.25;
-/// A termination grace period is at least this many times the longest work,
+/// A termination grace period is at least this many times the longest work.
 const GRACE_PER_WORK: f64 = 2.0;
-/// and it is doubled from the shortest one up, so that it rarely changes.
+/// The shortest and the longest termination grace period, in seconds. The values between them are
+/// doublings of the shortest, so that the pod template rarely changes.
 const SHORTEST_GRACE: u32 = 120;
 const LONGEST_GRACE: u32 = 6 * 3600;
 

@@ -36,7 +36,7 @@ pub(super) fn plan(
     };
     let wanted = wanted_actions(kafka, topics);
     let Some(first) = wanted.first() else {
-        return (Vec::new(), settled(kafka, topics));
+        return (Vec::new(), existing_topics(kafka, topics));
     };
     let needs_brokers = wanted
         .iter()
@@ -130,7 +130,7 @@ fn config(kafka: &KafkaSource, retention: Option<SignedDuration>) -> Vec<(&'stat
     config
 }
 
-fn settled(kafka: &KafkaSource, topics: &Topics) -> Verdict {
+fn existing_topics(kafka: &KafkaSource, topics: &Topics) -> Verdict {
     let has = topics.partitions().unwrap_or_default();
     if has > kafka.partitions {
         return Verdict::no(
