@@ -30,7 +30,6 @@ use telemetry::{Health, Metrics};
 /// Concurrent requests to the API server.
 const MAX_REQUESTS: usize = 16;
 
-/// Kubernetes operator for LAYRA ingestion pipelines: creates topics, runs workers and scales them.
 #[derive(Parser)]
 #[command(version, about)]
 struct Cli {
@@ -75,7 +74,7 @@ struct RunArgs {
     #[arg(long, env = "POD_NAME")]
     pod_name: Option<String>,
 
-    /// Namespace of this pod and of the Lease. Default: the namespace of the kubeconfig context.
+    /// Namespace of this pod and of the Lease. Default: that of the service account or kubeconfig.
     #[arg(long, env = "POD_NAMESPACE")]
     pod_namespace: Option<String>,
 }

@@ -202,7 +202,6 @@ unsafe fn call<C: ClientContext>(
     }
 }
 
-/// Names as C strings.
 struct Names(Vec<CString>);
 
 impl Names {

@@ -12,7 +12,6 @@ use super::KafkaError;
 pub(crate) struct Connection {
     /// Comma-separated `host:port`.
     pub(crate) bootstrap_servers: String,
-    /// Encryption and authentication.
     pub(crate) security: KafkaSecurity,
 }
 

@@ -119,7 +119,6 @@ impl ClusterState {
         self.topics.retain(|topic, _| !topics.contains(topic));
     }
 
-    /// Answers all questions.
     fn round(
         &mut self,
         cluster: &Cluster,

@@ -11,7 +11,6 @@ use layra_autoscaler::Phase;
 
 use crate::resources::{DELETION_COST, FETCH_MODEL, WORKER};
 
-/// A worker pod.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerPod {
     pub(crate) name: String,

@@ -27,7 +27,6 @@ pub(crate) struct World {
     pub(crate) secrets: Vec<SecretState>,
     /// Hash of the data of all Secrets; `None` unless all can be used.
     pub(crate) secrets_hash: Option<String>,
-    /// The connection to Kafka.
     pub(crate) kafka: Result<Connection, Problem>,
     /// The topics, at most 30 seconds old.
     pub(crate) topics: Result<Topics, Problem>,

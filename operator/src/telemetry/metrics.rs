@@ -16,7 +16,6 @@ use crate::resources::Kind;
 /// Labels of the metrics of a pipeline.
 pub(super) const PIPELINE_LABELS: &[&str] = &[names::NAMESPACE_LABEL, names::PIPELINE_LABEL];
 
-/// All metrics.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -33,7 +32,6 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric.
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let metrics = Self {

@@ -117,7 +117,6 @@ pub(super) struct ScalingMetrics {
 }
 
 impl ScalingMetrics {
-    /// Registers the metrics.
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let mut quantities = Vec::new();
         for quantity in &QUANTITIES {

@@ -14,11 +14,9 @@ use crate::{
 /// A write that had no effect is repeated after this long.
 const REPEAT_AFTER: SignedDuration = SignedDuration::from_mins(1);
 
-/// An object to apply.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Manifest {
     pub(crate) kind: Kind,
-    /// The whole object.
     pub(crate) body: Value,
     /// Identifies the write.
     pub(crate) write: Write,

@@ -27,7 +27,6 @@ const LONGEST_GRACE: u32 = 6 * 3600;
 
 /// A scaling decision in the operator's types.
 pub(super) struct Scaling {
-    /// Replicas of the Deployment.
     pub(super) replicas: i32,
     pub(super) verdict: Verdict,
     pub(super) status: ScalingStatus,
