@@ -9,12 +9,10 @@ use layra_autoscaler::{
 use layra_crds::{
     IngestionPipeline, LearnedStatus, ScalingInputs, ScalingMode, ScalingStatus, ScalingTerms,
 };
+use layra_policy::{fewest, floor_now, policy};
 
 use super::{conditions::Verdict, fleet};
-use crate::{
-    policy::{fewest, floor_now, policy},
-    reconcile::world::World,
-};
+use crate::reconcile::world::World;
 
 /// What is learned is written again when it differs by more than this part ...
 const NEWS: f64 = 0.25;
