@@ -4,6 +4,7 @@
 
 mod cluster;
 mod explain;
+mod run;
 mod simulate;
 
 use std::io::{ErrorKind, Write as _};
@@ -35,6 +36,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Explain(explain::ExplainArgs),
+    Run(run::RunArgs),
     Simulate(simulate::Command),
     /// Print the completion script of a shell.
     ///
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
     let Cli { access, command } = Cli::parse();
     let (result, code_of_errors) = match command {
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
+        Command::Run(args) => (block_on(run::run(&args, &access)), run::CANNOT_RUN),
         Command::Simulate(command) => (simulate::run(&command).and_then(|text| print(&text)), 1),
         Command::Completion { shell } => (print(&completion(shell)), 1),
     };
