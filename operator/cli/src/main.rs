@@ -23,7 +23,7 @@ const PROGRAM: &str = "kubectl-layra";
 #[derive(Parser)]
 #[command(name = PROGRAM, bin_name = "kubectl layra", version)]
 #[command(after_help = "\
-Exit codes: 0 success, 1 failure, 2 wrong usage. `run` has codes of its own: see `run --help`.
+Exit codes: 0 success, 1 failure, 2 wrong usage. For the codes of `run` see `run --help`.
 
 Flags follow the plugin's name: `kubectl layra explain NAME -n NAMESPACE`.")]
 struct Cli {

@@ -70,7 +70,8 @@ struct Follower<'a> {
 }
 
 impl Follower<'_> {
-    /// Looks once, and copies the log that there is. Gives the result when the command has ended.
+    /// Checks the pod once and copies the available log. Returns the result after the command has
+    /// ended.
     async fn step(&mut self, notes: &mut Notes) -> Result<Option<Ended>, Failure> {
         let namespace = &self.cluster.namespace;
         let of_the_job = ListParams::default().labels(&format!("{JOB_LABEL}={}", self.job));

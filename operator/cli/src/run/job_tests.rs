@@ -221,7 +221,7 @@ fn the_name_of_the_job_has_the_command_when_it_is_a_word() {
 }
 
 #[test]
-fn a_deployment_of_somebody_else_is_refused() {
+fn a_deployment_without_the_workers_container_is_refused() {
     let arguments = words("redrive");
     let refused = |change: fn(&mut PodSpec)| {
         let mut deployment = gpu_deployment();

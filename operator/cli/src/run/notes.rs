@@ -1,4 +1,4 @@
-//! What a person at the terminal sees next to the output of the command.
+//! Messages for the person at the terminal, apart from the output of the command.
 
 use std::io::Write;
 

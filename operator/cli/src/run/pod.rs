@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 
 use super::job::WORKER;
 
-/// Reasons of a waiting container that end only when somebody changes something.
+/// Reasons of a waiting container that do not go away without a fix.
 const CANNOT_START: [&str; 6] = [
     "CreateContainerConfigError",
     "CreateContainerError",
@@ -112,7 +112,7 @@ fn is_running(state: Option<&ContainerState>) -> bool {
     state.is_some_and(|state| state.running.is_some())
 }
 
-/// Why a container waits, if it waits for somebody to change something.
+/// Why a container cannot start, if waiting longer would not help.
 fn cannot_start(container: &ContainerStatus) -> Option<String> {
     let ContainerStatus { name, image, .. } = container;
     let waiting = container.state.as_ref()?.waiting.as_ref()?;

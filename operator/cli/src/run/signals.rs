@@ -9,7 +9,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From now on signals are kept until [`Signals::next`] is asked for them.
+    /// Starts to record signals for [`Signals::next`]. They no longer end the process.
     pub(super) fn listen() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
