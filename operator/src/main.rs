@@ -36,9 +36,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Reconcile pipelines until SIGTERM or SIGINT.
+    /// Run the operator until SIGTERM or Ctrl-C.
     Run(RunArgs),
-    /// Print the definition of the custom resource as YAML.
+    /// Print the CustomResourceDefinition as YAML.
     Crd,
 }
 
