@@ -12,6 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -339,10 +340,7 @@ fn ctrl_c_deletes_the_job() {
         assert!(start.elapsed() < Duration::from_secs(30), "no Job");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let kill = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(kill.unwrap().success());
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let printed = Printed::from(child.wait_with_output().unwrap());
     assert_eq!(printed.code, Some(130));
     assert_eq!(server.deleted(), [format!("jobs/{JOB}")]);
