@@ -1,8 +1,10 @@
 //! The Kubernetes side of a test: a namespace with the pipeline's Secrets, the operator's release,
 //! pipelines, and waiting for what should become true.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use layra_crds::{IngestionPipeline, IngestionPipelineStatus};
+use layra_testbed::settings::repository;
 use layra_testbed::{Endpoints, Images, Testbed};
 use serde_json::{Value, json};
 
@@ -109,6 +112,7 @@ impl Scene {
                 &format!("workerImage.repository={worker},workerImage.tag={worker_tag}"),
             ])
             .args(["--set", "fullnameOverride=layra-operator"])
+            .args(["--set", "cliRole.create=true"])
             // The definition is one for the cluster: another release may have installed it.
             .args(["--take-ownership", "--wait", "--timeout", "120s"])
             .output()
@@ -253,6 +257,31 @@ impl Scene {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(text)
+    }
+
+    /// `kubectl layra` in this namespace: the plugin of `dist/`, found by kubectl on its path.
+    pub async fn kubectl_layra(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<Output> {
+        let mut path = OsString::from(repository().join("dist"));
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let command = tokio::process::Command::new(&self.kubectl)
+            .env("PATH", path)
+            .args(["layra", "--namespace", &self.namespace, "--kubeconfig"])
+            .arg(kubeconfig)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(Duration::from_mins(4), command).await;
+        output
+            .with_context(|| format!("kubectl layra {arguments:?} takes too long"))?
+            .context("running kubectl")
+    }
+
+    /// The administrator's kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// The workers' pods.

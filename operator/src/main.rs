@@ -1,16 +1,13 @@
 //! `layra-operator`: reconciles `IngestionPipeline` objects into topics and an autoscaled fleet of
 //! workers.
 
-mod explain;
 #[cfg(test)]
 mod fixtures;
 mod kafka;
 mod leader;
 mod milvus;
-mod policy;
 mod reconcile;
 mod resources;
-mod simulate;
 mod telemetry;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -43,13 +40,6 @@ enum Command {
     Run(RunArgs),
     /// Print the CustomResourceDefinition as YAML.
     Crd,
-    /// Explain the last scaling decision of a pipeline, as its status in the cluster tells it.
-    Explain {
-        /// `NAMESPACE/NAME`, or `NAME` in the namespace of the Kubernetes configuration.
-        pipeline: String,
-    },
-    /// Simulate how a pipeline scales on a trace of arrivals, beside other autoscalers.
-    Simulate(simulate::Command),
 }
 
 #[derive(Args)]
@@ -82,11 +72,6 @@ struct RunArgs {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Crd => print_crd(),
-        Command::Explain { pipeline } => block_on(explain::explain(&pipeline)),
-        Command::Simulate(command) => {
-            print!("{}", simulate::run(&command)?);
-            Ok(())
-        }
         Command::Run(args) => {
             telemetry::start_logs();
             block_on(run(args))

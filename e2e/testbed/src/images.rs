@@ -18,6 +18,8 @@ use super::settings::{Settings, repository};
 
 const OPERATOR: &str = "layra-operator";
 const WORKER: &str = "layra-worker";
+/// In no image: the kubectl plugin, for people's machines.
+const CLI: &str = "kubectl-layra";
 /// Beside a binary, the place where tools look for its line tables.
 const DEBUG: &str = ".debug";
 /// The only library that the binaries are linked to and that distroless/cc does not carry.
@@ -67,14 +69,16 @@ impl Images {
     }
 }
 
-/// Builds the binaries and gathers everything that the images carry in `dist/` of the repository.
+/// Builds the binaries and gathers everything that the images carry, and the kubectl plugin, in
+/// `dist/` of the repository.
 pub async fn dist(settings: &Settings) -> Result<PathBuf> {
     artifacts::provide(settings, &[artifacts::IMAGES, PDFIUM]).await?;
-    let built = build_release(&[OPERATOR, WORKER], &Progress::new()).await?;
+    let programs = [OPERATOR, WORKER, CLI];
+    let built = build_release(&programs, &Progress::new()).await?;
     let dist = repository().join("dist");
     fs::create_dir_all(dist.join(DEBUG))?;
-    for component in [OPERATOR, WORKER] {
-        strip(&built.join(component), &dist, component).await?;
+    for component in programs {
+        Box::pin(strip(&built.join(component), &dist, component)).await?;
     }
     fs::copy(
         PDFIUM.path(settings).join("libpdfium.so"),

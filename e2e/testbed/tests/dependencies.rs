@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 /// Packages of the workspace, and what must not be among all that they are compiled with.
-const NEVER: [(&str, &[&str]); 6] = [
+const NEVER: [(&str, &[&str]); 8] = [
     // What the aliases compile before anything else happens is small.
     (
         "layra-testbed",
@@ -27,12 +27,23 @@ const NEVER: [(&str, &[&str]); 6] = [
     // How many workers there should be is decided without looking anywhere.
     ("layra-autoscaler", CLIENTS),
     ("layra-simulator", CLIENTS),
+    // People's tools are small, and none of them is in the operator's image.
+    ("layra-cli", STORES),
+    ("layra-operator", &["layra-simulator"]),
     // Pages are drawn and embedded without a server.
     ("layra-rendering", SERVERS),
     ("layra-embedding", SERVERS),
     ("layra-embedding", &["tokio"]),
 ];
 const CLIENTS: &[&str] = &["k8s-openapi", "kube", "rdkafka", "tokio"];
+const STORES: &[&str] = &[
+    "milvus-sdk-rust",
+    "mongodb",
+    "object_store",
+    "rdkafka",
+    "redis",
+    "reqwest",
+];
 const SERVERS: &[&str] = &[
     "k8s-openapi",
     "kube",

@@ -5,6 +5,7 @@
 //! `cargo measure`.
 
 mod api;
+mod cli;
 mod documents;
 mod leaving;
 mod ledger;

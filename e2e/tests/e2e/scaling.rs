@@ -257,17 +257,11 @@ async fn a_recommendation_is_explained_and_not_carried_out() -> Result<()> {
         let replicas = stage.scene.deployment(&stage.name).await?.spec;
         ensure!(replicas.is_some_and(|spec| spec.replicas == Some(0)));
 
-        let explained = stage
-            .scene
-            .kubectl(&[
-                "exec",
-                "deploy/layra-operator",
-                "--",
-                "layra-operator",
-                "explain",
-                &format!("{}/{}", stage.scene.namespace, stage.name),
-            ])
+        let scene = &stage.scene;
+        let explained = scene
+            .kubectl_layra(scene.kubeconfig(), &["explain", &stage.name])
             .await?;
+        let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
         for words in [
             told.message.as_str(),
             "Recommend (nothing is changed)",

@@ -9,12 +9,10 @@ use layra_autoscaler::{
 use layra_crds::{
     IngestionPipeline, LearnedStatus, ScalingInputs, ScalingMode, ScalingStatus, ScalingTerms,
 };
+use layra_policy::{fewest, floor_now, policy};
 
 use super::{conditions::Verdict, fleet};
-use crate::{
-    policy::{fewest, floor_now, policy},
-    reconcile::{reason::Reason, world::World},
-};
+use crate::reconcile::{reason::Reason, world::World};
 
 /// Learned values are written to the status when one changes by more than this fraction.
 const SIGNIFICANT_CHANGE: f64 = 0.25;

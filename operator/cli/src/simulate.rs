@@ -1,23 +1,22 @@
-//! `layra-operator simulate`: reads a pipeline from a file, and hands what a simulation takes from
-//! it to `layra-simulator`. No cluster.
+//! `kubectl layra simulate`: reads a pipeline from a file and simulates it with `layra-simulator`.
+//! Needs no cluster.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use layra_crds::IngestionPipeline;
+use layra_policy::{fewest, policy};
 use layra_simulator::{FIGURES, Pipeline, SimulateArgs};
-
-use crate::policy::{fewest, policy};
 
 /// Simulate how a pipeline scales on a trace of arrivals.
 ///
-/// Runs the operator's own scaling core against a model: Kafka partitions, a consumer group that
-/// rebalances, pods that take their time to start. It is a simulation, and says so.
+/// Runs the operator's own autoscaler against a model of Kafka partitions, a consumer group that
+/// rebalances, and pods that need time to start. Needs no cluster.
 #[derive(Args)]
 #[command(after_help = FIGURES)]
 pub(crate) struct Command {
-    /// A pipeline (`IngestionPipeline`) as YAML: its spec has the partitions, the bounds and the drain target.
+    /// An `IngestionPipeline` as YAML. Its spec has the partitions, the limits and the drain target.
     #[arg(long, value_name = "FILE")]
     pipeline: PathBuf,
 
@@ -25,7 +24,7 @@ pub(crate) struct Command {
     args: SimulateArgs,
 }
 
-/// Runs the simulation, and returns what is to be printed.
+/// Runs the simulation and returns its report.
 pub(crate) fn run(command: &Command) -> anyhow::Result<String> {
     let pipeline = read_pipeline(&command.pipeline)?;
     layra_simulator::run(simulated(&pipeline), &command.args)
@@ -40,7 +39,7 @@ fn simulated(pipeline: &IngestionPipeline) -> Pipeline {
     }
 }
 
-/// Reads a pipeline, and refuses what cannot be simulated.
+/// Reads a pipeline and refuses one that cannot be simulated.
 fn read_pipeline(path: &Path) -> anyhow::Result<IngestionPipeline> {
     let file = path.display();
     let text = std::fs::read_to_string(path)
@@ -49,14 +48,14 @@ fn read_pipeline(path: &Path) -> anyhow::Result<IngestionPipeline> {
 }
 
 fn parse_pipeline(text: &str) -> anyhow::Result<IngestionPipeline> {
-    let kind: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).context("no valid YAML")?;
+    let kind: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).context("not valid YAML")?;
     match kind.get("kind").and_then(|kind| kind.as_str()) {
         Some("IngestionPipeline") => {}
         Some(other) => bail!("kind: found {other}; expected IngestionPipeline"),
         None => bail!("kind: missing; expected an object of kind IngestionPipeline"),
     }
     let pipeline: IngestionPipeline =
-        serde_yaml_ng::from_str(text).context("no valid IngestionPipeline")?;
+        serde_yaml_ng::from_str(text).context("not a valid IngestionPipeline")?;
     let scaling = &pipeline.spec.scaling;
     let partitions = pipeline.spec.source.kafka.partitions;
     ensure!(

@@ -1,4 +1,6 @@
-//! The scaling part of a spec in the autoscaler's own types and units. Pure.
+//! The scaling part of an `IngestionPipeline` in the autoscaler's own types and units. Pure.
+//!
+//! The operator and the simulator's command share it, so that both decide by the same policy.
 
 use std::num::NonZeroU32;
 
@@ -6,8 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use layra_autoscaler::{self as autoscaler, Fallback, Floor, Learned, Policy, ScheduleError};
 use layra_crds::{FloorSpec, IngestionPipelineSpec, ModelFamily, ScalingSpec};
 
-/// The rules of a pipeline; `floor` is the fewest workers at this time.
-pub(crate) fn policy(spec: &IngestionPipelineSpec, floor: u32) -> Policy {
+/// The scaling policy of a pipeline. `floor` is the minimum number of workers at this time.
+#[must_use]
+pub fn policy(spec: &IngestionPipelineSpec, floor: u32) -> Policy {
     let scaling = &spec.scaling;
     let seconds = |seconds: u32| SignedDuration::from_secs(seconds.into());
     Policy {
@@ -27,12 +30,15 @@ pub(crate) fn policy(spec: &IngestionPipelineSpec, floor: u32) -> Policy {
 }
 
 /// `minReplicas` as the autoscaler counts workers.
-pub(crate) fn fewest(scaling: &ScalingSpec) -> u32 {
+#[must_use]
+pub fn fewest(scaling: &ScalingSpec) -> u32 {
     not_negative(scaling.min_replicas)
 }
 
-/// The fewest workers at this time: `minReplicas`, or the highest of `floors` that holds now.
-pub(crate) fn floor_now(scaling: &ScalingSpec, now: Timestamp) -> Result<u32, ScheduleError> {
+/// The minimum number of workers at `now`: `minReplicas`, or the highest of `floors` that applies.
+///
+/// Fails when a schedule or a time zone of `floors` is not valid.
+pub fn floor_now(scaling: &ScalingSpec, now: Timestamp) -> Result<u32, ScheduleError> {
     autoscaler::floor_now(fewest(scaling), scaling.floors.iter().map(floor), now)
 }
 
@@ -53,8 +59,8 @@ fn at_least_one(count: i32) -> NonZeroU32 {
     NonZeroU32::new(not_negative(count)).unwrap_or(NonZeroU32::MIN)
 }
 
-/// Before anything is learned a worker is taken for rather fast: a minute of work corrects that,
-/// while a GPU that was ordered in vain is paid for.
+/// Before anything is learned, a worker is assumed to be rather fast: a minute of work corrects an
+/// optimistic assumption, while a GPU started needlessly has to be paid for.
 fn assumed(spec: &IngestionPipelineSpec) -> Learned {
     let pages_per_second = match (spec.embedding.model.family, &spec.worker.gpu) {
         (ModelFamily::Minilm, _) => 4.0,

@@ -1,0 +1,161 @@
+//! `kubectl layra`, run by a person who has the rights of the chart's Role and no other.
+
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use layra_e2e::cluster::{Scene, eventually};
+use layra_e2e::pdf;
+use layra_e2e::worker_cli::Hit;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::scene::on_stage;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+#[tokio::test]
+async fn the_charts_role_suffices_to_explain_and_to_run_worker_commands() -> Result<()> {
+    on_stage("cli", async |stage| {
+        stage.apply_until_ready(&json!({})).await?;
+        let user = stage.user().await?;
+        let pages = [
+            "Bread dough rises because yeast makes carbon dioxide.",
+            "Bake the loaf in a hot oven for forty minutes.",
+        ];
+        let upload = user
+            .upload_bytes("bread.pdf", pdf::with_pages(&pages))
+            .await?;
+        stage.wait_tasks(&[upload], "completed", 2 * MINUTE).await?;
+        let scene = &stage.scene;
+        let person = Person::create(scene, &stage.name).await?;
+
+        let refused = person.layra(scene, &["explain", &stage.name]).await?;
+        ensure!(refused.status.code() == Some(1), "{refused:?}");
+        let right = "no permission to get ingestionpipelines.ingest.layra.io";
+        ensure!(notes(&refused).contains(right), "{refused:?}");
+
+        person.bind(scene, "layra-operator-cli").await?;
+        let explained = eventually("the right to read pipelines", MINUTE, async || {
+            let explained = person
+                .layra(scene, &["explain", &stage.name, "-o", "json"])
+                .await?;
+            Ok(explained.status.success().then_some(explained))
+        })
+        .await?;
+        let explained: Value = serde_json::from_slice(&explained.stdout)?;
+        let status = scene.get(&stage.name).await?.status.context("a status")?;
+        ensure!(
+            explained["scaling"]["desiredReplicas"].is_u64() && status.scaling.is_some(),
+            "{explained}"
+        );
+
+        let run = async |arguments: &[&str]| {
+            let start = ["run", &stage.name, "--timeout", "3m", "--"];
+            let command = [&start[..], arguments].concat();
+            person.layra(scene, &command).await
+        };
+        let knowledge_base = user.knowledge_base.as_str();
+        let question = "Why does dough get bigger?";
+        let found = run(&[
+            "search",
+            question,
+            "--knowledge-base",
+            knowledge_base,
+            "--output",
+            "json",
+        ])
+        .await?;
+        ensure!(found.status.success(), "{found:?}");
+        let hits = hits(&found)?;
+        let best = hits.first().context("an answer")?;
+        ensure!(
+            (best.file.as_str(), best.page) == ("bread.pdf", 1),
+            "{hits:?}"
+        );
+
+        let redriven = run(&["redrive", "--dry-run"]).await?;
+        ensure!(redriven.status.success(), "{redriven:?}");
+        let failed = run(&["search", question, "--knowledge-base", "nobody_nothing"]).await?;
+        ensure!(failed.status.code() == Some(1), "{failed:?}");
+        let log = String::from_utf8_lossy(&failed.stdout);
+        ensure!(
+            log.contains("nobody_nothing has no collection"),
+            "{failed:?}"
+        );
+
+        let selector = format!("ingest.layra.io/pipeline={}", stage.name);
+        let of_commands = ListParams::default().labels(&selector);
+        let jobs = scene.api::<Job>().list(&of_commands).await?;
+        ensure!(jobs.items.is_empty(), "Jobs are left: {jobs:?}");
+        eventually("the commands' pods to be gone", MINUTE, async || {
+            let pods = scene.api::<Pod>().list(&of_commands).await?;
+            Ok(pods.items.is_empty().then_some(()))
+        })
+        .await
+    })
+    .await
+}
+
+/// A service account with a kubeconfig.
+struct Person {
+    name: String,
+    directory: TempDir,
+}
+
+impl Person {
+    /// Makes an account that has no right yet.
+    async fn create(scene: &Scene, name: &str) -> Result<Self> {
+        scene.kubectl(&["create", "serviceaccount", name]).await?;
+        let token = scene.kubectl(&["create", "token", name]).await?;
+        let administrators = std::fs::read_to_string(scene.kubeconfig())?;
+        let mut config: serde_yaml_ng::Value = serde_yaml_ng::from_str(&administrators)?;
+        let users = config["users"].as_sequence_mut().context("users")?;
+        for user in users {
+            user["user"] = serde_yaml_ng::to_value(json!({"token": token.trim()}))?;
+        }
+        let person = Self {
+            name: name.to_owned(),
+            directory: TempDir::new()?,
+        };
+        std::fs::write(person.kubeconfig(), serde_yaml_ng::to_string(&config)?)?;
+        Ok(person)
+    }
+
+    async fn bind(&self, scene: &Scene, role: &str) -> Result<()> {
+        let Self { name, .. } = self;
+        let role = format!("--role={role}");
+        let account = format!("--serviceaccount={}:{name}", scene.namespace);
+        scene
+            .kubectl(&["create", "rolebinding", name, &role, &account])
+            .await?;
+        Ok(())
+    }
+
+    async fn layra(&self, scene: &Scene, arguments: &[&str]) -> Result<Output> {
+        scene.kubectl_layra(&self.kubeconfig(), arguments).await
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.directory.path().join("config")
+    }
+}
+
+fn notes(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The answers of `search --output json`. The log has warnings, too, if there are any.
+fn hits(output: &Output) -> Result<Vec<Hit>> {
+    let log = String::from_utf8_lossy(&output.stdout);
+    let start = log
+        .find("[\n")
+        .with_context(|| format!("no answer in {log}"))?;
+    let mut answers = serde_json::Deserializer::from_str(&log[start..]).into_iter();
+    let hits = answers.next().context("an array")?;
+    hits.with_context(|| format!("the answer is no JSON: {log}"))
+}
