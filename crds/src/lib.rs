@@ -6,6 +6,7 @@ mod config;
 mod documents;
 mod embedding;
 mod kafka_security;
+pub mod metric_names;
 mod pipeline;
 mod scaling;
 mod source;
