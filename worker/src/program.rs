@@ -1,24 +1,23 @@
-//! The worker's command line.
-
-mod cli;
+//! What the program does: it reads the command line and runs one command.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::assembly::{Common, Paths};
+use crate::commands::{bench, delete, ingest, redrive, run, search};
+use crate::document::task::Deletion;
+use crate::runtime::settings::Settings;
+use crate::runtime::telemetry;
 use anyhow::Context as _;
 use clap::Parser;
-use layra_worker::assembly::{Common, Paths};
-use layra_worker::commands::{bench, delete, ingest, redrive, run, search};
-use layra_worker::document::task::Deletion;
-use layra_worker::runtime::settings::Settings;
-use layra_worker::runtime::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Bench, Cli, Command, Output, WorkerArgs};
 
-fn main() -> ExitCode {
-    // Before anything is opened or started: the renderer must own nothing of the worker.
+/// Runs the command that the command line names.
+pub fn main() -> ExitCode {
+    // This must come first: a renderer must not inherit anything that the worker opens.
     match std::env::args().nth(1).as_deref() {
         Some("render-child") => return layra_rendering::child::main(),
         Some("office-child") => return layra_rendering::office_child::main(),
@@ -30,16 +29,16 @@ fn main() -> ExitCode {
         .install_default()
         .is_err()
     {
-        tracing::debug!("another TLS provider was installed before");
+        tracing::debug!("a TLS provider is already installed");
     }
-    // Named, so that it can be told in `top -H` what computes.
+    // The name shows up in `top -H`.
     if let Err(error) = rayon::ThreadPoolBuilder::new()
         .thread_name(|index| format!("compute-{index}"))
         .build_global()
     {
-        tracing::debug!(%error, "the pool of computing threads was made before");
+        tracing::debug!(%error, "the compute thread pool already exists");
     }
-    match start(cli.command) {
+    match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -48,7 +47,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// People who type a command want its answer, not a report of the work.
+/// Commands for people log less: their output is the answer.
 fn default_log(command: &Command) -> &'static str {
     match command {
         Command::Run { .. } | Command::FetchModel { .. } => "info",
@@ -56,13 +55,13 @@ fn default_log(command: &Command) -> &'static str {
     }
 }
 
-fn start(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot start")?;
+        .context("cannot start the async runtime")?;
     let result = runtime.block_on(execute(command));
-    // What still runs by now is a call that does not return.
+    // Only calls that do not return are still running.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -155,7 +154,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             }
         }
         Command::RenderChild | Command::OfficeChild => {
-            anyhow::bail!("this command must be the first argument")
+            anyhow::bail!("this command must be the first argument of the program")
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -196,7 +195,7 @@ fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
     Ok(Common::new(settings, paths, stop_on_signals()?))
 }
 
-/// LAYRA's knowledge bases are called `{username}_{uuid}`.
+/// The user in the name of a knowledge base, `{username}_{uuid}`.
 fn owner_of(knowledge_base: &str) -> String {
     knowledge_base
         .split('_')
@@ -205,11 +204,11 @@ fn owner_of(knowledge_base: &str) -> String {
         .to_owned()
 }
 
-/// A token that the first SIGTERM or SIGINT cancels. The second one ends the process at once.
+/// A token that the first SIGTERM or SIGINT cancels. The second signal ends the process.
 fn stop_on_signals() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let token = stop.clone();
     tokio::spawn(async move {
         loop {
@@ -218,10 +217,10 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
                 _ = interrupt.recv() => {}
             }
             if token.is_cancelled() {
-                tracing::warn!("told to stop twice: leaving at once");
+                tracing::warn!("second signal, exiting now");
                 std::process::exit(130);
             }
-            tracing::info!("told to stop");
+            tracing::info!("shutting down");
             token.cancel();
         }
     });

@@ -1,18 +1,13 @@
-//! What decides that a document is poison: workers, or renderers, keep dying at the same place of
-//! it. Pure.
+//! Decides whether a document is poison: workers or renderers die repeatedly on the same pages.
+//! No I/O.
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::ledger::Unit;
 
-/// Deaths at the same place after which a document is to blame.
+/// Number of deaths on the same pages that does not yet make a document poison.
 const DEATHS_ALLOWED: u32 = 3;
 
-/// The reason of a renderer's violent end, which can be the document's fault: the kernel ends the
-/// process that takes the most memory.
-pub(super) const RENDERER_KILLED: &str = "RendererKilled";
-
-/// Whether a document is to blame for the workers that died on a range of its pages without
-/// storing one.
+/// Fails if too many workers have died on the same page range without storing a page.
 pub(super) fn blame_for_workers(unit: &Unit) -> Result<(), Failure> {
     if unit.attempts <= DEATHS_ALLOWED {
         return Ok(());
@@ -20,21 +15,26 @@ pub(super) fn blame_for_workers(unit: &Unit) -> Result<(), Failure> {
     let deaths = unit.attempts - 1;
     Err(Failure::poison(
         Stage::Intake,
-        "WorkersDied",
+        Reason::WorkersDied,
         format!(
-            "{deaths} workers died on it without a word, after {} pages",
+            "{deaths} workers died on this document without reporting an error, after {} pages",
             unit.stored
         ),
     ))
 }
 
-/// Whether a document is to blame for the renderers that were killed at the same place.
+/// Fails if too many renderers were killed on the same page. The kernel kills the process that uses
+/// the most memory, so the document may be the cause.
 pub(super) fn blame_for_renderers(killed: u32, failure: &Failure) -> Result<(), Failure> {
     if killed <= DEATHS_ALLOWED {
         return Ok(());
     }
     let message = format!("{killed} times: {}", failure.message);
-    Err(Failure::poison(Stage::Render, RENDERER_KILLED, message))
+    Err(Failure::poison(
+        Stage::Render,
+        Reason::RendererKilled,
+        message,
+    ))
 }
 
 #[cfg(test)]
@@ -51,13 +51,13 @@ mod tests {
         assert!(blame_for_workers(&unit(DEATHS_ALLOWED)).is_ok());
         let failure = blame_for_workers(&unit(DEATHS_ALLOWED + 1)).unwrap_err();
         assert_eq!(failure.class, Class::Poison);
-        assert_eq!(failure.reason, "WorkersDied");
+        assert_eq!(failure.reason, Reason::WorkersDied);
         assert!(failure.message.starts_with("3 workers died"), "{failure}");
     }
 
     #[test]
     fn a_document_is_blamed_when_renderers_are_killed_at_the_same_page() {
-        let killed = Failure::transient(Stage::Render, RENDERER_KILLED, "signal 9");
+        let killed = Failure::transient(Stage::Render, Reason::RendererKilled, "signal 9");
         assert!(blame_for_renderers(DEATHS_ALLOWED, &killed).is_ok());
         let failure = blame_for_renderers(DEATHS_ALLOWED + 1, &killed).unwrap_err();
         assert_eq!(failure.class, Class::Poison);
