@@ -36,7 +36,6 @@ const RENDERER_MEMORY_BYTES: u64 = 1 << 30;
 pub(crate) struct Paths {
     /// The cache directory, for the model and for originals in progress.
     pub(crate) cache: PathBuf,
-    /// The PDFium library.
     pub(crate) pdfium: PathBuf,
     /// LibreOffice. Not every image has it.
     pub(crate) soffice: PathBuf,
@@ -135,8 +134,6 @@ impl Common {
             })
             .await
     }
-
-    /// Connects to the object store.
     pub(crate) async fn objects(&self) -> Result<Objects, Failure> {
         let Settings { config, secrets } = &self.settings;
         let objects = Objects::new(&config.documents.object_store, secrets)?;
@@ -145,8 +142,6 @@ impl Common {
             .await?;
         Ok(objects)
     }
-
-    /// Connects to MongoDB.
     pub(crate) async fn documents(&self) -> Result<Documents, Failure> {
         let Settings { config, secrets } = &self.settings;
         let database = &config.stores.mongodb.database;
@@ -156,8 +151,6 @@ impl Common {
             .await?;
         Ok(documents)
     }
-
-    /// Connects to Milvus.
     pub(crate) async fn vectors(&self, dimensions: usize) -> Result<Vectors, Failure> {
         let Settings { config, secrets } = &self.settings;
         let connect = |_| async {
@@ -168,8 +161,6 @@ impl Common {
         };
         self.retry().run(Stage::Milvus, &self.stop, connect).await
     }
-
-    /// Builds the pipeline.
     pub(crate) async fn pipeline(&self) -> Result<Pipeline, Failure> {
         let config = &self.settings.config;
         let renderer = self.renderer()?;
@@ -220,8 +211,6 @@ impl Common {
             milvus: self.settings.config.stores.milvus.clone(),
         })
     }
-
-    /// Opens the ledger.
     pub(crate) async fn ledger(&self, documents: &Documents) -> Result<Ledger, Failure> {
         let topic = &self.settings.config.source.kafka.topic;
         let ledger = Ledger::new(documents.database(), topic);

@@ -34,7 +34,6 @@ pub(crate) struct Choice {
     pub(crate) reason: Option<String>,
     /// Only dead letters of this file.
     pub(crate) file_id: Option<String>,
-    /// Report without sending.
     pub(crate) dry_run: bool,
 }
 
@@ -78,8 +77,6 @@ impl Report {
         writeln!(out, "{count} {noun} {verb}, {skipped} skipped")
     }
 }
-
-/// Runs the command.
 pub(crate) async fn redrive(common: &Common, choice: &Choice) -> Result<Report, Failure> {
     let settings = common.settings.clone();
     let reading = tokio::task::spawn_blocking(move || read_letters(&settings));

@@ -20,9 +20,7 @@ const CONCURRENCY: usize = 8;
 /// A page that answers the question.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Answer {
-    /// The document's name.
     pub(crate) file: String,
-    /// The document's id.
     pub(crate) file_id: String,
     /// The page, from 1.
     pub(crate) page: i64,

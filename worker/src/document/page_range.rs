@@ -20,7 +20,6 @@ pub(crate) struct Range {
     pub(crate) round: String,
     /// The first page, from 0.
     pub(crate) first: u32,
-    /// Number of pages.
     pub(crate) count: u32,
     /// Position of the task.
     pub(crate) origin: Origin,

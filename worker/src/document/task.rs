@@ -26,7 +26,6 @@ pub(crate) enum Message {
 /// What to delete from all stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Deletion {
-    /// One file.
     File {
         file_id: String,
         knowledge_base: String,

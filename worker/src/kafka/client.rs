@@ -60,7 +60,8 @@ pub(crate) fn consumer_config(settings: &Settings, name: Option<&str>) -> Client
     config
 }
 
-/// The client's text for an error. Its own text for a refused setting would contain the value.
+/// The text of a client's error. The client's own text for a refused setting would contain its
+/// value, so it is replaced.
 #[must_use]
 pub(crate) fn describe_error(error: &KafkaError) -> String {
     match error {

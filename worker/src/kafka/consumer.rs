@@ -30,15 +30,11 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a revoked partition waits for its documents to finish, and again as long after they are
 /// cancelled. The group waits for this worker during this time.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A received message.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) message: OwnedMessage,
     pub(crate) ticket: Ticket,
 }
-
-/// The subscribed consumers.
 pub(crate) struct Intake {
     tracker: Arc<Tracker>,
     health: Arc<Health>,

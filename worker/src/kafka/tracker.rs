@@ -56,7 +56,7 @@ impl Tracker {
     pub(crate) fn take(self: &Arc<Self>, partition: TopicPartition, offset: i64) -> Ticket {
         let mut state = self.lock();
         *state.in_flight.entry(partition.0.clone()).or_default() += 1;
-        // The committed offset is the offset of the first message.
+        // The group's committed offset is where the first message was read.
         let assignment = state.assignment(&partition, Some(offset));
         assignment.watermark.take(offset);
         assignment.in_flight += 1;

@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 
 use crate::runtime::failure::{Failure, Reason, Stage};
-
-/// A parsed address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
-    /// A local directory.
     Directory(PathBuf),
     /// A prefix in a bucket of the pipeline's object store.
     Bucket {

@@ -79,7 +79,10 @@ impl Cache {
             let lock = std::fs::File::create(path.join(".lock"))?;
             // If the file system has no locks, a file may be fetched twice.
             if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
-                tracing::info!(directory = %path.display(), "waiting for another worker that is fetching the model");
+                tracing::info!(
+                    directory = %path.display(),
+                    "another worker is fetching the model, waiting"
+                );
                 lock.lock()?;
             }
             Ok(lock)

@@ -159,8 +159,8 @@ async fn fetch_part(
             revision,
         } => {
             if config.embedding.model.secret_ref.is_some() && secrets.model_token.is_none() {
-                let message = "the file model/token is missing: the Secret of embedding.model.secretRef needs a key \
-                     `token`";
+                let message = "the file model/token is missing: the Secret of \
+                               embedding.model.secretRef needs a key `token`";
                 return Err(Failure::fatal(Stage::Model, Reason::SecretMissing, message));
             }
             let token = secrets.model_token.as_ref();

@@ -6,7 +6,7 @@ use crate::stores::ledger::{Entry, Request, State};
 /// What to do with a task.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Decision {
-    /// Begin a new round. Holds the entry of the last one.
+    /// Begin a new round. Holds the entry of the previous one.
     Begin(Option<Box<Entry>>),
     /// Continue the current round.
     Resume(Box<Entry>),

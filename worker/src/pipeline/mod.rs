@@ -170,7 +170,7 @@ mod tests {
     use crate::runtime::failure::Class;
 
     #[test]
-    fn a_document_is_blamed_only_for_its_own_faults() {
+    fn only_a_documents_own_faults_reject_it() {
         for (error, class) in [
             (RenderError::Encrypted, Class::Permanent),
             (RenderError::OutOfMemory, Class::Permanent),

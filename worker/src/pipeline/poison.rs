@@ -8,7 +8,7 @@ use crate::stores::ledger::Unit;
 const DEATHS_ALLOWED: u32 = 3;
 
 /// Fails if too many workers have died on the same page range without storing a page.
-pub(super) fn blame_for_workers(unit: &Unit) -> Result<(), Failure> {
+pub(super) fn check_worker_deaths(unit: &Unit) -> Result<(), Failure> {
     if unit.attempts <= DEATHS_ALLOWED {
         return Ok(());
     }
@@ -25,7 +25,7 @@ pub(super) fn blame_for_workers(unit: &Unit) -> Result<(), Failure> {
 
 /// Fails if too many renderers were killed on the same page. The kernel kills the process that uses
 /// the most memory, so the document may be the cause.
-pub(super) fn blame_for_renderers(killed: u32, failure: &Failure) -> Result<(), Failure> {
+pub(super) fn check_renderer_deaths(killed: u32, failure: &Failure) -> Result<(), Failure> {
     if killed <= DEATHS_ALLOWED {
         return Ok(());
     }
@@ -43,23 +43,23 @@ mod tests {
     use crate::runtime::failure::Class;
 
     #[test]
-    fn a_document_is_blamed_when_workers_die_without_progress() {
+    fn a_document_is_poison_when_workers_die_without_progress() {
         let unit = |attempts| Unit {
             attempts,
             ..Unit::default()
         };
-        assert!(blame_for_workers(&unit(DEATHS_ALLOWED)).is_ok());
-        let failure = blame_for_workers(&unit(DEATHS_ALLOWED + 1)).unwrap_err();
+        assert!(check_worker_deaths(&unit(DEATHS_ALLOWED)).is_ok());
+        let failure = check_worker_deaths(&unit(DEATHS_ALLOWED + 1)).unwrap_err();
         assert_eq!(failure.class, Class::Poison);
         assert_eq!(failure.reason, Reason::WorkersDied);
         assert!(failure.message.starts_with("3 workers died"), "{failure}");
     }
 
     #[test]
-    fn a_document_is_blamed_when_renderers_are_killed_at_the_same_page() {
+    fn a_document_is_poison_when_renderers_are_killed_on_the_same_page() {
         let killed = Failure::transient(Stage::Render, Reason::RendererKilled, "signal 9");
-        assert!(blame_for_renderers(DEATHS_ALLOWED, &killed).is_ok());
-        let failure = blame_for_renderers(DEATHS_ALLOWED + 1, &killed).unwrap_err();
+        assert!(check_renderer_deaths(DEATHS_ALLOWED, &killed).is_ok());
+        let failure = check_renderer_deaths(DEATHS_ALLOWED + 1, &killed).unwrap_err();
         assert_eq!(failure.class, Class::Poison);
         assert_eq!(failure.message, "4 times: signal 9");
     }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admit::{Job, Source};
 use super::page_plan::PagePlan;
-use super::poison::{blame_for_renderers, blame_for_workers};
+use super::poison::{check_renderer_deaths, check_worker_deaths};
 use super::stages::Stages;
 use super::{Event, Observer, Outcome, Pipeline, Stored, render_failure};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
@@ -65,7 +65,7 @@ impl Pipeline {
                 .await?;
             exclusive = true;
         };
-        let result = match blame_for_workers(&entry.unit(first)) {
+        let result = match check_worker_deaths(&entry.unit(first)) {
             Ok(()) => {
                 self.ingest_claimed(job, &claim, &entry, cancel, observer)
                     .await
@@ -258,7 +258,7 @@ impl Pipeline {
                     unit = now;
                     if failure.reason == Reason::RendererKilled {
                         renderers_killed += 1;
-                        blame_for_renderers(renderers_killed, &failure)?;
+                        check_renderer_deaths(renderers_killed, &failure)?;
                     }
                     failure
                 }
@@ -291,7 +291,7 @@ impl Pipeline {
                 Err(error) => render_failure(&error),
             };
             if failure.reason == Reason::RendererKilled {
-                blame_for_renderers(killed.fetch_add(1, Ordering::Relaxed) + 1, &failure)?;
+                check_renderer_deaths(killed.fetch_add(1, Ordering::Relaxed) + 1, &failure)?;
             }
             Err(failure)
         };

@@ -305,8 +305,9 @@ impl Vectors {
             return Ok(());
         }
         let message = format!(
-            "collection {collection} has vectors of width {found}, the model's have {}: the collection \
-             was created for another model. Use that model, or delete the knowledge base",
+            "collection {collection} has vectors of width {found}, the model's have {}: the \
+             collection was created for another model. Use that model, or delete the knowledge \
+             base",
             self.dimensions
         );
         Err(Failure::permanent(

@@ -103,7 +103,8 @@ impl Documents {
                 Ok(_) => {}
                 // The index exists under another name, or LAYRA has stored duplicates.
                 Err(error) if matches!(*error.kind, ErrorKind::Command(_)) => {
-                    tracing::warn!(collection = collection.name(), %error, "unique index not created");
+                    let collection = collection.name();
+                    tracing::warn!(collection, %error, "unique index not created");
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -33,7 +33,9 @@ pub(super) async fn process_all(
             delivery = deliveries.recv(), if free => match delivery {
                 Some(delivery) => {
                     let (dispatcher, cancel_all) = (Arc::clone(dispatcher), cancel_all.clone());
-                    in_progress.spawn(async move { process(&dispatcher, delivery, &cancel_all).await });
+                    in_progress.spawn(async move {
+                        process(&dispatcher, delivery, &cancel_all).await
+                    });
                 }
                 None => break,
             },

@@ -49,7 +49,8 @@ pub(crate) async fn run(
     );
     tokio::select! {
         result = server => {
-            let problem = result.err().map_or_else(|| "the server ended".to_owned(), |e| e.to_string());
+            let problem = result.err().map(|error| error.to_string());
+            let problem = problem.unwrap_or_else(|| "the server ended".to_owned());
             Err(Failure::fatal(Stage::Intake, Reason::HttpServer, format!("{listen}: {problem}")))
         }
         result = work(&common, grace) => match result {

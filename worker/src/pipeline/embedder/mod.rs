@@ -1,7 +1,7 @@
 //! Embeds pages of all documents in batches, one batch after the other.
 //!
 //! ```text
-//! embed_pages ─► prepare (CPU threads) ─► batches (a thread) ─► model (a thread) ─► finish
+//! embed_pages ─► prepare (CPU threads) ─► batches (thread) ─► model (thread) ─► finish
 //! ```
 //! While the model computes a batch, pages of the next one are prepared and, once they fill it,
 //! uploaded to the device. The number of prepared pages bounds the memory.
@@ -343,8 +343,8 @@ impl Computer {
         if error.is_out_of_memory() {
             let message = format!(
                 "one page does not fit into the device's memory ({error}): lower \
-                 embedding.maxVisualTokens, choose a smaller embedding.precision, or use a GPU with \
-                 more memory"
+                 embedding.maxVisualTokens, choose a smaller embedding.precision, or use a GPU \
+                 with more memory"
             );
             return Failure::fatal(Stage::Embed, Reason::OutOfMemory, message);
         }

@@ -44,8 +44,8 @@ pub(super) struct Stages<'a> {
     pub(super) before: Stored,
 }
 
-/// A rendered page.
-struct DrawnPage {
+/// A rendered page that is not yet uploaded and embedded.
+struct PendingPage {
     /// The model's input.
     content: PageContent,
     image: PageImage,
@@ -55,9 +55,7 @@ struct DrawnPage {
 struct PageImage {
     /// The page, from 0.
     number: u32,
-    /// The object key.
     key: String,
-    /// The encoded image.
     bytes: Bytes,
     /// The memory of the whole page, held until it is uploaded and embedded.
     _memory: Reservation,
@@ -94,7 +92,7 @@ impl Stages<'_> {
     /// Embeds and uploads rendered pages, batch by batch.
     async fn embed_and_upload(
         &self,
-        mut rendered: Receiver<DrawnPage>,
+        mut rendered: Receiver<PendingPage>,
         embedded: Sender<Vec<EmbeddedPage>>,
     ) -> Result<(), Failure> {
         loop {
@@ -116,7 +114,7 @@ impl Stages<'_> {
         }
     }
 
-    async fn batch(&self, pages: Vec<DrawnPage>) -> Result<Vec<EmbeddedPage>, Failure> {
+    async fn batch(&self, pages: Vec<PendingPage>) -> Result<Vec<EmbeddedPage>, Failure> {
         let (contents, images): (Vec<_>, Vec<_>) = pages
             .into_iter()
             .map(|page| (page.content, page.image))

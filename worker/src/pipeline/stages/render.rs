@@ -6,7 +6,7 @@ use bytes::Bytes;
 use layra_rendering::{Document, RenderedPage};
 use tokio::sync::mpsc::Sender;
 
-use super::{DrawnPage, PageImage, Stages};
+use super::{PageImage, PendingPage, Stages};
 use crate::pipeline::budget::Reservation;
 use crate::pipeline::embedder::{PageContent, PagePixels};
 use crate::pipeline::render_failure;
@@ -19,7 +19,7 @@ impl Stages<'_> {
         &self,
         mut document: Document,
         pages: Range<u32>,
-        rendered: Sender<DrawnPage>,
+        rendered: Sender<PendingPage>,
     ) -> Result<(), Failure> {
         for number in pages {
             let timer = self.pipeline.metrics.conversion_duration.start_timer();
@@ -47,9 +47,9 @@ impl Stages<'_> {
         Ok(())
     }
 
-    fn with_key(&self, page: RenderedPage, memory: Reservation) -> DrawnPage {
+    fn with_key(&self, page: RenderedPage, memory: Reservation) -> PendingPage {
         let (width, height) = (page.width, page.height);
-        DrawnPage {
+        PendingPage {
             content: PageContent {
                 text: page.text,
                 pixels: page.pixels.map(|rgb| PagePixels { width, height, rgb }),

@@ -110,11 +110,9 @@ pub(crate) struct Unit {
 /// Why a document failed, and the state of its dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rejection {
-    /// The failure's stage.
     pub(crate) stage: String,
     /// The failure's reason, as text: another version of the worker may know further ones.
     pub(crate) reason: String,
-    /// The failure's message.
     pub(crate) message: String,
     /// Whether workers or renderers died while they processed it.
     #[serde(default)]

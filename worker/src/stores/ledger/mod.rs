@@ -46,8 +46,6 @@ impl Ledger {
             topic: topic.to_owned(),
         }
     }
-
-    /// Creates the indexes.
     pub(crate) async fn prepare(&self) -> Result<(), Failure> {
         let sparse = IndexOptions::builder().sparse(true).build();
         for index in [

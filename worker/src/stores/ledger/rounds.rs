@@ -10,7 +10,7 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::mongo::{answer, ask};
 
 impl Ledger {
-    /// Begins a round. `before` is the entry of the last one. `None`: another worker changed the
+    /// Begins a round. `before` is the entry of the previous one. `None`: another worker changed the
     /// entry in the meantime.
     pub(crate) async fn begin(
         &self,
@@ -125,7 +125,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Records that the dead letter was put back into the pipeline's topic.
+    /// Records that the dead letter was redriven.
     pub(crate) async fn record_redrive(&self, entry: &Entry) -> Result<(), Failure> {
         let filter = doc! { "_id": &entry.file_id, "round": &entry.round, "state": "failed" };
         self.set(&filter, doc! { "failure.redriven": true }).await?;
