@@ -38,7 +38,7 @@ pub(crate) enum Command {
         /// PDF files, images and office documents.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// The knowledge base. It is created if it does not exist.
+        /// Id of the knowledge base. It is created if it does not exist.
         #[arg(long)]
         knowledge_base: String,
         /// Owner of the files. Default: the name of the knowledge base up to the first `_`.
@@ -49,9 +49,9 @@ pub(crate) enum Command {
     },
     /// Search a knowledge base for the pages that answer a question.
     Search {
-        /// The question.
+        /// Question to answer.
         question: String,
-        /// The knowledge base.
+        /// Id of the knowledge base.
         #[arg(long)]
         knowledge_base: String,
         /// Number of pages to show.
@@ -68,7 +68,7 @@ pub(crate) enum Command {
         /// The `file_id` of the file. Without it, the whole knowledge base is deleted.
         #[arg(long)]
         file: Option<String>,
-        /// The knowledge base.
+        /// Id of the knowledge base.
         #[arg(long)]
         knowledge_base: String,
         #[command(flatten)]

@@ -48,16 +48,24 @@ pub const PAGES_IN_FLIGHT: &str = "ingestion_pages_in_flight_bytes";
 
 /// Files and knowledge bases deleted by message, by [`KIND`].
 pub const DELETIONS: &str = "ingestion_deletions_total";
-/// Label of [`DELETIONS`]: `file` or `knowledge_base`.
+/// Label of [`DELETIONS`].
 pub const KIND: &str = "kind";
+/// Value of [`KIND`].
+pub const KIND_FILE: &str = "file";
+/// Value of [`KIND`].
+pub const KIND_KNOWLEDGE_BASE: &str = "knowledge_base";
 /// Dead letters sent, by [`REASON`].
 pub const DEAD_LETTERS: &str = "ingestion_dead_letters_total";
 /// Label of [`DEAD_LETTERS`].
 pub const REASON: &str = "reason";
 /// Messages of other types, by [`ACTION`].
 pub const FOREIGN_MESSAGES: &str = "ingestion_foreign_messages_total";
-/// Label of [`FOREIGN_MESSAGES`]: `skip` or `forward`.
+/// Label of [`FOREIGN_MESSAGES`].
 pub const ACTION: &str = "action";
+/// Value of [`ACTION`]: the message was ignored.
+pub const ACTION_SKIP: &str = "skip";
+/// Value of [`ACTION`]: the message was copied to another topic.
+pub const ACTION_FORWARD: &str = "forward";
 
 /// Documents and page ranges in progress.
 pub const DOCUMENTS_IN_FLIGHT: &str = "ingestion_documents_in_flight";

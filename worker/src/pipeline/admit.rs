@@ -208,10 +208,10 @@ impl Pipeline {
             recipe: entry.recipe.clone(),
             worker_since: entry.worker_since,
         };
-        let begun = self.ledger(cancel, || {
+        let restarted = self.ledger(cancel, || {
             self.stores.ledger.begin(&task, &request, Some(entry))
         });
-        Ok(match begun.await? {
+        Ok(match restarted.await? {
             Some(entry) => Outcome::Repeat(Box::new(entry)),
             None => Outcome::Superseded,
         })

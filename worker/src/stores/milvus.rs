@@ -176,7 +176,8 @@ impl Vectors {
         file_id: &str,
         pages: Range<u32>,
     ) -> Result<(), Failure> {
-        self.delete(collection, &range(file_id, &pages)).await
+        self.delete(collection, &range_filter(file_id, &pages))
+            .await
     }
 
     /// Drops a collection, if it exists.
@@ -326,7 +327,7 @@ fn metric(metric: MetricType) -> sdk::MetricType {
 }
 
 /// The filter for a page range of a file.
-fn range(file_id: &str, pages: &Range<u32>) -> String {
+fn range_filter(file_id: &str, pages: &Range<u32>) -> String {
     format!(
         "file_id in [{}] and page_number >= {} and page_number < {}",
         quote(file_id),

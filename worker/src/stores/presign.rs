@@ -10,6 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha1::Sha1;
 
 use crate::runtime::settings::{Secret, Secrets};
+
 /// A hundred years.
 const LIFETIME_SECONDS: i64 = 3_153_600_000;
 

@@ -2,7 +2,7 @@
 //! The pipeline processes and settles it.
 
 use layra_crds::ForeignMessageAction;
-use layra_crds::metric_names::worker::STATUS_SUCCESS;
+use layra_crds::metric_names::worker as names;
 use mongodb::bson::DateTime;
 use rdkafka::Message as _;
 use rdkafka::message::OwnedMessage;
@@ -33,7 +33,7 @@ impl Dispatcher {
         message: &OwnedMessage,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
-        let own = Origin {
+        let position = Origin {
             topic: message.topic().to_owned(),
             partition: message.partition(),
             offset: message.offset(),
@@ -51,7 +51,8 @@ impl Dispatcher {
             (Ok(None), Ok(Message::Foreign)) => self.foreign(message, cancel).await,
             (Ok(None), Ok(Message::Delete(deletion))) => self.delete(&deletion, cancel).await,
             (Ok(range), Ok(Message::Task(task))) => {
-                self.task(&task, range, own.clone(), message, cancel).await
+                self.task(&task, range, position.clone(), message, cancel)
+                    .await
             }
             (Ok(Some(_)), Ok(_)) => Err(Failure::permanent(
                 Stage::Intake,
@@ -61,7 +62,7 @@ impl Dispatcher {
         };
         match result {
             Err(failure) if failure.rejects_document() => {
-                let incoming = self.incoming(message, &own, false);
+                let incoming = self.incoming(message, &position, false);
                 let pipeline = &self.pipeline;
                 pipeline.reject_message(&failure, incoming, cancel).await
             }
@@ -73,7 +74,7 @@ impl Dispatcher {
         &self,
         task: &Task,
         range: Option<Range>,
-        own: Origin,
+        position: Origin,
         message: &OwnedMessage,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
@@ -82,7 +83,7 @@ impl Dispatcher {
         let started = std::time::Instant::now();
         let (origin, at) = match &range {
             Some(range) => (range.origin.clone(), range.at),
-            None => (own, written_at(message)),
+            None => (position, written_at(message)),
         };
         let job = Job {
             task,
@@ -114,7 +115,10 @@ impl Dispatcher {
             Outcome::Stored(Stored { pages, vectors }) => {
                 tracing::info!(pages, vectors, seconds, name, "stored");
                 let metrics = &self.common.metrics;
-                metrics.files.with_label_values(&[STATUS_SUCCESS]).inc();
+                metrics
+                    .files
+                    .with_label_values(&[names::STATUS_SUCCESS])
+                    .inc();
                 metrics.ingestion_duration.observe(seconds);
             }
             Outcome::RangeStored => tracing::info!(seconds, name, "page range stored"),
@@ -149,8 +153,8 @@ impl Dispatcher {
         };
         deleter.delete(deletion, cancel).await?;
         let kind = match deletion {
-            Deletion::File { .. } => "file",
-            Deletion::KnowledgeBase(_) => "knowledge_base",
+            Deletion::File { .. } => names::KIND_FILE,
+            Deletion::KnowledgeBase(_) => names::KIND_KNOWLEDGE_BASE,
         };
         let deletions = &self.common.metrics.deletions;
         deletions.with_label_values(&[kind]).inc();
@@ -170,9 +174,9 @@ impl Dispatcher {
                     .retry
                     .run(Stage::DeadLetter, cancel, forward)
                     .await?;
-                "forward"
+                names::ACTION_FORWARD
             }
-            _ => "skip",
+            _ => names::ACTION_SKIP,
         };
         self.common
             .metrics

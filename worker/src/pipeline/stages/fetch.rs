@@ -119,24 +119,24 @@ mod tests {
     #[test]
     fn the_only_worker_of_a_directory_removes_files_of_a_killed_one() {
         let directory = tempfile::tempdir().unwrap();
-        let left = directory.path().join("original-abc");
-        std::fs::write(&left, "left").unwrap();
+        let leftover = directory.path().join("original-abc");
+        std::fs::write(&leftover, "left").unwrap();
         let converted = directory.path().join("office-abc");
         std::fs::create_dir_all(converted.join("profile")).unwrap();
         let other = directory.path().join("model.safetensors");
         std::fs::write(&other, "kept").unwrap();
         let lock = lock_and_clean(directory.path()).unwrap();
         assert!(lock.is_some());
-        assert!(!left.exists() && !converted.exists() && other.exists());
+        assert!(!leftover.exists() && !converted.exists() && other.exists());
 
-        std::fs::write(&left, "in use").unwrap();
+        std::fs::write(&leftover, "in use").unwrap();
         assert!(
             lock_and_clean(directory.path()).unwrap().is_none(),
             "a second worker"
         );
-        assert!(left.exists());
+        assert!(leftover.exists());
         drop(lock);
         assert!(lock_and_clean(directory.path()).unwrap().is_some());
-        assert!(!left.exists());
+        assert!(!leftover.exists());
     }
 }

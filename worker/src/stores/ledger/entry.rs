@@ -284,7 +284,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_working_document_unchanged_for_ten_minutes_is_orphaneded() {
+    fn a_working_document_unchanged_for_ten_minutes_is_orphaned() {
         let after = |ms: i64| DateTime::from_millis(1_000 + ms);
         assert!(!entry(State::Working).is_orphaned(after(599_999)));
         assert!(entry(State::Working).is_orphaned(after(600_000)));

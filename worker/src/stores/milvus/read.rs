@@ -7,7 +7,7 @@ use layra_crds::{IndexType, SearchSpec};
 use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, FieldData};
 
-use super::{Vectors, metric, quote, range};
+use super::{Vectors, metric, quote, range_filter};
 use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// Rows per answer: below gRPC's 4 MiB, and below LAYRA's own limit.
@@ -89,7 +89,7 @@ impl Vectors {
         file_id: &str,
         pages: Range<u32>,
     ) -> Result<u64, Failure> {
-        self.count(collection, range(file_id, &pages)).await
+        self.count(collection, range_filter(file_id, &pages)).await
     }
 
     async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
