@@ -134,6 +134,7 @@ impl Common {
             })
             .await
     }
+
     pub(crate) async fn objects(&self) -> Result<Objects, Failure> {
         let Settings { config, secrets } = &self.settings;
         let objects = Objects::new(&config.documents.object_store, secrets)?;
@@ -142,6 +143,7 @@ impl Common {
             .await?;
         Ok(objects)
     }
+
     pub(crate) async fn documents(&self) -> Result<Documents, Failure> {
         let Settings { config, secrets } = &self.settings;
         let database = &config.stores.mongodb.database;
@@ -151,6 +153,7 @@ impl Common {
             .await?;
         Ok(documents)
     }
+
     pub(crate) async fn vectors(&self, dimensions: usize) -> Result<Vectors, Failure> {
         let Settings { config, secrets } = &self.settings;
         let connect = |_| async {
@@ -161,6 +164,7 @@ impl Common {
         };
         self.retry().run(Stage::Milvus, &self.stop, connect).await
     }
+
     pub(crate) async fn pipeline(&self) -> Result<Pipeline, Failure> {
         let config = &self.settings.config;
         let renderer = self.renderer()?;
@@ -211,6 +215,7 @@ impl Common {
             milvus: self.settings.config.stores.milvus.clone(),
         })
     }
+
     pub(crate) async fn ledger(&self, documents: &Documents) -> Result<Ledger, Failure> {
         let topic = &self.settings.config.source.kafka.topic;
         let ledger = Ledger::new(documents.database(), topic);

@@ -77,6 +77,7 @@ impl Report {
         writeln!(out, "{count} {noun} {verb}, {skipped} skipped")
     }
 }
+
 pub(crate) async fn redrive(common: &Common, choice: &Choice) -> Result<Report, Failure> {
     let settings = common.settings.clone();
     let reading = tokio::task::spawn_blocking(move || read_letters(&settings));

@@ -30,11 +30,14 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a revoked partition waits for its documents to finish, and again as long after they are
 /// cancelled. The group waits for this worker during this time.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) message: OwnedMessage,
     pub(crate) ticket: Ticket,
 }
+
+/// The consumers of tasks and page ranges, and their messages in progress.
 pub(crate) struct Intake {
     tracker: Arc<Tracker>,
     health: Arc<Health>,

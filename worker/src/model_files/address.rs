@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::runtime::failure::{Failure, Reason, Stage};
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
     Directory(PathBuf),

@@ -25,6 +25,8 @@ use crate::stores::presign::Presigner;
 const CONCURRENCY: usize = 8;
 /// Objects up to this size are written in one request.
 const SINGLE_PUT_BYTES: u64 = 16 << 20;
+
+/// A client of the object store, for one bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Objects {
     client: Arc<AmazonS3>,

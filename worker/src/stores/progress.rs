@@ -55,6 +55,7 @@ impl Progress {
     pub(crate) fn none() -> Self {
         Self { connection: None }
     }
+
     pub(crate) async fn connect(uri: &Secret) -> Result<Self, Failure> {
         let client = redis::Client::open(uri.reveal()).map_err(|_| {
             // The library's message may contain the connection string.

@@ -46,6 +46,7 @@ impl Ledger {
             topic: topic.to_owned(),
         }
     }
+
     pub(crate) async fn prepare(&self) -> Result<(), Failure> {
         let sparse = IndexOptions::builder().sparse(true).build();
         for index in [
