@@ -35,20 +35,20 @@ impl fmt::Debug for Secret {
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error("{path}: {source}")]
+    #[error("cannot read {path}: {source}")]
     Unreadable {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("{path}: {source}")]
+    #[error("the configuration {path} is not valid: {source}")]
     Invalid {
         path: PathBuf,
         /// Names the field.
         source: layra_crds::ConfigError,
     },
-    #[error("{0} is empty")]
+    #[error("the secret file {0} is empty")]
     EmptySecret(PathBuf),
-    #[error("{0} is not UTF-8 text")]
+    #[error("the secret file {0} is not UTF-8 text")]
     BinarySecret(PathBuf),
     #[error("the Secret in {directory} cannot be used: {source}")]
     KafkaSecret {
