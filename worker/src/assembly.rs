@@ -65,7 +65,6 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    #[must_use]
     pub(crate) fn new(settings: Settings, paths: Paths, stop: CancellationToken) -> Self {
         let health = Arc::new(Health::default());
         let recipe = recipe(&settings.config);
@@ -81,7 +80,6 @@ impl Common {
     }
 
     /// The policy while a server is unavailable.
-    #[must_use]
     pub(crate) fn retry(&self) -> Retry {
         Retry::new(
             Arc::clone(&self.metrics),
@@ -226,7 +224,6 @@ impl Common {
     }
 
     /// A request to this worker. `origin` identifies it.
-    #[must_use]
     pub(crate) fn request(&self, origin: String, at: DateTime) -> Request {
         Request {
             origin,

@@ -34,7 +34,6 @@ pub(crate) struct Summary {
 
 impl Summary {
     /// Whether every file is searchable.
-    #[must_use]
     pub(crate) fn is_success(&self) -> bool {
         self.failures.is_empty()
     }

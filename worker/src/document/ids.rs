@@ -13,14 +13,12 @@ use uuid::Uuid;
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d0c_6f0e_7a5b_5c1e_9b52_8d3e_4f61_a7c4);
 
 /// Milvus' `image_id` and MongoDB's `images_id` of a page (0-based): `{username}_{uuid}`.
-#[must_use]
 pub(crate) fn image_id(username: &str, file_id: &str, page: u32) -> String {
     let uuid = Uuid::new_v5(&NAMESPACE, format!("{file_id}\0{page}").as_bytes());
     format!("{username}_{uuid}")
 }
 
 /// The key of a page's image (page 0-based): `{username}_{stem}_{24 hex digits}.{extension}`.
-#[must_use]
 pub(crate) fn image_key(
     username: &str,
     file_name: &str,
@@ -34,7 +32,6 @@ pub(crate) fn image_key(
 
 /// The `file_id` of a file that was not uploaded through LAYRA. The same content under the same
 /// name in the same knowledge base is the same file.
-#[must_use]
 pub(crate) fn file_id(
     username: &str,
     knowledge_base: &str,
@@ -53,7 +50,6 @@ pub(crate) fn file_id(
 }
 
 /// The key of an original: `{username}_{stem}_{24 hex digits}{.extension}`.
-#[must_use]
 pub(crate) fn original_key(username: &str, file_name: &str, file_id: &str) -> String {
     let digits = hex24(&[file_id.as_bytes()]);
     let extension = Path::new(file_name)

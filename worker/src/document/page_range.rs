@@ -29,7 +29,6 @@ pub(crate) struct Range {
 
 impl Range {
     /// The task's own headers and those of the range.
-    #[must_use]
     pub(crate) fn headers(&self, task: Option<&OwnedHeaders>) -> OwnedHeaders {
         let mut headers = OwnedHeaders::new();
         for header in task.into_iter().flat_map(Headers::iter) {
@@ -70,7 +69,6 @@ impl Range {
 }
 
 /// Whether a header describes a range. Other headers are the task's own.
-#[must_use]
 pub(crate) fn is_range_header(key: &str) -> bool {
     key.starts_with(PREFIX)
 }

@@ -82,7 +82,6 @@ pub(crate) enum TaskError {
 }
 
 impl TaskError {
-    #[must_use]
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::NotJson(_) => Reason::NotJson,
@@ -150,7 +149,6 @@ pub(crate) fn parse(payload: &[u8]) -> Result<Message, TaskError> {
 
 /// The ids of the task and, if there is one, of the file of a message that is not a valid task. The
 /// progress display then shows its failure.
-#[must_use]
 pub(crate) fn progress_ids(payload: &[u8]) -> Option<(String, Option<String>)> {
     let message: Value = serde_json::from_slice(payload).ok()?;
     let text = |value: Option<&Value>| value?.as_str().map(str::to_owned);
@@ -161,7 +159,6 @@ pub(crate) fn progress_ids(payload: &[u8]) -> Option<(String, Option<String>)> {
 
 impl Task {
     /// The message that LAYRA would send for this task.
-    #[must_use]
     pub(crate) fn to_message(&self) -> Vec<u8> {
         let file = &self.file;
         serde_json::json!({

@@ -8,7 +8,6 @@ use rdkafka::error::KafkaError;
 use crate::runtime::settings::Settings;
 
 /// Settings of every Kafka client of the worker.
-#[must_use]
 pub(crate) fn client_config(settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
@@ -27,7 +26,6 @@ pub(crate) fn client_config(settings: &Settings) -> ClientConfig {
 
 /// Settings of a consumer. `name` is its client id, which the broker's tools show. It is a dynamic
 /// member of the group: see `docs/decisions/0009-dynamic-group-members.md`.
-#[must_use]
 pub(crate) fn consumer_config(settings: &Settings, name: Option<&str>) -> ClientConfig {
     let kafka: &KafkaSource = &settings.config.source.kafka;
     let session_ms = u64::from(kafka.session_timeout_seconds) * 1000;
@@ -62,7 +60,6 @@ pub(crate) fn consumer_config(settings: &Settings, name: Option<&str>) -> Client
 
 /// The text of a client's error. The client's own text for a refused setting would contain its
 /// value, so it is replaced.
-#[must_use]
 pub(crate) fn describe_error(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, description, name, value) => {

@@ -234,7 +234,6 @@ fn failure_headers(
 }
 
 /// A failure header of a dead letter, for example `reason`.
-#[must_use]
 pub(crate) fn failure_header<'a>(letter: &'a OwnedMessage, name: &str) -> Option<&'a str> {
     letter
         .headers()

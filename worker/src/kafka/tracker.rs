@@ -198,17 +198,12 @@ impl Ticket {
     }
 
     /// Cancelled when the work must stop, because the partition was revoked.
-    #[must_use]
     pub(crate) fn cancel(&self) -> &CancellationToken {
         &self.cancel
     }
-
-    #[must_use]
     pub(crate) fn partition(&self) -> &TopicPartition {
         &self.partition
     }
-
-    #[must_use]
     pub(crate) fn offset(&self) -> i64 {
         self.offset
     }

@@ -32,7 +32,6 @@ impl Watermark {
 
     /// The next offset to read after a restart: everything below is processed. `None`: no message
     /// was received yet.
-    #[must_use]
     pub(crate) fn committable(&self) -> Option<i64> {
         self.open.first().copied().or(self.end)
     }

@@ -26,7 +26,6 @@ pub(crate) struct Reservation {
 
 impl Budget {
     /// A budget of `bytes`. The gauge `used` shows the bytes in use.
-    #[must_use]
     pub(crate) fn new(bytes: usize, used: IntGauge) -> Self {
         let permits_in_total = u32::try_from(bytes / PERMIT_BYTES)
             .unwrap_or(u32::MAX >> 4)

@@ -34,7 +34,7 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
 use crate::stores::Stores;
-use crate::stores::ledger::{Claim, Entry, Rejection, Unit};
+use crate::stores::ledger::{Claim, Entry, RangeEntry, Rejection};
 
 pub(crate) use admit::{Job, Source};
 pub(crate) use deletion::Deleter;
@@ -139,16 +139,16 @@ impl Pipeline {
 
     /// Fails if another worker has taken over the range.
     async fn check_claim(&self, claim: &Claim, cancel: &CancellationToken) -> Result<(), Failure> {
-        self.claimed_unit(claim, cancel).await.map(|_| ())
+        self.claimed_range(claim, cancel).await.map(|_| ())
     }
 
     /// The state of the claimed range. Fails if another worker has taken over the range.
-    async fn claimed_unit(
+    async fn claimed_range(
         &self,
         claim: &Claim,
         cancel: &CancellationToken,
-    ) -> Result<Unit, Failure> {
-        self.ledger(cancel, || self.stores.ledger.claimed_unit(claim))
+    ) -> Result<RangeEntry, Failure> {
+        self.ledger(cancel, || self.stores.ledger.claimed_range(claim))
             .await?
             .ok_or_else(|| Failure::superseded(Stage::Mongodb))
     }

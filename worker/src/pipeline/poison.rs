@@ -2,23 +2,23 @@
 //! No I/O.
 
 use crate::runtime::failure::{Failure, Reason, Stage};
-use crate::stores::ledger::Unit;
+use crate::stores::ledger::RangeEntry;
 
 /// Number of deaths on the same pages that does not yet make a document poison.
 const DEATHS_ALLOWED: u32 = 3;
 
 /// Fails if too many workers have died on the same page range without storing a page.
-pub(super) fn check_worker_deaths(unit: &Unit) -> Result<(), Failure> {
-    if unit.attempts <= DEATHS_ALLOWED {
+pub(super) fn check_worker_deaths(range: &RangeEntry) -> Result<(), Failure> {
+    if range.attempts <= DEATHS_ALLOWED {
         return Ok(());
     }
-    let deaths = unit.attempts - 1;
+    let deaths = range.attempts - 1;
     Err(Failure::poison(
         Stage::Intake,
         Reason::WorkersDied,
         format!(
             "{deaths} workers died on this document without reporting an error, after {} pages",
-            unit.stored
+            range.stored
         ),
     ))
 }
@@ -44,12 +44,12 @@ mod tests {
 
     #[test]
     fn a_document_is_poison_when_workers_die_without_progress() {
-        let unit = |attempts| Unit {
+        let range = |attempts| RangeEntry {
             attempts,
-            ..Unit::default()
+            ..RangeEntry::default()
         };
-        assert!(check_worker_deaths(&unit(DEATHS_ALLOWED)).is_ok());
-        let failure = check_worker_deaths(&unit(DEATHS_ALLOWED + 1)).unwrap_err();
+        assert!(check_worker_deaths(&range(DEATHS_ALLOWED)).is_ok());
+        let failure = check_worker_deaths(&range(DEATHS_ALLOWED + 1)).unwrap_err();
         assert_eq!(failure.class, Class::Poison);
         assert_eq!(failure.reason, Reason::WorkersDied);
         assert!(failure.message.starts_with("3 workers died"), "{failure}");

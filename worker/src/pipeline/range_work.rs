@@ -13,7 +13,7 @@ use super::poison::{check_renderer_deaths, check_worker_deaths};
 use super::stages::Stages;
 use super::{Event, Observer, Outcome, Pipeline, Stored, render_failure};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
-use crate::stores::ledger::{Claim, Entry, State, Unit};
+use crate::stores::ledger::{Claim, Entry, RangeEntry, State};
 
 /// A page range of an open document, and everything that the work on it needs.
 struct RangeWork<'a> {
@@ -48,7 +48,7 @@ impl Pipeline {
         let (file_id, round) = (&entry.file_id, &entry.round);
         // The lock comes before the claim: a worker that dies while this range waits for the lock
         // must not make the range suspect.
-        let mut exclusive = entry.unit(first).was_begun();
+        let mut exclusive = entry.range_entry(first).was_begun();
         let (_isolation, claim, entry) = loop {
             let isolation = self.isolate(exclusive, cancel).await?;
             let claim = Claim::new(file_id, round, first);
@@ -57,7 +57,7 @@ impl Pipeline {
                 drop(isolation);
                 return self.claim_refused(&claim, cancel).await;
             };
-            if exclusive || !entry.unit(first).is_suspect() {
+            if exclusive || !entry.range_entry(first).is_suspect() {
                 break (isolation, claim, entry);
             }
             // Another worker claimed the range after `entry` was read.
@@ -65,7 +65,7 @@ impl Pipeline {
                 .await?;
             exclusive = true;
         };
-        let result = match check_worker_deaths(&entry.unit(first)) {
+        let result = match check_worker_deaths(&entry.range_entry(first)) {
             Ok(()) => {
                 self.ingest_claimed(job, &claim, &entry, cancel, observer)
                     .await
@@ -193,8 +193,8 @@ impl Pipeline {
             cancel,
             observer,
         };
-        let unit = entry.unit(claim.first);
-        let stored = self.store_every_page(&work, unit, document).await?;
+        let range = entry.range_entry(claim.first);
+        let stored = self.store_every_page(&work, range, document).await?;
         Ok((entry, Some(stored)))
     }
 
@@ -203,7 +203,7 @@ impl Pipeline {
     async fn store_every_page(
         &self,
         work: &RangeWork<'_>,
-        mut unit: Unit,
+        mut range: RangeEntry,
         mut document: Document,
     ) -> Result<Stored, Failure> {
         let RangeWork {
@@ -213,11 +213,11 @@ impl Pipeline {
             cancel,
             ..
         } = *work;
-        let mut clean = unit.turns <= 1;
+        let mut clean = range.turns <= 1;
         // Both count since a page was stored.
         let (mut attempts, mut renderers_killed) = (0, 0);
         loop {
-            let start = claim.first + unit.stored;
+            let start = claim.first + range.stored;
             if !clean {
                 self.clear_rows(plan, start..end, cancel).await?;
             }
@@ -228,8 +228,8 @@ impl Pipeline {
                 cancel,
                 observer: work.observer,
                 before: Stored {
-                    pages: unit.stored,
-                    vectors: unit.rows,
+                    pages: range.stored,
+                    vectors: range.rows,
                 },
             };
             let failure = match stages.run(document, start..end).await {
@@ -244,18 +244,18 @@ impl Pipeline {
                     if !reset.await? {
                         return Err(Failure::superseded(Stage::Mongodb));
                     }
-                    unit.stored = 0;
-                    unit.rows = 0;
+                    range.stored = 0;
+                    range.rows = 0;
                     let message =
                         format!("Milvus holds {found} rows instead of {}", stored.vectors);
                     Failure::transient(Stage::Milvus, Reason::RowsNotOnce, message)
                 }
                 Err(failure) if failure.class == Class::Transient => {
-                    let now = self.claimed_unit(claim, cancel).await?;
-                    if now.stored > unit.stored {
+                    let now = self.claimed_range(claim, cancel).await?;
+                    if now.stored > range.stored {
                         (attempts, renderers_killed) = (0, 0);
                     }
-                    unit = now;
+                    range = now;
                     if failure.reason == Reason::RendererKilled {
                         renderers_killed += 1;
                         check_renderer_deaths(renderers_killed, &failure)?;
@@ -310,7 +310,7 @@ impl Pipeline {
     ) -> Result<Outcome, Failure> {
         let Stored { pages, vectors } = stored;
         let entry = self.ledger(cancel, || {
-            self.stores.ledger.record_unit_done(claim, pages, vectors)
+            self.stores.ledger.record_range_done(claim, pages, vectors)
         });
         let Some(entry) = entry.await? else {
             return self.yield_claim(claim, cancel).await;
@@ -336,7 +336,7 @@ impl Pipeline {
             // document.
             (State::Working, _) => match entry.stored_rows() {
                 Some(rows) => self.complete_document(&entry, rows, cancel).await,
-                None if entry.unit(claim.first).done => Ok(Outcome::AlreadyStored),
+                None if entry.range_entry(claim.first).done => Ok(Outcome::AlreadyStored),
                 None => self.leave_to_other_worker(&entry.file_id, cancel).await,
             },
             (State::Done, _) => Ok(Outcome::AlreadyStored),

@@ -32,7 +32,6 @@ pub(crate) enum Stage {
 
 impl Stage {
     /// The name used in metrics, logs and message headers.
-    #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Intake => "intake",
@@ -75,7 +74,6 @@ pub(crate) enum Class {
 
 impl Class {
     /// The name used in message headers.
-    #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Transient => "transient",
@@ -122,13 +120,11 @@ impl Failure {
     }
 
     /// Whether the document gets a dead letter.
-    #[must_use]
     pub(crate) fn rejects_document(&self) -> bool {
         matches!(self.class, Class::Permanent | Class::Poison)
     }
 
     /// The work was cancelled.
-    #[must_use]
     pub(crate) fn stopped(stage: Stage) -> Self {
         Self::new(
             Class::Stopped,
@@ -139,7 +135,6 @@ impl Failure {
     }
 
     /// Another worker has taken over the document.
-    #[must_use]
     pub(crate) fn superseded(stage: Stage) -> Self {
         let message = "another worker has taken over the document";
         Self::new(Class::Superseded, stage, Reason::Superseded, message)

@@ -59,7 +59,6 @@ impl Health {
     }
 
     /// Why the worker is not ready. Empty if it is ready.
-    #[must_use]
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if !self.model_loaded.load(Ordering::Relaxed) {
@@ -73,7 +72,6 @@ impl Health {
     }
 
     /// Whether the poll loop is running. True before it starts.
-    #[must_use]
     pub(crate) fn is_alive(&self, now: Instant) -> bool {
         self.last_poll
             .lock()
@@ -82,7 +80,6 @@ impl Health {
     }
 
     /// The stages that are retrying, with their latest failures.
-    #[must_use]
     pub(crate) fn retries(&self) -> Vec<String> {
         let retrying = self.retrying.lock().unwrap_or_else(PoisonError::into_inner);
         retrying

@@ -86,7 +86,6 @@ impl Metrics {
     ///
     /// # Panics
     /// If two metrics had the same name.
-    #[must_use]
     #[allow(clippy::too_many_lines, reason = "a list: one entry for each metric")]
     pub(crate) fn new() -> Self {
         let registry = Registry::new();
@@ -287,7 +286,6 @@ impl Metrics {
     }
 
     /// All metrics in Prometheus' text format.
-    #[must_use]
     pub(crate) fn render(&self) -> String {
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {

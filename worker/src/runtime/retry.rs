@@ -28,7 +28,6 @@ pub(crate) struct Retry {
 impl Retry {
     /// A policy that reports to `metrics` and `health`. Once `shutdown` is cancelled, it does not
     /// wait any more.
-    #[must_use]
     pub(crate) fn new(
         metrics: Arc<Metrics>,
         health: Arc<Health>,

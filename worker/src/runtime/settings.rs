@@ -20,7 +20,6 @@ impl Secret {
     }
 
     /// The text itself, for a client library.
-    #[must_use]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }

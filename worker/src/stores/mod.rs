@@ -32,7 +32,6 @@ pub(crate) struct Stores {
 
 impl Stores {
     /// The name of a knowledge base's collection.
-    #[must_use]
     pub(crate) fn collection_of(&self, knowledge_base: &str) -> String {
         self.milvus.collection_of(knowledge_base)
     }

@@ -198,8 +198,6 @@ impl Documents {
         ask(self.knowledge_bases.delete_one(filter)).await?;
         Ok(())
     }
-
-    #[must_use]
     pub(crate) fn database(&self) -> &Database {
         &self.database
     }

@@ -262,7 +262,6 @@ impl Objects {
     }
 
     /// A link to an object, for browsers.
-    #[must_use]
     pub(crate) fn link(&self, key: &str) -> String {
         self.presigner.link(key, jiff::Timestamp::now())
     }

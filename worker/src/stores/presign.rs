@@ -33,7 +33,6 @@ pub(crate) struct Presigner {
 
 impl Presigner {
     /// Links begin with the public endpoint of the store.
-    #[must_use]
     pub(crate) fn new(spec: &ObjectStoreSpec, secrets: &Secrets, bucket: &str) -> Self {
         let endpoint = spec
             .public_endpoint
@@ -52,7 +51,6 @@ impl Presigner {
     }
 
     /// A link to an object, valid for a hundred years from `now`.
-    #[must_use]
     pub(crate) fn link(&self, key: &str, now: jiff::Timestamp) -> String {
         let expires = now.as_second() + LIFETIME_SECONDS;
         let path = format!("/{}/{}", self.bucket, utf8_percent_encode(key, &PATH));

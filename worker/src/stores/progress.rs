@@ -51,7 +51,6 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// A display that does nothing.
-    #[must_use]
     pub(crate) fn none() -> Self {
         Self { connection: None }
     }

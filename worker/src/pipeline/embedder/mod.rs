@@ -120,13 +120,11 @@ impl EmbedderThread {
     }
 
     /// Width of a vector.
-    #[must_use]
     pub(crate) fn dimensions(&self) -> usize {
         self.model.dimensions()
     }
 
     /// Largest number of pixels of a page that the model uses. `None`: it needs no pixels.
-    #[must_use]
     pub(crate) fn page_pixels(&self) -> Option<u32> {
         self.model.page_pixels()
     }

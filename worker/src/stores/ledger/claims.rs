@@ -6,7 +6,7 @@
 
 use mongodb::bson::{DateTime, Document, doc};
 
-use super::{Entry, Ledger, State, Unit, number, token, working};
+use super::{Entry, Ledger, RangeEntry, State, number, token, working};
 use crate::runtime::failure::Failure;
 
 /// The right to work on a page range until another worker takes it.
@@ -61,13 +61,13 @@ impl Ledger {
     }
 
     /// The state of the claimed range. `None`: the claim is void.
-    pub(crate) async fn claimed_unit(&self, claim: &Claim) -> Result<Option<Unit>, Failure> {
+    pub(crate) async fn claimed_range(&self, claim: &Claim) -> Result<Option<RangeEntry>, Failure> {
         let entry = self.set(&claim.filter(), doc! {}).await?;
-        Ok(entry.map(|entry| entry.unit(claim.first)))
+        Ok(entry.map(|entry| entry.range_entry(claim.first)))
     }
 
     /// Records that every page of the range is stored. `None`: the claim is void.
-    pub(crate) async fn record_unit_done(
+    pub(crate) async fn record_range_done(
         &self,
         claim: &Claim,
         pages: u32,
@@ -112,7 +112,6 @@ impl Ledger {
 
 impl Claim {
     /// A claim to the range of a round that begins at page `first`. The ledger must grant it.
-    #[must_use]
     pub(crate) fn new(file_id: &str, round: &str, first: u32) -> Self {
         Self {
             file_id: file_id.to_owned(),
@@ -123,9 +122,9 @@ impl Claim {
     }
 
     fn is_held_in(&self, entry: &Entry) -> bool {
-        let unit = entry.unit(self.first);
+        let range = entry.range_entry(self.first);
         let is_current = entry.state == State::Working && entry.round == self.round;
-        is_current && !unit.done && unit.claim == self.token
+        is_current && !range.done && range.claim == self.token
     }
 
     fn filter(&self) -> Document {

@@ -48,7 +48,7 @@ pub(crate) struct Entry {
     pub(crate) range_pages: Option<u32>,
     /// The page ranges that a worker has claimed, by their first page.
     #[serde(default)]
-    pub(crate) units: BTreeMap<String, Unit>,
+    pub(crate) units: BTreeMap<String, RangeEntry>,
     /// Rows in Milvus, once the document is done.
     #[serde(default)]
     pub(crate) vectors: Option<u64>,
@@ -86,7 +86,7 @@ pub(crate) enum State {
 
 /// The work on one page range.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Unit {
+pub(crate) struct RangeEntry {
     /// Token of the latest claim.
     #[serde(default)]
     pub(crate) claim: String,
@@ -189,8 +189,7 @@ impl From<&Entry> for Task {
 
 impl Entry {
     /// The range that begins at `first`.
-    #[must_use]
-    pub(crate) fn unit(&self, first: u32) -> Unit {
+    pub(crate) fn range_entry(&self, first: u32) -> RangeEntry {
         self.units
             .get(&first.to_string())
             .cloned()
@@ -198,7 +197,6 @@ impl Entry {
     }
 
     /// First page and length of every range. Empty before the document was opened.
-    #[must_use]
     pub(crate) fn ranges(&self) -> Vec<(u32, u32)> {
         let pages = self.pages.unwrap_or_default();
         let length = self.range_pages.unwrap_or(pages).max(1);
@@ -209,41 +207,40 @@ impl Entry {
     }
 
     /// The ranges that are not done.
-    #[must_use]
     pub(crate) fn missing_ranges(&self) -> Vec<(u32, u32)> {
         let mut ranges = self.ranges();
-        ranges.retain(|(first, _)| !self.unit(*first).done);
+        ranges.retain(|(first, _)| !self.range_entry(*first).done);
         ranges
     }
 
     /// Whether a document that another worker has taken over is orphaned: it is in progress and
     /// does not change.
-    #[must_use]
     pub(crate) fn is_orphaned(&self, now: DateTime) -> bool {
         let idle = now.timestamp_millis() - self.updated_at.timestamp_millis();
         self.state == State::Working && idle >= ORPHANED_MS
     }
 
     /// Rows of all ranges, if every range is done.
-    #[must_use]
     pub(crate) fn stored_rows(&self) -> Option<u64> {
         let ranges = self.ranges();
-        (!ranges.is_empty() && self.missing_ranges().is_empty())
-            .then(|| ranges.iter().map(|(first, _)| self.unit(*first).rows).sum())
+        (!ranges.is_empty() && self.missing_ranges().is_empty()).then(|| {
+            ranges
+                .iter()
+                .map(|(first, _)| self.range_entry(*first).rows)
+                .sum()
+        })
     }
 }
 
-impl Unit {
+impl RangeEntry {
     /// Whether a worker has claimed the range and has neither completed it nor given it back: it
     /// died, or it is still busy.
-    #[must_use]
     pub(crate) fn was_begun(&self) -> bool {
         self.attempts > 0
     }
 
     /// Whether this holds for a worker other than the one that holds the claim. Such work is done
     /// in isolation, so that no other document comes under suspicion.
-    #[must_use]
     pub(crate) fn is_suspect(&self) -> bool {
         self.attempts > 1
     }
@@ -293,14 +290,14 @@ pub(crate) mod tests {
 
     #[test]
     fn work_that_another_worker_began_and_did_not_end_is_suspect() {
-        let unit = |attempts| Unit {
+        let range = |attempts| RangeEntry {
             attempts,
-            ..Unit::default()
+            ..RangeEntry::default()
         };
-        assert!(!unit(0).was_begun());
-        assert!(unit(1).was_begun());
-        assert!(!unit(1).is_suspect());
-        assert!(unit(2).is_suspect());
+        assert!(!range(0).was_begun());
+        assert!(range(1).was_begun());
+        assert!(!range(1).is_suspect());
+        assert!(range(2).is_suspect());
     }
 
     proptest! {
@@ -329,8 +326,8 @@ pub(crate) mod tests {
                 let (first, count) = *order.select(&rest);
                 rest.retain(|(other, _)| *other != first);
                 let rows = u64::from(count) * 3;
-                let unit = Unit { done: true, rows, ..Unit::default() };
-                entry.units.insert(first.to_string(), unit);
+                let range = RangeEntry { done: true, rows, ..RangeEntry::default() };
+                entry.units.insert(first.to_string(), range);
             }
             prop_assert_eq!(entry.stored_rows(), Some(u64::from(pages) * 3));
         }
@@ -339,12 +336,12 @@ pub(crate) mod tests {
     #[test]
     fn an_entry_is_read_from_the_database_as_it_was_written() {
         let mut entry = entry(State::Working);
-        let unit = Unit {
+        let range = RangeEntry {
             attempts: 2,
             rows: 7,
-            ..Unit::default()
+            ..RangeEntry::default()
         };
-        entry.units.insert("64".into(), unit);
+        entry.units.insert("64".into(), range);
         let stored = mongodb::bson::serialize_to_document(&entry).unwrap();
         assert_eq!(stored.get_str("_id").ok(), Some("u_f"));
         let read: Entry = mongodb::bson::deserialize_from_document(stored).unwrap();

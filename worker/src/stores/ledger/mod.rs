@@ -18,7 +18,7 @@ use mongodb::{Collection, Database, IndexModel};
 use uuid::Uuid;
 
 pub(crate) use claims::Claim;
-pub(crate) use entry::{Entry, Rejection, Request, State, Unit};
+pub(crate) use entry::{Entry, RangeEntry, Rejection, Request, State};
 
 #[cfg(test)]
 pub(crate) use entry::tests::entry as an_entry;
@@ -39,7 +39,6 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// The ledger in a database, for the pipeline of a topic.
-    #[must_use]
     pub(crate) fn new(database: &Database, topic: &str) -> Self {
         Self {
             entries: database.collection("ingestion_ledger"),
