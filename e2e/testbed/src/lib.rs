@@ -166,7 +166,8 @@ impl Testbed {
                 "on servers that are not ours, name the images: LAYRA_E2E_OPERATOR_IMAGE and \
                  LAYRA_E2E_WORKER_IMAGE"
             ),
-            None => Images::build(&self.settings).await,
+            // Boxed: it would make every future that awaits it large.
+            None => Box::pin(Images::build(&self.settings)).await,
         }
     }
 
