@@ -239,7 +239,7 @@ impl Scene {
 
     /// Runs `kubectl` in this namespace. Returns its standard output; an error carries all output.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        // A cache of its own: the user's may describe an earlier cluster at this address.
+        // A separate cache: the user's may describe an earlier cluster at this address.
         let cache = tempfile::TempDir::new()?;
         let output = tokio::process::Command::new(&self.kubectl)
             .env("KUBECACHEDIR", cache.path())

@@ -18,7 +18,7 @@ pub enum NewTestbed {
     Stop,
 }
 
-/// Runs `work` in a namespace of its own. When interrupted, prints what is left running.
+/// Runs `work` in a separate namespace. When interrupted, prints what is left running.
 pub async fn in_namespace<T>(
     namespace: &str,
     new_testbed: NewTestbed,

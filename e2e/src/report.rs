@@ -104,7 +104,7 @@ fn decisions(decisions: &[(f64, ScalingStatus)]) -> String {
                 None => text.push_str("<td class=n>?"),
             }
         }
-        // In a row of its own: next to seven numbers it would be squeezed.
+        // In a separate row: next to seven numbers it would be squeezed.
         let message = escape(&scaling.message);
         let _ = write!(
             text,

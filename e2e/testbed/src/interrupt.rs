@@ -23,7 +23,7 @@ pub enum Ended<T> {
 
 /// Runs a command until it finishes, or until Ctrl-C or SIGTERM. Then the command is dropped, its
 /// child processes are terminated, and `left` describes for people what is left running. Daemons of
-/// the test-bed have sessions of their own and keep running.
+/// the test-bed have separate sessions and keep running.
 pub async fn unless_interrupted<T>(
     command: impl Future<Output = Result<T>>,
     left: impl FnOnce() -> Result<String>,

@@ -67,7 +67,7 @@ pub(super) async fn probe(settings: &Settings) -> Result<()> {
         .arg("--kubeconfig")
         .arg(settings.kubeconfig())
         .args(["--request-timeout=3s", "get", "nodes", "--output", READY])
-        // A cache of its own: the user's may describe an earlier cluster at this address.
+        // A separate cache: the user's may describe an earlier cluster at this address.
         .env(
             "KUBECACHEDIR",
             settings.state.join("kubernetes/kubectl-cache"),

@@ -17,7 +17,7 @@ impl Lock {
     /// Waits for the lock `file`; `what` describes for people what its holder does.
     pub(super) async fn acquire(file: &Path, what: &str) -> Result<Self> {
         if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         let lock = File::create(file).with_context(|| format!("opening {}", file.display()))?;
         let mut is_reported = false;
