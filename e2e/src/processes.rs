@@ -8,7 +8,7 @@ use procfs::process::{Process, Stat, Status, all_processes};
 
 /// Adds the present memory of the product's processes to the highest seen so far: name and bytes of
 /// the largest process of each kind.
-pub fn record_peaks(peaks: &mut BTreeMap<String, u64>) {
+pub(crate) fn record_peaks(peaks: &mut BTreeMap<String, u64>) {
     for process in all() {
         let Ok(status) = process.status() else {
             continue;
@@ -30,12 +30,12 @@ pub fn record_peaks(peaks: &mut BTreeMap<String, u64>) {
 }
 
 /// Every process that can be read. Any of them may have ended by the time it is used.
-pub fn all() -> impl Iterator<Item = Process> {
+pub(crate) fn all() -> impl Iterator<Item = Process> {
     all_processes().into_iter().flatten().flatten()
 }
 
 /// The process with this pid.
-pub fn with_pid(pid: u32) -> Result<Process> {
+pub(crate) fn with_pid(pid: u32) -> Result<Process> {
     let process = Process::new(i32::try_from(pid)?);
     process.with_context(|| format!("process {pid}"))
 }
@@ -53,7 +53,7 @@ pub fn newest(name: &str) -> Option<Process> {
 }
 
 /// The running processes that `parent` has started.
-pub fn children(parent: u32) -> impl Iterator<Item = Process> {
+pub(crate) fn children(parent: u32) -> impl Iterator<Item = Process> {
     all().filter(move |process| {
         let stat = process.stat();
         stat.is_ok_and(|stat| u32::try_from(stat.ppid) == Ok(parent))
@@ -68,7 +68,7 @@ pub fn cpu_time(stat: &Stat) -> Duration {
 
 /// Processor time of the children that have ended and been waited for.
 #[must_use]
-pub fn cpu_time_of_ended_children(stat: &Stat) -> Duration {
+pub(crate) fn cpu_time_of_ended_children(stat: &Stat) -> Duration {
     let total = stat.cutime + stat.cstime;
     ticks(u64::try_from(total).unwrap_or_default())
 }

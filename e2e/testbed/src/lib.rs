@@ -36,8 +36,7 @@ pub use cargo::{
 pub use images::{Images, dist};
 pub use interrupt::{Ended, unless_interrupted};
 pub use logs::print_logs;
-pub use prerequisites::{Purpose, check as check_prerequisites, is_root};
-pub use process::{Daemon, Signal};
+pub use prerequisites::{Purpose, check as check_prerequisites};
 pub use progress::{Progress, Step};
 pub use running::{Frozen, RunningService};
 pub use services::{Service, WriteLimit};
@@ -45,6 +44,7 @@ pub use settings::Settings;
 pub use status::{ProcessStatus, describe_testbed, processes};
 
 use lock::Lock;
+use process::{Daemon, Signal};
 
 /// Start of the line with the duration of an end-to-end test; seconds and name follow.
 pub const TOOK: &str = "took ";

@@ -72,7 +72,7 @@ fn missing_for_servers() -> Vec<String> {
 
 /// Whether this process runs as root.
 #[must_use]
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 

@@ -75,12 +75,6 @@ impl Daemon {
         &self.name
     }
 
-    /// The file to which its output is appended.
-    #[must_use]
-    pub fn log(&self) -> &Path {
-        &self.log
-    }
-
     /// Starts it in its own session, so that Ctrl-C in the terminal does not reach it.
     pub fn start(&self, command: &Command) -> Result<()> {
         if self.is_alive() {
