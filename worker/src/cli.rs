@@ -112,10 +112,6 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Embed(layra_embedding::colqwen::bench::BenchArgs),
-    Text(layra_worker::commands::bench::text::TextArgs),
-    Render(layra_worker::commands::bench::render::RenderArgs),
-    Milvus(layra_worker::commands::bench::milvus::MilvusArgs),
-    Resolution(layra_worker::commands::bench::resolution::ResolutionArgs),
 }
 
 #[derive(Clone, Debug, Args)]

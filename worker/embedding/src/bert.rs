@@ -1,8 +1,8 @@
 //! A BERT encoder in candle: token ids in, hidden states out.
 //!
-//! Sequences are packed, not padded: their rows are concatenated, linear layers multiply one matrix,
-//! and only attention is computed for each sequence by itself. So the result of a sequence does not
-//! depend on its neighbours, and no padding is computed.
+//! Sequences are packed, not padded: their rows are concatenated, linear layers multiply one
+//! matrix, and only attention is computed for each sequence by itself. So the result of a sequence
+//! does not depend on its neighbours, and no padding is computed.
 
 use candle_core::{D, DType, Device, IndexOp, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;

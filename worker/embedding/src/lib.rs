@@ -118,8 +118,8 @@ pub trait Embedder: Send + Sync {
     /// Width of every vector.
     fn dimensions(&self) -> usize;
 
-    /// Largest number of pixels that the model uses of a page; larger images are scaled down. `None`
-    /// for a model that reads text.
+    /// Largest number of pixels that the model uses of a page; larger images are scaled down.
+    /// `None` for a model that reads text.
     fn page_pixels(&self) -> Option<u32>;
 
     /// Largest number of tokens of a batch.
@@ -206,8 +206,8 @@ pub struct Description {
     pub dimensions: u32,
 }
 
-/// Reads the properties of a checkpoint without loading its weights. A checkpoint of another family,
-/// or one with missing files, is an error.
+/// Reads the properties of a checkpoint without loading its weights. A checkpoint of another
+/// family, or one with missing files, is an error.
 pub fn describe(family: ModelFamily, files: &CheckpointFiles) -> Result<Description, EmbedError> {
     let dimensions = match visual_family(family) {
         None => minilm::dimensions(&files.directory)?,

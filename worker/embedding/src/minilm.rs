@@ -1,5 +1,5 @@
-//! all-MiniLM-L6-v2: splits the text of a page into overlapping passages and computes one vector for
-//! each. It uses no pixels.
+//! all-MiniLM-L6-v2: splits the text of a page into overlapping passages and computes one vector
+//! for each. It uses no pixels.
 
 use std::fs;
 use std::path::Path;
@@ -21,8 +21,8 @@ const WINDOW: usize = 254;
 /// Tokens that neighbouring passages share, so that a sentence at the boundary is whole in one of
 /// them.
 const OVERLAP: usize = 32;
-/// Largest number of vectors of a page, because LAYRA reads no more. Any further text of the page is
-/// not embedded.
+/// Largest number of vectors of a page, because LAYRA reads no more. Any further text of the page
+/// is not embedded.
 const MAX_PASSAGES: usize = 1000;
 /// Tokens of a batch on one core: enough to amortise reading the weights, few enough that their
 /// queries, keys and values (4.5 KiB a token) stay in the shared cache.
@@ -204,7 +204,8 @@ fn read_tokenizer(file: &Path) -> Result<(Tokenizer, [u32; 2]), EmbedError> {
     };
     let mut tokenizer =
         Tokenizer::from_bytes(read(file)?).map_err(|error| invalid(error.to_string()))?;
-    // The published file truncates and pads to 128 tokens; passages are split here, without padding.
+    // The published file truncates and pads to 128 tokens; passages are split here, without
+    // padding.
     tokenizer.with_padding(None);
     tokenizer
         .with_truncation(None)

@@ -49,8 +49,8 @@ impl MultiVector {
         &self.data
     }
 
-    /// `MaxSim` of a query (self) with a page: the sum, over the query's vectors, of the largest inner
-    /// product with a vector of the page. 0 for a page without vectors.
+    /// `MaxSim` of a query (self) with a page: the sum, over the query's vectors, of the largest
+    /// inner product with a vector of the page. 0 for a page without vectors.
     #[must_use]
     pub fn max_sim(&self, page: &Self) -> f32 {
         let best = |query: &[f32]| page.rows().map(|row| dot(query, row)).reduce(f32::max);

@@ -1,5 +1,6 @@
-//! For benchmarks only: an embedder that sleeps for a fixed time for each page instead of computing.
-//! It stands for a GPU while the rest of the pipeline is measured. Its vectors are meaningless.
+//! For benchmarks only: an embedder that sleeps for a fixed time for each page instead of
+//! computing. It stands for a GPU while the rest of the pipeline is measured. Its vectors are
+//! meaningless.
 
 use std::time::Duration;
 

@@ -1,4 +1,7 @@
 //! Detects the format of a file from its first bytes. File names are never used.
+//!
+//! The crate `file-format` was tried instead: it misses a PDF header behind other bytes, and does
+//! not detect encryption, so ZIP and OLE would be parsed twice.
 
 use image::ImageFormat as RasterFormat;
 

@@ -1,8 +1,8 @@
 //! Size of page images in pixels. Pure arithmetic.
 //!
-//! A side of `points` becomes `ceil(points * dpi / 72)` pixels. If the page would exceed the allowed
-//! number of pixels, or 16 383 on a side (WebP's limit), both sides shrink by the same factor until
-//! it fits. A side has at least one pixel.
+//! A side of `points` becomes `ceil(points * dpi / 72)` pixels. If the page would exceed the
+//! allowed number of pixels, or 16 383 on a side (WebP's limit), both sides shrink by the same
+//! factor until it fits. A side has at least one pixel.
 
 use super::Resolution;
 

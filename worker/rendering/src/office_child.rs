@@ -1,5 +1,5 @@
-//! The process that becomes LibreOffice: it enters its sandbox and executes the program. If anything
-//! fails before that, it exits with a message on standard error.
+//! The process that becomes LibreOffice: it enters its sandbox and executes the program. If
+//! anything fails before that, it exits with a message on standard error.
 
 use std::convert::Infallible;
 use std::io;

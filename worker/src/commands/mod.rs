@@ -1,7 +1,6 @@
 //! The program's commands, one file each. They put parts together and decide nothing about a
 //! document.
 
-pub mod bench;
 pub mod delete;
 pub mod ingest;
 pub mod redrive;

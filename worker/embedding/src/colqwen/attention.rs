@@ -49,8 +49,8 @@ pub(super) struct SelfAttention {
 }
 
 impl SelfAttention {
-    /// Creates attention with `heads` query heads of width `head`, and `groups` key and value heads,
-    /// each shared by the same number of neighbouring query heads.
+    /// Creates attention with `heads` query heads of width `head`, and `groups` key and value
+    /// heads, each shared by the same number of neighbouring query heads.
     pub(super) fn new(
         heads: usize,
         groups: usize,

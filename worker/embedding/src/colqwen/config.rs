@@ -1,5 +1,5 @@
-//! Architecture of a model, from `config.json` in every layout of published checkpoints: nested, flat
-//! (2024-25) and wrapped (`vlm_config`).
+//! Architecture of a model, from `config.json` in every layout of published checkpoints: nested,
+//! flat (2024-25) and wrapped (`vlm_config`).
 
 use std::path::Path;
 

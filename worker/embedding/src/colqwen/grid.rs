@@ -85,8 +85,8 @@ impl Grid {
         }
     }
 
-    /// Sorts windows by size, so that windows of equal size form one batch. The order of windows has
-    /// no effect on the result.
+    /// Sorts windows by size, so that windows of equal size form one batch. The order of windows
+    /// has no effect on the result.
     fn windowed(rows: usize, columns: usize, window: usize) -> Self {
         let tiles = |length: usize| (0..length).step_by(window);
         let mut all: Vec<Vec<(usize, usize)>> = tiles(rows)

@@ -1,5 +1,5 @@
-//! A LoRA adapter in the format of `peft`, merged while the base is loaded: `W + alpha / r * B A`, in
-//! f32. An adapter that does not match the base is an error, never silently ignored.
+//! A LoRA adapter in the format of `peft`, merged while the base is loaded: `W + alpha / r * B A`,
+//! in f32. An adapter that does not match the base is an error, never silently ignored.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

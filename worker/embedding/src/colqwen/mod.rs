@@ -10,15 +10,15 @@
 //! 4. [`pool`]: optionally, fewer vectors for each page.
 //!
 //! Weights are read through [`config`] (layouts of `config.json`), `names` (layouts of tensor
-//! names), `weight_file`, `checkpoint` and `lora`. `device` selects device and precision; `embedder`
-//! implements the worker's trait; `cli` and `bench` are commands.
+//! names), `weight_file`, `checkpoint` and `lora`. `device` selects device and precision;
+//! `embedder` implements the worker's trait; `cli` and `bench` are commands.
 //!
 //! # Adding a family
 //! Towers never check the family, only its features: a norm, an MLP, windows, a position table. In
 //! this order, file by file:
-//! 1. `config.rs`: a variant of [`Family`], its `model_type` in `Config::from_raw`, and the features
-//!    of its towers as values of `VisionConfig` and `TextConfig`. New keys of `config.json` go to
-//!    `raw_config.rs`.
+//! 1. `config.rs`: a variant of [`Family`], its `model_type` in `Config::from_raw`, and the
+//!    features of its towers as values of `VisionConfig` and `TextConfig`. New keys of
+//!    `config.json` go to `raw_config.rs`.
 //! 2. `vision.rs`, `text.rs`: a branch for each new feature. New values of existing features need
 //!    none.
 //! 3. `names.rs`: maps its tensor names, in every published layout, to the bare ones. `lora.rs`
@@ -26,9 +26,10 @@
 //! 4. `tokenizer.rs`: its prompts for pages and for queries. `processor.rs`: defaults of settings
 //!    that its processor omits.
 //! 5. `flops.rs`, if its layers have other matrix products: the benchmark divides by it.
-//! 6. Outside of here: a variant of `ModelFamily` in `settings.rs` and its arm in `visual_family` of
-//!    `lib.rs`; a variant of `ModelFamily` in `crds/src/embedding.rs` (the definition is generated
-//!    again by the test that fails) and its arm in the worker's `model_files/embedding.rs`.
+//! 6. Outside this module: a variant of `ModelFamily` in `settings.rs` and its arm in `visual_family`
+//!    of `lib.rs`; a variant of `ModelFamily` in `crds/src/embedding.rs` (the definition is
+//!    generated again by the test that fails) and its arm in the worker's
+//!    `model_files/embedding.rs`.
 //! 7. `tests/fixtures/NAME`: a tiny checkpoint with random weights, `reference.json` and
 //!    `reference.safetensors` with the reference implementation's outputs under the names of the
 //!    others; then `NAME` in `FIXTURES` of `tests/colqwen/fixture.rs`. All tests of parity, packing
@@ -102,7 +103,8 @@ pub struct Options {
     pub precision: Option<Precision>,
     /// Directory of a LoRA adapter. Default: the checkpoint's directory, if it contains one.
     pub adapter: Option<PathBuf>,
-    /// Largest number of visual tokens of a page. Default: the setting of the checkpoint's processor.
+    /// Largest number of visual tokens of a page. Default: the setting of the checkpoint's
+    /// processor.
     pub max_visual_tokens: Option<usize>,
     /// Largest number of tokens of a batch.
     pub batch_tokens: usize,

@@ -97,8 +97,8 @@ impl Model {
         self.run_text(Some(&visual), text)
     }
 
-    /// Copies the plan's rows to the device. The copy is complete when this returns, so that another
-    /// thread can use it on a GPU.
+    /// Copies the plan's rows to the device. The copy is complete when this returns, so that
+    /// another thread can use it on a GPU.
     pub(super) fn upload(&self, plan: &VisionPlan) -> Result<Tensor> {
         let patches = plan.positions.len();
         let shape = (patches, plan.rows.len() / patches);

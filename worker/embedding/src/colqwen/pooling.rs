@@ -2,8 +2,8 @@
 //! Clusters the rows of `1 - E E^T` by Ward's method, cuts the tree at a number of clusters, and
 //! normalises the mean of each cluster. Host only; quadratic in the number of tokens.
 
-/// Pools `vectors` (unit vectors of `width` values): divides their number by `factor`, rounding down
-/// to at least 1. A factor of 0 or 1, or a single vector, changes nothing.
+/// Pools `vectors` (unit vectors of `width` values): divides their number by `factor`, rounding
+/// down to at least 1. A factor of 0 or 1, or a single vector, changes nothing.
 #[must_use]
 pub fn pool(vectors: &[f32], width: usize, factor: usize) -> Vec<f32> {
     let count = vectors.len().checked_div(width).unwrap_or(0);
@@ -15,8 +15,8 @@ pub fn pool(vectors: &[f32], width: usize, factor: usize) -> Vec<f32> {
     means(vectors, width, &labels)
 }
 
-/// One step of clustering: merges clusters `low` and `high` at this height. Numbers below the number
-/// of vectors are single vectors; larger ones are earlier steps.
+/// One step of clustering: merges clusters `low` and `high` at this height. Numbers below the
+/// number of vectors are single vectors; larger ones are earlier steps.
 #[derive(Clone, Copy)]
 struct Merge {
     low: usize,
@@ -24,8 +24,8 @@ struct Merge {
     height: f64,
 }
 
-/// Euclidean distances between the rows of `1 - E E^T`: the reference passes this distance matrix to
-/// a function that treats its rows as points.
+/// Euclidean distances between the rows of `1 - E E^T`: the reference passes this distance matrix
+/// to a function that treats its rows as points.
 struct Distances {
     count: usize,
     values: Vec<f64>,

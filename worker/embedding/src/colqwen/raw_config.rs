@@ -1,5 +1,5 @@
-//! The raw keys of `config.json` in all published layouts, all optional. [`super::config`] interprets
-//! them.
+//! The raw keys of `config.json` in all published layouts, all optional. [`super::config`]
+//! interprets them.
 
 use serde::Deserialize;
 

@@ -1,13 +1,13 @@
-//! Convolution of 8-bit pixels with 16-bit weights: the inner loops of resizing. AVX2 processes four
-//! taps at once; other CPUs compute the same values one by one.
+//! Convolution of 8-bit pixels with 16-bit weights: the inner loops of resizing. AVX2 processes
+//! four taps at once; other CPUs compute the same values one by one.
 
 /// Bytes per pixel.
 pub(super) const CHANNELS: usize = 3;
 /// Taps that are multiplied at once in a row; weights are padded to groups of this size.
 const GROUP: usize = 4;
 
-/// Resampling filter of one axis: for every output position the first input position and fixed-point
-/// weights with `bits` fractional bits.
+/// Resampling filter of one axis: for every output position the first input position and
+/// fixed-point weights with `bits` fractional bits.
 pub(super) struct Filter {
     outputs: Vec<Taps>,
     weights: Vec<i16>,
@@ -232,8 +232,8 @@ mod avx2 {
 
     /// Computes one output row as the weighted sum of `rows`.
     ///
-    /// # Safety
-    /// `rows` must contain one row for each tap, `target` one row; a row must have at least a block.
+    /// # Safety `rows` must contain one row for each tap, `target` one row; a row must have at
+    /// least a block.
     #[target_feature(enable = "avx2")]
     unsafe fn column_blocks(
         rows: &[u8],
@@ -285,7 +285,8 @@ mod avx2 {
         _mm_cvtsi32_si128(filter.bits.cast_signed())
     }
 
-    /// Shifts out the fractional bits and clamps to 0..=255: each half has eight bytes of `a` and `b`.
+    /// Shifts out the fractional bits and clamps to 0..=255: each half has eight bytes of `a` and
+    /// `b`.
     #[target_feature(enable = "avx2")]
     fn to_bytes(a: __m256i, b: __m256i, shift: __m128i) -> __m256i {
         let words = _mm256_packs_epi32(_mm256_sra_epi32(a, shift), _mm256_sra_epi32(b, shift));

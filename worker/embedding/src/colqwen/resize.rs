@@ -1,5 +1,5 @@
-//! Resizes 8-bit RGB images, bit-exact with the reference processor: antialiased bicubic (a = -0.5),
-//! horizontally first, rounded to 8 bits, then vertically. [`resample`] has the inner loops.
+//! Resizes 8-bit RGB images, bit-exact with the reference processor: antialiased bicubic (a =
+//! -0.5), horizontally first, rounded to 8 bits, then vertically. [`resample`] has the inner loops.
 
 use std::borrow::Cow;
 
@@ -27,8 +27,8 @@ pub(super) fn resize(rgb: &[u8], from: Size, to: Size) -> Vec<u8> {
     resized.into_owned()
 }
 
-/// Filter from `from` positions to `to`, with weights scaled by the largest power of two at which all
-/// fit in 16 bits.
+/// Filter from `from` positions to `to`, with weights scaled by the largest power of two at which
+/// all fit in 16 bits.
 fn filter(from: usize, to: usize) -> Filter {
     let exact: Vec<(usize, Vec<f64>)> = (0..to)
         .map(|position| weights(position, from, to))

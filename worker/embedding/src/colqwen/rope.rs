@@ -1,5 +1,5 @@
-//! Rotary position embeddings: tables of cosines and sines of positions. Computed on the host in the
-//! reference's precision, once for each batch; the tensor library applies the rotation.
+//! Rotary position embeddings: tables of cosines and sines of positions. Computed on the host in
+//! the reference's precision, once for each batch; the tensor library applies the rotation.
 
 use candle_core::{DType, Device, Tensor};
 

@@ -70,7 +70,8 @@ impl WeightFile {
         Ok(view.shape().to_vec())
     }
 
-    /// Reads tensor `name`, which must have shape `expected`, to `device` without converting its type.
+    /// Reads tensor `name`, which must have shape `expected`, to `device` without converting its
+    /// type.
     pub(super) fn read(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor> {
         let view = self
             .tensors

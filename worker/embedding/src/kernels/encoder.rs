@@ -12,8 +12,8 @@ use super::path::Path;
 /// Activations behind attention that fit in a core's cache; determines the rows of a block.
 const CACHE_VALUES: usize = 256 * 1024;
 
-/// Weights of one encoder layer as in the checkpoint, in f32: attention, then a feed-forward network
-/// with exact GELU, each with a residual connection followed by a layer norm.
+/// Weights of one encoder layer as in the checkpoint, in f32: attention, then a feed-forward
+/// network with exact GELU, each with a residual connection followed by a layer norm.
 pub(crate) struct EncoderLayer {
     /// Rows are grouped by head, as in `key` and `value`.
     pub(crate) query: Parameters,

@@ -17,7 +17,8 @@ use super::{Gelu, Product, TASK, activate, gate, swiglu, values, values_mut};
 const SLICE: usize = 384;
 /// Input values of a block: at most half of a core's L2.
 const BLOCK_VALUES: usize = 128 * 1024;
-/// Rows of a block. With fewer, reading the weights from memory would take longer than the products.
+/// Rows of a block. With fewer, reading the weights from memory would take longer than the
+/// products.
 const BLOCK: std::ops::RangeInclusive<usize> = 8 * ROWS..=24 * ROWS;
 
 thread_local! {
@@ -54,8 +55,8 @@ impl Activation {
 
 /// A feed-forward network.
 pub(crate) enum FeedForward {
-    /// A core takes a block of rows through both layers, so that intermediate values never leave its
-    /// cache.
+    /// A core takes a block of rows through both layers, so that intermediate values never leave
+    /// its cache.
     Fused(FusedLayers),
     /// One layer after the other.
     LayerByLayer {

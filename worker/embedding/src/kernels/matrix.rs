@@ -31,8 +31,8 @@ thread_local! {
     static COPY: RefCell<Aligned> = RefCell::default();
 }
 
-/// A matrix `[outputs, inputs]` in panels of a few outputs, with its bias. A panel holds its weights
-/// input by input, padded with zeros behind the last output.
+/// A matrix `[outputs, inputs]` in panels of a few outputs, with its bias. A panel holds its
+/// weights input by input, padded with zeros behind the last output.
 pub(super) struct PackedMatrix {
     path: Path,
     inputs: usize,
@@ -172,8 +172,8 @@ impl PackedMatrix {
     }
 
     /// The share of some inputs in the products of `count` rows with some panels, on this core.
-    /// `rows` start at the first of these inputs, `sums` at the first output of the first panel. The
-    /// bias is added with the first input.
+    /// `rows` start at the first of these inputs, `sums` at the first output of the first panel.
+    /// The bias is added with the first input.
     pub(super) fn multiply_part(
         &self,
         inputs: Range<usize>,

@@ -13,7 +13,8 @@ const VARIABLE: &str = "LAYRA_KERNELS";
 
 /// An instruction set that this CPU supports.
 ///
-/// With `--cfg layra_portable` only the portable path exists, as on all architectures except x86-64.
+/// With `--cfg layra_portable` only the portable path exists, as on all architectures except
+/// x86-64.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Path {
     /// AVX-512: 32 registers of 16 values.

@@ -47,8 +47,9 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Multiplies `count` rows, at most [`ROWS`], by a panel of `width` columns, a multiple of the lanes
-/// of a register. Calls `store` with each register of sums: its row, its first column, the sums.
+/// Multiplies `count` rows, at most [`ROWS`], by a panel of `width` columns, a multiple of the
+/// lanes of a register. Calls `store` with each register of sums: its row, its first column, the
+/// sums.
 #[inline(always)]
 pub(super) fn multiply<S: Simd>(
     simd: S,
@@ -102,8 +103,8 @@ fn sums<S: Simd, const R: usize, const C: usize>(
     }
 }
 
-/// Prefetches a row of sums, which are stored at the end of a tile. The hardware prefetcher does not
-/// predict it, because the rows are too far apart.
+/// Prefetches a row of sums, which are stored at the end of a tile. The hardware prefetcher does
+/// not predict it, because the rows are too far apart.
 #[inline(always)]
 pub(super) fn prefetch(row: &[f32]) {
     #[cfg(target_arch = "x86_64")]

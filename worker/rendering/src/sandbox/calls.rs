@@ -1,5 +1,6 @@
-//! seccomp filter with the system calls that a renderer needs. All others fail with `EPERM`: sockets,
-//! processes and threads, opening files for writing, signals to other processes, executable memory.
+//! seccomp filter with the system calls that a renderer needs. All others fail with `EPERM`:
+//! sockets, processes and threads, opening files for writing, signals to other processes,
+//! executable memory.
 
 use std::collections::BTreeMap;
 use std::io;

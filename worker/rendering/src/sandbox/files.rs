@@ -21,7 +21,8 @@ const FONT_DIRECTORIES: [&str; 4] = [
     "/usr/share/X11/fonts/TTF",
 ];
 
-/// Restricts this process to reading `document` and fonts. Returns what the kernel does not support.
+/// Restricts this process to reading `document` and fonts. Returns what the kernel does not
+/// support.
 pub(super) fn read_only(document: &Path) -> io::Result<Option<String>> {
     let readable = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut rules = deny_all()?;

@@ -1,6 +1,6 @@
-//! The sandbox of LibreOffice. It is far larger than a renderer, so its seccomp filter lists what is
-//! forbidden instead of what is allowed: connecting, starting processes, accessing other processes.
-//! Landlock restricts writing to its own directory.
+//! The sandbox of LibreOffice. It is far larger than a renderer, so its seccomp filter lists what
+//! is forbidden instead of what is allowed: connecting, starting processes, accessing other
+//! processes. Landlock restricts writing to its own directory.
 
 use std::io;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Fused self-attention, for f32 on the CPU: from rows with concatenated queries, keys and values to
-//! the concatenated results of the heads. Scores exist for one block of queries at a time.
+//! Fused self-attention, for f32 on the CPU: from rows with concatenated queries, keys and values
+//! to the concatenated results of the heads. Scores exist for one block of queries at a time.
 //!
 //! Keys are packed as columns of panels, so that a tile of queries computes rows of scores, along
 //! which the softmax runs. Values are packed as panels of their columns, so that the second product

@@ -1,20 +1,19 @@
-//! `layra-worker bench milvus`: rows into a collection, as the store stage writes them.
+//! Measures how fast vectors are written to Milvus, in the way of the store stage.
+//! `e2e/bench/milvus.py` compares it with Python.
 
-use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::Parser;
 use layra_crds::MilvusSpec;
+use layra_worker::stores::milvus::{PageVectors, Vectors};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-
-use super::cpu_of_process;
-use crate::stores::milvus::{PageVectors, Vectors};
 
 /// Measure how fast vectors are written to Milvus
 ///
-/// Makes the collection where it does not exist. Vectors are pseudo-random.
-#[derive(Debug, Args)]
-pub struct MilvusArgs {
+/// Creates the collection if it does not exist. Vectors are pseudo-random. Prints one JSON object.
+#[derive(Debug, Parser)]
+struct Arguments {
     /// `http://host:port` of Milvus
     #[arg(long)]
     uri: String,
@@ -23,11 +22,11 @@ pub struct MilvusArgs {
     #[arg(long)]
     collection: String,
 
-    /// Pages to write
+    /// Number of pages to write
     #[arg(long, default_value_t = 100)]
     pages: u32,
 
-    /// Vectors of a page
+    /// Number of vectors of a page
     #[arg(long, default_value_t = 700)]
     vectors: usize,
 
@@ -35,11 +34,11 @@ pub struct MilvusArgs {
     #[arg(long, default_value_t = 128)]
     dimensions: usize,
 
-    /// Pages that are written together
+    /// Number of pages in one insert
     #[arg(long, default_value_t = 16)]
     batch: usize,
 
-    /// Name of the file that the pages are of
+    /// File id of the pages
     #[arg(long, default_value = "bench")]
     file: String,
 }
@@ -52,13 +51,14 @@ struct Report {
     cpu_seconds: f64,
 }
 
-/// Runs the command. Writes one JSON object.
-pub async fn run(args: &MilvusArgs, output: &mut impl Write) -> anyhow::Result<()> {
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Arguments::parse();
     let spec: MilvusSpec = serde_json::from_value(serde_json::json!({ "uri": args.uri }))?;
     let vectors = Vectors::connect(&spec, None, args.dimensions).await?;
     vectors.ensure_collection(&args.collection).await?;
-    let pages: Vec<PageVectors> = (0..args.pages).map(|page| random(args, page)).collect();
-    let (start, cpu) = (Instant::now(), cpu_of_process());
+    let pages: Vec<PageVectors> = (0..args.pages).map(|page| random(&args, page)).collect();
+    let (start, cpu) = (Instant::now(), process_cpu());
     let mut rows = 0;
     for batch in pages.chunks(args.batch.max(1)) {
         rows += vectors.insert(&args.collection, &args.file, batch).await?;
@@ -66,15 +66,14 @@ pub async fn run(args: &MilvusArgs, output: &mut impl Write) -> anyhow::Result<(
     let report = Report {
         rows,
         seconds: start.elapsed().as_secs_f64(),
-        cpu_seconds: cpu_of_process().saturating_sub(cpu).as_secs_f64(),
+        cpu_seconds: process_cpu().saturating_sub(cpu).as_secs_f64(),
     };
-    serde_json::to_writer(&mut *output, &report)?;
-    writeln!(output)?;
+    println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
 
-/// A page whose vectors are different from each other and the same at every call.
-fn random(args: &MilvusArgs, page: u32) -> PageVectors {
+/// A page with distinct vectors, the same in every run.
+fn random(args: &Arguments, page: u32) -> PageVectors {
     let mut state = u64::from(page).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut value = || {
         // xorshift64
@@ -90,4 +89,12 @@ fn random(args: &MilvusArgs, page: u32) -> PageVectors {
         page,
         vectors: (0..args.vectors).map(vector).collect(),
     }
+}
+
+/// CPU time of this process so far, of all threads.
+fn process_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds)
 }
