@@ -151,48 +151,47 @@ impl Reply {
     /// Decodes a body. Images share its memory; texts that may be logged are shortened.
     pub(super) fn decode(body: &Bytes) -> Result<Self, ProtocolError> {
         let (head, rest) = postcard::take_from_bytes(body)?;
-        let ReplyHead::Page {
-            page,
-            width,
-            height,
-            text,
-            encoded_bytes,
-            has_pixels,
-        } = head
-        else {
-            expect_images(rest, 0)?;
-            return Ok(match head {
-                ReplyHead::Opened {
+        let reply = match head {
+            ReplyHead::Opened {
+                pages,
+                mut sandbox_gaps,
+            } => {
+                sandbox_gaps.truncate(sandbox_gaps.floor_char_boundary(MAX_DETAIL_BYTES));
+                Self::Opened {
                     pages,
-                    mut sandbox_gaps,
-                } => {
-                    sandbox_gaps.truncate(sandbox_gaps.floor_char_boundary(MAX_DETAIL_BYTES));
-                    Self::Opened {
-                        pages,
-                        sandbox_gaps,
-                    }
+                    sandbox_gaps,
                 }
-                ReplyHead::Failed(error) => Self::Failed(error.shortened(MAX_DETAIL_BYTES)),
-                ReplyHead::Office(document) => Self::Office(document),
-                ReplyHead::Page { .. } => unreachable!("handled above"),
-            });
+            }
+            ReplyHead::Office(document) => Self::Office(document),
+            ReplyHead::Failed(error) => Self::Failed(error.shortened(MAX_DETAIL_BYTES)),
+            ReplyHead::Page {
+                page,
+                width,
+                height,
+                text,
+                encoded_bytes,
+                has_pixels,
+            } => {
+                let pixel_bytes = if has_pixels {
+                    u64::from(width).saturating_mul(3 * u64::from(height))
+                } else {
+                    0
+                };
+                expect_images(rest, pixel_bytes.saturating_add(encoded_bytes.into()))?;
+                let mut images = body.slice_ref(rest);
+                let encoded = images.split_to(encoded_bytes as usize);
+                return Ok(Self::Page(RenderedPage {
+                    page,
+                    width,
+                    height,
+                    encoded,
+                    pixels: has_pixels.then_some(images),
+                    text,
+                }));
+            }
         };
-        let pixel_bytes = if has_pixels {
-            u64::from(width).saturating_mul(3 * u64::from(height))
-        } else {
-            0
-        };
-        expect_images(rest, pixel_bytes.saturating_add(encoded_bytes.into()))?;
-        let mut images = body.slice_ref(rest);
-        let encoded = images.split_to(encoded_bytes as usize);
-        Ok(Self::Page(RenderedPage {
-            page,
-            width,
-            height,
-            encoded,
-            pixels: has_pixels.then_some(images),
-            text,
-        }))
+        expect_images(rest, 0)?;
+        Ok(reply)
     }
 }
 

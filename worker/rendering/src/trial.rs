@@ -80,7 +80,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
         File::open(&trial.document).map(drop)
     }),
     ("read-elsewhere", |_| File::open("/etc/passwd").map(drop)),
-    ("read-beside", |trial| {
+    ("read-neighbour", |trial| {
         File::open(trial.here("victim")).map(drop)
     }),
     ("list", |trial| fs::read_dir(&trial.directory).map(drop)),

@@ -80,7 +80,7 @@ fn assert_all(outcomes: &Outcomes, attempts: &[&str], expected: &[i32]) {
 
 const FILES: [&str; 11] = [
     "read-elsewhere",
-    "read-beside",
+    "read-neighbour",
     "list",
     "create",
     "append",
@@ -131,7 +131,11 @@ fn landlock_allows_only_the_document() {
 #[test]
 fn seccomp_allows_reading_and_computing() {
     let outcomes = tried("calls");
-    assert_all(&outcomes, &["read-document", "read-beside", "list"], &[0]);
+    assert_all(
+        &outcomes,
+        &["read-document", "read-neighbour", "list"],
+        &[0],
+    );
     assert_all(&outcomes, &FILES[3..], &[NOT_PERMITTED]);
     assert_all(&outcomes, &CALLS, &[NOT_PERMITTED]);
     assert_all(&outcomes, &["raise-limit"], &[NOT_PERMITTED]);

@@ -14,9 +14,9 @@ use crate::Precision;
 /// Pages that are decoded and embedded at a time.
 const PAGES_AT_ONCE: usize = 16;
 
-/// Which checkpoint to load, and where it runs.
+// Arguments that load a checkpoint. A doc comment would be shown as the description of the command.
 #[derive(Debug, Args)]
-pub struct ModelArgs {
+pub(super) struct ModelArgs {
     /// Directory with config.json, tokenizer.json, the processor's settings and the weights
     #[arg(long = "model", value_name = "DIR")]
     pub(super) directory: PathBuf,
