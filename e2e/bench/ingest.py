@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ingests documents as LAYRA does it: one after the other, each stage for the whole document, all
 pages in memory. It reads a JSON request on standard input and answers with what each stage took.
-`cargo measure ingest` runs it beside the worker, on the same documents and servers.
+`cargo measure ingest` runs it in turns with the worker, on the same documents and servers.
 
 The model is all-MiniLM-L6-v2 through sentence-transformers in place of ColQwen, in this process.
 """

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""How fast `layra-worker` writes vectors to Milvus, against pymilvus as LAYRA uses it (one insert a
+"""How fast the worker writes vectors to Milvus, against pymilvus as LAYRA uses it (one insert a
 page) and with the same batches as the worker, in one run.
 
+    cargo build --release --workspace --example bench_milvus
     venv/bin/python e2e/bench/milvus.py --uri http://HOST:PORT
 
 Each writes its own pages into one collection with LAYRA's schema, in turns; the collection is
@@ -36,7 +37,7 @@ def python(client, arguments, file, batch):
 
 def rust(arguments, file):
     output = subprocess.run(
-        [arguments.worker, "bench", "milvus", "--uri", arguments.uri, "--collection",
+        [arguments.program, "--uri", arguments.uri, "--collection",
          arguments.collection, "--pages", str(arguments.pages), "--vectors",
          str(arguments.vectors), "--dimensions", str(arguments.dimensions), "--batch",
          str(arguments.batch), "--file", file],
@@ -49,7 +50,7 @@ def rust(arguments, file):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--uri", required=True)
-    parser.add_argument("--worker", default="target/release/layra-worker")
+    parser.add_argument("--program", default="target/release/examples/bench_milvus")
     parser.add_argument("--collection", default="layra_bench_milvus")
     parser.add_argument("--pages", type=int, default=64)
     parser.add_argument("--vectors", type=int, default=700, help="of a page, as ColQwen has them")

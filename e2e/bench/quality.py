@@ -6,7 +6,7 @@ random one of embed.py, whose shapes are nearer to real ones.
     python3 -m venv venv && venv/bin/pip install -r e2e/bench/requirements.txt
     venv/bin/python e2e/bench/quality.py --worker target/release/layra-worker
 
-Memory is what the process holds of its own (no files) once the model is loaded.
+Memory is the anonymous memory of the process after loading the model.
 """
 import argparse
 import json

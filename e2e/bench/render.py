@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""How fast `layra-worker` renders pages to PNG, against pdf2image as LAYRA uses it and against
+"""How fast the worker renders pages to PNG, against pdf2image as LAYRA uses it and against
 pypdfium2, on the same documents, in one run; and whether the pixels are the same.
 
+    cargo build --release --workspace --example bench_render
     venv/bin/python e2e/bench/render.py --pdfium DIR/libpdfium.so FILE.pdf...
 
 All take turns; the best of each counts.
@@ -61,8 +62,8 @@ def one_by_one(work):
 
 
 def worker(arguments, output=None):
-    command = [arguments.worker, "bench", "render", "--json", "--pdfium", arguments.pdfium,
-               "--dpi", str(arguments.dpi), *arguments.files]
+    command = [arguments.program, "--json", "--pdfium", arguments.pdfium, "--dpi",
+               str(arguments.dpi), *arguments.files]
     if output:
         command += ["--output", output]
     return json.loads(subprocess.run(
@@ -97,7 +98,7 @@ def compare(arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--worker", default="target/release/layra-worker")
+    parser.add_argument("--program", default="target/release/examples/bench_render")
     parser.add_argument("--pdfium", required=True)
     parser.add_argument("--dpi", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""How fast `layra-worker` embeds pages of text with all-MiniLM-L6-v2, against
+"""How fast the worker embeds pages of text with all-MiniLM-L6-v2, against
 sentence-transformers on the same passages and threads, and against the largest f32 product of the
 model in torch, in one run.
 
     venv/bin/pip install -r e2e/bench/requirements-ingest.txt
+    cargo build --release --workspace --example bench_text --example bench_render
+    target/release/examples/bench_render --output DIR FILE.pdf   # writes the pages
     venv/bin/python e2e/bench/text.py --model DIR --pages 'DIR/*.txt'
 
-`layra-worker bench render --output DIR` makes the pages. All take turns, and what one did in all its
-turns together is compared: the machine may have other work.
+All take turns, and the sums over all turns are compared, because the machine may have other load.
 """
 import argparse
 import glob
@@ -24,7 +25,7 @@ from passages import Model
 
 
 class Turns:
-    """What one side did in all its turns: whatever else the machine does slows every side."""
+    """Sums over all turns of one side, so that other load affects all sides alike."""
 
     def __init__(self):
         self.gflop, self.total, self.seconds, self.cpu = 0, 0, float("inf"), float("inf")
@@ -43,7 +44,7 @@ class Turns:
 
 
 def product(turns, seconds, rows=2048, inputs=384, outputs=1536):
-    """torch's largest product of the model, for so long."""
+    """Runs torch's largest product of the model for this time."""
     a, b = torch.ones(rows, inputs), torch.ones(outputs, inputs)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -52,7 +53,7 @@ def product(turns, seconds, rows=2048, inputs=384, outputs=1536):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--worker", default="target/release/layra-worker")
+    parser.add_argument("--program", default="target/release/examples/bench_text")
     parser.add_argument("--model", required=True)
     parser.add_argument("--pages", required=True, help="a pattern of text files, one a page")
     parser.add_argument("--threads", type=int, default=1)
@@ -69,7 +70,7 @@ def main():
         vectors = pathlib.Path(folder) / "vectors.json"
         for _ in range(arguments.rounds):
             output = subprocess.run(
-                [arguments.worker, "bench", "text", "--model", arguments.model, "--passes", "1",
+                [arguments.program, "--model", arguments.model, "--passes", "1",
                  "--vectors", vectors, *files],
                 env=dict(os.environ, RAYON_NUM_THREADS=str(arguments.threads)), check=True,
                 capture_output=True, text=True).stdout

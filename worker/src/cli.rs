@@ -113,10 +113,6 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Embed(layra_embedding::colqwen::bench::BenchArgs),
-    Text(crate::commands::bench::text::TextArgs),
-    Render(crate::commands::bench::render::RenderArgs),
-    Milvus(crate::commands::bench::milvus::MilvusArgs),
-    Resolution(crate::commands::bench::resolution::ResolutionArgs),
 }
 
 #[derive(Clone, Debug, Args)]

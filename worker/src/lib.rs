@@ -6,6 +6,7 @@
 //! dead-letter topic, or still in Kafka.
 
 mod assembly;
+mod bench_store;
 mod cli;
 mod commands;
 mod document;
@@ -16,4 +17,6 @@ mod program;
 mod runtime;
 mod stores;
 
+#[doc(hidden)]
+pub use bench_store::BenchStore;
 pub use program::main;

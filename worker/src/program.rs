@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::assembly::{Common, Paths};
-use crate::commands::{bench, delete, ingest, redrive, run, search};
+use crate::commands::{delete, ingest, redrive, run, search};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
@@ -102,7 +102,13 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 None => std::io::Write::write_all(&mut std::io::stdout().lock(), &model)?,
             }
         }
-        Command::Bench { what } => benchmark(what).await?,
+        Command::Bench {
+            what: Bench::Embed(args),
+        } => {
+            let report =
+                move || layra_embedding::colqwen::bench::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
+        }
         Command::Delete {
             file,
             knowledge_base,
@@ -158,26 +164,6 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-async fn benchmark(what: Bench) -> anyhow::Result<()> {
-    match what {
-        Bench::Embed(args) => {
-            let report =
-                move || layra_embedding::colqwen::bench::run(&args, &mut std::io::stdout().lock());
-            tokio::task::spawn_blocking(report).await??;
-        }
-        Bench::Text(args) => {
-            let report = move || bench::text::run(&args, &mut std::io::stdout().lock());
-            tokio::task::spawn_blocking(report).await??;
-        }
-        Bench::Render(args) => bench::render::run(&args, &mut std::io::stdout()).await?,
-        Bench::Milvus(args) => bench::milvus::run(&args, &mut std::io::stdout()).await?,
-        Bench::Resolution(args) => {
-            bench::resolution::run(&args, &mut std::io::stdout().lock()).await?;
-        }
-    }
-    Ok(())
 }
 
 fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {

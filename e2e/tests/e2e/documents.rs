@@ -100,7 +100,7 @@ async fn documents_that_cannot_be_processed_are_dead_lettered_with_their_reason(
         let logs = stage.scene.logs().await;
         ensure!(logs.contains("dead letter"), "the workers' logs: {logs}");
         ensure!(
-            !logs.contains("confined by less"),
+            !logs.contains("renderer sandbox is incomplete"),
             "an ordinary container's renderers lack a part of their sandbox: {logs}"
         );
         Ok(())

@@ -1,8 +1,8 @@
-//! A BERT encoder in candle: token ids in, hidden states out. It knows no text.
+//! A BERT encoder in candle: token ids in, hidden states out.
 //!
-//! Sequences are packed, not padded: the rows of all of them lie one after the other, linear
-//! layers see one matrix, and only attention looks at each sequence by itself. So a sequence's
-//! result does not depend on its neighbours, and nothing is computed in vain.
+//! Sequences are packed, not padded: their rows are concatenated, linear layers multiply one
+//! matrix, and only attention is computed for each sequence by itself. So the result of a sequence
+//! does not depend on its neighbours, and no padding is computed.
 
 use candle_core::{D, DType, Device, IndexOp, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -28,8 +28,8 @@ pub(super) struct BertConfig {
 }
 
 impl BertConfig {
-    /// What makes this configuration one that [`Bert`] cannot compute.
-    pub(super) fn objection(&self) -> Option<String> {
+    /// Why [`Bert`] does not support this configuration; `None` if it does.
+    pub(super) fn unsupported(&self) -> Option<String> {
         if self.model_type != "bert" {
             return Some(format!("model_type is {:?}, not \"bert\"", self.model_type));
         }
@@ -45,7 +45,7 @@ impl BertConfig {
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
         if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
             return Some(format!(
-                "hidden_size {width} cannot be shared by {heads} heads"
+                "hidden_size {width} is not divisible by {heads} heads"
             ));
         }
         None
@@ -54,23 +54,23 @@ impl BertConfig {
 
 /// The encoder with its weights.
 pub(super) struct Bert {
-    /// A row for each token of the vocabulary.
+    /// Token embeddings: one row for each token of the vocabulary.
     words: Vec<f32>,
-    /// Of each position, and of the first kind of text, which every text is of.
+    /// Position embeddings plus the embedding of token type 0, which is the only one used.
     positions: Vec<f32>,
-    layers: Layers,
-    /// Inputs and outputs of the largest product with weights.
-    largest: (usize, usize),
+    encoder: Encoder,
+    hidden_size: usize,
+    intermediate_size: usize,
 }
 
-enum Layers {
-    /// By kernels that take a batch through all of them on one core.
+enum Encoder {
+    /// Fused kernels take a batch through all layers on one core.
     Fused(FusedEncoder),
-    /// By the tensor library, where there are no such kernels.
-    Plain { norm: Norm, layers: Vec<Layer> },
+    /// The tensor library computes layer by layer, if the fused kernels are not supported.
+    LayerByLayer { norm: Norm, layers: Vec<BertLayer> },
 }
 
-struct Layer {
+struct BertLayer {
     heads: usize,
     query: Product,
     key: Product,
@@ -82,15 +82,15 @@ struct Layer {
 }
 
 impl Bert {
-    /// Takes the weights by the names that checkpoints of the family have.
+    /// Loads the weights under their names in checkpoints of the family.
     pub(super) fn load(config: &BertConfig, weights: &VarBuilder<'_>) -> Result<Self> {
         let width = config.hidden_size;
         let embeddings = weights.pp("embeddings");
         let table = |name: &str, rows: usize| embeddings.get((rows, width), name);
         let words = table("word_embeddings.weight", config.vocab_size)?;
         let positions = table("position_embeddings.weight", config.max_position_embeddings)?;
-        let kinds = table("token_type_embeddings.weight", config.type_vocab_size)?;
-        let positions = positions.broadcast_add(&kinds.i(0..1)?)?;
+        let token_types = table("token_type_embeddings.weight", config.type_vocab_size)?;
+        let positions = positions.broadcast_add(&token_types.i(0..1)?)?;
         let norm = Weights::load(&embeddings.pp("LayerNorm"), width, width)?;
         let layers = (0..config.num_hidden_layers)
             .map(|index| LayerWeights::load(config, &weights.pp("encoder.layer").pp(index)))
@@ -98,8 +98,9 @@ impl Bert {
         Ok(Self {
             words: words.flatten_all()?.to_vec1()?,
             positions: positions.flatten_all()?.to_vec1()?,
-            layers: Layers::new(&norm, &layers, config)?,
-            largest: (width, config.intermediate_size),
+            encoder: Encoder::new(&norm, &layers, config)?,
+            hidden_size: width,
+            intermediate_size: config.intermediate_size,
         })
     }
 
@@ -108,47 +109,55 @@ impl Bert {
     /// No sequence may be empty or longer than the model has positions.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Vec<Tensor>> {
         let lengths: Vec<usize> = sequences.iter().map(|ids| ids.len()).collect();
-        let width = self.largest.0;
+        let width = self.hidden_size;
         let mut rows = Vec::with_capacity(lengths.iter().sum::<usize>() * width);
         for ids in sequences {
             let positions = self.positions.len() / width;
             if ids.is_empty() || ids.len() > positions {
-                bail!("a sequence has {} tokens, not 1 to {positions}", ids.len());
+                bail!(
+                    "a sequence of {} tokens, expected 1 to {positions}",
+                    ids.len()
+                );
             }
             for (&id, position) in ids.iter().zip(self.positions.chunks_exact(width)) {
                 let Some(word) = self.words.chunks_exact(width).nth(id as usize) else {
                     bail!(
-                        "token {id} is not one of the vocabulary's {}",
+                        "token {id} is outside the vocabulary of {}",
                         self.words.len() / width
                     );
                 };
-                rows.extend(word.iter().zip(position).map(|(word, place)| word + place));
+                rows.extend(
+                    word.iter()
+                        .zip(position)
+                        .map(|(word, position)| word + position),
+                );
             }
         }
-        let states = self.layers.forward(rows, &lengths)?;
+        let states = self.encoder.forward(rows, &lengths)?;
         split(&states, &lengths).collect()
     }
 }
 
-/// What benchmarks ask.
+/// For benchmarks only.
 impl Bert {
-    /// Operations of the matrix products for a sequence of `tokens`.
+    /// Number of operations of the matrix products for a sequence of `tokens`.
     pub(super) fn operations(&self, tokens: usize) -> f64 {
-        let (width, inner) = self.largest;
-        let with_weights = 2 * tokens * width * (4 * width + 2 * inner);
+        let (width, intermediate) = (self.hidden_size, self.intermediate_size);
+        let with_weights = 2 * tokens * width * (4 * width + 2 * intermediate);
         let attention = 4 * tokens * tokens * width;
-        (self.layers.count() * (with_weights + attention)) as f64
+        (self.encoder.layers() * (with_weights + attention)) as f64
     }
 
-    /// The largest product with weights alone, for so many tokens. Returns its operations.
+    /// Computes a large matrix product of the first layer for `tokens` rows. Returns its number of
+    /// operations.
     pub(super) fn largest_product(&self, tokens: usize) -> Result<f64> {
-        let (width, inner) = self.largest;
-        let outputs = match &self.layers {
-            Layers::Fused(encoder) => {
+        let width = self.hidden_size;
+        let outputs = match &self.encoder {
+            Encoder::Fused(encoder) => {
                 encoder.largest_product(tokens);
-                inner
+                self.intermediate_size
             }
-            Layers::Plain { layers, .. } => {
+            Encoder::LayerByLayer { layers, .. } => {
                 let states = Tensor::ones((tokens, width), DType::F32, &Device::Cpu)?;
                 layers[0].query.forward(&states)?;
                 width
@@ -158,11 +167,11 @@ impl Bert {
     }
 }
 
-impl Layers {
+impl Encoder {
     fn new(norm: &Weights, layers: &[LayerWeights], config: &BertConfig) -> Result<Self> {
         match Self::fused(Path::chosen(), norm, layers, config)? {
             Some(fused) => Ok(Self::Fused(fused)),
-            None => Self::plain(norm, layers, config),
+            None => Self::layer_by_layer(norm, layers, config),
         }
     }
 
@@ -182,22 +191,26 @@ impl Layers {
         Ok(FusedEncoder::new(path, norm, layers, heads, epsilon))
     }
 
-    fn plain(norm: &Weights, layers: &[LayerWeights], config: &BertConfig) -> Result<Self> {
-        let layers = layers.iter().map(|layer| layer.plain(config));
-        Ok(Self::Plain {
+    fn layer_by_layer(
+        norm: &Weights,
+        layers: &[LayerWeights],
+        config: &BertConfig,
+    ) -> Result<Self> {
+        let layers = layers.iter().map(|layer| layer.to_layer(config));
+        Ok(Self::LayerByLayer {
             norm: norm.norm(config),
             layers: layers.collect::<Result<_>>()?,
         })
     }
 
-    fn count(&self) -> usize {
+    fn layers(&self) -> usize {
         match self {
             Self::Fused(encoder) => encoder.layers(),
-            Self::Plain { layers, .. } => layers.len(),
+            Self::LayerByLayer { layers, .. } => layers.len(),
         }
     }
 
-    /// States after the last layer, from those before the norm that is before the first.
+    /// Hidden states after the last layer, from embeddings before the first norm.
     fn forward(&self, rows: Vec<f32>, lengths: &[usize]) -> Result<Tensor> {
         let count = lengths.iter().sum::<usize>();
         let shape = (count, rows.len() / count.max(1));
@@ -205,7 +218,7 @@ impl Layers {
             Self::Fused(encoder) => {
                 Tensor::from_vec(encoder.forward(rows, lengths), shape, &Device::Cpu)
             }
-            Self::Plain { norm, layers } => {
+            Self::LayerByLayer { norm, layers } => {
                 let states = norm.forward(Tensor::from_vec(rows, shape, &Device::Cpu)?)?;
                 let mut layers = layers.iter();
                 layers.try_fold(states, |states, layer| layer.forward(&states, lengths))
@@ -214,7 +227,7 @@ impl Layers {
     }
 }
 
-/// The weights of a layer as they are in a checkpoint.
+/// Weights of a layer as in the checkpoint.
 struct LayerWeights {
     query: Weights,
     key: Weights,
@@ -226,7 +239,7 @@ struct LayerWeights {
     output_norm: Weights,
 }
 
-/// Rows of weights, one for each output, or the factors of a norm; and what is added.
+/// Weights (one row for each output) and bias of a linear layer, or scale and bias of a norm.
 struct Weights {
     weight: Tensor,
     bias: Tensor,
@@ -234,19 +247,22 @@ struct Weights {
 
 impl LayerWeights {
     fn load(config: &BertConfig, weights: &VarBuilder<'_>) -> Result<Self> {
-        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let (width, intermediate) = (config.hidden_size, config.intermediate_size);
         let attention = weights.pp("attention");
-        let this = attention.pp("self");
-        let load = |name: &str| Weights::load(&this.pp(name), (width, width), width);
-        let outer = weights.pp("output.dense");
+        let self_attention = attention.pp("self");
+        let load = |name: &str| Weights::load(&self_attention.pp(name), (width, width), width);
         Ok(Self {
             query: load("query")?,
             key: load("key")?,
             value: load("value")?,
             attention_output: Weights::load(&attention.pp("output.dense"), (width, width), width)?,
             attention_norm: Weights::load(&attention.pp("output.LayerNorm"), width, width)?,
-            intermediate: Weights::load(&weights.pp("intermediate.dense"), (inner, width), inner)?,
-            output: Weights::load(&outer, (width, inner), width)?,
+            intermediate: Weights::load(
+                &weights.pp("intermediate.dense"),
+                (intermediate, width),
+                intermediate,
+            )?,
+            output: Weights::load(&weights.pp("output.dense"), (width, intermediate), width)?,
             output_norm: Weights::load(&weights.pp("output.LayerNorm"), width, width)?,
         })
     }
@@ -264,8 +280,8 @@ impl LayerWeights {
         })
     }
 
-    fn plain(&self, config: &BertConfig) -> Result<Layer> {
-        Ok(Layer {
+    fn to_layer(&self, config: &BertConfig) -> Result<BertLayer> {
+        Ok(BertLayer {
             heads: config.num_attention_heads,
             query: self.query.product()?,
             key: self.key.product()?,
@@ -315,31 +331,31 @@ impl Weights {
     }
 }
 
-impl Layer {
+impl BertLayer {
     fn forward(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let sums = self
             .attention_output
-            .add_to(states.copy()?, &self.attend(states, lengths)?)?;
+            .add_to(states.copy()?, &self.attention(states, lengths)?)?;
         let states = self.attention_norm.forward(sums)?;
         let sums = self.feed_forward.add_to(states.copy()?, &states)?;
         self.output_norm.forward(sums)
     }
 
     /// Attention within each sequence: `[tokens, width]`.
-    fn attend(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    fn attention(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let [query, key, value] =
             [&self.query, &self.key, &self.value].map(|product| product.forward(states));
         let (query, key, value) = (query?, key?, value?);
         let parts = split(&query, lengths).zip(split(&key, lengths));
-        let attended: Vec<Tensor> = parts
+        let results: Vec<Tensor> = parts
             .zip(split(&value, lengths))
-            .map(|((query, key), value)| self.attend_one(&query?, &key?, &value?))
+            .map(|((query, key), value)| self.sequence_attention(&query?, &key?, &value?))
             .collect::<Result<_>>()?;
-        Tensor::cat(&attended, 0)
+        Tensor::cat(&results, 0)
     }
 
-    /// Within one.
-    fn attend_one(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+    /// Attention within one sequence.
+    fn sequence_attention(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
         let (tokens, width) = query.dims2()?;
         let head_width = width / self.heads;
         let heads = |rows: &Tensor| {
@@ -349,13 +365,13 @@ impl Layer {
         let scale = 1.0 / (head_width as f64).sqrt();
         let query = (heads(query)? * scale)?;
         let scores = query.matmul(&heads(key)?.transpose(1, 2)?)?;
-        let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&heads(value)?)?;
-        mixed.transpose(0, 1)?.flatten_from(1)
+        let results = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&heads(value)?)?;
+        results.transpose(0, 1)?.flatten_from(1)
     }
 }
 
-/// The mean of the rows, scaled to length 1.
-pub(super) fn mean_of_length_one(states: &Tensor) -> Result<Vec<f32>> {
+/// The mean of the rows, normalised to unit length.
+pub(super) fn normalised_mean(states: &Tensor) -> Result<Vec<f32>> {
     let mean = states.mean(0)?.to_dtype(DType::F32)?;
     let norm = mean.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
     mean.broadcast_div(&norm)?.to_vec1()
@@ -381,7 +397,7 @@ struct Norm {
 }
 
 impl Norm {
-    /// Normalises every row, in its place.
+    /// Normalises every row, in place.
     fn forward(&self, rows: Tensor) -> Result<Tensor> {
         kernels::layer_norm(rows, &self.weight, &self.bias, self.epsilon)
     }
@@ -405,7 +421,7 @@ mod tests {
         Tensor::randn(0_f32, size, shape.into(), &Device::Cpu).unwrap()
     }
 
-    /// Weights that keep the size of what goes through them.
+    /// Weights that preserve the scale of activations.
     fn weights(inputs: usize, outputs: usize) -> Weights {
         Weights {
             weight: random((outputs, inputs), (inputs as f32).powf(-0.5)),
@@ -424,10 +440,10 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
         #[test]
-        fn fused_layers_are_the_plain_ones(
+        fn the_fused_encoder_equals_the_layers_one_by_one(
             lengths in prop::collection::vec(1..130_usize, 1..5),
             (heads, size) in (1..5_usize, 1..40_usize),
-            (inner, count) in (1..300_usize, 1..4_usize),
+            (intermediate, count) in (1..300_usize, 1..4_usize),
         ) {
             let width = heads * size;
             let config = BertConfig {
@@ -436,7 +452,7 @@ mod tests {
                 hidden_size: width,
                 num_hidden_layers: count,
                 num_attention_heads: heads,
-                intermediate_size: inner,
+                intermediate_size: intermediate,
                 hidden_act: "gelu".to_owned(),
                 max_position_embeddings: 1,
                 type_vocab_size: 1,
@@ -448,21 +464,21 @@ mod tests {
                 value: weights(width, width),
                 attention_output: weights(width, width),
                 attention_norm: norm(width),
-                intermediate: weights(width, inner),
-                output: weights(inner, width),
+                intermediate: weights(width, intermediate),
+                output: weights(intermediate, width),
                 output_norm: norm(width),
             });
             let layers: Vec<LayerWeights> = layers.collect();
             let first = norm(width);
-            let plain = Layers::plain(&first, &layers, &config).unwrap();
+            let plain = Encoder::layer_by_layer(&first, &layers, &config).unwrap();
             let rows = random(lengths.iter().sum::<usize>() * width, 1.0);
             let rows: Vec<f32> = rows.to_vec1().unwrap();
             let expected = plain.forward(rows.clone(), &lengths).unwrap();
             for path in Path::all() {
-                let Some(fused) = Layers::fused(path, &first, &layers, &config).unwrap() else {
+                let Some(fused) = Encoder::fused(path, &first, &layers, &config).unwrap() else {
                     continue;
                 };
-                let fused = Layers::Fused(fused);
+                let fused = Encoder::Fused(fused);
                 let found = fused.forward(rows.clone(), &lengths).unwrap();
                 let worst = (found - &expected).unwrap().abs().unwrap().max_all().unwrap();
                 let worst = worst.to_scalar::<f32>().unwrap();

@@ -1,8 +1,8 @@
-//! Why a model could not be loaded or asked. Nothing here is a document's fault.
+//! Why a model cannot be loaded or cannot compute. None of these is a document fault.
 
 use std::path::PathBuf;
 
-/// Why a model could not be loaded or asked.
+/// Why a model cannot be loaded or cannot compute.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbedError {
@@ -11,11 +11,11 @@ pub enum EmbedError {
     Read {
         /// The file.
         file: PathBuf,
-        /// What the operating system says.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// `config.json` is no configuration, or one of another model.
+    /// `config.json` is invalid, or belongs to another model.
     #[error("{file} does not describe a model of this family: {detail}")]
     Config {
         /// The file.
@@ -25,7 +25,7 @@ pub enum EmbedError {
     },
 
     /// `tokenizer.json` cannot be used.
-    #[error("{file} is no usable tokenizer: {detail}")]
+    #[error("{file} cannot be used as the tokenizer: {detail}")]
     Tokenizer {
         /// The file.
         file: PathBuf,
@@ -33,7 +33,7 @@ pub enum EmbedError {
         detail: String,
     },
 
-    /// A tensor is missing, or has another shape or type than `config.json` says.
+    /// A tensor is missing, or its shape or type does not match `config.json`.
     #[error("{file}: tensor {tensor}: {detail}")]
     Tensor {
         /// The file.
@@ -44,29 +44,29 @@ pub enum EmbedError {
         detail: String,
     },
 
-    /// `LAYRA_KERNELS` asks for what this CPU does not have.
+    /// `LAYRA_KERNELS` is not supported by this CPU.
     #[error("{0}")]
     Kernels(String),
 
-    /// A page embedder's own reason; an image that no such model takes is one.
+    /// An error of a page embedder, for example an image that it cannot process.
     #[error(transparent)]
     ColQwen(#[from] super::colqwen::ColQwenError),
 
-    /// Some text cannot be cut into tokens.
-    #[error("the text cannot be cut into tokens: {0}")]
+    /// A text cannot be tokenized.
+    #[error("the text cannot be tokenized: {0}")]
     Tokenize(String),
 
-    /// The computation failed; with a sound model that is a bug or a lack of memory.
-    #[error("the model cannot be computed: {0}")]
+    /// The computation failed: with a valid model, a bug or lack of memory.
+    #[error("the model's computation failed: {0}")]
     Compute(#[from] candle_core::Error),
 
-    /// A page that the batch is made of is of another model.
-    #[error("a page that was prepared for another model: this is a bug")]
+    /// A page of the batch was prepared for another model.
+    #[error("a page of the batch was prepared for another model (this is a bug)")]
     ForeignPage,
 }
 
 impl EmbedError {
-    /// Whether the device failed in the middle of a computation.
+    /// Whether a computation failed on the device.
     #[must_use]
     pub fn is_computation(&self) -> bool {
         use super::colqwen::ColQwenError;

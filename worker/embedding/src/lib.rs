@@ -1,6 +1,6 @@
-//! Pages to vectors. An embedder sees a batch of pages as text or as pixels, whichever it asks
-//! for; it does no I/O once it is loaded. It knows no server and no pipeline: files, images and
-//! text go in, vectors come out.
+//! Embeds pages and queries as vectors. An embedder reads pages as text or as pixels, depending on
+//! the model, and does no I/O after loading. No servers and no pipeline are involved: files, images
+//! and text go in, vectors come out.
 
 mod bert;
 pub mod colqwen;
@@ -24,7 +24,7 @@ pub use multi_vector::MultiVector;
 pub use paced::Paced;
 pub use settings::{CheckpointFiles, ModelFamily, Precision, Settings};
 
-/// The picture of a page: RGB, one byte each, row by row.
+/// The image of a page: RGB, one byte each, row by row.
 #[derive(Clone, Copy, Debug)]
 pub struct Pixels<'a> {
     /// Pixels in a row.
@@ -35,29 +35,29 @@ pub struct Pixels<'a> {
     pub rgb: &'a [u8],
 }
 
-/// A page as an embedder sees it.
+/// A page as input of an embedder.
 #[derive(Clone, Copy, Debug)]
 pub struct PageInput<'a> {
-    /// The page's text; empty for a page that is only a picture.
+    /// The page's text; empty for a page that is only an image.
     pub text: &'a str,
-    /// The page's picture, when [`Embedder::page_pixels`] asks for it.
+    /// The page's image, if [`Embedder::page_pixels`] requires it.
     pub pixels: Option<Pixels<'a>>,
 }
 
-/// A page that is ready for the model, in memory of the host.
+/// A page that is ready for the model, in host memory.
 pub struct Prepared {
-    /// What it counts in a batch.
+    /// Number of tokens that it adds to a batch.
     pub tokens: usize,
     content: PreparedContent,
 }
 
 enum PreparedContent {
     Passages(minilm::Passages),
-    Picture(colqwen::PreparedPage),
+    Image(colqwen::PreparedPage),
 }
 
 impl Prepared {
-    /// A page as passages of token ids, for an embedder that reads text.
+    /// Creates a page from passages of token ids, for an embedder that reads text.
     #[must_use]
     pub fn from_passages(passages: Vec<Vec<u32>>) -> Self {
         Self {
@@ -66,30 +66,30 @@ impl Prepared {
         }
     }
 
-    /// The page's passages; none for a picture.
+    /// The page's passages; `None` for an image.
     #[must_use]
     pub fn passages(&self) -> Option<&[Vec<u32>]> {
         match &self.content {
             PreparedContent::Passages(passages) => Some(passages),
-            PreparedContent::Picture(_) => None,
+            PreparedContent::Image(_) => None,
         }
     }
 }
 
-/// A batch of pages in memory of the device.
+/// A batch of pages in device memory.
 pub struct Batch {
-    /// Pages in it.
+    /// Number of pages.
     pub pages: usize,
     content: BatchContent,
 }
 
 enum BatchContent {
     Passages(Vec<minilm::Passages>),
-    Pictures(colqwen::PageBatch),
+    Images(colqwen::PageBatch),
 }
 
 impl Batch {
-    /// Pages as passages of token ids, for an embedder that reads text.
+    /// Creates a batch from pages of passages of token ids, for an embedder that reads text.
     #[must_use]
     pub fn from_passages(pages: Vec<Vec<Vec<u32>>>) -> Self {
         Self {
@@ -98,61 +98,61 @@ impl Batch {
         }
     }
 
-    /// The passages of each page; none for pictures.
+    /// The passages of each page; `None` for images.
     #[must_use]
     pub fn passages(&self) -> Option<&[Vec<Vec<u32>>]> {
         match &self.content {
             BatchContent::Passages(pages) => Some(pages),
-            BatchContent::Pictures(_) => None,
+            BatchContent::Images(_) => None,
         }
     }
 }
 
-/// A loaded model. Calls compute on the calling thread and more; they block.
+/// A loaded model. Calls block, and may use more threads than the calling one.
 ///
-/// A page goes through four steps: [`prepare`](Self::prepare) on any thread, many pages at once;
-/// [`upload`](Self::upload) lays out a batch and brings it to the device, beside the computation
-/// of another one; [`forward`](Self::forward) computes it; [`finish`](Self::finish) is the rest,
-/// on any thread again.
+/// A page goes through four steps: [`prepare`](Self::prepare) runs on any thread, for many pages in
+/// parallel; [`upload`](Self::upload) packs a batch and copies it to the device, possibly while
+/// another batch is computed; [`forward`](Self::forward) runs the model;
+/// [`finish`](Self::finish) postprocesses, again on any thread.
 pub trait Embedder: Send + Sync {
     /// Width of every vector.
     fn dimensions(&self) -> usize;
 
-    /// Most pixels of a page that the model looks at: what comes with more is scaled down. None
-    /// for a model that needs no pixels.
+    /// Largest number of pixels that the model uses of a page; larger images are scaled down.
+    /// `None` for a model that reads text.
     fn page_pixels(&self) -> Option<u32>;
 
-    /// Most tokens of a batch.
+    /// Largest number of tokens of a batch.
     fn batch_tokens(&self) -> usize;
 
-    /// What can be done of a page without the device.
+    /// Preprocesses a page on the CPU.
     fn prepare(&self, page: &PageInput<'_>) -> Result<Prepared, EmbedError>;
 
-    /// Lays pages out for one pass and brings them to the device. [`EmbedError::is_out_of_memory`]
-    /// tells that fewer pages may fit.
+    /// Packs pages into a batch and copies it to the device. If [`EmbedError::is_out_of_memory`],
+    /// fewer pages may fit.
     fn upload(&self, pages: &[&Prepared]) -> Result<Batch, EmbedError>;
 
-    /// One multi-vector for each page of a batch, in the same order, each with at least one row. A
-    /// page's vectors do not depend on the other pages of the batch.
+    /// Computes one multi-vector with at least one row for each page of a batch, in the same order.
+    /// The vectors of a page do not depend on the other pages of the batch.
     fn forward(&self, batch: Batch) -> Result<Vec<MultiVector>, EmbedError>;
 
-    /// What is left to do with a page's vectors before they are stored.
+    /// Postprocesses a page's vectors before they are stored.
     fn finish(&self, vectors: MultiVector) -> MultiVector {
         vectors
     }
 
-    /// The multi-vector of a question, to be compared with those of pages by `MaxSim`.
+    /// The multi-vector of a query, for comparison with those of pages by `MaxSim`.
     fn embed_query(&self, text: &str) -> Result<MultiVector, EmbedError>;
 
-    /// Bytes in use of the memory of the GPU that the model runs on, by whomever; none on a CPU.
+    /// Memory in use on the model's GPU by all processes, in bytes; `None` on a CPU.
     fn gpu_memory_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// Gives memory of the device back that is kept for later batches.
+    /// Frees device memory that is cached for later batches.
     fn release_memory(&self) {}
 
-    /// All four steps for pages that may make several batches.
+    /// Runs all four steps, in as many batches as needed.
     fn embed_pages(&self, pages: &[PageInput<'_>]) -> Result<Vec<MultiVector>, EmbedError> {
         let prepared = pages
             .par_iter()
@@ -172,8 +172,8 @@ pub trait Embedder: Send + Sync {
     }
 }
 
-/// How many of the first pages make a batch of at most `budget` tokens; a page that is larger is
-/// alone. 0 only for no pages.
+/// Number of leading pages that fit into a batch of `budget` tokens. A page above the budget is a
+/// batch by itself. 0 only if there are no pages.
 pub fn batch_size(tokens: impl IntoIterator<Item = usize>, budget: usize) -> usize {
     let mut sum = 0_usize;
     let mut size = 0;
@@ -187,7 +187,7 @@ pub fn batch_size(tokens: impl IntoIterator<Item = usize>, budget: usize) -> usi
     size
 }
 
-/// Loads a model from its files. The environment variable `LAYRA_KERNELS` picks the CPU kernels:
+/// Loads a model from its files. The environment variable `LAYRA_KERNELS` selects the CPU kernels:
 /// `auto` (the default), `avx512`, `avx2` or `portable`.
 pub fn load(settings: &Settings, files: &CheckpointFiles) -> Result<Box<dyn Embedder>, EmbedError> {
     match visual_family(settings.family) {
@@ -199,15 +199,15 @@ pub fn load(settings: &Settings, files: &CheckpointFiles) -> Result<Box<dyn Embe
     }
 }
 
-/// What a checkpoint says of itself.
+/// Properties of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
     /// Width of its vectors.
     pub dimensions: u32,
 }
 
-/// Reads what a checkpoint says of itself, without its weights' data. A checkpoint of another
-/// family, or one that lacks files, is an error.
+/// Reads the properties of a checkpoint without loading its weights. A checkpoint of another
+/// family, or one with missing files, is an error.
 pub fn describe(family: ModelFamily, files: &CheckpointFiles) -> Result<Description, EmbedError> {
     let dimensions = match visual_family(family) {
         None => minilm::dimensions(&files.directory)?,
@@ -217,12 +217,12 @@ pub fn describe(family: ModelFamily, files: &CheckpointFiles) -> Result<Descript
     Ok(Description { dimensions })
 }
 
-/// Names of the files that the index of a sharded checkpoint names.
+/// Names of the weight files of a checkpoint: those in the index of a sharded one.
 pub fn shards(directory: &Path) -> Result<Vec<String>, EmbedError> {
     Ok(colqwen::shard_names(directory)?)
 }
 
-/// The family as the page embedders know it; none for one that reads text.
+/// The family as the page embedders define it; `None` for one that reads text.
 fn visual_family(family: ModelFamily) -> Option<colqwen::Family> {
     match family {
         ModelFamily::Minilm => None,
@@ -237,7 +237,7 @@ mod tests {
     use super::batch_size;
 
     #[test]
-    fn a_batch_keeps_to_its_budget_and_holds_a_page_at_least() {
+    fn a_batch_fits_its_budget_and_has_at_least_one_page() {
         assert_eq!(batch_size([10, 20, 30], 30), 2);
         assert_eq!(batch_size([100, 1], 30), 1);
         assert_eq!(batch_size([], 30), 0);

@@ -1,5 +1,5 @@
-//! all-MiniLM-L6-v2: the text of a page, cut into overlapping passages, one vector a passage.
-//! It never looks at pixels.
+//! all-MiniLM-L6-v2: splits the text of a page into overlapping passages and computes one vector
+//! for each. It uses no pixels.
 
 use std::fs;
 use std::path::Path;
@@ -9,25 +9,25 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
-use super::bert::{Bert, BertConfig, mean_of_length_one};
+use super::bert::{Bert, BertConfig, normalised_mean};
 use super::kernels;
 use super::passages::PassageCutter;
 use super::{
     Batch, BatchContent, EmbedError, Embedder, MultiVector, PageInput, Prepared, PreparedContent,
 };
 
-/// Tokens of a passage without the two that enclose it: the model was trained for 256 in all.
+/// Tokens of a passage without `[CLS]` and `[SEP]`: the model was trained with 256 in total.
 const WINDOW: usize = 254;
-/// Tokens that neighbouring passages share, so that a sentence at the cut is whole in one of them.
+/// Tokens that neighbouring passages share, so that a sentence at the boundary is whole in one of
+/// them.
 const OVERLAP: usize = 32;
-/// Vectors of one page: LAYRA reads no more than this many rows of a page. What follows in a page
-/// with more text is not embedded.
+/// Largest number of vectors of a page, because LAYRA reads no more. Any further text of the page
+/// is not embedded.
 const MAX_PASSAGES: usize = 1000;
-/// Tokens that go through the layers together, on one core: enough to spread the cost of reading
-/// the weights, few enough that their queries, keys and values (4.5 KiB a token) stay in the shared
-/// cache.
+/// Tokens of a batch on one core: enough to amortise reading the weights, few enough that their
+/// queries, keys and values (4.5 KiB a token) stay in the shared cache.
 const BATCH_TOKENS: usize = 1536;
-/// Tokens for each core of what is computed before anything is handed on.
+/// Tokens per core that are computed before results are returned.
 const CORE_TOKENS: usize = 6 * BATCH_TOKENS;
 
 /// The passages of a page as token ids.
@@ -43,8 +43,8 @@ pub struct MiniLm {
     bert: Bert,
     tokenizer: Tokenizer,
     dimensions: usize,
-    /// `[CLS]` and `[SEP]`.
-    enclosing: [u32; 2],
+    /// Ids of `[CLS]` and `[SEP]`.
+    special_tokens: [u32; 2],
 }
 
 impl MiniLm {
@@ -52,24 +52,24 @@ impl MiniLm {
     pub fn load(directory: &Path) -> Result<Self, EmbedError> {
         kernels::check_path().map_err(EmbedError::Kernels)?;
         let config = read_config(&directory.join("config.json"))?;
-        let (tokenizer, enclosing) = read_tokenizer(&directory.join("tokenizer.json"))?;
+        let (tokenizer, special_tokens) = read_tokenizer(&directory.join("tokenizer.json"))?;
         let bert = read_weights(&directory.join("model.safetensors"), &config)?;
         Ok(Self {
             bert,
             tokenizer,
             dimensions: config.hidden_size,
-            enclosing,
+            special_tokens,
         })
     }
 
-    /// The passages of a text as token ids, enclosed by `[CLS]` and `[SEP]`.
+    /// The passages of a text as token ids, each with `[CLS]` and `[SEP]`.
     fn passages(&self, text: &str) -> Result<Vec<Vec<u32>>, EmbedError> {
         let encoding = self
             .tokenizer
             .encode_fast(text, false)
             .map_err(|error| EmbedError::Tokenize(error.to_string()))?;
         let ids = encoding.get_ids();
-        let [start, end] = self.enclosing;
+        let [start, end] = self.special_tokens;
         let cutter = const { PassageCutter::new(WINDOW, OVERLAP) };
         let passages = cutter.cut(ids.len()).take(MAX_PASSAGES);
         Ok(passages
@@ -80,20 +80,20 @@ impl MiniLm {
     /// One vector for each passage, in the same order.
     fn embed(&self, passages: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EmbedError> {
         let batches = batches(passages, rayon::current_num_threads());
-        // One by one: whoever is done takes the next.
+        // Single batches: an idle core takes the next one.
         let vectors = batches.into_par_iter().with_max_len(1).map(|batch| {
             let sequences: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
             let states = self.bert.forward(&sequences)?;
-            let vectors = states.iter().map(mean_of_length_one);
+            let vectors = states.iter().map(normalised_mean);
             Ok(vectors.collect::<candle_core::Result<Vec<_>>>()?)
         });
         Ok(vectors.collect::<Result<Vec<_>, EmbedError>>()?.concat())
     }
 }
 
-/// What benchmarks ask.
+/// For benchmarks only.
 impl MiniLm {
-    /// Operations of the matrix products for a page.
+    /// Number of operations of the matrix products for a page.
     #[must_use]
     pub fn operations(&self, page: &Prepared) -> f64 {
         let passages = page.passages().unwrap_or_default().iter();
@@ -102,8 +102,8 @@ impl MiniLm {
             .sum()
     }
 
-    /// A product of the model alone, its largest where the kernels here compute it, for as many
-    /// tokens as a core takes at a time. Returns its operations.
+    /// Computes a large matrix product of the model for one batch, on this core: the largest if
+    /// the fused kernels compute it. Returns its number of operations.
     pub fn largest_product(&self) -> Result<f64, EmbedError> {
         Ok(self.bert.largest_product(BATCH_TOKENS)?)
     }
@@ -129,7 +129,7 @@ impl Embedder for MiniLm {
     fn upload(&self, pages: &[&Prepared]) -> Result<Batch, EmbedError> {
         let passages = pages.iter().map(|page| match &page.content {
             PreparedContent::Passages(passages) => Ok(passages.clone()),
-            PreparedContent::Picture(_) => Err(EmbedError::ForeignPage),
+            PreparedContent::Image(_) => Err(EmbedError::ForeignPage),
         });
         Ok(Batch {
             pages: pages.len(),
@@ -156,8 +156,8 @@ impl Embedder for MiniLm {
     }
 }
 
-/// Neighbouring passages together: as many batches for each core, of nearly the same size and of
-/// about [`BATCH_TOKENS`] tokens at most.
+/// Divides passages, in order, into batches of about the same size and at most about
+/// [`BATCH_TOKENS`] tokens: the same number for each core.
 fn batches(passages: &[Vec<u32>], cores: usize) -> Vec<&[Vec<u32>]> {
     let total: usize = passages.iter().map(Vec::len).sum();
     let count = cores * total.div_ceil(cores * BATCH_TOKENS);
@@ -166,10 +166,10 @@ fn batches(passages: &[Vec<u32>], cores: usize) -> Vec<&[Vec<u32>]> {
     for batch in 1..=count {
         let end = total * batch / count;
         let size = rest.iter().take_while(|passage| {
-            // To this batch if more than half of it is before the batch's end.
-            let more = tokens + passage.len() / 2 < end;
-            tokens += if more { passage.len() } else { 0 };
-            more
+            // A passage belongs to the batch that contains its middle.
+            let belongs = tokens + passage.len() / 2 < end;
+            tokens += if belongs { passage.len() } else { 0 };
+            belongs
         });
         let (this, following) = rest.split_at(size.count());
         batches.push(this);
@@ -180,72 +180,74 @@ fn batches(passages: &[Vec<u32>], cores: usize) -> Vec<&[Vec<u32>]> {
 }
 
 fn read_config(file: &Path) -> Result<BertConfig, EmbedError> {
-    let wrong = |detail| EmbedError::Config {
+    let invalid = |detail| EmbedError::Config {
         file: file.to_owned(),
         detail,
     };
     let config: BertConfig =
-        serde_json::from_slice(&read(file)?).map_err(|error| wrong(error.to_string()))?;
-    match config.objection() {
-        Some(objection) => Err(wrong(objection)),
-        None if config.max_position_embeddings < WINDOW + 2 => Err(wrong(format!(
-            "{} positions are too few",
-            config.max_position_embeddings
+        serde_json::from_slice(&read(file)?).map_err(|error| invalid(error.to_string()))?;
+    match config.unsupported() {
+        Some(reason) => Err(invalid(reason)),
+        None if config.max_position_embeddings < WINDOW + 2 => Err(invalid(format!(
+            "max_position_embeddings is {}, at least {} are needed",
+            config.max_position_embeddings,
+            WINDOW + 2
         ))),
         None => Ok(config),
     }
 }
 
 fn read_tokenizer(file: &Path) -> Result<(Tokenizer, [u32; 2]), EmbedError> {
-    let wrong = |detail| EmbedError::Tokenizer {
+    let invalid = |detail| EmbedError::Tokenizer {
         file: file.to_owned(),
         detail,
     };
     let mut tokenizer =
-        Tokenizer::from_bytes(read(file)?).map_err(|error| wrong(error.to_string()))?;
-    // The published file cuts and pads at 128 tokens; passages are cut here, and not padded.
+        Tokenizer::from_bytes(read(file)?).map_err(|error| invalid(error.to_string()))?;
+    // The published file truncates and pads to 128 tokens; passages are split here, without
+    // padding.
     tokenizer.with_padding(None);
     tokenizer
         .with_truncation(None)
-        .map_err(|error| wrong(error.to_string()))?;
+        .map_err(|error| invalid(error.to_string()))?;
     let id = |token: &str| {
         tokenizer
             .token_to_id(token)
-            .ok_or_else(|| wrong(format!("it has no token {token}")))
+            .ok_or_else(|| invalid(format!("the vocabulary has no token {token}")))
     };
-    let enclosing = [id("[CLS]")?, id("[SEP]")?];
-    Ok((tokenizer, enclosing))
+    let special_tokens = [id("[CLS]")?, id("[SEP]")?];
+    Ok((tokenizer, special_tokens))
 }
 
 fn read_weights(file: &Path, config: &BertConfig) -> Result<Bert, EmbedError> {
-    // Opened here first for an error that names the file.
+    // Opened first, for an error that names the file.
     fs::File::open(file).map_err(|source| EmbedError::Read {
         file: file.to_owned(),
         source,
     })?;
-    let wrong = |error: &candle_core::Error| {
-        let (tensor, detail) = culprit(error);
+    let invalid = |error: &candle_core::Error| {
+        let (tensor, detail) = tensor_and_detail(error);
         EmbedError::Tensor {
             file: file.to_owned(),
             tensor,
             detail,
         }
     };
-    #[allow(unsafe_code, reason = "candle maps weights into memory only so")]
-    // SAFETY: the model's directory belongs to this worker; nobody changes the file in place.
+    #[allow(unsafe_code, reason = "candle's only way to map weights into memory")]
+    // SAFETY: the model's directory belongs to this worker; the file is never changed in place.
     let weights = unsafe { VarBuilder::from_mmaped_safetensors(&[file], DType::F32, &Device::Cpu) }
-        .map_err(|error| wrong(&error))?;
-    Bert::load(config, &weights).map_err(|error| wrong(&error))
+        .map_err(|error| invalid(&error))?;
+    Bert::load(config, &weights).map_err(|error| invalid(&error))
 }
 
-/// The tensor that an error of candle is about, and the rest of its message.
-fn culprit(error: &candle_core::Error) -> (String, String) {
+/// The tensor that caused an error of candle, and the rest of the message.
+fn tensor_and_detail(error: &candle_core::Error) -> (String, String) {
     match error {
         candle_core::Error::CannotFindTensor { path } => (path.clone(), "is missing".to_owned()),
-        candle_core::Error::WithBacktrace { inner, .. } => culprit(inner),
+        candle_core::Error::WithBacktrace { inner, .. } => tensor_and_detail(inner),
         candle_core::Error::UnexpectedShape { msg, expected, got } => (
             msg.trim_start_matches("shape mismatch for ").to_owned(),
-            format!("has the shape {got:?}, config.json says {expected:?}"),
+            format!("has shape {got:?}, config.json requires {expected:?}"),
         ),
         other => ("(any)".to_owned(), other.to_string()),
     }
@@ -265,7 +267,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batches_keep_every_passage_in_order_and_are_of_one_size(
+        fn batches_keep_all_passages_in_order_and_have_about_the_same_size(
             lengths in proptest::collection::vec(2..=256_usize, 0..60), cores in 1..20_usize,
         ) {
             let passages: Vec<Vec<u32>> = lengths.iter().map(|length| vec![1; *length]).collect();

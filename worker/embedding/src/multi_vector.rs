@@ -1,6 +1,6 @@
-//! Several vectors of the same width: what a page or a question becomes.
+//! Multi-vector representation of a page or a query.
 
-/// The vectors of one page or question; each has length 1.
+/// The vectors of one page or query, each of unit length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MultiVector {
     dimensions: usize,
@@ -8,14 +8,14 @@ pub struct MultiVector {
 }
 
 impl MultiVector {
-    /// Vectors of `dimensions` numbers each, one after the other in `data`.
+    /// Creates a multi-vector from `data`, the concatenated vectors of `dimensions` values each.
     ///
     /// # Panics
-    /// Unless `data` holds whole vectors of at least one dimension.
+    /// If `dimensions` is 0, or the length of `data` is not a multiple of it.
     #[must_use]
     pub fn new(dimensions: usize, data: Vec<f32>) -> Self {
-        assert!(dimensions > 0, "a vector has at least one dimension");
-        assert_eq!(data.len() % dimensions, 0, "the last vector is not whole");
+        assert!(dimensions > 0, "vectors need at least one dimension");
+        assert_eq!(data.len() % dimensions, 0, "the last vector is incomplete");
         Self { dimensions, data }
     }
 
@@ -31,7 +31,7 @@ impl MultiVector {
         self.data.len() / self.dimensions
     }
 
-    /// Whether there is no vector at all.
+    /// Whether there are no vectors.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
@@ -43,17 +43,17 @@ impl MultiVector {
         self.data.chunks_exact(self.dimensions)
     }
 
-    /// The numbers of all vectors, one vector after the other.
+    /// The values of all vectors, concatenated.
     #[must_use]
     pub fn values(&self) -> &[f32] {
         &self.data
     }
 
-    /// `MaxSim` of a question (self) with a page: for each of the question's vectors the largest
-    /// inner product with a vector of the page, summed. 0 for a page without vectors.
+    /// `MaxSim` of a query (self) with a page: the sum, over the query's vectors, of the largest
+    /// inner product with a vector of the page. 0 for a page without vectors.
     #[must_use]
     pub fn max_sim(&self, page: &Self) -> f32 {
-        let best = |question: &[f32]| page.rows().map(|row| dot(question, row)).reduce(f32::max);
+        let best = |query: &[f32]| page.rows().map(|row| dot(query, row)).reduce(f32::max);
         self.rows().filter_map(best).sum()
     }
 }
@@ -67,10 +67,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn max_sim_takes_the_best_row_for_each_vector_of_the_question() {
-        let question = MultiVector::new(2, vec![1.0, 0.0, 0.0, 1.0]);
+    fn max_sim_takes_the_best_row_for_each_vector_of_the_query() {
+        let query = MultiVector::new(2, vec![1.0, 0.0, 0.0, 1.0]);
         let page = MultiVector::new(2, vec![0.5, 0.5, -1.0, 0.0, 0.25, 0.75]);
-        assert!((question.max_sim(&page) - 1.25).abs() < 1e-6);
+        assert!((query.max_sim(&page) - 1.25).abs() < 1e-6);
     }
 
     #[test]

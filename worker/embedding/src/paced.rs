@@ -1,5 +1,6 @@
-//! An embedder that computes nothing and takes a fixed time for each page: it stands for a GPU when
-//! the rest of the pipeline is measured. Its vectors mean nothing.
+//! For benchmarks only: an embedder that sleeps for a fixed time for each page instead of
+//! computing. It stands for a GPU while the rest of the pipeline is measured. Its vectors are
+//! meaningless.
 
 use std::time::Duration;
 
@@ -7,18 +8,18 @@ use super::{
     Batch, BatchContent, EmbedError, Embedder, MultiVector, PageInput, Prepared, PreparedContent,
 };
 
-/// Width of its vectors, that of ColQwen's.
+/// Width of its vectors, the same as ColQwen's.
 const DIMENSIONS: usize = 128;
 /// Pages of a batch.
 const BATCH: usize = 8;
 
-/// Takes its time.
+/// For benchmarks only: sleeps for a fixed time for each page.
 pub struct Paced {
     page: Duration,
 }
 
 impl Paced {
-    /// An embedder that takes `page` for each page.
+    /// Creates an embedder that sleeps for `page` for each page.
     #[must_use]
     pub fn new(page: Duration) -> Self {
         Self { page }

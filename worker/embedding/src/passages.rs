@@ -1,8 +1,8 @@
-//! Cuts a sequence of tokens into overlapping passages that fit the model's window.
+//! Splits a sequence of tokens into overlapping passages that fit the model's window.
 
 use std::ops::Range;
 
-/// How long passages are and how much neighbours share, in tokens.
+/// Splits sequences; lengths are in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PassageCutter {
     window: usize,
@@ -10,17 +10,17 @@ pub(super) struct PassageCutter {
 }
 
 impl PassageCutter {
-    /// Passages of at most `window` tokens, neighbours share `overlap`.
+    /// Passages of at most `window` tokens; neighbours share `overlap` tokens.
     ///
     /// # Panics
-    /// Unless the overlap is shorter than the window.
+    /// If the overlap is not shorter than the window.
     pub(super) const fn new(window: usize, overlap: usize) -> Self {
         assert!(overlap < window, "passages would not advance");
         Self { window, overlap }
     }
 
-    /// The passages of a sequence of `tokens` tokens, in order: every token is in one or two of
-    /// them, all but the last have the window's length. An empty sequence is one empty passage.
+    /// The passages of a sequence of `tokens` tokens, in order. All but the last have the window's
+    /// length. An empty sequence is one empty passage.
     pub(super) fn cut(self, tokens: usize) -> impl Iterator<Item = Range<usize>> {
         let step = self.window - self.overlap;
         let following = tokens.saturating_sub(self.window).div_ceil(step);

@@ -1,4 +1,4 @@
-//! all-MiniLM-L6-v2 with its real weights, against reference values of its usual Python library.
+//! all-MiniLM-L6-v2 with its real weights, compared with reference values of sentence-transformers.
 
 #![allow(
     clippy::unwrap_used,
@@ -46,7 +46,7 @@ fn checkpoint() -> PathBuf {
     });
     assert!(
         path.exists(),
-        "{} is not there: run `cargo testbed artifacts`, or set LAYRA_MINILM",
+        "{} does not exist: run `cargo testbed artifacts`, or set LAYRA_MINILM",
         path.display()
     );
     path
@@ -86,13 +86,14 @@ fn assert_close(computed: &[f32], expected: &[f32], tolerance: f32, what: &str) 
     }
 }
 
-/// The first passage of a text is what the reference computes of the whole: it cuts at 256 tokens.
+/// The vector of the first passage, which is the reference's vector of the whole text: it truncates
+/// at 256 tokens.
 fn first_row(vectors: &MultiVector) -> &[f32] {
     vectors.rows().next().unwrap()
 }
 
 #[test]
-fn vectors_are_those_of_the_reference() {
+fn vectors_match_the_reference() {
     let reference = reference();
     let model = model();
     let vectors: Vec<MultiVector> = reference
@@ -144,7 +145,7 @@ fn a_page_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
-fn a_page_has_a_vector_of_length_one_for_each_passage() {
+fn a_page_has_a_unit_vector_for_each_passage() {
     let model = model();
     let long = "one two three four five six seven eight nine ten ".repeat(60);
     let pages = model.embed_pages(&[page(""), page(&long)]).unwrap();
@@ -153,7 +154,7 @@ fn a_page_has_a_vector_of_length_one_for_each_passage() {
         1,
         "an empty page has the vector of the empty text"
     );
-    // 600 tokens: windows of 254 that advance by 222.
+    // 600 tokens: windows of 254 with a step of 222.
     assert_eq!(pages[1].len(), 3);
     for row in pages.iter().flat_map(MultiVector::rows) {
         let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();

@@ -1,7 +1,7 @@
 //! The renderer: a process that opens one document and draws its pages on request.
 //!
-//! It is started by the worker for every document, with an empty environment, and treats the
-//! document as hostile. It never writes a file and never starts another process.
+//! The worker starts one for each document, with an empty environment. It treats the document as
+//! hostile, never writes a file and never starts another process.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use super::encode::{self, Canvas};
 use super::format::{self, Container, DocumentFormat};
-use super::office_format::{self, OfficeDocument};
+use super::office_format::{self, OfficeDocument, OfficeFormat};
 use super::page_source::PageSource;
 use super::pdf::{self, PdfSource};
 use super::protocol::{OpenRequest, Reply, Request, read_request, write_reply};
@@ -50,55 +50,62 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> 
         Ok(DocumentFormat::Pdf) => match pdf::bind(Path::new(OsStr::from_bytes(&open.pdfium))) {
             Err(error) => write_reply(output, &Reply::Failed(error)),
             Ok(pdfium) => {
-                let lacking = confine(document, &open)?;
+                let sandbox_gaps = confine(document, &open)?;
                 let source = PdfSource::open(&pdfium, document, open.memory_limit_bytes);
-                serve_pages(source, lacking, &open, input, output)
+                serve_pages(source, sandbox_gaps, &open, input, output)
             }
         },
         Ok(DocumentFormat::Raster(format)) => {
-            let lacking = confine(document, &open)?;
+            let sandbox_gaps = confine(document, &open)?;
             let source = RasterDocument::open(document, format, open.memory_limit_bytes);
-            serve_pages(source, lacking, &open, input, output)
+            serve_pages(source, sandbox_gaps, &open, input, output)
         }
         Ok(DocumentFormat::Container(container)) => {
             confine(document, &open)?;
-            let found = look_into(document, container);
+            let found = inspect(document, container);
             write_reply(output, &found.map_or_else(Reply::Failed, Reply::Office))
         }
     }
 }
 
-fn look_into(document: &Path, container: Container) -> Result<OfficeDocument, RenderError> {
+fn inspect(document: &Path, container: Container) -> Result<OfficeDocument, RenderError> {
     let file = File::open(document).map_err(|error| RenderError::Io(error.to_string()))?;
     match container {
-        Container::Zip => office_format::of_zip(file),
-        Container::Ole => office_format::of_ole(file),
-        Container::Rtf => Ok(office_format::of_rtf()),
+        Container::Zip => office_format::inspect_zip(file),
+        Container::Ole => office_format::inspect_ole(file),
+        Container::Rtf => Ok(OfficeDocument {
+            format: OfficeFormat::Rtf,
+            encrypted: false,
+        }),
     }
 }
 
 fn confine(document: &Path, open: &OpenRequest) -> std::io::Result<String> {
-    let lacking = sandbox::confine(document, open.memory_limit_bytes)?;
+    let sandbox_gaps = sandbox::confine(document, open.memory_limit_bytes)?;
     sandbox::allow_cpu(open.page_timeout)?;
-    Ok(lacking)
+    Ok(sandbox_gaps)
 }
 
 fn serve_pages(
     source: Result<impl PageSource, RenderError>,
-    lacking: String,
+    sandbox_gaps: String,
     open: &OpenRequest,
     input: &mut impl Read,
     output: &mut impl Write,
 ) -> std::io::Result<()> {
-    let (mut source, pages) = match source.and_then(|source| accepted(source, open.max_pages)) {
-        Ok(accepted) => accepted,
+    let (mut source, pages) = match source.and_then(|source| check_pages(source, open.max_pages)) {
+        Ok(checked) => checked,
         Err(error) => return write_reply(output, &Reply::Failed(error)),
     };
-    write_reply(output, &Reply::Opened { pages, lacking })?;
+    let opened = Reply::Opened {
+        pages,
+        sandbox_gaps,
+    };
+    write_reply(output, &opened)?;
     let mut canvas = Canvas::default();
     while let Some(request) = read_request(input)? {
         let Request::Render(request) = request else {
-            return Err(std::io::Error::other("a document is open already"));
+            return Err(std::io::Error::other("a document is already open"));
         };
         sandbox::allow_cpu(open.page_timeout)?;
         let reply = render(&mut source, request, &mut canvas);
@@ -107,7 +114,7 @@ fn serve_pages(
     Ok(())
 }
 
-fn accepted<S: PageSource>(source: S, limit: u32) -> Result<(S, u32), RenderError> {
+fn check_pages<S: PageSource>(source: S, limit: u32) -> Result<(S, u32), RenderError> {
     match source.pages() {
         0 => Err(RenderError::Empty("it has no pages".to_owned())),
         pages if pages > limit => Err(RenderError::TooManyPages { pages, limit }),

@@ -1,12 +1,12 @@
-//! Pixels to the bytes of an image file. Runs in the renderer, so that one page's compression
-//! overlaps with everything else in the worker.
+//! Encodes pixels as an image file. Runs in the renderer, so that compression overlaps with
+//! everything else in the worker.
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 
 use super::{ImageFormat, RenderError};
 
-/// A picture of 8-bit RGB pixels, row by row.
+/// An image of 8-bit RGB pixels, row by row.
 #[derive(Debug, Default)]
 pub(super) struct Canvas {
     /// Pixels in a row.
@@ -17,8 +17,8 @@ pub(super) struct Canvas {
     pub(super) rgb: Vec<u8>,
 }
 
-/// Encodes a picture. PNG is lossless and fast rather than small, and has one channel when the
-/// picture has no colour; `quality` (1 to 100) counts for WebP only.
+/// Encodes an image. PNG is lossless, tuned for speed rather than size, and has one channel if the
+/// image has no colour. `quality` (1 to 100) applies to WebP only.
 pub(super) fn encode(
     canvas: &Canvas,
     format: ImageFormat,
@@ -30,7 +30,7 @@ pub(super) fn encode(
     }
 }
 
-/// Encodes RGB pixels as PNG, for benchmarks: the renderer does it in its own process.
+/// Encodes RGB pixels as PNG. For benchmarks only: pages are encoded in the renderer's process.
 pub fn encode_png(width: u32, height: u32, rgb: Vec<u8>) -> Result<Vec<u8>, RenderError> {
     png(&Canvas { width, height, rgb })
 }
@@ -42,8 +42,8 @@ fn png(canvas: &Canvas) -> Result<Vec<u8>, RenderError> {
         None => (canvas.rgb.as_slice(), ExtendedColorType::Rgb8),
     };
     let mut file = Vec::with_capacity(pixels.len() / 8);
-    // Rows of a page mostly repeat the row above: `Up` turns them into the zeros that the fast
-    // compressor is made for.
+    // Rows of a page mostly repeat the row above. `Up` turns them into zeros, which the fast
+    // compressor handles best.
     PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Up)
         .write_image(pixels, canvas.width, canvas.height, colour)
         .map_err(|error| RenderError::TooLarge(format!("PNG: {error}")))?;
@@ -63,11 +63,11 @@ fn webp(canvas: &Canvas, quality: u8) -> Result<Vec<u8>, RenderError> {
         })
 }
 
-/// The grey levels of a picture without any colour.
+/// The grey levels of an image; none if it has any colour.
 fn grey(rgb: &[u8]) -> Option<Vec<u8>> {
     let (pixels, _) = rgb.as_chunks::<3>();
     let mut levels = Vec::with_capacity(pixels.len());
-    // A decision for each block instead of each pixel, which is what a compiler makes vectors of.
+    // One decision for each block instead of each pixel, so that the loop is vectorised.
     for block in pixels.chunks(4096) {
         let difference = |[red, green, blue]: &[u8; 3]| (red ^ green) | (green ^ blue);
         if block.iter().map(difference).fold(0, |all, one| all | one) != 0 {
@@ -82,7 +82,7 @@ fn grey(rgb: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn picture(pixel: impl Fn(u32, u32) -> [u8; 3]) -> Canvas {
+    fn image_of(pixel: impl Fn(u32, u32) -> [u8; 3]) -> Canvas {
         let (width, height) = (40, 30);
         let rgb = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
         Canvas {
@@ -93,16 +93,16 @@ mod tests {
     }
 
     #[test]
-    fn png_gives_back_the_same_pixels() {
+    fn png_is_lossless() {
         for canvas in [
-            picture(|x, y| {
+            image_of(|x, y| {
                 [
                     u8::try_from(x * 6).unwrap(),
                     u8::try_from(y * 8).unwrap(),
                     200,
                 ]
             }),
-            picture(|x, y| [u8::try_from((x * y) % 256).unwrap(); 3]),
+            image_of(|x, y| [u8::try_from((x * y) % 256).unwrap(); 3]),
         ] {
             let file = encode(&canvas, ImageFormat::Png, 1).unwrap();
             let decoded = image::load_from_memory(&file).unwrap();
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_page_without_colour_is_stored_in_one_channel() {
         let file = encode(
-            &picture(|x, _| [u8::try_from(x).unwrap(); 3]),
+            &image_of(|x, _| [u8::try_from(x).unwrap(); 3]),
             ImageFormat::Png,
             1,
         );
@@ -122,8 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn webp_is_lossy_and_quality_decides_its_size() {
-        let canvas = picture(|x, y| {
+    fn lower_webp_quality_gives_smaller_files() {
+        let canvas = image_of(|x, y| {
             [
                 u8::try_from(x * 37 % 251).unwrap(),
                 u8::try_from(y * 91 % 241).unwrap(),

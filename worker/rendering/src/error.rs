@@ -1,17 +1,22 @@
 //! Why a document or one of its pages could not be rendered. Every variant says whether the
-//! document is to blame; nothing here decides what the pipeline does about it.
+//! document is to blame; what follows from that is the pipeline's decision.
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Why a document or one of its pages could not be rendered.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// Renderers send it to the worker, except for the variants that only the worker can determine.
+/// Those come last: skipped variants shift the numbers of the ones behind them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum RenderError {
     /// A password is needed to open the document.
     #[error("the document is encrypted and needs a password")]
     Encrypted,
 
-    /// The content is not what its format demands, beyond repair.
+    /// The content violates its format beyond repair.
     #[error("the document is damaged: {0}")]
     Damaged(String),
 
@@ -37,16 +42,16 @@ pub enum RenderError {
     Unsupported(String),
 
     /// One page cannot be read; other pages of the document may be fine.
-    #[error("page {} is damaged: {detail}", page + 1)]
+    #[error("page {} is damaged: {detail}", u64::from(*page) + 1)]
     DamagedPage {
         /// The page, counted from 0.
         page: u32,
-        /// What was tried.
+        /// What failed.
         detail: String,
     },
 
     /// The caller asked for a page that the document does not have.
-    #[error("there is no page {} in a document of {pages} pages", page + 1)]
+    #[error("page {} does not exist: the document has {pages} pages", u64::from(*page) + 1)]
     NoSuchPage {
         /// The page, counted from 0.
         page: u32,
@@ -54,40 +59,44 @@ pub enum RenderError {
         pages: u32,
     },
 
-    /// Opening the document or rendering one page took too long; the renderer was killed.
-    #[error("rendering was given up after {} s", limit.as_secs_f32())]
-    TimedOut {
-        /// Time that one page may take.
-        limit: Duration,
-    },
-
-    /// The renderer died of the document.
-    #[error("the renderer crashed: {0}")]
-    Crashed(String),
-
-    /// The document needs more memory than the renderer may have.
-    #[error("the document needs more memory than a renderer may have")]
+    /// The document needs more memory than the renderer may use.
+    #[error("the document needs more memory than a renderer may use")]
     OutOfMemory,
 
-    /// The renderer answered something that is no answer.
-    #[error("the renderer gave no valid answer: {0}")]
-    GarbledAnswer(String),
-
-    /// Something else killed the renderer, for example the kernel when the node ran out of
-    /// memory, or a person.
-    #[error("the renderer was killed by signal {signal}")]
-    Killed {
-        /// Number of the signal.
-        signal: i32,
-    },
-
-    /// The PDFium library cannot be used, or no renderer can be started.
-    #[error("no renderer can be started: {0}")]
+    /// The PDFium library cannot be loaded, or no renderer can be started.
+    #[error("the renderer cannot be started: {0}")]
     Unavailable(String),
 
     /// The file cannot be read.
     #[error("the file cannot be read: {0}")]
     Io(String),
+
+    /// Opening the document or rendering one page took too long; the renderer was killed.
+    #[error("rendering timed out after {} s", limit.as_secs_f32())]
+    #[serde(skip)]
+    TimedOut {
+        /// Time limit for one page.
+        limit: Duration,
+    },
+
+    /// The document crashed the renderer.
+    #[error("the renderer crashed: {0}")]
+    #[serde(skip)]
+    Crashed(String),
+
+    /// The renderer's reply violates the protocol.
+    #[error("the renderer sent an invalid reply: {0}")]
+    #[serde(skip)]
+    GarbledAnswer(String),
+
+    /// Something else killed the renderer, for example the kernel when the node ran out of
+    /// memory, or a person.
+    #[error("the renderer was killed by signal {signal}")]
+    #[serde(skip)]
+    Killed {
+        /// Number of the signal.
+        signal: i32,
+    },
 }
 
 impl RenderError {
@@ -132,5 +141,20 @@ impl RenderError {
                 false
             }
         }
+    }
+
+    /// The same with at most `limit` bytes of detail: a hostile renderer may send more.
+    pub(super) fn shortened(mut self, limit: usize) -> Self {
+        if let Self::Damaged(detail)
+        | Self::Empty(detail)
+        | Self::TooLarge(detail)
+        | Self::Unsupported(detail)
+        | Self::DamagedPage { detail, .. }
+        | Self::Unavailable(detail)
+        | Self::Io(detail) = &mut self
+        {
+            detail.truncate(detail.floor_char_boundary(limit));
+        }
+        self
     }
 }

@@ -1,16 +1,19 @@
-//! What a file is, by its first bytes. A name or an extension is never looked at.
+//! Detects the format of a file from its first bytes. File names are never used.
+//!
+//! The crate `file-format` was tried instead: it misses a PDF header behind other bytes, and does
+//! not detect encryption, so ZIP and OLE would be parsed twice.
 
 use image::ImageFormat as RasterFormat;
 
-/// Bytes of a file's start that are enough to tell its format.
+/// Number of leading bytes that is enough to detect a format.
 pub(super) const SNIFF_BYTES: usize = 1024;
 
-/// What a file is.
+/// Format of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DocumentFormat {
     /// A PDF document.
     Pdf,
-    /// An image, which makes a document of one page.
+    /// An image: a document of one page.
     Raster(RasterFormat),
     /// A container that may hold an office document.
     Container(Container),
@@ -21,13 +24,13 @@ pub(super) enum DocumentFormat {
 pub(super) enum Container {
     /// Office Open XML, `OpenDocument`.
     Zip,
-    /// The old binary formats.
+    /// The binary formats of Office 97 to 2003.
     Ole,
-    /// Text of its own kind.
+    /// Rich Text Format: not a container, but converted by LibreOffice as well.
     Rtf,
 }
 
-/// The images that are taken; `image` may be able to read more.
+/// Supported image formats; `image` may be able to read more.
 const RASTERS: [RasterFormat; 7] = [
     RasterFormat::Png,
     RasterFormat::Jpeg,
@@ -38,10 +41,10 @@ const RASTERS: [RasterFormat; 7] = [
     RasterFormat::Ico,
 ];
 
-/// Tells the format by the file's first bytes, or what else it seems to be.
+/// The format of a file that starts with these bytes, or a description of what it seems to be.
 pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
-    // Readers of PDF accept anything before the header as long as it is within the first KiB.
-    if find(start, b"%PDF-") {
+    // PDF readers accept a header anywhere within the first KiB.
+    if contains(start, b"%PDF-") {
         return Ok(DocumentFormat::Pdf);
     }
     if let Ok(format) = image::guess_format(start)
@@ -66,11 +69,11 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
     {
         "plain text or markup"
     } else {
-        "no known kind of document"
+        "unknown format"
     })
 }
 
-fn find(haystack: &[u8], needle: &[u8]) -> bool {
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack
         .windows(needle.len())
         .any(|window| window == needle)
@@ -81,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_are_told_by_content() {
+    fn formats_are_detected_from_content() {
         let cases: [(&[u8], DocumentFormat); 12] = [
             (b"%PDF-1.7\n", DocumentFormat::Pdf),
             (b"\xef\xbb\xbfjunk\r\n%PDF-1.4", DocumentFormat::Pdf),
@@ -117,14 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_taken_is_named() {
+    fn unsupported_formats_are_named() {
         assert_eq!(sniff(b"%!PS-Adobe-3.0"), Err("PostScript"));
         assert_eq!(sniff(b"<html><body>"), Err("plain text or markup"));
-        assert_eq!(sniff(&[0, 1, 2, 250]), Err("no known kind of document"));
+        assert_eq!(sniff(&[0, 1, 2, 250]), Err("unknown format"));
     }
 
     #[test]
-    fn a_header_after_the_first_kibibyte_does_not_make_a_pdf() {
+    fn a_pdf_header_after_the_first_kibibyte_is_ignored() {
         let mut file = vec![7; SNIFF_BYTES];
         file.extend_from_slice(b"%PDF-1.7");
         assert!(sniff(&file[..SNIFF_BYTES]).is_err());

@@ -1,38 +1,38 @@
-//! How many pixels a page gets. Pure arithmetic.
+//! Size of page images in pixels. Pure arithmetic.
 //!
-//! The rule: a side of `points` becomes `ceil(points * dpi / 72)` pixels. When the page would have
-//! more than the allowed pixels, or a side of more than 16 383 (WebP's limit), both sides shrink
-//! by the same factor until it fits. A side is never less than one pixel.
+//! A side of `points` becomes `ceil(points * dpi / 72)` pixels. If the page would exceed the
+//! allowed number of pixels, or 16 383 on a side (WebP's limit), both sides shrink by the same
+//! factor until it fits. A side has at least one pixel.
 
 use super::Resolution;
 
 /// Longest side of a page image in pixels; WebP cannot hold more.
 pub(super) const MAX_SIDE: u32 = 16_383;
-/// Most pixels of a page image: A4 at 600 DPI has 35 million.
+/// Largest number of pixels of a page image: A4 at 600 DPI has 35 million.
 pub(super) const MAX_PIXELS: u64 = 40_000_000;
 
-/// The long side of A4 in inches: the long side of an image is brought down to this.
+/// The long side of A4 in inches: the long side of an image is scaled down to this.
 const LONG_SIDE_INCHES: f64 = 11.69;
 
-/// Most pixels of a page image under a memory limit: the bitmap (four bytes a pixel) takes at most
-/// a quarter of it.
+/// Largest number of pixels of a page image under a memory limit: the bitmap (four bytes a pixel)
+/// takes at most a quarter of it.
 #[must_use]
 pub(super) fn max_pixels(memory_limit_bytes: u64) -> u64 {
     (memory_limit_bytes / 16).clamp(1, MAX_PIXELS)
 }
 
-/// The least resolution that is chosen for a page: people read the stored image, too.
-const LEGIBLE_DPI: f64 = 100.0;
-/// The largest.
-const FINE_DPI: f64 = 300.0;
+/// Lowest automatic resolution: people read the stored image, too.
+const MIN_AUTO_DPI: f64 = 100.0;
+/// Highest automatic resolution.
+const MAX_AUTO_DPI: f64 = 300.0;
 
-/// The resolution for a page of `width` x `height` inches: the one that is asked for, or the least
-/// that gives the model its pixels and people a legible image.
+/// The resolution for a page of `width` x `height` inches: the requested one, or the lowest that is
+/// legible and gives the model all pixels that it can use.
 #[must_use]
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "bounded by the largest resolution"
+    reason = "bounded by the highest automatic resolution"
 )]
 pub(super) fn dpi(resolution: Resolution, width: f64, height: f64) -> u32 {
     match resolution {
@@ -40,15 +40,15 @@ pub(super) fn dpi(resolution: Resolution, width: f64, height: f64) -> u32 {
         Resolution::Auto { pixels } => {
             let enough = (f64::from(pixels) / (width * height)).sqrt().ceil();
             if enough.is_nan() {
-                // A page without an area, for a model that does not look.
-                return LEGIBLE_DPI as u32;
+                // A page without an area, for a model that reads text.
+                return MIN_AUTO_DPI as u32;
             }
-            enough.clamp(LEGIBLE_DPI, FINE_DPI) as u32
+            enough.clamp(MIN_AUTO_DPI, MAX_AUTO_DPI) as u32
         }
     }
 }
 
-/// Width and height of an image shown as a page, in inches: its long side is that of A4.
+/// Width and height in inches of an image as a page: its long side is that of A4.
 #[must_use]
 pub(super) fn image_inches(width: u32, height: u32) -> (f64, f64) {
     let (width, height) = (f64::from(width), f64::from(height));
@@ -59,7 +59,7 @@ pub(super) fn image_inches(width: u32, height: u32) -> (f64, f64) {
 /// Width and height in pixels of a page of `width` x `height` points (1/72 inch) at `dpi`.
 #[must_use]
 pub(super) fn page_size(width: f64, height: f64, dpi: u32, max_pixels: u64) -> (u32, u32) {
-    // The last bits of a page size in f32 must not cost a pixel: 612 pt at 200 DPI are 1700.
+    // Rounding errors of a page size in f32 must not add a pixel: 612 pt at 200 DPI are 1700.
     let side = |points: f64| {
         let pixels = (points.max(0.0) * f64::from(dpi) / 72.0 - 1e-3).ceil();
         if pixels.is_finite() {
@@ -71,8 +71,8 @@ pub(super) fn page_size(width: f64, height: f64, dpi: u32, max_pixels: u64) -> (
     fit(side(width), side(height), f64::from(MAX_SIDE), max_pixels)
 }
 
-/// Width and height in pixels of an image shown as a page: scaled down so that its long side is
-/// that of an A4 page at `dpi`, never scaled up.
+/// Width and height in pixels of an image as a page: scaled down so that its long side is that of
+/// an A4 page at `dpi`, never scaled up.
 #[must_use]
 pub(super) fn image_size(width: u32, height: u32, dpi: u32, max_pixels: u64) -> (u32, u32) {
     let long_side = (LONG_SIDE_INCHES * f64::from(dpi))
@@ -110,7 +110,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn paper_sizes_have_their_usual_pixels() {
+    fn paper_sizes_have_their_usual_numbers_of_pixels() {
         assert_eq!(page_size(612.0, 792.0, 200, MAX_PIXELS), (1700, 2200));
         assert_eq!(
             page_size(f64::from(595.276_f32), 841.89, 200, MAX_PIXELS),
@@ -120,30 +120,30 @@ mod tests {
     }
 
     #[test]
-    fn senseless_sizes_are_one_pixel() {
+    fn invalid_sizes_become_one_pixel() {
         assert_eq!(page_size(0.0, 792.0, 72, MAX_PIXELS), (1, 792));
         assert_eq!(page_size(f64::NAN, -5.0, 72, MAX_PIXELS), (1, 1));
     }
 
     #[test]
-    fn a_page_of_two_hundred_inches_keeps_its_shape() {
+    fn a_page_of_two_hundred_inches_keeps_its_aspect_ratio() {
         let (width, height) = page_size(14_400.0, 7_200.0, 600, MAX_PIXELS);
         assert!(u64::from(width) * u64::from(height) <= MAX_PIXELS);
         assert!((f64::from(width) / f64::from(height) - 2.0).abs() < 0.01);
     }
 
     #[test]
-    fn images_shrink_to_the_long_side_of_a4_and_never_grow() {
+    fn images_are_scaled_down_to_the_long_side_of_a4_and_never_up() {
         assert_eq!(image_size(4676, 100, 200, MAX_PIXELS), (2338, 50));
         assert_eq!(image_size(300, 200, 200, MAX_PIXELS), (300, 200));
         assert_eq!(image_size(1, 100_000, 200, MAX_PIXELS), (1, 2338));
     }
 
     #[test]
-    fn the_model_and_the_reader_decide_on_the_resolution() {
+    fn the_automatic_resolution_suits_the_model_and_the_reader() {
         let auto = |pixels, width, height| dpi(Resolution::Auto { pixels }, width, height);
         assert_eq!(dpi(Resolution::Dpi(222), 8.27, 11.69), 222);
-        // 768 tokens of 28 x 28 pixels: 79 DPI of A4 would do for the model.
+        // 768 tokens of 28 x 28 pixels: 79 DPI of A4 would be enough for the model.
         assert_eq!(auto(602_112, 8.27, 11.69), 100);
         assert_eq!(auto(4 * 602_112, 8.27, 11.69), 158);
         assert_eq!(auto(602_112, 4.0, 3.0), 224);

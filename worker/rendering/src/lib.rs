@@ -1,11 +1,10 @@
-//! Documents to page images and text. Documents are hostile: each is opened by a child process
-//! with limits and without credentials, and whatever happens there ends as a typed error here.
-//! The process that uses this crate never parses a document itself. It knows no server.
+//! Renders documents to page images and text. Documents are hostile: each is opened by a child
+//! process with limits and without credentials, and whatever happens there becomes a typed error
+//! here. The process that uses this crate never parses a document itself. No servers are involved.
 
 mod encode;
 mod error;
 mod format;
-mod frame;
 mod geometry;
 mod office;
 mod office_format;
@@ -26,6 +25,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use encode::encode_png;
@@ -35,90 +35,90 @@ use office::{Conversions, Converted};
 use process::RenderProcess;
 use protocol::{OpenRequest, Reply, Request};
 
-/// How documents are rendered.
+/// Programs, libraries and limits of rendering.
 #[derive(Clone, Debug)]
 pub struct RenderOptions {
     /// The PDFium library, `libpdfium.so`.
     pub pdfium: PathBuf,
-    /// The program whose first argument may be `render-child` or `office-child`, and which then
-    /// runs [`child::main`] or [`office_child::main`] before anything else.
+    /// The program to start as a child process. If its first argument is `render-child` or
+    /// `office-child`, it must run [`child::main`] or [`office_child::main`] before anything else.
     pub program: PathBuf,
-    /// Time that opening a document, or one page, may take.
+    /// Time limit for opening a document and for each page.
     pub page_timeout: Duration,
-    /// Memory that one document may take in its renderer, in bytes. A quarter of it bounds the
-    /// bitmap of a page: 640 MiB are enough for pages of the largest size.
+    /// Memory that a renderer may use for its document, in bytes. The bitmap of a page may take a
+    /// quarter of it: 640 MiB are enough for pages of the largest size.
     pub memory_limit_bytes: u64,
     /// Documents with more pages are refused.
     pub max_pages: u32,
-    /// Renderers that compute at the same time: one core each. Two more documents may be open, in
-    /// which a renderer waits for its turn.
+    /// Renderers that compute at the same time, one core each. Two more documents may be open
+    /// while their renderers wait.
     pub processes: usize,
-    /// LibreOffice, `soffice.bin`. Where it is not there, office documents are refused.
+    /// LibreOffice, `soffice.bin`. If it does not exist, office documents are refused.
     pub soffice: PathBuf,
-    /// Where office documents are converted.
+    /// Directory in which office documents are converted.
     pub scratch: PathBuf,
-    /// Time that the conversion of an office document may take.
+    /// Time limit for the conversion of an office document.
     pub office_timeout: Duration,
 }
 
-/// Where Debian's packages put LibreOffice.
+/// Path of LibreOffice in Debian's packages.
 pub const SOFFICE: &str = "/usr/lib/libreoffice/program/soffice.bin";
 
-/// Open documents that are not parts of long ones, beyond those that keep all cores busy: a long
-/// document does not hold up short ones.
-const FOR_SHORT_ONES: usize = 2;
+/// Documents that may be open in addition to those that keep all cores busy. Page ranges cannot
+/// take these slots, so a long document does not hold up short ones.
+const EXTRA_SLOTS: usize = 2;
 
-/// Opens documents, a limited number at a time. Clones share the limits.
+/// Opens a limited number of documents at a time. Clones share the limits.
 #[derive(Clone, Debug)]
 pub struct Renderer {
     options: Arc<RenderOptions>,
-    /// Places of open documents.
-    places: Arc<Semaphore>,
-    /// Those of parts of long documents.
-    places_of_parts: Arc<Semaphore>,
-    /// Taken while a document is opened or a page is drawn, in the order of asking.
+    /// One permit for each open document.
+    slots: Arc<Semaphore>,
+    /// A second permit for each one that is open for a page range.
+    range_slots: Arc<Semaphore>,
+    /// Held while a document is opened or a page is drawn; granted in the order of requests.
     cores: Arc<Semaphore>,
     conversions: Arc<Conversions>,
 }
 
-/// What a renderer says of a document.
+/// What a document turned out to be.
 enum Opened {
     Document(Box<RenderProcess>, u32),
     Office(office_format::OfficeDocument),
 }
 
 impl Renderer {
-    /// A renderer that starts a process for each document; none is started yet.
+    /// Creates a renderer. Its processes start later, one for each document.
     #[must_use]
     pub fn new(options: RenderOptions) -> Self {
         let processes = options.processes.max(1);
         Self {
             options: Arc::new(options),
-            places: Arc::new(Semaphore::new(processes + FOR_SHORT_ONES)),
-            places_of_parts: Arc::new(Semaphore::new(processes)),
+            slots: Arc::new(Semaphore::new(processes + EXTRA_SLOTS)),
+            range_slots: Arc::new(Semaphore::new(processes)),
             cores: Arc::new(Semaphore::new(processes)),
             conversions: Arc::default(),
         }
     }
 
-    /// Opens a document in a process of its own, as soon as one may be started. The format is told
-    /// by the content; a document of an office program is converted to PDF first.
+    /// Opens a document in its own process, as soon as a slot is free. The format is detected from
+    /// the content; an office document is converted to PDF first.
     pub async fn open(&self, file: &Path) -> Result<Document, RenderError> {
-        let place = permit(&self.places).await?;
-        self.open_at(file, vec![place]).await
+        let slot = permit(&self.slots).await?;
+        self.open_in(file, vec![slot]).await
     }
 
-    /// Opens a long document for a part of its pages. Fewer of these are open at a time.
+    /// Opens a long document for one of its page ranges. Fewer of these may be open at a time.
     pub async fn open_part(&self, file: &Path) -> Result<Document, RenderError> {
-        let place_of_part = permit(&self.places_of_parts).await?;
-        let place = permit(&self.places).await?;
-        self.open_at(file, vec![place_of_part, place]).await
+        let range_slot = permit(&self.range_slots).await?;
+        let slot = permit(&self.slots).await?;
+        self.open_in(file, vec![range_slot, slot]).await
     }
 
-    async fn open_at(
+    async fn open_in(
         &self,
         file: &Path,
-        places: Vec<OwnedSemaphorePermit>,
+        slots: Vec<OwnedSemaphorePermit>,
     ) -> Result<Document, RenderError> {
         let core = permit(&self.cores).await?;
         let file = std::path::absolute(file).map_err(|error| RenderError::Io(error.to_string()))?;
@@ -128,7 +128,9 @@ impl Renderer {
                 let converted = self.conversions.get(&self.options, &file, found).await?;
                 match self.start(&converted.path()).await? {
                     Opened::Document(process, pages) => (process, pages, Some(converted)),
-                    Opened::Office(_) => return Err(unexpected("an office document of its own")),
+                    Opened::Office(_) => {
+                        return Err(unexpected("the converted PDF is an office document"));
+                    }
                 }
             }
         };
@@ -139,7 +141,7 @@ impl Renderer {
             page_timeout: self.options.page_timeout,
             cores: Arc::clone(&self.cores),
             _converted: converted,
-            _places: places,
+            _slots: slots,
         })
     }
 
@@ -154,11 +156,14 @@ impl Renderer {
             page_timeout: options.page_timeout,
         });
         match process.exchange(&request, options.page_timeout).await? {
-            Reply::Opened { pages, lacking } if (1..=options.max_pages).contains(&pages) => {
-                report(&lacking);
+            Reply::Opened {
+                pages,
+                sandbox_gaps,
+            } if (1..=options.max_pages).contains(&pages) => {
+                log_once(&sandbox_gaps);
                 Ok(Opened::Document(Box::new(process), pages))
             }
-            Reply::Opened { .. } => Err(unexpected("a number of pages that was not allowed")),
+            Reply::Opened { .. } => Err(unexpected("a number of pages outside the limits")),
             Reply::Office(found) => Ok(Opened::Office(found)),
             Reply::Failed(error) => Err(error),
             Reply::Page(_) => Err(unexpected("a page before the document was open")),
@@ -166,17 +171,20 @@ impl Renderer {
     }
 }
 
-async fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, RenderError> {
-    let permit = Arc::clone(of).acquire_owned().await;
+async fn permit(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, RenderError> {
+    let permit = Arc::clone(semaphore).acquire_owned().await;
     permit.map_err(|_| RenderError::Unavailable("the renderer was closed".to_owned()))
 }
 
-/// Says once what this kernel lacks of the renderers' confinement.
-fn report(lacking: &str) {
-    static REPORTED: Once = Once::new();
-    if !lacking.is_empty() {
-        REPORTED.call_once(|| {
-            tracing::warn!(lacking, "renderers are confined by less than they could be");
+/// Logs once which parts of the sandbox this kernel does not support.
+fn log_once(sandbox_gaps: &str) {
+    static LOGGED: Once = Once::new();
+    if !sandbox_gaps.is_empty() {
+        LOGGED.call_once(|| {
+            tracing::warn!(
+                missing = sandbox_gaps,
+                "renderer sandbox is incomplete on this kernel"
+            );
         });
     }
 }
@@ -188,15 +196,15 @@ pub struct Document {
     pages: u32,
     page_timeout: Duration,
     cores: Arc<Semaphore>,
-    /// The PDF is read while pages are drawn.
+    /// Keeps the PDF of an office document: it is read while pages are drawn.
     _converted: Option<Converted>,
-    _places: Vec<OwnedSemaphorePermit>,
+    _slots: Vec<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
 enum State {
     Open(Box<RenderProcess>),
-    /// The process is gone; every further page fails for the same cause.
+    /// The process is gone; all further pages fail with the same error.
     Broken(RenderError),
 }
 
@@ -216,8 +224,8 @@ impl Document {
         }
     }
 
-    /// Renders one page. After an error that concerns the page alone other pages can still be
-    /// rendered; otherwise every further call gives the same error.
+    /// Renders one page. After an error that concerns only this page, others can still be rendered;
+    /// after any other error, all further calls return the same error.
     pub async fn render(&mut self, request: PageRequest) -> Result<RenderedPage, RenderError> {
         if request.page >= self.pages {
             return Err(RenderError::NoSuchPage {
@@ -236,9 +244,9 @@ impl Document {
         {
             Ok(Reply::Page(page)) if page.page == request.page => return Ok(page),
             Ok(Reply::Failed(error)) => return Err(error),
-            Ok(Reply::Page(_)) => unexpected("another page than asked for"),
+            Ok(Reply::Page(_)) => unexpected("a page that was not requested"),
             Ok(Reply::Opened { .. } | Reply::Office(_)) => {
-                unexpected("that the document is open, once more")
+                unexpected("a second reply to opening the document")
             }
             Err(error) => error,
         };
@@ -251,24 +259,24 @@ fn unexpected(what: &str) -> RenderError {
     RenderError::GarbledAnswer(format!("it sent {what}"))
 }
 
-/// Which page, and as what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A page to render, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRequest {
     /// The page, counted from 0.
     pub page: u32,
-    /// Resolution. Pages of more than 40 million pixels, or 16 383 on a side, get a lower one;
-    /// images are scaled down to the long side of A4 and never up.
+    /// Resolution. Pages of more than 40 million pixels, or 16 383 on a side, get a lower one.
+    /// Images are scaled down to the long side of A4, and never up.
     pub resolution: Resolution,
     /// Format of the page image.
     pub format: ImageFormat,
     /// Quality of WebP, 1 to 100.
     pub quality: u8,
-    /// Whether the pixels are wanted too.
+    /// Whether the pixels are needed, too.
     pub pixels: bool,
 }
 
 /// Format of a page image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageFormat {
     /// Lossless.
     Png,
@@ -276,15 +284,15 @@ pub enum ImageFormat {
     WebP,
 }
 
-/// How finely a page is drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Resolution of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resolution {
-    /// So many dots per inch.
+    /// Dots per inch.
     Dpi(u32),
-    /// The least that people can read and that gives a model its pixels: at least 100 dots per
-    /// inch, at most 300.
+    /// The lowest resolution that is legible and gives the model all pixels that it can use: 100 to
+    /// 300 dots per inch.
     Auto {
-        /// Most pixels of a page that the model looks at; 0 for one that does not look.
+        /// Largest number of pixels that the model uses; 0 for a model that reads text.
         pixels: u32,
     },
 }
@@ -300,8 +308,8 @@ pub struct RenderedPage {
     pub height: u32,
     /// The page image as the bytes of a file.
     pub encoded: Bytes,
-    /// The pixels when they were asked for: RGB, one byte each, row by row.
+    /// The pixels, if they were requested: RGB, one byte each, row by row.
     pub pixels: Option<Bytes>,
-    /// The text of the page in the document's order; empty for images.
+    /// The text of the page, in the document's order; empty for images.
     pub text: String,
 }

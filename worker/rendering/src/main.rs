@@ -1,5 +1,5 @@
-//! A renderer of its own, for tests: what the worker becomes when it is started with the same first
-//! argument. It is in no image.
+//! The child processes as a separate program, for tests. The worker's own binary does the same when
+//! it is started with these arguments. This program is in no image.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ fn main() -> ExitCode {
         Some("render-child") => layra_rendering::child::main(),
         Some("office-child") => layra_rendering::office_child::main(),
         _ => {
-            eprintln!("the first argument is render-child or office-child");
+            eprintln!("the first argument must be render-child or office-child");
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,5 @@
-//! Office documents to PDF, by LibreOffice in a process of its own: confined, with a profile and a
-//! directory that nobody else sees and that are gone afterwards.
+//! Converts office documents to PDF with LibreOffice, one sandboxed process for each document. Its
+//! profile and directory belong to this process alone and are removed afterwards.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,19 +13,19 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
 use super::office_format::OfficeDocument;
-use super::process::{cause_of_death, listen};
+use super::process::{exit_cause, read_tail};
 use super::{RenderError, RenderOptions};
 
-/// Directories of conversions are called so.
+/// Prefix of the names of conversion directories.
 pub const PREFIX: &str = "office-";
-/// With this exit code LibreOffice asks to be started again, as it does with a new profile.
-const START_AGAIN: i32 = 81;
-/// It is started so many times for one document.
-const STARTS: usize = 3;
-/// What a document becomes.
+/// Exit code by which LibreOffice requests a restart, as it does after creating a profile.
+const EXIT_RESTART: i32 = 81;
+/// How often LibreOffice is started for one document.
+const MAX_STARTS: usize = 3;
+/// File name of the converted document.
 const RESULT: &str = "document.pdf";
 
-/// Macros stay off, and what a document links to is not loaded.
+/// A profile that disables macros and linked content.
 const PROFILE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <oor:items xmlns:oor="http://openoffice.org/2001/registry" xmlns:xs="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
 <item oor:path="/org.openoffice.Office.Common/Security/Scripting"><prop oor:name="DisableMacrosExecution" oor:op="fuse"><value>true</value></prop></item>
@@ -35,24 +35,24 @@ const PROFILE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </oor:items>
 "#;
 
-/// A converted document, removed with its last user.
+/// A converted document, removed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Converted(Arc<OnceCell<TempDir>>);
 
 impl Converted {
-    /// The PDF.
+    /// Path of the PDF.
     pub(super) fn path(&self) -> PathBuf {
-        let directory = self.0.get().expect("it is handed out once it is converted");
+        let directory = self.0.get().expect("it is returned after the conversion");
         directory.path().join(RESULT)
     }
 }
 
-/// Conversions that are in use. Ranges of the same document share one.
+/// Conversions that are in use. Page ranges of the same document share one.
 #[derive(Debug, Default)]
 pub(super) struct Conversions(Mutex<HashMap<PathBuf, Weak<OnceCell<TempDir>>>>);
 
 impl Conversions {
-    /// Converts the document at `file`, unless that was done for somebody who still uses it.
+    /// Converts the document at `file`, or returns a conversion of it that is in use.
     pub(super) async fn get(
         &self,
         options: &RenderOptions,
@@ -101,19 +101,19 @@ async fn convert(
     if directory.path().join(RESULT).is_file() {
         return Ok(directory);
     }
-    // It answers with success even when it could not read the document.
+    // LibreOffice reports success even if it could not read the document.
     Err(if document.encrypted {
         RenderError::Encrypted
     } else {
         let extension = document.format.extension();
-        RenderError::Damaged(format!("LibreOffice cannot read it ({extension})"))
+        RenderError::Damaged(format!("LibreOffice cannot read this {extension}"))
     })
 }
 
 fn prepare(directory: &Path, file: &Path, name: &str) -> io::Result<()> {
     let document = directory.join(name);
     if std::fs::hard_link(file, &document).is_err() {
-        // Another file system, or one without links.
+        // Another file system, or one without hard links.
         std::fs::copy(file, &document)?;
     }
     let profile = directory.join("profile/user");
@@ -123,19 +123,19 @@ fn prepare(directory: &Path, file: &Path, name: &str) -> io::Result<()> {
 
 async fn run(options: &RenderOptions, directory: &Path, name: &str) -> Result<(), RenderError> {
     let deadline = Instant::now() + options.office_timeout;
-    for _ in 0..STARTS {
-        let (status, last_words) = start(options, directory, name, deadline).await?;
-        tracing::debug!(%status, last_words, "LibreOffice ended");
+    for _ in 0..MAX_STARTS {
+        let (status, stderr_tail) = start(options, directory, name, deadline).await?;
+        tracing::debug!(%status, stderr_tail, "LibreOffice exited");
         match status.code() {
-            Some(START_AGAIN) => {}
-            // Any other code says nothing about the result.
-            Some(_) if !last_words.contains(super::office_child::NOT_STARTED) => return Ok(()),
-            Some(_) => return Err(RenderError::Unavailable(last_words)),
-            None => return Err(cause_of_death(status, &last_words, options.office_timeout)),
+            Some(EXIT_RESTART) => {}
+            // No other exit code depends on the result.
+            Some(_) if !stderr_tail.contains(super::office_child::NOT_STARTED) => return Ok(()),
+            Some(_) => return Err(RenderError::Unavailable(stderr_tail)),
+            None => return Err(exit_cause(status, &stderr_tail, options.office_timeout)),
         }
     }
     Err(RenderError::Unavailable(format!(
-        "{} does not get beyond its start",
+        "{} requested a restart {MAX_STARTS} times",
         options.soffice.display()
     )))
 }
@@ -165,33 +165,36 @@ async fn start(
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| unavailable(&error))?;
-    let errors = child.stderr.take().ok_or_else(|| unavailable(&"no pipe"))?;
-    let mut group = Group(child);
-    let end = async { tokio::join!(group.0.wait(), listen(errors)) };
-    let Ok((status, last_words)) = timeout_at(deadline, end).await else {
+    let errors = child
+        .stderr
+        .take()
+        .ok_or_else(|| unavailable(&"the process has no pipe"))?;
+    let mut group = ProcessGroup(child);
+    let exit = async { tokio::join!(group.0.wait(), read_tail(errors)) };
+    let Ok((status, stderr_tail)) = timeout_at(deadline, exit).await else {
         group.kill();
-        // Nothing is written to the directory any more when it is removed.
+        // The process must not write to the directory while it is being removed.
         let _ = group.0.wait().await;
         let limit = options.office_timeout;
         return Err(RenderError::TimedOut { limit });
     };
-    Ok((status.map_err(|error| unavailable(&error))?, last_words))
+    Ok((status.map_err(|error| unavailable(&error))?, stderr_tail))
 }
 
-/// A process that leads a group, which is killed with it.
-struct Group(Child);
+/// A process and the group that it leads; both are killed on drop.
+struct ProcessGroup(Child);
 
-impl Group {
+impl ProcessGroup {
     fn kill(&self) {
         let leader = self.0.id().and_then(|id| i32::try_from(id).ok());
         if let Some(group) = leader.and_then(rustix::process::Pid::from_raw) {
-            // Gone already is as good.
+            // An error means that it is already gone.
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.kill();
     }

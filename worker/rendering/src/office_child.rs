@@ -1,5 +1,5 @@
-//! The process that becomes LibreOffice: it confines itself and executes the program. Whatever
-//! fails before that ends it with a sentence on standard error.
+//! The process that becomes LibreOffice: it enters its sandbox and executes the program. If
+//! anything fails before that, it exits with a message on standard error.
 
 use std::convert::Infallible;
 use std::io;
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use super::sandbox;
 
-/// How a sentence begins that says why LibreOffice was not started.
+/// Start of the message if LibreOffice could not be started.
 pub(super) const NOT_STARTED: &str = "LibreOffice was not started";
 
 /// Becomes LibreOffice. Arguments after the first: the program, its directory, the document's name
-/// there, memory in bytes, CPU time in seconds. Must be called before the program opens anything
+/// in it, memory in bytes, CPU time in seconds. Must be called before the program opens anything
 /// or starts a thread.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -27,18 +27,18 @@ pub fn main() -> ExitCode {
 
 fn start(arguments: &[String]) -> io::Result<Infallible> {
     let [program, directory, document, memory, seconds] = arguments else {
-        return Err(io::Error::other("five arguments are expected"));
+        return Err(io::Error::other("expected five arguments"));
     };
     let number = |text: &str| text.parse::<u64>().map_err(io::Error::other);
     let (program, directory) = (Path::new(program), Path::new(directory));
     let cpu = Duration::from_secs(number(seconds)?);
     sandbox::office::confine(program, directory, number(memory)?, cpu)?;
     let profile = url::Url::from_directory_path(directory.join("profile"))
-        .map_err(|()| io::Error::other("its directory is not absolute"))?;
+        .map_err(|()| io::Error::other("the directory is not absolute"))?;
     let error = Command::new(program)
         .args(["--headless", "--norestore", "--nolockcheck", "--nodefault"])
         .arg(format!("-env:UserInstallation={profile}"))
-        // Its own socket, too, stays in its directory, which is the working directory.
+        // Its socket must be in its directory, too, which is the working directory.
         .arg("-env:OSL_SOCKET_PATH=.")
         .args(["--convert-to", "pdf", "--outdir", "."])
         .arg(document)

@@ -1,28 +1,29 @@
-//! What kind of office document a container is, told by its contents: the names of a ZIP's parts,
-//! the streams of an OLE file. Runs in the renderer. Archives that would unpack to more than any
+//! Detects the format of an office document from its container: the names of a ZIP's parts, the
+//! streams of an OLE file. Runs in the renderer. Archives that would unpack to more than any real
 //! document are refused here, before another program sees them.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 
 use flate2::read::DeflateDecoder;
+use serde::{Deserialize, Serialize};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::RenderError;
 
-/// Most bytes that all parts of a document may have, unpacked.
+/// Largest unpacked size of all parts of a document, in bytes.
 const MAX_UNPACKED_BYTES: u64 = 1 << 30;
-/// An archive of more than this many bytes, unpacked, must not be a hundred times smaller when
-/// packed: text of documents packs ten to thirty times.
+/// Above this unpacked size, the compression ratio is limited: text of documents compresses ten to
+/// thirty times.
 const SUSPECT_BYTES: u64 = 64 << 20;
 const MAX_RATIO: u64 = 100;
-/// Most parts of a document.
+/// Largest number of parts of a document.
 const MAX_PARTS: usize = 50_000;
-/// Longest part that is read to tell formats apart.
+/// Largest number of bytes read from one part to detect the format.
 const MAX_READ_BYTES: u64 = 4 << 20;
 
-/// An office document, by the format that LibreOffice is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Format of an office document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum OfficeFormat {
     Doc,
     Docx,
@@ -36,17 +37,16 @@ pub(super) enum OfficeFormat {
     Xlsx,
 }
 
-/// An office document as it was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is known about an office document before its conversion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OfficeDocument {
-    /// Its format.
     pub(super) format: OfficeFormat,
-    /// It is encrypted, perhaps with the password that Office itself knows.
+    /// Encrypted, possibly with Office's built-in default password, which LibreOffice knows.
     pub(super) encrypted: bool,
 }
 
 impl OfficeFormat {
-    /// All of them; the place of each is its number in the protocol.
+    #[cfg(test)]
     pub(super) const ALL: [Self; 10] = [
         Self::Doc,
         Self::Docx,
@@ -60,7 +60,7 @@ impl OfficeFormat {
         Self::Xlsx,
     ];
 
-    /// What names of such files end with.
+    /// File name extension, from which LibreOffice takes the format.
     #[must_use]
     pub(super) fn extension(self) -> &'static str {
         match self {
@@ -78,23 +78,16 @@ impl OfficeFormat {
     }
 }
 
-fn plain(format: OfficeFormat) -> OfficeDocument {
-    OfficeDocument {
-        format,
-        encrypted: false,
-    }
-}
-
-/// Looks into a ZIP archive.
-pub(super) fn of_zip(file: File) -> Result<OfficeDocument, RenderError> {
+/// Detects the format of a ZIP archive, and checks its size and encryption.
+pub(super) fn inspect_zip(file: File) -> Result<OfficeDocument, RenderError> {
     let damaged = |error: &dyn std::fmt::Display| RenderError::Damaged(format!("ZIP: {error}"));
     let packed = file.metadata().map_or(0, |metadata| metadata.len());
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(&error))?;
     if archive.len() > MAX_PARTS {
         return Err(RenderError::TooLarge(format!("{} parts", archive.len())));
     }
-    let format = name_zip(&mut archive)?;
-    let mut left = Unpacked { packed, bytes: 0 };
+    let format = zip_format(&mut archive)?;
+    let mut unpacked = Unpacked { packed, bytes: 0 };
     for index in 0..archive.len() {
         let part = archive
             .by_index_raw(index)
@@ -103,33 +96,39 @@ pub(super) fn of_zip(file: File) -> Result<OfficeDocument, RenderError> {
             return Err(RenderError::Encrypted);
         }
         let announced = part.size();
-        left.check(announced)?;
+        unpacked.check(announced)?;
         let method = part.compression();
         let bytes = match method {
-            CompressionMethod::Stored => left.add(part)?,
-            CompressionMethod::DEFLATE => left.add(DeflateDecoder::new(part))?,
-            other => return Err(RenderError::Unsupported(format!("a ZIP packed by {other}"))),
+            CompressionMethod::Stored => unpacked.add(part)?,
+            CompressionMethod::DEFLATE => unpacked.add(DeflateDecoder::new(part))?,
+            other => {
+                let what = format!("a ZIP archive with compression method {other}");
+                return Err(RenderError::Unsupported(what));
+            }
         };
         if bytes != announced {
             return Err(damaged(&format!(
-                "a part has {bytes} bytes, not {announced}"
+                "a part has {bytes} bytes, expected {announced}"
             )));
         }
     }
-    if is_encrypted(&mut archive) {
+    if has_encrypted_parts(&mut archive) {
         return Err(RenderError::Encrypted);
     }
-    Ok(plain(format))
+    Ok(OfficeDocument {
+        format,
+        encrypted: false,
+    })
 }
 
-/// What an archive has unpacked to so far.
+/// Unpacked size of an archive so far.
 struct Unpacked {
     packed: u64,
     bytes: u64,
 }
 
 impl Unpacked {
-    /// Refuses so many bytes more.
+    /// An error if `more` bytes would exceed a limit.
     fn check(&self, more: u64) -> Result<(), RenderError> {
         let bytes = self.bytes.saturating_add(more);
         let is_bomb = bytes > SUSPECT_BYTES && bytes / MAX_RATIO > self.packed;
@@ -143,7 +142,7 @@ impl Unpacked {
         Ok(())
     }
 
-    /// Unpacks a part, to see how long it is.
+    /// Unpacks a part to measure its length.
     fn add(&mut self, mut part: impl Read) -> Result<u64, RenderError> {
         let mut buffer = vec![0; 64 << 10];
         let mut length = 0;
@@ -162,7 +161,7 @@ impl Unpacked {
     }
 }
 
-fn name_zip(archive: &mut ZipArchive<BufReader<File>>) -> Result<OfficeFormat, RenderError> {
+fn zip_format(archive: &mut ZipArchive<BufReader<File>>) -> Result<OfficeFormat, RenderError> {
     if let Some(kind) = read_part(archive, "mimetype") {
         let kind = String::from_utf8_lossy(&kind);
         let kind = kind
@@ -190,18 +189,18 @@ fn name_zip(archive: &mut ZipArchive<BufReader<File>>) -> Result<OfficeFormat, R
             }
         }
     }
-    let what = "a ZIP archive that is no text, spreadsheet or presentation";
+    let what = "a ZIP archive without a text document, spreadsheet or presentation";
     Err(RenderError::Unsupported(what.to_owned()))
 }
 
-/// `OpenDocument` keeps its parts encrypted and names the method in its manifest.
-fn is_encrypted(archive: &mut ZipArchive<BufReader<File>>) -> bool {
+/// `OpenDocument` encrypts its parts one by one and names the method in its manifest.
+fn has_encrypted_parts(archive: &mut ZipArchive<BufReader<File>>) -> bool {
     const METHOD: &[u8] = b"encryption-data";
     let manifest = read_part(archive, "META-INF/manifest.xml").unwrap_or_default();
     manifest.windows(METHOD.len()).any(|bytes| bytes == METHOD)
 }
 
-/// The start of a part.
+/// The first bytes of a part.
 fn read_part(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Option<Vec<u8>> {
     let index = archive.index_for_name(name)?;
     let part = archive.by_index_raw(index).ok()?;
@@ -216,8 +215,9 @@ fn read_part(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Option<Ve
     read.ok().map(|_| content)
 }
 
-/// Looks into an OLE file, the container of the old binary formats.
-pub(super) fn of_ole(file: File) -> Result<OfficeDocument, RenderError> {
+/// Detects the format of an OLE file (the binary formats of Office 97 to 2003), and whether it is
+/// encrypted.
+pub(super) fn inspect_ole(file: File) -> Result<OfficeDocument, RenderError> {
     let damaged = |error: io::Error| RenderError::Damaged(format!("OLE: {error}"));
     let mut container = cfb::CompoundFile::open(file).map_err(damaged)?;
     let mut start = |name: &str, length: u64| {
@@ -227,7 +227,7 @@ pub(super) fn of_ole(file: File) -> Result<OfficeDocument, RenderError> {
         Some(start)
     };
     if start("/EncryptedPackage", 0).is_some() {
-        // Office Open XML in a container of its own.
+        // Encrypted Office Open XML is kept in an OLE file.
         return Err(RenderError::Encrypted);
     }
     let (format, encrypted) = if let Some(text) = start("/WordDocument", 12) {
@@ -246,13 +246,13 @@ pub(super) fn of_ole(file: File) -> Result<OfficeDocument, RenderError> {
             user.get(12..16) == Some(&[0xdf, 0xc4, 0xd1, 0xf3]),
         )
     } else {
-        let what = "an OLE file that is no text, spreadsheet or presentation";
+        let what = "an OLE file without a text document, spreadsheet or presentation";
         return Err(RenderError::Unsupported(what.to_owned()));
     };
     Ok(OfficeDocument { format, encrypted })
 }
 
-/// Whether the records of a workbook, up to its first end, hold one that says so.
+/// Whether the records of a workbook, up to the first end record, include a password record.
 fn has_password(book: &[u8]) -> bool {
     const END: u16 = 0x0a;
     const FILE_PASSWORD: u16 = 0x2f;
@@ -269,17 +269,12 @@ fn has_password(book: &[u8]) -> bool {
     false
 }
 
-/// RTF needs no looking into: it is text.
-pub(super) fn of_rtf() -> OfficeDocument {
-    plain(OfficeFormat::Rtf)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_workbook_says_that_it_has_a_password_before_its_first_end() {
+    fn a_password_record_counts_before_the_first_end_record() {
         let record = |kind: u16, length: u16| {
             let mut record = kind.to_le_bytes().to_vec();
             record.extend(length.to_le_bytes());
@@ -301,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn little_may_unpack_to_much_and_much_to_more_but_not_to_everything() {
+    fn unpacked_size_and_compression_ratio_are_limited() {
         let unpacked = |packed, bytes| Unpacked { packed, bytes };
         assert!(unpacked(1000, 0).check(SUSPECT_BYTES).is_ok());
         assert!(unpacked(1000, SUSPECT_BYTES).check(1).is_err());

@@ -1,14 +1,13 @@
-//! What every format of document is to the renderer: pages that can be drawn, one after the other.
+//! The renderer's view of every document format: pages that can be drawn one by one.
 
 use super::encode::Canvas;
 use super::{RenderError, Resolution};
 
-/// Pages that can be drawn.
 pub(super) trait PageSource {
-    /// How many.
+    /// Number of pages.
     fn pages(&self) -> u32;
 
-    /// Draws a page (counted from 0); returns its text.
+    /// Draws a page (counted from 0) and returns its text.
     fn draw(
         &mut self,
         page: u32,

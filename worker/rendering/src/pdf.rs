@@ -1,6 +1,6 @@
-//! PDF documents through PDFium. Runs in the renderer: PDFium is one instance a process.
+//! PDF documents, drawn by PDFium. Runs in the renderer: a process can have one instance of PDFium.
 //!
-//! Pages are drawn on white with annotations and form fields, as a viewer shows them.
+//! Pages are drawn on white with annotations and form fields, as in a viewer.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::encode::Canvas;
 use super::page_source::PageSource;
 use super::{RenderError, Resolution, geometry};
 
-/// Longest text of a page in bytes; what follows is left out. A dense page has 10 KiB.
+/// Longest text of a page in bytes; the rest is cut off. A dense page has 10 KiB.
 const MAX_TEXT_BYTES: usize = 1024 * 1024;
 
 /// Binds to the PDFium library at `path`.
@@ -28,12 +28,12 @@ pub(super) fn bind(path: &Path) -> Result<Pdfium, RenderError> {
 pub(super) struct PdfSource<'a> {
     document: PdfDocument<'a>,
     max_pixels: u64,
-    /// The bitmap that PDFium draws on, kept from page to page.
+    /// The bitmap that PDFium draws on, reused from page to page.
     bitmap: Vec<u8>,
 }
 
 impl<'a> PdfSource<'a> {
-    /// Opens a PDF; parts of it are read when they are needed.
+    /// Opens a PDF. It is read as needed while pages are drawn.
     pub(super) fn open(
         pdfium: &'a Pdfium,
         file: &Path,
@@ -46,10 +46,10 @@ impl<'a> PdfSource<'a> {
                     RenderError::Encrypted
                 }
                 PdfiumError::PdfiumLibraryInternalError(PdfiumInternalError::SecurityError) => {
-                    RenderError::Unsupported("an unknown kind of encryption".to_owned())
+                    RenderError::Unsupported("unknown encryption method".to_owned())
                 }
                 PdfiumError::IoError(error) => RenderError::Io(error.to_string()),
-                _ => RenderError::Damaged("no PDF structure can be found in it".to_owned()),
+                _ => RenderError::Damaged("no PDF structure found".to_owned()),
             })?;
         let max_pixels = geometry::max_pixels(memory_limit_bytes);
         Ok(Self {
@@ -75,7 +75,7 @@ impl PageSource for PdfSource<'_> {
             page,
             detail: detail.to_owned(),
         };
-        let index = i32::try_from(page).map_err(|_| damaged("its number is too high"))?;
+        let index = i32::try_from(page).map_err(|_| damaged("the page number is too high"))?;
         let page = self
             .document
             .pages()
@@ -96,7 +96,7 @@ impl PageSource for PdfSource<'_> {
         let mut bitmap =
             PdfBitmap::from_bytes(columns, rows, PdfBitmapFormat::BGRx, &mut self.bitmap)
                 .map_err(|_| RenderError::OutOfMemory)?;
-        // The bitmap is white already, and "reversed" bytes are RGB.
+        // The bitmap is already white. PDFium's "reversed" byte order is RGB.
         let config = PdfRenderConfig::new()
             .set_fixed_size(columns, rows)
             .set_format(PdfBitmapFormat::BGRx)
@@ -126,8 +126,8 @@ fn without_fourth_byte(rgbx: &[u8], rgb: &mut Vec<u8>) -> Result<(), RenderError
     Ok(())
 }
 
-/// The page's text in the order in which the document draws it. A page whose text cannot be read
-/// has none: its picture is still good.
+/// The page's text in the order in which the document draws it; empty if it cannot be read, because
+/// the image is still good.
 fn text(page: &PdfPage<'_>) -> String {
     let Ok(text) = page.text() else {
         return String::new();
@@ -136,11 +136,11 @@ fn text(page: &PdfPage<'_>) -> String {
     cleaned(units.iter().map(|unit| unit.unicode_value()))
 }
 
-/// Joins UTF-16 units or code points to a text: surrogates are paired, control characters dropped,
-/// lines end with one `\n`, and a word divided at a line's end is put together again.
+/// Decodes UTF-16 units or code points: pairs surrogates, drops control characters, ends lines with
+/// one `\n`, and joins words that were hyphenated at the end of a line.
 fn cleaned(units: impl Iterator<Item = u32>) -> String {
-    /// What PDFium gives for a hyphen that divides a word at the end of a line.
-    const DIVIDING_HYPHENS: [char; 2] = ['\u{2}', '\u{fffe}'];
+    /// PDFium's code points for a hyphen at the end of a line.
+    const LINE_END_HYPHENS: [char; 2] = ['\u{2}', '\u{fffe}'];
     let units = units.flat_map(|unit| {
         let mut pair = [0; 2];
         let code = char::from_u32(unit).map(|code| &*code.encode_utf16(&mut pair));
@@ -153,14 +153,14 @@ fn cleaned(units: impl Iterator<Item = u32>) -> String {
     let characters = char::decode_utf16(units.flatten()).map(|unit| unit.unwrap_or('\u{fffd}'));
 
     let mut text = String::new();
-    let mut divided = false;
+    let mut hyphenated = false;
     for character in characters {
         if text.len() + 4 > MAX_TEXT_BYTES {
             break;
         }
         match character {
-            hyphen if DIVIDING_HYPHENS.contains(&hyphen) => divided = true,
-            '\n' | '\r' if divided => {}
+            hyphen if LINE_END_HYPHENS.contains(&hyphen) => hyphenated = true,
+            '\n' | '\r' if hyphenated => {}
             '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' | '\n' => {
                 if !text.ends_with('\n') {
                     text.push('\n');
@@ -169,7 +169,7 @@ fn cleaned(units: impl Iterator<Item = u32>) -> String {
             '\t' => text.push(' '),
             control if control.is_control() => {}
             other => {
-                divided = false;
+                hyphenated = false;
                 text.push(other);
             }
         }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn divided_words_are_joined() {
+    fn hyphenated_words_are_joined() {
         assert_eq!(clean("inter\u{2}\r\nnational"), "international");
         assert_eq!(clean("inter\u{fffe}\r\nnational"), "international");
     }
@@ -204,12 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn nul_and_bell_are_dropped() {
+    fn control_characters_are_dropped() {
         assert_eq!(clean("a\0b\u{7}c"), "abc");
     }
 
     #[test]
-    fn endless_text_is_cut() {
+    fn long_text_is_cut_off() {
         assert!(cleaned(std::iter::repeat_n(0x4e2d, MAX_TEXT_BYTES)).len() <= MAX_TEXT_BYTES);
     }
 }

@@ -1,4 +1,5 @@
-//! A renderer as the worker sees it: started, asked, timed, killed, and its death explained.
+//! A renderer from the worker's side: starts it, exchanges messages within a time limit, kills it,
+//! and finds out why it died.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -13,12 +14,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::RenderError;
-use super::frame::{HEADER_BYTES, Header};
-use super::protocol::{MAX_REPLY_BYTES, Reply, Request};
+use super::protocol::{HEADER_BYTES, MAX_REPLY_BYTES, ProtocolError, Reply, Request, body_length};
 
-/// Bytes of a renderer's last words that are kept.
-const LAST_WORDS_BYTES: usize = 2048;
-/// How long a renderer whose pipe is closed may take to be gone.
+/// Bytes of a renderer's standard error that are kept.
+const STDERR_TAIL_BYTES: usize = 2048;
+/// How long a renderer may take to exit after its pipe was closed.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A running renderer. Dropping it kills it.
@@ -27,20 +27,21 @@ pub(super) struct RenderProcess {
     child: Child,
     requests: ChildStdin,
     replies: ChildStdout,
-    last_words: JoinHandle<String>,
-    /// A request was sent and its reply not read to the end: the pipe is out of step.
+    stderr_tail: JoinHandle<String>,
+    /// A request was sent and its reply was not read to the end: the next bytes in the pipe belong
+    /// to it.
     in_exchange: bool,
 }
 
-/// Why no reply came.
-enum Broken {
+/// Why there is no valid reply.
+enum ExchangeError {
     Pipe(io::Error),
-    Protocol(String),
+    Protocol(ProtocolError),
 }
 
 impl RenderProcess {
-    /// Starts a renderer with an empty environment, in a process group of its own so that a
-    /// terminal's Ctrl-C reaches the worker alone.
+    /// Starts a renderer with an empty environment, in its own process group so that Ctrl-C in a
+    /// terminal reaches only the worker.
     pub(super) fn spawn(program: &Path) -> Result<Self, RenderError> {
         let unavailable = |error: &dyn std::fmt::Display| {
             RenderError::Unavailable(format!("{}: {error}", program.display()))
@@ -59,42 +60,43 @@ impl RenderProcess {
         let (Some(requests), Some(replies), Some(errors)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(unavailable(&"it has no pipes"));
+            return Err(unavailable(&"the process has no pipes"));
         };
-        let last_words = tokio::spawn(listen(errors));
+        let stderr_tail = tokio::spawn(read_tail(errors));
         Ok(Self {
             child,
             requests,
             replies,
-            last_words,
+            stderr_tail,
             in_exchange: false,
         })
     }
 
-    /// The process, while it has not been waited for.
+    /// The process id, until the process has been waited for.
     pub(super) fn id(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Sends a request and waits for the reply. After an error the process is dead.
+    /// Sends a request and waits for the reply. After an error the process is dead, unless the
+    /// reply is a failure.
     pub(super) async fn exchange(
         &mut self,
         request: &Request,
         limit: Duration,
     ) -> Result<Reply, RenderError> {
         if std::mem::replace(&mut self.in_exchange, true) {
-            // An earlier call was given up in the middle, so the next bytes answer that one.
+            // An earlier call was cancelled halfway, so the next reply belongs to it.
             self.kill().await;
             return Err(RenderError::Killed {
                 signal: libc::SIGKILL,
             });
         }
-        match timeout(limit, self.talk(request)).await {
+        match timeout(limit, self.send_and_receive(request)).await {
             Ok(Ok(reply)) => {
                 self.in_exchange = false;
                 Ok(reply)
             }
-            Ok(Err(broken)) => Err(self.explain(broken, limit).await),
+            Ok(Err(error)) => Err(self.diagnose(error, limit).await),
             Err(_) => {
                 self.kill().await;
                 Err(RenderError::TimedOut { limit })
@@ -102,84 +104,85 @@ impl RenderProcess {
         }
     }
 
-    async fn talk(&mut self, request: &Request) -> Result<Reply, Broken> {
+    async fn send_and_receive(&mut self, request: &Request) -> Result<Reply, ExchangeError> {
         self.requests
             .write_all(&request.encode())
             .await
-            .map_err(Broken::Pipe)?;
+            .map_err(ExchangeError::Pipe)?;
         let mut header = [0; HEADER_BYTES];
         self.replies
             .read_exact(&mut header)
             .await
-            .map_err(Broken::Pipe)?;
-        let header = Header::parse(header, MAX_REPLY_BYTES)
-            .map_err(|error| Broken::Protocol(error.to_string()))?;
-        // Memory grows with what arrives, not with what is announced.
-        let length = header.length as usize;
+            .map_err(ExchangeError::Pipe)?;
+        let length = body_length(header, MAX_REPLY_BYTES).map_err(ExchangeError::Protocol)?;
+        let mut limited = (&mut self.replies).take(length.into());
+        let length = length as usize;
+        // Memory grows with the bytes that arrive, not with the announced length.
         let mut body = Vec::with_capacity(length.min(1 << 20));
-        let mut limited = (&mut self.replies).take(u64::from(header.length));
-        limited.read_to_end(&mut body).await.map_err(Broken::Pipe)?;
+        limited
+            .read_to_end(&mut body)
+            .await
+            .map_err(ExchangeError::Pipe)?;
         if body.len() < length {
-            return Err(Broken::Pipe(io::ErrorKind::UnexpectedEof.into()));
+            return Err(ExchangeError::Pipe(io::ErrorKind::UnexpectedEof.into()));
         }
-        Reply::decode(header.kind, Bytes::from(body))
-            .map_err(|error| Broken::Protocol(error.to_string()))
+        Reply::decode(&Bytes::from(body)).map_err(ExchangeError::Protocol)
     }
 
     async fn kill(&mut self) {
         if let Err(error) = self.child.kill().await {
-            tracing::warn!(%error, "a renderer cannot be killed");
+            tracing::warn!(%error, "renderer cannot be killed");
         }
     }
 
-    /// Finds out what a broken pipe or a senseless reply means.
-    async fn explain(&mut self, broken: Broken, limit: Duration) -> RenderError {
-        let error = match broken {
-            Broken::Protocol(detail) => {
+    /// Finds out why a pipe broke or a reply was invalid.
+    async fn diagnose(&mut self, error: ExchangeError, limit: Duration) -> RenderError {
+        let error = match error {
+            ExchangeError::Protocol(error) => {
                 self.kill().await;
-                return RenderError::GarbledAnswer(detail);
+                return RenderError::GarbledAnswer(error.to_string());
             }
-            Broken::Pipe(error) => error,
+            ExchangeError::Pipe(error) => error,
         };
         let Ok(Ok(status)) = timeout(GRACE, self.child.wait()).await else {
             self.kill().await;
             return RenderError::GarbledAnswer(format!("it closed its pipe: {error}"));
         };
-        let last_words = match timeout(GRACE, &mut self.last_words).await {
-            Ok(Ok(words)) => words,
+        let stderr_tail = match timeout(GRACE, &mut self.stderr_tail).await {
+            Ok(Ok(tail)) => tail,
             _ => String::new(),
         };
-        tracing::debug!(%status, last_words, "a renderer died");
-        cause_of_death(status, &last_words, limit)
+        tracing::debug!(%status, stderr_tail, "renderer died");
+        exit_cause(status, &stderr_tail, limit)
     }
 }
 
 impl Drop for RenderProcess {
     fn drop(&mut self) {
-        self.last_words.abort();
+        self.stderr_tail.abort();
     }
 }
 
-/// Reads all that a renderer says on standard error and keeps the last of it.
-pub(super) async fn listen(mut errors: tokio::process::ChildStderr) -> String {
+/// Reads standard error to its end and returns the last part of it.
+pub(super) async fn read_tail(mut errors: tokio::process::ChildStderr) -> String {
     let mut kept = Vec::new();
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = errors.read(&mut buffer).await {
         kept.extend_from_slice(&buffer[..read]);
-        let surplus = kept.len().saturating_sub(LAST_WORDS_BYTES);
+        let surplus = kept.len().saturating_sub(STDERR_TAIL_BYTES);
         kept.drain(..surplus);
     }
     String::from_utf8_lossy(&kept).trim().to_owned()
 }
 
-/// What a renderer, or LibreOffice, died of. Memory that runs out ends in an abort, with different last words in
-/// Rust, in C++ and in PDFium (none); a damaged heap ends in an abort too, and says so.
-pub(super) fn cause_of_death(status: ExitStatus, last_words: &str, limit: Duration) -> RenderError {
+/// Why a renderer, or LibreOffice, died. When memory runs out, the process aborts, with different
+/// messages from Rust and C++ and none from PDFium. A corrupted heap aborts it too, with a message.
+pub(super) fn exit_cause(status: ExitStatus, stderr_tail: &str, limit: Duration) -> RenderError {
     let crashed = |how: String| {
-        let how = if last_words.is_empty() {
+        let how = if stderr_tail.is_empty() {
             how
         } else {
-            format!("{how}: {last_words}")
+            format!("{how}: {stderr_tail}")
         };
         RenderError::Crashed(how)
     };
@@ -187,9 +190,9 @@ pub(super) fn cause_of_death(status: ExitStatus, last_words: &str, limit: Durati
         None => crashed(status.to_string()),
         Some(libc::SIGXCPU) => RenderError::TimedOut { limit },
         Some(libc::SIGABRT)
-            if last_words.is_empty()
-                || last_words.contains("memory allocation of")
-                || last_words.contains("bad_alloc") =>
+            if stderr_tail.is_empty()
+                || stderr_tail.contains("memory allocation of")
+                || stderr_tail.contains("bad_alloc") =>
         {
             RenderError::OutOfMemory
         }
@@ -211,16 +214,16 @@ pub(super) fn cause_of_death(status: ExitStatus, last_words: &str, limit: Durati
 mod tests {
     use super::*;
 
-    fn died(signal: i32, last_words: &str) -> RenderError {
-        cause_of_death(
+    fn died(signal: i32, stderr_tail: &str) -> RenderError {
+        exit_cause(
             ExitStatus::from_raw(signal),
-            last_words,
+            stderr_tail,
             Duration::from_secs(1),
         )
     }
 
     #[test]
-    fn an_abort_without_last_words_is_out_of_memory() {
+    fn an_abort_without_a_message_is_out_of_memory() {
         assert_eq!(died(libc::SIGABRT, ""), RenderError::OutOfMemory);
         assert_eq!(
             died(libc::SIGABRT, "memory allocation of 99 bytes failed"),
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_heap_is_a_crash() {
+    fn a_corrupted_heap_is_a_crash() {
         assert_eq!(
             died(libc::SIGABRT, "double free or corruption").reason(),
             "Crashed"
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn used_up_cpu_time_is_a_time_out() {
+    fn exceeding_the_cpu_time_limit_is_a_timeout() {
         assert_eq!(died(libc::SIGXCPU, "").reason(), "TimedOut");
     }
 
@@ -252,7 +255,7 @@ mod tests {
     #[test]
     fn a_panic_is_a_crash_with_its_message() {
         let status = ExitStatus::from_raw(101 << 8);
-        let error = cause_of_death(status, "index out of bounds", Duration::from_secs(1));
+        let error = exit_cause(status, "index out of bounds", Duration::from_secs(1));
         assert_eq!(
             error,
             RenderError::Crashed("exit status: 101: index out of bounds".to_owned())

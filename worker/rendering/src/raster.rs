@@ -1,7 +1,7 @@
 //! Images as documents of one page. Runs in the renderer.
 //!
-//! The first frame, on white, as RGB, scaled down to an A4 page. Size is checked before anything
-//! is decoded.
+//! The first frame becomes RGB on white, scaled down to an A4 page. The size is checked before
+//! decoding.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -15,10 +15,10 @@ use super::encode::Canvas;
 use super::page_source::PageSource;
 use super::{RenderError, Resolution, geometry};
 
-/// Most pixels of an image before it is scaled down: a scan of A2 at 600 DPI has 139 million.
+/// Largest number of pixels of an image before scaling: a scan of A2 at 600 DPI has 139 million.
 const MAX_DECODED_PIXELS: u64 = 150_000_000;
 
-/// An image file whose header has been read.
+/// A decoded image.
 pub(super) struct RasterDocument {
     image: DynamicImage,
     max_pixels: u64,
@@ -39,7 +39,7 @@ impl RasterDocument {
         let decoder = reader.into_decoder().map_err(|error| cause(&error))?;
         let (width, height) = decoder.dimensions();
         if width == 0 || height == 0 {
-            return Err(RenderError::Empty("an image without pixels".to_owned()));
+            return Err(RenderError::Empty("the image has no pixels".to_owned()));
         }
         if u64::from(width) * u64::from(height) > MAX_DECODED_PIXELS
             || decoder.total_bytes() > memory_limit_bytes / 2
@@ -85,7 +85,7 @@ impl PageSource for RasterDocument {
     }
 }
 
-/// RGB on white paper.
+/// The image as RGB on white.
 fn flatten(image: &DynamicImage) -> image::RgbImage {
     if !image.color().has_alpha() {
         return image.to_rgb8();
@@ -95,7 +95,7 @@ fn flatten(image: &DynamicImage) -> image::RgbImage {
     let rgb = pixels.iter().flat_map(|[red, green, blue, alpha]| {
         let over_white = |colour: u8| {
             let mixed = u32::from(colour) * u32::from(*alpha) + 255 * (255 - u32::from(*alpha));
-            u8::try_from((mixed + 127) / 255).expect("a mean of two bytes is a byte")
+            u8::try_from((mixed + 127) / 255).expect("the mean of two bytes is a byte")
         };
         [over_white(*red), over_white(*green), over_white(*blue)]
     });
@@ -123,7 +123,7 @@ mod tests {
     use image::{Rgba, RgbaImage};
 
     #[test]
-    fn transparent_pixels_show_white_paper() {
+    fn transparent_pixels_become_white() {
         let mut image = RgbaImage::from_pixel(3, 1, Rgba([10, 20, 30, 255]));
         image.put_pixel(1, 0, Rgba([10, 20, 30, 0]));
         image.put_pixel(2, 0, Rgba([0, 0, 0, 128]));

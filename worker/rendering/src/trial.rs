@@ -1,5 +1,5 @@
-//! What a confined renderer can still do, tried out: `render-child try`. The tests of the sandbox
-//! run it, and so can whoever wants to know what holds on a machine.
+//! Self-test of the sandbox, `render-child try`: attempts everything that a renderer must not be
+//! able to do. Tests run it, and so can anybody who wants to check a node.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use super::sandbox::{self, Layer};
 
-/// Memory of a renderer that has nothing to draw.
+/// Memory limit of the self-test, which draws nothing.
 const MEMORY_BYTES: u64 = 256 << 20;
 
-/// What to try, and under which layers.
+/// Arguments of the self-test.
 struct Trial {
     layers: Vec<Layer>,
     document: PathBuf,
@@ -23,10 +23,10 @@ struct Trial {
     server: SocketAddr,
 }
 
-/// Confines itself by the layers of the first argument (`limits`, `files`, `calls`, with commas
-/// between, or `none`) as for the document of the second, then tries what a renderer must not do:
-/// with files in the directory of the third and the server at the address of the fourth. Prints
-/// one line for each attempt: its name, and `done` or the error's number.
+/// Enters the sandbox, then attempts what a renderer must not do. Arguments: the layers of the
+/// sandbox (`limits`, `files` and `calls`, separated by commas, or `none`), a document that may be
+/// read, a directory with files that may not, and the address of a server. Prints one line for each
+/// attempt: its name, and `done` or the error's number.
 pub(super) fn run(arguments: &[String]) -> io::Result<()> {
     let trial = Trial::parse(arguments).ok_or_else(|| {
         io::Error::other("expected: try LAYERS DOCUMENT DIRECTORY SERVER, see trial.rs")
@@ -34,14 +34,10 @@ pub(super) fn run(arguments: &[String]) -> io::Result<()> {
     for name in ["victim", "condemned"] {
         fs::write(trial.here(name), name)?;
     }
-    let lacking = sandbox::confine_by(&trial.layers, &trial.document, MEMORY_BYTES)?;
+    let gaps = sandbox::confine_by(&trial.layers, &trial.document, MEMORY_BYTES)?;
     println!(
-        "lacking {}",
-        if lacking.is_empty() {
-            "nothing"
-        } else {
-            &lacking
-        }
+        "missing {}",
+        if gaps.is_empty() { "nothing" } else { &gaps }
     );
     for (name, attempt) in ATTEMPTS {
         match attempt(&trial) {
@@ -84,7 +80,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
         File::open(&trial.document).map(drop)
     }),
     ("read-elsewhere", |_| File::open("/etc/passwd").map(drop)),
-    ("read-beside", |trial| {
+    ("read-neighbour", |trial| {
         File::open(trial.here("victim")).map(drop)
     }),
     ("list", |trial| fs::read_dir(&trial.directory).map(drop)),
@@ -115,7 +111,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("thread", |_| {
         std::thread::Builder::new().spawn(|| {}).map(drop)
     }),
-    // Succeeds nowhere; only a filter of calls answers EPERM instead of ENOENT.
+    // Always fails: with EPERM if the call is filtered, else with ENOENT.
     ("execute", |_| execute("/no/such/program")),
     ("trace", |_| trace()),
     ("signal", |_| signal_parent()),
@@ -135,30 +131,31 @@ fn result(returned: impl Into<i64>) -> io::Result<()> {
 fn truncate(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     #[allow(unsafe_code, reason = "a system call")]
-    // SAFETY: a string that ends with a zero.
+    // SAFETY: a NUL-terminated string.
     result(unsafe { libc::truncate(path.as_ptr(), 0) })
 }
 
 fn socket(family: libc::c_int) -> io::Result<()> {
     #[allow(unsafe_code, reason = "a system call")]
-    // SAFETY: no pointers; the descriptor lives as long as this process.
+    // SAFETY: no pointers are passed.
     result(unsafe { libc::socket(family, libc::SOCK_STREAM, 0) })
 }
 
 fn fork() -> io::Result<()> {
     #[allow(unsafe_code, reason = "a system call")]
-    // SAFETY: this process has one thread, and the child ends at once.
+    // SAFETY: this process has one thread, and the child exits at once.
     let child = unsafe { libc::fork() };
     if child == 0 {
         #[allow(unsafe_code, reason = "a system call")]
-        // SAFETY: ends the child without running anything of the parent's.
+        // SAFETY: exits without running any of the parent's code.
         unsafe {
             libc::_exit(0)
         };
     }
     result(child)?;
     #[allow(unsafe_code, reason = "a system call")]
-    // SAFETY: a null status is not written. Waited for, because its end would stop this process once it is traced.
+    // SAFETY: a null status is not written. The child is waited for, because its exit would stop
+    // this process once it is traced.
     result(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) })
 }
 
@@ -166,7 +163,7 @@ fn execute(program: &str) -> io::Result<()> {
     let program = CString::new(program)?;
     let arguments = [program.as_ptr(), std::ptr::null()];
     #[allow(unsafe_code, reason = "a system call")]
-    // SAFETY: strings that end with a zero, in lists that end with a null.
+    // SAFETY: NUL-terminated strings in null-terminated lists.
     result(unsafe {
         libc::execve(
             program.as_ptr(),
@@ -178,19 +175,19 @@ fn execute(program: &str) -> io::Result<()> {
 
 fn trace() -> io::Result<()> {
     #[allow(unsafe_code, reason = "a system call")]
-    // SAFETY: asks to be traced; the other arguments are not looked at.
+    // SAFETY: requests tracing; the other arguments are ignored.
     result(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) })
 }
 
 fn signal_parent() -> io::Result<()> {
     #[allow(unsafe_code, reason = "a system call")]
-    // SAFETY: signal 0 only asks whether one could be sent.
+    // SAFETY: signal 0 only checks whether a signal could be sent.
     result(unsafe { libc::kill(libc::getppid(), 0) })
 }
 
 fn memory_file() -> io::Result<()> {
     #[allow(unsafe_code, reason = "a system call")]
-    // SAFETY: a string that ends with a zero.
+    // SAFETY: a NUL-terminated string.
     result(unsafe { libc::memfd_create(c"trial".as_ptr(), 0) })
 }
 
@@ -208,7 +205,7 @@ fn much_memory() -> io::Result<()> {
 fn map(bytes: usize, protection: libc::c_int) -> io::Result<()> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     #[allow(unsafe_code, reason = "a system call")]
-    // SAFETY: new memory that nobody uses.
+    // SAFETY: a new mapping that is never accessed.
     let address = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
     if address == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());

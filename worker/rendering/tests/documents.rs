@@ -1,4 +1,4 @@
-//! Documents through real renderer processes and the real PDFium.
+//! Documents rendered by real renderer processes with the real PDFium.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +32,7 @@ fn image_file(image: &DynamicImage, format: image::ImageFormat) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn pages_come_with_picture_and_text() {
+async fn pages_have_an_image_and_text() {
     let document = pdf(&[
         Page::with_text(&["The quick brown fox", "jumps over the lazy dog"]),
         Page::with_text(&["Second page"]),
@@ -77,7 +77,7 @@ async fn colours_keep_their_channels() {
 }
 
 #[tokio::test]
-async fn text_outside_the_usual_corner_and_on_turned_pages_is_found() {
+async fn text_of_cropped_and_rotated_pages_is_found() {
     let mut moved = Page::with_text(&["Moved box"]);
     moved.content = "BT /F1 18 Tf 5072 4700 Td (Moved box) Tj ET".to_owned();
     let moved = moved.extra("/CropBox [5000 4000 5612 4792] /MediaBox [5000 4000 5612 4792]");
@@ -90,7 +90,7 @@ async fn text_outside_the_usual_corner_and_on_turned_pages_is_found() {
 }
 
 #[tokio::test]
-async fn absurd_page_sizes_are_brought_down_and_tiny_ones_are_one_pixel() {
+async fn huge_pages_are_scaled_down_and_tiny_ones_are_one_pixel() {
     let pages = [(14_400.0, 14_400.0), (0.5, 0.5), (3.0, 14_400.0)];
     let pages: Vec<Page> = pages
         .iter()
@@ -107,7 +107,7 @@ async fn absurd_page_sizes_are_brought_down_and_tiny_ones_are_one_pixel() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_says_why() {
+async fn documents_that_cannot_be_opened_say_why() {
     let sound = pdf(&[Page::with_text(&["Some text"])]);
     let many = pdf(&vec![Page::of_size(10.0, 10.0); 51]);
     let encrypted = include_bytes!("fixtures/encrypted.pdf");
@@ -130,7 +130,7 @@ async fn what_cannot_be_opened_says_why() {
 }
 
 #[tokio::test]
-async fn a_missing_file_is_not_the_documents_fault() {
+async fn a_missing_file_is_not_a_document_fault() {
     let error = Renderer::new(options())
         .open("/nowhere/at/all".as_ref())
         .await
@@ -140,7 +140,7 @@ async fn a_missing_file_is_not_the_documents_fault() {
 }
 
 #[tokio::test]
-async fn a_missing_library_is_not_the_documents_fault() {
+async fn a_missing_library_is_not_a_document_fault() {
     let (_directory, path) = common::renderer::file(&pdf(&[Page::of_size(10.0, 10.0)]));
     let options = RenderOptions {
         pdfium: "/nowhere/libpdfium.so".into(),
@@ -152,7 +152,7 @@ async fn a_missing_library_is_not_the_documents_fault() {
 }
 
 #[tokio::test]
-async fn encryption_without_a_password_does_not_matter() {
+async fn encryption_with_an_empty_password_is_opened() {
     let page = first_page(include_bytes!("fixtures/blank-password.pdf"), 72)
         .await
         .unwrap();
@@ -176,7 +176,7 @@ async fn a_wrong_cross_reference_table_is_repaired() {
 }
 
 #[tokio::test]
-async fn a_truncated_document_shows_what_is_left_or_is_damaged() {
+async fn a_truncated_document_renders_partly_or_is_damaged() {
     let sound = pdf(&vec![Page::with_text(&["A line of text"]); 3]);
     let mut damaged = 0;
     for length in (10..sound.len()).step_by(97) {
@@ -192,7 +192,7 @@ async fn a_truncated_document_shows_what_is_left_or_is_damaged() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_no_page_spoils_no_other() {
+async fn a_damaged_page_does_not_affect_others() {
     let sound = String::from_utf8(pdf(&[
         Page::with_text(&["Good"]),
         Page::with_text(&["Bad"]),
@@ -205,7 +205,7 @@ async fn a_page_that_is_no_page_spoils_no_other() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_not_there_is_the_callers_mistake() {
+async fn a_nonexistent_page_is_not_a_document_fault() {
     let mut document = open(&pdf(&[Page::with_text(&["Only"])])).await.unwrap();
     let error = document.render(at(1, 72)).await.unwrap_err();
     assert_eq!(error, RenderError::NoSuchPage { page: 1, pages: 1 });
@@ -250,7 +250,7 @@ async fn images_of_every_format_are_one_page() {
 }
 
 #[tokio::test]
-async fn large_images_shrink_to_a4_and_transparency_is_white() {
+async fn large_images_are_scaled_down_to_a4_and_transparency_is_white() {
     let image = RgbaImage::from_pixel(3000, 1500, image::Rgba([0, 0, 0, 0]));
     let content = image_file(&image.into(), image::ImageFormat::Png);
     let page = first_page(&content, 100).await.unwrap();

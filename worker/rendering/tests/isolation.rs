@@ -1,4 +1,4 @@
-//! What renderer processes may do, and how their misbehaviour ends.
+//! Isolation of renderer processes, and the errors that follow when they misbehave.
 
 #![allow(
     clippy::unwrap_used,
@@ -48,21 +48,31 @@ async fn a_renderer_that_dies_hangs_or_lies_is_an_error() {
         ("kill -ABRT $$", "OutOfMemory"),
         ("kill -KILL $$", "RendererKilled"),
         ("sleep 60", "TimedOut"),
-        ("echo hello, this is no frame; sleep 60", "GarbledAnswer"),
-        // A body of 4 GiB, announced in the right way.
+        ("echo hello, this is no message; sleep 60", "GarbledAnswer"),
+        // A valid header that announces a body of 4 GiB.
         (
-            r"printf 'LR\001\102\377\377\377\377'; sleep 60",
+            r"printf 'LR\002\377\377\377\377'; sleep 60",
             "GarbledAnswer",
         ),
-        // An allowed body that never comes: time decides, not memory.
-        (r"printf 'LR\001\102\000\000\000\017'; sleep 60", "TimedOut"),
-        // Opened with 0 pages, and with more than asked for.
+        // A body of an allowed length that never arrives: the timeout applies, and no memory is
+        // allocated for it.
+        (r"printf 'LR\002\000\000\000\017'; sleep 60", "TimedOut"),
+        // No such reply, and a text that claims to be longer than the body.
         (
-            r"printf 'LR\001\101\010\000\000\000\000\000\000\000\000\000\000\000'; sleep 60",
+            r"printf 'LR\002\001\000\000\000\144'; sleep 60",
             "GarbledAnswer",
         ),
         (
-            r"printf 'LR\001\101\010\000\000\000\377\377\377\377\000\000\000\000'; sleep 60",
+            r"printf 'LR\002\007\000\000\000\000\001\377\377\377\377\017'; sleep 60",
+            "GarbledAnswer",
+        ),
+        // Opened with 0 pages, and with more than allowed.
+        (
+            r"printf 'LR\002\003\000\000\000\000\000\000'; sleep 60",
+            "GarbledAnswer",
+        ),
+        (
+            r"printf 'LR\002\007\000\000\000\000\377\377\377\377\017\000'; sleep 60",
             "GarbledAnswer",
         ),
     ] {
@@ -72,10 +82,9 @@ async fn a_renderer_that_dies_hangs_or_lies_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_crash_while_rendering_breaks_this_document_alone() {
-    let (_program, options) = impostor(
-        r"printf 'LR\001\101\010\000\000\000\002\000\000\000\000\000\000\000'; head -c 20 >/dev/null",
-    );
+async fn a_crash_while_rendering_affects_only_its_document() {
+    let (_program, options) =
+        impostor(r"printf 'LR\002\003\000\000\000\000\002\000'; head -c 20 >/dev/null");
     let mut document = Renderer::new(options)
         .open("/etc/hostname".as_ref())
         .await
@@ -118,7 +127,7 @@ async fn the_renderer_has_neither_environment_nor_inherited_descriptors() {
 }
 
 #[tokio::test]
-async fn a_dropped_document_ends_its_renderer() {
+async fn dropping_a_document_kills_its_renderer() {
     let document = open(&pdf(&[Page::with_text(&["Text"])])).await.unwrap();
     let process = proc_of(document.process_id());
     assert!(process.exists());
@@ -129,7 +138,7 @@ async fn a_dropped_document_ends_its_renderer() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("the renderer is still there");
+    panic!("the renderer is still running");
 }
 
 #[tokio::test]
@@ -149,7 +158,7 @@ async fn a_renderer_killed_from_outside_is_not_the_documents_fault() {
 }
 
 #[tokio::test]
-async fn parts_of_long_documents_wait_and_leave_places_for_short_ones() {
+async fn page_ranges_leave_slots_for_short_documents() {
     let (_directory, path) = file(&pdf(&[Page::with_text(&["Text"])]));
     let renderer = Renderer::new(RenderOptions {
         processes: 1,
@@ -178,18 +187,18 @@ async fn parts_of_long_documents_wait_and_leave_places_for_short_ones() {
 }
 
 #[tokio::test]
-async fn a_page_given_up_in_the_middle_does_not_mix_up_answers() {
+async fn a_cancelled_page_does_not_mix_up_replies() {
     let mut document = open(&pdf(&vec![Page::with_text(&["Text"]); 2]))
         .await
         .unwrap();
-    let given_up = tokio::time::timeout(Duration::ZERO, document.render(at(0, 300))).await;
-    assert!(given_up.is_err());
+    let cancelled = tokio::time::timeout(Duration::ZERO, document.render(at(0, 300))).await;
+    assert!(cancelled.is_err());
     let error = document.render(at(1, 72)).await.unwrap_err();
     assert!(!error.is_document_fault(), "{error}");
 }
 
 #[tokio::test]
-async fn an_image_that_unpacks_to_gigabytes_ends_as_an_error_or_a_page() {
+async fn an_image_that_unpacks_to_gigabytes_becomes_an_error_or_a_page() {
     let mut page = Page::of_size(200.0, 200.0);
     // 16 zero bytes, ASCIIHex, for a picture of 3.6 GB.
     page.content = "q 200 0 0 200 0 0 cm BI /W 34000 /H 34000 /CS /RGB /BPC 8 /F /AHx ID \

@@ -1,7 +1,7 @@
-//! Malformed documents: mutations of sound ones, given to real renderers. Each of them becomes
-//! pages or a failure that says what is wrong with the document.
+//! Malformed documents: mutations of valid ones, opened by real renderers. Each becomes pages or an
+//! error that blames the document.
 //!
-//! `LAYRA_FUZZ_CASES` and `LAYRA_FUZZ_SEED` choose how many and which.
+//! `LAYRA_FUZZ_CASES` and `LAYRA_FUZZ_SEED` set the number of mutations and the random seed.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,13 +24,13 @@ use layra_rendering::{RenderError, RenderOptions, Renderer};
 
 const CASES: u64 = 300;
 const SEED: u64 = 1;
-/// Renderers at the same time.
+/// Number of concurrent renderers.
 const AT_ONCE: usize = 4;
-/// Time of one page. The clock is that of a machine that does other things, too.
+/// Time limit for one page: generous, because the machine may be busy with other work.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn mutated_documents_become_pages_or_failures_of_their_own() {
+async fn mutated_documents_become_pages_or_document_faults() {
     let number =
         |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect(name));
     let (cases, seed) = (
@@ -43,7 +43,7 @@ async fn mutated_documents_become_pages_or_failures_of_their_own() {
         memory_limit_bytes: 256 << 20,
         max_pages: 1000,
         processes: AT_ONCE,
-        // What is inside office documents is another program's affair.
+        // LibreOffice is not under test here.
         soffice: "/nowhere/soffice".into(),
         ..options()
     });
@@ -79,11 +79,11 @@ async fn mutated_documents_become_pages_or_failures_of_their_own() {
     if cases >= CASES {
         assert!(
             counts.len() > 3,
-            "mutations that break nothing show nothing: {counts:?}"
+            "the mutations are too harmless: {counts:?}"
         );
         assert!(
             counts["pages"] > 0,
-            "mutations that break everything show nothing"
+            "the mutations are too destructive: {counts:?}"
         );
     }
 }
@@ -99,7 +99,7 @@ async fn outcome(renderer: &Renderer, document: &[u8]) -> Result<(), RenderError
     Ok(())
 }
 
-/// Sound documents of every kind.
+/// Valid documents of every format.
 fn corpus() -> Vec<Vec<u8>> {
     let text = Page::with_text(&["The quick brown fox", "jumps over the lazy dog"]);
     let mut drawing = Page::of_size(300.0, 300.0).extra("/Rotate 270 /UserUnit 2");
@@ -144,7 +144,7 @@ fn corpus() -> Vec<Vec<u8>> {
     real.sort_by_key(Vec::len);
     real.truncate(4);
     assert_eq!(real.len(), 4, "the test-bed's documents");
-    // PDF is what most documents are.
+    // Most documents in practice are PDF, so these count twice.
     for _ in 0..2 {
         corpus.extend(real.iter().cloned());
     }
@@ -186,7 +186,7 @@ fn flip_bits(document: &mut [u8], rng: &mut Rng) {
     }
 }
 
-/// Puts a part of `other` in the place of a part of the document.
+/// Replaces a part of the document by a part of `other`.
 fn splice(document: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
     let range = |length: usize, rng: &mut Rng| {
         let start = rng.usize(..length);
@@ -197,7 +197,7 @@ fn splice(document: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
     document.splice(to, from);
 }
 
-/// Another value for a number that is written in digits: a length, an offset, a size.
+/// Replaces a number written in digits: a length, an offset, a size.
 fn change_number(document: &mut Vec<u8>, rng: &mut Rng) {
     const NUMBERS: [&str; 12] = [
         "0",
@@ -226,7 +226,7 @@ fn change_number(document: &mut Vec<u8>, rng: &mut Rng) {
     document.splice(start..end, number.bytes());
 }
 
-/// Another name, type or filter in the place of one.
+/// Replaces a name, type or filter.
 fn change_word(document: &mut Vec<u8>, rng: &mut Rng) {
     const WORDS: [&str; 22] = [
         "/FlateDecode",

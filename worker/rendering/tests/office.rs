@@ -1,4 +1,4 @@
-//! Office documents through the real LibreOffice, which the test-bed installs.
+//! Office documents converted by the real LibreOffice, which the test-bed installs.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 const TEXT: &[u8] = include_bytes!("fixtures/office/text.docx");
 
-/// A renderer with a place of its own for conversions.
+/// A renderer with its own directory for conversions.
 fn renderer(change: impl FnOnce(&mut RenderOptions)) -> (TempDir, Renderer) {
     let scratch = tempfile::tempdir().unwrap();
     let mut options = RenderOptions {
@@ -105,7 +105,7 @@ async fn documents_of_every_office_format_become_pages() {
 }
 
 #[tokio::test]
-async fn an_image_without_libreoffice_says_so() {
+async fn without_libreoffice_the_error_names_the_image_to_use() {
     let (_scratch, renderer) = renderer(|options| options.soffice = "/nowhere/soffice.bin".into());
     let error = pages(&renderer, TEXT).await.unwrap_err();
     assert_eq!(error.reason(), "Unsupported");
@@ -118,7 +118,7 @@ async fn an_image_without_libreoffice_says_so() {
 }
 
 #[tokio::test]
-async fn users_of_the_same_document_share_its_conversion() {
+async fn concurrent_opens_of_a_document_share_its_conversion() {
     let (scratch, renderer) = renderer(|_| {});
     let (_directory, path) = file(TEXT);
     let (first, second) = tokio::join!(renderer.open(&path), renderer.open(&path));
@@ -127,16 +127,16 @@ async fn users_of_the_same_document_share_its_conversion() {
     let mut second = second.unwrap();
     assert!(
         second.render(at(0, 72)).await.is_ok(),
-        "its PDF is still there"
+        "its PDF still exists"
     );
     drop(second);
     assert_empty(scratch.path());
 }
 
 #[tokio::test]
-async fn what_is_no_sound_office_document_says_why() {
+async fn invalid_office_documents_say_why() {
     let (scratch, renderer) = renderer(|options| {
-        // None of them gets as far as LibreOffice, but the last two.
+        // Only the last two get as far as LibreOffice.
         options.office_timeout = Duration::from_mins(1);
     });
     let stored = |name: &str, content: &[u8]| Part::stored(name, content);
@@ -199,7 +199,7 @@ fn ole_without_document() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn archives_that_unpack_to_far_too_much_never_reach_libreoffice() {
+async fn zip_bombs_never_reach_libreoffice() {
     let (scratch, renderer) = renderer(|options| {
         let program = options.scratch.join("not-to-be-started");
         std::fs::write(&program, "#!/bin/sh\ntouch started").unwrap();
@@ -209,7 +209,7 @@ async fn archives_that_unpack_to_far_too_much_never_reach_libreoffice() {
     let types = Part::stored("[Content_Types].xml", b"<x/>");
     let zeros = vec![0; 200 << 20];
     let bomb = Part::deflated("word/document.xml", &zeros);
-    // The same, but the archive says that it is small.
+    // The same, but the archive announces a small size.
     let liar = Part {
         announced: 1000,
         ..bomb.clone()
@@ -224,11 +224,11 @@ async fn archives_that_unpack_to_far_too_much_never_reach_libreoffice() {
         assert_eq!(error.reason(), reason, "{what}: {error}");
     }
     let left = std::fs::read_dir(scratch.path()).unwrap().count();
-    assert_eq!(left, 1, "the program alone");
+    assert_eq!(left, 1, "only the program");
 }
 
 #[tokio::test]
-async fn a_conversion_that_takes_too_long_is_killed_with_all_that_it_started() {
+async fn a_conversion_that_times_out_is_killed_with_its_children() {
     let (scratch, renderer) =
         renderer(|options| options.office_timeout = Duration::from_millis(20));
     let started = Instant::now();
@@ -250,7 +250,7 @@ fn processes_below(directory: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_document_gets_nothing_of_the_machine_that_it_links_to() {
+async fn linked_local_files_are_not_read() {
     let secret = tempfile::Builder::new().prefix("secret").tempdir().unwrap();
     let path = secret.path().join("secret.txt");
     std::fs::write(&path, "hunter2").unwrap();

@@ -1,4 +1,4 @@
-//! What a confined process cannot do, tried out by itself on this machine's kernel.
+//! What a sandboxed process cannot do, tested on this machine's kernel.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,10 +17,10 @@ const NOT_FOUND: i32 = 2;
 const NO_ROOM: i32 = 12;
 const DENIED: i32 = 13;
 
-/// What came of each attempt: 0, or the error's number.
+/// Result of each attempt: 0, or the error's number.
 type Outcomes = BTreeMap<String, i32>;
 
-/// Has a renderer confine itself by these layers and try everything.
+/// Runs the renderer's self-test under these layers.
 fn tried(layers: &str) -> Outcomes {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -37,8 +37,8 @@ fn tried(layers: &str) -> Outcomes {
     let mut lines = text.lines();
     assert_eq!(
         lines.next(),
-        Some("lacking nothing"),
-        "this kernel cannot show what the sandbox does"
+        Some("missing nothing"),
+        "this kernel does not support the whole sandbox"
     );
     let outcomes: Outcomes = lines
         .map(|line| {
@@ -50,7 +50,7 @@ fn tried(layers: &str) -> Outcomes {
             (name.to_owned(), number)
         })
         .collect();
-    // Whatever the confinement, what must not have happened has not.
+    // Under any layers, the files must match the reported results.
     let is_there = |name: &str| directory.path().join(name).exists();
     for (attempt, file) in [
         ("create", "new"),
@@ -80,7 +80,7 @@ fn assert_all(outcomes: &Outcomes, attempts: &[&str], expected: &[i32]) {
 
 const FILES: [&str; 11] = [
     "read-elsewhere",
-    "read-beside",
+    "read-neighbour",
     "list",
     "create",
     "append",
@@ -106,9 +106,9 @@ const CALLS: [&str; 11] = [
     "executable-memory",
 ];
 
-/// Without this the other tests would show nothing.
+/// Without this the other tests would prove nothing.
 #[test]
-fn without_confinement_everything_is_possible() {
+fn without_a_sandbox_every_attempt_succeeds() {
     let outcomes = tried("none");
     assert_all(&outcomes, &["read-document", "more-memory"], &[0]);
     assert_all(&outcomes, &FILES, &[0]);
@@ -119,32 +119,35 @@ fn without_confinement_everything_is_possible() {
 }
 
 #[test]
-fn landlock_leaves_the_document_and_nothing_else() {
+fn landlock_allows_only_the_document() {
     let outcomes = tried("files");
     assert_all(&outcomes, &["read-document"], &[0]);
-    // 18: to another directory, as far as Landlock is asked.
+    // 18 is EXDEV: Landlock denies links between directories by it.
     assert_all(&outcomes, &FILES, &[NOT_PERMITTED, DENIED, 18]);
     assert_all(&outcomes, &["connect"], &[DENIED]);
     assert_all(&outcomes, &["signal"], &[NOT_PERMITTED]);
 }
 
 #[test]
-fn the_filter_leaves_reading_and_computing() {
+fn seccomp_allows_reading_and_computing() {
     let outcomes = tried("calls");
-    assert_all(&outcomes, &["read-document", "read-beside", "list"], &[0]);
+    assert_all(
+        &outcomes,
+        &["read-document", "read-neighbour", "list"],
+        &[0],
+    );
     assert_all(&outcomes, &FILES[3..], &[NOT_PERMITTED]);
-    // What the library makes of a thread that the kernel refuses.
     assert_all(&outcomes, &CALLS, &[NOT_PERMITTED]);
     assert_all(&outcomes, &["raise-limit"], &[NOT_PERMITTED]);
 }
 
 #[test]
-fn limits_bound_memory() {
+fn the_memory_limit_holds() {
     assert_eq!(tried("limits")["more-memory"], NO_ROOM);
 }
 
 #[test]
-fn a_renderer_reads_its_document_and_does_nothing_else() {
+fn the_whole_sandbox_allows_only_reading_the_document() {
     let outcomes = tried("limits,files,calls");
     assert_all(&outcomes, &["read-document"], &[0]);
     assert_all(&outcomes, &FILES, &[NOT_PERMITTED, DENIED]);

@@ -1,4 +1,4 @@
-//! Documents that are sound and unusual, and some that are made to hurt.
+//! Unusual but valid documents, and some that are built to exhaust resources.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,7 +41,7 @@ fn peak_mib(process: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn a_document_of_ten_thousand_pages_streams() {
+async fn a_document_of_ten_thousand_pages_takes_little_memory() {
     let page = Page::with_text(&["One of many"]);
     let content = pdf(&vec![page; 10_000]);
     let (_directory, path) = file(&content);
@@ -65,7 +65,7 @@ async fn a_document_of_ten_thousand_pages_streams() {
 }
 
 #[tokio::test]
-async fn pages_are_turned_as_they_say() {
+async fn pages_are_rotated() {
     // A red square in the lower left corner.
     let turned = |degrees: i32| {
         let mut page = Page::of_size(100.0, 200.0).extra(&format!("/Rotate {degrees}"));
@@ -90,7 +90,7 @@ async fn pages_are_turned_as_they_say() {
 }
 
 #[tokio::test]
-async fn inks_and_transparency_become_colours_on_white() {
+async fn cmyk_and_transparency_become_rgb_on_white() {
     let mut inks = Page::of_size(72.0, 72.0);
     "0 1 1 0 k 0 0 36 72 re f 0 0 0 1 k 36 0 36 72 re f".clone_into(&mut inks.content);
     let mut glass =
@@ -110,7 +110,7 @@ async fn inks_and_transparency_become_colours_on_white() {
 }
 
 #[tokio::test]
-async fn text_in_a_font_that_nobody_has_is_drawn_and_read() {
+async fn text_in_a_missing_font_is_drawn_and_extracted() {
     for font in [
         "/Type /Font /Subtype /TrueType /BaseFont /NoSuchFont-Bold /Encoding /WinAnsiEncoding",
         "/Type /Font /Subtype /Type1 /BaseFont /ABCDEF+Unheard",
@@ -125,7 +125,7 @@ async fn text_in_a_font_that_nobody_has_is_drawn_and_read() {
 }
 
 #[tokio::test]
-async fn an_automatic_resolution_is_the_pages_own() {
+async fn the_automatic_resolution_depends_on_the_page_size() {
     let pages = [(595.276, 841.89), (288.0, 216.0), (2384.0, 3370.0)];
     let pages: Vec<Page> = pages
         .iter()
@@ -142,7 +142,7 @@ async fn an_automatic_resolution_is_the_pages_own() {
     }
 }
 
-/// So many zeros, compressed, written in hexadecimal digits.
+/// Compressed zeros in hexadecimal digits.
 fn zeros(mebibytes: usize) -> String {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
     let zeros = vec![0; 1 << 20];
@@ -160,7 +160,7 @@ fn zeros(mebibytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn streams_that_unpack_to_gigabytes_cost_their_document_alone() {
+async fn streams_that_unpack_to_hundreds_of_megabytes_fail_only_their_document() {
     let zeros = zeros(700);
     assert!(zeros.len() < 8 << 20);
     let mut instructions = Page::of_size(100.0, 100.0);

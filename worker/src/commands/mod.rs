@@ -1,7 +1,6 @@
 //! The program's commands, one module each. They connect the other modules and make no decisions
 //! about documents.
 
-pub(crate) mod bench;
 pub(crate) mod delete;
 pub(crate) mod ingest;
 pub(crate) mod redrive;

@@ -1,6 +1,6 @@
-//! Attention over a packed batch: every segment sees itself and nothing else, so a page's result
-//! does not depend on its neighbours. Scores are computed in blocks of queries and never exist
-//! for a whole page at once. No projections.
+//! Attention over a packed batch: it stays within each segment, so the result of a page does not
+//! depend on its neighbours. Scores are computed in blocks of queries and never exist for a whole
+//! page at once. Projections are not part of this module.
 
 use candle_core::Tensor;
 
@@ -8,33 +8,33 @@ use super::error::Result;
 use super::grid::Segments;
 use super::layers::Norm;
 use super::rope::RotaryTable;
-use crate::kernels::{self, HeadNorm, Masks, Visible};
+use crate::kernels::{self, AttentionMask, HeadNorm, MaskCache};
 
-/// Scores that exist at once: a few megabytes stay in a CPU's cache; a GPU wants large launches.
+/// Scores of a block: a few megabytes fit in a CPU's cache; a GPU needs large launches.
 const CPU_SCORES: usize = 1 << 20;
 const GPU_SCORES: usize = 1 << 28;
-/// Segments up to this length are computed many at once.
+/// Segments up to this length are computed in batches.
 const SHORT: usize = 512;
 
-/// Who sees whom inside a segment.
+/// Attention pattern within a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// Everybody sees everybody.
-    Both,
-    /// A token sees itself and what is before it.
+    /// Every token attends to all tokens.
+    Bidirectional,
+    /// A token attends to itself and earlier tokens.
     Causal,
 }
 
-/// What all layers of a tower share for one batch.
+/// Attention inputs that all layers of a tower share for one batch.
 pub(super) struct Layout<'a> {
-    /// Who is in which segment.
+    /// The batch's tokens, divided into segments.
     pub(super) segments: &'a [Segments],
-    /// Who sees whom inside one.
+    /// Pattern within each segment.
     pub(super) direction: Direction,
-    /// Where each token is.
+    /// Positions of the tokens.
     pub(super) rotary: &'a RotaryTable,
-    /// Made once, used by every layer.
-    pub(super) masks: &'a Masks,
+    /// Created once, used by every layer.
+    pub(super) masks: &'a MaskCache,
 }
 
 /// A layer's attention.
@@ -42,15 +42,15 @@ pub(super) struct SelfAttention {
     heads: usize,
     groups: usize,
     head: usize,
-    /// On each head of queries and of keys, before they are rotated.
+    /// Applied to each query head and key head before rotation.
     norms: Option<(Norm, Norm)>,
-    /// The same for the fused kernel.
+    /// The same norms for the fused kernel.
     host_norms: Option<(HeadNorm, HeadNorm)>,
 }
 
 impl SelfAttention {
-    /// Attention with this number of query heads; keys and values have `groups`, each shared by as
-    /// many neighbouring query heads, and every head has `head` values.
+    /// Creates attention with `heads` query heads of width `head`, and `groups` key and value
+    /// heads, each shared by the same number of neighbouring query heads.
     pub(super) fn new(
         heads: usize,
         groups: usize,
@@ -70,8 +70,8 @@ impl SelfAttention {
         })
     }
 
-    /// The heads' results side by side, `[tokens, heads * head]`, from rows that hold the heads of
-    /// the queries, then of the keys, then of the values.
+    /// Concatenated results of the heads, `[tokens, heads * head]`, from rows with all query heads,
+    /// then all key heads, then all value heads.
     pub(super) fn forward(&self, rows: &Tensor, layout: &Layout<'_>) -> Result<Tensor> {
         let (heads, groups, head) = (self.heads, self.groups, self.head);
         let segments: Vec<_> = layout.segments.iter().flat_map(|run| run.each()).collect();
@@ -84,12 +84,12 @@ impl SelfAttention {
             causal: layout.direction == Direction::Causal,
         };
         let (cosine, sine) = layout.rotary.angles();
-        if let Some(attended) = kernels::attention(rows, cosine, sine, fused)? {
-            return Ok(attended);
+        if let Some(result) = kernels::attention(rows, cosine, sine, fused)? {
+            return Ok(result);
         }
         let rows = rows.reshape((rows.dim(0)?, heads + 2 * groups, head))?;
         let rows = rows.transpose(0, 1)?.contiguous()?;
-        let turning = match &self.norms {
+        let queries_and_keys = match &self.norms {
             None => rows.narrow(0, 0, heads + groups)?,
             Some((query_norm, key_norm)) => {
                 let queries = query_norm.forward(&rows.narrow(0, 0, heads)?)?;
@@ -97,18 +97,18 @@ impl SelfAttention {
                 Tensor::cat(&[queries, keys], 0)?
             }
         };
-        let turned = layout.rotary.rotate(&turning)?;
+        let rotated = layout.rotary.rotate(&queries_and_keys)?;
         Heads {
-            queries: turned.narrow(0, 0, heads)?,
-            keys: turned.narrow(0, heads, groups)?,
+            queries: rotated.narrow(0, 0, heads)?,
+            keys: rotated.narrow(0, heads, groups)?,
             values: rows.narrow(0, heads + groups, groups)?,
         }
         .attend(layout)
     }
 }
 
-/// Queries, keys and values, each `[heads, tokens, head]` and contiguous; keys and values may
-/// have fewer heads.
+/// Queries, keys and values, each `[heads, tokens, head]` and contiguous. Keys and values may have
+/// fewer heads.
 struct Heads {
     queries: Tensor,
     keys: Tensor,
@@ -116,13 +116,13 @@ struct Heads {
 }
 
 impl Heads {
-    /// The heads' results side by side, `[tokens, heads * head]`.
+    /// Concatenated results of the heads, `[tokens, heads * head]`.
     fn attend(&self, layout: &Layout<'_>) -> Result<Tensor> {
         let (heads, tokens, head) = self.queries.dims3()?;
         let mut parts = Vec::with_capacity(layout.segments.len());
         for &run in layout.segments {
-            let both = layout.direction == Direction::Both;
-            let batched = run.count > 1 && run.length <= SHORT && both;
+            let bidirectional = layout.direction == Direction::Bidirectional;
+            let batched = run.count > 1 && run.length <= SHORT && bidirectional;
             if batched && self.keys.dim(0)? == heads {
                 parts.push(self.attend_run(run, layout.masks)?);
                 continue;
@@ -140,15 +140,15 @@ impl Heads {
         Ok(joined.reshape((tokens, heads * head))?)
     }
 
-    /// Segments of one length, together: `[tokens of the run, heads, head]`.
-    fn attend_run(&self, run: Segments, masks: &Masks) -> Result<Tensor> {
+    /// A run of segments of equal length, as one batch: `[tokens of the run, heads, head]`.
+    fn attend_run(&self, run: Segments, masks: &MaskCache) -> Result<Tensor> {
         let (heads, _, head) = self.queries.dims3()?;
         let take = |tensor: &Tensor| -> Result<Tensor> {
             let rows = tensor.narrow(1, run.start, run.rows())?.contiguous()?;
             Ok(rows.reshape((heads * run.count, run.length, head))?)
         };
         let scores = take(&self.queries)?.matmul(&take(&self.keys)?.t()?)?;
-        let weights = kernels::softmax(scores, scale(head), Visible::All, masks)?;
+        let weights = kernels::softmax(scores, scale(head), AttentionMask::Full, masks)?;
         let result = weights.matmul(&take(&self.values)?)?;
         Ok(result
             .reshape((heads, run.rows(), head))?
@@ -156,7 +156,7 @@ impl Heads {
             .contiguous()?)
     }
 
-    /// One segment, block of queries by block: appends `[queries of the block, heads, head]`.
+    /// One segment, in blocks of queries. Appends `[queries of the block, heads, head]` for each.
     fn attend_one(
         &self,
         start: usize,
@@ -166,25 +166,25 @@ impl Heads {
     ) -> Result<()> {
         let (heads, _, head) = self.queries.dims3()?;
         let groups = self.keys.dim(0)?;
-        let scores_at_once = if self.queries.device().is_cpu() {
+        let max_scores = if self.queries.device().is_cpu() {
             CPU_SCORES
         } else {
             GPU_SCORES
         };
-        let block = (scores_at_once / (heads * length)).clamp(16, length.max(16));
+        let block = (max_scores / (heads * length)).clamp(16, length.max(16));
         for first in (0..length).step_by(block) {
             let block = block.min(length - first);
-            let (seen, visible) = match layout.direction {
-                Direction::Both => (length, Visible::All),
-                Direction::Causal => (first + block, Visible::Causal { first, block }),
+            let (keys, mask) = match layout.direction {
+                Direction::Bidirectional => (length, AttentionMask::Full),
+                Direction::Causal => (first + block, AttentionMask::Causal { first, block }),
             };
             let queries = self.queries.narrow(1, start + first, block)?.contiguous()?;
-            // Heads that share a key become rows of one product.
+            // Query heads that share a key head become rows of one product.
             let queries = queries.reshape((groups, heads / groups * block, head))?;
-            let keys = self.keys.narrow(1, start, seen)?;
-            let values = self.values.narrow(1, start, seen)?;
+            let values = self.values.narrow(1, start, keys)?;
+            let keys = self.keys.narrow(1, start, keys)?;
             let scores = queries.matmul(&keys.t()?)?;
-            let weights = kernels::softmax(scores, scale(head), visible, layout.masks)?;
+            let weights = kernels::softmax(scores, scale(head), mask, layout.masks)?;
             let result = weights.matmul(&values)?.reshape((heads, block, head))?;
             parts.push(result.transpose(0, 1)?.contiguous()?);
         }

@@ -1,8 +1,7 @@
-//! `layra-worker bench embed`: how fast this machine embeds pages, and how much of what its
-//! matrix products could do that is. It reads a checkpoint and stores nothing.
+//! `layra-worker bench embed`: measures how fast this machine embeds pages, also relative to the
+//! speed of one large matrix product.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
@@ -11,56 +10,43 @@ use rayon::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
+use super::cli::ModelArgs;
 use super::layers::Linear;
 use super::patches::PreparedPage;
-use super::{ColQwen, ColQwenError, DeviceChoice, Options, Result, RgbImage};
+use super::{ColQwen, ColQwenError, Result, RgbImage};
 use crate::Precision;
 
 /// Measure how fast a ColQwen checkpoint embeds pages
 ///
-/// Draws a page, then times the preprocessing on all cores, the model for each batch size, and
-/// one large matrix product as the peak to compare with. Operations are those of the model's
-/// matrix products. `RAYON_NUM_THREADS` sets the number of CPU threads.
+/// Measures preprocessing of a synthetic page on all cores, the model for each batch size, and one
+/// large matrix product as the peak to compare with. FLOP are those of the model's matrix products.
+/// `RAYON_NUM_THREADS` sets the number of CPU threads.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Directory with the checkpoint
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 
-    /// Directory of a LoRA adapter
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
-
-    /// auto, cpu or cuda:N
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-
-    /// f32, tf32, bf16, f16, q8 or q4 [default: bf16 on a GPU, f32 on a CPU]
+    /// Precision: f32, tf32, bf16, f16, q8 or q4 [default: bf16 on a GPU, f32 on a CPU]
     #[arg(long)]
     precision: Option<Precision>,
 
-    /// Most visual tokens a page [default: as the checkpoint says]
-    #[arg(long, value_name = "TOKENS")]
-    max_visual_tokens: Option<usize>,
-
-    /// Pages that are computed together
+    /// Batch sizes, in pages
     #[arg(long, value_name = "PAGES", value_delimiter = ',', default_values_t = [1, 4, 8])]
     batch: Vec<usize>,
 
-    /// The page's size in pixels
+    /// Size of the page in pixels
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1240x1754", value_parser = size)]
     page: (usize, usize),
 
-    /// Seconds for each measurement, at least; the fastest pass counts
+    /// Minimum duration of each measurement in seconds; the fastest pass counts
     #[arg(long, default_value_t = 5)]
     seconds: u64,
 
-    /// One JSON object instead of a table
+    /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
 }
 
-/// What was measured.
 #[derive(Debug, Serialize)]
 struct Report {
     device: String,
@@ -69,22 +55,22 @@ struct Report {
     visual_tokens: usize,
     tokens: usize,
     tflop_per_page: f64,
-    /// Memory that the loaded model takes, on the GPU where it is on one. None: nobody says.
+    /// Memory of the loaded model, in GPU memory if it runs there. `None` if unknown.
     model_bytes: Option<u64>,
     peak_tflops: f64,
     preprocessing_pages_per_second: f64,
-    /// CPU time for a page: what the wall clock would say of one thread if nothing else ran.
+    /// CPU time for a page: the time on one thread of an idle machine.
     preprocessing_cpu_seconds: f64,
     batches: Vec<Pass>,
 }
 
-/// One batch size.
+/// Result for one batch size.
 #[derive(Debug, Serialize)]
 struct Pass {
     pages: usize,
-    /// None: it did not fit into the device's memory.
+    /// `None` if it did not fit into the device's memory.
     seconds: Option<f64>,
-    /// CPU time of all threads, of the pass that took the least.
+    /// Least CPU time of a pass, of all threads.
     cpu_seconds: Option<f64>,
     pages_per_second: f64,
     tflops: f64,
@@ -94,17 +80,10 @@ struct Pass {
 
 /// Runs the command.
 pub fn run(args: &BenchArgs, output: &mut impl Write) -> Result<()> {
-    let options = Options {
-        device: args.device,
-        precision: args.precision,
-        adapter: args.adapter.clone(),
-        max_visual_tokens: args.max_visual_tokens,
-        ..Options::default()
-    };
-    let before = own_memory();
-    let model = ColQwen::load(&args.model, &options)?;
+    let before = anonymous_memory();
+    let model = args.model.load(args.precision)?;
     let model_bytes = model.gpu_memory_bytes().or_else(|| {
-        let (before, after) = (before?, own_memory()?);
+        let (before, after) = (before?, anonymous_memory()?);
         Some(after.saturating_sub(before))
     });
     let report = measure(&model, args, model_bytes)?;
@@ -185,9 +164,8 @@ fn pass(
     })
 }
 
-/// Bytes of memory that this process holds of its own, without files. None: the system does not
-/// say so.
-fn own_memory() -> Option<u64> {
+/// Anonymous memory of this process in bytes, without mapped files. `None` if unknown.
+fn anonymous_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()
@@ -196,14 +174,14 @@ fn own_memory() -> Option<u64> {
     Some(kibibytes << 10)
 }
 
-/// Seconds of a pass.
+/// Seconds of the fastest pass.
 struct Best {
     wall: f64,
-    /// Of all threads together.
+    /// CPU time of all threads.
     cpu: f64,
 }
 
-/// The least of at least three passes; the first warms up.
+/// The fastest of at least two passes, after one to warm up.
 fn fastest(least: Duration, mut pass: impl FnMut() -> Result<()>) -> Result<Best> {
     pass()?;
     let begin = Instant::now();
@@ -222,13 +200,13 @@ fn fastest(least: Duration, mut pass: impl FnMut() -> Result<()>) -> Result<Best
     Ok(best)
 }
 
-/// Seconds that this process has computed.
+/// CPU time of this process, in seconds.
 fn cpu_time() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Operations a second of a large matrix product, of the shape of the towers' own.
+/// Operations per second of a large matrix product with a shape as in the towers.
 fn peak(dtype: DType, device: &Device, least: Duration) -> Result<f64> {
     let (rows, inner, columns) = if device.is_cpu() {
         (3072, 1024, 4096)
@@ -249,7 +227,7 @@ fn peak(dtype: DType, device: &Device, least: Duration) -> Result<f64> {
     Ok(f64::from(repeats) * operations / best.wall)
 }
 
-/// A page with lines of grey: not one colour, always the same.
+/// A synthetic page with grey lines, always the same.
 fn draw(width: usize, height: usize) -> Vec<u8> {
     let pixel = |x: usize, y: usize| {
         let ink = y % 24 < 12 && (x * 7 + y / 24 * 13) % 11 < 5;
@@ -260,10 +238,10 @@ fn draw(width: usize, height: usize) -> Vec<u8> {
 }
 
 fn size(text: &str) -> std::result::Result<(usize, usize), String> {
-    let (width, height) = text.split_once('x').ok_or("a size is WIDTHxHEIGHT")?;
+    let (width, height) = text.split_once('x').ok_or("expected WIDTHxHEIGHT")?;
     let side = |text: &str| match text.parse() {
         Ok(side) if side > 0 => Ok(side),
-        _ => Err(format!("{text:?} is no number of pixels")),
+        _ => Err(format!("{text:?} is not a number of pixels")),
     };
     Ok((side(width)?, side(height)?))
 }
@@ -276,7 +254,7 @@ impl Report {
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         writeln!(
             out,
-            "{} in {}, {} CPU threads; the model takes {} MiB",
+            "{} in {}, {} CPU threads; memory of the model: {} MiB",
             self.device,
             self.dtype,
             self.threads,
@@ -284,7 +262,7 @@ impl Report {
         )?;
         writeln!(
             out,
-            "{} visual tokens, {} in all, {:.3} TFLOP a page",
+            "{} visual tokens, {} tokens, {:.3} TFLOP per page",
             self.visual_tokens, self.tokens, self.tflop_per_page
         )?;
         writeln!(
@@ -318,20 +296,23 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use super::super::DeviceChoice;
     use super::*;
 
     #[test]
     fn a_tiny_checkpoint_is_measured() {
         let args = BenchArgs {
-            model: concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/fixtures/tiny-colqwen2.5"
-            )
-            .into(),
-            adapter: None,
-            device: DeviceChoice::Cpu,
+            model: ModelArgs {
+                directory: concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/tests/fixtures/tiny-colqwen2.5"
+                )
+                .into(),
+                adapter: None,
+                device: DeviceChoice::Cpu,
+                max_visual_tokens: None,
+            },
             precision: None,
-            max_visual_tokens: None,
             batch: vec![1, 2],
             page: (124, 175),
             seconds: 0,
@@ -349,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_two_numbers() {
+    fn sizes_are_parsed() {
         assert_eq!(size("1240x1754"), Ok((1240, 1754)));
         assert!(size("1240").is_err());
         assert!(size("0x7").is_err());

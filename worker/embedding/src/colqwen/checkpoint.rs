@@ -1,5 +1,5 @@
-//! A checkpoint as published: one weight file or many with an index, any layout of names, with
-//! or without an adapter. It hands out tensors by bare name and never guesses a missing one.
+//! Reads tensors of a published checkpoint by bare name: from one weight file or several with an
+//! index, with any layout of names, with or without an adapter. Missing tensors are errors.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::weight_file::WeightFile;
 pub(super) struct Checkpoint {
     directory: PathBuf,
     files: Vec<WeightFile>,
-    /// Bare name to file and name in the file.
+    /// Maps the bare name to the file and the name in it.
     index: HashMap<String, (usize, String)>,
     adapter: Option<Adapter>,
 }
@@ -27,7 +27,7 @@ struct ShardIndex {
 }
 
 impl Checkpoint {
-    /// Opens the weights of `directory`, and an adapter for them where there is one.
+    /// Opens the weights of `directory`, and the adapter, if any.
     pub(super) fn open(directory: &Path, adapter: Option<&Path>) -> Result<Self> {
         let files = shards(directory)?
             .iter()
@@ -55,18 +55,18 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Bytes of all weight files.
+    /// Size of all weight files in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.files.iter().map(WeightFile::bytes).sum()
     }
 
-    /// Rows of the matrix `name`.
+    /// Number of rows of the matrix `name`.
     pub(super) fn rows(&self, name: &str) -> Result<usize> {
         let (file, raw) = self.find(name)?;
         Ok(file.shape(raw)?.first().copied().unwrap_or(0))
     }
 
-    /// The tensor of this bare name, with the adapter merged in f32, as `dtype` on `device`.
+    /// The tensor with this bare name as `dtype` on `device`. The adapter is merged in f32.
     pub(super) fn tensor(
         &self,
         name: &str,
@@ -80,7 +80,7 @@ impl Checkpoint {
             .as_ref()
             .and_then(|adapter| adapter.change(name))
         else {
-            // The cast runs where the bytes already are: half the upload for half the width.
+            // Cast before the upload: half the width means half the bytes.
             let tensor = file.read(raw, shape, &Device::Cpu)?;
             return Ok(tensor.to_dtype(dtype)?.to_device(device)?);
         };
@@ -118,14 +118,14 @@ pub(crate) fn shard_names(directory: &Path) -> Result<Vec<String>> {
     let parsed: ShardIndex = serde_json::from_str(&text)
         .map_err(|error| ColQwenError::config(&index, error.to_string()))?;
     let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
-    // A shard's name is a file of this directory, never a way out of it.
+    // A shard must be a file in this directory: its name must not contain a path.
     if let Some(name) = names
         .iter()
         .find(|name| name.contains(['/', '\\']) || *name == "..")
     {
         return Err(ColQwenError::config(
             &index,
-            format!("{name:?} is no plain file name"),
+            format!("{name:?} is not a plain file name"),
         ));
     }
     Ok(names.into_iter().collect())

@@ -1,5 +1,5 @@
-//! `layra-worker embed`: vectors of page images and queries as a safetensors file, so that anybody
-//! can compare a checkpoint with its reference. It serves nothing and stores nothing else.
+//! `layra-worker embed`: writes the vectors of page images and queries to a safetensors file, to
+//! compare a checkpoint with its reference.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -11,42 +11,62 @@ use clap::Args;
 use super::{ColQwen, ColQwenError, DeviceChoice, Options, Result, RgbImage, pool};
 use crate::Precision;
 
-/// Pages that are decoded and embedded before the next are read.
+/// Pages that are decoded and embedded at a time.
 const PAGES_AT_ONCE: usize = 16;
+
+// Arguments that load a checkpoint. A doc comment would be shown as the description of the command.
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    /// Directory with config.json, tokenizer.json, the processor's settings and the weights
+    #[arg(long = "model", value_name = "DIR")]
+    pub(super) directory: PathBuf,
+
+    /// Directory of a LoRA adapter in the format of `peft`, to merge into the model
+    #[arg(long, value_name = "DIR")]
+    pub(super) adapter: Option<PathBuf>,
+
+    /// Device: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(super) device: DeviceChoice,
+
+    /// Maximum number of visual tokens of a page [default: the checkpoint's setting]
+    #[arg(long, value_name = "TOKENS")]
+    pub(super) max_visual_tokens: Option<usize>,
+}
+
+impl ModelArgs {
+    pub(super) fn load(&self, precision: Option<Precision>) -> Result<ColQwen> {
+        let options = Options {
+            device: self.device,
+            precision,
+            adapter: self.adapter.clone(),
+            max_visual_tokens: self.max_visual_tokens,
+            ..Options::default()
+        };
+        ColQwen::load(&self.directory, &options)
+    }
+}
 
 /// Embed page images and queries with a ColQwen checkpoint
 ///
 /// Writes one f32 tensor of shape tokens x width for each input: `page_0`, `page_1`, ... in the
 /// order of the files, `query_0`, `query_1`, ... in the order of the queries. Rows are in the
 /// order of the reference implementation (the whole prompt, image tokens row by row) and have
-/// unit length; nothing is padded.
+/// unit length, without padding.
 #[derive(Debug, Args)]
 pub struct EmbedArgs {
-    /// Directory with config.json, tokenizer.json, the processor's settings and the weights
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 
-    /// Directory of a LoRA adapter in the format of `peft`, merged into the model
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
-
-    /// auto, cpu or cuda:N
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-
-    /// f32, tf32, bf16, f16, q8 or q4
+    /// Precision: f32, tf32, bf16, f16, q8 or q4
     #[arg(long, default_value = "f32")]
     precision: Precision,
 
-    /// Most visual tokens a page [default: as the checkpoint says]
-    #[arg(long, value_name = "TOKENS")]
-    max_visual_tokens: Option<usize>,
-
-    /// Merge a page's vectors to this fraction of their number (hierarchical pooling)
+    /// Divide the number of a page's vectors by this factor (hierarchical pooling)
     #[arg(long, value_name = "FACTOR", default_value_t = 1)]
     pool_factor: usize,
 
-    /// The file to write
+    /// The safetensors file to write
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
 
@@ -59,16 +79,9 @@ pub struct EmbedArgs {
     query: Vec<String>,
 }
 
-/// Runs the command; what it did goes to `report`, one line an input.
+/// Runs the command. Writes one line to `report` for each input.
 pub fn run(args: &EmbedArgs, report: &mut impl Write) -> Result<()> {
-    let options = Options {
-        device: args.device,
-        precision: Some(args.precision),
-        adapter: args.adapter.clone(),
-        max_visual_tokens: args.max_visual_tokens,
-        ..Options::default()
-    };
-    let model = ColQwen::load(&args.model, &options)?;
+    let model = args.model.load(Some(args.precision))?;
     let mut tensors: Vec<(String, Tensor)> = Vec::new();
     for paths in args.pages.chunks(PAGES_AT_ONCE) {
         let decoded = paths
@@ -108,7 +121,7 @@ impl Decoded {
     }
 }
 
-/// Reads an image by its content, not by its name; transparency is dropped, as the reference does.
+/// Decodes an image by its content, not its name. Transparency is dropped, as in the reference.
 fn decode(path: &Path) -> Result<Decoded> {
     let invalid = |error: image::ImageError| ColQwenError::Page {
         path: path.to_owned(),

@@ -1,5 +1,5 @@
-//! The shape of a model, read from `config.json` in every layout that published checkpoints use:
-//! nested, flat (2024-25) and wrapped (`vlm_config`). It reads no weights.
+//! Architecture of a model, from `config.json` in every layout of published checkpoints: nested,
+//! flat (2024-25) and wrapped (`vlm_config`).
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ impl std::fmt::Display for Family {
     }
 }
 
-/// Everything that `config.json` says and the model needs.
+/// The settings of `config.json` that the model needs.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The family.
@@ -36,89 +36,89 @@ pub struct Config {
     pub text: TextConfig,
     /// The vision tower.
     pub vision: VisionConfig,
-    /// Width of the vectors, where the configuration states it; else the projection's rows.
+    /// Width of the vectors, if configured. Default: the rows of the projection.
     pub width: Option<usize>,
-    /// The token that stands for 2 x 2 patches of the image.
+    /// Id of the token that represents 2 x 2 patches of the image.
     pub image_token: u32,
-    /// How prompts are put together.
+    /// How prompts are built.
     pub prompts: PromptStyle,
 }
 
 /// The causal text tower.
 #[derive(Clone, Debug)]
 pub struct TextConfig {
-    /// Tokens.
+    /// Size of the vocabulary.
     pub vocabulary: usize,
     /// Width of the hidden state.
     pub hidden: usize,
     /// Width inside the MLP.
     pub intermediate: usize,
-    /// Layers.
+    /// Number of layers.
     pub layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads; a divisor of `heads`.
+    /// Number of key and value heads; a divisor of `heads`.
     pub kv_heads: usize,
     /// Width of a head; even.
     pub head: usize,
-    /// Epsilon of every RMS norm.
+    /// Epsilon of all RMS norms.
     pub epsilon: f64,
-    /// Bias on the query, key and value projections.
+    /// Whether query, key and value projections have a bias.
     pub qkv_bias: bool,
-    /// Bias on the output projection.
+    /// Whether the output projection has a bias.
     pub output_bias: bool,
-    /// RMS norm on each head of queries and keys.
+    /// Whether each query and key head has an RMS norm.
     pub head_norm: bool,
-    /// Rotary positions.
+    /// Rotary position embeddings.
     pub rope: TextRope,
 }
 
-/// Rotary positions of the text tower: frequencies shared out over time, row and column.
+/// Rotary position embeddings of the text tower, with frequencies for time, row and column.
 #[derive(Clone, Debug)]
 pub struct TextRope {
     /// Base of the frequencies.
     pub theta: f64,
-    /// Frequencies for time, row, column; they add up to half a head.
+    /// Numbers of frequencies for time, row and column; they add up to half a head.
     pub sections: [usize; 3],
-    /// Whether the axes alternate from one frequency to the next, or follow in sections.
+    /// Whether the axes alternate from one frequency to the next. If not, each has its own section.
     pub interleaved: bool,
 }
 
 /// The vision tower.
 #[derive(Clone, Debug)]
 pub struct VisionConfig {
-    /// Blocks.
+    /// Number of blocks.
     pub depth: usize,
     /// Width of the hidden state.
     pub width: usize,
     /// Width inside the MLP.
     pub intermediate: usize,
-    /// Heads; all of queries, keys and values.
+    /// Number of heads, the same for queries, keys and values.
     pub heads: usize,
     /// Side of a patch, in pixels.
     pub patch: usize,
     /// Width of the merger's output: the text tower's hidden width.
     pub output: usize,
-    /// The norms of every block.
+    /// Norm of the blocks.
     pub norm: VisionNorm,
-    /// The MLP of every block.
+    /// MLP of the blocks.
     pub mlp: VisionMlp,
-    /// Who sees whom.
+    /// Attention pattern.
     pub attention: VisionAttention,
-    /// Side of the learned table of positions, where the family has one.
+    /// Side of the table of learned position embeddings, if the family has one.
     pub position_table: Option<usize>,
-    /// Blocks whose output also reaches the first text layers, in order.
+    /// Blocks whose output is also added after the first text layers, in order.
     pub deepstack: Vec<usize>,
-    /// Bias on the patch embedding.
+    /// Whether the patch embedding has a bias.
     pub patch_bias: bool,
 }
 
-/// Norm of the vision tower; epsilon is 1e-6 in all families.
+/// Norm of the vision tower, with an epsilon of 1e-6 in all families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VisionNorm {
-    /// Root mean square, no bias.
+    /// RMS norm, without bias.
     Rms,
-    /// Mean and variance, with bias.
+    /// Layer norm, with bias.
     Layer,
 }
 
@@ -129,16 +129,16 @@ pub enum VisionMlp {
     SwiGlu,
     /// `fc2(x * sigmoid(1.702 x))` after `fc1`
     QuickGelu,
-    /// `linear_fc2(gelu(x))` after `linear_fc1`, with the tanh form
+    /// `linear_fc2(gelu(x))` after `linear_fc1`, with the tanh approximation
     TanhGelu,
 }
 
-/// Who sees whom in the vision tower.
+/// Attention pattern of the vision tower.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VisionAttention {
-    /// Every patch of a page sees every patch of that page.
+    /// Every patch attends to all patches of its page.
     Full,
-    /// Patches see their own window, except in the blocks named.
+    /// Patches attend to their own window, except in some blocks.
     Windowed {
         /// Side of a window, in merged patches (2 x 2).
         window: usize,
@@ -147,14 +147,14 @@ pub enum VisionAttention {
     },
 }
 
-/// How the prompts of a checkpoint are put together.
+/// How the prompts of a checkpoint are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PromptStyle {
-    /// As colpali-engine does.
+    /// As in colpali-engine.
     Engine,
-    /// The engine's, but blanks around a query are removed (the `TomoroAI` models).
+    /// As in the engine, with whitespace around a query removed (the `TomoroAI` models).
     Stripped,
-    /// An assistant's turn closes the page's prompt, and a query stands alone (`Ops-Colqwen3`).
+    /// A page's prompt ends with an assistant turn, and a query has no padding (`Ops-Colqwen3`).
     Assistant,
 }
 
@@ -192,7 +192,7 @@ impl Config {
         let vision = VisionConfig::from_raw(&vision, family, text.hidden).map_err(invalid)?;
         if vision.output != text.hidden {
             return Err(invalid(format!(
-                "the vision tower's output ({}) is not the text tower's width ({})",
+                "the vision tower's output width ({}) differs from the text tower's width ({})",
                 vision.output, text.hidden
             )));
         }
@@ -246,14 +246,14 @@ impl TextConfig {
         };
         if !heads.is_multiple_of(kv_heads) || head == 0 || !head.is_multiple_of(2) {
             return Err(format!(
-                "{heads} heads of {head} over {kv_heads} key heads do not fit"
+                "{heads} heads of width {head} do not match {kv_heads} key heads"
             ));
         }
         let rope = TextRope::from_raw(raw, qwen3);
         if rope.sections.iter().sum::<usize>() != head / 2 {
             let sections = rope.sections;
             return Err(format!(
-                "mrope_section {sections:?} does not add up to {}",
+                "mrope_section {sections:?} must add up to {}",
                 head / 2
             ));
         }
@@ -297,8 +297,8 @@ impl TextRope {
 }
 
 impl VisionConfig {
-    /// Values that `config.json` leaves out are the reference implementation's defaults: older
-    /// versions of it wrote down only what differs.
+    /// Values that `config.json` omits are the reference implementation's defaults: older versions
+    /// of it only wrote values that differ.
     fn from_raw(
         raw: &RawVision,
         family: Family,
@@ -310,7 +310,7 @@ impl VisionConfig {
         if need(raw.spatial_merge_size, MERGE, "spatial_merge_size")? != MERGE
             || need(raw.temporal_patch_size, 2, "temporal_patch_size")? != 2
         {
-            return Err("only spatial_merge_size 2 and temporal_patch_size 2 exist".to_owned());
+            return Err("spatial_merge_size and temporal_patch_size must be 2".to_owned());
         }
         let patch_default = if family == Family::ColQwen3 { 16 } else { 14 };
         let patch = need(
@@ -394,7 +394,7 @@ impl VisionConfig {
     fn check(&self) -> std::result::Result<(), String> {
         if !self.width.is_multiple_of(self.heads * 4) {
             return Err(format!(
-                "vision width {} does not fit {} heads",
+                "vision width {} is not a multiple of 4 x {} heads",
                 self.width, self.heads
             ));
         }
@@ -403,7 +403,7 @@ impl VisionConfig {
         }
         if let Some(block) = self.deepstack.iter().find(|block| **block >= self.depth) {
             return Err(format!(
-                "deepstack_visual_indexes names block {block} of {}",
+                "deepstack_visual_indexes contains {block}, the tower has {} blocks",
                 self.depth
             ));
         }

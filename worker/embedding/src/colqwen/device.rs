@@ -1,4 +1,4 @@
-//! Which device computes, in which precision, and what it says of its memory.
+//! Selection of device and precision, and memory use of the device.
 
 use std::str::FromStr;
 
@@ -11,12 +11,12 @@ use crate::Precision;
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first CUDA device where there is one, else the CPU.
+    /// The first CUDA device, or the CPU if there is none.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
+    /// The CUDA device with this number.
     Cuda(usize),
 }
 
@@ -30,7 +30,7 @@ impl FromStr for DeviceChoice {
             ("cpu", _) => Ok(Self::Cpu),
             ("cuda", _) => Ok(Self::Cuda(0)),
             (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
-            _ => Err(device_error(text, "devices are auto, cpu and cuda:N")),
+            _ => Err(device_error(text, "expected auto, cpu or cuda:N")),
         }
     }
 }
@@ -41,14 +41,14 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Auto if !candle_core::utils::cuda_is_available() => Ok(Device::Cpu),
-            // A machine without a driver is a reason for the CPU, not for an error.
+            // Without a driver the CPU is used.
             Self::Auto => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
             Self::Cuda(number) => {
                 let name = format!("cuda:{number}");
                 if !candle_core::utils::cuda_is_available() {
                     return Err(device_error(
                         &name,
-                        "this binary is built without CUDA: use the worker's image for GPUs",
+                        "this binary was built without CUDA: use the worker's image for GPUs",
                     ));
                 }
                 Device::new_cuda(number).map_err(|error| device_error(&name, &error.to_string()))
@@ -57,10 +57,10 @@ impl DeviceChoice {
     }
 }
 
-/// The precision asked for, else what suits the device. TF32 is switched for the whole process:
-/// it has one model.
-pub(super) fn precision_on(device: &Device, asked: Option<Precision>) -> Precision {
-    let precision = asked.unwrap_or(if device.is_cpu() {
+/// The requested precision, else the default of the device. TF32 is switched for the whole process,
+/// which has one model.
+pub(super) fn precision_on(device: &Device, requested: Option<Precision>) -> Precision {
+    let precision = requested.unwrap_or(if device.is_cpu() {
         Precision::F32
     } else {
         Precision::Bf16
@@ -79,7 +79,7 @@ pub(super) fn activations(precision: Precision, device: &Device) -> DType {
     }
 }
 
-/// How the large matrices are kept.
+/// Quantisation of the large matrices.
 pub(super) fn quantisation(precision: Precision) -> Quantisation {
     match precision {
         Precision::Q8 => Quantisation::Q8,
@@ -88,30 +88,30 @@ pub(super) fn quantisation(precision: Precision) -> Quantisation {
     }
 }
 
-/// Bytes in use of a GPU's memory, by whomever; none on a CPU or when the driver does not say.
+/// Memory in use on a GPU by all processes, in bytes; `None` on a CPU or if the driver fails.
 #[cfg(feature = "cuda")]
 pub(super) fn memory_in_use(device: &Device) -> Option<u64> {
     use candle_core::cuda_backend::cudarc::driver::result;
     let Device::Cuda(device) = device else {
         return None;
     };
-    // The question is about the context that is current on this thread.
+    // The driver reports on the context that is current on this thread.
     device.cuda_stream().context().bind_to_thread().ok()?;
     let (free, total) = result::mem_get_info().ok()?;
     u64::try_from(total.saturating_sub(free)).ok()
 }
 
-/// Bytes in use of a GPU's memory: this build knows none.
+/// Memory in use on a GPU: always `None` in a build without CUDA.
 #[cfg(not(feature = "cuda"))]
 pub(super) fn memory_in_use(_device: &Device) -> Option<u64> {
     None
 }
 
-/// Waits until the device has freed what was dropped. The driver gives memory of its pool back
-/// when a stream is synchronised.
+/// Frees the device's cached memory. The driver releases the memory of its pool when a stream is
+/// synchronised.
 pub(super) fn release_memory(device: &Device) {
     if let Err(error) = device.synchronize() {
-        tracing::warn!(%error, "the device does not synchronise");
+        tracing::warn!(%error, "device cannot be synchronised");
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_read_from_text() {
+    fn devices_are_parsed() {
         assert_eq!("auto".parse::<DeviceChoice>().unwrap(), DeviceChoice::Auto);
         assert_eq!(
             "cuda:3".parse::<DeviceChoice>().unwrap(),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_that_cannot_be_used_is_named() {
+    fn an_unusable_gpu_is_named_in_the_error() {
         assert!(matches!(DeviceChoice::Auto.open(), Ok(Device::Cpu)));
         let error = DeviceChoice::Cuda(1).open().unwrap_err();
         assert!(error.to_string().contains("cuda:1"), "{error}");

@@ -1,4 +1,4 @@
-//! The model behind the worker's trait: pages as pictures, vectors as plain numbers.
+//! Implements [`Embedder`] for ColQwen: page images in, plain vectors out.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use crate::{
     PreparedContent, Settings,
 };
 
-/// A model with what a pipeline asks of it.
+/// A model with the pipeline's settings.
 pub struct PageEmbedder {
     model: ColQwen,
     pool_factor: usize,
 }
 
 impl PageEmbedder {
-    /// Loads a checkpoint of this family.
+    /// Loads a checkpoint, which must be of this family.
     pub fn load(
         family: Family,
         settings: &Settings,
@@ -33,7 +33,7 @@ impl PageEmbedder {
             ..Options::default()
         };
         let mut model = ColQwen::load_family(family, &files.directory, &options)?;
-        model.batch_tokens = number(settings.batch_pages).saturating_mul(model.most_tokens());
+        model.batch_tokens = number(settings.batch_pages).saturating_mul(model.max_tokens());
         Ok(Self {
             model,
             pool_factor: number(settings.pool_factor),
@@ -41,8 +41,8 @@ impl PageEmbedder {
     }
 }
 
-/// Width of the vectors of the checkpoint in `directory`, which must be of this family and hold
-/// all the files that it names; an adapter must fit its weights.
+/// Width of the vectors of the checkpoint in `directory`. The checkpoint must be of this family and
+/// complete, and an adapter must match its weights.
 pub(crate) fn dimensions(
     family: Family,
     directory: &Path,
@@ -61,7 +61,7 @@ impl Embedder for PageEmbedder {
     }
 
     fn page_pixels(&self) -> Option<u32> {
-        Some(u32::try_from(self.model.most_pixels()).unwrap_or(u32::MAX))
+        Some(u32::try_from(self.model.max_pixels()).unwrap_or(u32::MAX))
     }
 
     fn batch_tokens(&self) -> usize {
@@ -72,24 +72,24 @@ impl Embedder for PageEmbedder {
         let page = self.model.prepare(image(page)?)?;
         Ok(Prepared {
             tokens: self.model.tokens(&page),
-            content: PreparedContent::Picture(page),
+            content: PreparedContent::Image(page),
         })
     }
 
     fn upload(&self, pages: &[&Prepared]) -> Result<Batch, EmbedError> {
-        let pictures = pages.iter().map(|page| match &page.content {
-            PreparedContent::Picture(page) => Ok(page),
+        let images = pages.iter().map(|page| match &page.content {
+            PreparedContent::Image(page) => Ok(page),
             PreparedContent::Passages(_) => Err(EmbedError::ForeignPage),
         });
-        let pictures = pictures.collect::<Result<Vec<&PreparedPage>, _>>()?;
+        let images = images.collect::<Result<Vec<&PreparedPage>, _>>()?;
         Ok(Batch {
             pages: pages.len(),
-            content: BatchContent::Pictures(self.model.upload(&pictures)?),
+            content: BatchContent::Images(self.model.upload(&images)?),
         })
     }
 
     fn forward(&self, batch: Batch) -> Result<Vec<MultiVector>, EmbedError> {
-        let BatchContent::Pictures(batch) = batch.content else {
+        let BatchContent::Images(batch) = batch.content else {
             return Err(EmbedError::ForeignPage);
         };
         self.model.forward(&batch)?.iter().map(rows).collect()
@@ -130,7 +130,7 @@ fn image<'a>(page: &PageInput<'a>) -> Result<RgbImage<'a>, ColQwenError> {
         None => Err(ColQwenError::Image {
             width: 0,
             height: 0,
-            reason: "the page has no picture",
+            reason: "the page has no image",
         }),
     }
 }

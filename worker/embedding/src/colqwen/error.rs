@@ -1,11 +1,11 @@
-//! What can go wrong between a checkpoint's directory and a page's vectors. Every variant names
-//! the file, the tensor or the input at fault; none carries the content of a page.
+//! Errors of ColQwen models. Every variant names the file, tensor or input at fault; none contains
+//! the content of a page.
 
 use std::path::{Path, PathBuf};
 
 use super::config::Family;
 
-/// Why a checkpoint cannot be loaded, or an input not embedded.
+/// Why a checkpoint cannot be loaded or an input cannot be embedded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ColQwenError {
@@ -14,20 +14,20 @@ pub enum ColQwenError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// A weight file is cut short, or is no safetensors file.
-    #[error("{}: damaged or cut short: {reason}", path.display())]
+    /// A weight file is truncated, or not a safetensors file.
+    #[error("{}: damaged or truncated: {reason}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What its header promises and the file does not hold.
+        /// How the file differs from its header.
         reason: String,
     },
 
-    /// A JSON file of the model says something that cannot be used.
+    /// A JSON file of the model has an unsupported value.
     #[error("{}: {reason}", path.display())]
     Config {
         /// The file.
@@ -36,65 +36,65 @@ pub enum ColQwenError {
         reason: String,
     },
 
-    /// The checkpoint is of no family that is implemented here.
-    #[error("{}: model_type {model_type:?} is unknown; known: qwen2_vl, colqwen2, qwen2_5_vl, \
-             qwen3_vl, colqwen3, ops_colqwen3", path.display())]
+    /// The checkpoint's family is not supported.
+    #[error("{}: model_type {model_type:?} is not supported; expected qwen2_vl, colqwen2, \
+             qwen2_5_vl, qwen3_vl, colqwen3 or ops_colqwen3", path.display())]
     UnknownModel {
         /// `config.json`
         path: PathBuf,
-        /// What it says.
+        /// Its `model_type`.
         model_type: String,
     },
 
-    /// The checkpoint is of another family than the one asked for.
+    /// The checkpoint is not of the requested family.
     #[error("{}: the checkpoint is of family {found}, not {wanted}", path.display())]
     FamilyMismatch {
         /// `config.json`
         path: PathBuf,
-        /// The family asked for.
+        /// The requested family.
         wanted: Family,
         /// The family of the checkpoint.
         found: Family,
     },
 
-    /// `LAYRA_KERNELS` asks for what this CPU does not have.
+    /// `LAYRA_KERNELS` is not supported by this CPU.
     #[error("{0}")]
     Kernels(String),
 
-    /// A tensor that the architecture needs is not in the checkpoint.
+    /// The checkpoint lacks a required tensor.
     #[error("{}: tensor {name} is missing", path.display())]
     MissingTensor {
         /// The model's directory.
         path: PathBuf,
-        /// The tensor, by its bare name.
+        /// Bare name of the tensor.
         name: String,
     },
 
-    /// A tensor has another shape than `config.json` promises.
-    #[error("{}: tensor {name} has shape {found:?}, not {expected:?}", path.display())]
+    /// The shape of a tensor does not match `config.json`.
+    #[error("{}: tensor {name} has shape {found:?}, expected {expected:?}", path.display())]
     Shape {
         /// The weight file.
         path: PathBuf,
-        /// The tensor, by the name it has in the file.
+        /// Name of the tensor in the file.
         name: String,
-        /// What the configuration asks for.
+        /// Shape according to the configuration.
         expected: Vec<usize>,
-        /// What the file holds.
+        /// Shape in the file.
         found: Vec<usize>,
     },
 
-    /// A tensor's numbers are of a kind that cannot be a weight.
-    #[error("{}: tensor {name} is {found}; weights are F32, F16 or BF16", path.display())]
+    /// The type of a tensor is not supported for weights.
+    #[error("{}: tensor {name} has type {found}, expected F32, F16 or BF16", path.display())]
     Dtype {
         /// The weight file.
         path: PathBuf,
-        /// The tensor, by the name it has in the file.
+        /// Name of the tensor in the file.
         name: String,
-        /// What the file holds.
+        /// Type in the file.
         found: String,
     },
 
-    /// An adapter does not fit the base, or uses something that is not implemented.
+    /// An adapter does not match the base, or uses an unsupported feature.
     #[error("{}: {reason}", path.display())]
     Adapter {
         /// The adapter's file.
@@ -112,32 +112,32 @@ pub enum ColQwenError {
         reason: String,
     },
 
-    /// An image that no ColQwen model can take.
-    #[error("an image of {width}x{height} pixels: {reason}")]
+    /// An image that the model cannot process.
+    #[error("the image of {width}x{height} pixels cannot be embedded: {reason}")]
     Image {
-        /// Pixels.
+        /// Width in pixels.
         width: usize,
-        /// Pixels.
+        /// Height in pixels.
         height: usize,
         /// What is wrong with it.
         reason: &'static str,
     },
 
-    /// A page's file is no image that can be decoded.
+    /// The file of a page cannot be decoded as an image.
     #[error("{}: {reason}", path.display())]
     Page {
         /// The file.
         path: PathBuf,
-        /// What the decoder said.
+        /// The decoder's error.
         reason: String,
     },
 
-    /// The device asked for is not there.
+    /// The requested device cannot be used.
     #[error("device {name}: {reason}")]
     Device {
-        /// As asked for.
+        /// Name of the device.
         name: String,
-        /// Why not.
+        /// Why it cannot be used.
         reason: String,
     },
 
@@ -145,7 +145,7 @@ pub enum ColQwenError {
     #[error("the device is out of memory: {0}")]
     OutOfMemory(String),
 
-    /// A failure inside the tensor library: a bug here, or a broken device.
+    /// The tensor library failed: a bug, or a broken device.
     #[error(transparent)]
     Compute(candle_core::Error),
 }
@@ -175,7 +175,7 @@ impl ColQwenError {
 
 impl From<candle_core::Error> for ColQwenError {
     fn from(error: candle_core::Error) -> Self {
-        // The CUDA driver's code arrives as text only.
+        // The CUDA driver's error code is only available as text.
         let text = error.to_string();
         let lower = text.to_ascii_lowercase();
         if lower.contains("out of memory") || lower.contains("out_of_memory") {
@@ -185,5 +185,5 @@ impl From<candle_core::Error> for ColQwenError {
     }
 }
 
-/// Result of this module's functions.
+/// Result with a [`ColQwenError`].
 pub type Result<T> = std::result::Result<T, ColQwenError>;

@@ -1,10 +1,10 @@
-//! How much arithmetic a page costs: multiplications and additions of its matrix products. Norms,
-//! activations and the softmax are left out; they are below two per cent. Pure.
+//! Number of operations for a page: multiplications and additions of its matrix products. Norms,
+//! activations and softmax are not counted; they are less than two per cent.
 
 use super::config::{Config, VisionAttention, VisionMlp};
 use super::grid::{Grid, UNIT};
 
-/// Operations for one page, by part.
+/// Number of operations for one page, by part.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Flops {
     /// Vision tower without attention: patch embedding, blocks, mergers.
@@ -13,12 +13,12 @@ pub(super) struct Flops {
     pub(super) vision_attention: f64,
     /// Text tower without attention, and the projection.
     pub(super) text: f64,
-    /// Scores and weighted sums of the text tower, of which half are needed: it is causal.
+    /// Scores and weighted sums of the text tower, of which half are needed because it is causal.
     pub(super) text_attention: f64,
 }
 
 impl Flops {
-    /// Operations for a page with this grid and so many tokens, prompt included.
+    /// Operations for a page with this grid and `tokens`, including the prompt.
     pub(super) fn of_page(config: &Config, width: usize, grid: &Grid, tokens: usize) -> Self {
         let vision = &config.vision;
         let (w, inner) = (vision.width as f64, vision.intermediate as f64);
@@ -59,7 +59,7 @@ impl Flops {
         }
     }
 
-    /// All of them.
+    /// Sum of all parts.
     pub(super) fn total(&self) -> f64 {
         self.vision + self.vision_attention + self.text + self.text_attention
     }

@@ -1,6 +1,6 @@
-//! The order in which a page's patches go through the vision tower. Blocks of 2 x 2 patches
-//! (units) stay together; towers with windows take the units window by window, so that every
-//! window is a contiguous run and no gather is needed inside the tower.
+//! Order of a page's patches in the vision tower. Blocks of 2 x 2 patches (units) stay together.
+//! Towers with windows process the units window by window, so that every window is contiguous and
+//! the tower needs no gather.
 
 use super::config::{MERGE, VisionAttention};
 use super::image_size::Size;
@@ -8,19 +8,19 @@ use super::image_size::Size;
 /// Patches in a unit.
 pub(super) const UNIT: usize = MERGE * MERGE;
 
-/// Runs of rows that see each other and nobody else.
+/// A run of consecutive segments of equal length. Attention stays within each segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Segments {
     /// First row.
     pub(super) start: usize,
-    /// Rows of each segment.
+    /// Number of rows of each segment.
     pub(super) length: usize,
-    /// Segments that follow each other.
+    /// Number of segments.
     pub(super) count: usize,
 }
 
 impl Segments {
-    /// One segment.
+    /// A single segment.
     pub(super) fn one(start: usize, length: usize) -> Self {
         Self {
             start,
@@ -29,7 +29,7 @@ impl Segments {
         }
     }
 
-    /// Rows of all segments.
+    /// Number of rows of all segments.
     pub(super) fn rows(self) -> usize {
         self.length * self.count
     }
@@ -39,7 +39,7 @@ impl Segments {
         (0..self.count).map(move |number| (self.start + number * self.length, self.length))
     }
 
-    /// Appends to `list`, joined with its last entry where both are runs of one length.
+    /// Appends to `list`, or extends its last entry if that is adjacent and of equal length.
     pub(super) fn push_onto(self, list: &mut Vec<Self>) {
         if let Some(last) = list.last_mut()
             && last.length == self.length
@@ -55,13 +55,13 @@ impl Segments {
 /// A page's units in the order of the tower.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Grid {
-    /// Rows of units.
+    /// Number of rows of units.
     pub(super) rows: usize,
-    /// Columns of units.
+    /// Number of columns of units.
     pub(super) columns: usize,
-    /// Row and column of the unit at each place of the tower's order.
+    /// Row and column of each unit, in the tower's order.
     pub(super) order: Vec<(usize, usize)>,
-    /// Units of each window, in the tower's order; empty where the tower has no windows.
+    /// Number of units of each window, in the tower's order; empty if the tower has no windows.
     pub(super) windows: Vec<usize>,
 }
 
@@ -85,8 +85,8 @@ impl Grid {
         }
     }
 
-    /// Windows of equal size follow each other, so that they can be computed in one go: the order
-    /// of windows has no effect on the result.
+    /// Sorts windows by size, so that windows of equal size form one batch. The order of windows
+    /// has no effect on the result.
     fn windowed(rows: usize, columns: usize, window: usize) -> Self {
         let tiles = |length: usize| (0..length).step_by(window);
         let mut all: Vec<Vec<(usize, usize)>> = tiles(rows)
@@ -109,17 +109,17 @@ impl Grid {
         }
     }
 
-    /// Visual tokens.
+    /// Number of units, which are visual tokens.
     pub(super) fn units(&self) -> usize {
         self.order.len()
     }
 
-    /// Rows of the tower's input.
+    /// Number of patches, which are rows of the tower's input.
     pub(super) fn patches(&self) -> usize {
         self.units() * UNIT
     }
 
-    /// Row and column of every patch, in the order of the tower.
+    /// Row and column of each patch, in the tower's order.
     pub(super) fn patch_positions(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.order.iter().flat_map(|&(row, column)| {
             (0..MERGE)
@@ -127,13 +127,13 @@ impl Grid {
         })
     }
 
-    /// Place in the tower's order of every unit, row by row.
-    pub(super) fn places(&self) -> Vec<usize> {
-        let mut places = vec![0; self.units()];
-        for (place, &(row, column)) in self.order.iter().enumerate() {
-            places[row * self.columns + column] = place;
+    /// Index in the tower's order of each unit, row by row.
+    pub(super) fn sequence_indices(&self) -> Vec<usize> {
+        let mut indices = vec![0; self.units()];
+        for (index, &(row, column)) in self.order.iter().enumerate() {
+            indices[row * self.columns + column] = index;
         }
-        places
+        indices
     }
 }
 
@@ -183,15 +183,15 @@ mod tests {
     }
 
     #[test]
-    fn places_invert_the_order() {
+    fn sequence_indices_invert_the_order() {
         let grid = windowed(5, 6);
-        for (unit, place) in grid.places().into_iter().enumerate() {
-            assert_eq!(grid.order[place], (unit / 6, unit % 6));
+        for (unit, index) in grid.sequence_indices().into_iter().enumerate() {
+            assert_eq!(grid.order[index], (unit / 6, unit % 6));
         }
     }
 
     #[test]
-    fn equal_neighbours_join_into_one_run() {
+    fn adjacent_segments_of_equal_length_form_one_run() {
         let mut list = Vec::new();
         for (start, length) in [(0, 64), (64, 64), (128, 16), (144, 64)] {
             Segments::one(start, length).push_onto(&mut list);

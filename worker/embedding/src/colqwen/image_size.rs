@@ -1,5 +1,5 @@
-//! The size that an image is resized to: a multiple of a visual token's side, within the limits
-//! of area. Python's rounding (half to even) is part of the contract.
+//! Target size of an image: multiples of a visual token's side, within the limits of area. Rounding
+//! half to even, as in Python, is part of the contract.
 
 use super::error::{ColQwenError, Result};
 use super::processor::ImageSettings;
@@ -7,15 +7,15 @@ use super::processor::ImageSettings;
 /// Width and height, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
-    /// Pixels.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels.
+    /// Height in pixels.
     pub height: usize,
 }
 
-/// No page is longer than this many times its width, or the other way around.
+/// Largest supported aspect ratio.
 const LARGEST_ASPECT: usize = 200;
-/// Side beyond which sizes are refused: areas stay far from overflow.
+/// Largest supported side, so that areas cannot overflow.
 const LARGEST_SIDE: usize = 1 << 20;
 
 impl Size {
@@ -25,7 +25,7 @@ impl Size {
         self.width * self.height
     }
 
-    /// The size that the reference processor resizes an image of this size to.
+    /// The size to which the reference processor resizes an image of this size.
     pub fn resized(self, settings: &ImageSettings) -> Result<Self> {
         let Self { width, height } = self;
         let refuse = |reason| {
@@ -42,7 +42,7 @@ impl Size {
             return refuse("it is too large");
         }
         if width.max(height) > LARGEST_ASPECT * width.min(height) {
-            return refuse("its sides differ more than 200 times");
+            return refuse("its aspect ratio is above 200");
         }
         let factor = settings.side();
         let area = self.pixels() as f64;
@@ -105,17 +105,17 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_the_reference_processors() {
+    fn sizes_match_the_reference_processor() {
         assert_eq!(resized(1240, 1754), (644, 896));
         assert_eq!(resized(57, 44), (56, 56));
-        // 42 / 28 = 1.5 and 70 / 28 = 2.5: halves go to the even neighbour.
+        // 42 / 28 = 1.5 and 70 / 28 = 2.5 are rounded to the nearest even number.
         assert_eq!(resized(42, 70), (56, 56));
         assert_eq!(resized(1, 1), (56, 56));
         assert_eq!(resized(10, 1500), (28, 700));
     }
 
     #[test]
-    fn impossible_images_are_refused() {
+    fn unsupported_sizes_are_refused() {
         for (width, height) in [
             (0, 10),
             (10, 0),

@@ -1,5 +1,5 @@
-//! Building blocks of both towers: matrix products with bias, norms, and how they are read from a
-//! checkpoint. No block knows which tower it is in.
+//! Layers of both towers, and how they are read from a checkpoint: linear layers, feed-forward
+//! networks, norms.
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{D, DType, Device, Module, Tensor};
@@ -8,18 +8,18 @@ use super::checkpoint::Checkpoint;
 use super::error::Result;
 use crate::kernels::{self, Activation, Product};
 
-/// How the large matrices are kept.
+/// Quantisation of the large matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quantisation {
-    /// As the activations.
+    /// The type of the activations.
     None,
-    /// 8 bits a weight.
+    /// 8 bits for each weight.
     Q8,
-    /// 4 bits a weight.
+    /// 4 bits for each weight.
     Q4,
 }
 
-/// Reads weights onto the device, below one prefix of names.
+/// Loads weights with a common name prefix to the device.
 #[derive(Clone)]
 pub(super) struct Loader<'a> {
     pub(super) checkpoint: &'a Checkpoint,
@@ -30,7 +30,7 @@ pub(super) struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// The same below `name`.
+    /// The loader for the prefix extended by `name`.
     pub(super) fn at(&self, name: impl std::fmt::Display) -> Self {
         let prefix = format!("{}{name}.", self.prefix);
         Self {
@@ -52,19 +52,19 @@ impl Loader<'_> {
     }
 }
 
-/// A matrix of weights and its bias, as they are in the checkpoint.
+/// Weights and bias of a linear layer, as in the checkpoint.
 struct Weights {
     /// `[outputs, inputs]`
     weight: Tensor,
     /// `[outputs]`
     bias: Option<Tensor>,
-    /// How the matrix is to be kept; none: as it is.
+    /// Quantisation format, if any.
     format: Option<GgmlDType>,
 }
 
 impl Weights {
-    /// Reads several matrices on one input as one: their results stand side by side. Each is a
-    /// place and a number of outputs.
+    /// Reads several matrices with the same input as one, whose outputs are concatenated. Each part
+    /// is a loader and a number of outputs.
     fn read(parts: &[(Loader, usize)], inputs: usize, bias: bool) -> Result<Self> {
         let loader = &parts[0].0;
         let outputs: usize = parts.iter().map(|(_, output)| output).sum();
@@ -114,12 +114,12 @@ pub(super) enum Linear {
 }
 
 impl Linear {
-    /// Reads `weight [output, input]` and, where there is one, `bias [output]`.
+    /// Reads `weight [output, input]` and, if the layer has one, `bias [output]`.
     pub(super) fn load(loader: &Loader, input: usize, output: usize, bias: bool) -> Result<Self> {
         Self::load_joined(&[(loader.clone(), output)], input, bias)
     }
 
-    /// Reads several matrices on one input as one: their results stand side by side.
+    /// Reads several matrices with the same input as one, whose outputs are concatenated.
     pub(super) fn load_joined(parts: &[(Loader, usize)], input: usize, bias: bool) -> Result<Self> {
         Self::new(&Weights::read(parts, input, bias)?, parts[0].0.device)
     }
@@ -136,7 +136,7 @@ impl Linear {
         })
     }
 
-    /// A layer from tensors that are already in place.
+    /// Creates a layer from tensors on their device.
     pub(super) fn from_tensors(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         Ok(Self::Plain(Product::new(weight, bias)?))
     }
@@ -156,8 +156,8 @@ impl Linear {
         }
     }
 
-    /// `sums` and, for each row, the layer's result. `sums` may be changed in place: nobody else
-    /// may want its values.
+    /// `sums` plus the layer's result. `sums` may be changed in place, so its storage must not be
+    /// shared.
     pub(super) fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
         match self {
             Self::Plain(product) => Ok(product.add_to(sums, rows)?),
@@ -166,7 +166,7 @@ impl Linear {
     }
 }
 
-/// Two layers with a function between them.
+/// Two linear layers with an activation between them.
 pub(super) enum FeedForward {
     Plain(kernels::FeedForward),
     Quantised {
@@ -177,8 +177,8 @@ pub(super) enum FeedForward {
 }
 
 impl FeedForward {
-    /// Reads the first layer's parts, whose results stand side by side, each with a number of
-    /// outputs, and the second layer, which leads back to `width`.
+    /// Reads the parts of the first layer, each with a number of outputs that are concatenated, and
+    /// the second layer, which has `width` outputs.
     pub(super) fn load(
         first: &[(Loader, usize)],
         activation: Activation,
@@ -187,9 +187,9 @@ impl FeedForward {
         bias: bool,
     ) -> Result<Self> {
         let device = first[0].0.device;
-        let inner = first[0].1;
+        let intermediate = first[0].1;
         let first = Weights::read(first, width, bias)?;
-        let second = Weights::read(&[(second, width)], inner, bias)?;
+        let second = Weights::read(&[(second, width)], intermediate, bias)?;
         if first.format.is_none() && second.format.is_none() {
             let (first, second) = (first.on(device)?, second.on(device)?);
             let layers = kernels::FeedForward::new(first, activation, second)?;
@@ -202,7 +202,7 @@ impl FeedForward {
         })
     }
 
-    /// `sums`, which may be changed in place, and the layers' result for each of `rows`.
+    /// `sums`, which may be changed in place, plus the result for `rows`.
     pub(super) fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
         match self {
             Self::Plain(layers) => Ok(layers.add_to(sums, rows)?),
@@ -210,13 +210,13 @@ impl FeedForward {
                 first,
                 activation,
                 second,
-            } => second.add_to(sums, &activation.of(first.forward(rows)?)?),
+            } => second.add_to(sums, &activation.apply(first.forward(rows)?)?),
         }
     }
 }
 
 impl Quantisation {
-    /// The format of a matrix; none where its rows do not fill whole blocks.
+    /// Format of a matrix; `None` if its rows are not a multiple of the block size.
     fn format(self, input: usize, outputs: usize) -> Option<GgmlDType> {
         let format = match self {
             Self::None => return None,
@@ -236,7 +236,7 @@ pub(super) struct Norm {
 }
 
 impl Norm {
-    /// Root mean square: `weight [width]`.
+    /// RMS norm with `weight [width]`.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the reference's epsilon is an f32"
@@ -250,7 +250,7 @@ impl Norm {
         })
     }
 
-    /// Mean and variance: `weight [width]` and `bias [width]`.
+    /// Layer norm with `weight [width]` and `bias [width]`.
     pub(super) fn load_layer(loader: &Loader, width: usize, epsilon: f32) -> Result<Self> {
         let weight = loader.tensor("weight", &[width])?;
         let bias = Some(loader.tensor("bias", &[width])?);
@@ -261,7 +261,7 @@ impl Norm {
         })
     }
 
-    /// Its weights for a kernel on the CPU.
+    /// The weights for a CPU kernel.
     pub(super) fn to_host(&self) -> Result<kernels::HeadNorm> {
         let weight = self.weight.to_dtype(DType::F32)?.to_vec1()?;
         let epsilon = self.epsilon;
@@ -277,7 +277,7 @@ impl Norm {
     }
 }
 
-/// Divides every row by its length, in f32.
+/// Normalises every row to unit length, in f32.
 pub(super) fn unit_length(rows: &Tensor) -> Result<Tensor> {
     let rows = rows.to_dtype(DType::F32)?;
     let length = rows.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;

@@ -1,5 +1,5 @@
-//! A LoRA adapter in the format of `peft`, merged into the base while it loads: `W + alpha / r * B A`,
-//! in f32. An adapter that does not fit the base is an error, never a silent no-op.
+//! A LoRA adapter in the format of `peft`, merged while the base is loaded: `W + alpha / r * B A`,
+//! in f32. An adapter that does not match the base is an error, never silently ignored.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use super::error::{ColQwenError, Result};
 use super::names::{self, AdapterTensor};
 use super::weight_file::WeightFile;
 
-/// An adapter's tensors by the bare name of the weight that they change.
+/// Tensors of an adapter, by the bare name of the weight that they change.
 pub(super) struct Adapter {
     changes: HashMap<String, Change>,
 }
 
-/// What an adapter does to one weight.
+/// Change of one weight.
 pub(super) struct Change {
     kind: ChangeKind,
-    /// Where it comes from, for errors.
+    /// Source file, for errors.
     path: PathBuf,
     name: String,
 }
@@ -29,7 +29,7 @@ enum ChangeKind {
     Replace(Tensor),
 }
 
-/// `adapter_config.json`, with the options that change the arithmetic.
+/// The options of `adapter_config.json` that affect the arithmetic.
 #[derive(Deserialize)]
 struct AdapterConfig {
     peft_type: String,
@@ -63,13 +63,13 @@ impl AdapterConfig {
         match unsupported.into_iter().find(|(used, _)| *used) {
             Some((_, what)) => Err(ColQwenError::adapter(
                 path,
-                format!("{what} is unsupported"),
+                format!("{what} is not supported"),
             )),
             None => Ok(config),
         }
     }
 
-    /// `rank` is the adapter matrix's own: `rank_pattern` may give a layer another one than `r`.
+    /// `rank` is that of the adapter's matrix: `rank_pattern` may override `r` for a layer.
     fn scale(&self, rank: usize) -> f64 {
         let rank = rank as f64;
         self.lora_alpha
@@ -82,7 +82,7 @@ impl AdapterConfig {
 }
 
 impl Adapter {
-    /// Reads the adapter of `directory`; `exists` tells whether the base has a weight.
+    /// Reads the adapter of `directory`; `exists` returns whether the base has a weight.
     pub(super) fn open(directory: &Path, exists: impl Fn(&str) -> bool) -> Result<Self> {
         let config = AdapterConfig::read(&directory.join("adapter_config.json"))?;
         let file = WeightFile::open(&directory.join("adapter_model.safetensors"))?;
@@ -122,7 +122,7 @@ impl Adapter {
         }
         for (target, (name, a)) in first {
             let Some(b) = second.remove(&target) else {
-                let reason = format!("tensor {name} has no lora_B beside it");
+                let reason = format!("tensor {name} has no matching lora_B");
                 return Err(ColQwenError::adapter(file.path(), reason));
             };
             let scale = config.scale(a.dim(0)?);
@@ -141,12 +141,12 @@ impl Adapter {
             return Err(ColQwenError::adapter(file.path(), reason));
         }
         if changes.is_empty() {
-            return Err(ColQwenError::adapter(file.path(), "it changes no weight"));
+            return Err(ColQwenError::adapter(file.path(), "it has no tensors"));
         }
         Ok(Self { changes })
     }
 
-    /// What the adapter does to the weight of this bare name.
+    /// The change of the weight with this bare name, if any.
     pub(super) fn change(&self, name: &str) -> Option<&Change> {
         self.changes.get(name)
     }
@@ -164,7 +164,7 @@ impl Change {
                 let (Ok((a_rank, inner)), Ok((out, b_rank))) = (a.dims2(), b.dims2()) else {
                     return Err(ColQwenError::adapter(
                         &self.path,
-                        self.name.clone() + ": no matrix",
+                        self.name.clone() + " is not a matrix",
                     ));
                 };
                 let fits = a_rank == b_rank && base.dims() == [out, inner];
@@ -180,7 +180,7 @@ impl Change {
         }
         let name = &self.name;
         let reason = format!(
-            "tensor {name} changes a weight of shape {found:?}, the base's is {base:?}: \
+            "tensor {name} changes a weight of shape {found:?}, the base has {base:?}: \
              the adapter is for another base"
         );
         Err(ColQwenError::adapter(&self.path, reason))

@@ -1,40 +1,41 @@
-//! ColQwen page embedders: an image of a page, or a query, to one unit vector a token, exactly as
-//! colpali-engine computes them. It renders nothing, stores nothing and fetches nothing.
+//! ColQwen embedders: one unit vector for each token of a page image or of a query, exactly as
+//! colpali-engine computes them. No rendering, no storage, no network.
 //!
-//! # The way of a page
-//! 1. [`processor`], `image_size`, `resize`, `resample`, `patches`: settings of the checkpoint, the
-//!    size, the resampling (bit for bit the reference's), rows of pixels in the tower's order.
-//! 2. `grid`, `packing`, `tokenizer`: the order of patches, a batch of pages without padding,
-//!    token ids, positions, who sees whom. Pure host code.
-//! 3. `vision`, `text`, `model`: the towers, from `layers`, `attention`, `rope`, `kernels`.
-//! 4. [`pool`]: fewer vectors a page, where wanted.
+//! # From a page to its vectors
+//! 1. [`processor`], `image_size`, `resize`, `resample`, `patches`: the checkpoint's settings, the
+//!    target size, resampling (bit-exact with the reference), patches in the tower's order.
+//! 2. `grid`, `packing`, `tokenizer`: the order of patches, a batch of pages without padding, token
+//!    ids, positions and attention segments. Pure host code.
+//! 3. `vision`, `text`, `model`: the towers, built from `layers`, `attention`, `rope`, `kernels`.
+//! 4. [`pool`]: optionally, fewer vectors for each page.
 //!
-//! Weights come from [`config`] (layouts of `config.json`), `names` (layouts of tensor names),
-//! `weight_file`, `checkpoint` and `lora`. `device` picks where and how precisely; `embedder` is
-//! the worker's view of all this, `cli` and `bench` are a person's.
+//! Weights are read through [`config`] (layouts of `config.json`), `names` (layouts of tensor
+//! names), `weight_file`, `checkpoint` and `lora`. `device` selects device and precision;
+//! `embedder` implements the worker's trait; `cli` and `bench` are commands.
 //!
 //! # Adding a family
-//! Towers never ask for the family, only for what it does: a norm, an MLP, windows, a table of
-//! positions. In this order, file by file:
-//! 1. `config.rs`: a variant of [`Family`], its `model_type` in `Config::from_raw`, and what its
-//!    towers do as values of `VisionConfig` and `TextConfig`. Keys of `config.json` that only it
-//!    has go to `raw_config.rs`.
-//! 2. `vision.rs`, `text.rs`: a branch for what no family does yet. New numbers for something that
-//!    is there already need none.
-//! 3. `names.rs`: its tensor names, every layout that was published, to the bare ones. `lora.rs`
-//!    needs nothing: adapters are read through the same names.
-//! 4. `tokenizer.rs`: its prompts for pages and for queries. `processor.rs`: defaults of the
-//!    settings that its processor leaves out.
-//! 5. `flops.rs`, if its layers multiply something else: the benchmark divides by it.
-//! 6. Outside of here: a variant of `ModelFamily` in `settings.rs` and its arm in `visual_family` of
-//!    `lib.rs`; a variant of `ModelFamily` in `crds/src/embedding.rs` (the definition is generated
-//!    again by the test that fails) and its arm in the worker's `model_files/embedding.rs`.
+//! Towers never check the family, only its features: a norm, an MLP, windows, a position table. In
+//! this order, file by file:
+//! 1. `config.rs`: a variant of [`Family`], its `model_type` in `Config::from_raw`, and the
+//!    features of its towers as values of `VisionConfig` and `TextConfig`. New keys of
+//!    `config.json` go to `raw_config.rs`.
+//! 2. `vision.rs`, `text.rs`: a branch for each new feature. New values of existing features need
+//!    none.
+//! 3. `names.rs`: maps its tensor names, in every published layout, to the bare ones. `lora.rs`
+//!    needs no change: adapters are read through the same names.
+//! 4. `tokenizer.rs`: its prompts for pages and for queries. `processor.rs`: defaults of settings
+//!    that its processor omits.
+//! 5. `flops.rs`, if its layers have other matrix products: the benchmark divides by it.
+//! 6. Outside this module: a variant of `ModelFamily` in `settings.rs` and its arm in `visual_family`
+//!    of `lib.rs`; a variant of `ModelFamily` in `crds/src/embedding.rs` (the definition is
+//!    generated again by the test that fails) and its arm in the worker's
+//!    `model_files/embedding.rs`.
 //! 7. `tests/fixtures/NAME`: a tiny checkpoint with random weights, `reference.json` and
 //!    `reference.safetensors` with the reference implementation's outputs under the names of the
-//!    others; then `NAME` in `FIXTURES` of `tests/colqwen/fixture.rs`. Every test of parity,
-//!    packing and bad input runs for it from then on. Hold vectors to 1e-5 in f32: a wrong kind of
-//!    GELU moves them by no more than 4e-5. If they differ, `ColQwen::trace_page` has the steps in
-//!    between, and `parity.rs` compares each.
+//!    others; then `NAME` in `FIXTURES` of `tests/colqwen/fixture.rs`. All tests of parity, packing
+//!    and bad input then run for it, too. Vectors must match within 1e-5 in f32: a wrong variant of
+//!    GELU changes them by at most 4e-5. If they differ, `ColQwen::trace_page` returns the
+//!    intermediate steps, and `parity.rs` compares each.
 
 mod attention;
 pub mod bench;
@@ -90,7 +91,7 @@ use tokenizer::Prompts;
 
 use crate::Precision;
 
-/// Tokens of a batch, where nothing else is asked for: eight pages of the usual size.
+/// Default tokens of a batch: eight pages of the usual size.
 const BATCH_TOKENS: usize = 8 * 768;
 
 /// How a model is loaded and run.
@@ -98,13 +99,14 @@ const BATCH_TOKENS: usize = 8 * 768;
 pub struct Options {
     /// Where it runs.
     pub device: DeviceChoice,
-    /// How it computes. None: bf16 on a GPU, f32 on a CPU.
+    /// Default: bf16 on a GPU, f32 on a CPU.
     pub precision: Option<Precision>,
-    /// Directory of a LoRA adapter. None: the one beside the base's files, where there is one.
+    /// Directory of a LoRA adapter. Default: the checkpoint's directory, if it contains one.
     pub adapter: Option<PathBuf>,
-    /// Most visual tokens a page. None: as the checkpoint's processor says.
+    /// Largest number of visual tokens of a page. Default: the setting of the checkpoint's
+    /// processor.
     pub max_visual_tokens: Option<usize>,
-    /// Most tokens that are computed together.
+    /// Largest number of tokens of a batch.
     pub batch_tokens: usize,
 }
 
@@ -186,7 +188,7 @@ impl ColQwen {
         })
     }
 
-    /// Values of a vector.
+    /// Width of the vectors.
     #[must_use]
     pub fn width(&self) -> usize {
         self.model.width
@@ -198,19 +200,19 @@ impl ColQwen {
         self.family
     }
 
-    /// Most tokens that a page can have.
-    fn most_tokens(&self) -> usize {
+    /// Largest number of tokens that a page can have.
+    fn max_tokens(&self) -> usize {
         let side = self.settings.side();
         self.prompts
             .page_tokens(self.settings.max_pixels / (side * side))
     }
 
-    /// Most pixels of a page that are looked at.
-    fn most_pixels(&self) -> usize {
+    /// Largest number of pixels of a page that are used.
+    fn max_pixels(&self) -> usize {
         self.settings.max_pixels
     }
 
-    /// Resizes, normalises and cuts an image, on the calling thread.
+    /// Resizes and normalises an image and splits it into patches, on the calling thread.
     fn prepare(&self, image: RgbImage<'_>) -> Result<PreparedPage> {
         PreparedPage::new(image, &self.settings, &self.attention)
     }
@@ -220,7 +222,7 @@ impl ColQwen {
         self.prompts.page_tokens(page.grid.units())
     }
 
-    /// Operations that the matrix products of a page take.
+    /// Number of operations of the matrix products for a page.
     fn flops(&self, page: &PreparedPage) -> f64 {
         let tokens = self.tokens(page);
         flops::Flops::of_page(self.model.config(), self.width(), &page.grid, tokens).total()
@@ -238,13 +240,13 @@ impl ColQwen {
         })
     }
 
-    /// The vectors of every page of a batch: `[tokens, width]` each, f32, on the host.
+    /// The vectors of each page of a batch: `[tokens, width]`, f32, on the host.
     fn forward(&self, batch: &PageBatch) -> Result<Vec<Tensor>> {
         self.model
             .embed_pages(&batch.pixels, &batch.vision, &batch.text)
     }
 
-    /// The vectors of every page, in the order given: `[tokens, width]` each, f32, on the host.
+    /// The vectors of each page, in the given order: `[tokens, width]`, f32, on the host.
     pub fn embed_pages(&self, pages: &[RgbImage<'_>]) -> Result<Vec<Tensor>> {
         let prepared = pages
             .par_iter()
@@ -261,13 +263,13 @@ impl ColQwen {
         Ok(vectors)
     }
 
-    /// Bytes in use on the GPU; none on a CPU.
+    /// Memory in use on the GPU by all processes, in bytes; `None` on a CPU.
     #[must_use]
     pub fn gpu_memory_bytes(&self) -> Option<u64> {
         device::memory_in_use(self.model.device())
     }
 
-    /// Waits for the device and gives back what it keeps for later batches.
+    /// Waits for the device and frees its cached memory.
     fn release_memory(&self) {
         device::release_memory(self.model.device());
     }
@@ -278,20 +280,22 @@ impl ColQwen {
             .embed_query(&packing::pack_query(&self.prompts.query(text)?))
     }
 
-    /// The image as the model sees it (RGB, row-major), for comparison with a reference.
+    /// The resized image (RGB, row-major), for comparison with a reference.
     pub fn resize(&self, image: RgbImage<'_>) -> Result<(Vec<u8>, Size)> {
         patches::resize_image(image, &self.settings)
     }
 
-    /// What each step of the way gives for one page, for comparison with a reference.
+    /// Intermediate results for one page, for comparison with a reference.
     pub fn trace_page(&self, image: RgbImage<'_>) -> Result<Trace> {
         let page = self.prepare(image)?;
         let pixels_order = page.grid.patch_positions().collect();
-        let places = packing::indices(page.grid.places());
+        let order = packing::indices(page.grid.sequence_indices());
         let (vision, text) = packing::pack_pages(&[&page], &self.prompts);
-        let seen = self.model.see(&self.model.upload(&vision)?, &vision)?;
+        let visual = self
+            .model
+            .run_vision(&self.model.upload(&vision)?, &vision)?;
         let by_row = |rows: &Tensor| -> Result<Tensor> {
-            Ok(rows.index_select(&Tensor::new(places.as_slice(), rows.device())?, 0)?)
+            Ok(rows.index_select(&Tensor::new(order.as_slice(), rows.device())?, 0)?)
         };
         let ids = text.sources.iter().map(|source| match source {
             packing::Source::Text(row) => text.text_ids[*row],
@@ -302,8 +306,8 @@ impl ColQwen {
             positions: text.positions.clone(),
             pixels: vision.rows.clone(),
             pixels_order,
-            visual: by_row(&seen.tokens)?,
-            deepstack: seen.deepstack.iter().map(by_row).collect::<Result<_>>()?,
+            visual: by_row(&visual.tokens)?,
+            deepstack: visual.deepstack.iter().map(by_row).collect::<Result<_>>()?,
         })
     }
 
@@ -313,37 +317,37 @@ impl ColQwen {
     }
 }
 
-/// Pages that are packed and on the device.
+/// Packed pages on the device.
 pub(super) struct PageBatch {
     pixels: Tensor,
-    /// Without its rows: those are `pixels`.
+    /// Without its rows, which are `pixels`.
     vision: VisionPlan,
     text: TextPlan,
 }
 
-/// The adapter asked for, else the one beside the checkpoint's files.
-fn adapter_of<'a>(directory: &'a Path, asked: Option<&'a Path>) -> Option<&'a Path> {
-    let beside = || {
+/// The requested adapter, else the one in the checkpoint's directory, if any.
+fn adapter_of<'a>(directory: &'a Path, requested: Option<&'a Path>) -> Option<&'a Path> {
+    let included = || {
         directory
             .join("adapter_config.json")
             .exists()
             .then_some(directory)
     };
-    asked.or_else(beside)
+    requested.or_else(included)
 }
 
-/// The steps of one page, for comparison with a reference.
+/// Intermediate results for one page, for comparison with a reference.
 pub struct Trace {
     /// Token ids of the prompt.
     pub ids: Vec<u32>,
-    /// Time, row and column of every token.
+    /// Time, row and column of each token.
     pub positions: Vec<[usize; 3]>,
-    /// Normalised pixels, one row (channel, y, x) a patch.
+    /// Normalised pixels, one row (channel, y, x) for each patch.
     pub pixels: Vec<f32>,
-    /// Row and column of the patch that each row of pixels is.
+    /// Row and column of the patch in each row of `pixels`.
     pub pixels_order: Vec<(usize, usize)>,
     /// The vision tower's output, row by row: `[visual tokens, hidden]`.
     pub visual: Tensor,
-    /// What reaches the first text layers, in the order of `visual`.
+    /// Inputs that are added after the first text layers, in the order of `visual`.
     pub deepstack: Vec<Tensor>,
 }

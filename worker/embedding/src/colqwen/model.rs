@@ -1,5 +1,5 @@
-//! Both towers and the projection behind them: a packed batch in, one matrix of unit vectors a
-//! sequence out. It reads no images and no text.
+//! Both towers and the projection: a packed batch in, a matrix of unit vectors for each sequence
+//! out.
 
 use std::path::Path;
 
@@ -20,13 +20,13 @@ pub(super) struct Model {
     text: TextTower,
     projection: Linear,
     config: Config,
-    /// Values of a vector.
+    /// Width of the vectors.
     pub(super) width: usize,
     dtype: DType,
     device: Device,
 }
 
-/// Rows of the projection, and how many of them make a vector.
+/// Number of rows of the projection, and how many of them are used for the vectors.
 pub(super) fn width(
     directory: &Path,
     config: &Config,
@@ -34,7 +34,7 @@ pub(super) fn width(
 ) -> Result<(usize, usize)> {
     let rows = checkpoint.rows("custom_text_proj.weight")?;
     let width = config.width.unwrap_or(rows);
-    // Ops-Colqwen3 cuts the projection's output before it is normalised.
+    // Ops-Colqwen3 truncates the projection's output before normalising it.
     if width > rows || (width < rows && config.prompts != PromptStyle::Assistant) {
         let reason = format!("vectors of {width} values, but the projection has {rows} rows");
         return Err(ColQwenError::config(&directory.join("config.json"), reason));
@@ -61,19 +61,19 @@ impl Model {
             prefix,
         };
         let (rows, width) = width(directory, &config, checkpoint)?;
-        let exact = Loader {
+        let unquantised = Loader {
             quantisation: Quantisation::None,
             ..loader.clone()
         };
         let projection = Linear::load(
-            &exact.at("custom_text_proj"),
+            &unquantised.at("custom_text_proj"),
             config.text.hidden,
             rows,
             true,
         )?;
         let vision = VisionTower::load(&loader.at("visual"), &config.vision)?;
         let text = TextTower::load(&loader.at("language_model"), &config.text)?;
-        // Work of one thread is not ordered with that of another on a GPU.
+        // On a GPU, the work of different threads is not ordered.
         device.synchronize()?;
         Ok(Self {
             projection,
@@ -86,56 +86,55 @@ impl Model {
         })
     }
 
-    /// The vectors of every page of a batch: `[tokens, width]`, f32, on the host.
+    /// The vectors of each page of a batch: `[tokens, width]`, f32, on the host.
     pub(super) fn embed_pages(
         &self,
         pixels: &Tensor,
         vision: &VisionPlan,
         text: &TextPlan,
     ) -> Result<Vec<Tensor>> {
-        let visual = self.see(pixels, vision)?;
-        self.read(Some(&visual), text)
+        let visual = self.run_vision(pixels, vision)?;
+        self.run_text(Some(&visual), text)
     }
 
-    /// The plan's rows on the device, complete when this returns: on a GPU another thread may
-    /// compute meanwhile, and may take them over.
+    /// Copies the plan's rows to the device. The copy is complete when this returns, so that
+    /// another thread can use it on a GPU.
     pub(super) fn upload(&self, plan: &VisionPlan) -> Result<Tensor> {
         let patches = plan.positions.len();
         let shape = (patches, plan.rows.len() / patches);
-        // The cast comes first: half the upload for half the width.
+        // Cast before the upload: half the width means half the bytes.
         let pixels = Tensor::from_slice(&plan.rows, shape, &Device::Cpu)?;
         let pixels = pixels.to_dtype(self.dtype)?.to_device(&self.device)?;
         self.device.synchronize()?;
         Ok(pixels)
     }
 
-    /// The shape of the model.
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The type of its activations.
+    /// Type of the activations.
     pub(super) fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Where the model is.
     pub(super) fn device(&self) -> &Device {
         &self.device
     }
 
     /// The vectors of a query: `[tokens, width]`, f32, on the host.
     pub(super) fn embed_query(&self, text: &TextPlan) -> Result<Tensor> {
-        let mut vectors = self.read(None, text)?;
+        let mut vectors = self.run_text(None, text)?;
         Ok(vectors.swap_remove(0))
     }
 
     /// The vision tower's output for a batch.
-    pub(super) fn see(&self, pixels: &Tensor, plan: &VisionPlan) -> Result<VisualTokens> {
+    pub(super) fn run_vision(&self, pixels: &Tensor, plan: &VisionPlan) -> Result<VisualTokens> {
         self.vision.forward(pixels, plan)
     }
 
-    fn read(&self, visual: Option<&VisualTokens>, plan: &TextPlan) -> Result<Vec<Tensor>> {
+    /// The vectors of each sequence of a batch.
+    fn run_text(&self, visual: Option<&VisualTokens>, plan: &TextPlan) -> Result<Vec<Tensor>> {
         let words = self.text.embed(&plan.text_ids)?;
         let (input, extra) = match visual {
             None => (words, Vec::new()),
@@ -163,17 +162,18 @@ impl Model {
             .collect()
     }
 
-    /// What is added after the first text layers: zero for tokens that are text.
+    /// Inputs that are added after the first text layers: zero for text tokens.
     fn deepstack(&self, visual: &VisualTokens, plan: &TextPlan) -> Result<Vec<Tensor>> {
-        let nothing = Tensor::zeros((1, self.config.text.hidden), self.dtype, &self.device)?;
+        let zero = Tensor::zeros((1, self.config.text.hidden), self.dtype, &self.device)?;
         visual
             .deepstack
             .iter()
-            .map(|rows| self.gather(&nothing, rows, plan, |_| 0))
+            .map(|rows| self.gather(&zero, rows, plan, |_| 0))
             .collect()
     }
 
-    /// One row a token: `text` picks from the first tensor, visual tokens from the second.
+    /// One row for each token: text tokens from `words`, at the row that `text` returns, and visual
+    /// tokens from `visual`.
     fn gather(
         &self,
         words: &Tensor,

@@ -1,7 +1,7 @@
-//! Names of tensors: the layouts of published checkpoints, mapped to one set of bare names
-//! (`visual.*`, `language_model.*`, `custom_text_proj.*`). It touches no data.
+//! Maps the tensor names of all published layouts to one set of bare names (`visual.*`,
+//! `language_model.*`, `custom_text_proj.*`).
 
-/// The bare name of a tensor, or none for a tensor that no embedder reads (`lm_head`).
+/// The bare name of a tensor; `None` for a tensor that embedders do not use (`lm_head`).
 pub(super) fn bare(name: &str) -> Option<String> {
     let name = name.strip_prefix("vlm.").unwrap_or(name);
     let inner = name.strip_prefix("model.").unwrap_or(name);
@@ -11,7 +11,7 @@ pub(super) fn bare(name: &str) -> Option<String> {
     if let Some(leaf) = inner.strip_prefix("embedding_proj_layer.") {
         return Some(format!("custom_text_proj.{leaf}"));
     }
-    // Checkpoints of 2024-25 keep the text tower directly under `model`.
+    // Checkpoints of 2024-25 have the text tower directly under `model`.
     let old_text_tower = ["layers.", "embed_tokens.", "norm."];
     if old_text_tower.iter().any(|part| inner.starts_with(part)) {
         return Some(format!("language_model.{inner}"));
@@ -22,25 +22,25 @@ pub(super) fn bare(name: &str) -> Option<String> {
     Some(inner.to_owned())
 }
 
-/// What a tensor of an adapter is for.
+/// Role of an adapter's tensor, with the bare name of the weight that it changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AdapterTensor {
-    /// The matrix that is applied first, `[r, in]`, for the weight of this bare name.
+    /// Matrix A, `[r, in]`, which is applied first.
     A(String),
-    /// The matrix that is applied second, `[out, r]`, for the weight of this bare name.
+    /// Matrix B, `[out, r]`, which is applied second.
     B(String),
-    /// A whole tensor that replaces the base's.
+    /// Replaces the weight.
     Whole(String),
 }
 
-/// Reads the name of a tensor in the format of `peft`.
+/// Parses the name of a tensor in the format of `peft`.
 pub(super) fn adapter(name: &str) -> Option<AdapterTensor> {
     let name = name.strip_prefix("base_model.model.").unwrap_or(name);
     for (marker, build) in [
         (".lora_A.", AdapterTensor::A as fn(String) -> AdapterTensor),
         (".lora_B.", AdapterTensor::B),
     ] {
-        // The part between is "weight", or "default.weight" where the adapter has a name.
+        // The rest is "weight", or "default.weight" if the adapter has a name.
         if let Some((module, _)) = name.split_once(marker) {
             return Some(build(bare(&format!("{module}.weight"))?));
         }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn adapter_names_say_which_factor_they_are() {
+    fn adapter_names_determine_the_role() {
         let weight = "language_model.layers.1.self_attn.q_proj.weight".to_owned();
         let a = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight";
         assert_eq!(adapter(a), Some(AdapterTensor::A(weight.clone())));

@@ -1,38 +1,38 @@
-//! A batch without padding: pages and queries one after the other, and everything that the towers
-//! must know of them - positions, who sees whom, where visual tokens go. Pure, host only.
+//! Packs pages or queries into a batch without padding: concatenates them and computes the towers'
+//! inputs, such as positions, segments and the order of visual tokens. Pure host code.
 
 use super::grid::Segments;
 use super::patches::PreparedPage;
 use super::tokenizer::Prompts;
 
-/// What the vision tower works on.
+/// Input of the vision tower.
 pub(super) struct VisionPlan {
-    /// Patches of all pages, in the order of the tower.
+    /// Patches of all pages, in the tower's order.
     pub(super) rows: Vec<f32>,
     /// Row and column of each patch.
     pub(super) positions: Vec<(usize, usize)>,
-    /// Rows and columns of patches of the page that each patch is of.
+    /// For each patch, the numbers of rows and columns of patches of its page.
     pub(super) sides: Vec<(usize, usize)>,
-    /// One segment a page, in patches.
+    /// One segment for each page, in patches.
     pub(super) pages: Vec<Segments>,
-    /// One segment a window, in patches.
+    /// One segment for each window, in patches.
     pub(super) windows: Vec<Segments>,
 }
 
-/// What the text tower works on.
+/// Input of the text tower.
 #[derive(Default)]
 pub(super) struct TextPlan {
-    /// Ids of the tokens that are text, in order.
+    /// Ids of the text tokens, in order.
     pub(super) text_ids: Vec<u32>,
-    /// For each token the row of its input in text rows followed by visual rows.
+    /// For each token, where its input vector comes from.
     pub(super) sources: Vec<Source>,
     /// Time, row and column of each token.
     pub(super) positions: Vec<[usize; 3]>,
-    /// Tokens of each sequence.
+    /// Number of tokens of each sequence.
     pub(super) lengths: Vec<usize>,
 }
 
-/// Where a token's input comes from.
+/// Where a token's input vector comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// This entry of the text ids.
@@ -41,7 +41,7 @@ pub(super) enum Source {
     Visual(usize),
 }
 
-/// Lays out pages for both towers.
+/// Packs pages for both towers.
 pub(super) fn pack_pages(pages: &[&PreparedPage], prompts: &Prompts) -> (VisionPlan, TextPlan) {
     let values = pages.iter().map(|page| page.rows.len()).sum();
     let mut vision = VisionPlan {
@@ -61,7 +61,7 @@ pub(super) fn pack_pages(pages: &[&PreparedPage], prompts: &Prompts) -> (VisionP
     (vision, text)
 }
 
-/// Lays out one query.
+/// Packs one query.
 pub(super) fn pack_query(ids: &[u32]) -> TextPlan {
     let mut text = TextPlan::default();
     let end = text.push_text(ids, 0);
@@ -69,7 +69,7 @@ pub(super) fn pack_query(ids: &[u32]) -> TextPlan {
     text
 }
 
-/// Rows as the devices index them.
+/// Row numbers in the index type of tensors.
 pub(super) fn indices(rows: impl IntoIterator<Item = usize>) -> Vec<u32> {
     let index = |row| u32::try_from(row).expect("a batch has fewer than 2^32 rows");
     rows.into_iter().map(index).collect()
@@ -99,17 +99,17 @@ impl TextPlan {
         let start = self.sources.len();
         let grid = &page.grid;
         let time = self.push_text(&prompts.before_image, 0);
-        for (unit, place) in grid.places().into_iter().enumerate() {
+        for (unit, index) in grid.sequence_indices().into_iter().enumerate() {
             let (row, column) = (unit / grid.columns, unit % grid.columns);
-            self.sources.push(Source::Visual(first_unit + place));
+            self.sources.push(Source::Visual(first_unit + index));
             self.positions.push([time, time + row, time + column]);
         }
-        // Text goes on after the image's longer side, not after its number of tokens.
+        // Positions of text continue after the image's longer side, not after its tokens.
         self.push_text(&prompts.after_image, time + grid.rows.max(grid.columns));
         self.lengths.push(self.sources.len() - start);
     }
 
-    /// Appends text from position `time` on; returns the position after it.
+    /// Appends text at position `time`; returns the position after it.
     fn push_text(&mut self, ids: &[u32], time: usize) -> usize {
         for (offset, &id) in ids.iter().enumerate() {
             self.sources.push(Source::Text(self.text_ids.len()));
@@ -119,7 +119,7 @@ impl TextPlan {
         time + ids.len()
     }
 
-    /// One segment a sequence.
+    /// One segment for each sequence.
     pub(super) fn segments(&self) -> Vec<Segments> {
         let mut segments = Vec::new();
         let mut start = 0;
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_counts_its_tokens() {
+    fn a_query_is_one_sequence_with_consecutive_positions() {
         let plan = pack_query(&[7, 8, 9]);
         assert_eq!(plan.text_ids, [7, 8, 9]);
         assert_eq!(plan.positions, [[0; 3], [1; 3], [2; 3]]);

@@ -1,8 +1,8 @@
-//! From an RGB image to the rows that the vision tower's first matrix multiplies: resized,
-//! normalised, cut into patches in the tower's order. Host only.
+//! From an RGB image to the input rows of the vision tower: resizes, normalises and splits it into
+//! patches in the tower's order. Host only.
 //!
-//! A still image fills both frames of a temporal patch with the same pixels, so a row holds one
-//! frame (channel, y, x) and the two halves of the kernel are added up when the weights load.
+//! A still image has the same pixels in both frames of a temporal patch. So a row has one frame
+//! (channel, y, x), and the two halves of the kernel are added when the weights are loaded.
 
 use super::config::VisionAttention;
 use super::error::{ColQwenError, Result};
@@ -13,12 +13,12 @@ use super::resize::resize;
 
 const CHANNELS: usize = 3;
 
-/// An image as pixels: row-major RGB, 8 bits a channel.
+/// An image: row-major RGB, 8 bits per channel.
 #[derive(Clone, Copy)]
 pub struct RgbImage<'a> {
-    /// Pixels.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels.
+    /// Height in pixels.
     pub height: usize,
     /// `3 * width * height` bytes.
     pub rgb: &'a [u8],
@@ -33,7 +33,7 @@ pub(crate) struct PreparedPage {
 }
 
 impl PreparedPage {
-    /// Resizes and cuts `image`.
+    /// Resizes `image`, normalises it and splits it into patches.
     pub(super) fn new(
         image: RgbImage<'_>,
         settings: &ImageSettings,
@@ -41,12 +41,12 @@ impl PreparedPage {
     ) -> Result<Self> {
         let (resized, size) = resize_image(image, settings)?;
         let grid = Grid::new(size, settings.side(), attention);
-        let rows = cut(&resized, size, &grid, settings);
+        let rows = split(&resized, size, &grid, settings);
         Ok(Self { grid, rows })
     }
 }
 
-/// The image in the size that the model sees, and that size.
+/// The image resized for the model, and its new size.
 pub(super) fn resize_image(
     image: RgbImage<'_>,
     settings: &ImageSettings,
@@ -55,7 +55,7 @@ pub(super) fn resize_image(
     let from = Size { width, height };
     let to = from.resized(settings)?;
     if rgb.len() != from.pixels() * CHANNELS {
-        let reason = "the number of bytes is not three a pixel";
+        let reason = "it does not have three bytes per pixel";
         return Err(ColQwenError::Image {
             width,
             height,
@@ -65,7 +65,7 @@ pub(super) fn resize_image(
     Ok((resize(rgb, from, to), to))
 }
 
-fn cut(rgb: &[u8], size: Size, grid: &Grid, settings: &ImageSettings) -> Vec<f32> {
+fn split(rgb: &[u8], size: Size, grid: &Grid, settings: &ImageSettings) -> Vec<f32> {
     let patch = settings.patch;
     let [reds, greens, blues] = [0, 1, 2].map(|channel| normalised(channel, settings));
     let plane = patch * patch;
@@ -91,8 +91,8 @@ fn cut(rgb: &[u8], size: Size, grid: &Grid, settings: &ImageSettings) -> Vec<f32
     rows
 }
 
-/// Every value of a channel after normalisation. The reference scales mean and deviation to
-/// 0..=255 instead of the pixels to 0..=1; the last bit of the result depends on that.
+/// Table of normalised values of a channel. The reference scales mean and deviation to 0..=255
+/// instead of the pixels to 0..=1, which affects the last bit of the result.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the reference computes in f32"

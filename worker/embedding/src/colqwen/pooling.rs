@@ -1,9 +1,9 @@
-//! Token pooling: a page's vectors merged into fewer, as colpali-engine's hierarchical pooler
-//! does. Ward's method on the rows of `1 - E E^T`, cut at a number of clusters, the mean of each
-//! cluster brought to unit length. Host only; time grows with the square of the tokens.
+//! Token pooling: merges a page's vectors into fewer, as colpali-engine's hierarchical pooler does.
+//! Clusters the rows of `1 - E E^T` by Ward's method, cuts the tree at a number of clusters, and
+//! normalises the mean of each cluster. Host only; quadratic in the number of tokens.
 
-/// Pools `vectors` (rows of `width` values, unit length) to at most a `factor`th of their number.
-/// A factor of 0 or 1, and a single vector, change nothing.
+/// Pools `vectors` (unit vectors of `width` values): divides their number by `factor`, rounding
+/// down to at least 1. A factor of 0 or 1, or a single vector, changes nothing.
 #[must_use]
 pub fn pool(vectors: &[f32], width: usize, factor: usize) -> Vec<f32> {
     let count = vectors.len().checked_div(width).unwrap_or(0);
@@ -11,12 +11,12 @@ pub fn pool(vectors: &[f32], width: usize, factor: usize) -> Vec<f32> {
         return vectors.to_vec();
     }
     let clusters = (count / factor).max(1);
-    let labels = cut(&ward(&distances(vectors, width)), count, clusters);
+    let labels = cut_tree(&ward(&distances(vectors, width)), count, clusters);
     means(vectors, width, &labels)
 }
 
-/// One step of clustering: clusters `low` and `high` become one at this height. Clusters below
-/// the number of vectors are vectors; the others are earlier steps.
+/// One step of clustering: merges clusters `low` and `high` at this height. Numbers below the
+/// number of vectors are single vectors; larger ones are earlier steps.
 #[derive(Clone, Copy)]
 struct Merge {
     low: usize,
@@ -24,8 +24,8 @@ struct Merge {
     height: f64,
 }
 
-/// Euclidean distances between the rows of `1 - E E^T`: the reference hands the square matrix to
-/// a function that takes its rows for points.
+/// Euclidean distances between the rows of `1 - E E^T`: the reference passes this distance matrix
+/// to a function that treats its rows as points.
 struct Distances {
     count: usize,
     values: Vec<f64>,
@@ -41,9 +41,9 @@ impl Distances {
     }
 
     fn set(&mut self, a: usize, b: usize, value: f64) {
-        let (there, back) = (self.index(a, b), self.index(b, a));
-        self.values[there] = value;
-        self.values[back] = value;
+        let (entry, mirrored) = (self.index(a, b), self.index(b, a));
+        self.values[entry] = value;
+        self.values[mirrored] = value;
     }
 }
 
@@ -74,7 +74,7 @@ fn distances(vectors: &[f32], width: usize) -> Distances {
     distances
 }
 
-/// Ward's method by chains of nearest neighbours; merges in order of height.
+/// Ward's method by nearest-neighbour chains; returns merges in order of height.
 fn ward(initial: &Distances) -> Vec<Merge> {
     let count = initial.count;
     let mut distances = Distances {
@@ -108,7 +108,7 @@ fn ward(initial: &Distances) -> Vec<Merge> {
     merges
 }
 
-/// Follows nearest neighbours to a pair that are each other's; takes them off the chain.
+/// Follows the chain to a pair of reciprocal nearest neighbours and removes them from it.
 fn nearest_pair(
     distances: &Distances,
     size: &[usize],
@@ -116,17 +116,17 @@ fn nearest_pair(
 ) -> (usize, usize, f64) {
     loop {
         let x = *chain.last().expect("the chain starts with a cluster");
-        // The cluster before wins ties, or the chain could go round in circles.
-        let before = chain.len().checked_sub(2).map(|place| chain[place]);
-        let mut best = before.map(|y| (y, distances.get(x, y)));
+        // The previous cluster wins ties, else the chain could become a cycle.
+        let previous = chain.len().checked_sub(2).map(|index| chain[index]);
+        let mut best = previous.map(|y| (y, distances.get(x, y)));
         for y in (0..size.len()).filter(|y| size[*y] > 0 && *y != x) {
             let distance = distances.get(x, y);
             if best.is_none_or(|(_, least)| distance < least) {
                 best = Some((y, distance));
             }
         }
-        let (y, distance) = best.expect("at least two clusters are left");
-        if Some(y) == before {
+        let (y, distance) = best.expect("at least two clusters remain");
+        if Some(y) == previous {
             chain.truncate(chain.len() - 2);
             return (x, y, distance);
         }
@@ -134,7 +134,7 @@ fn nearest_pair(
     }
 }
 
-/// Names clusters by the step that made them, in order of height.
+/// Numbers clusters by the step that created them, in order of height.
 fn relabel(merges: &mut [Merge], count: usize) {
     let mut parent: Vec<usize> = (0..count + merges.len()).collect();
     let root = |parent: &[usize], mut node: usize| {
@@ -151,17 +151,17 @@ fn relabel(merges: &mut [Merge], count: usize) {
     }
 }
 
-/// The cluster of every vector, numbered as the reference does: depth first, the lower child
-/// first, vectors after the clusters below them.
-fn cut(merges: &[Merge], count: usize, clusters: usize) -> Vec<usize> {
-    // Steps are in order of height, so the last ones are undone.
+/// The cluster of every vector, numbered as in the reference: depth first, the lower child first,
+/// single vectors after the clusters below the same node.
+fn cut_tree(merges: &[Merge], count: usize, clusters: usize) -> Vec<usize> {
+    // Merges are in order of height; the last ones are undone.
     let kept = count - clusters;
-    // Equal heights cannot be told apart by a threshold: undo or keep them together.
+    // A threshold on the height keeps or undoes merges of equal height together.
     let limit = merges[kept - 1].height;
     let mut labels = vec![0; count];
     let mut next = 0;
-    let mut walk = vec![Visit::Enter(count + merges.len() - 1)];
-    while let Some(visit) = walk.pop() {
+    let mut stack = vec![Visit::Enter(count + merges.len() - 1)];
+    while let Some(visit) = stack.pop() {
         match visit {
             Visit::Enter(node) => {
                 let merge = merges[node - count];
@@ -170,11 +170,11 @@ fn cut(merges: &[Merge], count: usize, clusters: usize) -> Vec<usize> {
                     next += 1;
                     continue;
                 }
-                walk.push(Visit::Leave(node));
-                let inner = [merge.high, merge.low]
+                stack.push(Visit::Leave(node));
+                let children = [merge.high, merge.low]
                     .into_iter()
                     .filter(|child| *child >= count);
-                walk.extend(inner.map(Visit::Enter));
+                stack.extend(children.map(Visit::Enter));
             }
             Visit::Leave(node) => {
                 let merge = merges[node - count];
@@ -196,7 +196,7 @@ enum Visit {
     Leave(usize),
 }
 
-/// Gives every vector below `node` the number `cluster`.
+/// Labels every vector below `node` with `cluster`.
 fn label(merges: &[Merge], count: usize, node: usize, cluster: usize, labels: &mut [usize]) {
     let mut open = vec![node];
     while let Some(node) = open.pop() {

@@ -1,5 +1,5 @@
-//! Learned positions of the third family's vision tower: a square table, stretched bilinearly
-//! over each page's grid of patches, corners on corners.
+//! Learned position embeddings of ColQwen3's vision tower: a square table, interpolated bilinearly
+//! over each page's grid of patches, with aligned corners.
 
 use candle_core::{Device, Tensor};
 
@@ -13,8 +13,8 @@ pub(super) struct PositionTable {
     side: usize,
 }
 
-/// The two entries that a position lies between, and how far it is from the first.
-struct Between {
+/// The two neighbouring entries of a position, and the weight of the second.
+struct Neighbours {
     low: usize,
     high: usize,
     share: f32,
@@ -29,12 +29,12 @@ impl PositionTable {
         })
     }
 
-    /// The positions' vectors for every patch of a plan, `[patches, width]`.
+    /// Position embeddings for every patch of a plan, `[patches, width]`.
     pub(super) fn at(&self, plan: &VisionPlan) -> Result<Tensor> {
         let mut corners: [(Vec<usize>, Vec<f32>); 4] = std::array::from_fn(|_| (vec![], vec![]));
         for (&(row, column), &(rows, columns)) in plan.positions.iter().zip(&plan.sides) {
-            let y = self.between(row, rows);
-            let x = self.between(column, columns);
+            let y = self.neighbours(row, rows);
+            let x = self.neighbours(column, columns);
             let all = [
                 (y.low, x.low, (1.0 - y.share) * (1.0 - x.share)),
                 (y.low, x.high, (1.0 - y.share) * x.share),
@@ -48,7 +48,7 @@ impl PositionTable {
         }
         let parts = corners.into_iter().map(|part| self.weighted(part));
         let [a, b, c, d] =
-            <[_; 4]>::try_from(parts.collect::<Result<Vec<_>>>()?).expect("four corners stay four");
+            <[_; 4]>::try_from(parts.collect::<Result<Vec<_>>>()?).expect("there are four corners");
         Ok((((a + b)? + c)? + d)?)
     }
 
@@ -62,18 +62,18 @@ impl PositionTable {
         Ok(rows.broadcast_mul(&weights)?)
     }
 
-    /// Where entry `position` of `length` lies in the table.
+    /// Neighbouring entries of patch `position` of `length`.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "below the side"
     )]
-    fn between(&self, position: usize, length: usize) -> Between {
+    fn neighbours(&self, position: usize, length: usize) -> Neighbours {
         let last = self.side - 1;
         let step = last as f32 / (length.max(2) - 1) as f32;
         let exact = position as f32 * step;
         let low = (exact as usize).min(last);
-        Between {
+        Neighbours {
             low,
             high: (low + 1).min(last),
             share: exact - low as f32,

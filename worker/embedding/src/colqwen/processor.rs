@@ -1,5 +1,5 @@
-//! Settings of the image processor, as the checkpoint states them: `processor_config.json`
-//! (current) or `preprocessor_config.json` (older). It touches no image.
+//! Settings of the checkpoint's image processor: `processor_config.json` (current) or
+//! `preprocessor_config.json` (older).
 
 use std::path::{Path, PathBuf};
 
@@ -8,18 +8,18 @@ use serde::Deserialize;
 use super::config::{Config, MERGE};
 use super::error::{ColQwenError, Result};
 
-/// How an image becomes patches.
+/// Settings for turning an image into patches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageSettings {
     /// Side of a patch, in pixels.
     pub patch: usize,
-    /// Least area after resizing, in pixels.
+    /// Smallest area after resizing, in pixels.
     pub min_pixels: usize,
     /// Largest area after resizing, in pixels.
     pub max_pixels: usize,
     /// Subtracted from a channel's value in 0..=1.
     pub mean: [f32; 3],
-    /// Divides it afterwards.
+    /// Divides the difference.
     pub deviation: [f32; 3],
 }
 
@@ -59,7 +59,7 @@ impl ImageSettings {
             || raw.temporal_patch_size.unwrap_or(2) != 2
         {
             return Err(invalid(
-                "patch_size, merge_size or temporal_patch_size is not the model's",
+                "patch_size, merge_size or temporal_patch_size does not match the model",
             ));
         }
         let size = raw.size.as_ref();
@@ -70,15 +70,13 @@ impl ImageSettings {
             .max_pixels
             .or_else(|| size.and_then(|s| s.longest_edge.or(s.max_pixels)));
         let (Some(min_pixels), Some(max_pixels)) = (min, max) else {
-            return Err(invalid(
-                "neither size nor min_pixels and max_pixels are given",
-            ));
+            return Err(invalid("size, or min_pixels and max_pixels, must be set"));
         };
         if min_pixels == 0 || min_pixels > max_pixels {
-            return Err(invalid("min_pixels is 0 or more than max_pixels"));
+            return Err(invalid("min_pixels must be above 0 and at most max_pixels"));
         }
         if raw.image_std.contains(&0.0) {
-            return Err(invalid("image_std has a 0"));
+            return Err(invalid("image_std must not contain 0"));
         }
         let (mean, deviation) = (raw.image_mean, raw.image_std);
         Ok(Self {
@@ -90,7 +88,7 @@ impl ImageSettings {
         })
     }
 
-    /// The same with at most `tokens` visual tokens a page.
+    /// The same with at most `tokens` visual tokens per page.
     #[must_use]
     pub fn capped(mut self, tokens: usize) -> Self {
         let side = self.side();

@@ -1,9 +1,9 @@
-//! `config.json` as it is written: every key that some published layout uses, none required.
-//! It decides nothing; [`super::config`] does.
+//! The raw keys of `config.json` in all published layouts, all optional. [`super::config`]
+//! interprets them.
 
 use serde::Deserialize;
 
-/// The whole file, or what stands under `vlm_config`.
+/// The whole file, or its `vlm_config`.
 #[derive(Debug, Deserialize)]
 pub(super) struct RawConfig {
     #[serde(default)]
@@ -11,13 +11,13 @@ pub(super) struct RawConfig {
     pub(super) image_token_id: Option<u32>,
     pub(super) text_config: Option<RawText>,
     pub(super) vision_config: Option<RawVision>,
-    /// The `transformers` library's own ColQwen2 keeps the base's configuration here.
+    /// Configuration of the base model, in the `transformers` library's ColQwen2.
     pub(super) vlm_config: Option<Box<RawConfig>>,
     pub(super) embed_dim: Option<usize>,
     pub(super) dims: Option<usize>,
     pub(super) embedding_dim: Option<usize>,
     pub(super) dim: Option<usize>,
-    /// The flat layout has the text tower's keys at the top.
+    /// The flat layout has the text tower's keys at the top level.
     #[serde(flatten)]
     pub(super) flat_text: RawText,
 }

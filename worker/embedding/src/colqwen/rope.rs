@@ -1,12 +1,12 @@
-//! Tables of rotary angles: what turns a position into cosines and sines. Computed on the host in
-//! the reference's own precision, once a batch; the rotation itself is the tensor library's.
+//! Rotary position embeddings: tables of cosines and sines of positions. Computed on the host in
+//! the reference's precision, once for each batch; the tensor library applies the rotation.
 
 use candle_core::{DType, Device, Tensor};
 
 use super::config::TextRope;
 use super::error::Result;
 
-/// Cosines and sines, `[tokens, head / 2]` each, on the device and of the type of the model.
+/// Cosines and sines, `[tokens, head / 2]` each, in the model's type, on its device.
 pub(super) struct RotaryTable {
     cosine: Tensor,
     sine: Tensor,
@@ -16,8 +16,8 @@ pub(super) struct RotaryTable {
 const VISION_THETA: f64 = 10_000.0;
 
 impl RotaryTable {
-    /// Angles of patches: a head's first frequencies turn with the row, the others with the
-    /// column.
+    /// Angles of patches: the first half of the frequencies rotates by the row, the second half by
+    /// the column.
     pub(super) fn vision(
         positions: &[(usize, usize)],
         head: usize,
@@ -34,7 +34,7 @@ impl RotaryTable {
         Self::new(angles, positions.len(), dtype, device)
     }
 
-    /// Angles of text tokens, whose positions are time, row and column.
+    /// Angles of tokens of the text tower, whose positions are time, row and column.
     pub(super) fn text(
         positions: &[[usize; 3]],
         rope: &TextRope,
@@ -85,7 +85,7 @@ impl RotaryTable {
 /// `theta ^ (-2j / width)` for j below half the width.
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the reference keeps frequencies in f32"
+    reason = "the reference stores frequencies in f32"
 )]
 fn frequencies(theta: f64, width: usize) -> Vec<f32> {
     let exponent = |j: usize| (2 * j) as f64 / width as f64;
@@ -94,7 +94,7 @@ fn frequencies(theta: f64, width: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The axis (0 time, 1 row, 2 column) that each frequency turns with.
+/// The axis (0 time, 1 row, 2 column) of each frequency.
 fn axes(rope: &TextRope) -> Vec<usize> {
     let [time, rows, columns] = rope.sections;
     if !rope.interleaved {
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn axes_follow_in_sections_or_alternate() {
+    fn axes_are_sections_or_alternate() {
         let rope = |interleaved| TextRope {
             theta: 1e6,
             sections: [4, 2, 2],

@@ -1,5 +1,5 @@
-//! The causal text tower: input vectors in, last hidden states out. It works on packed sequences
-//! and keeps no cache: an embedder reads each token once.
+//! The causal text tower: input vectors in, last hidden states out. It processes packed sequences
+//! and has no KV cache, because an embedder processes each token once.
 
 use candle_core::Tensor;
 
@@ -9,7 +9,7 @@ use super::error::Result;
 use super::grid::Segments;
 use super::layers::{FeedForward, Linear, Loader, Norm};
 use super::rope::RotaryTable;
-use crate::kernels::{Activation, Masks};
+use crate::kernels::{Activation, MaskCache};
 
 /// The text tower.
 pub(super) struct TextTower {
@@ -38,7 +38,7 @@ impl TextTower {
         })
     }
 
-    /// The vectors of text tokens, `[ids, hidden]`.
+    /// Embeddings of text tokens, `[ids, hidden]`.
     pub(super) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(ids, self.embeddings.device())?;
         Ok(self.embeddings.index_select(&ids, 0)?)
@@ -53,7 +53,7 @@ impl TextTower {
         segments: &[Segments],
         extra: &[Tensor],
     ) -> Result<Tensor> {
-        let masks = Masks::default();
+        let masks = MaskCache::default();
         let layout = Layout {
             segments,
             direction: Direction::Causal,
@@ -81,7 +81,7 @@ struct Layer {
 
 impl Layer {
     fn load(loader: &Loader, config: &TextConfig) -> Result<Self> {
-        let (hidden, inner, head) = (config.hidden, config.intermediate, config.head);
+        let (hidden, intermediate, head) = (config.hidden, config.intermediate, config.head);
         let (q, kv) = (config.heads * head, config.kv_heads * head);
         let attention = loader.at("self_attn");
         let mlp = loader.at("mlp");
@@ -101,7 +101,7 @@ impl Layer {
             output: Linear::load(&attention.at("o_proj"), q, hidden, config.output_bias)?,
             mlp_norm: norm("post_attention_layernorm")?,
             mlp: FeedForward::load(
-                &["gate_proj", "up_proj"].map(|name| (mlp.at(name), inner)),
+                &["gate_proj", "up_proj"].map(|name| (mlp.at(name), intermediate)),
                 Activation::SwiGlu,
                 mlp.at("down_proj"),
                 hidden,
@@ -112,8 +112,8 @@ impl Layer {
 
     fn forward(&self, hidden: Tensor, layout: &Layout<'_>) -> Result<Tensor> {
         let qkv = self.qkv.forward(&self.input_norm.forward(&hidden)?)?;
-        let attended = self.attention.forward(&qkv, layout)?;
-        let hidden = self.output.add_to(hidden, &attended)?;
+        let heads = self.attention.forward(&qkv, layout)?;
+        let hidden = self.output.add_to(hidden, &heads)?;
         let rows = self.mlp_norm.forward(&hidden)?;
         self.mlp.add_to(hidden, &rows)
     }

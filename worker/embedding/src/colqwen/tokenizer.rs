@@ -1,5 +1,5 @@
-//! Prompts as token ids: the page's prompt around its visual tokens, and queries with their
-//! padding tokens. Ids come from the checkpoint's own vocabulary, never from this code.
+//! Prompts as token ids: the prompt around the visual tokens of a page, and queries with their
+//! padding tokens. Ids are taken from the checkpoint's vocabulary.
 
 use std::path::Path;
 
@@ -13,11 +13,11 @@ const PAGE_START: &str = "<|im_start|>user\n<|vision_start|>";
 const PAGE_END: &str = "<|vision_end|>Describe the image.<|im_end|><|endoftext|>";
 const PAGE_END_ASSISTANT: &str =
     "<|vision_end|>Describe the image.<|im_end|><|im_start|>assistant\n<|endoftext|>";
-/// Follows a query ten times: the model learned to write expansions of the query there.
+/// Appended to a query ten times: the model was trained to use these tokens for query expansion.
 const QUERY_PADDING: &str = "<|endoftext|>";
 const QUERY_PADDINGS: usize = 10;
 
-/// Turns pages and queries into token ids.
+/// Converts prompts and queries to token ids.
 pub(super) struct Prompts {
     tokenizer: Tokenizer,
     style: PromptStyle,
@@ -52,14 +52,14 @@ impl Prompts {
         if image_token != config.image_token {
             let expected = config.image_token;
             return Err(invalid(format!(
-                "{IMAGE_TOKEN} has id {image_token}, config.json says {expected}"
+                "{IMAGE_TOKEN} has id {image_token}, config.json has {expected}"
             )));
         }
         let size = tokenizer.get_vocab_size(true);
         if image_token as usize >= config.text.vocabulary {
             let rows = config.text.vocabulary;
             return Err(invalid(format!(
-                "it has {size} tokens, the model embeds {rows}"
+                "it has {size} tokens, the model has {rows}"
             )));
         }
         let style = config.prompts;
@@ -74,7 +74,8 @@ impl Prompts {
                 .map_err(|error| invalid(error.to_string()))?;
             Ok(encoding.get_ids().to_vec())
         };
-        // Special tokens cut the text, so the parts around the image token encode alone.
+        // Special tokens split the text, so the parts around the image token can be encoded
+        // separately.
         let (before_image, after_image) = (encode(PAGE_START)?, encode(end)?);
         Ok(Self {
             tokenizer,
@@ -102,7 +103,7 @@ impl Prompts {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Tokens of a page with `visual` visual tokens.
+    /// Number of tokens of a page with `visual` visual tokens.
     pub(super) fn page_tokens(&self, visual: usize) -> usize {
         self.before_image.len() + visual + self.after_image.len()
     }

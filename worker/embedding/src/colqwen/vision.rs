@@ -1,5 +1,4 @@
-//! The vision tower of all families: patches in, visual tokens out. It sees pages only through a
-//! [`VisionPlan`], and knows no text.
+//! The vision tower of all families: patches of a [`VisionPlan`] in, visual tokens out.
 
 use candle_core::Tensor;
 
@@ -11,11 +10,11 @@ use super::layers::{FeedForward, Linear, Loader, Norm};
 use super::packing::VisionPlan;
 use super::position_table::PositionTable;
 use super::rope::RotaryTable;
-use crate::kernels::{Activation, Gelu, Masks, activate};
+use crate::kernels::{Activation, Gelu, MaskCache, activate};
 
 const EPSILON: f32 = 1e-6;
 const CHANNELS: usize = 3;
-/// A patch covers this many frames; a still image fills both alike.
+/// Frames of a temporal patch; they are identical for a still image.
 const FRAMES: usize = 2;
 
 /// The vision tower.
@@ -24,17 +23,17 @@ pub(super) struct VisionTower {
     positions: Option<PositionTable>,
     blocks: Vec<Block>,
     merger: Merger,
-    /// Mergers behind blocks whose output reaches the text tower's first layers.
+    /// Mergers after blocks whose output is added after the first text layers.
     deepstack: Vec<(usize, Merger)>,
     attention: VisionAttention,
     head: usize,
 }
 
-/// What the text tower takes over; rows are visual tokens in the tower's order.
+/// Output of the vision tower; rows are visual tokens in the tower's order.
 pub(super) struct VisualTokens {
     /// `[tokens, hidden]`
     pub(super) tokens: Tensor,
-    /// What is added after each of the first text layers, `[tokens, hidden]` each.
+    /// Inputs that are added after the first text layers, `[tokens, hidden]` each.
     pub(super) deepstack: Vec<Tensor>,
 }
 
@@ -70,7 +69,7 @@ impl VisionTower {
         }
         let (dtype, device) = (hidden.dtype(), hidden.device().clone());
         let rotary = RotaryTable::vision(&plan.positions, self.head, dtype, &device)?;
-        let masks = Masks::default();
+        let masks = MaskCache::default();
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (number, block) in self.blocks.iter().enumerate() {
             let segments = match &self.attention {
@@ -81,7 +80,7 @@ impl VisionTower {
             };
             let layout = Layout {
                 segments,
-                direction: Direction::Both,
+                direction: Direction::Bidirectional,
                 rotary: &rotary,
                 masks: &masks,
             };
@@ -97,8 +96,8 @@ impl VisionTower {
     }
 }
 
-/// The patch embedding: a convolution whose step is its kernel is a matrix product, and equal
-/// frames let the kernel's frames be added up.
+/// The patch embedding: a convolution whose stride equals its kernel size is a matrix product, and
+/// because both frames are equal, the kernel's frames can be added.
 fn load_patch(loader: &Loader, config: &VisionConfig) -> Result<Linear> {
     let (width, side) = (config.width, config.patch);
     let kernel = loader.tensor("weight", &[width, CHANNELS, FRAMES, side, side])?;
@@ -135,8 +134,8 @@ impl Block {
 
     fn forward(&self, hidden: Tensor, layout: &Layout<'_>) -> Result<Tensor> {
         let qkv = self.qkv.forward(&self.norm1.forward(&hidden)?)?;
-        let attended = self.attention.forward(&qkv, layout)?;
-        let hidden = self.output.add_to(hidden, &attended)?;
+        let heads = self.attention.forward(&qkv, layout)?;
+        let hidden = self.output.add_to(hidden, &heads)?;
         let rows = self.norm2.forward(&hidden)?;
         self.mlp.add_to(hidden, &rows)
     }
@@ -170,10 +169,10 @@ fn load_mlp(loader: &Loader, config: &VisionConfig) -> Result<FeedForward> {
     FeedForward::load(&parts, activation, loader.at(second), config.width, true)
 }
 
-/// Turns each 2 x 2 patches into one token of the text tower's width.
+/// Merges 2 x 2 patches into one token of the text tower's width.
 struct Merger {
     norm: Norm,
-    /// Whether the norm is over the joined patches instead of each patch.
+    /// Whether the norm is applied to the joined patches instead of each patch.
     norm_after_join: bool,
     first: Linear,
     second: Linear,
@@ -213,7 +212,7 @@ impl Merger {
         } else {
             self.norm.forward(rows)?.reshape(joined)?
         };
-        let inner = activate(self.first.forward(&rows)?, Gelu::Exact)?;
-        self.second.forward(&inner)
+        let intermediate = activate(self.first.forward(&rows)?, Gelu::Exact)?;
+        self.second.forward(&intermediate)
     }
 }

@@ -1,5 +1,5 @@
-//! One safetensors file, mapped into memory: its tensors by name, shape and kind, checked before
-//! they are read. It knows nothing of models.
+//! One safetensors file, mapped into memory. Shape and type of a tensor are checked before it is
+//! read.
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +16,9 @@ pub(super) struct WeightFile {
 }
 
 impl WeightFile {
-    /// Maps `path` and checks that the file holds everything its header promises.
+    /// Maps `path` and checks that the file is as long as its header requires.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        // An empty file cannot be mapped, and a missing one deserves the system's own words.
+        // An empty file cannot be mapped, and for a missing one the system's error is clearer.
         let length = std::fs::metadata(path)
             .map_err(ColQwenError::io(path))?
             .len();
@@ -52,12 +52,11 @@ impl WeightFile {
             .collect()
     }
 
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -71,7 +70,8 @@ impl WeightFile {
         Ok(view.shape().to_vec())
     }
 
-    /// Reads tensor `name`, whose shape must be `expected`, onto `device` in the kind it has.
+    /// Reads tensor `name`, which must have shape `expected`, to `device` without converting its
+    /// type.
     pub(super) fn read(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor> {
         let view = self
             .tensors
@@ -104,7 +104,7 @@ impl WeightFile {
     }
 }
 
-/// The tensor library may append a backtrace.
+/// The error without the backtrace that the tensor library may append.
 fn first_line(error: &candle_core::Error) -> String {
     error
         .to_string()

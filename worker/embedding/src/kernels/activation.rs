@@ -1,8 +1,8 @@
-//! Functions of one number, and what stands beside them: the bias before, the gate.
+//! Activation functions, fused with bias and gate.
 
 #![expect(
     clippy::inline_always,
-    reason = "loops are compiled for a kind of CPU only together with what they call"
+    reason = "vectorised loops need everything that they call inlined"
 )]
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor};
@@ -10,20 +10,20 @@ use rayon::prelude::*;
 
 use super::{TASK, exp, is_fused, rows_per_task, values, values_mut, vectorised};
 
-/// GELU in the forms that the models use.
+/// The variants of GELU that the models use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Gelu {
     /// `x * sigmoid(1.702 x)`
     Quick,
-    /// In its tanh form.
+    /// The tanh approximation.
     Tanh,
-    /// As defined, with the error function. The tensor library calls a double-precision `erf` for each value, which takes
-    /// longer than the matrix products around it; this one differs by less than 1e-6 for values
-    /// up to 1, and by that times the value above.
+    /// The definition, with the error function. The tensor library calls a double-precision `erf`
+    /// for each value, which takes longer than the matrix products around it. This one has an
+    /// absolute error below 1e-6 for values up to 1, and a relative error below 1e-6 above.
     Exact,
 }
 
-/// `silu(gate) * value`, in place of the values.
+/// `silu(gate) * value`, in place.
 pub(super) fn gate(values: &mut [f32], gates: &[f32]) {
     vectorised(
         #[inline(always)]
@@ -68,7 +68,7 @@ impl Gelu {
     }
 }
 
-/// `rows + bias`, the bias being one row.
+/// Adds the bias to each row.
 pub(super) fn add_bias(rows: Tensor, bias: &Tensor) -> Result<Tensor> {
     if !is_fused(&rows) {
         return rows.broadcast_add(bias);
@@ -77,7 +77,7 @@ pub(super) fn add_bias(rows: Tensor, bias: &Tensor) -> Result<Tensor> {
     Ok(rows)
 }
 
-/// `silu(gate) * up` of rows that hold gate and up side by side.
+/// `silu(gate) * up` of rows that contain `gate` followed by `up`.
 pub(super) fn swiglu(rows: &Tensor) -> Result<Tensor> {
     if !is_fused(rows) {
         let half = rows.dim(1)? / 2;
@@ -175,9 +175,9 @@ impl InplaceOp1 for Activate {
     }
 }
 
-/// Coefficients, highest power first, of polynomials in `x^2` whose quotient times `x` is the error
-/// function for |x| <= 4; beyond that it is 1 in f32. They are those of Eigen's `erf` for floats.
-const ERF_ODD: [f32; 7] = [
+/// Coefficients, highest power first, of a rational approximation in `x^2`: `x` times its value is
+/// the error function for |x| <= 4, beyond which it is 1 in f32. From Eigen's `erf` for floats.
+const ERF_NUMERATOR: [f32; 7] = [
     -2.726_142_3e-10,
     2.770_681_4e-8,
     -2.101_024e-6,
@@ -186,8 +186,8 @@ const ERF_ODD: [f32; 7] = [
     -2.954_6e-3,
     -1.609_603_3e-2,
 ];
-/// The divisor.
-const ERF_EVEN: [f32; 5] = [
+/// Coefficients of the denominator.
+const ERF_DENOMINATOR: [f32; 5] = [
     -1.456_607_2e-5,
     -2.133_740_6e-4,
     -1.682_827e-3,
@@ -195,12 +195,12 @@ const ERF_EVEN: [f32; 5] = [
     -1.426_473_9e-2,
 ];
 
-/// The error function, in plain arithmetic, so that the loop above vectorises.
+/// The error function without branches, so that loops over it are vectorised.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let square = x * x;
-    x * polynomial(square, &ERF_ODD) / polynomial(square, &ERF_EVEN)
+    x * polynomial(square, &ERF_NUMERATOR) / polynomial(square, &ERF_DENOMINATOR)
 }
 
 /// Horner's rule, highest power first.
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exact_gelu_is_the_tensor_librarys() {
+    fn the_exact_gelu_equals_the_tensor_librarys() {
         let values: Vec<f32> = (-80_000..80_000).map(|step| step as f32 * 1e-4).collect();
         let states = Tensor::new(values.as_slice(), &Device::Cpu).unwrap();
         let exact: Vec<f32> = states.gelu_erf().unwrap().to_vec1().unwrap();

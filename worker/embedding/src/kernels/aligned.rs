@@ -1,30 +1,29 @@
-//! Memory for panels: a vector register's load from it never touches two lines of the cache.
+//! Memory aligned to cache lines, so that vector loads of panels never cross one.
 
 use std::ops::{Deref, DerefMut};
 
-/// Bytes of a line of the cache, and of the widest vector register.
+/// Bytes of a cache line, and of the widest vector register.
 const LINE: usize = 64;
 
-/// Values that begin at the start of a line of the cache.
+/// A buffer that starts on a cache line.
 #[derive(Default)]
 pub(super) struct Aligned {
-    /// The values, with room before them.
+    /// The values, with padding in front.
     values: Vec<f32>,
     start: usize,
 }
 
 impl Aligned {
-    /// `length` zeros.
+    /// A buffer of `length` zeros.
     pub(super) fn zeros(length: usize) -> Self {
-        let room = LINE / size_of::<f32>();
-        let mut values = vec![0.0; length + room];
-        let start = values.as_ptr().align_offset(LINE).min(room);
+        let padding = LINE / size_of::<f32>();
+        let mut values = vec![0.0; length + padding];
+        let start = values.as_ptr().align_offset(LINE).min(padding);
         values.truncate(start + length);
         Self { values, start }
     }
 
-    /// The first `length` values, made longer with zeros where it has fewer. What they were is
-    /// kept or not.
+    /// The first `length` values, with unspecified content. Reallocates if the buffer is shorter.
     pub(super) fn first(&mut self, length: usize) -> &mut [f32] {
         if self.len() < length {
             *self = Self::zeros(length);
@@ -52,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_begin_at_a_line() {
+    fn buffers_start_on_a_cache_line() {
         for length in [0, 1, 17, 100_000] {
             let values = Aligned::zeros(length);
             assert_eq!(values.len(), length);

@@ -1,4 +1,4 @@
-//! The layers of a text encoder on one core: packed sequences in, hidden states out.
+//! A fused text encoder: takes packed sequences through all layers on one core.
 
 use std::cell::RefCell;
 
@@ -9,18 +9,17 @@ use super::matrix::PackedMatrix;
 use super::norm::normalise_rows;
 use super::path::Path;
 
-/// Values of what follows attention that a core keeps in its cache: it takes as many rows at a time
-/// as there is room for.
-const CACHE: usize = 256 * 1024;
+/// Activations behind attention that fit in a core's cache; determines the rows of a block.
+const CACHE_VALUES: usize = 256 * 1024;
 
-/// The layer of an encoder as its checkpoint has it, in f32: attention, then two layers with the
-/// exact GELU between them, each added to what came in and then normalised.
+/// Weights of one encoder layer as in the checkpoint, in f32: attention, then a feed-forward
+/// network with exact GELU, each with a residual connection followed by a layer norm.
 pub(crate) struct EncoderLayer {
-    /// Head by head, as keys and values.
+    /// Rows are grouped by head, as in `key` and `value`.
     pub(crate) query: Parameters,
     pub(crate) key: Parameters,
     pub(crate) value: Parameters,
-    /// What is made of the heads' results.
+    /// Projection of the concatenated heads.
     pub(crate) attention_output: Parameters,
     pub(crate) attention_norm: Parameters,
     pub(crate) intermediate: Parameters,
@@ -28,25 +27,25 @@ pub(crate) struct EncoderLayer {
     pub(crate) output_norm: Parameters,
 }
 
-/// A linear layer's weights, row by row, or a norm's factors; and what is added.
+/// Weights (row by row) and bias of a linear layer, or scale and bias of a norm.
 pub(crate) struct Parameters {
     pub(crate) weight: Vec<f32>,
     pub(crate) bias: Vec<f32>,
 }
 
-/// The layers, with packed weights.
+/// An encoder with packed weights.
 pub(crate) struct FusedEncoder {
     path: Path,
     heads: usize,
     width: usize,
     epsilon: f32,
-    /// Before the first layer.
+    /// Applied before the first layer.
     norm: Parameters,
     layers: Vec<Layer>,
 }
 
 struct Layer {
-    /// Queries, keys and values side by side.
+    /// Projections to queries, keys and values, concatenated.
     qkv: PackedMatrix,
     attention_output: PackedMatrix,
     attention_norm: Parameters,
@@ -59,16 +58,16 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What a core works with, kept: new memory has to be cleared by the system.
+/// Buffers of a core, reused: the system must clear newly allocated memory.
 #[derive(Default)]
 struct Scratch {
     qkv: Aligned,
-    attended: Aligned,
+    heads: Aligned,
     intermediate: Aligned,
 }
 
 impl FusedEncoder {
-    /// Packs the weights. None on the portable path.
+    /// Packs the weights. `None` on the portable path.
     pub(crate) fn new(
         path: Path,
         norm: Parameters,
@@ -88,8 +87,8 @@ impl FusedEncoder {
         })
     }
 
-    /// States after the last layer, `[tokens, width]`, from those before the first norm, in their
-    /// place. Tokens of a sequence see each other; `lengths` are the sequences' numbers of tokens.
+    /// Transforms embeddings into the hidden states after the last layer, `[tokens, width]`, in
+    /// place. `lengths` are the numbers of tokens of the sequences; attention stays within each.
     pub(crate) fn forward(&self, mut states: Vec<f32>, lengths: &[usize]) -> Vec<f32> {
         let segments: Vec<_> = lengths
             .iter()
@@ -109,14 +108,14 @@ impl FusedEncoder {
         self.normalise(&self.norm, &mut states);
         SCRATCH.with_borrow_mut(|scratch| {
             for layer in &self.layers {
-                self.layer(layer, attention, &mut states, scratch);
+                self.forward_layer(layer, attention, &mut states, scratch);
             }
         });
         states
     }
 
-    /// Takes all states through a layer, in their place.
-    fn layer(
+    /// Applies one layer to all states, in place.
+    fn forward_layer(
         &self,
         layer: &Layer,
         attention: SelfAttention<'_>,
@@ -126,25 +125,27 @@ impl FusedEncoder {
         let width = self.width;
         let qkv = scratch.qkv.first(3 * states.len());
         layer.qkv.multiply_on_core(states, qkv, false);
-        let attended = scratch.attended.first(states.len());
+        let heads = scratch.heads.first(states.len());
         let rows = Rows {
             attention,
             rotary: None,
             values: qkv,
         };
-        attend_on_core(self.path, &rows, attended);
-        let inner = layer.intermediate.outputs();
-        let rows = (CACHE / (2 * width + inner)).max(1);
+        attend_on_core(self.path, &rows, heads);
+        let inner_width = layer.intermediate.outputs();
+        let rows = (CACHE_VALUES / (2 * width + inner_width)).max(1);
         let blocks = states.chunks_mut(rows * width);
-        for (states, attended) in blocks.zip(attended.chunks(rows * width)) {
-            let inner = scratch.intermediate.first(states.len() / width * inner);
-            layer
-                .attention_output
-                .multiply_on_core(attended, states, true);
+        for (states, heads) in blocks.zip(heads.chunks(rows * width)) {
+            let intermediate = scratch
+                .intermediate
+                .first(states.len() / width * inner_width);
+            layer.attention_output.multiply_on_core(heads, states, true);
             self.normalise(&layer.attention_norm, states);
-            layer.intermediate.multiply_on_core(states, inner, false);
-            Gelu::Exact.apply(inner);
-            layer.output.multiply_on_core(inner, states, true);
+            layer
+                .intermediate
+                .multiply_on_core(states, intermediate, false);
+            Gelu::Exact.apply(intermediate);
+            layer.output.multiply_on_core(intermediate, states, true);
             self.normalise(&layer.output_norm, states);
         }
     }
@@ -153,18 +154,18 @@ impl FusedEncoder {
         normalise_rows(rows, &norm.weight, &norm.bias, self.epsilon);
     }
 
-    /// Layers.
     pub(crate) fn layers(&self) -> usize {
         self.layers.len()
     }
 
-    /// The first layer's largest product alone, for so many tokens, on this core.
+    /// For benchmarks only: computes the first layer's largest matrix product for `tokens` rows, on
+    /// this core.
     pub(crate) fn largest_product(&self, tokens: usize) {
         let matrix = &self.layers[0].intermediate;
         SCRATCH.with_borrow_mut(|scratch| {
-            let states = scratch.attended.first(tokens * matrix.inputs());
-            let inner = scratch.intermediate.first(tokens * matrix.outputs());
-            matrix.multiply_on_core(states, inner, false);
+            let states = scratch.heads.first(tokens * matrix.inputs());
+            let intermediate = scratch.intermediate.first(tokens * matrix.outputs());
+            matrix.multiply_on_core(states, intermediate, false);
         });
     }
 }

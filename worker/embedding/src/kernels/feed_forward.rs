@@ -1,4 +1,4 @@
-//! Two layers with a function of single numbers between them, added to what came in.
+//! Feed-forward network: two linear layers with an activation between them, and the residual.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -7,17 +7,17 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::matrix::{APART, PackedMatrix, Sums, block, copy_rows, slices};
+use super::matrix::{PackedMatrix, ROW_PADDING, Sums, block, copy_rows, slices};
 use super::path::Path;
 use super::product::pack;
 use super::tile::{ROWS, Rows};
 use super::{Gelu, Product, TASK, activate, gate, swiglu, values, values_mut};
 
-/// Inner values that a core computes, and uses, together: whole panels on every path.
+/// Intermediate values that a core computes and consumes together: whole panels on every path.
 const SLICE: usize = 384;
-/// Values of the rows that a core takes at a time: half of what its cache holds, or less.
+/// Input values of a block: at most half of a core's L2.
 const BLOCK_VALUES: usize = 128 * 1024;
-/// Rows that a core takes at a time. With fewer the weights' way from memory takes longer than the
+/// Rows of a block. With fewer, reading the weights from memory would take longer than the
 /// products.
 const BLOCK: std::ops::RangeInclusive<usize> = 8 * ROWS..=24 * ROWS;
 
@@ -25,27 +25,27 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What a core works with, kept: new memory has to be cleared by the system.
+/// Buffers of a core, reused: the system must clear newly allocated memory.
 #[derive(Default)]
 struct Scratch {
     rows: Aligned,
-    /// A slice of the inner values, and of their gates.
+    /// A slice of the intermediate values, and of their gates.
     inner: Aligned,
     gates: Aligned,
 }
 
-/// The function between the layers.
+/// The activation between the layers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Activation {
-    /// Of each number.
+    /// GELU of each value.
     Gelu(Gelu),
-    /// `silu(gate) * up`: the first layer gives the gates' values, then as many others.
+    /// `silu(gate) * up`: the first layer computes the gates, followed by as many `up` values.
     SwiGlu,
 }
 
 impl Activation {
-    /// `[rows, width]` to `[rows, width]`, or half the width for gates.
-    pub(crate) fn of(self, values: Tensor) -> Result<Tensor> {
+    /// `[rows, width]` to `[rows, width]`, or to half the width for `SwiGlu`.
+    pub(crate) fn apply(self, values: Tensor) -> Result<Tensor> {
         match self {
             Self::Gelu(gelu) => activate(values, gelu),
             Self::SwiGlu => swiglu(&values),
@@ -53,24 +53,23 @@ impl Activation {
     }
 }
 
-/// The layers.
+/// A feed-forward network.
 pub(crate) enum FeedForward {
-    /// A core takes some rows through both layers, so that what is between them never leaves its
-    /// cache.
+    /// A core takes a block of rows through both layers, so that intermediate values never leave
+    /// its cache.
     Fused(FusedLayers),
-    /// One after the other.
-    Apart {
-        /// From the width of the rows to the inner one, twice that with gates.
+    /// One layer after the other.
+    LayerByLayer {
+        /// From the width of the rows to the intermediate width, twice that with gates.
         first: Product,
-        /// The function between.
         activation: Activation,
-        /// From the inner width to that of the rows.
+        /// Back to the width of the rows.
         second: Product,
     },
 }
 
 impl FeedForward {
-    /// The layers with these weights and biases.
+    /// Creates the network from weights and biases of both layers.
     pub(crate) fn new(
         first: (Tensor, Option<Tensor>),
         activation: Activation,
@@ -79,7 +78,7 @@ impl FeedForward {
         let fused = FusedLayers::new(Path::chosen(), &first, activation, &second)?;
         Ok(match fused {
             Some(fused) => Self::Fused(fused),
-            None => Self::Apart {
+            None => Self::LayerByLayer {
                 first: Product::new(first.0, first.1)?,
                 activation,
                 second: Product::new(second.0, second.1)?,
@@ -87,7 +86,7 @@ impl FeedForward {
         })
     }
 
-    /// `sums`, changed in place where that can be, and the layers' result for each of `rows`.
+    /// `sums`, changed in place if possible, plus the result for `rows`.
     pub(crate) fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
         match self {
             Self::Fused(layers) => {
@@ -95,22 +94,22 @@ impl FeedForward {
                 sums.inplace_op2(&rows.contiguous()?, layers)?;
                 Ok(sums)
             }
-            Self::Apart {
+            Self::LayerByLayer {
                 first,
                 activation,
                 second,
-            } => second.add_to(sums, &activation.of(first.forward(rows)?)?),
+            } => second.add_to(sums, &activation.apply(first.forward(rows)?)?),
         }
     }
 }
 
-/// The layers' packed weights.
+/// Packed weights of both layers.
 pub(crate) struct FusedLayers {
-    first: First,
+    first: FirstLayer,
     second: PackedMatrix,
 }
 
-enum First {
+enum FirstLayer {
     Gelu(PackedMatrix, Gelu),
     SwiGlu {
         gates: PackedMatrix,
@@ -119,7 +118,7 @@ enum First {
 }
 
 impl FusedLayers {
-    /// Packs the weights; none for what the kernels here do not take.
+    /// Packs the weights; `None` if the kernels do not support them.
     fn new(
         path: Path,
         (weight, bias): &(Tensor, Option<Tensor>),
@@ -136,11 +135,13 @@ impl FusedLayers {
         };
         let outputs = weight.dim(0)?;
         let first = match activation {
-            Activation::Gelu(gelu) => part(0, outputs)?.map(|matrix| First::Gelu(matrix, gelu)),
+            Activation::Gelu(gelu) => {
+                part(0, outputs)?.map(|matrix| FirstLayer::Gelu(matrix, gelu))
+            }
             Activation::SwiGlu => {
                 let half = outputs / 2;
                 let gates = part(0, half)?.zip(part(half, half)?);
-                gates.map(|(gates, values)| First::SwiGlu { gates, values })
+                gates.map(|(gates, values)| FirstLayer::SwiGlu { gates, values })
             }
         };
         let second = pack(path, &second.0, second.1.as_ref())?;
@@ -156,7 +157,7 @@ impl FusedLayers {
             return;
         }
         if count < threads * BLOCK.start() {
-            return self.add_one_after_the_other(rows, sums);
+            return self.add_layer_by_layer(rows, sums);
         }
         let most = (BLOCK_VALUES / inputs).clamp(*BLOCK.start(), *BLOCK.end());
         let size = block(count, most, threads);
@@ -167,20 +168,20 @@ impl FusedLayers {
             });
     }
 
-    /// For few rows: all cores share each layer's columns.
-    fn add_one_after_the_other(&self, rows: &[f32], sums: &mut [f32]) {
+    /// For few rows: all cores divide the outputs of each layer.
+    fn add_layer_by_layer(&self, rows: &[f32], sums: &mut [f32]) {
         let product = |matrix: &PackedMatrix| {
             let mut product = vec![0.0; rows.len() / matrix.inputs() * matrix.outputs()];
             matrix.multiply(rows, &mut product, false);
             product
         };
         let inner = match &self.first {
-            First::Gelu(matrix, gelu) => {
+            FirstLayer::Gelu(matrix, gelu) => {
                 let mut inner = product(matrix);
                 inner.par_chunks_mut(TASK).for_each(|task| gelu.apply(task));
                 inner
             }
-            First::SwiGlu { gates, values } => {
+            FirstLayer::SwiGlu { gates, values } => {
                 let (mut inner, gated) = (product(values), product(gates));
                 inner
                     .par_chunks_mut(TASK)
@@ -192,9 +193,9 @@ impl FusedLayers {
         self.second.multiply(&inner, sums, true);
     }
 
-    /// Both layers for the rows of one core.
+    /// Both layers for one block of rows, on this core.
     fn add_block(&self, rows: &[f32], sums: &mut [f32], scratch: &mut Scratch) {
-        const STRIDE: usize = SLICE + APART;
+        const STRIDE: usize = SLICE + ROW_PADDING;
         let (inputs, outputs) = (self.first.inputs(), self.second.outputs());
         let count = sums.len() / outputs;
         let Scratch {
@@ -211,13 +212,13 @@ impl FusedLayers {
         for start in (0..self.second.inputs()).step_by(SLICE) {
             let slice = start..self.second.inputs().min(start + SLICE);
             match &self.first {
-                First::Gelu(matrix, gelu) => {
+                FirstLayer::Gelu(matrix, gelu) => {
                     product(matrix, rows, count, slice.clone(), inner);
                     for row in inner.chunks_exact_mut(STRIDE) {
                         gelu.apply(&mut row[..slice.len()]);
                     }
                 }
-                First::SwiGlu { gates, values } => {
+                FirstLayer::SwiGlu { gates, values } => {
                     let gated = gated.first(count * STRIDE);
                     product(gates, rows, count, slice.clone(), gated);
                     product(values, rows, count, slice.clone(), inner);
@@ -234,7 +235,7 @@ impl FusedLayers {
             let sums = Sums {
                 values: sums,
                 stride: outputs,
-                onto: true,
+                accumulate: true,
             };
             let panels = self.second.panels(&(0..outputs));
             self.second.multiply_part(slice, panels, inner, count, sums);
@@ -242,7 +243,7 @@ impl FusedLayers {
     }
 }
 
-impl First {
+impl FirstLayer {
     fn inputs(&self) -> usize {
         match self {
             Self::Gelu(matrix, _) | Self::SwiGlu { values: matrix, .. } => matrix.inputs(),
@@ -250,7 +251,7 @@ impl First {
     }
 }
 
-/// Some outputs of a first layer, to the beginnings of rows of [`SLICE`] values.
+/// Some outputs of a first layer, written to rows of [`SLICE`] values plus padding.
 fn product(
     matrix: &PackedMatrix,
     rows: Rows<'_>,
@@ -261,8 +262,8 @@ fn product(
     for inputs in slices(matrix.inputs()) {
         let sums = Sums {
             values: to,
-            stride: SLICE + APART,
-            onto: inputs.start > 0,
+            stride: SLICE + ROW_PADDING,
+            accumulate: inputs.start > 0,
         };
         let rows = Rows {
             values: &rows.values[inputs.start..],
@@ -288,7 +289,8 @@ impl InplaceOp2 for FusedLayers {
         let (count, width) = layout.shape().dims2()?;
         if width != inputs || sums_layout.shape().dims2()? != (count, outputs) {
             candle_core::bail!(
-                "layers from {inputs} to {outputs} values: {layout:?}, {sums_layout:?}"
+                "rows of {layout:?} and sums of {sums_layout:?}, expected {inputs} and {outputs} \
+                 columns"
             );
         }
         let sums = values_mut(sums, sums_layout)?;
@@ -308,7 +310,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
         #[test]
-        fn both_layers_are_what_they_are_one_after_the_other(
+        fn fused_layers_equal_one_layer_after_the_other(
             rows in 1..500_usize,
             width in prop_oneof![1..700_usize, Just(1024)],
             inner in 1..1200_usize,
@@ -329,7 +331,7 @@ mod tests {
             let second = (random((width, inner)), bias(width));
             let input = Tensor::randn(0_f32, 1.0, (rows, width), &Device::Cpu).unwrap();
             let plain = |(weight, bias)| Product::Plain { weight, bias };
-            let between = activation.of(plain(first.clone()).forward(&input).unwrap()).unwrap();
+            let between = activation.apply(plain(first.clone()).forward(&input).unwrap()).unwrap();
             let expected = (plain(second.clone()).forward(&between).unwrap() + 1.0).unwrap();
             for path in Path::all() {
                 let layers = FusedLayers::new(path, &first, activation, &second).unwrap();

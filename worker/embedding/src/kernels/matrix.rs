@@ -1,8 +1,8 @@
-//! Products with a matrix of weights, packed once when it is loaded.
+//! Matrix products with weights that are packed once, on load.
 
 #![expect(
     clippy::inline_always,
-    reason = "compiled for a kind of CPU only together with what they call"
+    reason = "vectorised code needs everything that it calls inlined"
 )]
 
 use std::cell::RefCell;
@@ -15,47 +15,47 @@ use super::aligned::Aligned;
 use super::path::Path;
 use super::tile::{self, ROWS, Rows};
 
-/// Inputs that products are summed over before the sums are written: a panel's share of them stays
-/// in the cache of a core, while all rows of a block pass by.
+/// Inputs that are summed before the sums are stored: a panel's share of them stays in L1 for all
+/// rows of a block.
 const DEPTH: usize = 512;
-/// Most rows that a core takes at a time: with [`DEPTH`] inputs 576 KiB of its cache.
+/// Most rows of a block: with [`DEPTH`] inputs they take 576 KiB of L2.
 const BLOCK: usize = 48 * ROWS;
-/// Values between copied rows. Without them rows of 2 KiB would share few lines of the first cache.
-pub(super) const APART: usize = 16;
-/// Values of a page of memory. Rows a multiple of it apart would compete for the same lines of the
-/// first cache.
+/// Padding between copied rows. Without it, rows of 2 KiB would compete for few cache sets.
+pub(super) const ROW_PADDING: usize = 16;
+/// Values of a memory page. Rows with a stride of a multiple of it would compete for the same sets
+/// of L1.
 const PAGE: usize = 1024;
 
 thread_local! {
-    /// A core's copy of its rows, kept: new memory has to be cleared by the system.
+    /// A core's copy of its rows, reused: the system must clear newly allocated memory.
     static COPY: RefCell<Aligned> = RefCell::default();
 }
 
-/// A matrix `[outputs, inputs]` in panels, with its bias: for each few outputs their weights, input
-/// by input, zero beyond the last output.
+/// A matrix `[outputs, inputs]` in panels of a few outputs, with its bias. A panel holds its
+/// weights input by input, padded with zeros behind the last output.
 pub(super) struct PackedMatrix {
     path: Path,
     inputs: usize,
     outputs: usize,
-    /// Outputs of a panel.
+    /// Number of outputs of a panel.
     width: usize,
     panels: Aligned,
-    /// Of all panels.
+    /// Padded like the panels.
     bias: Vec<f32>,
 }
 
-/// Where the sums go.
+/// Destination of the sums.
 pub(super) struct Sums<'a> {
-    /// From the first row's first sum on.
+    /// Starts with the first sum of the first row.
     pub(super) values: &'a mut [f32],
-    /// Values from one row to the next.
+    /// Distance between rows.
     pub(super) stride: usize,
-    /// Whether they are added to what is there.
-    pub(super) onto: bool,
+    /// Add the sums to the values instead of replacing them.
+    pub(super) accumulate: bool,
 }
 
 impl PackedMatrix {
-    /// Packs `weight`, row by row `[outputs, inputs]`. None on the portable path.
+    /// Packs `weight`, `[outputs, inputs]` row by row. `None` on the portable path.
     pub(super) fn new(
         path: Path,
         weight: &[f32],
@@ -94,13 +94,13 @@ impl PackedMatrix {
         self.outputs
     }
 
-    /// The panels that hold these outputs, which begin with a panel.
+    /// The panels of these outputs, whose start must be the start of a panel.
     pub(super) fn panels(&self, outputs: &Range<usize>) -> Range<usize> {
         outputs.start / self.width..outputs.end.div_ceil(self.width)
     }
 
-    /// `rows W^T + b`, row by row, with all cores; added to `sums` where they are `onto`.
-    pub(super) fn multiply(&self, rows: &[f32], sums: &mut [f32], onto: bool) {
+    /// `rows W^T + b`, row by row, on all cores; added to `sums` if `accumulate`.
+    pub(super) fn multiply(&self, rows: &[f32], sums: &mut [f32], accumulate: bool) {
         let count = rows.len() / self.inputs;
         assert_eq!(sums.len(), count * self.outputs);
         if count == 0 {
@@ -109,16 +109,16 @@ impl PackedMatrix {
         let threads = rayon::current_num_threads();
         let panels = self.outputs.div_ceil(self.width);
         if count < threads * ROWS && panels > count.div_ceil(ROWS) {
-            return self.multiply_few(rows, sums, onto);
+            return self.multiply_few(rows, sums, accumulate);
         }
         let size = block(count, BLOCK, threads);
         sums.par_chunks_mut(size * self.outputs)
             .zip(rows.par_chunks(size * self.inputs))
-            .for_each(|(sums, rows)| self.multiply_on_core(rows, sums, onto));
+            .for_each(|(sums, rows)| self.multiply_on_core(rows, sums, accumulate));
     }
 
-    /// For few rows: cores share the outputs.
-    fn multiply_few(&self, rows: &[f32], sums: &mut [f32], onto: bool) {
+    /// For few rows: cores divide the outputs instead of the rows.
+    fn multiply_few(&self, rows: &[f32], sums: &mut [f32], accumulate: bool) {
         let panels = self.outputs.div_ceil(self.width);
         let share = panels.div_ceil(2 * rayon::current_num_threads()).max(1);
         let (count, source) = (rows.len() / self.inputs, self.rows(rows));
@@ -131,7 +131,7 @@ impl PackedMatrix {
                 let to = Sums {
                     values: &mut sums,
                     stride: outputs,
-                    onto: false,
+                    accumulate: false,
                 };
                 self.multiply_part(0..self.inputs, panels, source, count, to);
                 sums
@@ -144,15 +144,15 @@ impl PackedMatrix {
             for (to, from) in to.zip(part.chunks_exact(outputs)) {
                 let to = &mut to[first..first + outputs];
                 for (to, from) in to.iter_mut().zip(from) {
-                    *to = if onto { *to + from } else { *from };
+                    *to = if accumulate { *to + from } else { *from };
                 }
             }
             first += outputs;
         }
     }
 
-    /// As [`multiply`](Self::multiply), on this core.
-    pub(super) fn multiply_on_core(&self, rows: &[f32], sums: &mut [f32], onto: bool) {
+    /// [`multiply`](Self::multiply) on this core.
+    pub(super) fn multiply_on_core(&self, rows: &[f32], sums: &mut [f32], accumulate: bool) {
         let panels = self.panels(&(0..self.outputs));
         let rows = rows.chunks(BLOCK * self.inputs);
         for (rows, sums) in rows.zip(sums.chunks_mut(BLOCK * self.outputs)) {
@@ -163,7 +163,7 @@ impl PackedMatrix {
                     let to = Sums {
                         values: sums,
                         stride: self.outputs,
-                        onto: onto || inputs.start > 0,
+                        accumulate: accumulate || inputs.start > 0,
                     };
                     self.multiply_part(inputs, panels.clone(), copy, count, to);
                 });
@@ -171,9 +171,9 @@ impl PackedMatrix {
         }
     }
 
-    /// Some inputs' share of the products of `count` rows with some panels, on this core. `rows`
-    /// begin with the first of these inputs, `sums` with the first panel's first output. The bias
-    /// comes with the first input.
+    /// The share of some inputs in the products of `count` rows with some panels, on this core.
+    /// `rows` start at the first of these inputs, `sums` at the first output of the first panel.
+    /// The bias is added with the first input.
     pub(super) fn multiply_part(
         &self,
         inputs: Range<usize>,
@@ -200,20 +200,20 @@ impl PackedMatrix {
     }
 }
 
-/// Rows of one of as many blocks for each core, of nearly the same size: about `most` or fewer, in
-/// whole tiles.
+/// Rows of a block, if the work is divided into whole tiles of about `most` rows or fewer, with the
+/// same number of blocks of about the same size for each core.
 pub(super) fn block(count: usize, most: usize, threads: usize) -> usize {
     let blocks = count.div_ceil(most).next_multiple_of(threads).max(1);
     count.div_ceil(blocks).next_multiple_of(ROWS)
 }
 
-/// All of so many inputs, [`DEPTH`] at a time.
+/// Ranges of at most [`DEPTH`] inputs that cover all of them.
 pub(super) fn slices(inputs: usize) -> impl Iterator<Item = Range<usize>> {
     let starts = (0..inputs).step_by(DEPTH);
     starts.map(move |start| start..inputs.min(start + DEPTH))
 }
 
-/// Some inputs of the first `count` rows, copied to where the cache takes them well, if need be.
+/// Some inputs of the first `count` rows, copied if their stride would cause cache conflicts.
 pub(super) fn copy_rows<'a>(
     rows: Rows<'a>,
     count: usize,
@@ -226,7 +226,7 @@ pub(super) fn copy_rows<'a>(
             ..rows
         };
     }
-    let stride = inputs.len() + APART;
+    let stride = inputs.len() + ROW_PADDING;
     let values = copy.first(count * stride);
     for (number, to) in values.chunks_exact_mut(stride).enumerate() {
         let row = &rows.values[number * rows.stride..];
@@ -235,7 +235,7 @@ pub(super) fn copy_rows<'a>(
     Rows { values, stride }
 }
 
-/// Writes `rows`, `inputs` values each, input by input, `width` apart.
+/// Transposes `rows` of `inputs` values into a panel with `width` columns.
 fn transpose(rows: &[f32], inputs: usize, panel: &mut [f32], width: usize) {
     for (column, row) in rows.chunks_exact(inputs).enumerate() {
         for (value, place) in row.iter().zip(panel.chunks_exact_mut(width)) {
@@ -244,7 +244,7 @@ fn transpose(rows: &[f32], inputs: usize, panel: &mut [f32], width: usize) {
     }
 }
 
-/// Asks for the columns of a panel.
+/// Returns the number of columns of a panel.
 pub(super) struct PanelWidth;
 
 impl WithSimd for PanelWidth {
@@ -304,17 +304,17 @@ impl WithSimd for Multiply<'_> {
                         if let Some(bias) = bias {
                             sum = simd.add_f32s(sum, S::as_simd_f32s(&bias[column..]).0[0]);
                         }
-                        let there = matrix.outputs.saturating_sub(first + column);
-                        if there >= S::F32_LANES {
+                        let remaining = matrix.outputs.saturating_sub(first + column);
+                        if remaining >= S::F32_LANES {
                             let place = &mut sums_here[row * sums.stride + column..];
                             let place = &mut S::as_mut_simd_f32s(&mut place[..S::F32_LANES]).0[0];
-                            if sums.onto {
+                            if sums.accumulate {
                                 sum = simd.add_f32s(sum, *place);
                             }
                             *place = sum;
-                        } else if there > 0 {
-                            let place = &mut sums_here[row * sums.stride + column..][..there];
-                            if sums.onto {
+                        } else if remaining > 0 {
+                            let place = &mut sums_here[row * sums.stride + column..][..remaining];
+                            if sums.accumulate {
                                 sum = simd.add_f32s(sum, simd.partial_load_f32s(place));
                             }
                             simd.partial_store_f32s(place, sum);
@@ -337,16 +337,16 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
         #[test]
-        fn products_are_what_they_are_defined_to_be(
+        fn products_match_their_definition(
             count in 0..300_usize,
-            // Rows a multiple of a page apart are copied before they are multiplied.
+            // Rows with a stride of a multiple of a page are copied first.
             inputs in prop_oneof![1..1200_usize, Just(1024), Just(2048)],
             outputs in 1..200_usize,
         ) {
             let (rows, weight) = (random(count * inputs), random(outputs * inputs));
             let bias = random(outputs);
             let expected = by_definition(&rows, &weight, inputs, &bias);
-            // Sums of other orders differ by rounding.
+            // Another order of summation rounds differently.
             let tolerance = 4e-5 * (inputs as f32).sqrt();
             for path in Path::all() {
                 let Some(matrix) = PackedMatrix::new(path, &weight, inputs, Some(&bias)) else {
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_as_many_for_each_core() {
+    fn every_core_gets_the_same_number_of_blocks() {
         assert_eq!(block(3072, 144, 2), 144);
         assert_eq!(block(100, 144, 2), 54);
         assert_eq!(block(0, 144, 2), 0_usize.next_multiple_of(ROWS));

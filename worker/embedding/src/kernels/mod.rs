@@ -1,39 +1,38 @@
-//! The numeric work of the models on a CPU, in f32. Other types and devices take the tensor
-//! library's own kernels. No shapes of models here.
+//! CPU kernels of the models, in f32. Other types and devices use the tensor library's kernels.
+//! Nothing here depends on a particular model.
 //!
-//! # How a product is tiled
+//! # How matrix products are tiled
 //!
-//! All matrix products - with weights, of queries with keys, of weights of attention with values -
-//! are made of one tile ([`tile`]): six rows of numbers times a panel of columns.
+//! All matrix products (with weights, of queries with keys, of attention weights with values) use
+//! one micro-kernel ([`tile`]): six rows times a panel of columns.
 //!
 //! ```text
 //!                      panel: 4 or 2 registers wide, input by input
 //!                     +--------------------------------+
 //!                     | w[0][0..width]                 |
 //!                     | w[1][0..width]                 |  from the core's cache,
-//!                     | ...                            |  in one stream
+//!                     | ...                            |  sequentially
 //!                     +--------------------------------+
 //!    6 rows           +--------------------------------+
 //!   +-------------+   |                                |
-//!   | a a a a ... |   |  6 x 4 (or 6 x 2) registers    |  every step: the registers of
-//!   | a a a a ... | x |  of sums                       |  one input, six broadcasts,
+//!   | a a a a ... |   |  6 x 4 (or 6 x 2) accumulator  |  each step: load the registers
+//!   | a a a a ... | x |  registers                     |  of one input, six broadcasts,
 //!   |    ...      |   |                                |  24 (or 12) fused multiply-adds
 //!   +-------------+   +--------------------------------+
 //! ```
 //!
-//! The rows stay as they are (they are copied only from where they would compete for the same lines of
-//! the cache); columns are packed: weights once, when they are loaded ([`matrix`]),
-//! keys and values once for all their queries ([`attention`]). Loops around the tile keep what it
-//! reads near: a block of 288 rows by 512 inputs stays in the core's second cache while all panels
-//! pass by, a panel's share for these inputs stays in the first while the rows pass. What follows a
-//! product (bias, residual) is added where its sums are written; two layers with an activation
-//! between them are done for a block of rows at a time ([`feed_forward`]), and a text encoder takes
-//! a batch through all its layers on one core ([`encoder`]).
+//! Rows are not packed (they are copied only if their stride would cause cache conflicts). Columns
+//! are packed: weights once, on load ([`matrix`]), keys and values once for all their queries
+//! ([`attention`]). The loops around the micro-kernel block for the caches: 288 rows by 512 inputs
+//! stay in L2 while all panels are read, and a panel's share of these inputs stays in L1 for all
+//! rows. Bias and residual are added when the sums are stored. Two layers with an activation
+//! between them are computed for one block of rows at a time ([`feed_forward`]), and a text encoder
+//! takes a batch through all its layers on one core ([`encoder`]).
 //!
 //! This is the scheme of Goto and van de Geijn, "Anatomy of High-Performance Matrix
-//! Multiplication" (ACM TOMS 34, 2008), with the tile of BLIS. It is written once, over the crate
-//! `pulp`, and compiled for AVX-512 and for AVX2 ([`path`]); where neither is at hand the tensor
-//! library multiplies, and only functions of single numbers, norms and softmax are done here.
+//! Multiplication" (ACM TOMS 34, 2008), with the micro-kernel of BLIS. It is written once, with the
+//! crate `pulp`, and compiled for AVX-512 and for AVX2 ([`path`]). On other CPUs the tensor library
+//! computes the products, and only activations, norms and softmax are computed here.
 
 mod activation;
 mod aligned;
@@ -57,20 +56,20 @@ pub(crate) use feed_forward::{Activation, FeedForward};
 pub(crate) use norm::layer_norm;
 pub(crate) use path::{Path, check as check_path};
 pub(crate) use product::Product;
-pub(crate) use softmax::{Masks, Visible, softmax};
+pub(crate) use softmax::{AttentionMask, MaskCache, softmax};
 
-/// Values that one task works on: large enough to hide the cost of a task, small enough for L2.
+/// Values of one task of the thread pool: enough to hide its overhead, few enough for L2.
 const TASK: usize = 32 * 1024;
 
 fn is_fused(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && tensor.dtype() == DType::F32 && tensor.is_contiguous()
 }
 
-/// e^x to within two units of the last place, without branches: x = n ln 2 + r, and a polynomial
-/// on r. Saturates below e^-87 and above e^88.
+/// e^x to within two units in the last place, without branches: x = n ln 2 + r, and a polynomial
+/// in r. Saturates below e^-87 and above e^88.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+    // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -91,14 +90,14 @@ fn exp(x: f32) -> f32 {
     p * f32::from_bits(power)
 }
 
-/// Does `work` with the widest vectors of this CPU, on every path: loops in it are compiled for each
-/// kind of CPU. What `work` calls must be inlined for that.
+/// Runs `work` with the widest vectors of this CPU, on every path: its loops are compiled for each
+/// instruction set. For that, everything that it calls must be inlined.
 #[inline]
 fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     Path::best().run(work)
 }
 
-/// Values of whole rows of this width in one task.
+/// Values of one task that consists of whole rows.
 fn rows_per_task(width: usize) -> usize {
     (TASK / width).max(1) * width
 }
@@ -127,7 +126,7 @@ mod testing {
         values.to_vec1().unwrap()
     }
 
-    /// `rows W^T + b`, one number after the other.
+    /// `rows W^T + b` by its definition.
     pub(super) fn by_definition(
         rows: &[f32],
         weight: &[f32],
@@ -152,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exponential_is_exact_to_two_units_of_the_last_place() {
+    fn the_exponential_is_accurate_to_two_units_in_the_last_place() {
         for step in -8600..8800_i16 {
             let x = f32::from(step) / 100.0;
             let exact = f64::from(x).exp();

@@ -1,8 +1,8 @@
-//! Norms over rows.
+//! Layer norm.
 
 #![expect(
     clippy::inline_always,
-    reason = "loops are compiled for a kind of CPU only together with what they call"
+    reason = "vectorised loops need everything that they call inlined"
 )]
 
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::{is_fused, rows_per_task, values, values_mut, vectorised};
 
-/// `weight * (row - mean) / sqrt(variance + epsilon) + bias` for each of `rows`, in their place
-/// where that can be.
+/// `weight * (row - mean) / sqrt(variance + epsilon) + bias` for each of `rows`, in place if
+/// possible.
 pub(crate) fn layer_norm(
     rows: Tensor,
     weight: &Tensor,
@@ -53,7 +53,7 @@ impl InplaceOp3 for LayerNorm {
     }
 }
 
-/// Normalises rows as wide as `weight`, in their place, on this core.
+/// Normalises rows of the width of `weight`, in place, on this core.
 pub(super) fn normalise_rows(rows: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
     vectorised(
         #[inline(always)]
@@ -76,17 +76,17 @@ fn normalise(row: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
     }
 }
 
-/// Sums in sixteen independent lanes, which the compiler keeps in vector registers.
+/// Sums in sixteen independent lanes, so that the loop is vectorised.
 #[inline(always)]
-fn sum(row: &[f32], of: impl Fn(f32) -> f32) -> f32 {
+fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = row.as_chunks::<16>();
     let mut lanes = [0.0; 16];
     for chunk in chunks {
         for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane += of(value);
+            *lane += term(value);
         }
     }
-    let rest = rest.iter().map(|&value| of(value));
+    let rest = rest.iter().map(|&value| term(value));
     lanes.into_iter().chain(rest).sum()
 }
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_norm_is_the_tensor_librarys() {
+    fn the_norm_equals_the_tensor_librarys() {
         let random = |shape: &[usize]| Tensor::randn(0.5_f32, 2.0, shape, &Device::Cpu).unwrap();
         for width in [1, 7, 384, 1000] {
             let (rows, weight, bias) = (random(&[300, width]), random(&[width]), random(&[width]));

@@ -1,5 +1,5 @@
-//! Which vector instructions the kernels here use: those of this CPU, or those that
-//! `LAYRA_KERNELS` asks for, so that paths can be tested and compared on one machine.
+//! Instruction set of the kernels: the best of this CPU, or the one set by `LAYRA_KERNELS`, so that
+//! paths can be tested and compared on one machine.
 
 use std::sync::OnceLock;
 
@@ -7,13 +7,14 @@ use std::sync::OnceLock;
 use pulp::Simd;
 use pulp::WithSimd;
 
-/// The environment variable that picks a path: `auto` (also when it is not set), `avx512`, `avx2`
-/// or `portable`.
+/// The environment variable that selects a path: `auto` (the default), `avx512`, `avx2` or
+/// `portable`.
 const VARIABLE: &str = "LAYRA_KERNELS";
 
-/// A set of vector instructions that this CPU has.
+/// An instruction set that this CPU supports.
 ///
-/// With `--cfg layra_portable` only the portable path exists, as on every architecture but x86-64.
+/// With `--cfg layra_portable` only the portable path exists, as on all architectures except
+/// x86-64.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Path {
     /// AVX-512: 32 registers of 16 values.
@@ -22,18 +23,18 @@ pub(crate) enum Path {
     /// AVX2 and FMA: 16 registers of 8 values.
     #[cfg(all(target_arch = "x86_64", not(layra_portable)))]
     Avx2(pulp::x86::V3),
-    /// No kernels with packed weights: matrix products and attention are the tensor library's.
+    /// No packed weights: matrix products and attention use the tensor library.
     Portable,
 }
 
 impl Path {
-    /// The path of this process. What [`check`] refuses counts as `auto`.
+    /// The path of this process. Values that [`check`] refuses count as `auto`.
     pub(crate) fn chosen() -> Self {
         static CHOSEN: OnceLock<Path> = OnceLock::new();
-        *CHOSEN.get_or_init(|| asked_for().unwrap_or_else(|_| Self::best()))
+        *CHOSEN.get_or_init(|| requested().unwrap_or_else(|_| Self::best()))
     }
 
-    /// All paths that this CPU has, the fastest first.
+    /// All paths that this CPU supports, fastest first.
     pub(crate) fn all() -> Vec<Self> {
         #[cfg(all(target_arch = "x86_64", not(layra_portable)))]
         let native = {
@@ -46,14 +47,14 @@ impl Path {
         native.chain([Self::Portable]).collect()
     }
 
-    /// The fastest path of this CPU, whatever the environment says.
+    /// The fastest path of this CPU, regardless of the environment.
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Path> = OnceLock::new();
-        // The portable path is always there.
+        // The portable path always exists.
         *BEST.get_or_init(|| Self::all().swap_remove(0))
     }
 
-    /// As [`VARIABLE`] names it.
+    /// Its name in [`VARIABLE`].
     pub(crate) fn name(self) -> &'static str {
         match self {
             #[cfg(all(target_arch = "x86_64", not(layra_portable)))]
@@ -64,12 +65,12 @@ impl Path {
         }
     }
 
-    /// Whether weights are packed for the kernels here; else the tensor library computes.
+    /// Whether weights are packed for these kernels; if not, the tensor library multiplies.
     pub(crate) fn is_native(self) -> bool {
         !matches!(self, Self::Portable)
     }
 
-    /// Runs `work` compiled for these instructions. What it calls must be inlined into it.
+    /// Runs `work` compiled for this instruction set. Everything that it calls must be inlined.
     #[inline]
     pub(crate) fn run<W: WithSimd>(self, work: W) -> W::Output {
         match self {
@@ -85,13 +86,13 @@ impl Path {
     }
 }
 
-/// Refuses a value of `LAYRA_KERNELS` that is unknown, or that asks for instructions which this CPU
-/// does not have. The error says what to set.
+/// Refuses a value of `LAYRA_KERNELS` that is unknown or not supported by this CPU. The error lists
+/// the values that are.
 pub(crate) fn check() -> Result<(), String> {
-    asked_for().map(drop)
+    requested().map(drop)
 }
 
-fn asked_for() -> Result<Path, String> {
+fn requested() -> Result<Path, String> {
     let value = std::env::var_os(VARIABLE).unwrap_or_default();
     choose(&value.to_string_lossy(), &Path::all())
 }
@@ -105,7 +106,7 @@ fn choose(value: &str, available: &[Path]) -> Result<Path, String> {
     found.copied().ok_or_else(|| {
         let names: Vec<_> = available.iter().map(|path| path.name()).collect();
         format!(
-            "{VARIABLE} is {value:?}; on this CPU it can be auto, {}",
+            "{VARIABLE} is {value:?}, but this CPU supports auto, {}",
             names.join(", ")
         )
     })
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_environment_picks_what_the_cpu_has() {
+    fn the_environment_selects_a_supported_path() {
         let all = Path::all();
         assert_eq!(choose("", &all).unwrap().name(), all[0].name());
         assert_eq!(choose("auto", &all).unwrap().name(), all[0].name());
@@ -126,11 +127,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_cpu_lacks_is_refused_with_what_it_has() {
+    fn an_unsupported_path_is_refused_with_the_supported_ones() {
         let error = choose("avx512", &[Path::Portable]).unwrap_err();
         assert_eq!(
             error,
-            "LAYRA_KERNELS is \"avx512\"; on this CPU it can be auto, portable"
+            "LAYRA_KERNELS is \"avx512\", but this CPU supports auto, portable"
         );
     }
 }

@@ -1,4 +1,5 @@
-//! Products of tensors with weights, in the way that is fastest where the weights are.
+//! Matrix products of tensors with weights: by the packed kernels if they support the weights, else
+//! by the tensor library.
 
 use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor};
 
@@ -8,7 +9,7 @@ use super::{add_bias, values, values_mut};
 
 /// `x W^T + b` with weights `[outputs, inputs]`.
 pub(crate) enum Product {
-    /// By the kernels here.
+    /// By the packed kernels.
     Packed(PackedProduct),
     /// By the tensor library.
     Plain {
@@ -20,7 +21,7 @@ pub(crate) enum Product {
 }
 
 impl Product {
-    /// The product with these weights.
+    /// Packs the weights if the kernels support them.
     pub(crate) fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         Ok(match pack(Path::chosen(), &weight, bias.as_ref())? {
             Some(matrix) => Self::Packed(PackedProduct(matrix)),
@@ -42,8 +43,7 @@ impl Product {
         }
     }
 
-    /// `sums` and, for each row, the product. `sums` may be changed in place: nobody else may want
-    /// its values.
+    /// `sums` plus the product. `sums` may be changed in place, so its storage must not be shared.
     pub(crate) fn add_to(&self, sums: Tensor, rows: &Tensor) -> Result<Tensor> {
         match self {
             Self::Packed(product) if sums.is_contiguous() => {
@@ -55,15 +55,15 @@ impl Product {
     }
 }
 
-/// Packs a matrix and its bias. None for what the kernels here do not take: other types than f32,
-/// other devices than the CPU, the portable path.
+/// Packs a matrix and its bias. `None` if the kernels do not support it: types other than f32,
+/// devices other than the CPU, the portable path.
 pub(super) fn pack(
     path: Path,
     weight: &Tensor,
     bias: Option<&Tensor>,
 ) -> Result<Option<PackedMatrix>> {
-    let suits = weight.device().is_cpu() && weight.dtype() == DType::F32;
-    if !suits || !path.is_native() {
+    let supported = weight.device().is_cpu() && weight.dtype() == DType::F32;
+    if !supported || !path.is_native() {
         return Ok(None);
     }
     let (_, inputs) = weight.dims2()?;
@@ -72,15 +72,15 @@ pub(super) fn pack(
     Ok(PackedMatrix::new(path, &weight, inputs, bias.as_deref()))
 }
 
-/// A product as the tensor library calls it.
+/// A packed matrix as an operation of the tensor library.
 pub(crate) struct PackedProduct(PackedMatrix);
 
 impl PackedProduct {
-    /// Rows of `layout`, which must suit the matrix.
+    /// Number of rows of `layout`, whose width must be the matrix's.
     fn count(&self, layout: &Layout) -> Result<usize> {
         let (count, inputs) = layout.shape().dims2()?;
         if inputs != self.0.inputs() {
-            candle_core::bail!("{inputs} columns, the matrix takes {}", self.0.inputs());
+            candle_core::bail!("{inputs} columns, expected {}", self.0.inputs());
         }
         Ok(count)
     }
@@ -113,7 +113,7 @@ impl InplaceOp2 for PackedProduct {
     ) -> Result<()> {
         let shape = (self.count(layout)?, self.0.outputs());
         if sums_layout.shape().dims2()? != shape {
-            candle_core::bail!("the product is {shape:?}, the sums {sums_layout:?}");
+            candle_core::bail!("sums of {sums_layout:?}, expected {shape:?}");
         }
         let (rows, sums) = (values(rows, layout)?, values_mut(sums, sums_layout)?);
         self.0.multiply(rows, sums, true);

@@ -1,8 +1,8 @@
-//! Softmax of attention scores, with its scale and mask.
+//! Softmax of attention scores, fused with scale and mask.
 
 #![expect(
     clippy::inline_always,
-    reason = "loops are compiled for a kind of CPU only together with what they call"
+    reason = "vectorised loops need everything that they call inlined"
 )]
 
 use std::cell::RefCell;
@@ -13,26 +13,26 @@ use rayon::prelude::*;
 
 use super::{exp, is_fused, rows_per_task, values_mut, vectorised};
 
-/// Which keys a row of scores may see.
+/// The keys that the queries of a block of scores attend to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Visible {
-    /// All.
-    All,
-    /// Keys up to the row's own: row `r` belongs to query `first + r % block`.
+pub(crate) enum AttentionMask {
+    /// All keys.
+    Full,
+    /// Keys up to the query's own position: row `r` belongs to query `first + r % block`.
     Causal {
         /// Query of the first row.
         first: usize,
-        /// Queries in the block; rows repeat them head after head.
+        /// Queries in the block; rows repeat them for each head.
         block: usize,
     },
 }
 
-/// Causal masks on the device, `[block, keys]` each: one for all layers of a batch.
+/// Causal masks on the device, `[block, keys]` each, shared by all layers of a batch.
 #[derive(Default)]
-pub(crate) struct Masks(RefCell<HashMap<(usize, usize, usize), Tensor>>);
+pub(crate) struct MaskCache(RefCell<HashMap<(usize, usize, usize), Tensor>>);
 
-impl Masks {
-    /// 0 for keys up to `first` and a row's number, minus infinity beyond; made of the kind of
+impl MaskCache {
+    /// Row `r` is 0 for keys up to `first + r` and minus infinity beyond, with device and type of
     /// `like`.
     fn causal(&self, first: usize, block: usize, keys: usize, like: &Tensor) -> Result<Tensor> {
         let key = (first, block, keys);
@@ -51,26 +51,26 @@ impl Masks {
     }
 }
 
-/// Softmax of `scale * scores` over the keys that each row may see; `scores` is
-/// `[batch, rows, keys]`. Computed in f32.
+/// Softmax of `scale * scores` over the unmasked keys of each row; `scores` is
+/// `[batch, rows, keys]`. Computed in f32 on the CPU.
 pub(crate) fn softmax(
     scores: Tensor,
     scale: f32,
-    visible: Visible,
-    masks: &Masks,
+    mask: AttentionMask,
+    masks: &MaskCache,
 ) -> Result<Tensor> {
     if is_fused(&scores) {
-        scores.inplace_op1(&Softmax { scale, visible })?;
+        scores.inplace_op1(&Softmax { scale, mask })?;
         return Ok(scores);
     }
     if scores.device().is_cpu() && scores.dtype() != DType::F32 {
         let dtype = scores.dtype();
-        return softmax(scores.to_dtype(DType::F32)?, scale, visible, masks)?.to_dtype(dtype);
+        return softmax(scores.to_dtype(DType::F32)?, scale, mask, masks)?.to_dtype(dtype);
     }
     let scaled = (scores * f64::from(scale))?;
-    let masked = match visible {
-        Visible::All => scaled,
-        Visible::Causal { first, block } => {
+    let masked = match mask {
+        AttentionMask::Full => scaled,
+        AttentionMask::Causal { first, block } => {
             let (batch, rows, keys) = scaled.dims3()?;
             let mask = masks.causal(first, block, keys, &scaled)?;
             let heads = scaled.reshape((batch * rows / block, block, keys))?;
@@ -82,7 +82,7 @@ pub(crate) fn softmax(
 
 struct Softmax {
     scale: f32,
-    visible: Visible,
+    mask: AttentionMask,
 }
 
 impl InplaceOp1 for Softmax {
@@ -99,19 +99,19 @@ impl InplaceOp1 for Softmax {
             .enumerate()
             .for_each(|(task, scores)| {
                 for (offset, row) in scores.chunks_exact_mut(keys).enumerate() {
-                    let seen = match self.visible {
-                        Visible::All => keys,
-                        Visible::Causal { first, block } => {
+                    let visible = match self.mask {
+                        AttentionMask::Full => keys,
+                        AttentionMask::Causal { first, block } => {
                             let row = (task * step + offset) % rows;
                             (first + row % block + 1).min(keys)
                         }
                     };
-                    let (seen, hidden) = row.split_at_mut(seen);
+                    let (visible, masked) = row.split_at_mut(visible);
                     vectorised(
                         #[inline(always)]
-                        || softmax_row(seen, self.scale),
+                        || softmax_row(visible, self.scale),
                     );
-                    hidden.fill(0.0);
+                    masked.fill(0.0);
                 }
             });
         Ok(())
@@ -126,7 +126,7 @@ fn softmax_row(row: &mut [f32], scale: f32) {
     }
 }
 
-/// e^(scale * (value - the largest)), in place of the values; returns their sum.
+/// e^(scale * (value - maximum)), in place; returns the sum.
 #[inline(always)]
 pub(super) fn exponentials(row: &mut [f32], scale: f32) -> f32 {
     let largest = lanes(row, f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
@@ -136,7 +136,7 @@ pub(super) fn exponentials(row: &mut [f32], scale: f32) -> f32 {
     lanes(row, 0.0, |sum, value| sum + value)
 }
 
-/// Folds a row in sixteen independent lanes, which the compiler keeps in vector registers.
+/// Folds a row in sixteen independent lanes, so that the loop is vectorised.
 #[inline(always)]
 fn lanes(row: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; 16];
@@ -159,10 +159,10 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn a_causal_row_sees_itself_and_what_is_before() {
+    fn causal_rows_attend_to_themselves_and_earlier_keys() {
         let scores = Tensor::zeros((2, 4, 6), DType::F32, &Device::Cpu).unwrap();
-        let visible = Visible::Causal { first: 3, block: 2 };
-        let rows = softmax(scores, 1.0, visible, &Masks::default())
+        let mask = AttentionMask::Causal { first: 3, block: 2 };
+        let rows = softmax(scores, 1.0, mask, &MaskCache::default())
             .unwrap()
             .to_vec3::<f32>()
             .unwrap();
@@ -181,16 +181,16 @@ mod tests {
     }
 
     #[test]
-    fn other_types_see_the_same_keys() {
+    fn the_general_path_applies_the_same_mask() {
         let scores = Tensor::arange(0_f32, 48.0, &Device::Cpu).unwrap();
         let scores = scores.reshape((2, 4, 6)).unwrap();
-        let visible = Visible::Causal { first: 3, block: 2 };
-        let masks = Masks::default();
-        let exact = softmax(scores.copy().unwrap(), 0.1, visible, &masks).unwrap();
-        // Not contiguous: goes the way of other devices.
+        let mask = AttentionMask::Causal { first: 3, block: 2 };
+        let masks = MaskCache::default();
+        let exact = softmax(scores.copy().unwrap(), 0.1, mask, &masks).unwrap();
+        // Not contiguous, so it takes the path of other devices.
         let strided = scores.transpose(0, 1).unwrap().contiguous().unwrap();
         let strided = strided.transpose(0, 1).unwrap();
-        let general = softmax(strided, 0.1, visible, &masks).unwrap();
+        let general = softmax(strided, 0.1, mask, &masks).unwrap();
         let worst = (exact - general).unwrap().abs().unwrap().max_all().unwrap();
         assert!(worst.to_scalar::<f32>().unwrap() < 1e-6);
     }

@@ -1,46 +1,43 @@
-//! The tile: a few rows times the columns of one panel, with all sums in vector registers.
+//! The micro-kernel: a few rows times the columns of one panel, with all sums in vector registers.
 
 #![expect(
     clippy::inline_always,
-    reason = "compiled for a kind of CPU only together with the kernel that calls it"
+    reason = "vectorised code must be inlined into the kernel that calls it"
 )]
 #![cfg_attr(
     target_arch = "x86_64",
-    expect(
-        unsafe_code,
-        reason = "a prefetch, of an address that is a slice's own"
-    )
+    expect(unsafe_code, reason = "a prefetch of an address inside a slice")
 )]
 
 use pulp::Simd;
 
-/// Rows of a tile. With [`panel_registers`] columns' registers its sums, one row of columns and a
-/// broadcast number fill the register file: 6 x 4 of 32 registers, 6 x 2 of 16. That is 2.4
-/// (or 1.5) products for each load, and enough sums that none waits for the one before it.
+/// Rows of a tile. Its sums ([`ROWS`] times [`panel_registers`]), one row of the panel and a
+/// broadcast value fill the register file: 6 x 4 of 32 registers, or 6 x 2 of 16. That makes 2.4
+/// (or 1.5) multiply-adds for each load, and enough independent sums to hide their latency.
 pub(super) const ROWS: usize = 6;
 
-/// Registers of a panel's width.
+/// Width of a panel in registers.
 pub(super) const fn panel_registers<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 4 } else { 2 }
 }
 
-/// Rows of numbers that a tile multiplies.
+/// Rows that a tile multiplies.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
-    /// From the first row's first number on.
+    /// Starts with the first value of the first row.
     pub(super) values: &'a [f32],
-    /// Numbers from one row to the next.
+    /// Distance between rows.
     pub(super) stride: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// `depth` numbers of a row.
+    /// The first `depth` values of a row.
     #[inline(always)]
     fn row(self, number: usize, depth: usize) -> &'a [f32] {
         &self.values[number * self.stride..][..depth]
     }
 
-    /// The rows from `number` on.
+    /// The rows from row `number` on.
     #[inline(always)]
     pub(super) fn from(self, number: usize) -> Self {
         Self {
@@ -50,9 +47,9 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Multiplies `count` rows, at most [`ROWS`], by a panel: `width` columns, a multiple of a
-/// register's lanes, input by input. Calls `take` with each sum: its row, the first of its columns,
-/// and one register of them.
+/// Multiplies `count` rows, at most [`ROWS`], by a panel of `width` columns, a multiple of the
+/// lanes of a register. Calls `store` with each register of sums: its row, its first column, the
+/// sums.
 #[inline(always)]
 pub(super) fn multiply<S: Simd>(
     simd: S,
@@ -60,12 +57,12 @@ pub(super) fn multiply<S: Simd>(
     count: usize,
     panel: &[f32],
     width: usize,
-    mut take: impl FnMut(usize, usize, S::f32s),
+    mut store: impl FnMut(usize, usize, S::f32s),
 ) {
     macro_rules! tiles {
         ($registers:literal: $($count:literal)*) => {
             match count {
-                $($count => sums::<S, $count, $registers>(simd, rows, panel, &mut take),)*
+                $($count => sums::<S, $count, $registers>(simd, rows, panel, &mut store),)*
                 _ => unreachable!("a tile has 1 to {ROWS} rows"),
             }
         };
@@ -86,7 +83,7 @@ fn sums<S: Simd, const R: usize, const C: usize>(
     simd: S,
     rows: Rows<'_>,
     panel: &[f32],
-    take: &mut impl FnMut(usize, usize, S::f32s),
+    store: &mut impl FnMut(usize, usize, S::f32s),
 ) {
     let columns = S::as_simd_f32s(panel).0.as_chunks::<C>().0;
     let rows: [&[f32]; R] = std::array::from_fn(|number| rows.row(number, columns.len()));
@@ -101,18 +98,18 @@ fn sums<S: Simd, const R: usize, const C: usize>(
     }
     for (row, sums) in sums.into_iter().enumerate() {
         for (register, sum) in sums.into_iter().enumerate() {
-            take(row, register * S::F32_LANES, sum);
+            store(row, register * S::F32_LANES, sum);
         }
     }
 }
 
-/// Asks the cache for a row of sums, which are written when a tile is done: they lie too far from
-/// row to row for the CPU to foresee it.
+/// Prefetches a row of sums, which are stored at the end of a tile. The hardware prefetcher does
+/// not predict it, because the rows are too far apart.
 #[inline(always)]
 pub(super) fn prefetch(row: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     for line in row.chunks(16) {
-        // SAFETY: SSE is part of x86-64, and a prefetch changes nothing that can be seen.
+        // SAFETY: SSE is part of x86-64, and a prefetch has no observable effect.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());

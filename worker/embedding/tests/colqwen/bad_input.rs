@@ -1,4 +1,4 @@
-//! Damaged checkpoints and impossible pages: errors name the file, the tensor and the cause.
+//! Damaged checkpoints and unsupported images: errors name the file, the tensor and the cause.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn replace(directory: &Path, file: &str, from: &str, to: &str) {
 }
 
 #[test]
-fn a_checkpoint_cut_short_names_the_shard() {
+fn a_truncated_checkpoint_names_the_shard() {
     let copy = copy("tiny-colqwen2.5");
     let shard = copy.path().join("model-00002-of-00002.safetensors");
     for length in [400_000, 100, 3, 0] {
@@ -74,7 +74,7 @@ fn missing_misshapen_and_mistyped_tensors_are_named() {
     let error = with(Some(zeros((144, 47), DType::F32)));
     assert!(matches!(&error, ColQwenError::Shape { .. }), "{error:?}");
     assert!(
-        error.to_string().contains("[144, 47], not [144, 48]"),
+        error.to_string().contains("[144, 47], expected [144, 48]"),
         "{error}"
     );
     for part in [name, "model.safetensors"] {
@@ -89,7 +89,7 @@ fn missing_misshapen_and_mistyped_tensors_are_named() {
 }
 
 #[test]
-fn a_generator_without_a_projection_is_refused() {
+fn a_model_without_a_projection_is_refused() {
     let copy = copy("tiny-colqwen2.5");
     let mut weights = weights(copy.path());
     weights.retain(|name, _| !name.starts_with("custom_text_proj"));
@@ -130,7 +130,7 @@ fn unknown_models_and_other_families_are_refused() {
 }
 
 #[test]
-fn configurations_that_contradict_themselves_are_refused() {
+fn inconsistent_configurations_are_refused() {
     let cases = [
         (
             "config.json",
@@ -206,9 +206,7 @@ fn an_image_token_of_another_id_is_refused() {
     );
     let error = refused(copy.path());
     assert!(
-        error
-            .to_string()
-            .contains("has id 412, config.json says 99"),
+        error.to_string().contains("has id 412, config.json has 99"),
         "{error}"
     );
 }
@@ -269,11 +267,11 @@ fn an_adapter_for_weights_that_do_not_exist_is_refused() {
         "\"use_dora\": false",
         "\"use_dora\": true",
     );
-    assert!(load().contains("use_dora is unsupported"), "{}", load());
+    assert!(load().contains("use_dora is not supported"), "{}", load());
 }
 
 #[test]
-fn impossible_pages_are_refused_and_tiny_ones_are_not() {
+fn unsupported_images_are_refused_and_tiny_ones_are_not() {
     for name in FIXTURES {
         let model = Fixture::open(name).load();
         let embed = |width: usize, height: usize, bytes: usize| {

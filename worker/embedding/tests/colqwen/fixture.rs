@@ -1,4 +1,4 @@
-//! Checkpoints, pages and reference outputs on disk, and how vectors are compared.
+//! Checkpoints, pages and reference outputs on disk, and comparison of vectors.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use layra_embedding::colqwen::{ColQwen, DeviceChoice, Options, RgbImage};
 use serde::Deserialize;
 
 pub(crate) const FIXTURES: [&str; 3] = ["tiny-colqwen2", "tiny-colqwen2.5", "tiny-colqwen3"];
-/// Most that a vector's values may differ from the reference's in f32.
+/// Largest allowed difference of a vector's values from the reference, in f32.
 pub(crate) const TOLERANCE: f32 = 1e-5;
 
 pub(crate) struct Page {
@@ -99,7 +99,7 @@ pub(crate) fn pages() -> Vec<Page> {
         .collect()
 }
 
-/// A copy of a checkpoint that a test may damage.
+/// A copy of a checkpoint that a test may modify.
 pub(crate) fn copy(name: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(root().join(name)).unwrap() {
@@ -119,7 +119,7 @@ pub(crate) fn weights(directory: &Path) -> HashMap<String, Tensor> {
         .collect()
 }
 
-/// Replaces the weights of a checkpoint's directory by one file.
+/// Replaces the weights in a checkpoint's directory with one file.
 pub(crate) fn write_weights(directory: &Path, weights: &HashMap<String, Tensor>) {
     std::fs::remove_file(directory.join("model.safetensors.index.json")).unwrap();
     candle_core::safetensors::save(weights, directory.join("model.safetensors")).unwrap();
@@ -140,7 +140,7 @@ pub(crate) fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
     worst
 }
 
-/// Least cosine of two rows in the same place; rows have unit length.
+/// Smallest cosine of corresponding rows, which have unit length.
 pub(crate) fn least_cosine(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     let cosines = (a * b).unwrap().sum(1).unwrap();

@@ -1,4 +1,4 @@
-//! Every layout of names and of `config.json` that published checkpoints use gives the same model.
+//! All published layouts of tensor names and of `config.json` load as the same model.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -55,7 +55,7 @@ fn assert_is_reference(directory: &Path, fixture: &Fixture) {
 }
 
 #[test]
-fn every_layout_of_names_gives_the_reference() {
+fn every_layout_of_names_matches_the_reference() {
     for (name, layouts) in [
         ("tiny-colqwen2", ["bare", "hub"]),
         ("tiny-colqwen2.5", ["bare", "hub"]),
@@ -66,7 +66,7 @@ fn every_layout_of_names_gives_the_reference() {
         for layout in layouts {
             let copy = copy(name);
             let mut weights = renamed(weights(copy.path()), &names, layout);
-            // Checkpoints of generators carry a head that embedders do not read.
+            // Checkpoints of generative models have a head that embedders do not use.
             let head = Tensor::zeros((4, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
             weights.insert("lm_head.weight".to_owned(), head);
             write_weights(copy.path(), &weights);
@@ -76,7 +76,7 @@ fn every_layout_of_names_gives_the_reference() {
 }
 
 #[test]
-fn transformers_own_layout_gives_the_engines_vectors() {
+fn the_transformers_layout_matches_the_reference() {
     let fixture = Fixture::open("tiny-colqwen2");
     let copy = copy("tiny-colqwen2");
     let weights = weights(copy.path())
@@ -99,7 +99,7 @@ fn transformers_own_layout_gives_the_engines_vectors() {
 }
 
 #[test]
-fn the_flat_configuration_of_older_checkpoints_gives_the_reference() {
+fn the_flat_configuration_of_older_checkpoints_matches_the_reference() {
     for name in ["tiny-colqwen2", "tiny-colqwen2.5"] {
         let fixture = Fixture::open(name);
         let copy = copy(name);
@@ -126,7 +126,7 @@ fn the_flat_configuration_of_older_checkpoints_gives_the_reference() {
 }
 
 #[test]
-fn the_nested_generators_configuration_gives_the_reference() {
+fn the_nested_configuration_matches_the_reference() {
     let fixture = Fixture::open("tiny-colqwen3");
     let copy = copy("tiny-colqwen3");
     let mut config = config(copy.path());
@@ -147,7 +147,7 @@ fn the_nested_generators_configuration_gives_the_reference() {
 }
 
 #[test]
-fn vectors_may_be_cut_before_they_are_normalised() {
+fn vectors_may_be_truncated_before_they_are_normalised() {
     let fixture = Fixture::open("tiny-colqwen3");
     let copy = copy("tiny-colqwen3");
     let mut config = config(copy.path());
@@ -171,7 +171,7 @@ fn vectors_may_be_cut_before_they_are_normalised() {
 }
 
 #[test]
-fn an_adapter_of_either_layout_fits_a_base_of_either_layout() {
+fn an_adapter_and_its_base_may_have_different_layouts() {
     for name in ["tiny-colqwen2", "tiny-colqwen2.5"] {
         let fixture = Fixture::open(name);
         let names = names(&fixture.directory);
@@ -187,7 +187,7 @@ fn an_adapter_of_either_layout_fits_a_base_of_either_layout() {
         let hub = renamed(weights.unwrap(), &names, "hub");
         candle_core::safetensors::save(&hub, copy.path().join("adapter_model.safetensors"))
             .unwrap();
-        // The adapter lies beside the base's files, so nobody has to name it.
+        // The adapter is in the base's directory, so it is found without being named.
         let model = ColQwen::load(
             copy.path(),
             &Options {

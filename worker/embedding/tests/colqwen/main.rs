@@ -1,5 +1,5 @@
-//! The page embedders against colpali-engine: tiny checkpoints with random weights, and what the
-//! reference implementation computed from them.
+//! The page embedders compared with colpali-engine: tiny checkpoints with random weights, and the
+//! outputs of the reference implementation.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 

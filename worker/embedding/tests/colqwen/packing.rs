@@ -1,12 +1,12 @@
-//! Pages share a batch without touching each other.
+//! Pages of a batch do not affect each other.
 
 use layra_embedding::colqwen::{ColQwen, Options, RgbImage};
 use proptest::prelude::*;
 
 use crate::fixture::{FIXTURES, Fixture, Page, assert_close, options};
 
-/// A page cut from another one, so that batches mix grids of all shapes.
-fn cut(page: &Page, width: usize, height: usize) -> Page {
+/// A page cropped from another one, so that batches mix grids of all shapes.
+fn crop(page: &Page, width: usize, height: usize) -> Page {
     let (width, height) = (width.min(page.width), height.min(page.height));
     let rows = page.rgb.chunks_exact(page.width * 3).take(height);
     Page {
@@ -37,7 +37,7 @@ proptest! {
         let model = ColQwen::load(&fixture.directory, &options).unwrap();
         let pages: Vec<Page> = cuts
             .iter()
-            .map(|&(page, width, height)| cut(&fixture.pages[page], width, height))
+            .map(|&(page, width, height)| crop(&fixture.pages[page], width, height))
             .collect();
         let images: Vec<RgbImage> = pages.iter().map(Page::image).collect();
         let together = model.embed_pages(&images).unwrap();

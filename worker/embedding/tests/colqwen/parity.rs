@@ -1,4 +1,4 @@
-//! Every step of the way against the reference, for every family.
+//! Compares every step with the reference, for every family.
 
 use candle_core::{Device, Tensor};
 use layra_embedding::Precision;
@@ -11,7 +11,7 @@ use crate::fixture::{FIXTURES, Fixture, TOLERANCE, assert_close, least_cosine, o
 const TRACED: usize = 2;
 
 #[test]
-fn resized_pages_are_the_reference_bit_for_bit() {
+fn resized_pages_match_the_reference_bit_for_bit() {
     for name in FIXTURES {
         let fixture = Fixture::open(name);
         let model = fixture.load();
@@ -25,7 +25,7 @@ fn resized_pages_are_the_reference_bit_for_bit() {
 }
 
 #[test]
-fn pixel_values_are_the_reference_bit_for_bit() {
+fn pixel_values_match_the_reference_bit_for_bit() {
     for name in FIXTURES {
         let fixture = Fixture::open(name);
         let trace = fixture
@@ -58,7 +58,7 @@ fn pixel_values_are_the_reference_bit_for_bit() {
 }
 
 #[test]
-fn ids_and_positions_are_the_reference() {
+fn ids_and_positions_match_the_reference() {
     for name in FIXTURES {
         let fixture = Fixture::open(name);
         let model = fixture.load();
@@ -97,14 +97,14 @@ fn ids_and_positions_are_the_reference() {
 }
 
 #[test]
-fn the_vision_tower_gives_the_reference() {
+fn the_vision_tower_matches_the_reference() {
     for name in FIXTURES {
         let fixture = Fixture::open(name);
         let trace = fixture
             .load()
             .trace_page(fixture.pages[TRACED].image())
             .unwrap();
-        // Not normalised: values are larger than a vector's.
+        // These values are not normalised, so they are larger.
         let tolerance = 3.0 * TOLERANCE;
         let expected = fixture.expected(&format!("page{TRACED}.vision"));
         assert_close(&trace.visual, expected, tolerance, name);
@@ -121,7 +121,7 @@ fn the_vision_tower_gives_the_reference() {
 }
 
 #[test]
-fn pages_alone_and_together_give_the_reference() {
+fn pages_alone_and_together_match_the_reference() {
     for name in FIXTURES {
         let fixture = Fixture::open(name);
         let model = fixture.load();
@@ -139,7 +139,7 @@ fn pages_alone_and_together_give_the_reference() {
     }
 }
 
-/// The page's rows of the batch that the reference padded on the left.
+/// The page's rows of the batch, which the reference padded on the left.
 fn without_padding(fixture: &Fixture, page: usize) -> Tensor {
     let rows = fixture.expected("batch.embeddings").get(page).unwrap();
     let tokens = fixture
@@ -151,7 +151,7 @@ fn without_padding(fixture: &Fixture, page: usize) -> Tensor {
 }
 
 #[test]
-fn queries_and_scores_give_the_reference() {
+fn queries_and_scores_match_the_reference() {
     for name in FIXTURES {
         let fixture = Fixture::open(name);
         let model = fixture.load();
@@ -183,7 +183,7 @@ fn max_sim(query: &Tensor, page: &Tensor) -> f32 {
 }
 
 #[test]
-fn a_merged_adapter_gives_the_reference() {
+fn a_merged_adapter_matches_the_reference() {
     for name in FIXTURES {
         let fixture = Fixture::open(name);
         let adapter = Some(fixture.directory.join("adapter"));
@@ -209,7 +209,7 @@ fn a_merged_adapter_gives_the_reference() {
 }
 
 #[test]
-fn lower_precisions_stay_near_the_reference() {
+fn lower_precisions_stay_close_to_the_reference() {
     let allowed = [
         (Precision::Bf16, 0.998),
         (Precision::F16, 0.9999),

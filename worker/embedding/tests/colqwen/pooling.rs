@@ -1,4 +1,4 @@
-//! Token pooling against scipy's clustering, which the reference pooler uses.
+//! Token pooling compared with scipy's clustering, which the reference pooler uses.
 
 use candle_core::Device;
 use layra_embedding::colqwen::pool;
@@ -6,7 +6,7 @@ use layra_embedding::colqwen::pool;
 use crate::fixture::{Fixture, root};
 
 #[test]
-fn pooled_pages_are_the_reference() {
+fn pooled_pages_match_the_reference() {
     let expected =
         candle_core::safetensors::load(root().join("pooling.safetensors"), &Device::Cpu).unwrap();
     for family in ["colqwen2.5", "colqwen3"] {
@@ -33,7 +33,7 @@ fn pooled_pages_are_the_reference() {
 }
 
 #[test]
-fn small_pages_and_small_factors_stay_whole() {
+fn small_pages_and_small_factors_are_not_pooled() {
     let vectors = [1.0, 0.0, 0.0, 1.0, 0.6, 0.8];
     assert_eq!(pool(&vectors, 2, 1), vectors);
     assert_eq!(pool(&vectors[..2], 2, 3), &vectors[..2]);

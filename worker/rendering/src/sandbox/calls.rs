@@ -1,5 +1,6 @@
-//! The system calls that a renderer needs. All others fail with `EPERM`: sockets, processes and
-//! threads, files opened for writing, signals to others, executable memory.
+//! seccomp filter with the system calls that a renderer needs. All others fail with `EPERM`:
+//! sockets, processes and threads, opening files for writing, signals to other processes,
+//! executable memory.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,8 +11,8 @@ use seccompiler::{
     SeccompFilter, SeccompRule,
 };
 
-/// Calls that are allowed whatever their arguments are: they concern the process's own memory and
-/// time, or descriptors that it has.
+/// Calls that are allowed with any arguments: they concern the process's own memory and time, or
+/// descriptors that it already has.
 const HARMLESS: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_getres,
@@ -49,7 +50,7 @@ const HARMLESS: &[c_long] = &[
     libc::SYS_sched_yield,
     libc::SYS_sigaltstack,
     libc::SYS_sysinfo,
-    // What is there, not what is in it.
+    // Metadata of files, not their content.
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
     libc::SYS_newfstatat,
@@ -57,7 +58,7 @@ const HARMLESS: &[c_long] = &[
     libc::SYS_statx,
 ];
 
-/// The same, by names that other architectures do not have.
+/// The same, for calls that only exist on this architecture.
 #[cfg(target_arch = "x86_64")]
 const HARMLESS_HERE: &[c_long] = &[
     libc::SYS_access,
@@ -69,28 +70,26 @@ const HARMLESS_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const HARMLESS_HERE: &[c_long] = &[];
 
-/// Leaves this process few system calls. Returns what the kernel lacks.
-pub(super) fn allow_few() -> io::Result<Option<String>> {
+/// Restricts this process to the listed system calls. Returns what the kernel does not support.
+pub(super) fn allow_listed() -> io::Result<Option<String>> {
     let rules = rules().map_err(io::Error::other)?;
     apply(rules, SeccompAction::Allow, refuse(libc::EPERM))
 }
 
-/// Makes calls fail with this error.
+/// The action that fails a call with this error.
 pub(super) fn refuse(error: libc::c_int) -> SeccompAction {
     SeccompAction::Errno(error.cast_unsigned())
 }
 
-/// Installs a filter: `listed` for calls that fit a rule, `others` for all that do not. Returns
-/// what the kernel lacks.
+/// Installs a filter: `listed` for calls that match a rule, `others` for the rest. Returns what the
+/// kernel does not support.
 pub(super) fn apply(
     rules: Rules,
     listed: SeccompAction,
     others: SeccompAction,
 ) -> io::Result<Option<String>> {
     let Ok(architecture) = std::env::consts::ARCH.try_into() else {
-        return Ok(Some(
-            "no list of system calls for this processor".to_owned(),
-        ));
+        return Ok(Some("seccomp (no filter for this architecture)".to_owned()));
     };
     let program: BpfProgram = SeccompFilter::new(rules, others, listed, architecture)
         .and_then(TryInto::try_into)
@@ -100,15 +99,15 @@ pub(super) fn apply(
         Err(seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error))
             if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) =>
         {
-            Ok(Some("this kernel does not filter system calls".to_owned()))
+            Ok(Some("seccomp (not in this kernel)".to_owned()))
         }
         Err(error) => Err(io::Error::other(error)),
     }
 }
 
-/// Calls with the arguments that each is listed for; none means any.
+/// Calls with rules for their arguments; no rules match any arguments.
 pub(super) type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
-/// What making a rule gives.
+/// Result of building rules.
 pub(super) type Built<T> = Result<T, seccompiler::BackendError>;
 
 fn rules() -> Built<Rules> {
@@ -118,7 +117,7 @@ fn rules() -> Built<Rules> {
         .map(|call| (*call, Vec::new()))
         .collect();
     let own_process = u64::from(std::process::id());
-    // Any bit but these asks for writing, creating or truncating.
+    // Any other bit requests writing, creating or truncating.
     let reading = u64::from(
         (libc::O_CLOEXEC
             | libc::O_DIRECTORY
@@ -133,7 +132,7 @@ fn rules() -> Built<Rules> {
     rules.insert(libc::SYS_openat, vec![only_reading(2)?]);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, vec![only_reading(1)?]);
-    // Replies and last words.
+    // Replies and error messages.
     for call in [libc::SYS_write, libc::SYS_writev] {
         rules.insert(
             call,
@@ -156,9 +155,9 @@ fn rules() -> Built<Rules> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![when(2, Is::MaskedEq(executable), 0)?]);
     }
-    // An abort is a signal to oneself.
+    // An abort is a signal to the process itself.
     rules.insert(libc::SYS_tgkill, vec![when(0, Is::Eq, own_process)?]);
-    // The CPU time is set anew for each page.
+    // The CPU time limit is raised for each page.
     let cpu = u64::from(libc::RLIMIT_CPU);
     let own_cpu_limit =
         SeccompRule::new(vec![condition(0, Is::Eq, 0)?, condition(1, Is::Eq, cpu)?])?;
@@ -166,18 +165,19 @@ fn rules() -> Built<Rules> {
     Ok(rules)
 }
 
-/// What the C library adds to every open on 64 bits; the kernel's number, which `libc` gives as 0.
+/// `O_LARGEFILE`, which the C library adds to every open: the kernel's value, because `libc`
+/// defines it as 0 on 64-bit systems.
 #[cfg(target_arch = "x86_64")]
 const LARGE_FILE: libc::c_int = 0o100_000;
 #[cfg(not(target_arch = "x86_64"))]
 const LARGE_FILE: libc::c_int = 0o400_000;
 
-/// Compares an argument, counted from 0, with a value.
+/// A condition on one argument, counted from 0.
 fn condition(argument: u8, is: Is, value: u64) -> Built<SeccompCondition> {
     SeccompCondition::new(argument, Length::Dword, is, value)
 }
 
-/// A rule on one argument.
+/// A rule with one condition.
 pub(super) fn when(argument: u8, is: Is, value: u64) -> Built<SeccompRule> {
     SeccompRule::new(vec![condition(argument, is, value)?])
 }

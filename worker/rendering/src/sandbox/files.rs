@@ -1,5 +1,5 @@
-//! Landlock: a process that reads one document and fonts, writes nothing, connects to nothing and
-//! signals nobody.
+//! Landlock rules: the process may read one document and fonts. It may not write files, connect
+//! over TCP or signal other processes.
 
 use std::io;
 use std::path::Path;
@@ -9,11 +9,11 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
-/// What the rules are written for: files, truncation, TCP, devices, signals. An older kernel takes
-/// the part that it knows.
-pub(super) const WRITTEN_FOR: ABI = ABI::V6;
+/// Landlock version of the rules, with files, truncation, TCP, devices and signals. An older kernel
+/// applies the part that it supports.
+pub(super) const LANDLOCK_ABI: ABI = ABI::V6;
 
-/// Where PDFium looks for fonts that a document does not bring along.
+/// Where PDFium looks for fonts that a document does not embed.
 const FONT_DIRECTORIES: [&str; 4] = [
     "/usr/share/fonts",
     "/usr/local/share/fonts",
@@ -21,7 +21,8 @@ const FONT_DIRECTORIES: [&str; 4] = [
     "/usr/share/X11/fonts/TTF",
 ];
 
-/// Leaves this process the right to read `document` and fonts. Returns what the kernel lacks.
+/// Restricts this process to reading `document` and fonts. Returns what the kernel does not
+/// support.
 pub(super) fn read_only(document: &Path) -> io::Result<Option<String>> {
     let readable = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut rules = deny_all()?;
@@ -32,17 +33,17 @@ pub(super) fn read_only(document: &Path) -> io::Result<Option<String>> {
     enforce(rules)
 }
 
-/// Rules that deny all that Landlock can deny.
+/// Rules that deny everything Landlock can deny.
 pub(super) fn deny_all() -> io::Result<RulesetCreated> {
     Ruleset::default()
-        .handle_access(AccessFs::from_all(WRITTEN_FOR))
-        .and_then(|rules| rules.handle_access(AccessNet::from_all(WRITTEN_FOR)))
-        .and_then(|rules| rules.scope(Scope::from_all(WRITTEN_FOR)))
+        .handle_access(AccessFs::from_all(LANDLOCK_ABI))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(LANDLOCK_ABI)))
+        .and_then(|rules| rules.scope(Scope::from_all(LANDLOCK_ABI)))
         .and_then(Ruleset::create)
         .map_err(io::Error::other)
 }
 
-/// Allows `access` to a file or to all below a directory; what does not exist is left out.
+/// Allows `access` to a file, or to everything below a directory. Missing paths are skipped.
 pub(super) fn allow(
     rules: RulesetCreated,
     path: &Path,
@@ -54,7 +55,7 @@ pub(super) fn allow(
     let access = if metadata.is_dir() {
         access
     } else {
-        access & AccessFs::from_file(WRITTEN_FOR)
+        access & AccessFs::from_file(LANDLOCK_ABI)
     };
     let path = PathFd::new(path).map_err(io::Error::other)?;
     rules
@@ -62,17 +63,17 @@ pub(super) fn allow(
         .map_err(io::Error::other)
 }
 
-/// Puts the rules into force for the rest of the process's life. Returns what the kernel lacks.
+/// Applies the rules to this process permanently. Returns what the kernel does not support.
 pub(super) fn enforce(rules: RulesetCreated) -> io::Result<Option<String>> {
     let status = rules.restrict_self().map_err(io::Error::other)?;
     Ok(match (status.ruleset, status.landlock) {
         (RulesetStatus::FullyEnforced, _) => None,
         (_, LandlockStatus::Available { effective_abi, .. }) => Some(format!(
-            "Landlock knows less here ({effective_abi:?} instead of {WRITTEN_FOR:?})"
+            "Landlock {effective_abi:?} instead of {LANDLOCK_ABI:?}"
         )),
-        (_, LandlockStatus::NotEnabled) => Some("Landlock is not enabled".to_owned()),
+        (_, LandlockStatus::NotEnabled) => Some("Landlock (not enabled)".to_owned()),
         (_, LandlockStatus::NotImplemented) => {
-            Some("this kernel has no Landlock, or the container may not use it".to_owned())
+            Some("Landlock (not in this kernel, or blocked for the container)".to_owned())
         }
     })
 }

@@ -1,6 +1,6 @@
-//! What a renderer takes away from itself before it touches a document: descriptors, memory, CPU
-//! time and processes by limits, [`files`] and network by Landlock, everything else by a list of
-//! the system [`calls`] that are left. What a kernel lacks is named; the rest holds.
+//! The sandbox that a renderer enters before it opens a document: rlimits for descriptors, memory,
+//! CPU time and processes, Landlock for [`files`] and network, and seccomp with a list of allowed
+//! system [`calls`]. Parts that the kernel does not support are reported; the rest still applies.
 
 mod calls;
 mod files;
@@ -12,18 +12,18 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Descriptors that the document and the fonts it names may need at the same time.
+/// Descriptors for the document and the fonts that it uses.
 const OPEN_FILES: u64 = 32;
-/// Memory that is there before the document: read-only pages of program and libraries.
+/// Size of a memory page.
 const PAGE_BYTES: u64 = 4096;
 
-/// Closes every descriptor but the standard three: a C library of the worker may have left one
-/// open over the start of this process.
+/// Closes all descriptors except the standard three: a C library of the worker may have leaked one
+/// to this process.
 ///
-/// Must be the first thing that the process does, while it owns no descriptor of its own.
+/// Must be called first, before the process opens a descriptor.
 pub(super) fn close_inherited_descriptors() {
     #[allow(unsafe_code, reason = "closing by number needs a system call")]
-    // SAFETY: called first in the process: nobody holds a descriptor above 2 yet.
+    // SAFETY: called first in the process, so nothing owns a descriptor above 2 yet.
     let closed = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     if closed == 0 {
         return;
@@ -38,45 +38,44 @@ pub(super) fn close_inherited_descriptors() {
     }
 }
 
-/// A part of the confinement.
+/// A layer of the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layer {
-    /// Limits of the process.
+    /// Resource limits (rlimits).
     Limits,
-    /// Landlock.
+    /// Files, network and signals (Landlock).
     Files,
-    /// The list of system calls.
+    /// System calls (seccomp).
     Calls,
 }
 
 impl Layer {
-    /// All of them.
     pub(super) const ALL: [Self; 3] = [Self::Limits, Self::Files, Self::Calls];
 }
 
-/// Confines this process for the rest of its life: it keeps its open descriptors, and may read
-/// `document` and fonts. Memory is counted from what is mapped now, so call this after libraries
-/// are loaded. Returns what this kernel lacks; empty where it lacks nothing.
+/// Puts this process into the sandbox permanently: it keeps its open descriptors, and may read
+/// `document` and fonts. The memory limit counts from what is mapped now, so call this after
+/// loading libraries. Returns what this kernel does not support; empty if it supports everything.
 pub(super) fn confine(document: &Path, memory_limit_bytes: u64) -> std::io::Result<String> {
     confine_by(&Layer::ALL, document, memory_limit_bytes)
 }
 
-/// [`confine`] with some layers only, to try out each by itself.
+/// [`confine`] with these layers only, to test each by itself.
 pub(super) fn confine_by(
     layers: &[Layer],
     document: &Path,
     memory_limit_bytes: u64,
 ) -> std::io::Result<String> {
     rustix::thread::set_no_new_privs(true)?;
-    let mut lacking = Vec::new();
+    let mut gaps = Vec::new();
     for layer in layers {
         match layer {
             Layer::Limits => limit_process(memory_limit_bytes)?,
-            Layer::Files => lacking.extend(files::read_only(document)?),
-            Layer::Calls => lacking.extend(calls::allow_few()?),
+            Layer::Files => gaps.extend(files::read_only(document)?),
+            Layer::Calls => gaps.extend(calls::allow_listed()?),
         }
     }
-    Ok(lacking.join(", "))
+    Ok(gaps.join(", "))
 }
 
 fn limit_process(memory_limit_bytes: u64) -> std::io::Result<()> {
@@ -91,8 +90,8 @@ fn limit_process(memory_limit_bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Gives this process `budget` of CPU time from now on; the kernel ends it when that is used up.
-/// The worker's own time-out comes first, unless the worker is gone.
+/// Gives this process `budget` of CPU time from now on; the kernel kills it when that is used up.
+/// The worker's own timeout comes first, unless the worker is gone.
 pub(super) fn allow_cpu(budget: Duration) -> std::io::Result<()> {
     let used = clock_gettime(ClockId::ProcessCPUTime);
     let seconds = used.tv_sec.cast_unsigned() + budget.as_secs() + 2;
@@ -108,10 +107,10 @@ pub(super) fn allow_cpu(budget: Duration) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Lowers a limit, never raises it above what the process was given.
+/// Lowers a limit; never raises it above the inherited one.
 fn limit(resource: Resource, value: u64) -> std::io::Result<()> {
-    let given = getrlimit(resource).maximum;
-    let value = given.map_or(value, |given| value.min(given));
+    let inherited = getrlimit(resource).maximum;
+    let value = inherited.map_or(value, |inherited| value.min(inherited));
     setrlimit(
         resource,
         Rlimit {

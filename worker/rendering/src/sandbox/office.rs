@@ -1,5 +1,6 @@
-//! The confinement of LibreOffice. It is far larger than a renderer, so it is told what it must not
-//! do: leave its directory with anything, connect, start programs, look into other processes.
+//! The sandbox of LibreOffice. It is far larger than a renderer, so its seccomp filter lists what
+//! is forbidden instead of what is allowed: connecting, starting processes, accessing other
+//! processes. Landlock restricts writing to its own directory.
 
 use std::io;
 use std::path::Path;
@@ -14,12 +15,12 @@ use super::{files, limit};
 
 /// Descriptors that LibreOffice may have open at the same time.
 const OPEN_FILES: u64 = 512;
-/// Largest file that it may write.
+/// Size limit for files that it writes.
 const FILE_BYTES: u64 = 1 << 30;
 
-/// What it is made of, and nothing else is executed: programs and their libraries.
+/// Programs and libraries: readable and executable.
 const PROGRAMS: [&str; 4] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64"];
-/// What it reads. `/etc` as a whole is not there: the worker's secrets are below it.
+/// Readable files and directories. Not all of `/etc`: the worker's secrets are below it.
 const READ: [&str; 20] = [
     "/etc/fonts",
     "/etc/ld.so.cache",
@@ -43,7 +44,7 @@ const READ: [&str; 20] = [
     "/var/spool/libreoffice",
 ];
 
-/// Calls that fail whatever their arguments are.
+/// Calls that fail with any arguments.
 const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_add_key,
     libc::SYS_bpf,
@@ -72,8 +73,8 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_userfaultfd,
 ];
 
-/// Confines this process, which is about to become LibreOffice, for the rest of its life: it
-/// writes in `directory` only. Returns what this kernel lacks.
+/// Puts this process, which is about to become LibreOffice, into the sandbox permanently: it may
+/// write in `directory` only. Returns what this kernel does not support.
 pub(in super::super) fn confine(
     program: &Path,
     directory: &Path,
@@ -81,27 +82,27 @@ pub(in super::super) fn confine(
     cpu: Duration,
 ) -> io::Result<String> {
     rustix::thread::set_no_new_privs(true)?;
-    // Address space would count what is only reserved.
+    // A limit on address space would count memory that is only reserved.
     limit(Resource::Data, memory_limit_bytes)?;
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, FILE_BYTES)?;
     limit(Resource::Nofile, OPEN_FILES)?;
     limit(Resource::Cpu, cpu.as_secs() + 1)?;
-    let lacking = [
-        own_directory(program, directory)?,
-        forbid()?,
-        only_threads()?,
+    let gaps = [
+        restrict_files(program, directory)?,
+        forbid_calls()?,
+        hide_clone3()?,
     ];
-    let lacking: Vec<String> = lacking.into_iter().flatten().collect();
-    Ok(lacking.join(", "))
+    let gaps: Vec<String> = gaps.into_iter().flatten().collect();
+    Ok(gaps.join(", "))
 }
 
-fn own_directory(program: &Path, directory: &Path) -> io::Result<Option<String>> {
+fn restrict_files(program: &Path, directory: &Path) -> io::Result<Option<String>> {
     let readable: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
-    let everything = AccessFs::from_all(files::WRITTEN_FOR) & !AccessFs::Execute;
+    let everything = AccessFs::from_all(files::LANDLOCK_ABI) & !AccessFs::Execute;
     let mut rules = files::allow(files::deny_all()?, directory, everything)?;
-    let own = program.parent();
-    for path in PROGRAMS.iter().map(Path::new).chain(own) {
+    let installation = program.parent();
+    for path in PROGRAMS.iter().map(Path::new).chain(installation) {
         rules = files::allow(rules, path, readable | AccessFs::Execute)?;
     }
     for path in READ {
@@ -115,7 +116,7 @@ fn own_directory(program: &Path, directory: &Path) -> io::Result<Option<String>>
     files::enforce(rules)
 }
 
-fn forbid() -> io::Result<Option<String>> {
+fn forbid_calls() -> io::Result<Option<String>> {
     apply(
         forbidden().map_err(io::Error::other)?,
         refuse(libc::EACCES),
@@ -129,15 +130,15 @@ fn forbidden() -> Built<Rules> {
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
         rules.insert(call, vec![when(0, Is::Ne, local)?]);
     }
-    // A process of its own would not be bound by the limits on memory and time.
+    // Limits on memory and time count per process, so a child process would escape them.
     let thread = u64::from(libc::CLONE_THREAD.cast_unsigned());
     rules.insert(libc::SYS_clone, vec![when(0, Is::MaskedEq(thread), 0)?]);
     #[cfg(target_arch = "x86_64")]
     for call in [libc::SYS_fork, libc::SYS_vfork] {
         rules.insert(call, Vec::new());
     }
-    // Told that the common places for temporary files cannot be written, it keeps its own socket
-    // in its directory.
+    // If the common directories for temporary files are not writable, LibreOffice keeps its socket
+    // in its own directory.
     let write = u64::from(libc::W_OK.cast_unsigned());
     let asks_to_write = |argument| when(argument, Is::MaskedEq(write), write);
     for call in [libc::SYS_faccessat, libc::SYS_faccessat2] {
@@ -148,9 +149,9 @@ fn forbidden() -> Built<Rules> {
     Ok(rules)
 }
 
-/// `clone3` keeps its flags in memory, where a filter cannot look: it is not there, and the C
-/// library takes `clone`.
-fn only_threads() -> io::Result<Option<String>> {
+/// `clone3` passes its flags in memory, which a filter cannot read. It fails as if the kernel did
+/// not have it, and the C library falls back to `clone`.
+fn hide_clone3() -> io::Result<Option<String>> {
     let rules = Rules::from([(libc::SYS_clone3, Vec::new())]);
     apply(rules, refuse(libc::ENOSYS), SeccompAction::Allow)
 }

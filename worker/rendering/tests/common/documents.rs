@@ -1,9 +1,9 @@
-//! Small files made on the spot: PDF, ZIP.
+//! Builds small files: PDF, ZIP.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-/// One page of a PDF that is being made.
+/// A page of a PDF to build.
 #[derive(Clone)]
 pub struct Page {
     pub width: f64,
@@ -101,14 +101,14 @@ pub fn pdf(pages: &[Page]) -> Vec<u8> {
     file.into_bytes()
 }
 
-/// One part of a ZIP archive that is being made.
+/// A part of a ZIP archive to build.
 #[derive(Clone)]
 pub struct Part {
     pub name: String,
     pub method: u16,
     pub packed: Vec<u8>,
     pub checksum: u32,
-    /// Length after unpacking, as the archive says it.
+    /// Announced length after unpacking.
     pub announced: u32,
 }
 
@@ -136,7 +136,7 @@ impl Part {
         }
     }
 
-    /// What a local header and the directory say alike.
+    /// Fields that the local header and the central directory share.
     fn description(&self) -> Vec<u8> {
         let packed = u32::try_from(self.packed.len()).unwrap();
         let name = u16::try_from(self.name.len()).unwrap();

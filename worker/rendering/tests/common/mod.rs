@@ -1,4 +1,4 @@
-//! What the tests of rendering share.
+//! Shared helpers of the rendering tests.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
@@ -21,7 +21,7 @@ fn artifact(variable: &str, in_cache: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(|| cache().join(in_cache), PathBuf::from);
     assert!(
         path.exists(),
-        "{} is not there: run `cargo testbed artifacts`, or set {variable}",
+        "{} does not exist: run `cargo testbed artifacts`, or set {variable}",
         path.display()
     );
     path

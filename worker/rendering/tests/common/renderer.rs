@@ -1,4 +1,4 @@
-//! Renderers with small limits, and short ways to a page.
+//! Renderers with small limits, and shortcuts to a page.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! One head's attention for a block of queries: scores, softmax, weighted values.
+//! Attention of one head for a block of queries: scores, softmax, weighted sums of values.
 
 #![expect(
     clippy::inline_always,
-    reason = "compiled for a kind of CPU only together with what they call"
+    reason = "vectorised code needs everything that it calls inlined"
 )]
 
 use std::ops::Range;
@@ -11,26 +11,26 @@ use pulp::{Simd, WithSimd};
 
 use super::Rows;
 use crate::kernels::aligned::Aligned;
-use crate::kernels::matrix::APART;
+use crate::kernels::matrix::ROW_PADDING;
 use crate::kernels::path::Path;
 use crate::kernels::softmax::exponentials;
 use crate::kernels::tile::{self, ROWS, Rows as TileRows};
 
-/// Queries that a core takes through a head together.
+/// Queries of a block.
 const QUERIES: usize = 8 * ROWS;
-/// Keys that weighted values are summed over before the sums are written.
+/// Keys that are summed before the sums are stored.
 const DEPTH: usize = 256;
 
-/// Some queries of a segment.
+/// A block of queries of a segment.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
-    /// The segment's first row.
+    /// First row of the segment.
     pub(super) start: usize,
-    /// The segment's rows.
+    /// Number of rows of the segment.
     length: usize,
-    /// The first query's number in the segment.
+    /// First query, counted within the segment.
     pub(super) first: usize,
-    /// Queries.
+    /// Number of queries.
     pub(super) count: usize,
 }
 
@@ -45,8 +45,8 @@ impl Block {
         })
     }
 
-    /// Keys that any of the queries sees.
-    fn seen(self, causal: bool) -> usize {
+    /// Number of keys that any of the queries attends to.
+    fn visible_keys(self, causal: bool) -> usize {
         if causal {
             self.first + self.count
         } else {
@@ -55,18 +55,18 @@ impl Block {
     }
 }
 
-/// What a core works with, kept: new memory has to be cleared by the system.
+/// Buffers of a core, reused: the system must clear newly allocated memory.
 #[derive(Default)]
 pub(super) struct Scratch {
     /// Rotated queries, row by row.
     queries: Aligned,
-    /// A row of scores, then of weights, for each query.
+    /// A row of scores for each query, replaced by attention weights.
     scores: Aligned,
-    /// A row of results for each query, up to a whole register.
+    /// A row of results for each query, padded to whole registers.
     results: Aligned,
 }
 
-/// One head's results for some queries, to its place in the rows of `target`.
+/// Computes one head's results for a block of queries and writes them to its columns of `target`.
 pub(super) fn attend_block(
     path: Path,
     rows: &Rows<'_>,
@@ -78,7 +78,7 @@ pub(super) fn attend_block(
 ) {
     let attention = &rows.attention;
     let size = attention.head;
-    let stride = size + APART;
+    let stride = size + ROW_PADDING;
     let queries = scratch.queries.first(block.count * stride);
     let norm = attention.norms.map(|(queries, _)| queries);
     for (number, query) in queries.chunks_exact_mut(stride).enumerate() {
@@ -104,7 +104,7 @@ pub(super) fn attend_block(
 
 struct AttendBlock<'a> {
     block: Block,
-    /// Values of a head.
+    /// Width of a head.
     size: usize,
     causal: bool,
     keys: &'a [f32],
@@ -112,9 +112,9 @@ struct AttendBlock<'a> {
     queries: TileRows<'a>,
     scores: &'a mut Aligned,
     results: &'a mut Aligned,
-    /// From the head's place in the first query's row on.
+    /// Starts with the head's first column in the first query's row.
     target: &'a mut [f32],
-    /// Values of a row there.
+    /// Width of a row of the target.
     stride: usize,
 }
 
@@ -130,14 +130,14 @@ impl WithSimd for AttendBlock<'_> {
             ..
         } = self;
         let lanes = S::F32_LANES;
-        let seen = block.seen(causal);
-        let stride = block.length.next_multiple_of(lanes) + APART;
+        let visible_keys = block.visible_keys(causal);
+        let stride = block.length.next_multiple_of(lanes) + ROW_PADDING;
         let scores = self.scores.first(block.count * stride);
         score(
             simd,
             self.keys,
             size,
-            seen,
+            visible_keys,
             self.queries,
             block,
             scores,
@@ -147,14 +147,14 @@ impl WithSimd for AttendBlock<'_> {
         let scale = 1.0 / (size as f32).sqrt();
         let rows = scores.chunks_exact_mut(stride).zip(&mut inverse);
         for (number, (row, inverse)) in rows.enumerate() {
-            let own = if causal {
+            let visible = if causal {
                 block.first + number + 1
             } else {
-                seen
+                visible_keys
             };
-            let (own, hidden) = row[..seen].split_at_mut(own);
-            *inverse = 1.0 / exponentials(own, scale);
-            hidden.fill(0.0);
+            let (visible, masked) = row[..visible_keys].split_at_mut(visible);
+            *inverse = 1.0 / exponentials(visible, scale);
+            masked.fill(0.0);
         }
         let padded = size.next_multiple_of(lanes);
         let results = self.results.first(block.count * padded);
@@ -162,7 +162,8 @@ impl WithSimd for AttendBlock<'_> {
             values: scores,
             stride,
         };
-        weigh(simd, self.values, 0..seen, weights, block, results, padded);
+        let keys = 0..visible_keys;
+        weighted_sums(simd, self.values, keys, weights, block, results, padded);
         let rows = self.target.chunks_mut(self.stride);
         let results = results.chunks_exact(padded).zip(inverse);
         for (row, (results, inverse)) in rows.zip(results) {
@@ -173,14 +174,14 @@ impl WithSimd for AttendBlock<'_> {
     }
 }
 
-/// Rows of scores with the keys of all panels that hold one of the first `seen`.
+/// Scores of all queries with the panels that contain the first `visible_keys` keys.
 #[expect(clippy::too_many_arguments, reason = "inlined into one caller")]
 #[inline(always)]
 fn score<S: Simd>(
     simd: S,
     keys: &[f32],
     size: usize,
-    seen: usize,
+    visible_keys: usize,
     queries: TileRows<'_>,
     block: Block,
     scores: &mut [f32],
@@ -188,7 +189,7 @@ fn score<S: Simd>(
 ) {
     let width = tile::panel_registers::<S>() * S::F32_LANES;
     let panels = keys[..block.length.next_multiple_of(S::F32_LANES) * size].chunks(width * size);
-    for (first, panel) in (0..seen).step_by(width).zip(panels) {
+    for (first, panel) in (0..visible_keys).step_by(width).zip(panels) {
         for query in (0..block.count).step_by(ROWS) {
             let count = ROWS.min(block.count - query);
             let width = panel.len() / size;
@@ -210,7 +211,7 @@ fn score<S: Simd>(
 
 /// Sums of the values of some keys, weighted by the rows of `weights`.
 #[inline(always)]
-fn weigh<S: Simd>(
+fn weighted_sums<S: Simd>(
     simd: S,
     values: &[f32],
     keys: Range<usize>,

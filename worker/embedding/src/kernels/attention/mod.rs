@@ -1,9 +1,9 @@
-//! Self-attention in one go, for f32 on the CPU: from rows that hold queries, keys and values side
-//! by side to the heads' results side by side. Scores exist for a block of queries at a time.
+//! Fused self-attention, for f32 on the CPU: from rows with concatenated queries, keys and values
+//! to the concatenated results of the heads. Scores exist for one block of queries at a time.
 //!
-//! Keys are packed as the columns of panels, so that a tile of queries gives rows of scores, along
-//! which the softmax runs; values are packed as panels of their columns, so that the same rows of
-//! weights are what the second product multiplies.
+//! Keys are packed as columns of panels, so that a tile of queries computes rows of scores, along
+//! which the softmax runs. Values are packed as panels of their columns, so that the second product
+//! multiplies the same rows of attention weights.
 
 mod block;
 mod pack;
@@ -19,51 +19,51 @@ use super::aligned::Aligned;
 use super::path::Path;
 use super::{is_fused, values};
 
-/// What attention is, apart from the rows.
+/// Shape and masking of self-attention.
 #[derive(Clone, Copy)]
 pub(crate) struct SelfAttention<'a> {
-    /// Heads of the queries.
+    /// Number of query heads.
     pub(crate) heads: usize,
-    /// Heads of the keys and of the values; neighbouring heads of queries share one.
+    /// Number of key and value heads; neighbouring query heads share one.
     pub(crate) groups: usize,
-    /// Values of a head.
+    /// Width of a head.
     pub(crate) head: usize,
-    /// Norms on each head of the queries and of the keys.
+    /// Norms of each query head and each key head.
     pub(crate) norms: Option<&'a (HeadNorm, HeadNorm)>,
-    /// First row and number of rows of what sees itself and nothing else; together all rows.
+    /// First row and number of rows of each segment. Attention stays within a segment; together
+    /// they cover all rows.
     pub(crate) segments: &'a [(usize, usize)],
-    /// Whether a row sees itself and what is before it, or all of its segment.
+    /// Whether a row attends to earlier rows of its segment only, and itself.
     pub(crate) causal: bool,
 }
 
-/// A norm by the root mean square.
+/// RMS norm of a head.
 pub(crate) struct HeadNorm {
-    /// A factor for each value.
     pub(crate) weight: Vec<f32>,
     pub(crate) epsilon: f32,
 }
 
-/// The rows: the queries' heads, then the keys', then the values'.
+/// Rows with all query heads, then all key heads, then all value heads.
 pub(super) struct Rows<'a> {
     pub(super) attention: SelfAttention<'a>,
-    /// Cosines and sines of rotary positions, `head / 2` values a row each.
+    /// Cosines and sines of rotary position embeddings, `head / 2` values each for a row.
     pub(super) rotary: Option<(&'a [f32], &'a [f32])>,
     pub(super) values: &'a [f32],
 }
 
 impl Rows<'_> {
-    /// One head of one row.
+    /// One head of a row.
     fn at(&self, row: usize, head: usize) -> &[f32] {
         let size = self.attention.head;
         &self.values[row * self.width() + head * size..][..size]
     }
 
-    /// Values of a row.
+    /// Width of a row.
     pub(super) fn width(&self) -> usize {
         (self.attention.heads + 2 * self.attention.groups) * self.attention.head
     }
 
-    /// One head of a row, normalised where wanted, rotated by the row's position.
+    /// Copies one head of a row, applies the norm, if any, and rotates it by the row's position.
     fn rotate(&self, row: usize, head: usize, norm: Option<&HeadNorm>, to: &mut [f32]) {
         to.copy_from_slice(self.at(row, head));
         if let Some(norm) = norm {
@@ -90,9 +90,9 @@ impl Rows<'_> {
     }
 }
 
-/// The heads' results side by side, `[rows, heads * head]`, of `rows` that hold queries, keys and
-/// values; `cosine` and `sine`, `[rows, head / 2]`, rotate queries and keys. None where there is
-/// no kernel.
+/// Concatenated results of the heads, `[rows, heads * head]`, from `rows` with queries, keys and
+/// values; `cosine` and `sine`, `[rows, head / 2]`, rotate queries and keys. `None` if the kernel
+/// does not support the tensor.
 pub(crate) fn attention(
     rows: &Tensor,
     cosine: &Tensor,
@@ -110,9 +110,9 @@ fn on_path(
     attention: SelfAttention<'_>,
 ) -> Result<Option<Tensor>> {
     // Values of a head are rotated in pairs.
-    let paired = attention.head.is_multiple_of(2);
-    let fused = is_fused(rows) && path.is_native() && paired;
-    fused
+    let has_pairs = attention.head.is_multiple_of(2);
+    let supported = is_fused(rows) && path.is_native() && has_pairs;
+    supported
         .then(|| rows.apply_op3_no_bwd(cosine, sine, &Attend(path, attention)))
         .transpose()
 }
@@ -142,12 +142,12 @@ impl CustomOp3 for Attend<'_> {
         };
         let (count, width) = layout.shape().dims2()?;
         let angles = count * attention.head / 2;
-        let suits = width == rows.width()
+        let shapes_match = width == rows.width()
             && cosine.len() == angles
             && sine.len() == angles
             && attention.heads.is_multiple_of(attention.groups);
-        if !suits {
-            candle_core::bail!("rows of {width} values do not suit the heads or the angles");
+        if !shapes_match {
+            candle_core::bail!("rows of {width} values do not match the heads or the angles");
         }
         let mut output = vec![0.0; count * attention.heads * attention.head];
         attend(path, &rows, &mut output);
@@ -160,16 +160,16 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What a core works with, kept: new memory has to be cleared by the system.
+/// Buffers of a core, reused: the system must clear newly allocated memory.
 #[derive(Default)]
 struct Scratch {
     block: block::Scratch,
-    /// Keys and values of one head, where a core packs them itself.
+    /// Packed keys and values of one head, if a core packs them for itself.
     keys: Aligned,
     values: Aligned,
 }
 
-/// Attention with all cores.
+/// Attention on all cores.
 fn attend(path: Path, rows: &Rows<'_>, output: &mut [f32]) {
     let SelfAttention {
         heads,
@@ -193,7 +193,7 @@ fn attend(path: Path, rows: &Rows<'_>, output: &mut [f32]) {
     let mut blocks = Vec::new();
     let (mut rest, mut next) = (output, 0);
     for (number, &segment) in segments.iter().enumerate() {
-        assert_eq!(segment.0, next, "segments follow each other");
+        assert_eq!(segment.0, next, "segments must be contiguous");
         next += segment.1;
         for block in Block::each(segment) {
             let target;
@@ -201,7 +201,7 @@ fn attend(path: Path, rows: &Rows<'_>, output: &mut [f32]) {
             blocks.push((number, block, target));
         }
     }
-    assert!(rest.is_empty(), "every row is in a segment");
+    assert!(rest.is_empty(), "segments must cover all rows");
     blocks.into_par_iter().for_each(|(segment, block, target)| {
         SCRATCH.with_borrow_mut(|scratch| {
             for number in 0..heads {
@@ -214,7 +214,7 @@ fn attend(path: Path, rows: &Rows<'_>, output: &mut [f32]) {
     });
 }
 
-/// Attention of some segments, one after the other, on this core. `output` has a row for each of
+/// Attention of all segments, one after the other, on this core. `output` has a row for each of
 /// `rows`.
 pub(super) fn attend_on_core(path: Path, rows: &Rows<'_>, output: &mut [f32]) {
     let attention = &rows.attention;

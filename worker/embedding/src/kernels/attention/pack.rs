@@ -1,8 +1,8 @@
-//! Keys and values of one head as panels, packed once for all their queries.
+//! Packs keys and values of one head into panels, once for all their queries.
 
 #![expect(
     clippy::inline_always,
-    reason = "compiled for a kind of CPU only together with what calls it"
+    reason = "vectorised code must be inlined into its caller"
 )]
 
 use pulp::{Simd, WithSimd};
@@ -12,8 +12,8 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::matrix::PanelWidth;
 use crate::kernels::path::Path;
 
-/// Packs a segment's keys of one group as columns of panels, the last panel up to a whole register
-/// of zeros.
+/// Packs the keys of one group in a segment as columns of panels. The last panel is padded with
+/// zeros to whole registers.
 pub(super) fn pack_keys(
     path: Path,
     rows: &Rows<'_>,
@@ -42,8 +42,8 @@ pub(super) fn pack_keys(
     }
 }
 
-/// Packs a segment's values of one group in panels of their columns, the last one up to a whole
-/// register of zeros.
+/// Packs the values of one group in a segment as panels of their columns. The last panel is padded
+/// with zeros to whole registers.
 pub(super) fn pack_values(
     path: Path,
     rows: &Rows<'_>,
@@ -61,16 +61,16 @@ pub(super) fn pack_values(
         .zip(to.chunks_mut(length * width))
     {
         let width = panel.len() / length;
-        let there = width.min(attention.head - first);
+        let columns = width.min(attention.head - first);
         for (key, place) in panel.chunks_exact_mut(width).enumerate() {
             let row = rows.at(start + key, head);
-            place[..there].copy_from_slice(&row[first..first + there]);
-            place[there..].fill(0.0);
+            place[..columns].copy_from_slice(&row[first..first + columns]);
+            place[columns..].fill(0.0);
         }
     }
 }
 
-/// Asks for the values of a register.
+/// Returns the number of values of a register.
 struct Lanes;
 
 impl WithSimd for Lanes {

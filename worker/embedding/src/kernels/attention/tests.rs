@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The definition, one number after the other, in double precision.
+/// Attention by its definition, in double precision.
 fn by_definition(rows: &[f32], angles: &[f32], attention: SelfAttention<'_>) -> Vec<f64> {
     let SelfAttention {
         heads,
@@ -80,7 +80,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn attention_is_what_it_is_defined_to_be(
+    fn attention_matches_its_definition(
         lengths in prop::collection::vec(prop_oneof![9 => 1..90_usize, 1 => 257..400_usize], 1..4),
         (groups, shared, half) in (1..3_usize, 1..3_usize, 1..35_usize),
         (causal, normed) in (any::<bool>(), any::<bool>()),

@@ -1,23 +1,23 @@
-//! `layra-worker bench render`: pages of local documents through the renderers, and nothing else.
+//! Measures how fast this machine renders pages of local documents to PNG. `e2e/bench/render.py`
+//! compares it with Python.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::Args;
+use clap::Parser;
 use futures::{StreamExt, TryStreamExt};
 use layra_rendering::{
     Document, ImageFormat, PageRequest, RenderOptions, RenderedPage, Renderer, Resolution, SOFFICE,
     encode_png,
 };
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use super::cpu_of_thread;
-
 /// Measure how fast this machine renders pages to PNG
-#[derive(Debug, Args)]
-pub struct RenderArgs {
+#[derive(Debug, Parser)]
+struct Arguments {
     /// The documents
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -38,20 +38,20 @@ pub struct RenderArgs {
     #[arg(long, default_value_t = 200)]
     dpi: u32,
 
-    /// Documents that are rendered at the same time, each by a process of its own [default: cores]
+    /// Number of documents to render at the same time, each in its own process [default: cores]
     #[arg(long)]
     processes: Option<usize>,
 
-    /// Keep every page as `DOCUMENT-NUMBER.png`, and its text as `DOCUMENT-NUMBER.txt`
+    /// Write every page to `DOCUMENT-NUMBER.png`, and its text to `DOCUMENT-NUMBER.txt`
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
-    /// One JSON object instead of a line
+    /// Print one JSON object instead of a line
     #[arg(long)]
     json: bool,
 }
 
-/// The kernel counts time of processes in hundredths of a second.
+/// The kernel counts the CPU time of processes in hundredths of a second.
 const MILLISECONDS_PER_TICK: u64 = 10;
 
 #[derive(Debug, Default, Serialize)]
@@ -59,14 +59,14 @@ struct Report {
     pages: u32,
     processes: usize,
     seconds: f64,
-    /// CPU time of the renderers, start and end of the processes included.
+    /// CPU time of the renderers, including start and exit of the processes.
     cpu_seconds: f64,
-    /// CPU time of packing the same pixels into PNG once more, in this process.
+    /// CPU time of encoding the same pixels as PNG again, in this process.
     png_cpu_seconds: f64,
     png_bytes: u64,
 }
 
-/// What one document took.
+/// Cost of one document.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
     pages: u32,
@@ -74,8 +74,20 @@ struct Cost {
     png_bytes: u64,
 }
 
-/// Runs the command.
-pub async fn run(args: &RenderArgs, output: &mut impl Write) -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    // The renderers are this program, too.
+    match std::env::args().nth(1).as_deref() {
+        Some("render-child") => Ok(layra_rendering::child::main()),
+        Some("office-child") => Ok(layra_rendering::office_child::main()),
+        _ => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(run(&Arguments::parse()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn run(args: &Arguments) -> anyhow::Result<()> {
     let processes = args
         .processes
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
@@ -113,24 +125,22 @@ pub async fn run(args: &RenderArgs, output: &mut impl Write) -> anyhow::Result<(
         report.png_cpu_seconds += png_alone(&renderer, file, args.dpi).await?.as_secs_f64();
     }
     if args.json {
-        serde_json::to_writer(&mut *output, &report)?;
-        writeln!(output)?;
+        println!("{}", serde_json::to_string(&report)?);
     } else {
         let pages = f64::from(report.pages);
-        writeln!(
-            output,
-            "{} pages, {} processes: {:.1} pages/s, {:.1} ms of CPU a page, {:.1} of them PNG",
+        println!(
+            "{} pages, {} processes: {:.1} pages/s, {:.1} ms of CPU per page, of which PNG {:.1}",
             report.pages,
             processes,
             pages / report.seconds,
             report.cpu_seconds / pages * 1e3,
             report.png_cpu_seconds / pages * 1e3
-        )?;
+        );
     }
     Ok(())
 }
 
-async fn document(renderer: &Renderer, file: &Path, args: &RenderArgs) -> anyhow::Result<Cost> {
+async fn document(renderer: &Renderer, file: &Path, args: &Arguments) -> anyhow::Result<Cost> {
     let mut document = open(renderer, file).await?;
     let mut cost = Cost::default();
     for number in 0..document.pages() {
@@ -138,24 +148,24 @@ async fn document(renderer: &Renderer, file: &Path, args: &RenderArgs) -> anyhow
         cost.pages += 1;
         cost.png_bytes += page.encoded.len() as u64;
         if let Some(directory) = &args.output {
-            keep(directory, file, &page)?;
+            write_page(directory, file, &page)?;
         }
     }
     cost.cpu = document.process_id().and_then(cpu_of).unwrap_or_default();
     Ok(cost)
 }
 
-/// CPU time of packing a document's pages alone.
+/// CPU time of encoding a document's pages as PNG.
 async fn png_alone(renderer: &Renderer, file: &Path, dpi: u32) -> anyhow::Result<Duration> {
     let mut document = open(renderer, file).await?;
     let mut cpu = Duration::ZERO;
     for number in 0..document.pages() {
         let page = document.render(request(number, dpi, true)).await?;
-        let pixels = page.pixels.context("the pixels that were asked for")?;
+        let pixels = page.pixels.context("the pixels were requested")?;
         let (width, height) = (page.width, page.height);
-        let before = cpu_of_thread();
+        let before = thread_cpu();
         encode_png(width, height, pixels.into())?;
-        cpu += cpu_of_thread().saturating_sub(before);
+        cpu += thread_cpu().saturating_sub(before);
     }
     Ok(cpu)
 }
@@ -175,7 +185,7 @@ fn request(page: u32, dpi: u32, pixels: bool) -> PageRequest {
     }
 }
 
-fn keep(directory: &Path, file: &Path, page: &RenderedPage) -> anyhow::Result<()> {
+fn write_page(directory: &Path, file: &Path, page: &RenderedPage) -> anyhow::Result<()> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let name = directory.join(format!("{stem}-{:04}", page.page + 1));
     std::fs::write(name.with_extension("png"), &page.encoded)?;
@@ -193,4 +203,12 @@ fn cpu_of(pid: u32) -> Option<Duration> {
         .filter_map(|field| field.parse::<u64>().ok())
         .sum();
     Some(Duration::from_millis(ticks * MILLISECONDS_PER_TICK))
+}
+
+/// CPU time of this thread so far.
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds)
 }

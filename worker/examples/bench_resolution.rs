@@ -1,13 +1,13 @@
-//! `layra-worker bench resolution`: what a resolution and an image format cost, and what a resolution
-//! does to the vectors of a model that sees pages.
+//! Measures CPU time and size of page images by resolution and format, and the effect of the
+//! resolution on the vectors of a model that embeds page images.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::Parser;
 use layra_embedding::{
     CheckpointFiles, DeviceChoice, Embedder, ModelFamily, MultiVector, PageInput, Pixels, Settings,
 };
@@ -17,11 +17,11 @@ use layra_rendering::{
 
 /// Measure resolutions and image formats on documents
 ///
-/// Draws some pages of each document at 300, 200, 150 and 100 dots per inch and at the automatic
-/// resolution, as PNG and WebP, and prints the renderer's CPU time and the size of the images.
-/// With a model that sees pages: the cosine of each vector to the one at 300 dots per inch.
-#[derive(Debug, Args)]
-pub struct ResolutionArgs {
+/// Renders some pages of each document at 300, 200, 150 and 100 dots per inch and at the automatic
+/// resolution, as PNG and WebP, and prints the renderer's CPU time and the size of the images. With
+/// a model that embeds page images: also the cosine of each vector to the one at 300 dots per inch.
+#[derive(Debug, Parser)]
+struct Arguments {
     /// The PDFium library
     #[arg(
         long,
@@ -30,7 +30,7 @@ pub struct ResolutionArgs {
     )]
     pdfium: PathBuf,
 
-    /// Directory of a checkpoint of a family that sees pages
+    /// Directory of a checkpoint of a family that embeds page images
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 
@@ -38,11 +38,11 @@ pub struct ResolutionArgs {
     #[arg(long, default_value = "colqwen2_5")]
     family: ModelFamily,
 
-    /// Most visual tokens a page
+    /// Maximum number of visual tokens of a page
     #[arg(long, default_value_t = 768)]
     max_visual_tokens: u32,
 
-    /// Pages of each document, evenly spread
+    /// Number of pages of each document, evenly spread
     #[arg(long, default_value_t = 4)]
     pages: u32,
 
@@ -55,7 +55,7 @@ pub struct ResolutionArgs {
     files: Vec<PathBuf>,
 }
 
-/// What was measured of one resolution and format.
+/// Results for one resolution and format.
 struct Line {
     name: String,
     resolution: Resolution,
@@ -65,7 +65,7 @@ struct Line {
     bytes: usize,
     pixels: u64,
     cosines: Vec<f32>,
-    /// Pages that the model saw in another grid of tokens than at 300 dots per inch.
+    /// Pages for which the model used another grid of tokens than at 300 dots per inch.
     other_grids: u32,
 }
 
@@ -85,12 +85,24 @@ impl Line {
     }
 }
 
-/// Measures and writes a table. The first line is what the others are compared with.
-pub async fn run(args: &ResolutionArgs, report: &mut impl Write) -> Result<()> {
+fn main() -> Result<ExitCode> {
+    // The renderers are this program, too.
+    if std::env::args().nth(1).as_deref() == Some("render-child") {
+        return Ok(layra_rendering::child::main());
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(run(&Arguments::parse()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures and prints a table. The other lines are compared with the first.
+async fn run(args: &Arguments) -> Result<()> {
     let model = args.model.as_deref().map(|model| load(args, model));
     let model: Option<Arc<dyn Embedder>> = model.transpose()?.map(Arc::from);
     let pixels = match &model {
-        Some(model) => model.page_pixels().context("the model sees no pages")?,
+        Some(model) => model
+            .page_pixels()
+            .context("the model does not embed page images")?,
         None => args.max_visual_tokens * 28 * 28,
     };
     let mut lines = Vec::new();
@@ -107,7 +119,7 @@ pub async fn run(args: &ResolutionArgs, report: &mut impl Write) -> Result<()> {
     }
     let renderer = Renderer::new(options(args)?);
     for file in &args.files {
-        // Document by document, so that whatever else the machine does meets all lines alike.
+        // Document by document, so that other load affects all lines alike.
         let mut reference = Vec::new();
         for line in &mut lines {
             let pages = draw(args, &renderer, file, line).await?;
@@ -115,7 +127,7 @@ pub async fn run(args: &ResolutionArgs, report: &mut impl Write) -> Result<()> {
                 continue;
             };
             let vectors =
-                tokio::task::spawn_blocking(move || see(model.as_ref(), &pages)).await??;
+                tokio::task::spawn_blocking(move || embed(model.as_ref(), &pages)).await??;
             if reference.is_empty() {
                 reference = vectors;
             } else {
@@ -123,10 +135,10 @@ pub async fn run(args: &ResolutionArgs, report: &mut impl Write) -> Result<()> {
             }
         }
     }
-    write(&lines, report)
+    print(&lines)
 }
 
-fn load(args: &ResolutionArgs, directory: &Path) -> Result<Box<dyn Embedder>> {
+fn load(args: &Arguments, directory: &Path) -> Result<Box<dyn Embedder>> {
     let settings = Settings {
         family: args.family,
         device: DeviceChoice::Cpu,
@@ -142,7 +154,7 @@ fn load(args: &ResolutionArgs, directory: &Path) -> Result<Box<dyn Embedder>> {
     Ok(layra_embedding::load(&settings, &files)?)
 }
 
-fn options(args: &ResolutionArgs) -> Result<RenderOptions> {
+fn options(args: &Arguments) -> Result<RenderOptions> {
     Ok(RenderOptions {
         pdfium: args.pdfium.clone(),
         program: std::env::current_exe()?,
@@ -156,16 +168,18 @@ fn options(args: &ResolutionArgs) -> Result<RenderOptions> {
     })
 }
 
-/// Draws the pages of a document, and counts.
+/// Renders the pages of a document and adds them to the line.
 async fn draw(
-    args: &ResolutionArgs,
+    args: &Arguments,
     renderer: &Renderer,
     file: &Path,
     line: &mut Line,
 ) -> Result<Vec<RenderedPage>> {
     let opened = renderer.open(file).await;
     let mut document = opened.with_context(|| format!("opening {}", file.display()))?;
-    let process = document.process_id().context("the renderer is alive")?;
+    let process = document
+        .process_id()
+        .context("the renderer is not running")?;
     let count = args.pages.min(document.pages());
     let mut pages = Vec::new();
     let before = cpu_time(process)?;
@@ -188,18 +202,21 @@ async fn draw(
     Ok(pages)
 }
 
-/// Time that a process of one thread was on a CPU.
+/// CPU time of a process with one thread.
 fn cpu_time(process: u32) -> Result<Duration> {
     let path = format!("/proc/{process}/schedstat");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let nanoseconds = text.split(' ').next().context("schedstat has numbers")?;
+    let nanoseconds = text.split(' ').next().context("schedstat is empty")?;
     Ok(Duration::from_nanos(nanoseconds.parse()?))
 }
 
-fn see(model: &dyn Embedder, pages: &[RenderedPage]) -> Result<Vec<MultiVector>> {
+fn embed(model: &dyn Embedder, pages: &[RenderedPage]) -> Result<Vec<MultiVector>> {
     let mut vectors = Vec::new();
     for page in pages {
-        let rgb = page.pixels.as_deref().context("pixels were asked for")?;
+        let rgb = page
+            .pixels
+            .as_deref()
+            .context("the pixels were requested")?;
         let (width, height) = (page.width, page.height);
         let pixels = Some(Pixels { width, height, rgb });
         vectors.extend(model.embed_pages(&[PageInput { text: "", pixels }])?);
@@ -225,14 +242,13 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-fn write(lines: &[Line], report: &mut impl Write) -> Result<()> {
-    let first = lines.first().context("there are lines")?;
+fn print(lines: &[Line]) -> Result<()> {
+    let first = lines.first().context("there are no lines")?;
     ensure!(first.pages > 0, "there are no pages");
-    writeln!(
-        report,
+    println!(
         "{:<6}{:<6}{:>6}{:>10}{:>8}{:>10}{:>10}{:>10}{:>10}{:>12}",
         "dpi", "image", "pages", "cpu ms", "ratio", "KiB", "Mpixel", "cosine", "p1", "other grids"
-    )?;
+    );
     for line in lines {
         let pages = f64::from(line.pages);
         let cpu = line.cpu.as_secs_f64() / pages;
@@ -247,8 +263,7 @@ fn write(lines: &[Line], report: &mut impl Write) -> Result<()> {
                 format!("{value:.4}")
             }
         };
-        writeln!(
-            report,
+        println!(
             "{:<6}{:<6}{:>6}{:>10.1}{:>8.2}{:>10.1}{:>10.2}{:>10}{:>10}{:>12}",
             line.name,
             format!("{:?}", line.format),
@@ -265,7 +280,7 @@ fn write(lines: &[Line], report: &mut impl Write) -> Result<()> {
                     .unwrap_or_default()
             ),
             line.other_grids
-        )?;
+        );
     }
     Ok(())
 }

@@ -1,36 +1,36 @@
-//! `layra-worker bench text`: pages of text through the `minilm` family.
+//! Measures how fast a `minilm` checkpoint embeds pages of text. `e2e/bench/text.py` compares it
+//! with Python.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::Args;
+use clap::Parser;
 use layra_embedding::minilm::MiniLm;
 use layra_embedding::{EmbedError, Embedder, MultiVector, PageInput, Prepared, batch_size};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-
-use super::cpu_of_process;
 
 /// Measure how fast a `minilm` checkpoint embeds pages of text
 ///
-/// Compares with the model's largest matrix product alone, in turns of the same length: whatever
-/// else the machine does slows both. `RAYON_NUM_THREADS` sets the number of CPU threads.
-#[derive(Debug, Args)]
-pub struct TextArgs {
+/// Compares with the model's largest matrix product alone, in alternating turns of the same length,
+/// so that other load slows down both. `RAYON_NUM_THREADS` sets the number of CPU threads. Prints
+/// one JSON object.
+#[derive(Debug, Parser)]
+struct Arguments {
     /// Directory with the checkpoint
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
 
-    /// The pages: one text file each
+    /// Text files, one for each page
     #[arg(required = true, value_name = "FILE")]
     pages: Vec<PathBuf>,
 
-    /// Passes over all pages
+    /// Number of passes over all pages
     #[arg(long, default_value_t = 3)]
     passes: u32,
 
-    /// Write the first vector of each page, as JSON
+    /// Write the first vector of each page to this JSON file
     #[arg(long, value_name = "FILE")]
     vectors: Option<PathBuf>,
 }
@@ -42,31 +42,31 @@ struct Report {
     passages: usize,
     tokens: usize,
     gflop: f64,
-    /// Cutting text into tokens, on one thread.
+    /// Tokenization on one thread.
     tokenize_cpu_seconds: f64,
-    /// The model alone, of the fastest pass.
+    /// The fastest pass of the model.
     seconds: f64,
     cpu_seconds: f64,
-    /// Of all passes together: the model, and its largest product.
+    /// All passes of the model, and all turns of its largest product.
     gflops: f64,
     product_gflops: f64,
 }
 
-/// Runs the command. Writes one JSON object.
-pub fn run(args: &TextArgs, output: &mut impl Write) -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
+    let args = Arguments::parse();
     let model = MiniLm::load(&args.model)?;
     let texts = args
         .pages
         .iter()
         .map(|file| std::fs::read_to_string(file).with_context(|| file.display().to_string()));
     let texts = texts.collect::<anyhow::Result<Vec<String>>>()?;
-    let before = super::cpu_of_thread();
+    let before = thread_cpu();
     let prepared = texts.iter().map(|text| {
         let pixels = None;
         model.prepare(&PageInput { text, pixels })
     });
     let prepared = prepared.collect::<Result<Vec<Prepared>, _>>()?;
-    let tokenize = super::cpu_of_thread().saturating_sub(before);
+    let tokenize = thread_cpu().saturating_sub(before);
     let mut report = Report {
         threads: rayon::current_num_threads(),
         pages: prepared.len(),
@@ -99,12 +99,11 @@ pub fn run(args: &TextArgs, output: &mut impl Write) -> anyhow::Result<()> {
     }
     report.gflops = report.gflop * f64::from(args.passes) / total.as_secs_f64();
     report.product_gflops = product.gflops();
-    serde_json::to_writer(&mut *output, &report)?;
-    writeln!(output)?;
+    println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
 
-/// What was computed in which time.
+/// Operations and the time that they took.
 #[derive(Default)]
 struct Rate {
     operations: f64,
@@ -117,7 +116,7 @@ impl Rate {
     }
 }
 
-/// All pages once.
+/// One pass over all pages.
 #[derive(Default)]
 struct Pass {
     time: Duration,
@@ -126,19 +125,19 @@ struct Pass {
     vectors: Vec<Vec<f32>>,
 }
 
-/// All pages, in batches as the pipeline makes them. After each the model's largest product takes
-/// its turn, on all threads, for as long.
+/// One pass over all pages, in the pipeline's batches. After each batch the model's largest product
+/// runs on all threads for the same time.
 fn forward(model: &MiniLm, pages: &[Prepared], product: &mut Rate) -> anyhow::Result<Pass> {
     let mut pass = Pass::default();
     let mut rest: Vec<&Prepared> = pages.iter().collect();
     while !rest.is_empty() {
         let size = batch_size(rest.iter().map(|page| page.tokens), model.batch_tokens());
         let batch: Vec<&Prepared> = rest.drain(..size).collect();
-        let (start, cpu) = (Instant::now(), cpu_of_process());
+        let (start, cpu) = (Instant::now(), process_cpu());
         let vectors = model.forward(model.upload(&batch)?)?;
         let turn = start.elapsed();
         pass.time += turn;
-        pass.cpu += cpu_of_process().saturating_sub(cpu);
+        pass.cpu += process_cpu().saturating_sub(cpu);
         let first = |page: &MultiVector| page.rows().next().map(<[f32]>::to_vec);
         pass.vectors.extend(vectors.iter().filter_map(first));
 
@@ -154,4 +153,21 @@ fn forward(model: &MiniLm, pages: &[Prepared], product: &mut Rate) -> anyhow::Re
         product.operations += counts.into_iter().sum::<Result<f64, EmbedError>>()?;
     }
     Ok(pass)
+}
+
+/// CPU time of this process so far, of all threads.
+fn process_cpu() -> Duration {
+    cpu(ClockId::ProcessCPUTime)
+}
+
+/// CPU time of this thread so far.
+fn thread_cpu() -> Duration {
+    cpu(ClockId::ThreadCPUTime)
+}
+
+fn cpu(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds)
 }
