@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::simulation::{Moment, Outcome};
+use super::simulation::{Sample, Outcome};
 
 const WIDTH: f64 = 920.0;
 const LEFT: f64 = 64.0;
@@ -27,7 +27,7 @@ pub(super) fn draw(title: &str, outcomes: &[Outcome], drain_target: u32) -> Stri
         .map(|one| one.timeline.len())
         .max()
         .unwrap_or(1);
-    let highest = |value: fn(&Moment) -> u32| {
+    let highest = |value: fn(&Sample) -> u32| {
         let moments = outcomes.iter().flat_map(|outcome| &outcome.timeline);
         f64::from(moments.map(value).max().unwrap_or(0).max(1))
     };
@@ -44,7 +44,7 @@ pub(super) fn draw(title: &str, outcomes: &[Outcome], drain_target: u32) -> Stri
     let scales = Scales {
         lag: highest(|moment| moment.lag),
         wait: highest(|moment| moment.oldest_wait).max(1.2 * f64::from(drain_target)),
-        workers: highest(|moment| moment.asked.max(moment.ready)),
+        workers: highest(|moment| moment.desired.max(moment.ready)),
         target: f64::from(drain_target),
     };
     for outcome in outcomes {
@@ -87,7 +87,7 @@ impl Canvas {
         });
         let name = "workers asked for (light) and ready (dark)";
         self.panel(name, scales.workers, |canvas, highest| {
-            canvas.line(timeline, |moment| moment.asked, highest, ASKED);
+            canvas.line(timeline, |moment| moment.desired, highest, ASKED);
             canvas.line(timeline, |moment| moment.ready, highest, READY);
         });
     }
@@ -119,7 +119,7 @@ impl Canvas {
     }
 
     /// A line in steps, of the largest value of each stretch of time.
-    fn line(&mut self, timeline: &[Moment], value: fn(&Moment) -> u32, highest: f64, colour: &str) {
+    fn line(&mut self, timeline: &[Sample], value: fn(&Sample) -> u32, highest: f64, colour: &str) {
         let stretch = timeline.len().div_ceil(POINTS).max(1);
         let mut path = String::new();
         let mut last = None;
@@ -186,9 +186,9 @@ mod tests {
     use crate::simulation::Figures;
 
     fn outcome(lags: &[u32]) -> Outcome {
-        let moment = |lag: &u32| Moment {
+        let moment = |lag: &u32| Sample {
             lag: *lag,
-            ..Moment::default()
+            ..Sample::default()
         };
         Outcome {
             policy: "layra",

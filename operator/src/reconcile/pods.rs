@@ -88,7 +88,7 @@ fn worker_phase(
         return Phase::Ready { started_in };
     }
     match unschedulable {
-        Some(waiting) => Phase::Waiting {
+        Some(waiting) => Phase::Pending {
             since: waiting.since.or(created).unwrap_or(now),
         },
         None => Phase::Starting {
@@ -177,7 +177,7 @@ mod tests {
         );
         assert_eq!(
             phase_of(&json!([waiting])),
-            Phase::Waiting {
+            Phase::Pending {
                 since: at("2026-11-25T10:00:01Z")
             }
         );

@@ -5,22 +5,6 @@ use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 
 const PIPELINE: &[&str] = &["namespace", "pipeline"];
 
-/// All limits, so that one that no longer holds shows as 0.
-const LIMITS: [Limit; 12] = [
-    Limit::Floor,
-    Limit::MaxReplicas,
-    Limit::Partitions,
-    Limit::PartitionsWithWork,
-    Limit::PendingWorkers,
-    Limit::IneffectiveScaleUp,
-    Limit::DrainTargetAtRisk,
-    Limit::Settling,
-    Limit::MetricsMissing,
-    Limit::ScaleDownDelay,
-    Limit::Unknown,
-    Limit::Fallback,
-];
-
 /// A number of a decision: its metric, what it says, and where it stands.
 struct Quantity {
     name: &'static str,
@@ -67,7 +51,7 @@ const QUANTITIES: [Quantity; 12] = [
     Quantity {
         name: "layra_operator_waiting_workers",
         help: "Workers that wait for a node.",
-        of: |decision| Some(f64::from(decision.inputs.waiting)),
+        of: |decision| Some(f64::from(decision.inputs.pending)),
     },
     Quantity {
         name: "layra_operator_worker_pages_per_second",
@@ -168,8 +152,8 @@ impl ScalingMetrics {
                 None => drop(self.terms.remove_label_values(labels)),
             }
         }
-        for limit in LIMITS {
-            let labels = &[namespace, pipeline, limit.word()];
+        for limit in Limit::ALL {
+            let labels = &[namespace, pipeline, limit.as_str()];
             let holds = decision.limits.contains(&limit);
             self.limits.with_label_values(labels).set(holds.into());
         }
@@ -184,8 +168,8 @@ impl ScalingMetrics {
         for (term, _) in TERMS {
             let _ = self.terms.remove_label_values(&[namespace, pipeline, term]);
         }
-        for limit in LIMITS {
-            let labels = &[namespace, pipeline, limit.word()];
+        for limit in Limit::ALL {
+            let labels = &[namespace, pipeline, limit.as_str()];
             let _ = self.limits.remove_label_values(labels);
         }
     }
@@ -193,7 +177,7 @@ impl ScalingMetrics {
 
 #[cfg(test)]
 mod tests {
-    use layra_autoscaler::{Inputs, Learned, Terms};
+    use layra_autoscaler::{Inputs, Learned, Reason, Terms};
     use prometheus::{Encoder, TextEncoder};
 
     use super::*;
@@ -201,7 +185,7 @@ mod tests {
     fn decision() -> Decision {
         Decision {
             desired: 3,
-            reason: "Draining",
+            reason: Reason::Draining,
             message: String::new(),
             limits: vec![Limit::MaxReplicas],
             inputs: Inputs {

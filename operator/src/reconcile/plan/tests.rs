@@ -143,7 +143,7 @@ fn work_wakes_workers_and_says_why() {
     assert_eq!(reasons(&plan), ["ScaledUp"]);
     assert_eq!(
         plan.notes[0].message,
-        "0 to 3 workers. 500 documents wait, about 5000 pages, the oldest for 0 s; to get it done within 600 s takes 3 workers at 4 pages/s each: 3 workers."
+        "0 to 3 workers. Backlog: 500 documents, about 5000 pages, the oldest waiting for 0 s. Draining the backlog within 600 s requires 3 workers at 4 pages/s each. Desired: 3 workers."
     );
 }
 
