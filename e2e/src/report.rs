@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use layra_crds::ScalingStatus;
+use layra_plot::{Chart, Line, Panel, Shape};
 
 use crate::timeline::{Sample, Timeline};
 use crate::worker_cli::Hit;
@@ -21,9 +22,7 @@ pub struct Report<'a> {
     pub memory: &'a [(String, u64)],
 }
 
-const WIDTH: f64 = 920.0;
-const PANEL: f64 = 120.0;
-const LEFT: f64 = 60.0;
+const PANEL_HEIGHT: f64 = 120.0;
 
 /// The report as HTML.
 #[must_use]
@@ -123,65 +122,53 @@ th{font-weight:600;color:#5a6675}.n{text-align:right;width:5em;font-variant-nume
 .decisions th{text-align:right}.decisions td{border-bottom:0}.decisions .why{border-bottom:1px solid #e4e8ee;padding-bottom:.6em}\
 svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#5a6675}";
 
-/// Three panels over one time axis.
+/// Four panels over one time axis.
 fn timeline(timeline: &Timeline) -> String {
-    let end = timeline
-        .samples
-        .last()
-        .map_or(1.0, |sample| sample.second)
-        .max(1.0);
-    let rates = rates(&timeline.samples);
-    let lag = series(&timeline.samples, |s| s.lag.unwrap_or(0) as f64);
-    let ready = series(&timeline.samples, |s| f64::from(s.ready));
-    let pages = series(&timeline.samples, |s| s.pages as f64);
+    let samples = &timeline.samples;
+    let end = samples.last().map_or(1.0, |sample| sample.second);
+    let line = |points, colour, shape| Line {
+        points,
+        colour,
+        shape,
+        dashed: false,
+    };
+    let desired = Line {
+        dashed: true,
+        ..line(
+            series(samples, |s| f64::from(s.desired)),
+            "#93b4f5",
+            Shape::Steps,
+        )
+    };
+    let ready = series(samples, |s| f64::from(s.ready));
+    let lag = series(samples, |s| s.lag.unwrap_or(0) as f64);
+    let pages = series(samples, |s| s.pages as f64);
     let panels = [
-        ("tasks waiting", lag, "#c2410c", true),
-        ("workers", ready, "#1d4ed8", true),
-        ("pages stored", pages, "#047857", false),
-        ("pages/s", rates, "#6d28d9", false),
+        ("tasks waiting", vec![line(lag, "#c2410c", Shape::Steps)]),
+        (
+            "workers",
+            vec![desired, line(ready, "#1d4ed8", Shape::Steps)],
+        ),
+        (
+            "pages stored",
+            vec![line(pages, "#047857", Shape::Straight)],
+        ),
+        (
+            "pages/s",
+            vec![line(rates(samples), "#6d28d9", Shape::Straight)],
+        ),
     ];
-    let height = panels.len() as f64 * (PANEL + 30.0) + 30.0;
-    let mut svg = format!(
-        "<svg viewBox='0 0 {WIDTH} {height}' role=img aria-label='tasks waiting, workers, pages over time'>"
-    );
-    for (index, (name, points, colour, steps)) in panels.iter().enumerate() {
-        let top = index as f64 * (PANEL + 30.0) + 20.0;
-        let mut highest = points.iter().map(|point| point.1).fold(1.0, f64::max);
-        if *name == "workers" {
-            let desired = series(&timeline.samples, |s| f64::from(s.desired));
-            highest = desired.iter().map(|point| point.1).fold(highest, f64::max);
-            let _ = write!(
-                svg,
-                "<path d='{}' fill=none stroke='#93b4f5' stroke-width=1.5 stroke-dasharray='4 3'/>",
-                path(&desired, top, end, highest, true)
-            );
-        }
-        let _ = write!(
-            svg,
-            "<text x={LEFT} y={}>{name}</text><text x={} y={} text-anchor=end>{highest:.0}</text>\
-             <text x={} y={} text-anchor=end>0</text>\
-             <line x1={LEFT} x2={WIDTH} y1={base} y2={base} stroke='#cbd3dd'/>\
-             <path d='{}' fill=none stroke='{colour}' stroke-width=2 />",
-            top - 6.0,
-            LEFT - 8.0,
-            top + 10.0,
-            LEFT - 8.0,
-            top + PANEL,
-            path(points, top, end, highest, *steps),
-            base = top + PANEL,
-        );
+    let mut chart = Chart::new(end, PANEL_HEIGHT);
+    for (name, lines) in &panels {
+        let values = lines.iter().flat_map(|line| &line.points);
+        chart.panel(&Panel {
+            name,
+            highest: values.map(|point| point.1).fold(1.0, f64::max),
+            level: None,
+            lines,
+        });
     }
-    for tick in 0..=6 {
-        let second = end * f64::from(tick) / 6.0;
-        let x = LEFT + (WIDTH - LEFT - 20.0) * f64::from(tick) / 6.0;
-        let _ = write!(
-            svg,
-            "<text x={x:.0} y={} text-anchor=middle>{second:.0} s</text>",
-            height - 8.0
-        );
-    }
-    svg.push_str("</svg><p>Workers: ready (line) and asked for (dashed).</p>");
-    svg
+    chart.finish() + "<p>Workers: ready (line) and asked for (dashed).</p>"
 }
 
 fn series(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> Vec<(f64, f64)> {
@@ -209,23 +196,6 @@ fn rates(samples: &[Sample]) -> Vec<(f64, f64)> {
             (now.second, rate)
         })
         .collect()
-}
-
-/// An SVG path; `steps` holds a value until the next one.
-fn path(points: &[(f64, f64)], top: f64, end: f64, highest: f64, steps: bool) -> String {
-    let mut path = String::new();
-    for (index, (second, value)) in points.iter().enumerate() {
-        let x = LEFT + (WIDTH - LEFT - 20.0) * second / end;
-        let y = top + PANEL - PANEL * value / highest;
-        if index == 0 {
-            let _ = write!(path, "M{x:.1} {y:.1}");
-        } else if steps {
-            let _ = write!(path, "H{x:.1}V{y:.1}");
-        } else {
-            let _ = write!(path, "L{x:.1} {y:.1}");
-        }
-    }
-    path
 }
 
 fn escape(text: &str) -> String {
@@ -264,7 +234,7 @@ mod tests {
     fn a_decision_is_shown_with_its_terms() {
         let scaling = ScalingStatus {
             desired_replicas: 3,
-            message: "Nothing waits: 3 workers.".to_owned(),
+            message: "The backlog is empty. Desired: 3 workers.".to_owned(),
             terms: Some(layra_crds::ScalingTerms {
                 for_backlog: 7,
                 ..layra_crds::ScalingTerms::default()
@@ -278,15 +248,9 @@ mod tests {
         );
         assert!(
             table.contains(
-                "<td class=n>7<td class=n>0<tr><td><td class=why colspan=7>Nothing waits"
+                "<td class=n>7<td class=n>0<tr><td><td class=why colspan=7>The backlog is empty"
             ),
             "{table}"
         );
-    }
-
-    #[test]
-    fn a_step_holds_its_value_until_the_next_sample() {
-        let drawn = path(&[(0.0, 0.0), (10.0, 1.0)], 0.0, 10.0, 1.0, true);
-        assert_eq!(drawn, "M60.0 120.0H900.0V0.0");
     }
 }

@@ -1,5 +1,5 @@
-//! When work arrived: the end offsets of late. They tell how fast documents arrive and for how long
-//! each waiting message has waited, which no consumer's lag alone does.
+//! When work arrived, from recent end offsets. They show how fast documents arrive and how long
+//! each message of the backlog has waited. The lag alone shows neither.
 
 use std::collections::VecDeque;
 
@@ -10,125 +10,129 @@ use super::{
     observation::{Backlog, Partition, Topic},
 };
 
-/// Looks that are kept.
-const LOOKS: i32 = 48;
-/// Arrivals are counted in spans of this length ...
+/// End offsets that are kept within the drain target.
+const KEPT: i32 = 48;
+/// Arrivals are counted in spans of this length.
 const SPAN: SignedDuration = SignedDuration::from_secs(30);
-/// ... of which so many make the rate.
+/// The rate is computed from at most this many recent spans ...
 const SPANS: usize = 10;
-/// Fewer do not make a rate.
+/// ... and at least this many.
 const FEWEST_SPANS: usize = 2;
 
-/// The end offsets of late.
+/// Recent end offsets and arrivals.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arrivals {
-    looks: VecDeque<Look>,
-    /// The newest look, kept or not.
-    last: Option<Look>,
+    /// The oldest first.
+    kept: VecDeque<EndOffsets>,
+    /// The newest, kept or not.
+    last: Option<EndOffsets>,
     spans: VecDeque<f64>,
-    span_began: Option<Timestamp>,
+    span_started: Option<Timestamp>,
     in_span: f64,
     last_arrival: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug)]
-struct Look {
+struct EndOffsets {
     at: Timestamp,
     tasks: Vec<i64>,
     ranges: Vec<i64>,
 }
 
-/// A topic that ends before it ended at the last look, or has fewer partitions.
+/// A topic has fewer partitions, or an earlier end offset, than at the last observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MadeAnew;
+pub(crate) struct TopicRecreated {
+    pub(crate) topic: Topic,
+}
 
-/// What waits.
+/// The backlog by age.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Waiting {
-    /// By age, the oldest first.
+    /// The oldest first.
     pub(crate) due: Vec<Due>,
     /// All pages.
     pub(crate) pages: f64,
-    /// For at least so many seconds the oldest message has waited.
+    /// The oldest message has waited for at least this many seconds.
     pub(crate) oldest_seconds: f64,
 }
 
 impl Arrivals {
-    /// Notes the end offsets. Everything is forgotten when a topic was made anew.
+    /// Records the end offsets. Discards all earlier ones if a topic was recreated or truncated.
     pub(crate) fn record(
         &mut self,
         now: Timestamp,
         backlog: &Backlog,
         drain_target: SignedDuration,
-    ) -> Result<(), MadeAnew> {
+    ) -> Result<(), TopicRecreated> {
         let ends =
             |offsets: &[super::PartitionOffsets]| offsets.iter().map(|one| one.end).collect();
-        let look = Look {
+        let current = EndOffsets {
             at: now,
             tasks: ends(&backlog.tasks),
             ranges: ends(&backlog.ranges),
         };
-        if self.last.as_ref().is_some_and(|last| !look.follows(last)) {
+        let last = self.last.take();
+        if let Some(topic) = last.as_ref().and_then(|last| current.recreated_since(last)) {
             *self = Self::default();
-            self.begin(look);
-            return Err(MadeAnew);
+            self.start(current);
+            return Err(TopicRecreated { topic });
         }
-        match self.last.take() {
-            None => self.begin(look),
-            Some(last) => self.go_on(look, &last, drain_target),
+        match last {
+            None => self.start(current),
+            Some(last) => self.extend(current, &last, drain_target),
         }
         Ok(())
     }
 
-    /// Forgets everything, because the clock cannot be trusted or nobody looked for long.
+    /// Discards everything, because of a clock step or a gap between observations.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
 
-    fn begin(&mut self, look: Look) {
-        self.span_began = Some(look.at);
-        self.looks.push_back(look.clone());
-        self.last = Some(look);
+    fn start(&mut self, current: EndOffsets) {
+        self.span_started = Some(current.at);
+        self.kept.push_back(current.clone());
+        self.last = Some(current);
     }
 
-    fn go_on(&mut self, look: Look, last: &Look, drain_target: SignedDuration) {
-        let arrived = look.documents_since(last);
+    fn extend(&mut self, current: EndOffsets, last: &EndOffsets, drain_target: SignedDuration) {
+        let arrived = current.documents_since(last);
         self.in_span += arrived;
         if arrived > 0.0 {
-            self.last_arrival = Some(look.at);
+            self.last_arrival = Some(current.at);
         }
-        while let Some(began) = self.span_began
-            && look.at.duration_since(began) >= SPAN
+        while let Some(started) = self.span_started
+            && current.at.duration_since(started) >= SPAN
         {
-            // Documents that came during a gap between two looks count for the first span of it.
+            // Documents of a gap between two observations count for the first span of the gap.
             self.spans.push_back(self.in_span);
             self.in_span = 0.0;
-            self.span_began = began.checked_add(SPAN).ok();
+            self.span_started = started.checked_add(SPAN).ok();
         }
         while self.spans.len() > SPANS {
             self.spans.pop_front();
         }
-        let spacing = drain_target / LOOKS;
+        let spacing = drain_target / KEPT;
         let is_due = self
-            .looks
+            .kept
             .back()
-            .is_none_or(|kept| look.at.duration_since(kept.at) >= spacing);
+            .is_none_or(|kept| current.at.duration_since(kept.at) >= spacing);
         if is_due {
-            self.looks.push_back(look.clone());
+            self.kept.push_back(current.clone());
         }
-        // One look older than the drain target tells what is overdue.
+        // One older than the drain target remains, to show what is overdue.
         while self
-            .looks
+            .kept
             .get(1)
-            .is_some_and(|second| look.at.duration_since(second.at) > drain_target)
+            .is_some_and(|second| current.at.duration_since(second.at) > drain_target)
         {
-            self.looks.pop_front();
+            self.kept.pop_front();
         }
-        self.last = Some(look);
+        self.last = Some(current);
     }
 
-    /// Documents that arrive a second: the median of the last spans, so that a burst, which the
-    /// backlog shows, does not count a second time as a rate. Nothing for `quiet` is no rate.
+    /// Documents that arrive per second: the median of the last spans, so that a burst, which the
+    /// backlog already shows, does not count again as a rate. Zero after `quiet` without arrivals.
     pub(crate) fn documents_per_second(&self, now: Timestamp, quiet: SignedDuration) -> f64 {
         let is_quiet = self
             .last_arrival
@@ -147,8 +151,8 @@ impl Arrivals {
         median / SPAN.as_secs_f64()
     }
 
-    /// What waits, by age. `pages` tells how many a message of a topic has; partitions that `skip`
-    /// names do not count.
+    /// The backlog by age. `pages` is the number of pages of a topic's messages. Partitions for
+    /// which `skip` is true do not count.
     pub(crate) fn waiting(
         &self,
         now: Timestamp,
@@ -159,14 +163,14 @@ impl Arrivals {
     ) -> Waiting {
         let target = drain_target.as_secs_f64();
         let mut waiting = Waiting::default();
-        for look in &self.looks {
-            let age = now.duration_since(look.at).as_secs_f64().max(0.0);
-            let there = look.pages_of(backlog, &pages, &skip);
-            if there > waiting.pages {
-                waiting.pages = there;
+        for ends in &self.kept {
+            let age = now.duration_since(ends.at).as_secs_f64().max(0.0);
+            let older = ends.pages_before(backlog, &pages, &skip);
+            if older > waiting.pages {
+                waiting.pages = older;
                 waiting.oldest_seconds = waiting.oldest_seconds.max(age);
                 waiting.due.push(Due {
-                    pages: there,
+                    pages: older,
                     within: target - age,
                 });
             }
@@ -187,13 +191,19 @@ impl Arrivals {
     }
 }
 
-impl Look {
-    /// Whether this is a later look at the same topics.
-    fn follows(&self, earlier: &Self) -> bool {
+impl EndOffsets {
+    /// The topic that was recreated or truncated since `earlier`, if any.
+    fn recreated_since(&self, earlier: &Self) -> Option<Topic> {
         let follows = |now: &[i64], before: &[i64]| {
             now.len() >= before.len() && before.iter().zip(now).all(|(before, now)| before <= now)
         };
-        follows(&self.tasks, &earlier.tasks) && follows(&self.ranges, &earlier.ranges)
+        if !follows(&self.tasks, &earlier.tasks) {
+            Some(Topic::Tasks)
+        } else if !follows(&self.ranges, &earlier.ranges) {
+            Some(Topic::Ranges)
+        } else {
+            None
+        }
     }
 
     fn documents_since(&self, earlier: &Self) -> f64 {
@@ -205,8 +215,8 @@ impl Look {
             .sum()
     }
 
-    /// Pages of the messages that were there at this look and are not done now.
-    fn pages_of(
+    /// Pages of the messages before these end offsets that are not processed in `backlog`.
+    fn pages_before(
         &self,
         backlog: &Backlog,
         pages: &impl Fn(Topic) -> f64,
@@ -259,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn steady_arrivals_make_a_rate() {
+    fn steady_arrivals_give_their_rate() {
         let mut arrivals = Arrivals::default();
         for second in 0..=300 {
             arrivals
@@ -270,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_no_rate() {
+    fn a_burst_does_not_count_as_a_rate() {
         let mut arrivals = Arrivals::default();
         for second in 0..=300 {
             let end = if second < 100 { 0 } else { 5000 };
@@ -282,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_while_without_arrivals_there_is_no_rate() {
+    fn after_a_while_without_arrivals_the_rate_is_zero() {
         let mut arrivals = Arrivals::default();
         for second in 0..=300 {
             arrivals
@@ -314,16 +324,17 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_that_was_made_anew_is_noticed() {
+    fn a_recreated_topic_is_detected() {
         let mut arrivals = Arrivals::default();
         arrivals.record(at(0), &backlog(0, &[10]), TARGET).unwrap();
-        let anew = arrivals.record(at(2), &backlog(0, &[3]), TARGET);
-        assert_eq!(anew, Err(MadeAnew));
+        let recreated = arrivals.record(at(2), &backlog(0, &[3]), TARGET);
+        let topic = Topic::Tasks;
+        assert_eq!(recreated, Err(TopicRecreated { topic }));
         arrivals.record(at(4), &backlog(0, &[3]), TARGET).unwrap();
     }
 
     #[test]
-    fn more_partitions_are_no_new_topic() {
+    fn added_partitions_do_not_count_as_a_recreated_topic() {
         let mut arrivals = Arrivals::default();
         arrivals.record(at(0), &backlog(0, &[10]), TARGET).unwrap();
         let more = backlog(0, &[10, 2]);

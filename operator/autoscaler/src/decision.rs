@@ -1,79 +1,113 @@
-//! A decision and its explanation: the inputs, the terms of the law, what bounded it, and one
-//! sentence.
+//! A decision with its explanation: inputs, terms of the law, limits and a message.
 
 use std::fmt::Write as _;
 
-use super::{learned::Learned, observation::Partition};
+use super::{
+    learned::Learned,
+    observation::{Partition, Phase, Worker, count},
+    unknown::UnknownBacklog,
+};
 
 /// How many workers there should be, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// Workers to ask for.
+    /// The number of workers.
     pub desired: u32,
-    /// The stable word for what decided.
-    pub reason: &'static str,
-    /// One sentence for a person.
+    /// What determined it.
+    pub reason: Reason,
+    /// The explanation for people, in full sentences.
     pub message: String,
     /// What kept the number from following the work alone, the strongest first.
     pub limits: Vec<Limit>,
-    /// What was seen.
+    /// What was observed.
     pub inputs: Inputs,
-    /// What the law made of it. `None` while the backlog is unknown.
+    /// What the law computed from it. `None` while the backlog is unknown.
     pub terms: Option<Terms>,
-    /// What is known of the workers, and whether it was seen or is only assumed.
+    /// Speed, sizes and times of the workers.
     pub learned: Learned,
-    /// Whether `learned` was seen; else it is assumed.
+    /// Whether `learned` was measured; otherwise it is assumed.
     pub is_learned: bool,
-    /// Partitions whose work does not move.
+    /// Partitions whose work makes no progress.
     pub stuck: Vec<Partition>,
 }
 
-/// Nothing is to be done.
-pub(crate) const IDLE: &str = "Idle";
-/// Steady arrivals ask for most.
-pub(crate) const KEEPING_UP: &str = "KeepingUp";
-/// The backlog asks for most.
-pub(crate) const DRAINING: &str = "Draining";
+/// What determined a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// There is no work.
+    Idle,
+    /// Keeping up with arrivals requires the most workers.
+    KeepingUp,
+    /// Draining the backlog requires the most workers.
+    Draining,
+    /// The backlog is unknown.
+    Unknown(UnknownBacklog),
+}
 
-/// What was seen. Absent: not known.
+impl Reason {
+    /// The stable `CamelCase` word for conditions and the status.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Idle => "Idle",
+            Self::KeepingUp => "KeepingUp",
+            Self::Draining => "Draining",
+            Self::Unknown(cause) => cause.as_str(),
+        }
+    }
+}
+
+/// What was observed. `None`: unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Inputs {
-    /// Documents that are not done.
+    /// Documents that are not processed.
     pub documents: Option<i64>,
-    /// Ranges of split documents that are not done.
+    /// Ranges of split documents that are not processed.
     pub ranges: Option<i64>,
     /// Pages of both.
     pub pages: Option<f64>,
-    /// For at least so many seconds the oldest has waited.
+    /// The oldest message has waited for at least this many seconds.
     pub oldest_seconds: Option<f64>,
-    /// Pages that arrive a second.
+    /// Pages that arrive per second.
     pub arriving: Option<f64>,
-    /// Partitions of the topic with the tasks.
+    /// Partitions of the tasks topic.
     pub partitions: Option<u32>,
     /// Partitions with work, of both topics.
     pub partitions_with_work: Option<u32>,
-    /// Workers that work.
+    /// Workers that are ready.
     pub ready: u32,
-    /// Workers that start.
+    /// Workers that are starting.
     pub starting: u32,
-    /// Workers that wait for a node.
-    pub waiting: u32,
+    /// Workers that no node has room for.
+    pub pending: u32,
 }
 
-/// What the law made of it, in workers.
+impl Inputs {
+    /// The workers alone; everything else is unknown.
+    pub(crate) fn of_workers(workers: &[Worker]) -> Self {
+        Self {
+            ready: count(workers, |phase| matches!(phase, Phase::Ready { .. })),
+            starting: count(workers, |phase| matches!(phase, Phase::Starting { .. })),
+            pending: count(workers, |phase| matches!(phase, Phase::Pending { .. })),
+            ..Self::default()
+        }
+    }
+}
+
+/// What the law computed, in workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// To keep up with arrivals.
+    /// Required to keep up with arrivals.
     pub for_arrivals: u32,
-    /// To get done what waits, in time.
+    /// Required to drain the backlog within the drain target.
     pub for_backlog: u32,
-    /// The same with a tenth in hand: fewer are not enough to stop workers.
+    /// Required for both at nine tenths of the speed: no scale-down goes below this.
     pub to_scale_down: u32,
-    /// The fewest.
+    /// The fewest workers.
     pub floor: u32,
-    /// The most, by the spec and the partitions.
+    /// The most workers, by the spec and the partitions.
     pub ceiling: u32,
-    /// The most that were wanted within the scale-down delay; `None`: not that long on record.
+    /// The most that were required during the scale-down delay. `None`: not recorded that long.
     pub window: Option<u32>,
     /// The scale-down delay, in seconds.
     pub window_seconds: i64,
@@ -82,36 +116,52 @@ pub struct Terms {
 /// What kept a decision from following the work alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// The work asks for fewer than `minReplicas`, or the floor of this time.
+    /// The work requires fewer workers than `minReplicas` or the current scheduled floor.
     Floor,
-    /// The work asks for more than `maxReplicas`.
+    /// The work requires more workers than `maxReplicas`.
     MaxReplicas,
-    /// The work asks for more than there are partitions.
+    /// The work requires more workers than there are partitions.
     Partitions,
-    /// More workers would do it in time if more partitions had work.
+    /// More workers would meet the drain target only if more partitions had work.
     PartitionsWithWork,
-    /// So many workers wait for a node that no more are asked for.
+    /// No more workers are added while this many are pending.
     PendingWorkers,
-    /// The last scale-up brought nothing.
+    /// The last scale-up did not increase the throughput.
     IneffectiveScaleUp,
-    /// Fewer would do, but work is overdue.
+    /// Fewer workers would suffice, but work is overdue.
     DrainTargetAtRisk,
-    /// Fewer would do, but workers are still leaving.
+    /// Fewer workers would suffice, but others are still shutting down.
     Settling,
-    /// Fewer would do, but what the workers get done is not known.
+    /// Fewer workers would suffice, but the workers' progress is unknown.
     MetricsMissing,
-    /// Fewer would do, but not for long enough yet.
+    /// Fewer workers would suffice, but the scale-down delay has not passed.
     ScaleDownDelay,
-    /// The backlog is not known.
+    /// The backlog is unknown.
     Unknown,
-    /// The backlog has been unknown for long.
+    /// The backlog has been unknown for at least the fallback's delay.
     Fallback,
 }
 
 impl Limit {
-    /// The stable word.
+    /// Every limit, for metrics that show the absent ones too.
+    pub const ALL: [Self; 12] = [
+        Self::Floor,
+        Self::MaxReplicas,
+        Self::Partitions,
+        Self::PartitionsWithWork,
+        Self::PendingWorkers,
+        Self::IneffectiveScaleUp,
+        Self::DrainTargetAtRisk,
+        Self::Settling,
+        Self::MetricsMissing,
+        Self::ScaleDownDelay,
+        Self::Unknown,
+        Self::Fallback,
+    ];
+
+    /// The stable `CamelCase` word for the status and metrics.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Floor => "Floor",
             Self::MaxReplicas => "MaxReplicas",
@@ -128,27 +178,30 @@ impl Limit {
         }
     }
 
-    /// The end of a sentence.
-    fn phrase(self) -> &'static str {
+    fn sentence(self) -> &'static str {
         match self {
-            Self::Floor => "the floor holds",
-            Self::MaxReplicas => "maxReplicas is the limit",
-            Self::Partitions => "the number of partitions is the limit",
-            Self::PartitionsWithWork => "no more partitions have work",
-            Self::PendingWorkers => "no more are asked for while these wait for a node",
-            Self::IneffectiveScaleUp => "the last scale-up brought nothing, so no more are added",
-            Self::DrainTargetAtRisk => "none is stopped while work is overdue",
-            Self::Settling => "workers are still leaving",
-            Self::MetricsMissing => "none is stopped while it is not known what they get done",
-            Self::ScaleDownDelay => "fewer would do, but not for long enough yet",
-            Self::Unknown => "the workers stay as they are",
-            Self::Fallback => "the fallback holds",
+            Self::Floor => "minReplicas or a scheduled floor is the limit.",
+            Self::MaxReplicas => "maxReplicas is the limit.",
+            Self::Partitions => "The number of partitions is the limit.",
+            Self::PartitionsWithWork => "The number of partitions with work is the limit.",
+            Self::PendingWorkers => "No workers are added while these are pending.",
+            Self::IneffectiveScaleUp => {
+                "The last scale-up did not increase the throughput, so no workers are added."
+            }
+            Self::DrainTargetAtRisk => "No worker is stopped while work is overdue.",
+            Self::Settling => "No worker is stopped while others are shutting down.",
+            Self::MetricsMissing => "No worker is stopped while the workers' progress is unknown.",
+            Self::ScaleDownDelay => {
+                "Fewer workers would suffice, but the scale-down delay has not passed."
+            }
+            Self::Unknown => "The number of workers stays.",
+            Self::Fallback => "scaling.fallback applies.",
         }
     }
 }
 
-/// The sentence of a decision that follows the work.
-pub(super) fn sentence(
+/// The message of a decision that follows the work.
+pub(super) fn message(
     inputs: &Inputs,
     terms: &Terms,
     learned: &Learned,
@@ -157,38 +210,42 @@ pub(super) fn sentence(
     target_seconds: f64,
 ) -> String {
     let lag = inputs.documents.unwrap_or(0) + inputs.ranges.unwrap_or(0);
-    let mut text = what_waits(inputs, lag, target_seconds);
+    let mut text = backlog(inputs, lag, target_seconds);
     let speed = rounded(learned.pages_per_second);
+    // Writing to a string cannot fail.
     if terms.for_arrivals > terms.for_backlog {
         let _ = write!(
             text,
-            "; to keep up with the {} pages/s that arrive takes {} at {speed} pages/s each",
+            " Keeping up with {} arriving pages/s requires {} at {speed} pages/s each.",
             rounded(inputs.arriving.unwrap_or(0.0)),
             workers(terms.for_arrivals),
         );
     } else if lag > 0 {
         let _ = write!(
             text,
-            "; to get it done within {target_seconds} s takes {} at {speed} pages/s each",
+            " Draining the backlog within {target_seconds} s requires {} at {speed} pages/s each.",
             workers(terms.for_backlog),
         );
     }
     for limit in limits {
-        text += "; ";
-        text += limit.phrase();
+        text += " ";
+        text += limit.sentence();
     }
-    format!("{text}: {}.", workers(desired))
+    format!("{text} Desired: {}.", workers(desired))
 }
 
-/// The sentence while the backlog is unknown.
-pub(super) fn blind_sentence(why: &str, desired: u32, limit: Limit) -> String {
-    let why = why.trim_end_matches('.');
-    format!("{why}; {}: {}.", limit.phrase(), workers(desired))
+/// The message while the backlog is unknown.
+pub(super) fn message_for_unknown(cause: &UnknownBacklog, desired: u32, limit: Limit) -> String {
+    format!(
+        "{cause}. {} Desired: {}.",
+        limit.sentence(),
+        workers(desired)
+    )
 }
 
-fn what_waits(inputs: &Inputs, lag: i64, target_seconds: f64) -> String {
+fn backlog(inputs: &Inputs, lag: i64, target_seconds: f64) -> String {
     if lag == 0 {
-        return "Nothing waits".to_owned();
+        return "The backlog is empty.".to_owned();
     }
     let documents = match inputs.documents.unwrap_or(0) {
         0 => None,
@@ -197,18 +254,17 @@ fn what_waits(inputs: &Inputs, lag: i64, target_seconds: f64) -> String {
     };
     let ranges = match inputs.ranges.unwrap_or(0) {
         0 => None,
-        1 => Some("1 range of pages".to_owned()),
-        more => Some(format!("{more} ranges of pages")),
+        1 => Some("1 page range".to_owned()),
+        more => Some(format!("{more} page ranges")),
     };
     let what: Vec<String> = [documents, ranges].into_iter().flatten().collect();
-    let verb = if lag == 1 { "waits" } else { "wait" };
-    // What is overdue is not remembered for longer.
+    // Overdue work is not timed any further.
     let oldest = match inputs.oldest_seconds.unwrap_or(0.0) {
-        late if late > target_seconds => format!("more than {target_seconds}"),
+        overdue if overdue > target_seconds => format!("more than {target_seconds}"),
         seconds => seconds.round().to_string(),
     };
     format!(
-        "{} {verb}, about {} pages, the oldest for {oldest} s",
+        "Backlog: {}, about {} pages, the oldest waiting for {oldest} s.",
         what.join(" and "),
         rounded(inputs.pages.unwrap_or(0.0)),
     )
@@ -236,23 +292,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_age_of_what_is_overdue_is_a_bound_and_said_to_be_one() {
-        let told = |oldest| {
+    fn the_age_of_overdue_work_is_shown_as_a_lower_bound() {
+        let shown = |oldest| {
             let inputs = Inputs {
                 documents: Some(2),
                 pages: Some(20.0),
                 oldest_seconds: Some(oldest),
                 ..Inputs::default()
             };
-            what_waits(&inputs, 2, 600.0)
+            backlog(&inputs, 2, 600.0)
         };
         assert_eq!(
-            told(600.0),
-            "2 documents wait, about 20 pages, the oldest for 600 s"
+            shown(600.0),
+            "Backlog: 2 documents, about 20 pages, the oldest waiting for 600 s."
         );
         assert_eq!(
-            told(607.0),
-            "2 documents wait, about 20 pages, the oldest for more than 600 s"
+            shown(607.0),
+            "Backlog: 2 documents, about 20 pages, the oldest waiting for more than 600 s."
         );
     }
 }

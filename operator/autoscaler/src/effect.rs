@@ -1,28 +1,29 @@
-//! Whether more workers bring more. Where something else is the bottleneck (Milvus throttles, one
-//! partition has all the work), further workers bring nothing; that is noticed and not repeated.
+//! Whether more workers increase the throughput. Where something else is the bottleneck (Milvus
+//! throttles, one partition has all the work), they do not. This detects it, and prevents further
+//! scale-ups for a while.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// For so many seconds a number of workers is watched before it is judged.
+/// A number of workers is measured for this many seconds before it is judged.
 const MEASURED_FOR: f64 = 60.0;
-/// New workers take over partitions in this time; it does not count.
+/// Time in which new workers take over partitions. It is not measured.
 const SETTLING: SignedDuration = SignedDuration::from_secs(15);
-/// A scale-up that brings less than this part of what was expected brought nothing.
-const WORTH_IT: f64 = 0.25;
-/// For so long no further worker is added after the first such scale-up, and after the last of many.
+/// A scale-up is ineffective if it yields less than this part of the expected increase.
+const LEAST_INCREASE: f64 = 0.25;
+/// How long no worker is added after the first ineffective scale-up, and at most after many.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(2);
 
-/// The effect of the scale-ups of late.
+/// The effect of recent scale-ups.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Effect {
+pub(crate) struct ScaleUpEffect {
     level: Option<Level>,
     before: Option<Speed>,
     blocked: Option<Blocked>,
     pause: Option<SignedDuration>,
 }
 
-/// A time with the same number of workers, all of them with more work than they could do.
+/// A period with the same number of workers, all of them saturated with work.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     workers: u32,
@@ -44,9 +45,9 @@ struct Blocked {
     until: Timestamp,
 }
 
-impl Effect {
-    /// Notes the pages that `ready` workers got done in the `seconds` since the last look. Only time
-    /// in which all of them had enough to do (`saturated`) says anything.
+impl ScaleUpEffect {
+    /// Records the pages that `ready` workers processed in the `seconds` since the last
+    /// observation. Only time in which all of them had enough work (`saturated`) is meaningful.
     pub(crate) fn record(
         &mut self,
         now: Timestamp,
@@ -83,13 +84,13 @@ impl Effect {
         self.judge(now);
     }
 
-    /// More workers than this would bring nothing; `None`: nothing speaks against more.
+    /// More workers than this would not increase the throughput. `None`: there is no such limit.
     pub(crate) fn ceiling(&self, now: Timestamp) -> Option<u32> {
         let blocked = self.blocked?;
         (now < blocked.until).then_some(blocked.workers)
     }
 
-    /// Forgets what was measured, because the clock cannot be trusted.
+    /// Discards the measurements, because the clock cannot be trusted.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
@@ -108,7 +109,7 @@ impl Effect {
         let more = f64::from(level.workers) / f64::from(before.workers) - 1.0;
         let expected = before.pages_per_second * more;
         let gained = speed.pages_per_second - before.pages_per_second;
-        if gained > WORTH_IT * expected {
+        if gained > LEAST_INCREASE * expected {
             self.blocked = None;
             self.pause = None;
             return;
@@ -123,7 +124,7 @@ impl Effect {
 }
 
 impl Level {
-    /// Its speed, once it was watched for long enough.
+    /// Its speed, once it has been measured for long enough.
     fn speed(self) -> Option<Speed> {
         (self.seconds >= MEASURED_FOR).then(|| Speed {
             workers: self.workers,
@@ -136,8 +137,8 @@ impl Level {
 mod tests {
     use super::*;
 
-    /// Watches `ready` workers for so many seconds, who together get `pages` done a second.
-    fn watch(effect: &mut Effect, second: &mut i64, seconds: i64, ready: u32, pages: f64) {
+    /// Records `ready` workers that together process `pages` per second, for a number of seconds.
+    fn measure(effect: &mut ScaleUpEffect, second: &mut i64, seconds: i64, ready: u32, pages: f64) {
         for _ in 0..seconds {
             *second += 1;
             let now = Timestamp::from_second(*second).unwrap();
@@ -145,54 +146,54 @@ mod tests {
         }
     }
 
-    fn ceiling(effect: &Effect, second: i64) -> Option<u32> {
+    fn ceiling(effect: &ScaleUpEffect, second: i64) -> Option<u32> {
         effect.ceiling(Timestamp::from_second(second).unwrap())
     }
 
     #[test]
-    fn workers_that_bring_more_are_welcome() {
-        let (mut effect, mut second) = (Effect::default(), 0);
-        watch(&mut effect, &mut second, 100, 2, 10.0);
-        watch(&mut effect, &mut second, 100, 4, 19.0);
+    fn an_effective_scale_up_sets_no_limit() {
+        let (mut effect, mut second) = (ScaleUpEffect::default(), 0);
+        measure(&mut effect, &mut second, 100, 2, 10.0);
+        measure(&mut effect, &mut second, 100, 4, 19.0);
         assert_eq!(ceiling(&effect, second), None);
     }
 
     #[test]
-    fn workers_that_bring_nothing_are_not_added_again_for_a_while() {
-        let (mut effect, mut second) = (Effect::default(), 0);
-        watch(&mut effect, &mut second, 100, 2, 10.0);
-        watch(&mut effect, &mut second, 70, 4, 10.2);
+    fn after_an_ineffective_scale_up_no_workers_are_added_for_a_while() {
+        let (mut effect, mut second) = (ScaleUpEffect::default(), 0);
+        measure(&mut effect, &mut second, 100, 2, 10.0);
+        measure(&mut effect, &mut second, 70, 4, 10.2);
         assert_eq!(
             ceiling(&effect, second),
             None,
             "not measured for long enough"
         );
-        watch(&mut effect, &mut second, 30, 4, 10.2);
+        measure(&mut effect, &mut second, 30, 4, 10.2);
         assert_eq!(ceiling(&effect, second), Some(4));
         assert_eq!(ceiling(&effect, second + 601), None);
     }
 
     #[test]
-    fn every_further_vain_attempt_waits_for_longer() {
-        let (mut effect, mut second) = (Effect::default(), 0);
-        watch(&mut effect, &mut second, 100, 2, 10.0);
-        watch(&mut effect, &mut second, 700, 4, 10.0);
-        watch(&mut effect, &mut second, 100, 6, 10.0);
+    fn every_further_ineffective_scale_up_doubles_the_pause() {
+        let (mut effect, mut second) = (ScaleUpEffect::default(), 0);
+        measure(&mut effect, &mut second, 100, 2, 10.0);
+        measure(&mut effect, &mut second, 700, 4, 10.0);
+        measure(&mut effect, &mut second, 100, 6, 10.0);
         assert_eq!(ceiling(&effect, second + 1000), Some(6));
     }
 
     #[test]
-    fn no_page_at_all_is_no_effect() {
-        let (mut effect, mut second) = (Effect::default(), 0);
-        watch(&mut effect, &mut second, 100, 1, 0.0);
-        watch(&mut effect, &mut second, 100, 2, 0.0);
+    fn no_pages_at_all_means_ineffective() {
+        let (mut effect, mut second) = (ScaleUpEffect::default(), 0);
+        measure(&mut effect, &mut second, 100, 1, 0.0);
+        measure(&mut effect, &mut second, 100, 2, 0.0);
         assert_eq!(ceiling(&effect, second), Some(2));
     }
 
     #[test]
-    fn idle_workers_say_nothing() {
-        let (mut effect, mut second) = (Effect::default(), 0);
-        watch(&mut effect, &mut second, 100, 2, 10.0);
+    fn time_with_idle_workers_is_not_measured() {
+        let (mut effect, mut second) = (ScaleUpEffect::default(), 0);
+        measure(&mut effect, &mut second, 100, 2, 10.0);
         effect.record(
             Timestamp::from_second(second + 1).unwrap(),
             1.0,
@@ -200,7 +201,7 @@ mod tests {
             0.0,
             false,
         );
-        watch(&mut effect, &mut second, 100, 4, 10.0);
+        measure(&mut effect, &mut second, 100, 4, 10.0);
         assert_eq!(ceiling(&effect, second), None);
     }
 }

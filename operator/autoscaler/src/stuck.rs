@@ -1,5 +1,6 @@
-//! Partitions whose work does not move. Judged by time and by what their workers get done, never by
-//! one look: a worker that is busy with a long document commits nothing for a while.
+//! Partitions whose work makes no progress. Judged by time and by the pages that their workers
+//! process, never by a single observation: a worker that is busy with a long document commits
+//! nothing for a while.
 
 use std::collections::BTreeMap;
 
@@ -10,26 +11,26 @@ use super::{
     observation::{Backlog, Partition},
 };
 
-/// Nothing is stuck before this time.
+/// No partition is stuck before this time ...
 const SHORTEST: SignedDuration = SignedDuration::from_mins(10);
-/// Nor before so many times the longest piece of work.
+/// ... nor before this many times the duration of the longest document or page range.
 const TIMES_THE_LONGEST: f64 = 4.0;
 
-/// Since when partitions have not moved.
+/// Since when each partition has made no progress.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stuck {
-    still: BTreeMap<Partition, Still>,
+pub(crate) struct StuckPartitions {
+    standstills: BTreeMap<Partition, Standstill>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Still {
+struct Standstill {
     next: i64,
     since: Timestamp,
 }
 
-impl Stuck {
-    /// The partitions with work that have not moved for long, although a worker that has them is
-    /// there: nothing was committed, and no such worker got a page done.
+impl StuckPartitions {
+    /// The partitions with work that have made no progress for a long time: nothing was committed,
+    /// and no worker that they are assigned to processed a page.
     pub(crate) fn observe(
         &mut self,
         now: Timestamp,
@@ -44,26 +45,26 @@ impl Stuck {
         let mut stuck = Vec::new();
         for (partition, offsets) in backlog.partitions() {
             if offsets.lag() == 0 {
-                self.still.remove(&partition);
+                self.standstills.remove(&partition);
                 continue;
             }
             let next = offsets.next();
-            let fresh = Still { next, since: now };
-            let still = self.still.entry(partition).or_insert(fresh);
-            // What nobody looked at is not stuck.
-            let moves = !progress.known || progress.moving.contains(&partition);
-            if moves || still.next != next {
-                *still = fresh;
-            } else if now.duration_since(still.since) >= patience {
+            let restarted = Standstill { next, since: now };
+            let standstill = self.standstills.entry(partition).or_insert(restarted);
+            // Without the workers' counts, progress cannot be ruled out.
+            let progresses = !progress.known || progress.partitions.contains(&partition);
+            if progresses || standstill.next != next {
+                *standstill = restarted;
+            } else if now.duration_since(standstill.since) >= patience {
                 stuck.push(partition);
             }
         }
         stuck
     }
 
-    /// Begins anew, because the clock cannot be trusted.
+    /// Starts again, because the clock cannot be trusted.
     pub(crate) fn forget(&mut self) {
-        self.still.clear();
+        self.standstills.clear();
     }
 }
 
@@ -92,30 +93,30 @@ mod tests {
         }
     }
 
-    fn progress(moving: &[Partition]) -> Progress {
+    fn progress(partitions: &[Partition]) -> Progress {
         Progress {
             pages: 1.0,
-            moving: moving.iter().copied().collect(),
+            partitions: partitions.iter().copied().collect(),
             known: true,
         }
     }
 
     #[test]
-    fn a_partition_that_nobody_gets_on_with_is_stuck_after_ten_minutes() {
-        let mut stuck = Stuck::default();
+    fn a_partition_without_progress_is_stuck_after_ten_minutes() {
+        let mut stuck = StuckPartitions::default();
         for second in 0..600 {
-            let seen = stuck.observe(at(second), &backlog(40), &progress(&[]), 30.0);
-            assert_eq!(seen, [], "second {second}");
+            let found = stuck.observe(at(second), &backlog(40), &progress(&[]), 30.0);
+            assert_eq!(found, [], "second {second}");
         }
-        let seen = stuck.observe(at(600), &backlog(40), &progress(&[]), 30.0);
-        assert_eq!(seen, [FIRST]);
-        let seen = stuck.observe(at(602), &backlog(41), &progress(&[]), 30.0);
-        assert_eq!(seen, [], "it moved");
+        let found = stuck.observe(at(600), &backlog(40), &progress(&[]), 30.0);
+        assert_eq!(found, [FIRST]);
+        let found = stuck.observe(at(602), &backlog(41), &progress(&[]), 30.0);
+        assert_eq!(found, [], "it made progress");
     }
 
     #[test]
     fn a_worker_with_a_long_document_is_not_stuck() {
-        let mut stuck = Stuck::default();
+        let mut stuck = StuckPartitions::default();
         for second in 0..4000 {
             let pages = progress(&[FIRST]);
             assert_eq!(stuck.observe(at(second), &backlog(40), &pages, 30.0), []);
@@ -123,22 +124,22 @@ mod tests {
     }
 
     #[test]
-    fn patience_follows_from_the_longest_piece_of_work() {
-        let mut stuck = Stuck::default();
+    fn patience_is_derived_from_the_longest_work() {
+        let mut stuck = StuckPartitions::default();
         for second in [0, 600, 1999] {
-            let seen = stuck.observe(at(second), &backlog(40), &progress(&[]), 500.0);
-            assert_eq!(seen, [], "second {second}");
+            let found = stuck.observe(at(second), &backlog(40), &progress(&[]), 500.0);
+            assert_eq!(found, [], "second {second}");
         }
-        let seen = stuck.observe(at(2000), &backlog(40), &progress(&[]), 500.0);
-        assert_eq!(seen, [FIRST]);
+        let found = stuck.observe(at(2000), &backlog(40), &progress(&[]), 500.0);
+        assert_eq!(found, [FIRST]);
     }
 
     #[test]
-    fn without_a_look_at_the_workers_nothing_is_stuck() {
-        let mut stuck = Stuck::default();
+    fn without_the_counts_of_workers_nothing_is_stuck() {
+        let mut stuck = StuckPartitions::default();
         for second in [0, 1000, 2000] {
-            let seen = stuck.observe(at(second), &backlog(40), &Progress::default(), 0.0);
-            assert_eq!(seen, []);
+            let found = stuck.observe(at(second), &backlog(40), &Progress::default(), 0.0);
+            assert_eq!(found, []);
         }
     }
 }

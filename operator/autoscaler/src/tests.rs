@@ -1,6 +1,6 @@
-//! The decisions as a specification: one look after the other, with a clock of their own. The
-//! numbers in names (`pain_4`) are those of the complaints that users of other autoscalers have
-//! filed; `docs/scaling.md` lists them.
+//! The decisions as a specification: one observation after the other, with a simulated clock. The
+//! numbers in names (`pain_4`) are those of complaints about other autoscalers, which
+//! `docs/scaling.md` lists.
 
 use std::{collections::BTreeSet, num::NonZeroU32};
 
@@ -16,6 +16,13 @@ const LEARNED: Learned = Learned {
     longest_seconds: 30.0,
 };
 
+fn unreachable_kafka() -> UnknownBacklog {
+    UnknownBacklog::OffsetsNotRead {
+        reason: "KafkaUnreachable",
+        message: "Kafka at kafka:9092 does not answer".into(),
+    }
+}
+
 fn policy(floor: u32, max: u32) -> Policy {
     Policy {
         floor,
@@ -30,18 +37,18 @@ fn policy(floor: u32, max: u32) -> Policy {
     }
 }
 
-/// A pipeline that is looked at every two seconds.
-struct Stage {
+/// A pipeline that is observed every two seconds.
+struct Scenario {
     policy: Policy,
     memory: Memory,
     now: i64,
     current: u32,
     workers: Vec<Worker>,
-    leaving: u32,
-    backlog: Result<Backlog, Blind>,
+    terminating: u32,
+    backlog: Result<Backlog, UnknownBacklog>,
 }
 
-impl Stage {
+impl Scenario {
     fn new(policy: Policy, partitions: usize) -> Self {
         Self {
             memory: Memory::new(Some(LEARNED), &policy),
@@ -49,7 +56,7 @@ impl Stage {
             now: 1_000_000,
             current: 0,
             workers: Vec::new(),
-            leaving: 0,
+            terminating: 0,
             backlog: Ok(Backlog {
                 tasks: vec![
                     PartitionOffsets {
@@ -67,7 +74,7 @@ impl Stage {
         &mut self.backlog.as_mut().expect("the offsets are known").tasks
     }
 
-    /// Documents arrive, spread evenly.
+    /// Documents arrive, distributed evenly.
     fn send(&mut self, documents: usize) {
         let partitions = self.tasks().len();
         for number in 0..documents {
@@ -75,14 +82,14 @@ impl Stage {
         }
     }
 
-    /// Everything is done.
+    /// Everything is processed.
     fn finish(&mut self) {
         for offsets in self.tasks() {
             offsets.committed = Some(offsets.end);
         }
     }
 
-    /// So many workers work.
+    /// `count` workers are ready.
     fn ready(&mut self, count: u32) {
         self.current = count;
         let partitions: BTreeSet<Partition> = (0..64)
@@ -103,7 +110,7 @@ impl Stage {
             .collect();
     }
 
-    /// Every worker gets pages done.
+    /// Every worker processes pages.
     fn work(&mut self, pages: f64, seconds: f64) {
         for worker in &mut self.workers {
             let counts = worker.counts.get_or_insert_default();
@@ -129,26 +136,26 @@ impl Stage {
         Timestamp::from_second(self.now + second).unwrap()
     }
 
-    /// One look, two seconds after the last one.
-    fn look(&mut self) -> Decision {
+    /// The decision two seconds after the last one.
+    fn decide(&mut self) -> Decision {
         self.now += 2;
         let observation = Observation {
             at: Timestamp::from_second(self.now).unwrap(),
             current: self.current,
             backlog: self.backlog.clone(),
             workers: self.workers.clone(),
-            leaving: self.leaving,
+            terminating: self.terminating,
         };
         let (decision, memory) = decide(&observation, &self.policy, self.memory.clone());
         self.memory = memory;
         decision
     }
 
-    /// Looks for so many seconds, and follows every decision with workers that work at once.
-    fn follow(&mut self, seconds: i64) -> Decision {
+    /// Decides for a number of seconds. New workers are ready at once.
+    fn run(&mut self, seconds: i64) -> Decision {
         let end = self.now + seconds;
         loop {
-            let decision = self.look();
+            let decision = self.decide();
             if decision.desired != self.current {
                 self.ready(decision.desired);
             }
@@ -160,116 +167,113 @@ impl Stage {
 }
 
 #[test]
-fn the_first_message_wakes_one_worker_at_once() {
-    let mut stage = Stage::new(policy(0, 4), 4);
-    stage.follow(120);
-    stage.send(1);
-    let decision = stage.look();
-    assert_eq!((decision.desired, decision.reason), (1, "Draining"));
+fn the_first_message_starts_one_worker_at_once() {
+    let mut scenario = Scenario::new(policy(0, 4), 4);
+    scenario.run(120);
+    scenario.send(1);
+    let decision = scenario.decide();
+    assert_eq!((decision.desired, decision.reason), (1, Reason::Draining));
     assert_eq!(
         decision.message,
-        "1 document waits, about 10 pages, the oldest for 0 s; to get it done within 600 s takes 1 worker at 1 pages/s each: 1 worker."
+        "Backlog: 1 document, about 10 pages, the oldest waiting for 0 s. Draining the backlog within 600 s requires 1 worker at 1 pages/s each. Desired: 1 worker."
     );
 }
 
 #[test]
-fn pain_7_the_full_number_is_asked_for_with_the_first_look() {
-    let mut stage = Stage::new(policy(0, 8), 16);
-    stage.look();
-    // 3800 pages; a worker does (540 - 60) * 1 of them in time.
-    stage.send(380);
-    assert_eq!(stage.look().desired, 8);
+fn pain_7_the_first_decision_asks_for_the_full_number() {
+    let mut scenario = Scenario::new(policy(0, 8), 16);
+    scenario.decide();
+    // 3800 pages, of which one worker processes (540 - 60) * 1 in time.
+    scenario.send(380);
+    assert_eq!(scenario.decide().desired, 8);
 }
 
 #[test]
 fn pain_4_neither_one_more_than_partitions_nor_one_less_than_max() {
     for (max, partitions) in [(20, 10), (10, 10), (64, 64)] {
-        let mut stage = Stage::new(policy(0, max), partitions);
-        stage.look();
-        stage.send(100_000);
-        let decision = stage.look();
+        let mut scenario = Scenario::new(policy(0, max), partitions);
+        scenario.decide();
+        scenario.send(100_000);
+        let decision = scenario.decide();
         assert_eq!(
             decision.desired,
             max.min(u32::try_from(partitions).unwrap())
         );
     }
-    let mut stage = Stage::new(policy(0, 20), 10);
-    stage.send(100_000);
-    assert!(stage.look().limits.contains(&Limit::Partitions));
-    let mut stage = Stage::new(policy(0, 5), 10);
-    stage.send(100_000);
-    assert!(stage.look().limits.contains(&Limit::MaxReplicas));
+    let mut scenario = Scenario::new(policy(0, 20), 10);
+    scenario.send(100_000);
+    assert!(scenario.decide().limits.contains(&Limit::Partitions));
+    let mut scenario = Scenario::new(policy(0, 5), 10);
+    scenario.send(100_000);
+    assert!(scenario.decide().limits.contains(&Limit::MaxReplicas));
 }
 
 #[test]
-fn pain_5_partitions_without_work_ask_for_nobody() {
-    let mut stage = Stage::new(policy(0, 20), 20);
-    stage.look();
-    stage.tasks()[3].end = 10_000;
-    stage.tasks()[7].end = 10_000;
-    let decision = stage.look();
+fn pain_5_partitions_without_work_require_no_worker() {
+    let mut scenario = Scenario::new(policy(0, 20), 20);
+    scenario.decide();
+    scenario.tasks()[3].end = 10_000;
+    scenario.tasks()[7].end = 10_000;
+    let decision = scenario.decide();
     assert_eq!(decision.desired, 2);
     assert!(decision.limits.contains(&Limit::PartitionsWithWork));
 }
 
 #[test]
 fn pain_6_steps_use_partitions_evenly_without_being_divisors() {
-    let mut stage = Stage::new(policy(0, 7), 7);
-    stage.look();
-    // Needs three of seven, which no divisor of seven offers.
-    stage.send(110);
-    assert_eq!(stage.look().desired, 3);
+    let mut scenario = Scenario::new(policy(0, 7), 7);
+    scenario.decide();
+    // Requires three workers, which is not a divisor of seven.
+    scenario.send(110);
+    assert_eq!(scenario.decide().desired, 3);
 }
 
 #[test]
-fn pain_2_and_3_offsets_count_from_what_is_there_and_to_what_is_committed() {
-    // Retention deleted 900 of 1000 records that nobody committed.
-    let mut stage = Stage::new(policy(0, 8), 1);
-    stage.tasks()[0] = PartitionOffsets {
+fn pain_2_and_3_deleted_and_committed_records_are_not_work() {
+    // Retention deleted 900 of 1000 records that were never committed.
+    let mut scenario = Scenario::new(policy(0, 8), 1);
+    scenario.tasks()[0] = PartitionOffsets {
         log_start: 900,
         end: 1000,
         committed: None,
     };
-    let decision = stage.look();
+    let decision = scenario.decide();
     assert_eq!(decision.inputs.documents, Some(100));
-    stage.tasks()[0].committed = Some(1000);
-    stage.ready(1);
-    assert_eq!(stage.follow(80).desired, 0, "nothing is left");
+    scenario.tasks()[0].committed = Some(1000);
+    scenario.ready(1);
+    assert_eq!(scenario.run(80).desired, 0, "nothing is left");
 }
 
 #[test]
 fn pain_10_unknown_offsets_hold_and_never_stop_a_worker() {
-    let mut stage = Stage::new(policy(0, 8), 8);
-    stage.ready(3);
-    stage.backlog = Err(Blind {
-        reason: "KafkaUnreachable",
-        message: "Kafka at kafka:9092 does not answer".into(),
-    });
-    let decision = stage.follow(3600);
-    assert_eq!((decision.desired, decision.reason), (3, "KafkaUnreachable"));
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(3);
+    scenario.backlog = Err(unreachable_kafka());
+    let decision = scenario.run(3600);
+    assert_eq!(
+        (decision.desired, decision.reason.as_str()),
+        (3, "KafkaUnreachable")
+    );
     assert_eq!(decision.limits, [Limit::Unknown]);
     assert_eq!(
         decision.message,
-        "Kafka at kafka:9092 does not answer; the workers stay as they are: 3 workers."
+        "Kafka at kafka:9092 does not answer. The number of workers stays. Desired: 3 workers."
     );
 }
 
 #[test]
-fn pain_10_the_fallback_lifts_from_zero_and_lowers_nobody() {
+fn pain_10_the_fallback_raises_from_zero_and_never_lowers() {
     let mut policy = policy(0, 8);
     policy.fallback = Some(Fallback {
         after: SignedDuration::from_secs(300),
         replicas: 2,
     });
     for (current, desired) in [(0, 2), (5, 5)] {
-        let mut stage = Stage::new(policy.clone(), 8);
-        stage.ready(current);
-        stage.backlog = Err(Blind {
-            reason: "KafkaUnreachable",
-            message: String::new(),
-        });
-        assert_eq!(stage.follow(290).desired, current);
-        let decision = stage.follow(20);
+        let mut scenario = Scenario::new(policy.clone(), 8);
+        scenario.ready(current);
+        scenario.backlog = Err(unreachable_kafka());
+        assert_eq!(scenario.run(290).desired, current);
+        let decision = scenario.run(20);
         assert_eq!(
             (decision.desired, decision.limits),
             (desired, vec![Limit::Fallback])
@@ -278,95 +282,117 @@ fn pain_10_the_fallback_lifts_from_zero_and_lowers_nobody() {
 }
 
 #[test]
-fn a_group_that_hands_partitions_over_holds_for_a_while() {
-    let mut stage = Stage::new(policy(0, 8), 8);
-    stage.ready(2);
-    stage.send(1000);
-    stage.backlog.as_mut().unwrap().rebalancing = true;
-    let decision = stage.look();
-    assert_eq!((decision.desired, decision.reason), (2, "GroupRebalancing"));
-    stage.current = 0;
-    assert!(stage.look().desired > 0, "nobody there to be disturbed");
-    stage.current = 2;
-    assert!(stage.follow(70).desired > 2, "not for ever");
+fn a_rebalancing_group_holds_for_a_while() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(2);
+    scenario.send(1000);
+    scenario.backlog.as_mut().unwrap().rebalancing = true;
+    let decision = scenario.decide();
+    assert_eq!(
+        (decision.desired, decision.reason.as_str()),
+        (2, "GroupRebalancing")
+    );
+    scenario.current = 0;
+    assert!(
+        scenario.decide().desired > 0,
+        "without workers there is no rebalance to wait for"
+    );
+    scenario.current = 2;
+    assert!(
+        scenario.run(70).desired > 2,
+        "a long rebalance no longer holds"
+    );
 }
 
 #[test]
-fn a_topic_that_was_made_anew_holds_and_is_looked_at_again() {
-    let mut stage = Stage::new(policy(0, 8), 2);
-    stage.send(1000);
-    stage.finish();
-    stage.ready(2);
-    stage.look();
-    for offsets in stage.tasks() {
+fn a_recreated_topic_holds_once_and_is_then_followed() {
+    let mut scenario = Scenario::new(policy(0, 8), 2);
+    scenario.send(1000);
+    scenario.finish();
+    scenario.ready(2);
+    scenario.decide();
+    for offsets in scenario.tasks() {
         *offsets = PartitionOffsets {
             log_start: 0,
             end: 1,
             committed: None,
         };
     }
-    let decision = stage.look();
-    assert_eq!((decision.desired, decision.reason), (2, "TopicRecreated"));
-    assert_eq!(stage.look().reason, "Draining");
+    let decision = scenario.decide();
+    assert_eq!(
+        (decision.desired, decision.reason.as_str()),
+        (2, "TopicRecreated")
+    );
+    assert_eq!(scenario.decide().reason, Reason::Draining);
 }
 
 #[test]
-fn a_position_behind_the_end_holds_and_wakes_one_worker_that_finds_out() {
-    let mut stage = Stage::new(policy(0, 8), 1);
-    stage.tasks()[0] = PartitionOffsets {
+fn a_committed_offset_past_the_end_holds_and_starts_one_worker() {
+    let mut scenario = Scenario::new(policy(0, 8), 1);
+    scenario.tasks()[0] = PartitionOffsets {
         log_start: 0,
         end: 3,
         committed: Some(500),
     };
-    let decision = stage.follow(10);
+    let decision = scenario.run(10);
     assert_eq!(
-        (decision.desired, decision.reason),
+        (decision.desired, decision.reason.as_str()),
         (1, "CommittedAheadOfEnd")
     );
-    // An empty topic has nothing to find.
-    stage.tasks()[0].log_start = 3;
-    assert_eq!(stage.follow(120).desired, 0);
+    assert_eq!(
+        decision.message,
+        "Committed offset 500 is past the end offset 3 of partition 0 of the tasks topic: the topic was recreated or truncated. The number of workers stays. Desired: 1 worker."
+    );
+    // An empty topic needs no worker.
+    scenario.tasks()[0].log_start = 3;
+    assert_eq!(scenario.run(120).desired, 0);
 }
 
 #[test]
 fn a_clock_that_was_set_back_holds() {
-    let mut stage = Stage::new(policy(0, 8), 8);
-    stage.ready(4);
-    stage.follow(100);
-    stage.ready(4);
-    stage.now -= 3600;
-    let decision = stage.look();
-    assert_eq!((decision.desired, decision.reason), (4, "ClockStep"));
-    assert_eq!(stage.follow(40).desired, 4, "the delay begins anew");
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(4);
+    scenario.run(100);
+    scenario.ready(4);
+    scenario.now -= 3600;
+    let decision = scenario.decide();
+    assert_eq!(
+        (decision.desired, decision.reason.as_str()),
+        (4, "ClockStep")
+    );
+    assert_eq!(scenario.run(40).desired, 4, "the delay starts again");
 }
 
 #[test]
-fn a_gap_in_the_looks_starts_the_scale_down_delay_again() {
-    let mut stage = Stage::new(policy(0, 8), 8);
-    stage.ready(4);
+fn a_gap_between_observations_restarts_the_scale_down_delay() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(4);
     for _ in 0..25 {
-        assert_eq!(stage.look().desired, 4);
+        assert_eq!(scenario.decide().desired, 4);
     }
-    stage.now += 3600;
-    assert_eq!(stage.look().desired, 4);
+    scenario.now += 3600;
+    assert_eq!(scenario.decide().desired, 4);
 }
 
 #[test]
 fn workers_stop_after_the_whole_delay_and_not_before() {
-    let mut stage = Stage::new(policy(0, 8), 8);
-    stage.ready(4);
-    let decision = stage.follow(58);
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(4);
+    let decision = scenario.run(58);
     assert_eq!(
         (decision.desired, decision.limits),
         (4, vec![Limit::ScaleDownDelay])
     );
-    let decision = stage.follow(4);
+    let decision = scenario.run(4);
     assert_eq!(decision.desired, 0);
-    assert_eq!(decision.message, "Nothing waits: 0 workers.");
+    assert_eq!(
+        decision.message,
+        "The backlog is empty. Desired: 0 workers."
+    );
 }
 
 #[test]
-fn the_delay_follows_from_the_time_of_a_start() {
+fn the_delay_is_derived_from_the_start_up_time() {
     let mut policy = policy(0, 8);
     policy.scale_down_delay = None;
     for (startup_seconds, delay) in [(5.0, 30), (200.0, 200), (2000.0, 240)] {
@@ -374,25 +400,25 @@ fn the_delay_follows_from_the_time_of_a_start() {
             startup_seconds,
             ..LEARNED
         };
-        let mut stage = Stage::new(policy.clone(), 8);
-        stage.memory = Memory::new(Some(learned), &policy);
-        stage.ready(2);
-        assert_eq!(stage.follow(delay - 2).desired, 2, "{startup_seconds}");
-        assert_eq!(stage.follow(6).desired, 0, "{startup_seconds}");
+        let mut scenario = Scenario::new(policy.clone(), 8);
+        scenario.memory = Memory::new(Some(learned), &policy);
+        scenario.ready(2);
+        assert_eq!(scenario.run(delay - 2).desired, 2, "{startup_seconds}");
+        assert_eq!(scenario.run(6).desired, 0, "{startup_seconds}");
     }
 }
 
 #[test]
 fn no_worker_is_stopped_while_work_is_overdue() {
-    let mut stage = Stage::new(policy(0, 8), 8);
-    stage.ready(4);
-    stage.send(8);
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(4);
+    scenario.send(8);
     for _ in 0..320 {
-        stage.work(2.0, 2.0);
-        stage.look();
+        scenario.work(2.0, 2.0);
+        scenario.decide();
     }
-    stage.work(2.0, 2.0);
-    let decision = stage.look();
+    scenario.work(2.0, 2.0);
+    let decision = scenario.decide();
     assert_eq!(decision.desired, 4);
     assert!(
         decision.limits.contains(&Limit::DrainTargetAtRisk),
@@ -401,11 +427,11 @@ fn no_worker_is_stopped_while_work_is_overdue() {
 }
 
 #[test]
-fn no_worker_is_stopped_while_others_are_leaving() {
-    let mut stage = Stage::new(policy(0, 8), 8);
-    stage.ready(4);
-    stage.leaving = 1;
-    let decision = stage.follow(200);
+fn no_worker_is_stopped_while_others_are_shutting_down() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(4);
+    scenario.terminating = 1;
+    let decision = scenario.run(200);
     assert_eq!(
         (decision.desired, decision.limits),
         (4, vec![Limit::Settling])
@@ -413,17 +439,17 @@ fn no_worker_is_stopped_while_others_are_leaving() {
 }
 
 #[test]
-fn no_worker_is_stopped_while_nobody_knows_what_they_do() {
-    let mut stage = Stage::new(policy(0, 8), 8);
-    stage.ready(4);
-    stage.send(1);
-    for worker in &mut stage.workers {
+fn no_worker_is_stopped_while_the_workers_progress_is_unknown() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(4);
+    scenario.send(1);
+    for worker in &mut scenario.workers {
         worker.counts = None;
     }
     for _ in 0..100 {
-        stage.look();
+        scenario.decide();
     }
-    let decision = stage.look();
+    let decision = scenario.decide();
     assert_eq!(decision.desired, 4);
     assert!(
         decision.limits.contains(&Limit::MetricsMissing),
@@ -432,44 +458,47 @@ fn no_worker_is_stopped_while_nobody_knows_what_they_do() {
 }
 
 #[test]
-fn pain_1_a_slow_document_is_not_taken_for_a_stuck_partition() {
-    let mut stage = Stage::new(policy(0, 8), 2);
-    stage.ready(1);
-    stage.tasks()[0].end = 1;
+fn pain_1_a_slow_document_is_not_a_stuck_partition() {
+    let mut scenario = Scenario::new(policy(0, 8), 2);
+    scenario.ready(1);
+    scenario.tasks()[0].end = 1;
     let partition = Partition {
         topic: Topic::Tasks,
         number: 0,
     };
-    for worker in &mut stage.workers {
+    for worker in &mut scenario.workers {
         worker.counts.as_mut().unwrap().partitions = BTreeSet::from([partition]);
     }
     for _ in 0..2000 {
-        stage.work(0.2, 2.0);
-        assert_eq!(stage.look().stuck, []);
+        scenario.work(0.2, 2.0);
+        assert_eq!(scenario.decide().stuck, []);
     }
-    // Now its worker gets nothing done any more.
+    // From here on its worker processes nothing.
     for _ in 0..310 {
-        stage.work(0.0, 2.0);
-        stage.look();
+        scenario.work(0.0, 2.0);
+        scenario.decide();
     }
-    let decision = stage.look();
+    let decision = scenario.decide();
     assert_eq!(decision.stuck, [partition]);
-    assert_eq!(decision.desired, 1, "somebody has to be there for it");
+    assert_eq!(
+        decision.desired, 1,
+        "a stuck partition still needs a worker"
+    );
 }
 
 #[test]
-fn pain_8_and_14_a_constant_load_moves_nothing() {
-    let mut stage = Stage::new(policy(0, 8), 8);
+fn pain_8_and_14_a_constant_load_changes_nothing() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
     let mut changes = 0;
     for second in 0..3600 {
-        // 2.5 pages a second arrive; the workers do what they can.
+        // 2.5 pages per second arrive; the workers process as much as they can.
         if second % 4 == 0 {
-            stage.send(1);
+            scenario.send(1);
         }
-        let possible = stage.current;
+        let possible = scenario.current;
         if second % 10 == 0 {
             let mut left = possible;
-            for offsets in stage.tasks() {
+            for offsets in scenario.tasks() {
                 let next = offsets.next();
                 if left > 0 && next < offsets.end {
                     offsets.committed = Some(next + 1);
@@ -478,102 +507,96 @@ fn pain_8_and_14_a_constant_load_moves_nothing() {
             }
         }
         if second % 2 == 0 {
-            let before = stage.current;
-            let counts: Vec<Counts> = stage
+            let before = scenario.current;
+            let counts: Vec<Counts> = scenario
                 .workers
                 .iter()
                 .filter_map(|worker| worker.counts.clone())
                 .collect();
-            let decision = stage.look();
-            stage.now -= 1;
+            let decision = scenario.decide();
+            scenario.now -= 1;
             if decision.desired != before {
                 changes += u32::from(second > 600);
-                stage.ready(decision.desired);
-                for (worker, old) in stage.workers.iter_mut().zip(counts) {
+                scenario.ready(decision.desired);
+                for (worker, old) in scenario.workers.iter_mut().zip(counts) {
                     worker.counts = Some(old);
                 }
             }
-            stage.work(2.0, 2.0);
+            scenario.work(2.0, 2.0);
         } else {
-            stage.now += 1;
+            scenario.now += 1;
         }
     }
     assert!(
         changes <= 2,
         "{changes} changes after the first ten minutes"
     );
-    assert!((3..=4).contains(&stage.current), "{}", stage.current);
+    assert!((3..=4).contains(&scenario.current), "{}", scenario.current);
 }
 
 #[test]
-fn pain_14_workers_that_start_are_capacity_to_come() {
-    let mut stage = Stage::new(policy(0, 8), 16);
-    stage.look();
-    stage.send(120);
-    let first = stage.look().desired;
+fn pain_14_starting_workers_count_as_future_capacity() {
+    let mut scenario = Scenario::new(policy(0, 8), 16);
+    scenario.decide();
+    scenario.send(120);
+    let first = scenario.decide().desired;
     assert_eq!(first, 3);
-    let since = stage.at(0);
+    let since = scenario.at(0);
     for _ in 0..25 {
-        stage.phases(&[Phase::Starting { since }; 3]);
-        assert_eq!(stage.look().desired, 3);
+        scenario.phases(&[Phase::Starting { since }; 3]);
+        assert_eq!(scenario.decide().desired, 3);
     }
 }
 
 #[test]
-fn pain_15_a_long_start_is_part_of_the_target() {
-    let mut fast = Stage::new(policy(0, 50), 50);
-    let mut slow = Stage::new(policy(0, 50), 50);
+fn pain_15_a_long_start_up_is_part_of_the_target() {
+    let mut fast = Scenario::new(policy(0, 50), 50);
+    let mut slow = Scenario::new(policy(0, 50), 50);
     let learned = Learned {
         startup_seconds: 480.0,
         ..LEARNED
     };
     slow.memory = Memory::new(Some(learned), &slow.policy);
-    for stage in [&mut fast, &mut slow] {
-        stage.look();
-        stage.send(100);
+    for scenario in [&mut fast, &mut slow] {
+        scenario.decide();
+        scenario.send(100);
     }
-    assert!(slow.look().desired > 3 * fast.look().desired);
+    assert!(slow.decide().desired > 3 * fast.decide().desired);
 }
 
 #[test]
-fn pain_16_pods_that_wait_for_a_gpu_are_asked_for_but_no_capacity() {
-    let mut stage = Stage::new(policy(0, 20), 20);
-    stage.look();
-    stage.send(2000);
-    let since = stage.at(0);
+fn pain_16_pending_pods_are_requested_but_are_no_capacity() {
+    let mut scenario = Scenario::new(policy(0, 20), 20);
+    scenario.decide();
+    scenario.send(2000);
+    let since = scenario.at(0);
     let mut phases = vec![Phase::Ready { started_in: None }; 3];
-    phases.extend([Phase::Waiting { since }; 2]);
-    stage.phases(&phases);
-    let decision = stage.look();
+    phases.extend([Phase::Pending { since }; 2]);
+    scenario.phases(&phases);
+    let decision = scenario.decide();
     assert_eq!(
         decision.desired, 5,
-        "three that have a node and two that wait"
+        "three that have a node and two that are pending"
     );
     assert!(decision.limits.contains(&Limit::PendingWorkers));
-    assert_eq!((decision.inputs.ready, decision.inputs.waiting), (3, 2));
-    // Ten were asked for before anybody knew: the others are taken back.
-    phases.extend([Phase::Waiting { since }; 5]);
-    stage.phases(&phases);
-    assert_eq!(stage.look().desired, 5);
+    assert_eq!((decision.inputs.ready, decision.inputs.pending), (3, 2));
+    // Ten were requested before any was pending: the others are withdrawn.
+    phases.extend([Phase::Pending { since }; 5]);
+    scenario.phases(&phases);
+    assert_eq!(scenario.decide().desired, 5);
 }
 
 #[test]
-fn pain_22_a_gap_in_the_offsets_changes_neither_number_nor_limits_afterwards() {
-    let mut stage = Stage::new(policy(0, 8), 8);
-    stage.ready(2);
-    stage.send(40);
-    stage.look();
-    let before = stage.look();
-    let backlog = std::mem::replace(
-        &mut stage.backlog,
-        Err(Blind {
-            reason: "KafkaUnreachable",
-            message: String::new(),
-        }),
-    );
-    assert_eq!(stage.look().desired, before.desired);
-    stage.backlog = backlog;
-    let after = stage.look();
+fn pain_22_an_unanswered_read_changes_neither_number_nor_limits() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(2);
+    scenario.send(40);
+    scenario.decide();
+    let before = scenario.decide();
+    let backlog = std::mem::replace(&mut scenario.backlog, Err(unreachable_kafka()));
+    assert_eq!(scenario.decide().desired, before.desired);
+    scenario.backlog = backlog;
+    let after = scenario.decide();
     assert_eq!(
         (after.desired, after.limits),
         (before.desired, before.limits)
@@ -581,21 +604,21 @@ fn pain_22_a_gap_in_the_offsets_changes_neither_number_nor_limits_afterwards() {
 }
 
 #[test]
-fn a_scale_up_that_brought_nothing_is_not_repeated() {
-    let mut stage = Stage::new(policy(0, 16), 32);
-    stage.send(5000);
-    stage.ready(2);
-    // Milvus throttles: two workers do four pages in two seconds, and so do four.
+fn an_ineffective_scale_up_is_not_repeated() {
+    let mut scenario = Scenario::new(policy(0, 16), 32);
+    scenario.send(5000);
+    scenario.ready(2);
+    // Milvus throttles: four workers process the same four pages in two seconds as two.
     for _ in 0..50 {
-        stage.work(2.0, 2.0);
-        stage.look();
+        scenario.work(2.0, 2.0);
+        scenario.decide();
     }
-    stage.ready(4);
+    scenario.ready(4);
     for _ in 0..50 {
-        stage.work(1.0, 2.0);
-        stage.look();
+        scenario.work(1.0, 2.0);
+        scenario.decide();
     }
-    let decision = stage.look();
+    let decision = scenario.decide();
     assert_eq!(decision.desired, 4);
     assert!(
         decision.limits.contains(&Limit::IneffectiveScaleUp),
@@ -605,30 +628,30 @@ fn a_scale_up_that_brought_nothing_is_not_repeated() {
 
 #[test]
 fn ranges_of_split_documents_count_in_pages() {
-    let mut stage = Stage::new(policy(0, 8), 4);
-    stage.backlog.as_mut().unwrap().ranges = vec![PartitionOffsets::default(); 4];
-    stage.look();
-    for offsets in &mut stage.backlog.as_mut().unwrap().ranges {
+    let mut scenario = Scenario::new(policy(0, 8), 4);
+    scenario.backlog.as_mut().unwrap().ranges = vec![PartitionOffsets::default(); 4];
+    scenario.decide();
+    for offsets in &mut scenario.backlog.as_mut().unwrap().ranges {
         offsets.end = 8;
     }
-    let decision = stage.look();
+    let decision = scenario.decide();
     assert_eq!(decision.inputs.pages, Some(2048.0));
     assert_eq!(decision.desired, 4);
 }
 
 #[test]
-fn the_floor_of_this_time_holds() {
-    let mut stage = Stage::new(policy(3, 8), 8);
-    let decision = stage.look();
+fn the_current_floor_applies() {
+    let mut scenario = Scenario::new(policy(3, 8), 8);
+    let decision = scenario.decide();
     assert_eq!((decision.desired, decision.limits), (3, vec![Limit::Floor]));
 }
 
 #[test]
-fn a_lower_maximum_holds_at_once() {
-    let mut stage = Stage::new(policy(0, 4), 16);
-    stage.send(10_000);
-    stage.ready(8);
-    assert_eq!(stage.look().desired, 4);
+fn a_lower_maximum_applies_at_once() {
+    let mut scenario = Scenario::new(policy(0, 4), 16);
+    scenario.send(10_000);
+    scenario.ready(8);
+    assert_eq!(scenario.decide().desired, 4);
 }
 
 prop_compose! {
@@ -649,25 +672,25 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn bounds_are_never_broken(
+    fn bounds_are_never_exceeded(
         policy in any_policy(),
         partitions in 1..8usize,
         sends in proptest::collection::vec(proptest::option::of(0..200usize), 1..60),
         current in 0..20u32,
     ) {
-        let mut stage = Stage::new(policy.clone(), partitions);
-        stage.ready(current);
+        let mut scenario = Scenario::new(policy.clone(), partitions);
+        scenario.ready(current);
         for send in sends {
             match send {
-                Some(0) => stage.finish(),
-                Some(documents) => stage.send(documents),
+                Some(0) => scenario.finish(),
+                Some(documents) => scenario.send(documents),
                 None => {}
             }
-            let decision = stage.look();
+            let decision = scenario.decide();
             let ceiling = policy.max.get().min(u32::try_from(partitions).unwrap());
             prop_assert!(decision.desired <= ceiling);
             prop_assert!(decision.desired >= policy.floor.min(ceiling));
-            stage.ready(decision.desired);
+            scenario.ready(decision.desired);
         }
     }
 
@@ -676,38 +699,38 @@ proptest! {
         policy in any_policy(), few in 0..2_000usize, more in 0..2_000usize, current in 0..6u32,
     ) {
         let decide = |documents| {
-            let mut stage = Stage::new(policy.clone(), 6);
-            stage.look();
-            stage.send(documents);
-            stage.ready(current);
-            stage.look().desired
+            let mut scenario = Scenario::new(policy.clone(), 6);
+            scenario.decide();
+            scenario.send(documents);
+            scenario.ready(current);
+            scenario.decide().desired
         };
         prop_assert!(decide(few) <= decide(few + more));
     }
 
     #[test]
-    fn the_unknown_never_lowers(
+    fn an_unknown_backlog_never_lowers_the_number(
         policy in any_policy(), sends in proptest::collection::vec(0..50usize, 0..40),
     ) {
-        let mut stage = Stage::new(policy.clone(), 6);
+        let mut scenario = Scenario::new(policy.clone(), 6);
         for documents in sends {
-            stage.send(documents);
-            stage.follow(2);
+            scenario.send(documents);
+            scenario.run(2);
         }
-        stage.backlog = Err(Blind { reason: "KafkaUnreachable", message: String::new() });
-        let current = stage.current.max(policy.floor.min(6));
-        prop_assert_eq!(stage.follow(600).desired, current);
+        scenario.backlog = Err(unreachable_kafka());
+        let current = scenario.current.max(policy.floor.min(6));
+        prop_assert_eq!(scenario.run(600).desired, current);
     }
 
     #[test]
-    fn waiting_work_never_leaves_nobody(policy in any_policy(), documents in 1..2_000usize) {
-        let mut stage = Stage::new(policy, 6);
-        stage.send(documents);
-        prop_assert!(stage.look().desired >= 1);
+    fn a_backlog_always_has_at_least_one_worker(policy in any_policy(), documents in 1..2_000usize) {
+        let mut scenario = Scenario::new(policy, 6);
+        scenario.send(documents);
+        prop_assert!(scenario.decide().desired >= 1);
     }
 
-    /// With the workers that the law asks for, and as fast as it thinks they are, a backlog is done
-    /// within the target whenever the limits allow that.
+    /// With the workers that the law requires, at the speed that it assumes, a backlog is drained
+    /// within the target whenever the limits allow it.
     #[test]
     fn the_drain_target_is_met_when_the_limits_allow_it(
         documents in 1..3_000usize, startup in 1.0..200.0f64,
@@ -715,17 +738,17 @@ proptest! {
         let mut policy = policy(0, 64);
         policy.max_pending = NonZeroU32::new(64).unwrap();
         let learned = Learned { startup_seconds: startup, ..LEARNED };
-        let mut stage = Stage::new(policy.clone(), 64);
-        stage.memory = Memory::new(Some(learned), &policy);
-        stage.look();
-        stage.send(documents);
-        let decision = stage.look();
+        let mut scenario = Scenario::new(policy.clone(), 64);
+        scenario.memory = Memory::new(Some(learned), &policy);
+        scenario.decide();
+        scenario.send(documents);
+        let decision = scenario.decide();
         let terms = decision.terms.unwrap();
         let bounded = [Limit::Partitions, Limit::PartitionsWithWork, Limit::MaxReplicas];
         if !decision.limits.iter().any(|limit| bounded.contains(limit)) {
             let pages = documents as f64 * LEARNED.pages_per_document;
-            let worth = law::worth(terms.for_backlog, decision.inputs.partitions_with_work.unwrap());
-            let seconds = startup + pages / worth / LEARNED.pages_per_second;
+            let effective = law::effective_workers(terms.for_backlog, decision.inputs.partitions_with_work.unwrap());
+            let seconds = startup + pages / effective / LEARNED.pages_per_second;
             prop_assert!(seconds <= 600.0, "{seconds} s with {} workers", terms.for_backlog);
         }
     }

@@ -1,49 +1,52 @@
-//! What was recommended lately: the memory behind the scale-down delay. It is not kept over a
-//! restart of the operator; the delay then begins anew, which can only keep workers for longer.
+//! The recommendations of the scale-down delay. They are lost when the operator restarts. The delay
+//! then starts again, which can only keep workers for longer.
 
 use std::collections::VecDeque;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The recommendations within the scale-down delay.
+/// The recommendations within the scale-down delay, as a monotonic queue.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Window {
-    /// Times and recommendations, each larger than all that follow: the front is the largest.
-    peaks: VecDeque<(Timestamp, u32)>,
-    /// Since when recommendations came without a gap.
-    unbroken_since: Option<Timestamp>,
+pub(crate) struct ScaleDownWindow {
+    /// Times and recommendations, each larger than all later ones: the front is the largest.
+    maxima: VecDeque<(Timestamp, u32)>,
+    /// The first recommendation that was recorded without a gap since.
+    recorded_since: Option<Timestamp>,
 }
 
-impl Window {
-    /// Notes that `wanted` workers were wanted at `now`, and forgets what is older than `length`.
+impl ScaleDownWindow {
+    /// Records that `wanted` workers were required at `now`. Drops what is older than `length`.
     pub(crate) fn record(&mut self, now: Timestamp, wanted: u32, length: SignedDuration) {
-        self.unbroken_since.get_or_insert(now);
-        while self.peaks.back().is_some_and(|(_, older)| *older <= wanted) {
-            self.peaks.pop_back();
-        }
-        self.peaks.push_back((now, wanted));
+        self.recorded_since.get_or_insert(now);
         while self
-            .peaks
+            .maxima
+            .back()
+            .is_some_and(|(_, older)| *older <= wanted)
+        {
+            self.maxima.pop_back();
+        }
+        self.maxima.push_back((now, wanted));
+        while self
+            .maxima
             .front()
             .is_some_and(|(at, _)| now.duration_since(*at) > length)
         {
-            self.peaks.pop_front();
+            self.maxima.pop_front();
         }
     }
 
-    /// Begins anew: what was not looked at may have needed any number of workers.
+    /// Starts again: any number of workers may have been required during a gap.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// The largest number that was wanted during the last `length`; `None` while less than that is
-    /// on record.
+    /// The largest number required during the last `length`. `None`: recorded for a shorter time.
     pub(crate) fn largest(&self, now: Timestamp, length: SignedDuration) -> Option<u32> {
-        let since = self.unbroken_since?;
+        let since = self.recorded_since?;
         if now.duration_since(since) < length {
             return None;
         }
-        self.peaks.front().map(|(_, largest)| *largest)
+        self.maxima.front().map(|(_, largest)| *largest)
     }
 }
 
@@ -58,11 +61,15 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_of_the_window_counts() {
-        let mut window = Window::default();
+    fn the_largest_recommendation_of_the_window_counts() {
+        let mut window = ScaleDownWindow::default();
         window.record(at(0), 4, LENGTH);
         window.record(at(30), 2, LENGTH);
-        assert_eq!(window.largest(at(30), LENGTH), None, "not long enough yet");
+        assert_eq!(
+            window.largest(at(30), LENGTH),
+            None,
+            "recorded for a shorter time"
+        );
         window.record(at(60), 1, LENGTH);
         assert_eq!(window.largest(at(60), LENGTH), Some(4));
         window.record(at(61), 1, LENGTH);
@@ -70,8 +77,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_forgotten_has_to_come_again() {
-        let mut window = Window::default();
+    fn after_a_gap_the_whole_window_must_be_recorded_again() {
+        let mut window = ScaleDownWindow::default();
         window.record(at(0), 1, LENGTH);
         window.forget();
         window.record(at(70), 1, LENGTH);

@@ -1,25 +1,27 @@
 //! Our implementation of the published formula of the Flink autoscaler with its defaults, for one
 //! source vertex whose subtasks are the workers.
 //!
-//! Every 60 s, after 5 min of stabilisation and a full window of 15 min since the last change, with
-//! `L` the lag, `λ` what is consumed plus what piles up, `μ` the rate at full use of all workers:
+//! Every 60 s, after 5 min of stabilisation and a full window of 15 min since the last change. Let
+//! `L` be the lag, `λ` the consumption rate plus the growth of the lag, `μ` the rate at full use of
+//! all workers:
 //!
-//! * `C(u, restart) = L/T + [restart]·λ·R/T + λ/u` with `T` 30 min (catch-up) and `R` 5 min (restart);
+//! * `C(u, restart) = L/T + [restart]·λ·R/T + λ/u` with `T` 30 min (catch-up) and `R` 5 min
+//!   (restart);
 //! * act only if `μ < C(1.0, no restart)` or `μ > C(0.4, restart)`; with a backlog of more than
 //!   5 min there is no scale-down (the second bound is infinite);
 //! * `P' = ceil(P · C(0.7, restart)/μ)`, the factor at least 0.4, within the bounds and the
 //!   partitions, moved up to the next value that spreads the partitions better (`BALANCED`);
 //! * down only an hour after the first such recommendation, to the largest since then.
 //!
-//! `μ` is the rate by the busy part of the time; with more than 30 s of lag, the rate itself where
-//! that is smaller by more than 15 %. Never below one. What is left out: a change restarts a whole
-//! Flink job; here it only makes or stops workers, which is kind to it.
-//! Sources: apache/flink-kubernetes-operator `docs/content/docs/custom-resource/autoscaler.md`,
+//! `μ` is the rate divided by the busy part of the time. With more than 30 s of lag, it is the rate
+//! itself if that is smaller by more than 15 %. Never below one worker. Left out: a change restarts
+//! the whole Flink job. Here it only creates or stops workers, which favours Flink. Sources:
+//! apache/flink-kubernetes-operator `docs/content/docs/custom-resource/autoscaler.md`,
 //! `flink-autoscaler` (`ScalingMetricEvaluator`, `JobVertexScaler`, `DelayedScaleDown`,
 //! `ParallelismAligner`, `AutoScalerOptions`).
 
 use super::{
-    scaler::{Bounds, History, Scaler, Wish},
+    scaler::{Bounds, History, Recommendation, Scaler},
     whole,
     world::World,
 };
@@ -47,9 +49,9 @@ pub(super) struct Flink {
     consumed: History,
     lag: History,
     busy: History,
-    /// Since when as many workers as were asked for have worked.
+    /// Since when the number of ready workers has been as desired.
     running_since: Option<u32>,
-    /// When fewer were first recommended, and the most since then.
+    /// When fewer were first recommended, and the largest recommendation since then.
     scale_down: Option<(u32, u32)>,
 }
 
@@ -81,11 +83,11 @@ impl Flink {
 
     fn metrics(&self, lag: f64, workers: u32) -> Option<Metrics> {
         let consumed = self.consumed.rate()?;
-        let piles_up = self.lag.rate()?;
+        let growth = self.lag.rate()?;
         let busy = self.busy.rate()? / f64::from(workers.max(1));
         Some(Metrics {
             lag,
-            arriving: (consumed + piles_up).max(0.0),
+            arriving: (consumed + growth).max(0.0),
             consumed,
             capacity: capacity(consumed, busy, lag),
         })
@@ -99,7 +101,7 @@ impl Flink {
             + metrics.arriving / utilisation
     }
 
-    /// The parallelism that the formulas ask for.
+    /// The parallelism that the formulas require.
     fn target(&self, metrics: Metrics, parallelism: u32, partitions: u32) -> u32 {
         let too_slow = metrics.capacity < self.needed(metrics, HIGHEST_UTILISATION, false);
         let has_backlog = metrics.lag > BACKLOG_SECONDS * metrics.consumed;
@@ -120,7 +122,7 @@ impl Flink {
         aligned(target, end, partitions)
     }
 
-    /// Fewer only after an hour, and then the most of that time.
+    /// Scales down only after an hour, to the largest recommendation of that time.
     fn delayed(&mut self, now: u32, target: u32, parallelism: u32) -> u32 {
         if target >= parallelism {
             self.scale_down = None;
@@ -138,7 +140,7 @@ impl Flink {
 
     fn watch(&mut self, world: &World) {
         let now = world.now;
-        if world.ready() != world.asked || world.alive() != world.asked {
+        if world.ready() != world.desired || world.replicas() != world.desired {
             self.running_since = None;
         } else if self.running_since.is_none() {
             self.running_since = Some(now);
@@ -147,9 +149,9 @@ impl Flink {
             self.busy.clear();
         }
         let consumed = world.queues.committed() as f64;
-        self.consumed.note(now, consumed, WINDOW);
-        self.lag.note(now, world.queues.lag() as f64, WINDOW);
-        self.busy.note(now, world.busy_seconds, WINDOW);
+        self.consumed.record(now, consumed, WINDOW);
+        self.lag.record(now, world.queues.lag() as f64, WINDOW);
+        self.busy.record(now, world.busy_seconds, WINDOW);
     }
 }
 
@@ -167,7 +169,7 @@ fn capacity(rate: f64, busy: f64, lag: f64) -> f64 {
     }
 }
 
-/// The first value from `target` to `end` that divides the partitions or gives each fewer of them.
+/// The first value from `target` to `end` that divides the partitions or gives each worker fewer.
 fn aligned(target: u32, end: u32, partitions: u32) -> u32 {
     (target..=end)
         .find(|p| partitions.is_multiple_of(*p) || partitions / p < partitions / target)
@@ -179,11 +181,11 @@ impl Scaler for Flink {
         "flink"
     }
 
-    fn look(&mut self, world: &World) -> Option<Wish> {
+    fn recommend(&mut self, world: &World) -> Option<Recommendation> {
         self.watch(world);
         let now = world.now;
         if now == 0 {
-            return Some(Wish::new(self.bounds.min));
+            return Some(Recommendation::new(self.bounds.min));
         }
         let running = self.running_since?;
         let full = running + STABILISATION + WINDOW;
@@ -191,8 +193,12 @@ impl Scaler for Flink {
             return None;
         }
         let metrics = self.metrics(world.queues.lag() as f64, world.ready())?;
-        let target = self.target(metrics, world.asked, world.partitions());
-        Some(Wish::new(self.delayed(now, target, world.asked)))
+        let target = self.target(metrics, world.desired, world.partitions());
+        Some(Recommendation::new(self.delayed(
+            now,
+            target,
+            world.desired,
+        )))
     }
 }
 
@@ -220,41 +226,41 @@ mod tests {
     #[test]
     fn the_capacity_needed_has_backlog_restart_and_arrivals() {
         // 18000/1800 + 7·300/1800 + 7/0.7 = 10 + 7/6 + 10
-        let seen = metrics(18_000.0, 7.0, 7.0, 7.0);
-        same(flink().needed(seen, 0.7, true), 20.0 + 7.0 / 6.0);
-        same(flink().needed(seen, 0.7, false), 20.0);
+        let metrics = metrics(18_000.0, 7.0, 7.0, 7.0);
+        same(flink().needed(metrics, 0.7, true), 20.0 + 7.0 / 6.0);
+        same(flink().needed(metrics, 0.7, false), 20.0);
     }
 
     #[test]
-    fn the_rate_at_full_use_follows_from_the_busy_time() {
+    fn the_rate_at_full_use_is_derived_from_the_busy_time() {
         same(capacity(6.0, 0.5, 0.0), 12.0);
         assert!(capacity(0.0, 0.0, 5.0).is_infinite());
-        // With 30 s of lag all workers have work: what they do is what they can.
+        // With 30 s of lag all workers have work: they process as much as they can.
         same(capacity(6.0, 0.5, 180.0), 6.0);
         same(capacity(6.0, 0.9, 180.0), 6.0 / 0.9);
     }
 
     #[test]
-    fn nothing_happens_within_the_band() {
+    fn nothing_changes_within_the_band() {
         // Two workers at 70 % of their rate of 10.
         assert_eq!(flink().target(metrics(0.0, 7.0, 7.0, 10.0), 2, 12), 2);
     }
 
     #[test]
-    fn scales_up_when_the_backlog_cannot_be_caught_up_with() {
+    fn scales_up_when_the_backlog_cannot_be_drained() {
         // 10 < 9000/1800 + 7; (5 + 7/6 + 10) / 10 · 2 = 3.2: four, which divides twelve.
         assert_eq!(flink().target(metrics(9000.0, 7.0, 7.0, 10.0), 2, 12), 4);
     }
 
     #[test]
-    fn values_that_spread_partitions_badly_are_passed_over() {
+    fn values_that_distribute_partitions_badly_are_skipped() {
         assert_eq!(aligned(5, 12, 12), 6, "12 = 6 · 2");
         assert_eq!(aligned(7, 10, 12), 7, "each of 7 to 10 has one or two");
         assert_eq!(aligned(9, 40, 40), 10);
     }
 
     #[test]
-    fn never_down_with_a_backlog_and_by_six_tenths_at_most() {
+    fn never_scales_down_with_a_backlog_and_at_most_by_six_tenths() {
         let idle = metrics(0.0, 0.1, 0.1, 50.0);
         assert_eq!(flink().target(idle, 10, 12), 4);
         let behind = metrics(31.0, 0.1, 0.1, 50.0);
@@ -262,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn down_an_hour_later_to_the_most_of_that_time() {
+    fn scales_down_an_hour_later_to_the_largest_recommendation() {
         let mut flink = flink();
         assert_eq!(flink.delayed(0, 2, 6), 6);
         assert_eq!(flink.delayed(1800, 4, 6), 6);

@@ -1,56 +1,56 @@
-//! The consumer group: which worker has which partition. Balanced by count in each topic, and
-//! sticky: a partition only moves when it has to.
+//! The consumer group: which worker has which partition assigned. Balanced by count in each topic,
+//! and sticky: a partition moves only when it must.
 //!
-//! After a change the partitions that move stand still for [`PAUSE`] seconds. A cooperative
-//! rebalance takes two rounds (give up, then take over), and each waits until every member has
-//! heard of it with its next heartbeat, three seconds apart: the slowest of several members takes
-//! two and a half of the three on average. The others work on meanwhile.
+//! After a change of the members, partitions that move are not read for [`PAUSE`] seconds. A
+//! cooperative rebalance takes two rounds (revoke, then assign). Each round waits until every
+//! member has learned of it with its next heartbeat, every three seconds: the slowest of several
+//! members takes two and a half of them on average. The other partitions are read meanwhile.
 
-/// Seconds for which a partition that moves stands still.
+/// Seconds for which a partition that moves is not read.
 pub(super) const PAUSE: u32 = 5;
 
-/// Who has what.
+/// The assignment of partitions to workers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Group {
-    /// By partition, those of the tasks first.
+    /// By partition, those of the tasks topic first.
     owners: Vec<Option<u64>>,
-    /// By partition: the second from which it moves again.
+    /// By partition: the second from which it is read again.
     resumes: Vec<u32>,
     topic_size: usize,
-    settled: u32,
-    /// Changes of the membership.
+    rebalancing_until: u32,
+    /// Changes of the members.
     pub(super) rebalances: u32,
 }
 
 impl Group {
-    /// Two topics with so many partitions each, and no member.
+    /// Two topics with this many partitions each, and no member.
     pub(super) fn new(partitions: usize) -> Self {
         Self {
             owners: vec![None; 2 * partitions],
             resumes: vec![0; 2 * partitions],
             topic_size: partitions,
-            settled: 0,
+            rebalancing_until: 0,
             rebalances: 0,
         }
     }
 
-    /// Whether partitions are changing hands.
+    /// Whether partitions are moving.
     pub(super) fn is_rebalancing(&self, now: u32) -> bool {
-        now < self.settled
+        now < self.rebalancing_until
     }
 
-    /// Whether this worker may read the partition now.
+    /// Whether the partition is assigned to this worker, and read now.
     pub(super) fn reads(&self, worker: u64, partition: usize, now: u32) -> bool {
         self.owners[partition] == Some(worker) && now >= self.resumes[partition]
     }
 
-    /// The partitions of a worker.
-    pub(super) fn of(&self, worker: u64) -> impl Iterator<Item = usize> {
+    /// The partitions assigned to a worker.
+    pub(super) fn partitions_of(&self, worker: u64) -> impl Iterator<Item = usize> {
         let owners = self.owners.iter().enumerate();
         owners.filter_map(move |(partition, owner)| (*owner == Some(worker)).then_some(partition))
     }
 
-    /// The members changed.
+    /// Assigns the partitions to new members.
     pub(super) fn rebalance(&mut self, members: &[u64], now: u32) {
         let before = self.owners.clone();
         for owner in &mut self.owners {
@@ -65,7 +65,7 @@ impl Group {
                 self.resumes[partition] = now + PAUSE;
             }
         }
-        self.settled = now + PAUSE;
+        self.rebalancing_until = now + PAUSE;
         self.rebalances += 1;
     }
 
@@ -122,7 +122,10 @@ mod tests {
     use super::*;
 
     fn counts(group: &Group, members: &[u64]) -> Vec<usize> {
-        members.iter().map(|one| group.of(*one).count()).collect()
+        members
+            .iter()
+            .map(|one| group.partitions_of(*one).count())
+            .collect()
     }
 
     #[test]
@@ -138,18 +141,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_moves_stands_still() {
+    fn only_partitions_that_move_are_paused() {
         let mut group = Group::new(2);
         group.rebalance(&[1], 0);
         assert!(!group.reads(1, 0, 4) && group.reads(1, 0, 5));
         group.rebalance(&[1, 2], 10);
-        assert!(group.reads(1, 0, 10), "it stays where it was");
+        assert!(group.reads(1, 0, 10), "it does not move");
         assert!(!group.reads(2, 1, 14) && group.reads(2, 1, 15));
         assert!(group.is_rebalancing(14) && !group.is_rebalancing(15));
     }
 
     #[test]
-    fn without_members_nobody_has_anything() {
+    fn without_members_no_partition_is_assigned() {
         let mut group = Group::new(2);
         group.rebalance(&[1], 0);
         group.rebalance(&[], 10);

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    scaler::{Bounds, Scaler, Wish},
+    scaler::{Bounds, Recommendation, Scaler},
     whole,
     world::World,
 };
@@ -27,7 +27,7 @@ const SCALE_UP_LEAST: u32 = 4;
 #[derive(Clone, Debug)]
 pub(super) struct Hpa {
     bounds: Bounds,
-    /// Lag a worker: the target.
+    /// The target: lag per worker.
     target: f64,
     recommendations: VecDeque<(u32, u32)>,
 }
@@ -45,7 +45,7 @@ impl Hpa {
         }
     }
 
-    /// One sync with this metric and so many replicas.
+    /// One sync with this metric and this many replicas.
     pub(super) fn sync(&mut self, now: u32, lag: f64, replicas: u32) -> u32 {
         let usage = lag / (self.target * f64::from(replicas.max(1)));
         let recommended = if (usage - 1.0).abs() <= TOLERANCE {
@@ -64,7 +64,7 @@ impl Hpa {
             .clamp(self.bounds.min, self.bounds.max)
     }
 
-    /// Begins anew.
+    /// Drops the recommendations.
     pub(super) fn forget(&mut self) {
         self.recommendations.clear();
     }
@@ -75,13 +75,13 @@ impl Scaler for Hpa {
         "hpa"
     }
 
-    fn look(&mut self, world: &World) -> Option<Wish> {
+    fn recommend(&mut self, world: &World) -> Option<Recommendation> {
         if world.now == 0 {
-            return Some(Wish::new(self.bounds.min));
+            return Some(Recommendation::new(self.bounds.min));
         }
         world.now.is_multiple_of(SYNC).then(|| {
             let lag = world.queues.lag() as f64;
-            Wish::new(self.sync(world.now, lag, world.alive()))
+            Recommendation::new(self.sync(world.now, lag, world.replicas()))
         })
     }
 }
@@ -95,21 +95,21 @@ mod tests {
     }
 
     #[test]
-    fn asks_for_the_lag_by_the_target_rounded_up() {
+    fn recommends_the_lag_divided_by_the_target_rounded_up() {
         assert_eq!(hpa(0, 50).sync(0, 41.0, 5), 5);
         assert_eq!(hpa(0, 50).sync(0, 61.0, 5), 7);
         assert_eq!(hpa(0, 50).sync(0, 0.0, 5), 1, "never zero");
     }
 
     #[test]
-    fn does_nothing_within_a_tenth() {
-        // 630 / 64 is within a tenth of the target: 63 are kept, though 64 are wanted.
+    fn changes_nothing_within_a_tenth() {
+        // 640 / 63 is within a tenth of the target: 63 are kept, although 64 are recommended.
         assert_eq!(hpa(0, 64).sync(0, 640.0, 63), 63);
         assert_eq!(hpa(0, 64).sync(0, 700.0, 63), 64);
     }
 
     #[test]
-    fn grows_from_one_to_four_to_eight() {
+    fn scales_up_from_one_to_four_to_eight() {
         let mut hpa = hpa(0, 50);
         assert_eq!(hpa.sync(0, 1000.0, 1), 4);
         assert_eq!(hpa.sync(15, 1000.0, 4), 8);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn shrinks_to_the_largest_of_five_minutes() {
+    fn scales_down_to_the_largest_of_five_minutes() {
         let mut hpa = hpa(0, 50);
         assert_eq!(hpa.sync(0, 80.0, 8), 8);
         assert_eq!(hpa.sync(15, 30.0, 8), 8);

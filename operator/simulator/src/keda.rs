@@ -2,19 +2,19 @@
 //!
 //! The metric is the lag of all partitions of the group's topics, clamped to
 //! `partitions · lagThreshold` once `floor(lag / lagThreshold) > partitions`. From zero to one by
-//! KEDA's own loop every `pollingInterval` (30 s) when the lag exceeds `activationLagThreshold` (0);
-//! between one and the maximum by an HPA ([`super::hpa`]) with `lagThreshold` (10) as target; to
-//! zero after no poll has seen lag for `cooldownPeriod` (300 s).
-//! Sources: kedacore/keda-docs, scaler `apache-kafka` and the `ScaledObject` specification;
-//! kedacore/keda `pkg/scalers/kafka_scaler.go`.
+//! KEDA's own loop every `pollingInterval` (30 s) when the lag exceeds `activationLagThreshold`
+//! (0); between one and the maximum by an HPA ([`super::hpa`]) with `lagThreshold` (10) as target;
+//! to zero after no poll has seen lag for `cooldownPeriod` (300 s). Sources: kedacore/keda-docs,
+//! scaler `apache-kafka` and the `ScaledObject` specification; kedacore/keda
+//! `pkg/scalers/kafka_scaler.go`.
 
 use super::{
     hpa::{self, Hpa},
-    scaler::{Bounds, Scaler, Wish},
+    scaler::{Bounds, Recommendation, Scaler},
     world::World,
 };
 
-/// Messages a worker.
+/// `lagThreshold`, messages per worker.
 pub(super) const LAG_THRESHOLD: f64 = 10.0;
 const POLLING: u32 = 30;
 const COOLDOWN: u32 = 300;
@@ -38,7 +38,7 @@ impl Keda {
         }
     }
 
-    /// The lag as the HPA gets it.
+    /// The metric that the HPA reads.
     fn metric(&self, lag: f64, partitions: u32) -> f64 {
         if (lag / self.threshold).floor() > f64::from(partitions) {
             f64::from(partitions) * self.threshold
@@ -47,15 +47,15 @@ impl Keda {
         }
     }
 
-    /// The loop that wakes and puts to sleep.
-    fn poll(&mut self, now: u32, lag: f64, asked: u32) -> Option<u32> {
+    /// The loop that activates from zero and deactivates to zero.
+    fn poll(&mut self, now: u32, lag: f64, desired: u32) -> Option<u32> {
         if lag > 0.0 {
             self.last_active = now;
-            if asked == 0 {
+            if desired == 0 {
                 self.hpa.forget();
                 return Some(self.bounds.min.max(1));
             }
-        } else if asked > 0 && self.bounds.min == 0 && now - self.last_active >= COOLDOWN {
+        } else if desired > 0 && self.bounds.min == 0 && now - self.last_active >= COOLDOWN {
             return Some(0);
         }
         None
@@ -67,23 +67,27 @@ impl Scaler for Keda {
         "keda"
     }
 
-    fn look(&mut self, world: &World) -> Option<Wish> {
+    fn recommend(&mut self, world: &World) -> Option<Recommendation> {
         let now = world.now;
         let lag = world.queues.lag() as f64;
         if now == 0 && self.bounds.min > 0 {
-            return Some(Wish::new(self.bounds.min));
+            return Some(Recommendation::new(self.bounds.min));
         }
         if now.is_multiple_of(POLLING)
-            && let Some(workers) = self.poll(now, lag, world.asked)
+            && let Some(workers) = self.poll(now, lag, world.desired)
         {
-            return Some(Wish::new(workers));
+            return Some(Recommendation::new(workers));
         }
-        if world.asked == 0 || !now.is_multiple_of(hpa::SYNC) {
+        if world.desired == 0 || !now.is_multiple_of(hpa::SYNC) {
             return None;
         }
-        // Both topics of the group: as many partitions again.
+        // Both topics of the group have the same number of partitions.
         let metric = self.metric(lag, 2 * world.partitions());
-        Some(Wish::new(self.hpa.sync(now, metric, world.alive())))
+        Some(Recommendation::new(self.hpa.sync(
+            now,
+            metric,
+            world.replicas(),
+        )))
     }
 }
 
@@ -101,7 +105,7 @@ mod tests {
 
     #[test]
     fn lag_is_clamped_with_the_quotient_rounded_down() {
-        // floor(1050 / 100) is no more than ten partitions: eleven workers are asked for.
+        // floor(1050 / 100) does not exceed ten partitions: eleven workers are recommended.
         same(keda().metric(1050.0, 10), 1050.0);
         same(keda().metric(1100.0, 10), 1000.0);
         same(keda().metric(9000.0, 10), 1000.0);
@@ -109,13 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn one_message_wakes_one_worker_at_the_next_poll() {
+    fn one_message_starts_one_worker_at_the_next_poll() {
         assert_eq!(keda().poll(30, 1.0, 0), Some(1));
         assert_eq!(keda().poll(30, 0.0, 0), None);
     }
 
     #[test]
-    fn sleeps_after_five_minutes_without_lag() {
+    fn scales_to_zero_after_five_minutes_without_lag() {
         let mut keda = keda();
         assert_eq!(keda.poll(60, 5.0, 3), None);
         assert_eq!(keda.poll(330, 0.0, 3), None);

@@ -1,5 +1,5 @@
-//! This operator's own policy: the very code that runs in a cluster, fed with what the operator
-//! would see every two seconds: offsets, pods and what the workers count.
+//! The operator's own policy: the same code as in a cluster. Every two seconds it gets what the
+//! operator would observe: offsets, pods, and what the workers count.
 
 use std::collections::BTreeSet;
 
@@ -10,21 +10,21 @@ use layra_autoscaler::{
 };
 
 use super::{
-    scaler::{Scaler, Wish},
-    world::{State, Worker as Pod, World},
+    scaler::{Recommendation, Scaler},
+    world::{Pod, PodState, World},
 };
 
-/// Seconds between two looks.
+/// Seconds between two decisions.
 const INTERVAL: u32 = 2;
 
-/// The core with its memory.
+/// The autoscaler with its memory.
 pub(super) struct Layra {
     policy: Policy,
     memory: Memory,
 }
 
 impl Layra {
-    /// Begins with what was learned earlier, if anything.
+    /// Starts with what was learned earlier, if anything.
     pub(super) fn new(policy: Policy, learned: Option<Learned>) -> Self {
         let memory = Memory::new(learned, &policy);
         Self { policy, memory }
@@ -36,21 +36,21 @@ impl Scaler for Layra {
         "layra"
     }
 
-    fn look(&mut self, world: &World) -> Option<Wish> {
+    fn recommend(&mut self, world: &World) -> Option<Recommendation> {
         if !world.now.is_multiple_of(INTERVAL) {
             return None;
         }
         let observation = observe(world);
         let (decision, memory) = decide(&observation, &self.policy, self.memory.clone());
         self.memory = memory;
-        Some(Wish {
+        Some(Recommendation {
             workers: decision.desired,
             why: Some(decision.message),
         })
     }
 }
 
-/// What the operator would see.
+/// What the operator would observe.
 fn observe(world: &World) -> Observation {
     let (tasks, ranges) = world.queues.offsets();
     let offsets = |(committed, end)| PartitionOffsets {
@@ -58,30 +58,30 @@ fn observe(world: &World) -> Observation {
         end,
         committed: Some(committed),
     };
-    let leaves = |pod: &&Pod| pod.state == State::Leaving;
+    let is_draining = |pod: &&Pod| pod.state == PodState::Draining;
     Observation {
         at: at(world.now),
-        current: world.asked,
+        current: world.desired,
         backlog: Ok(Backlog {
             tasks: tasks.into_iter().map(offsets).collect(),
             ranges: ranges.into_iter().map(offsets).collect(),
             rebalancing: world.group.is_rebalancing(world.now),
         }),
         workers: world
-            .workers
+            .pods
             .iter()
-            .filter(|pod| !leaves(pod))
+            .filter(|pod| !is_draining(pod))
             .map(|pod| worker(pod, world))
             .collect(),
-        leaving: world.leaving(),
+        terminating: world.draining(),
     }
 }
 
 fn worker(pod: &Pod, world: &World) -> Worker {
     let phase = match pod.state {
-        State::Waiting { since } => Phase::Waiting { since: at(since) },
-        State::Starting { since } => Phase::Starting { since: at(since) },
-        State::Ready | State::Leaving => Phase::Ready {
+        PodState::Pending { since } => Phase::Pending { since: at(since) },
+        PodState::Starting { since } => Phase::Starting { since: at(since) },
+        PodState::Ready | PodState::Draining => Phase::Ready {
             started_in: Some(f64::from(world.startup_seconds())),
         },
     };
@@ -113,11 +113,11 @@ fn partitions(worker: u64, world: &World) -> BTreeSet<Partition> {
             number: u32::try_from(number).unwrap_or(u32::MAX),
         }
     };
-    world.group.of(worker).map(partition).collect()
+    world.group.partitions_of(worker).map(partition).collect()
 }
 
 fn at(second: u32) -> Timestamp {
-    // Any day will do; the first seconds of the epoch leave no room for the time before.
+    // Any day works; the first seconds of the epoch would leave no room for earlier times.
     let day = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24);
     day + SignedDuration::from_secs(second.into())
 }

@@ -1,6 +1,6 @@
-//! What `layra-operator simulate` runs: the autoscaler against a model of Kafka, pods and workers,
-//! beside our implementations of its peers' published formulas. No cluster, no clock; the same seed
-//! gives the same result.
+//! Simulates the autoscaler in a model of Kafka, pods and workers, and compares it with our
+//! implementations of the published formulas of other autoscalers. No cluster and no clock; the
+//! same seed gives the same result.
 
 mod flink;
 mod group;
@@ -36,78 +36,78 @@ use self::{
     world::Setup,
 };
 
-/// What each figure of the output is, for the help of a command.
+/// The definitions of the output's figures, for a command's help.
 pub const FIGURES: &str = "\
-Figures, for the time from the trace's start until an hour after its end, for every policy alike:
-  gpu_seconds          a GPU is held from the moment a pod is placed on a node until it has left,
-                       start-up included
-  seconds_over_target  seconds in which the oldest document that is not done has waited for longer
-                       than drainTargetSeconds
-  rescales             times that the number of workers asked for changed
-  max_lag_documents    the most documents that had arrived and were not done
-  drained_at_second    when the last document was done; null or `never`: some were not
-  p95_wait_seconds     for 95 of 100 documents it took no longer from arrival to done
+Figures, from the start of the trace until an hour after its end, for every policy:
+  gpu_seconds          a pod holds a GPU from its scheduling until it has terminated, including its
+                       start-up
+  seconds_over_target  seconds in which the oldest unprocessed document has waited for longer than
+                       drainTargetSeconds
+  rescales             number of changes of the desired replicas
+  max_lag_documents    the most documents that had arrived and were not processed
+  drained_at_second    when the last document was processed; null or `never`: some were not
+  p95_wait_seconds     95 of 100 documents took no longer from arrival to processed
   peak_gpus            the most GPUs held at the same time
-JSON has more: unfinished_documents, mean_wait_seconds, gpu_utilization (part of the GPU-seconds in
-which there was work), rebalances, seconds, and each change with its reason.
+JSON adds unfinished_documents, mean_wait_seconds, gpu_utilization (the part of the GPU-seconds with
+work), rebalances, seconds, and each change with its explanation.
 
-The spec's floors by the clock and its fallback have no effect: a trace has no calendar, and the
+Scheduled floors and the fallback of the spec have no effect: a trace has no calendar, and the
 model's Kafka always answers.";
 
-/// What a simulation takes from a pipeline.
+/// The part of a pipeline that a simulation uses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pipeline {
-    /// Partitions of the topic with the tasks, at least one.
+    /// Partitions of the tasks topic, at least one.
     pub partitions: u32,
-    /// Pages of a range of a split document, at least one.
+    /// Pages per range of a split document, at least one.
     pub range_pages: u32,
-    /// The rules for its workers.
+    /// The scaling rules.
     pub policy: Policy,
 }
 
-/// What is simulated and what is printed, from the command line.
+/// The arguments of a simulation on the command line.
 #[derive(Args)]
 pub struct SimulateArgs {
     #[command(flatten)]
     input: Input,
 
-    /// Seconds from a pod's node to its first page.
+    /// Seconds from a pod's scheduling to its first page.
     #[arg(long, value_name = "N", default_value_t = 60, conflicts_with = "suite")]
     startup_seconds: u32,
 
-    /// Pages a second of one worker.
+    /// Pages per second of one worker.
     #[arg(long, value_name = "X", default_value_t = 5.0, value_parser = speed)]
     pages_per_second: f64,
 
-    /// For everything random: the same seed gives the same result.
+    /// Seed of everything random. The same seed gives the same result.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// GPUs that there are; further pods wait for a node. Default: as many as are asked for.
+    /// Number of GPUs; further pods are pending. Default: unlimited.
     #[arg(long, value_name = "N")]
     gpus: Option<u32>,
 
-    /// The core knows the workers' speed, the documents' size and the time of a start from the
-    /// beginning, as after a restart of the operator. Default: it learns them.
+    /// The autoscaler knows the workers' speed, the documents' size and the start-up time from the
+    /// start, as after a restart of the operator. Default: it learns them.
     #[arg(long)]
     learned: bool,
 
-    /// Our implementations of these systems' published formulas on the same trace. Default: none;
-    /// with --suite all.
+    /// Compare with our implementations of these systems' published formulas. Default: none; with
+    /// --suite all.
     #[arg(long, value_enum, value_delimiter = ',')]
     compare: Vec<Peer>,
 
-    /// The peers' settings follow from the workers' true speed and the drain target. Default: their
+    /// Tune the peers' settings for the workers' true speed and the drain target. Default: their
     /// documented defaults.
     #[arg(long)]
     tuned: bool,
 
-    /// What is printed.
+    /// Output format.
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
 
-    /// Draw lag, waits and workers into this file; with --suite: a picture for each trace into this
-    /// folder.
+    /// Draw lag, waits and replicas into this file. With --suite: one picture for each trace into
+    /// this folder.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -116,8 +116,8 @@ pub struct SimulateArgs {
 #[group(required = true, multiple = false)]
 struct Input {
     /// Arrivals as CSV with the header `second,documents,pages_per_document[,partition]`. Rows may
-    /// repeat a second; seconds without a row have no arrivals. Without a partition, documents go
-    /// to any.
+    /// repeat a second; seconds without a row have no arrivals. Documents without a partition go to
+    /// a random one.
     #[arg(long, value_name = "FILE.csv")]
     trace: Option<PathBuf>,
 
@@ -125,7 +125,7 @@ struct Input {
     #[arg(long, value_enum)]
     shape: Option<Shape>,
 
-    /// Every synthetic trace with start-up times of 10, 120 and 480 seconds: the comparison of
+    /// Every synthetic trace with start-up times of 10, 120 and 480 seconds, as compared in
     /// docs/scaling.md.
     #[arg(long)]
     suite: bool,
@@ -133,7 +133,7 @@ struct Input {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
-    /// For people.
+    /// Aligned text.
     Table,
     /// `{"policies": {"layra": {...}, ...}}`.
     Json,
@@ -151,7 +151,7 @@ struct PolicyResult {
     changes: Vec<Change>,
 }
 
-/// Runs the simulation, and returns what is to be printed.
+/// Runs the simulation, and returns its output.
 pub fn run(pipeline: Pipeline, args: &SimulateArgs) -> anyhow::Result<String> {
     let scenario = scenario(pipeline, args);
     if args.input.suite {
@@ -245,14 +245,14 @@ fn speed(text: &str) -> Result<f64, String> {
     let parsed: Option<f64> = text.parse().ok();
     parsed
         .filter(|speed| (0.001..=100_000.0).contains(speed))
-        .ok_or_else(|| "expected pages a second, a number from 0.001 to 100000".to_owned())
+        .ok_or_else(|| "expected pages per second, a number from 0.001 to 100000".to_owned())
 }
 
-/// The whole number nearest to zero that a float is, within the bounds of the type.
+/// A float rounded towards zero, within the bounds of the type.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "`as` saturates, which is what is wanted"
+    reason = "`as` saturates, as intended"
 )]
 fn whole(value: f64) -> u32 {
     value as u32

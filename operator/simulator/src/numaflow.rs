@@ -5,14 +5,13 @@
 //! and rate averaged over `lookbackSeconds` (120); at least one, never more than what is pending,
 //! zero when nothing is pending and nothing is processed. At most two replicas more or fewer at a
 //! time (`replicasPerScaleUp`, `replicasPerScaleDown`), with 90 s between two changes
-//! (`scaleUpCooldownSeconds`, `scaleDownCooldownSeconds`). From zero one replica wakes up every
-//! `zeroReplicaSleepSeconds` (120) to look. Nothing is decided while pods do not match what was
-//! asked for, or none is ready.
-//! Sources: numaproj/numaflow `docs/user-guide/reference/autoscaling.md`,
+//! (`scaleUpCooldownSeconds`, `scaleDownCooldownSeconds`). From zero one replica starts every
+//! `zeroReplicaSleepSeconds` (120) to check. Nothing is decided while the number of ready pods is
+//! zero or not as desired. Sources: numaproj/numaflow `docs/user-guide/reference/autoscaling.md`,
 //! `pkg/reconciler/vertex/scaling/{scaling,options}.go`.
 
 use super::{
-    scaler::{Bounds, History, Scaler, Wish},
+    scaler::{Bounds, History, Recommendation, Scaler},
     whole,
     world::World,
 };
@@ -58,28 +57,28 @@ impl Numaflow {
         whole(desired.min(pending)).max(1)
     }
 
-    /// What may be asked for now.
-    fn step(&self, desired: u32, asked: u32) -> u32 {
+    /// The next replicas on the way from `current` to `desired`.
+    fn step(&self, desired: u32, current: u32) -> u32 {
         let desired = desired.clamp(self.bounds.min, self.bounds.max);
         desired.clamp(
-            asked.saturating_sub(REPLICAS_PER_SCALE),
-            asked + REPLICAS_PER_SCALE,
+            current.saturating_sub(REPLICAS_PER_SCALE),
+            current + REPLICAS_PER_SCALE,
         )
     }
 
     fn decide(&self, world: &World) -> u32 {
-        let asked = world.asked;
+        let current = world.desired;
         let since = world.now - self.last_scaled;
-        if asked == 0 {
+        if current == 0 {
             return u32::from(since >= ZERO_REPLICA_SLEEP);
         }
-        if since < COOLDOWN || world.ready() == 0 || world.ready() != asked {
-            return asked;
+        if since < COOLDOWN || world.ready() == 0 || world.ready() != current {
+            return current;
         }
         let rate = self.processed.rate().unwrap_or(0.0);
         self.step(
             self.desired(self.pending.mean(), rate, world.ready()),
-            asked,
+            current,
         )
     }
 }
@@ -89,22 +88,23 @@ impl Scaler for Numaflow {
         "numaflow"
     }
 
-    fn look(&mut self, world: &World) -> Option<Wish> {
+    fn recommend(&mut self, world: &World) -> Option<Recommendation> {
         let now = world.now;
-        let done = world.queues.committed() as f64;
-        self.processed.note(now, done, LOOKBACK);
-        self.pending.note(now, world.queues.lag() as f64, LOOKBACK);
+        let processed = world.queues.committed() as f64;
+        self.processed.record(now, processed, LOOKBACK);
+        self.pending
+            .record(now, world.queues.lag() as f64, LOOKBACK);
         if now == 0 {
-            return Some(Wish::new(self.bounds.min));
+            return Some(Recommendation::new(self.bounds.min));
         }
         if !now.is_multiple_of(INTERVAL) {
             return None;
         }
         let workers = self.decide(world);
-        if workers != world.asked {
+        if workers != world.desired {
             self.last_scaled = now;
         }
-        Some(Wish::new(workers))
+        Some(Recommendation::new(workers))
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_the_time_that_the_pending_messages_take() {
+    fn recommends_by_the_time_that_the_pending_messages_take() {
         // 600 messages at 10 a second take 60 s, three times the target: six for two.
         assert_eq!(numaflow().desired(600.0, 10.0, 2), 6);
         assert_eq!(numaflow().desired(50.0, 10.0, 2), 1, "0.5, rounded");
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn moves_by_two_at_most() {
+    fn changes_by_two_at_most() {
         assert_eq!(numaflow().step(9, 3), 5);
         assert_eq!(numaflow().step(0, 3), 1);
         assert_eq!(numaflow().step(4, 3), 4);

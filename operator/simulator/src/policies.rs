@@ -1,4 +1,4 @@
-//! The policies by name, with their settings.
+//! The policies with their names and settings.
 
 use clap::ValueEnum;
 use layra_autoscaler::{Learned, Policy};
@@ -12,10 +12,10 @@ use super::{
     scaler::{Bounds, Scaler},
 };
 
-/// A system to compare with: our implementation of its published formula.
+/// Another autoscaler to compare with: our implementation of its published formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Peer {
-    /// KEDA's `apache-kafka` scaler with the HPA that it makes.
+    /// KEDA's `apache-kafka` scaler with the HPA that it creates.
     Keda,
     /// A Kubernetes HPA on the lag, at least one worker.
     Hpa,
@@ -25,15 +25,14 @@ pub(crate) enum Peer {
     Flink,
 }
 
-/// What the settings of the peers follow from.
+/// Where the settings of the peers come from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Settings {
     /// Their documented defaults.
     Defaults,
-    /// What somebody who knows the workers' speed and the size of the documents would set, so that
-    /// they aim at the drain target.
+    /// Tuned for the drain target, with the true speed of the workers and size of the documents.
     ForDrainTarget {
-        /// Documents that a worker gets done a second.
+        /// Documents per second of one worker.
         documents_per_second: f64,
         /// Seconds.
         drain_target: f64,
@@ -41,7 +40,7 @@ pub(super) enum Settings {
 }
 
 impl Peer {
-    /// The policy.
+    /// The policy with its settings.
     pub(super) fn scaler(self, bounds: Bounds, settings: Settings) -> Box<dyn Scaler> {
         let (threshold, processing, catch_up) = match settings {
             Settings::Defaults => (
@@ -67,7 +66,7 @@ impl Peer {
     }
 }
 
-/// This operator's policy, and the peers'.
+/// This operator's policy, then the peers'.
 pub(super) fn scalers(
     policy: &Policy,
     learned: Option<Learned>,

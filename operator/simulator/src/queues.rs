@@ -1,6 +1,6 @@
-//! The two topics and the documents in them. A partition is a queue: the first message is done
-//! first, and is committed when it is done. A long document is split into ranges over the second
-//! topic, as workers do.
+//! The two topics and the documents in them. A partition is a queue: messages are processed in
+//! order, and committed when processed. A long document is split into ranges over the second topic,
+//! as workers do.
 
 use std::collections::VecDeque;
 
@@ -8,21 +8,21 @@ use fastrand::Rng;
 
 use super::trace::{Stall, Trace};
 
-/// Topics, documents, and what became of them.
+/// The topics and the documents with their progress.
 #[derive(Clone, Debug)]
 pub(super) struct Queues {
-    /// By partition, those of the tasks first.
+    /// By partition, those of the tasks topic first.
     partitions: Vec<Queue>,
     documents: Vec<Document>,
     topic_size: usize,
     range_pages: u32,
     stalls: Vec<Stall>,
     next_range: usize,
-    /// Documents that arrived so far.
+    /// Documents that have arrived so far.
     arrived: usize,
-    /// All documents before this one are done.
+    /// All documents before this one are processed.
     oldest: usize,
-    done: usize,
+    processed: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ struct Queue {
 struct Message {
     document: usize,
     pages: u32,
-    left: f64,
+    pages_left: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -44,23 +44,22 @@ struct Document {
     pages: u32,
     partition: usize,
     ranges_left: u32,
-    done_at: Option<u32>,
+    processed_at: Option<u32>,
 }
 
-/// Committed position and end of a partition.
+/// Committed offset and end offset of a partition.
 pub(super) type Offsets = (i64, i64);
 
-/// A message that is done.
+/// A processed message.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Finished {
-    /// Its pages.
     pub(super) pages: u32,
-    /// It was the last of its document.
+    /// It was the last message of its document.
     pub(super) ends_document: bool,
 }
 
 impl Queues {
-    /// Documents without a partition go to a random one, the same for the same seed.
+    /// Documents without a partition are sent to a random one, the same for the same seed.
     pub(super) fn new(trace: &Trace, partitions: usize, range_pages: u32, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let documents = trace
@@ -75,7 +74,7 @@ impl Queues {
                     .unwrap_or_else(|| rng.usize(..partitions))
                     .min(partitions - 1),
                 ranges_left: 0,
-                done_at: None,
+                processed_at: None,
             })
             .collect();
         Self {
@@ -87,11 +86,11 @@ impl Queues {
             next_range: rng.usize(..partitions),
             arrived: 0,
             oldest: 0,
-            done: 0,
+            processed: 0,
         }
     }
 
-    /// Appends what arrives until the end of this second.
+    /// Appends the documents that arrive until the end of this second.
     pub(super) fn arrive(&mut self, now: u32) {
         while let Some(document) = self.documents.get(self.arrived)
             && document.arrived <= now
@@ -103,13 +102,13 @@ impl Queues {
         }
     }
 
-    /// Whether there is work that somebody could get on with.
+    /// Whether there is work on which a worker could make progress.
     pub(super) fn has_work(&self, partition: usize, now: u32) -> bool {
         !self.partitions[partition].messages.is_empty() && !self.is_stalled(partition, now)
     }
 
-    /// Works on the first message of a partition with `speed` pages a second for at most `seconds`.
-    /// Returns the seconds that it took, and the message if it is done.
+    /// Processes the first message of a partition with `speed` pages per second for at most
+    /// `seconds`. Returns the seconds that it took, and the message if it is complete.
     pub(super) fn work(
         &mut self,
         partition: usize,
@@ -123,15 +122,15 @@ impl Queues {
         let Some(message) = self.partitions[partition].messages.front_mut() else {
             return (0.0, None);
         };
-        let needed = message.left / speed;
+        let needed = message.pages_left / speed;
         if needed > seconds {
-            message.left -= speed * seconds;
+            message.pages_left -= speed * seconds;
             return (seconds, None);
         }
         (needed, self.finish(partition, now))
     }
 
-    /// A long document becomes ranges; its own message is done with that.
+    /// Splits a long document into ranges, which completes its own message.
     fn split(&mut self, partition: usize) -> bool {
         let is_long = partition < self.topic_size
             && self.partitions[partition]
@@ -168,14 +167,17 @@ impl Queues {
         document.ranges_left = document.ranges_left.saturating_sub(1);
         let ends_document = document.ranges_left == 0;
         if ends_document {
-            debug_assert!(document.done_at.is_none(), "a document is done once");
-            document.done_at = Some(now + 1);
-            self.done += 1;
+            debug_assert!(
+                document.processed_at.is_none(),
+                "a document is processed once"
+            );
+            document.processed_at = Some(now + 1);
+            self.processed += 1;
         }
         while self
             .documents
             .get(self.oldest)
-            .is_some_and(|document| document.done_at.is_some())
+            .is_some_and(|document| document.processed_at.is_some())
         {
             self.oldest += 1;
         }
@@ -192,7 +194,7 @@ impl Queues {
         })
     }
 
-    /// Committed position and end of each partition, of the tasks, then of the ranges.
+    /// The offsets of each partition of the tasks topic, and of the ranges topic.
     pub(super) fn offsets(&self) -> (Vec<Offsets>, Vec<Offsets>) {
         let offsets = |queue: &Queue| {
             let waiting = i64::try_from(queue.messages.len()).unwrap_or(i64::MAX);
@@ -205,7 +207,7 @@ impl Queues {
         )
     }
 
-    /// Messages of both topics that are not done: what a consumer group's lag shows.
+    /// The lag of the consumer group: unprocessed messages of both topics.
     pub(super) fn lag(&self) -> usize {
         self.partitions
             .iter()
@@ -213,22 +215,22 @@ impl Queues {
             .sum()
     }
 
-    /// Messages of both topics that were done so far.
+    /// Messages of both topics that have been processed so far.
     pub(super) fn committed(&self) -> i64 {
         self.partitions.iter().map(|queue| queue.committed).sum()
     }
 
-    /// Documents that arrived and are not done.
-    pub(super) fn unfinished(&self) -> usize {
-        self.arrived - self.done
+    /// Documents that have arrived and are not processed.
+    pub(super) fn unprocessed(&self) -> usize {
+        self.arrived - self.processed
     }
 
-    /// All documents arrived and are done.
+    /// Whether all documents have arrived and are processed.
     pub(super) fn is_drained(&self) -> bool {
-        self.done == self.documents.len()
+        self.processed == self.documents.len()
     }
 
-    /// Seconds for which the oldest document that is not done has waited at the end of `now`.
+    /// Seconds for which the oldest unprocessed document has waited at the end of `now`.
     pub(super) fn oldest_wait(&self, now: u32) -> u32 {
         if self.oldest >= self.arrived {
             return 0;
@@ -236,11 +238,11 @@ impl Queues {
         now + 1 - self.documents[self.oldest].arrived
     }
 
-    /// Seconds that each document waited until it was done, in ascending order; one that is not
-    /// done waited until `end`.
+    /// Seconds that each document waited until it was processed, ascending. An unprocessed one
+    /// waited until `end`.
     pub(super) fn waits(&self, end: u32) -> Vec<u32> {
         let wait = |document: &Document| {
-            let until = document.done_at.unwrap_or(end).max(document.arrived);
+            let until = document.processed_at.unwrap_or(end).max(document.arrived);
             until - document.arrived
         };
         let mut waits: Vec<u32> = self.documents.iter().map(wait).collect();
@@ -254,7 +256,7 @@ impl Message {
         Self {
             document,
             pages,
-            left: f64::from(pages),
+            pages_left: f64::from(pages),
         }
     }
 }
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_takes_its_pages_by_the_speed() {
+    fn a_document_takes_its_pages_divided_by_the_speed() {
         let mut queues = queues(&[10, 3]);
         assert_eq!(queues.work(0, 4.0, 1.0, 0), (1.0, None));
         assert_eq!(queues.work(0, 4.0, 1.0, 1), (1.0, None));
@@ -295,23 +297,23 @@ mod tests {
             ends_document: true,
         };
         assert_eq!(finished, Some(expected));
-        assert_eq!((queues.lag(), queues.unfinished()), (1, 1));
+        assert_eq!((queues.lag(), queues.unprocessed()), (1, 1));
         assert_eq!(
             queues.oldest_wait(9),
             10,
-            "the second one came at second 0, too"
+            "the second one arrived at second 0, too"
         );
         assert_eq!(queues.waits(100), [3, 100]);
     }
 
     #[test]
-    fn a_long_document_is_done_with_its_last_range() {
+    fn a_long_document_is_processed_with_its_last_range() {
         let mut queues = queues(&[130]);
         assert_eq!(queues.work(0, 4.0, 1.0, 0), (0.0, None));
         let (tasks, ranges) = queues.offsets();
         assert_eq!(tasks, [(1, 1), (0, 0)]);
         let sent: i64 = ranges.iter().map(|(_, end)| end).sum();
-        assert_eq!((sent, queues.unfinished()), (3, 1));
+        assert_eq!((sent, queues.unprocessed()), (3, 1));
         let mut pages = 0;
         let mut ends = 0;
         for partition in [2, 3, 2, 3] {
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gets_on_with_a_partition_that_stands_still() {
+    fn a_stalled_partition_has_no_work() {
         let mut queues = queues(&[1]);
         queues.stalls.push(Stall {
             partition: 0,

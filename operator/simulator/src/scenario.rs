@@ -1,4 +1,4 @@
-//! A pipeline in a world: everything but the trace that a simulation needs.
+//! A pipeline in a simulated world: everything that a simulation needs except the trace.
 
 use layra_autoscaler::{Learned, Policy};
 
@@ -9,23 +9,23 @@ use super::{
     world::Setup,
 };
 
-/// Everything but the trace.
+/// Everything that a simulation needs except the trace.
 #[derive(Clone, Debug)]
 pub(super) struct Scenario {
     pub(super) setup: Setup,
     pub(super) policy: Policy,
-    /// What the core knows of the workers from the start.
+    /// What the autoscaler has already learned at the start.
     pub(super) learned: Option<Learned>,
     pub(super) settings: Settings,
 }
 
 impl Scenario {
-    /// Seconds within which a document should be done.
+    /// Seconds within which a document should be processed.
     pub(super) fn drain_target(&self) -> u32 {
         u32::try_from(self.policy.drain_target.as_secs()).unwrap_or(u32::MAX)
     }
 
-    /// This operator, then the peers.
+    /// Runs this operator's policy, then the peers'.
     pub(super) fn run(&self, trace: &Trace, peers: &[Peer]) -> Vec<Outcome> {
         let learned = self.learned.map(|learned| Learned {
             startup_seconds: self.setup.startup_seconds.into(),

@@ -1,5 +1,5 @@
-//! Traces with a name. Each shows one thing that arrivals do to an autoscaler. Random, and the same
-//! for the same seed. Sizes fit workers of about five pages a second and a dozen partitions.
+//! Synthetic traces. Each shows one difficulty for an autoscaler. They are random, and the same for
+//! the same seed. Sizes suit workers of about five pages per second and a dozen partitions.
 
 use std::f64::consts::TAU;
 
@@ -13,39 +13,40 @@ use super::{
 
 const MINUTE: u32 = 60;
 const HOUR: u32 = 3600;
-/// Pages of a document on average, and of the longest short one.
+/// Mean pages of a short document, and the most.
 const PAGES: f64 = 10.0;
 const LONGEST_SHORT: u32 = 64;
 
 /// A synthetic trace. Documents have about ten pages, unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Shape {
-    /// One document a second for two hours.
+    /// One document per second for two hours.
     Steady,
-    /// 1,500 documents within a minute, and nothing else.
+    /// 1,500 documents within a minute, then nothing.
     Burst,
     /// 400 documents within ten seconds, every twenty minutes for three hours.
     Bursts,
-    /// From nothing to four documents a second within an hour, half an hour of that, then nothing.
+    /// From zero to four documents per second within an hour, half an hour at that rate, then
+    /// nothing.
     Ramp,
-    /// A day: almost nothing at night, three documents a second at noon.
+    /// A day: almost nothing at night, three documents per second at noon.
     Diurnal,
-    /// Two documents a second for ten minutes, nothing for ten minutes, for three hours.
+    /// Alternately two documents per second and none, for ten minutes each, for three hours.
     OnOff,
-    /// One document now and then, about every quarter of an hour, for six hours.
+    /// One document about every quarter of an hour, for six hours.
     Rare,
-    /// A document of 600 to 1,400 pages every ten minutes for three hours, beside short ones.
+    /// A document of 600 to 1,400 pages every ten minutes and short ones, for three hours.
     LongDocuments,
-    /// Six of ten documents go to one partition; one document in two seconds for two hours.
+    /// One document every two seconds for two hours; six of ten go to one partition.
     HotPartition,
-    /// One partition stands still for an hour; one document in two seconds for two hours.
+    /// One document every two seconds for two hours; one partition makes no progress for an hour.
     PoisonPartition,
-    /// The stores take eight pages a second in all; an hour of steady work with half an hour of
-    /// more than that in it.
+    /// The stores accept eight pages per second in total. Ninety minutes of arrivals, with more
+    /// than that for half an hour.
     SlowStores,
-    /// 12,000 documents at once: more than all workers get done within the drain target.
+    /// 12,000 documents at once: more than all workers process within the drain target.
     Backfill,
-    /// The rate jumps at random between none and three documents a second, for four hours.
+    /// The rate jumps at random between zero and three documents per second, for four hours.
     Erratic,
 }
 
@@ -58,71 +59,71 @@ impl Shape {
 
     /// The trace.
     pub(super) fn trace(self, seed: u64) -> Trace {
-        let mut maker = Maker::new(seed);
+        let mut generator = Generator::new(seed);
         match self {
-            Self::Steady => maker.rate(0, 2 * HOUR, |_| 1.0),
-            Self::Burst => maker.spread(300, MINUTE, 1500),
+            Self::Steady => generator.poisson(0, 2 * HOUR, |_| 1.0),
+            Self::Burst => generator.burst(300, MINUTE, 1500),
             Self::Bursts => {
                 for start in (MINUTE..3 * HOUR).step_by(20 * 60) {
-                    maker.spread(start, 10, 400);
+                    generator.burst(start, 10, 400);
                 }
             }
             Self::Ramp => {
-                maker.rate(0, HOUR, |second| 4.0 * f64::from(second) / f64::from(HOUR));
-                maker.rate(HOUR, HOUR + 30 * MINUTE, |_| 4.0);
+                generator.poisson(0, HOUR, |second| 4.0 * f64::from(second) / f64::from(HOUR));
+                generator.poisson(HOUR, HOUR + 30 * MINUTE, |_| 4.0);
             }
-            Self::Diurnal => maker.rate(0, 24 * HOUR, |second| {
+            Self::Diurnal => generator.poisson(0, 24 * HOUR, |second| {
                 let day = f64::from(second) / f64::from(24 * HOUR);
-                // A night that is long and a noon that is short.
+                // A long night and a short noon.
                 3.0 * (0.5 - 0.5 * (TAU * day).cos()).powi(2)
             }),
-            Self::OnOff => maker.rate(0, 3 * HOUR, |second| {
+            Self::OnOff => generator.poisson(0, 3 * HOUR, |second| {
                 if (second / (10 * MINUTE)).is_multiple_of(2) {
                     2.0
                 } else {
                     0.0
                 }
             }),
-            Self::Rare => maker.rate(0, 6 * HOUR, |_| 1.0 / 900.0),
+            Self::Rare => generator.poisson(0, 6 * HOUR, |_| 1.0 / 900.0),
             Self::LongDocuments => {
-                maker.rate(0, 3 * HOUR, |_| 0.1);
+                generator.poisson(0, 3 * HOUR, |_| 0.1);
                 for start in (2 * MINUTE..3 * HOUR).step_by(600) {
-                    let pages = maker.rng.u32(600..=1400);
-                    maker.add(start, pages, None);
+                    let pages = generator.rng.u32(600..=1400);
+                    generator.add(start, pages, None);
                 }
             }
             Self::HotPartition => {
-                maker.rate(0, 2 * HOUR, |_| 0.5);
-                maker.prefer(0, 0.6);
+                generator.poisson(0, 2 * HOUR, |_| 0.5);
+                generator.prefer(0, 0.6);
             }
             Self::PoisonPartition => {
-                maker.rate(0, 2 * HOUR, |_| 0.5);
-                maker.trace.stalls.push(Stall {
+                generator.poisson(0, 2 * HOUR, |_| 0.5);
+                generator.trace.stalls.push(Stall {
                     partition: 0,
                     from: 20 * MINUTE,
                     until: 80 * MINUTE,
                 });
             }
             Self::SlowStores => {
-                maker.rate(0, 90 * MINUTE, |second| {
-                    let more = (30 * MINUTE..60 * MINUTE).contains(&second);
-                    if more { 1.2 } else { 0.4 }
+                generator.poisson(0, 90 * MINUTE, |second| {
+                    let is_peak = (30 * MINUTE..60 * MINUTE).contains(&second);
+                    if is_peak { 1.2 } else { 0.4 }
                 });
-                maker.trace.store_limit = Some(8.0);
+                generator.trace.store_limit = Some(8.0);
             }
-            Self::Backfill => maker.spread(MINUTE, 10, 12_000),
-            Self::Erratic => maker.erratic(4 * HOUR),
+            Self::Backfill => generator.burst(MINUTE, 10, 12_000),
+            Self::Erratic => generator.erratic(4 * HOUR),
         }
-        maker.finish()
+        generator.finish()
     }
 }
 
-struct Maker {
+struct Generator {
     rng: Rng,
     trace: Trace,
 }
 
-impl Maker {
+impl Generator {
     fn new(seed: u64) -> Self {
         Self {
             rng: Rng::with_seed(seed),
@@ -138,19 +139,19 @@ impl Maker {
         });
     }
 
-    /// Many short documents, few longer ones.
-    fn short(&mut self) -> u32 {
+    /// The pages of a short document: mostly few, rarely many.
+    fn short_pages(&mut self) -> u32 {
         let pages = 0.5 - (PAGES - 1.0) * (1.0 - self.rng.f64()).ln();
         whole(pages + 0.5).clamp(1, LONGEST_SHORT)
     }
 
-    /// Documents that come independently of each other, so many a second (a Poisson process).
-    fn rate(&mut self, from: u32, until: u32, documents: impl Fn(u32) -> f64) {
+    /// Adds independent arrivals with a mean number per second (a Poisson process).
+    fn poisson(&mut self, from: u32, until: u32, per_second: impl Fn(u32) -> f64) {
         for second in from..until {
-            let none = (-documents(second)).exp();
+            let none = (-per_second(second)).exp();
             let mut product = self.rng.f64();
             while product > none {
-                let pages = self.short();
+                let pages = self.short_pages();
                 self.add(second, pages, None);
                 product *= self.rng.f64();
             }
@@ -158,16 +159,16 @@ impl Maker {
         self.trace.ends = self.trace.ends.max(until);
     }
 
-    /// So many documents within a time.
-    fn spread(&mut self, start: u32, seconds: u32, documents: u32) {
+    /// Adds a number of documents at random times within `seconds`.
+    fn burst(&mut self, start: u32, seconds: u32, documents: u32) {
         for _ in 0..documents {
             let second = start + self.rng.u32(0..seconds);
-            let pages = self.short();
+            let pages = self.short_pages();
             self.add(second, pages, None);
         }
     }
 
-    /// Sends a part of the documents to one partition.
+    /// Sends this part of the documents to one partition.
     fn prefer(&mut self, partition: u32, part: f64) {
         for arrival in &mut self.trace.arrivals {
             if self.rng.f64() < part {
@@ -176,13 +177,13 @@ impl Maker {
         }
     }
 
-    /// A rate that jumps at random times.
+    /// Adds arrivals whose rate jumps at random times.
     fn erratic(&mut self, until: u32) {
         let mut start = 0;
         while start < until {
             let end = (start + self.rng.u32(3 * MINUTE..25 * MINUTE)).min(until);
-            let documents = [0.0, 0.1, 0.5, 1.0, 2.0, 3.0][self.rng.usize(0..6)];
-            self.rate(start, end, |_| documents);
+            let per_second = [0.0, 0.1, 0.5, 1.0, 2.0, 3.0][self.rng.usize(0..6)];
+            self.poisson(start, end, |_| per_second);
             start = end;
         }
     }
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_rate_holds() {
+    fn a_steady_rate_is_kept() {
         let trace = Shape::Steady.trace(1);
         assert!((6900..7500).contains(&trace.arrivals.len()));
         assert_eq!(trace.ends, 7200);

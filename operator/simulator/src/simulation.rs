@@ -1,5 +1,4 @@
-//! One policy on one trace: the world goes on second by second, the policy looks when it looks,
-//! and what came of it is counted.
+//! Runs one policy on one trace, second by second, and collects the figures.
 
 use serde::Serialize;
 
@@ -9,71 +8,69 @@ use super::{
     world::{Setup, World},
 };
 
-/// After the last arrival the simulation goes on for so long, the same for every policy: what a
-/// policy does when there is nothing more to do costs, too.
+/// Seconds that are simulated after the last arrival, the same for every policy: workers that are
+/// kept without work cost, too.
 pub(super) const AFTERWARDS: u32 = 3600;
 
-/// What came of a policy.
+/// The result of a policy.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
-    /// Its name.
     pub(super) policy: &'static str,
-    /// The figures.
     pub(super) figures: Figures,
-    /// Each change of the number of workers.
+    /// Each change of the desired replicas.
     pub(super) changes: Vec<Change>,
-    /// Each second.
-    pub(super) timeline: Vec<Moment>,
+    /// One sample per second.
+    pub(super) timeline: Vec<Sample>,
 }
 
-/// What is compared. All of it for the whole simulated time, which is the same for each policy.
+/// The figures of a policy over the simulated time, which is the same for every policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Figures {
-    /// A GPU is held from the moment a pod is placed on a node until it has left, start-up included.
+    /// A pod holds a GPU from its scheduling until it has terminated, including its start-up.
     pub(super) gpu_seconds: u64,
-    /// Seconds in which the oldest document that is not done has waited for longer than
+    /// Seconds in which the oldest unprocessed document has waited for longer than
     /// `drainTargetSeconds`.
     pub(super) seconds_over_target: u64,
-    /// Times that the number of workers asked for changed.
+    /// Number of changes of the desired replicas.
     pub(super) rescales: u64,
-    /// The most documents that had arrived and were not done.
+    /// The most documents that had arrived and were not processed.
     pub(super) max_lag_documents: u64,
-    /// When the last document was done; `None`: some never were.
+    /// When the last document was processed. `None`: some were not.
     pub(super) drained_at_second: Option<u32>,
-    /// Documents that were not done at the end.
+    /// Documents that were not processed at the end.
     pub(super) unfinished_documents: u64,
-    /// From arrival to done, on average; what is not done has waited until the end.
+    /// Mean time from arrival to processed; an unprocessed document has waited until the end.
     pub(super) mean_wait_seconds: f64,
-    /// For 95 of 100 documents it took no longer.
+    /// 95 of 100 documents took no longer.
     pub(super) p95_wait_seconds: u32,
     /// The most GPUs held at the same time.
     pub(super) peak_gpus: u32,
-    /// Part of the GPU-seconds in which there was work.
+    /// The part of the GPU-seconds with work.
     pub(super) gpu_utilization: f64,
-    /// Changes of the consumer group's membership.
+    /// Changes of the consumer group's members.
     pub(super) rebalances: u32,
     /// Simulated seconds.
     pub(super) seconds: u32,
 }
 
-/// The number of workers asked for changed.
+/// A change of the desired replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Change {
     pub(super) second: u32,
     pub(super) workers: u32,
-    /// Why, where the policy says.
+    /// The policy's explanation, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) why: Option<String>,
 }
 
-/// A second, for the picture.
+/// The state at the end of a second, for the picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Moment {
-    /// Documents that are not done.
+pub(super) struct Sample {
+    /// Documents that are not processed.
     pub(super) lag: u32,
-    pub(super) asked: u32,
+    pub(super) desired: u32,
     pub(super) ready: u32,
-    /// For so long the oldest of them has waited, seconds.
+    /// Seconds that the oldest of them has waited.
     pub(super) oldest_wait: u32,
 }
 
@@ -92,23 +89,23 @@ pub(super) fn run(
     while world.now < end {
         let second = world.now;
         world.begin();
-        if let Some(wish) = scaler.look(&world)
-            && wish.workers != world.asked
+        if let Some(recommendation) = scaler.recommend(&world)
+            && recommendation.workers != world.desired
         {
-            world.asked = wish.workers;
+            world.desired = recommendation.workers;
             changes.push(Change {
                 second,
-                workers: wish.workers,
-                why: wish.why,
+                workers: recommendation.workers,
+                why: recommendation.why,
             });
         }
         world.finish();
-        let moment = moment(&world, second);
-        timeline.push(moment);
-        figures.gpu_seconds += u64::from(world.held);
-        figures.peak_gpus = figures.peak_gpus.max(world.held);
-        figures.seconds_over_target += u64::from(moment.oldest_wait > drain_target);
-        figures.max_lag_documents = figures.max_lag_documents.max(moment.lag.into());
+        let sample = sample(&world, second);
+        timeline.push(sample);
+        figures.gpu_seconds += u64::from(world.gpus_in_use);
+        figures.peak_gpus = figures.peak_gpus.max(world.gpus_in_use);
+        figures.seconds_over_target += u64::from(sample.oldest_wait > drain_target);
+        figures.max_lag_documents = figures.max_lag_documents.max(sample.lag.into());
         if world.queues.is_drained() && figures.drained_at_second.is_none() {
             figures.drained_at_second = Some(world.now);
         }
@@ -116,7 +113,7 @@ pub(super) fn run(
     let waits = world.queues.waits(end);
     let sum: u64 = waits.iter().copied().map(u64::from).sum();
     figures.rescales = changes.len() as u64;
-    figures.unfinished_documents = world.queues.unfinished() as u64;
+    figures.unfinished_documents = world.queues.unprocessed() as u64;
     figures.mean_wait_seconds = sum as f64 / waits.len().max(1) as f64;
     figures.p95_wait_seconds = percentile(&waits, 95);
     figures.gpu_utilization = world.busy_seconds / (figures.gpu_seconds.max(1) as f64);
@@ -130,10 +127,10 @@ pub(super) fn run(
     }
 }
 
-fn moment(world: &World, second: u32) -> Moment {
-    Moment {
-        lag: u32::try_from(world.queues.unfinished()).unwrap_or(u32::MAX),
-        asked: world.asked,
+fn sample(world: &World, second: u32) -> Sample {
+    Sample {
+        lag: u32::try_from(world.queues.unprocessed()).unwrap_or(u32::MAX),
+        desired: world.desired,
         ready: world.ready(),
         oldest_wait: world.queues.oldest_wait(second),
     }

@@ -3,13 +3,13 @@ use clap::ValueEnum as _;
 use super::*;
 use crate::{
     policies::{Peer, Settings},
-    scaler::{Bounds, Wish},
+    scaler::{Bounds, Recommendation},
     shapes::Shape,
     trace::Arrival,
     world::World,
 };
 
-/// Does what it is told at a second.
+/// Recommends given numbers of workers at given seconds.
 struct Script(Vec<(u32, u32)>);
 
 impl Scaler for Script {
@@ -17,9 +17,9 @@ impl Scaler for Script {
         "script"
     }
 
-    fn look(&mut self, world: &World) -> Option<Wish> {
-        let told = self.0.iter().find(|(second, _)| *second == world.now)?;
-        Some(Wish::new(told.1))
+    fn recommend(&mut self, world: &World) -> Option<Recommendation> {
+        let (_, workers) = self.0.iter().find(|(second, _)| *second == world.now)?;
+        Some(Recommendation::new(*workers))
     }
 }
 
@@ -35,10 +35,10 @@ fn setup() -> Setup {
 }
 
 #[test]
-fn a_case_that_was_worked_out_by_hand() {
-    // Two documents of ten pages at second 10. A worker from second 15: its node at once, ready at
-    // 35, its partitions move at 40; 20 pages take 10 s. Told to stop at second 100, idle: it holds
-    // its GPU in that second too.
+fn a_case_that_was_calculated_by_hand() {
+    // Two documents of ten pages at second 10. A worker is created and scheduled at second 15, is
+    // ready at 35, and reads its partitions from 40; 20 pages take 10 s. It is stopped at second
+    // 100, idle, and holds its GPU in that second too.
     let document = Arrival {
         second: 10,
         pages: 10,
@@ -53,7 +53,7 @@ fn a_case_that_was_worked_out_by_hand() {
     let outcome = run(&trace, &setup(), 30, &mut script);
     let expected = Figures {
         gpu_seconds: 86,
-        // The older waits for more than 30 s at the end of the seconds 40 to 48.
+        // The first one waits for more than 30 s at the end of the seconds 40 to 48.
         seconds_over_target: 9,
         rescales: 2,
         max_lag_documents: 2,
@@ -67,12 +67,12 @@ fn a_case_that_was_worked_out_by_hand() {
         seconds: 11 + AFTERWARDS,
     };
     assert_eq!(outcome.figures, expected);
-    let moment = outcome.timeline[47];
-    assert_eq!((moment.lag, moment.ready, moment.oldest_wait), (1, 1, 38));
+    let sample = outcome.timeline[47];
+    assert_eq!((sample.lag, sample.ready, sample.oldest_wait), (1, 1, 38));
 }
 
 #[test]
-fn what_is_never_done_is_said() {
+fn unprocessed_documents_are_reported() {
     let trace = Shape::Rare.trace(1);
     let outcome = run(&trace, &setup(), 600, &mut Script(vec![]));
     let documents = trace.arrivals.len() as u64;
@@ -82,7 +82,7 @@ fn what_is_never_done_is_said() {
 }
 
 #[test]
-fn the_ninety_fifth_of_a_hundred() {
+fn the_ninety_fifth_percentile() {
     let ascending: Vec<u32> = (1..=100).collect();
     assert_eq!(percentile(&ascending, 95), 95);
     assert_eq!(percentile(&[7], 95), 7);
@@ -90,7 +90,7 @@ fn the_ninety_fifth_of_a_hundred() {
 }
 
 #[test]
-fn peers_keep_within_the_bounds_on_every_trace() {
+fn peers_stay_within_the_bounds_on_every_trace() {
     let bounds = Bounds { min: 2, max: 5 };
     let setup = Setup {
         partitions: 6,

@@ -1,4 +1,4 @@
-//! The comparison: every synthetic trace with three start-up times, this operator beside its peers.
+//! The comparison of this operator with its peers: every synthetic trace with three start-up times.
 
 use std::{
     collections::BTreeMap,
@@ -17,9 +17,9 @@ use super::{
     svg, table,
 };
 
-/// Start-up times that are compared: a warm container, a node that is there, a node that has to come.
+/// Start-up times that are compared: a warm container, an existing node, a node to be provisioned.
 const STARTUPS: [u32; 3] = [10, 120, 480];
-/// The one that is drawn.
+/// The start-up time that is drawn.
 const DRAWN: u32 = 120;
 
 /// All results.
@@ -44,7 +44,7 @@ struct Cell {
     beaten_on_both_by: Vec<&'static str>,
 }
 
-/// Runs everything; with `pictures`, draws each trace into that folder.
+/// Runs everything. With `pictures`, draws each trace into that folder.
 pub(super) fn run(
     scenario: &Scenario,
     peers: &[Peer],
@@ -70,11 +70,11 @@ pub(super) fn run(
     Ok(Suite { cells })
 }
 
-/// Writes a picture, and its folder if that is missing.
+/// Writes a picture, and creates its folder if that is missing.
 pub(super) fn write(path: &Path, picture: &str) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
-            .with_context(|| format!("--svg: the folder {} cannot be made", folder.display()))?;
+            .with_context(|| format!("--svg: the folder {} cannot be created", folder.display()))?;
     }
     std::fs::write(path, picture)
         .with_context(|| format!("--svg: {} cannot be written", path.display()))
@@ -116,8 +116,8 @@ impl Cell {
 }
 
 impl Suite {
-    /// A line for each cell, `GPU-seconds / seconds over the target` for each policy, and what
-    /// peers do better.
+    /// A line for each cell with `GPU-seconds / seconds over the target` of each policy, and lists
+    /// of the cells in which peers are better.
     pub(super) fn table(&self) -> String {
         let mut names: Vec<&str> = Vec::new();
         if let Some(cell) = self.cells.first() {
@@ -134,7 +134,7 @@ impl Suite {
         }
         let mut text = table::aligned(&rows);
         text +=
-            "\nGPU-seconds / seconds over the drain target; *: documents were left at the end.\n";
+            "\nGPU-seconds / seconds over the drain target; *: documents were left unprocessed.\n";
         text += &self.list("A peer is better on both", |cell| &cell.beaten_on_both_by);
         text += &self.list("A peer is better on one and equal on the other", |cell| {
             &cell.dominated_by

@@ -1,10 +1,10 @@
-//! The results as text.
+//! The results as aligned text.
 
 use std::fmt::Write as _;
 
 use super::simulation::Outcome;
 
-/// A line for each policy.
+/// The figures, one line for each policy.
 pub(super) fn outcomes(outcomes: &[Outcome]) -> String {
     let header = [
         "policy",
@@ -34,7 +34,7 @@ pub(super) fn outcomes(outcomes: &[Outcome]) -> String {
     aligned(&rows)
 }
 
-/// Columns side by side: the first to the left, the others to the right.
+/// Columns of equal width: the first aligned to the left, the others to the right.
 pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stand_below_each_other() {
+    fn columns_are_aligned() {
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         let text = aligned(&[row(["policy", "n"]), row(["a", "123"])]);
         assert_eq!(text, "policy    n\na       123\n");

@@ -1,83 +1,80 @@
-//! The world around a policy, in steps of a second: partitions, a consumer group, and worker pods
-//! that start, work, and finish what they have begun before they leave.
+//! The simulated world of a policy, in steps of a second: partitions, a consumer group, and worker
+//! pods that start, process messages, and finish their current message before they terminate.
 //!
-//! A worker takes one message at a time, from its partitions in turn. A pod gets a node at once
-//! while there are GPUs, holds its GPU until it has left, and works after the time of a start. Of
-//! surplus workers those leave that wait for a node, then those that start, then idle ones, then
-//! the youngest.
+//! A worker processes one message at a time, from its partitions in turn. A pod is scheduled at
+//! once while there are free GPUs, holds its GPU until it has terminated, and is ready after the
+//! start-up time. Surplus pods are stopped in this order: pending, starting, idle, youngest.
 
 use super::{group::Group, queues::Queues, trace::Trace};
 
-/// What the world is like.
+/// The parameters of the world.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Setup {
     /// Partitions of each topic.
     pub(super) partitions: u32,
-    /// Longer documents are split into ranges of so many pages.
+    /// Longer documents are split into ranges of this many pages.
     pub(super) range_pages: u32,
-    /// Seconds from a node to work.
+    /// Seconds from scheduling to readiness.
     pub(super) startup_seconds: u32,
-    /// Pages a second of one worker.
+    /// Pages per second of one worker.
     pub(super) pages_per_second: f64,
-    /// GPUs that there are; `None`: as many as are asked for.
+    /// The number of GPUs. `None`: unlimited.
     pub(super) gpus: Option<u32>,
-    /// For the partitions of documents.
+    /// Determines the random partitions of documents.
     pub(super) seed: u64,
 }
 
-/// Everything at a moment.
+/// The state at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct World {
-    /// The second that begins.
+    /// The current second.
     pub(super) now: u32,
-    /// Workers asked for.
-    pub(super) asked: u32,
+    /// Replicas that the policy asked for.
+    pub(super) desired: u32,
     /// The topics.
     pub(super) queues: Queues,
     /// The consumer group.
     pub(super) group: Group,
     /// Every pod that exists.
-    pub(super) workers: Vec<Worker>,
-    /// Busy seconds of all workers that ever were.
+    pub(super) pods: Vec<Pod>,
+    /// Busy seconds of all pods, including terminated ones.
     pub(super) busy_seconds: f64,
-    /// GPUs that were held in the last second.
-    pub(super) held: u32,
+    /// GPUs that were in use in the last second.
+    pub(super) gpus_in_use: u32,
     setup: Setup,
     store_limit: Option<f64>,
-    made: u64,
+    created: u64,
 }
 
-/// A pod.
+/// A worker pod.
 #[derive(Clone, Debug)]
-pub(super) struct Worker {
-    /// Counts up.
+pub(super) struct Pod {
+    /// Ascending in the order of creation.
     pub(super) id: u64,
-    /// How far it is.
-    pub(super) state: State,
-    /// Pages, documents, busy seconds and the longest piece of work.
-    pub(super) counts: Counts,
-    /// The partition whose first message it works on, and the busy seconds at which that began.
+    pub(super) state: PodState,
+    pub(super) counts: PodCounts,
+    /// The partition whose first message it processes, and its busy seconds at the start of that.
     task: Option<(usize, f64)>,
-    /// The partition that it looks at next.
+    /// The partition whose turn is next.
     turn: usize,
 }
 
-/// How far a pod is.
+/// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum PodState {
     /// No GPU is free.
-    Waiting { since: u32 },
-    /// It has a node.
+    Pending { since: u32 },
+    /// It has a node and is not ready.
     Starting { since: u32 },
-    /// It works, and is a member of the group.
+    /// It processes messages as a member of the group.
     Ready,
-    /// It was told to stop, and finishes what it has begun.
-    Leaving,
+    /// It is shutting down, and finishes its current message.
+    Draining,
 }
 
-/// What a worker counts.
+/// What a pod counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Counts {
+pub(super) struct PodCounts {
     pub(super) pages: f64,
     pub(super) documents: f64,
     pub(super) busy_seconds: f64,
@@ -89,115 +86,111 @@ impl World {
         let partitions = usize::try_from(setup.partitions.max(1)).unwrap_or(1);
         Self {
             now: 0,
-            asked: 0,
+            desired: 0,
             queues: Queues::new(trace, partitions, setup.range_pages, setup.seed),
             group: Group::new(partitions),
-            workers: Vec::new(),
+            pods: Vec::new(),
             busy_seconds: 0.0,
-            held: 0,
+            gpus_in_use: 0,
             setup,
             store_limit: trace.store_limit,
-            made: 0,
+            created: 0,
         }
     }
 
-    /// Pods that were not told to stop.
-    pub(super) fn alive(&self) -> u32 {
-        self.count(|state| state != State::Leaving)
+    /// Pods that are not draining, as in a Deployment's `status.replicas`.
+    pub(super) fn replicas(&self) -> u32 {
+        self.count(|state| state != PodState::Draining)
     }
 
-    /// Pods that work.
+    /// Pods that are ready.
     pub(super) fn ready(&self) -> u32 {
-        self.count(|state| state == State::Ready)
+        self.count(|state| state == PodState::Ready)
     }
 
-    /// Pods that were told to stop and are there.
-    pub(super) fn leaving(&self) -> u32 {
-        self.count(|state| state == State::Leaving)
+    /// Pods that are draining.
+    pub(super) fn draining(&self) -> u32 {
+        self.count(|state| state == PodState::Draining)
     }
 
-    /// GPUs that are held.
-    pub(super) fn placed(&self) -> u32 {
-        self.count(|state| !matches!(state, State::Waiting { .. }))
+    /// Pods that hold a GPU.
+    pub(super) fn scheduled(&self) -> u32 {
+        self.count(|state| !matches!(state, PodState::Pending { .. }))
     }
 
-    /// Partitions of the topic with the tasks.
+    /// Partitions of the tasks topic.
     pub(super) fn partitions(&self) -> u32 {
         self.setup.partitions
     }
 
-    /// Seconds from a node to work.
+    /// Seconds from scheduling to readiness.
     pub(super) fn startup_seconds(&self) -> u32 {
         self.setup.startup_seconds
     }
 
-    fn count(&self, is: impl Fn(State) -> bool) -> u32 {
-        let found = self
-            .workers
-            .iter()
-            .filter(|worker| is(worker.state))
-            .count();
+    fn count(&self, matches: impl Fn(PodState) -> bool) -> u32 {
+        let found = self.pods.iter().filter(|pod| matches(pod.state)).count();
         u32::try_from(found).unwrap_or(u32::MAX)
     }
 
-    /// Begins the second: what arrives is there.
+    /// The first part of a second: documents arrive. The policy decides after it.
     pub(super) fn begin(&mut self) {
         self.queues.arrive(self.now);
     }
 
-    /// The rest of the second: pods follow what was asked for, and work.
+    /// The rest of the second: pods are created or stopped as desired, and process messages.
     pub(super) fn finish(&mut self) {
         self.stop_surplus();
-        self.make_missing();
-        self.place();
+        self.create_missing();
+        self.schedule();
         self.become_ready();
-        self.held = self.placed();
+        self.gpus_in_use = self.scheduled();
         self.work();
-        self.leave();
+        self.terminate_drained();
         self.now += 1;
     }
 
     fn stop_surplus(&mut self) {
-        let surplus = self.alive().saturating_sub(self.asked);
+        let surplus = self.replicas().saturating_sub(self.desired);
         for _ in 0..surplus {
-            let expendable = |worker: &Worker| match worker.state {
-                State::Leaving => None,
-                State::Waiting { .. } => Some((3, worker.id)),
-                State::Starting { .. } => Some((2, worker.id)),
-                State::Ready => Some((u32::from(worker.task.is_none()), worker.id)),
+            let expendable = |pod: &Pod| match pod.state {
+                PodState::Draining => None,
+                PodState::Pending { .. } => Some((3, pod.id)),
+                PodState::Starting { .. } => Some((2, pod.id)),
+                PodState::Ready => Some((u32::from(pod.task.is_none()), pod.id)),
             };
-            let candidates = self.workers.iter().enumerate();
+            let candidates = self.pods.iter().enumerate();
             let chosen = candidates
-                .filter_map(|(index, worker)| Some((expendable(worker)?, index)))
+                .filter_map(|(index, pod)| Some((expendable(pod)?, index)))
                 .max();
             let Some((_, index)) = chosen else { return };
-            if self.workers[index].state == State::Ready {
-                self.workers[index].state = State::Leaving;
+            if self.pods[index].state == PodState::Ready {
+                self.pods[index].state = PodState::Draining;
             } else {
-                self.workers.remove(index);
+                self.pods.remove(index);
             }
         }
     }
 
-    fn make_missing(&mut self) {
-        for _ in self.alive()..self.asked {
-            self.made += 1;
-            self.workers.push(Worker {
-                id: self.made,
-                state: State::Waiting { since: self.now },
-                counts: Counts::default(),
+    fn create_missing(&mut self) {
+        for _ in self.replicas()..self.desired {
+            self.created += 1;
+            self.pods.push(Pod {
+                id: self.created,
+                state: PodState::Pending { since: self.now },
+                counts: PodCounts::default(),
                 task: None,
                 turn: 0,
             });
         }
     }
 
-    fn place(&mut self) {
+    fn schedule(&mut self) {
         let gpus = self.setup.gpus.unwrap_or(u32::MAX);
-        let mut free = gpus.saturating_sub(self.placed());
-        for worker in &mut self.workers {
-            if free > 0 && matches!(worker.state, State::Waiting { .. }) {
-                worker.state = State::Starting { since: self.now };
+        let mut free = gpus.saturating_sub(self.scheduled());
+        for pod in &mut self.pods {
+            if free > 0 && matches!(pod.state, PodState::Pending { .. }) {
+                pod.state = PodState::Starting { since: self.now };
                 free -= 1;
             }
         }
@@ -205,11 +198,11 @@ impl World {
 
     fn become_ready(&mut self) {
         let mut joined = false;
-        for worker in &mut self.workers {
-            if let State::Starting { since } = worker.state
+        for pod in &mut self.pods {
+            if let PodState::Starting { since } = pod.state
                 && self.now - since >= self.setup.startup_seconds
             {
-                worker.state = State::Ready;
+                pod.state = PodState::Ready;
                 joined = true;
             }
         }
@@ -219,65 +212,66 @@ impl World {
     }
 
     fn rebalance(&mut self) {
-        let is_member = |worker: &&Worker| matches!(worker.state, State::Ready | State::Leaving);
+        let is_member = |pod: &&Pod| matches!(pod.state, PodState::Ready | PodState::Draining);
         let members: Vec<u64> = self
-            .workers
+            .pods
             .iter()
             .filter(is_member)
-            .map(|worker| worker.id)
+            .map(|pod| pod.id)
             .collect();
         self.group.rebalance(&members, self.now);
-        for worker in &mut self.workers {
-            // Pages that are done of a message stay done; its next owner goes on from there.
-            let lost = worker
+        for pod in &mut self.pods {
+            // Processed pages of a message stay processed; the partition's next owner resumes
+            // there.
+            let revoked = pod
                 .task
-                .is_some_and(|(partition, _)| !self.group.reads(worker.id, partition, self.now));
-            if lost {
-                worker.task = None;
+                .is_some_and(|(partition, _)| !self.group.reads(pod.id, partition, self.now));
+            if revoked {
+                pod.task = None;
             }
         }
     }
 
     fn work(&mut self) {
         let speed = self.speed();
-        for worker in &mut self.workers {
-            if matches!(worker.state, State::Ready | State::Leaving) {
-                let busy = worker.work(&mut self.queues, &self.group, speed, self.now);
+        for pod in &mut self.pods {
+            if matches!(pod.state, PodState::Ready | PodState::Draining) {
+                let busy = pod.work(&mut self.queues, &self.group, speed, self.now);
                 self.busy_seconds += busy;
             }
         }
     }
 
-    /// Pages a second of one worker, when all of them that have work share what the stores take.
+    /// Pages per second of one worker, when all that have work share the stores' limit.
     fn speed(&self) -> f64 {
         let speed = self.setup.pages_per_second;
         let Some(limit) = self.store_limit else {
             return speed;
         };
-        let has_work = |worker: &&Worker| {
-            worker.task.is_some() || worker.next(&self.queues, &self.group, self.now).is_some()
+        let has_work = |pod: &&Pod| {
+            pod.task.is_some() || pod.next(&self.queues, &self.group, self.now).is_some()
         };
-        let busy = self.workers.iter().filter(has_work).count();
+        let busy = self.pods.iter().filter(has_work).count();
         speed.min(limit / busy.max(1) as f64)
     }
 
-    fn leave(&mut self) {
-        let before = self.workers.len();
-        self.workers
-            .retain(|worker| worker.state != State::Leaving || worker.task.is_some());
-        if self.workers.len() < before {
+    fn terminate_drained(&mut self) {
+        let before = self.pods.len();
+        self.pods
+            .retain(|pod| pod.state != PodState::Draining || pod.task.is_some());
+        if self.pods.len() < before {
             self.rebalance();
         }
     }
 }
 
-impl Worker {
-    /// Documents in work.
+impl Pod {
+    /// Messages in progress.
     pub(super) fn in_flight(&self) -> u32 {
         u32::from(self.task.is_some())
     }
 
-    /// Works for a second; returns for how much of it there was work.
+    /// Processes messages for a second. Returns the part of it in which there was work.
     fn work(&mut self, queues: &mut Queues, group: &Group, speed: f64, now: u32) -> f64 {
         let mut left = 1.0;
         while left > 0.0 {
@@ -287,7 +281,7 @@ impl Worker {
             {
                 self.task = None;
             }
-            if self.task.is_none() && self.state == State::Ready {
+            if self.task.is_none() && self.state == PodState::Ready {
                 self.task = self
                     .next(queues, group, now)
                     .map(|partition| (partition, self.counts.busy_seconds));
@@ -305,7 +299,7 @@ impl Worker {
                 self.counts.documents += f64::from(u8::from(finished.ends_document));
                 self.counts.longest_seconds = self.counts.longest_seconds.max(longest);
             }
-            // Done, or split: the next message is another partition's turn.
+            // The message is processed or split: it is the next partition's turn.
             if finished.is_some() || seconds == 0.0 {
                 self.task = None;
             }
@@ -313,18 +307,20 @@ impl Worker {
         1.0 - left
     }
 
-    /// Its next partition with work, in turn.
+    /// Its next partition with work.
     fn next(&self, queues: &Queues, group: &Group, now: u32) -> Option<usize> {
-        if self.state != State::Ready {
+        if self.state != PodState::Ready {
             return None;
         }
         let with_work = |partition: &usize| {
             group.reads(self.id, *partition, now) && queues.has_work(*partition, now)
         };
         let later = group
-            .of(self.id)
+            .partitions_of(self.id)
             .filter(|partition| *partition >= self.turn);
-        let earlier = group.of(self.id).filter(|partition| *partition < self.turn);
+        let earlier = group
+            .partitions_of(self.id)
+            .filter(|partition| *partition < self.turn);
         later.chain(earlier).find(with_work)
     }
 }

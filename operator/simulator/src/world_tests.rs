@@ -39,68 +39,71 @@ fn pass(world: &mut World, seconds: u32) {
 }
 
 #[test]
-fn a_worker_works_after_its_start_and_the_rebalance() {
+fn a_worker_processes_after_its_start_up_and_the_rebalance() {
     let mut world = World::new(&trace(&[(10, 0)]), setup());
-    world.asked = 1;
+    world.desired = 1;
     pass(&mut world, 25);
-    assert_eq!((world.ready(), world.queues.unfinished()), (1, 1));
+    assert_eq!((world.ready(), world.queues.unprocessed()), (1, 1));
     assert!(
         world.busy_seconds.abs() < f64::EPSILON,
         "20 s of start, 5 s of rebalance"
     );
     pass(&mut world, 5);
-    assert_eq!(world.queues.unfinished(), 0, "10 pages at 2 pages/s");
+    assert_eq!(world.queues.unprocessed(), 0, "10 pages at 2 pages/s");
     assert!((world.busy_seconds - 5.0).abs() < 1e-9);
 }
 
 #[test]
-fn a_worker_takes_its_partitions_in_turn() {
+fn a_worker_reads_its_partitions_in_turn() {
     let documents = [(2, 0), (2, 0), (2, 0), (2, 3)];
     let mut world = World::new(&trace(&documents), setup());
-    world.asked = 1;
+    world.desired = 1;
     pass(&mut world, 27);
     let (tasks, _) = world.queues.offsets();
     assert_eq!((tasks[0], tasks[3]), ((1, 3), (1, 1)), "one of each");
 }
 
 #[test]
-fn a_worker_that_is_told_to_stop_finishes_its_document_and_no_other() {
+fn a_draining_worker_finishes_its_document_and_no_other() {
     let mut world = World::new(&trace(&[(20, 0), (20, 0)]), setup());
-    world.asked = 1;
+    world.desired = 1;
     pass(&mut world, 30);
-    world.asked = 0;
+    world.desired = 0;
     pass(&mut world, 4);
     assert_eq!(
-        (world.leaving(), world.placed()),
+        (world.draining(), world.scheduled()),
         (1, 1),
         "it holds its GPU meanwhile"
     );
     pass(&mut world, 1);
-    assert_eq!((world.workers.len(), world.queues.unfinished()), (0, 1));
+    assert_eq!((world.pods.len(), world.queues.unprocessed()), (0, 1));
 }
 
 #[test]
-fn without_a_free_gpu_a_worker_waits() {
+fn without_a_free_gpu_a_pod_is_pending() {
     let with_two = Setup {
         gpus: Some(2),
         ..setup()
     };
     let mut world = World::new(&trace(&[(1, 0)]), with_two);
-    world.asked = 3;
+    world.desired = 3;
     pass(&mut world, 40);
-    assert_eq!((world.ready(), world.placed(), world.alive()), (2, 2, 3));
-    assert_eq!(world.workers[2].state, State::Waiting { since: 0 });
-    world.asked = 2;
+    assert_eq!(
+        (world.ready(), world.scheduled(), world.replicas()),
+        (2, 2, 3)
+    );
+    assert_eq!(world.pods[2].state, PodState::Pending { since: 0 });
+    world.desired = 2;
     pass(&mut world, 1);
     assert_eq!(
-        (world.ready(), world.alive()),
+        (world.ready(), world.replicas()),
         (2, 2),
-        "the waiting one goes first"
+        "the pending one is stopped first"
     );
 }
 
 #[test]
-fn the_idle_leave_before_the_busy() {
+fn idle_pods_are_stopped_before_busy_ones() {
     // Partition 0 has all the work: its owner is the first worker.
     let mut world = World::new(
         &trace(&[(400, 0)]),
@@ -109,19 +112,19 @@ fn the_idle_leave_before_the_busy() {
             ..setup()
         },
     );
-    world.asked = 2;
+    world.desired = 2;
     pass(&mut world, 30);
-    let busy = world.workers.iter().find(|worker| worker.in_flight() > 0);
-    let busy = busy.map(|worker| worker.id);
+    let busy = world.pods.iter().find(|pod| pod.in_flight() > 0);
+    let busy = busy.map(|pod| pod.id);
     assert!(busy.is_some());
-    world.asked = 1;
+    world.desired = 1;
     pass(&mut world, 1);
-    let left: Vec<u64> = world.workers.iter().map(|worker| worker.id).collect();
+    let left: Vec<u64> = world.pods.iter().map(|pod| pod.id).collect();
     assert_eq!(Some(left), busy.map(|id| vec![id]));
 }
 
 #[test]
-fn what_the_stores_take_is_shared() {
+fn the_limit_of_the_stores_is_shared() {
     let limited = Trace {
         store_limit: Some(2.0),
         ..trace(&[(100, 0), (100, 1)])
@@ -131,9 +134,9 @@ fn what_the_stores_take_is_shared() {
         ..setup()
     };
     let mut world = World::new(&limited, alone);
-    world.asked = 2;
+    world.desired = 2;
     pass(&mut world, 35);
-    let pages: f64 = world.workers.iter().map(|worker| worker.counts.pages).sum();
+    let pages: f64 = world.pods.iter().map(|pod| pod.counts.pages).sum();
     assert!((pages - 20.0).abs() < 1e-9, "{pages}");
     assert!(
         (world.busy_seconds - 20.0).abs() < 1e-9,
@@ -141,10 +144,10 @@ fn what_the_stores_take_is_shared() {
     );
 }
 
-/// The second at which all is done, with so many workers from the start on.
+/// The second at which everything is processed, with this many workers from the start.
 fn drained_with(workers: u32, documents: &[(u32, u32)]) -> u32 {
     let mut world = World::new(&trace(documents), setup());
-    world.asked = workers;
+    world.desired = workers;
     while !world.queues.is_drained() {
         pass(&mut world, 1);
     }
@@ -153,18 +156,18 @@ fn drained_with(workers: u32, documents: &[(u32, u32)]) -> u32 {
 
 proptest! {
     #[test]
-    fn every_document_is_done_once_whatever_is_asked_for(
+    fn every_document_is_processed_once_whatever_is_desired(
         documents in proptest::collection::vec((1..300u32, 0..4u32), 1..30),
-        asked in proptest::collection::vec(0..6u32, 1..20),
+        desired in proptest::collection::vec(0..6u32, 1..20),
         gpus in proptest::option::of(1..4u32),
     ) {
         let pages: u32 = documents.iter().map(|(pages, _)| pages).sum();
         let mut world = World::new(&trace(&documents), Setup { gpus, ..setup() });
         let mut worked = 0.0;
-        for workers in asked.into_iter().chain([1]) {
-            world.asked = workers;
+        for workers in desired.into_iter().chain([1]) {
+            world.desired = workers;
             pass(&mut world, 37);
-            prop_assert!(world.placed() <= gpus.unwrap_or(u32::MAX));
+            prop_assert!(world.scheduled() <= gpus.unwrap_or(u32::MAX));
             worked = world.busy_seconds * 2.0;
             prop_assert!(worked <= f64::from(pages) + 1e-6);
         }
@@ -173,9 +176,9 @@ proptest! {
             pass(&mut world, 1);
             worked = world.busy_seconds * 2.0;
             seconds += 1;
-            prop_assert!(seconds < 20_000, "it comes to an end");
+            prop_assert!(seconds < 20_000, "everything is processed in the end");
         }
-        prop_assert_eq!(world.queues.unfinished(), 0);
+        prop_assert_eq!(world.queues.unprocessed(), 0);
         prop_assert!((worked - f64::from(pages)).abs() < 1e-6, "{} of {}", worked, pages);
     }
 

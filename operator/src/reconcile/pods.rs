@@ -82,7 +82,7 @@ fn worker_phase(
         return Phase::Ready { started_in };
     }
     match unschedulable {
-        Some(pending) => Phase::Waiting {
+        Some(pending) => Phase::Pending {
             since: pending.since.or(created).unwrap_or(now),
         },
         None => Phase::Starting {
@@ -171,7 +171,7 @@ mod tests {
         );
         assert_eq!(
             phase_of(&json!([pending])),
-            Phase::Waiting {
+            Phase::Pending {
                 since: at("2026-11-25T10:00:01Z")
             }
         );

@@ -6,22 +6,6 @@ use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 
 use super::metrics::PIPELINE_LABELS;
 
-/// All limits, so that one that no longer applies is shown as 0.
-const LIMITS: [Limit; 12] = [
-    Limit::Floor,
-    Limit::MaxReplicas,
-    Limit::Partitions,
-    Limit::PartitionsWithWork,
-    Limit::PendingWorkers,
-    Limit::IneffectiveScaleUp,
-    Limit::DrainTargetAtRisk,
-    Limit::Settling,
-    Limit::MetricsMissing,
-    Limit::ScaleDownDelay,
-    Limit::Unknown,
-    Limit::Fallback,
-];
-
 /// A number of a decision as a metric.
 struct Quantity {
     name: &'static str,
@@ -68,7 +52,7 @@ const QUANTITIES: [Quantity; 12] = [
     Quantity {
         name: names::WAITING_WORKERS,
         help: "Pending workers: no node has room for them.",
-        value: |decision| Some(f64::from(decision.inputs.waiting)),
+        value: |decision| Some(f64::from(decision.inputs.pending)),
     },
     Quantity {
         name: names::WORKER_PAGES_PER_SECOND,
@@ -176,8 +160,8 @@ impl ScalingMetrics {
                 None => drop(self.terms.remove_label_values(labels)),
             }
         }
-        for limit in LIMITS {
-            let labels = &[namespace, pipeline, limit.word()];
+        for limit in Limit::ALL {
+            let labels = &[namespace, pipeline, limit.as_str()];
             let applies = decision.limits.contains(&limit);
             self.limits.with_label_values(labels).set(applies.into());
         }
@@ -192,8 +176,8 @@ impl ScalingMetrics {
         for (term, _) in TERMS {
             let _ = self.terms.remove_label_values(&[namespace, pipeline, term]);
         }
-        for limit in LIMITS {
-            let labels = &[namespace, pipeline, limit.word()];
+        for limit in Limit::ALL {
+            let labels = &[namespace, pipeline, limit.as_str()];
             let _ = self.limits.remove_label_values(labels);
         }
     }
@@ -201,7 +185,7 @@ impl ScalingMetrics {
 
 #[cfg(test)]
 mod tests {
-    use layra_autoscaler::{Inputs, Learned, Terms};
+    use layra_autoscaler::{Inputs, Learned, Reason, Terms};
     use prometheus::{Encoder, TextEncoder};
 
     use super::*;
@@ -209,7 +193,7 @@ mod tests {
     fn decision() -> Decision {
         Decision {
             desired: 3,
-            reason: "Draining",
+            reason: Reason::Draining,
             message: String::new(),
             limits: vec![Limit::MaxReplicas],
             inputs: Inputs {

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use layra_autoscaler::{
-    Blind, Decision, Inputs, Learned, Limit, Memory, Observation, Partition, Terms, Topic, decide,
+    Decision, Inputs, Learned, Limit, Memory, Observation, Partition, Terms, UnknownBacklog, decide,
 };
 use layra_crds::{
     IngestionPipeline, LearnedStatus, ScalingInputs, ScalingMode, ScalingStatus, ScalingTerms,
@@ -113,12 +113,15 @@ fn observe(world: &World, current: i32, now: Timestamp) -> Observation {
     Observation {
         at: now,
         current: u32::try_from(current).unwrap_or(0),
-        backlog: world.backlog.clone().map_err(|problem| Blind {
-            reason: problem.reason.as_str(),
-            message: problem.message,
-        }),
+        backlog: world
+            .backlog
+            .clone()
+            .map_err(|problem| UnknownBacklog::OffsetsNotRead {
+                reason: problem.reason.as_str(),
+                message: problem.message,
+            }),
         workers,
-        leaving: terminating,
+        terminating,
     }
 }
 
@@ -154,8 +157,8 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
         return Verdict::unknown(problem.reason, message);
     }
     if decision.limits.contains(&Limit::Unknown) {
-        // What the autoscaler cannot know has a reason of the same word.
-        let reason = Reason::from_word(decision.reason).unwrap_or(Reason::KafkaUnreachable);
+        // The cause of an unknown backlog has a reason of the same word.
+        let reason = Reason::from_word(decision.reason.as_str()).unwrap_or(Reason::KafkaUnreachable);
         return Verdict::unknown(reason, decision.message.clone());
     }
     if !decision.stuck.is_empty() {
@@ -206,7 +209,7 @@ fn status(decision: &Decision, before: Option<&ScalingStatus>, now: Timestamp) -
     let limits: Vec<String> = decision
         .limits
         .iter()
-        .map(|limit| limit.word().to_owned())
+        .map(|limit| limit.as_str().to_owned())
         .collect();
     let stuck = partitions(&decision.stuck);
     let learned = decision
@@ -214,7 +217,7 @@ fn status(decision: &Decision, before: Option<&ScalingStatus>, now: Timestamp) -
         .then(|| learned_status(&decision.learned));
     let same = before.filter(|before| {
         before.desired_replicas == desired
-            && before.reason == decision.reason
+            && before.reason == decision.reason.as_str()
             && before.limits == limits
             && before.stuck_partitions == stuck
     });
@@ -234,7 +237,7 @@ fn status(decision: &Decision, before: Option<&ScalingStatus>, now: Timestamp) -
     }
     ScalingStatus {
         desired_replicas: desired,
-        reason: decision.reason.to_owned(),
+        reason: decision.reason.as_str().to_owned(),
         message: decision.message.clone(),
         limits,
         inputs: Some(inputs(&decision.inputs)),
@@ -290,7 +293,7 @@ fn inputs(inputs: &Inputs) -> ScalingInputs {
         partitions_with_work: inputs.partitions_with_work,
         ready_workers: inputs.ready,
         starting_workers: inputs.starting,
-        waiting_workers: inputs.waiting,
+        waiting_workers: inputs.pending,
     }
 }
 
@@ -307,13 +310,9 @@ fn terms(terms: &Terms) -> ScalingTerms {
 }
 
 fn partitions(partitions: &[Partition]) -> Vec<String> {
-    let name = |topic| match topic {
-        Topic::Tasks => "tasks",
-        Topic::Ranges => "ranges",
-    };
     partitions
         .iter()
-        .map(|partition| format!("{}/{}", name(partition.topic), partition.number))
+        .map(|partition| format!("{}/{}", partition.topic, partition.number))
         .collect()
 }
 

@@ -1,0 +1,159 @@
+//! The first step of a decision: what an observation shows about the work and the workers.
+
+use jiff::SignedDuration;
+
+use super::{
+    arrivals::Waiting,
+    decision::Inputs,
+    law::{Demand, Fleet},
+    learned::{Learned, Progress},
+    memory::Memory,
+    observation::{Backlog, Observation, Partition, Phase, Topic, Worker},
+    planned_drain_target,
+    policy::Policy,
+    scaled,
+};
+
+/// Shortest and longest scale-down delay, in seconds, that is derived from the start-up time.
+const SHORTEST_DELAY: f64 = 30.0;
+const LONGEST_DELAY: f64 = 240.0;
+/// Ready workers are saturated when the backlog would keep them busy for this many seconds.
+const SATURATED_SECONDS: f64 = 20.0;
+
+/// What an observation shows, in the units of the law.
+pub(super) struct Estimate {
+    pub(super) learned: Learned,
+    pub(super) scale_down_delay: SignedDuration,
+    pub(super) stuck: Vec<Partition>,
+    pub(super) demand: Demand,
+    pub(super) fleet: Fleet,
+    /// Workers that are ready.
+    pub(super) ready: u32,
+    waiting: Waiting,
+}
+
+impl Estimate {
+    /// Records the observation in the memory, and estimates from both.
+    pub(super) fn of(
+        observation: &Observation,
+        backlog: &Backlog,
+        progress: &Progress,
+        policy: &Policy,
+        memory: &mut Memory,
+    ) -> Self {
+        let now = observation.at;
+        let learned = memory.learner.learned();
+        let delay = scale_down_delay(policy, learned);
+        let stuck = memory
+            .stuck
+            .observe(now, backlog, progress, learned.longest_seconds);
+        let waiting = memory.arrivals.waiting(
+            now,
+            backlog,
+            planned_drain_target(policy),
+            |topic| match topic {
+                Topic::Tasks => learned.pages_per_document,
+                Topic::Ranges => policy.range_pages,
+            },
+            |partition| stuck.contains(&partition),
+        );
+        let documents_per_second = memory.arrivals.documents_per_second(now, delay);
+        let estimate = Self {
+            learned,
+            scale_down_delay: delay,
+            demand: Demand {
+                arriving: documents_per_second * learned.pages_per_document,
+                due: waiting.due.clone(),
+                partitions: partition_count(backlog),
+                partitions_with_work: partitions_with_work(backlog, &stuck),
+            },
+            fleet: fleet(observation, learned),
+            ready: Inputs::of_workers(&observation.workers).ready,
+            waiting,
+            stuck,
+        };
+        if progress.known || estimate.ready == 0 {
+            memory.effect.record(
+                now,
+                memory.seconds_since_last,
+                estimate.ready,
+                progress.pages,
+                estimate.is_saturated(),
+            );
+        }
+        estimate
+    }
+
+    /// Whether all ready workers have more work than they can process at the moment.
+    fn is_saturated(&self) -> bool {
+        let pages = self.learned.pages_per_second * f64::from(self.ready) * SATURATED_SECONDS;
+        self.demand.partitions_with_work >= self.ready && self.waiting.pages >= pages
+    }
+
+    /// Whether the oldest message has already missed the planned drain target.
+    pub(super) fn is_overdue(&self) -> bool {
+        let oldest = self.waiting.due.first();
+        oldest.is_some_and(|due| due.within <= 0.0)
+    }
+
+    /// The inputs of the decision's explanation.
+    pub(super) fn inputs(&self, workers: &[Worker], backlog: &Backlog) -> Inputs {
+        Inputs {
+            documents: Some(backlog.tasks.iter().map(|offsets| offsets.lag()).sum()),
+            ranges: Some(backlog.ranges.iter().map(|offsets| offsets.lag()).sum()),
+            pages: Some(self.waiting.pages),
+            oldest_seconds: Some(self.waiting.oldest_seconds),
+            arriving: Some(self.demand.arriving),
+            partitions: Some(self.demand.partitions),
+            partitions_with_work: Some(self.demand.partitions_with_work),
+            ..Inputs::of_workers(workers)
+        }
+    }
+}
+
+/// How long fewer workers must have been enough before some are stopped. An idle worker is kept for
+/// as long as another one would take to start: whatever comes next, that costs at most twice what
+/// the best choice in hindsight would.
+pub(super) fn scale_down_delay(policy: &Policy, learned: Learned) -> SignedDuration {
+    policy.scale_down_delay.unwrap_or_else(|| {
+        let seconds = learned.startup_seconds.clamp(SHORTEST_DELAY, LONGEST_DELAY);
+        scaled(SignedDuration::from_secs(1), seconds)
+    })
+}
+
+fn fleet(observation: &Observation, learned: Learned) -> Fleet {
+    let startup = learned.startup_seconds;
+    let mut available_in: Vec<f64> = observation
+        .workers
+        .iter()
+        .filter_map(|worker| match worker.phase {
+            // It is unknown when a node will have room.
+            Phase::Pending { .. } => None,
+            Phase::Ready { .. } => Some(0.0),
+            Phase::Starting { since } => {
+                let age = observation.at.duration_since(since).as_secs_f64().max(0.0);
+                // One that is late may become ready at any moment.
+                Some((startup - age).clamp(0.1 * startup, startup))
+            }
+        })
+        .collect();
+    available_in.sort_by(f64::total_cmp);
+    Fleet {
+        pages_per_second: learned.pages_per_second,
+        available_in,
+        startup_seconds: startup,
+    }
+}
+
+/// Partitions of the tasks topic.
+pub(super) fn partition_count(backlog: &Backlog) -> u32 {
+    u32::try_from(backlog.tasks.len()).unwrap_or(u32::MAX)
+}
+
+fn partitions_with_work(backlog: &Backlog, stuck: &[Partition]) -> u32 {
+    let found = backlog
+        .partitions()
+        .filter(|(partition, offsets)| offsets.lag() > 0 && !stuck.contains(partition))
+        .count();
+    u32::try_from(found).unwrap_or(u32::MAX)
+}
