@@ -140,15 +140,19 @@ impl Scene {
                     "sessionTimeoutSeconds": 10,
                 }},
                 "documents": {
-                    "objectStore": {"endpoint": self.endpoints.s3.endpoint, "secretRef": {"name": "s3"}},
+                    "objectStore": {
+                        "endpoint": self.endpoints.s3.endpoint,
+                        "accessKeySecretRef": {"name": "s3"},
+                        "secretKeySecretRef": {"name": "s3"},
+                    },
                     // The model reads text: images only need to be legible.
                     "render": {"dpi": [{"dpi": 72}]},
                 },
                 "embedding": {"model": {"family": "minilm", "uri": "s3://models/minilm"}},
                 "stores": {
                     "milvus": {"uri": self.endpoints.milvus},
-                    "mongodb": {"secretRef": {"name": "mongodb"}},
-                    "redis": {"secretRef": {"name": "redis"}},
+                    "mongodb": {"uriSecretRef": {"name": "mongodb"}},
+                    "redis": {"uriSecretRef": {"name": "redis"}},
                 },
                 "worker": {"resources": {
                     "requests": {"cpu": "100m", "memory": "256Mi"},

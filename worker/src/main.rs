@@ -12,6 +12,7 @@ use layra_worker::commands::{bench, delete, ingest, redrive, run, search};
 use layra_worker::document::task::Deletion;
 use layra_worker::runtime::settings::Settings;
 use layra_worker::runtime::telemetry;
+use layra_worker::stores::milvus::SearchLimits;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -141,10 +142,14 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             question,
             knowledge_base,
             top,
+            ef,
+            candidates,
             output,
             worker,
         } => {
-            let answers = search::search(&common(worker)?, &question, &knowledge_base, top).await?;
+            let limits = SearchLimits { ef, candidates };
+            let common = common(worker)?;
+            let answers = search::search(&common, &question, &knowledge_base, top, limits).await?;
             let mut out = std::io::stdout().lock();
             match output {
                 Output::Table => search::write_table(&answers, &mut out)?,

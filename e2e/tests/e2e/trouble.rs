@@ -42,7 +42,7 @@ async fn breaks_and_recovers(
 async fn a_missing_secret_is_named_and_its_creation_is_noticed() -> Result<()> {
     on_stage("secret", async |stage| {
         let secret = format!("{}-mongodb", stage.name);
-        let broken = json!({"spec": {"stores": {"mongodb": {"secretRef": {"name": &secret}}}}});
+        let broken = json!({"spec": {"stores": {"mongodb": {"uriSecretRef": {"name": &secret}}}}});
         let uri = stage.testbed.endpoints().mongodb_uri.clone();
         breaks_and_recovers(
             stage,

@@ -8,9 +8,9 @@ use std::{
 
 use futures::{StreamExt, stream};
 use layra_autoscaler::{Counts, Partition, Topic};
+use layra_crds::WORKER_HTTP_PORT;
 
 use super::pods::WorkerPod;
-use crate::resources::METRICS_PORT;
 
 /// For each worker's answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,9 +48,9 @@ pub(super) async fn read(
 
 fn address(ip: &str) -> String {
     if ip.contains(':') {
-        format!("http://[{ip}]:{METRICS_PORT}/metrics")
+        format!("http://[{ip}]:{WORKER_HTTP_PORT}/metrics")
     } else {
-        format!("http://{ip}:{METRICS_PORT}/metrics")
+        format!("http://{ip}:{WORKER_HTTP_PORT}/metrics")
     }
 }
 

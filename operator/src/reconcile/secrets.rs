@@ -9,10 +9,9 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, ResourceExt};
-use layra_crds::{IngestionPipeline, KafkaSecurity, SecretKind, secret_text};
+use layra_crds::{IngestionPipeline, KafkaSecurity, ReferencedSecret, SecretKind, secret_text};
 
 use super::world::{Problem, SecretSeen};
-use crate::resources;
 
 /// How old a Secret may be; a rotated one is seen after this long at the latest.
 const AGE: SignedDuration = SignedDuration::from_secs(60);
@@ -36,18 +35,19 @@ impl SecretCache {
         let namespace = pipeline.namespace().unwrap_or_default();
         let api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
         let mut read = Vec::new();
-        for (kind, name) in resources::secrets(&pipeline.spec) {
-            let result = match self.fresh(kind, name, now) {
+        for reference in pipeline.spec.secrets() {
+            let result = match self.fresh(&reference, now) {
                 Ok(secret) => Ok(secret),
-                Err(TooOld) => match api.get_opt(name).await {
+                Err(TooOld) => match api.get_opt(reference.name).await {
                     Ok(secret) => {
-                        self.lock().insert(name.to_owned(), (now, secret.clone()));
+                        let name = reference.name.to_owned();
+                        self.lock().insert(name, (now, secret.clone()));
                         Ok(secret)
                     }
                     Err(error) => Err(error.to_string()),
                 },
             };
-            read.push(ReadSecret::new(kind, name, result));
+            read.push(ReadSecret::new(&reference, result));
         }
         self.lock()
             .retain(|_, (at, _)| now.duration_since(*at) < INTEREST);
@@ -56,13 +56,12 @@ impl SecretCache {
 
     fn fresh(
         &self,
-        kind: SecretKind,
-        name: &str,
+        reference: &ReferencedSecret<'_>,
         now: Timestamp,
     ) -> Result<Option<Secret>, TooOld> {
         let known = self.lock();
-        let (at, secret) = known.get(name).ok_or(TooOld)?;
-        let read = ReadSecret::new(kind, name, Ok(secret.clone()));
+        let (at, secret) = known.get(reference.name).ok_or(TooOld)?;
+        let read = ReadSecret::new(reference, Ok(secret.clone()));
         let usable = read.seen.problem.is_none();
         let allowed = if usable { AGE } else { UNUSABLE_AGE };
         if now.duration_since(*at) < allowed {
@@ -84,20 +83,21 @@ struct TooOld;
 pub(super) struct ReadSecret {
     /// What is said of it.
     pub(super) seen: SecretSeen,
-    /// What it holds; empty if it cannot be used.
+    /// The referenced values by the name of the worker's file; empty if the Secret cannot be used.
     pub(super) data: BTreeMap<String, ByteString>,
 }
 
 impl ReadSecret {
-    fn new(kind: SecretKind, name: &str, read: Result<Option<Secret>, String>) -> Self {
-        let (data, problem) = match data_of(kind, name, read) {
+    fn new(reference: &ReferencedSecret<'_>, read: Result<Option<Secret>, String>) -> Self {
+        let kind = reference.kind;
+        let (data, problem) = match data_of(reference, read) {
             Ok(data) => (data, None),
             Err(problem) => (BTreeMap::new(), Some(problem)),
         };
         let mut secret = Self {
             seen: SecretSeen {
                 kind,
-                name: name.to_owned(),
+                name: reference.name.to_owned(),
                 problem,
             },
             data,
@@ -108,9 +108,9 @@ impl ReadSecret {
         secret
     }
 
-    /// What a key holds, read as the workers read it.
-    pub(super) fn text(&self, key: &str) -> Option<&str> {
-        let ByteString(value) = self.data.get(key)?;
+    /// The text of a worker's file, read as the workers read it.
+    pub(super) fn text(&self, file: &str) -> Option<&str> {
+        let ByteString(value) = self.data.get(file)?;
         secret_text(value).ok().flatten()
     }
 
@@ -127,14 +127,15 @@ impl ReadSecret {
     }
 }
 
-/// The data of a Secret that has all the keys its kind needs.
+/// The referenced values of a Secret, by the name of the worker's file. Only they count: a change
+/// of another key restarts no worker.
 fn data_of(
-    kind: SecretKind,
-    name: &str,
+    reference: &ReferencedSecret<'_>,
     read: Result<Option<Secret>, String>,
 ) -> Result<BTreeMap<String, ByteString>, Problem> {
     let problem = |reason, what: String| {
-        let directory = kind.directory();
+        let name = reference.name;
+        let directory = reference.kind.directory();
         Problem::new(
             reason,
             format!("Secret {name}, needed for {directory}, {what}"),
@@ -143,30 +144,45 @@ fn data_of(
     let secret = read
         .map_err(|error| problem("SecretUnreadable", format!("cannot be read: {error}")))?
         .ok_or_else(|| problem("SecretNotFound", "does not exist.".to_owned()))?;
-    let data = secret.data.unwrap_or_default();
-    for key in kind.required_keys() {
-        let value = data.get(*key).map(|ByteString(value)| secret_text(value));
-        match value {
-            Some(Ok(Some(_))) => {}
-            None => return Err(problem("SecretKeyMissing", format!("has no key `{key}`."))),
-            Some(Ok(None)) => {
-                let what = format!("has nothing in its key `{key}`.");
-                return Err(problem("SecretKeyMissing", what));
-            }
-            Some(Err(error)) => {
-                let what = format!("holds in its key `{key}` what is {error}.");
-                return Err(problem("SecretUnreadable", what));
-            }
+    let mut data = secret.data.unwrap_or_default();
+    let Some(key) = reference.key else {
+        return Ok(data);
+    };
+    let name = key.name;
+    let value = data
+        .remove(name)
+        .ok_or_else(|| problem("SecretKeyMissing", format!("has no key `{name}`.")))?;
+    match secret_text(&value.0) {
+        Ok(Some(_)) => Ok(BTreeMap::from([(key.file.to_owned(), value)])),
+        Ok(None) => {
+            let what = format!("has an empty key `{name}`.");
+            Err(problem("SecretKeyMissing", what))
+        }
+        Err(error) => {
+            let what = format!("has a key `{name}` that is {error}.");
+            Err(problem("SecretUnreadable", what))
         }
     }
-    Ok(data)
 }
 
 #[cfg(test)]
 mod tests {
+    use layra_crds::ReferencedKey;
+
     use super::*;
 
-    fn read(kind: SecretKind, entries: &[(&str, &[u8])]) -> ReadSecret {
+    fn reference(kind: SecretKind, key: &'static str) -> ReferencedSecret<'static> {
+        ReferencedSecret {
+            kind,
+            name: "mine",
+            key: (kind != SecretKind::Kafka).then_some(ReferencedKey {
+                name: key,
+                file: "file",
+            }),
+        }
+    }
+
+    fn read(kind: SecretKind, key: &'static str, entries: &[(&str, &[u8])]) -> ReadSecret {
         let data = entries
             .iter()
             .map(|(key, value)| ((*key).to_owned(), ByteString(value.to_vec())))
@@ -175,40 +191,45 @@ mod tests {
             data: Some(data),
             ..Secret::default()
         };
-        ReadSecret::new(kind, "mine", Ok(Some(secret)))
+        ReadSecret::new(&reference(kind, key), Ok(Some(secret)))
     }
 
     #[test]
     fn a_secret_that_no_worker_could_read_is_refused_with_the_keys_name() {
         use SecretKind::{Kafka, Milvus, Mongodb, ObjectStore};
-        for (kind, entries, reason, word) in [
-            (Mongodb, vec![], "SecretKeyMissing", "`uri`"),
+        for (kind, key, entries, reason, word) in [
+            (Mongodb, "url", vec![], "SecretKeyMissing", "`url`"),
             (
                 Mongodb,
+                "uri",
                 vec![("uri", &b" \n"[..])],
                 "SecretKeyMissing",
                 "`uri`",
             ),
             (
                 Milvus,
+                "token",
                 vec![("token", &b"\xff"[..])],
                 "SecretUnreadable",
                 "`token`",
             ),
             (
                 ObjectStore,
+                "secretKey",
                 vec![("accessKey", &b"me"[..])],
                 "SecretKeyMissing",
                 "`secretKey`",
             ),
             (
                 Kafka,
+                "",
                 vec![("username", &b"me"[..])],
                 "KafkaSecretInvalid",
                 "`password`",
             ),
             (
                 Kafka,
+                "",
                 vec![
                     ("username", &b"me"[..]),
                     ("password", &b"x"[..]),
@@ -218,7 +239,7 @@ mod tests {
                 "`ca.pem`",
             ),
         ] {
-            let problem = read(kind, &entries).seen.problem.expect(word);
+            let problem = read(kind, key, &entries).seen.problem.expect(word);
             assert_eq!(problem.reason, reason);
             assert!(problem.message.contains("Secret mine"), "{problem:?}");
             assert!(problem.message.contains(word), "{problem:?}");
@@ -227,9 +248,18 @@ mod tests {
 
     #[test]
     fn a_usable_secret_is_read_without_the_line_break_of_its_file() {
-        let secret = read(SecretKind::Milvus, &[("token", b"root:Milvus\n")]);
+        let secret = read(SecretKind::Milvus, "t", &[("t", b"root:Milvus\n")]);
         assert!(secret.seen.problem.is_none());
-        assert_eq!(secret.text("token"), Some("root:Milvus"));
+        assert_eq!(secret.text("file"), Some("root:Milvus"));
+    }
+
+    #[test]
+    fn only_the_referenced_key_of_a_shared_secret_counts() {
+        let before = read(SecretKind::Redis, "uri", &[("uri", b"a"), ("other", b"1")]);
+        let after = read(SecretKind::Redis, "uri", &[("uri", b"a"), ("other", b"2")]);
+        assert_eq!(before.data, after.data);
+        let changed = read(SecretKind::Redis, "uri", &[("uri", b"b"), ("other", b"1")]);
+        assert_ne!(before.data, changed.data);
     }
 
     #[test]
@@ -245,10 +275,8 @@ mod tests {
             };
             cache.lock().insert("mine".to_owned(), (at, Some(secret)));
             let later = at + UNUSABLE_AGE;
-            assert_eq!(
-                cache.fresh(SecretKind::Kafka, "mine", later).is_ok(),
-                usable
-            );
+            let reference = reference(SecretKind::Kafka, "");
+            assert_eq!(cache.fresh(&reference, later).is_ok(), usable);
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::assembly::Common;
 use crate::runtime::failure::{Failure, Stage};
-use crate::stores::milvus::{Hit, Vectors};
+use crate::stores::milvus::{Hit, SearchLimits, Vectors};
 use crate::stores::mongo::Documents;
 
 /// Pages whose vectors are read at the same time.
@@ -36,6 +36,7 @@ pub async fn search(
     question: &str,
     knowledge_base: &str,
     top: usize,
+    limits: SearchLimits,
 ) -> Result<Vec<Answer>, Failure> {
     let documents = common.documents().await?;
     let embedder = common.embedder().await?;
@@ -52,7 +53,7 @@ pub async fn search(
     }
     let question = embedder.embed_question(question).await?;
     let rows = question.rows().map(<[f32]>::to_vec).collect();
-    let hits = vectors.candidates(&collection, rows, milvus.search).await?;
+    let hits = vectors.candidates(&collection, rows, limits).await?;
     let scored = score(&vectors, &collection, &question, hits).await?;
     answers(&documents, scored, top).await
 }

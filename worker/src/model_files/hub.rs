@@ -114,7 +114,7 @@ impl Hub {
                 let message = format!(
                     "{endpoint} does not give hf://{repository} ({status}): check its name, accept \
                      its terms on the hub, and name a Secret with a token in \
-                     embedding.model.secretRef"
+                     embedding.model.tokenSecretRef"
                 );
                 Err(Failure::fatal(Stage::Model, "ModelForbidden", message))
             }
@@ -272,7 +272,7 @@ mod tests {
         let refused = |result: Result<Hub, Failure>| result.err().unwrap();
         let forbidden = refused(resolve(&endpoint, "refs/pr/1", "wrong-token").await);
         assert_eq!(forbidden.reason, "ModelForbidden");
-        assert!(forbidden.message.contains("secretRef"), "{forbidden}");
+        assert!(forbidden.message.contains("tokenSecretRef"), "{forbidden}");
         assert!(!forbidden.message.contains("wrong-token"));
         let missing = refused(resolve(&endpoint, "v9", "let-me-in").await);
         assert_eq!(missing.reason, "ModelNotFound");

@@ -158,9 +158,9 @@ async fn fetch_part(
             repository,
             revision,
         } => {
-            if config.embedding.model.secret_ref.is_some() && secrets.model_token.is_none() {
+            if config.embedding.model.token_secret_ref.is_some() && secrets.model_token.is_none() {
                 let message =
-                    "the secret model/token is missing: embedding.model.secretRef names one";
+                    "the secret model/token is missing: embedding.model.tokenSecretRef names one";
                 return Err(Failure::fatal(Stage::Model, "SecretMissing", message));
             }
             let token = secrets.model_token.as_ref();

@@ -1,6 +1,6 @@
 //! What is known of a document before its first page is drawn: every name it will have.
 
-use layra_crds::{ImageFormat, MilvusSpec, RenderSpec, ResolutionMode};
+use layra_crds::{ImageFormat, MilvusSpec, RenderSpec};
 use layra_rendering::{PageRequest, Resolution};
 
 use crate::document::ids;
@@ -30,9 +30,9 @@ impl<'a> PagePlan<'a> {
             task,
             pages,
             collection,
-            resolution: match render.resolution {
-                ResolutionMode::Table => Resolution::Dpi(render.dpi_for(pages)),
-                ResolutionMode::Auto => Resolution::Auto {
+            resolution: match render.dpi_for(pages) {
+                Some(dpi) => Resolution::Dpi(dpi),
+                None => Resolution::Auto {
                     pixels: model_pixels.unwrap_or(0),
                 },
             },

@@ -17,7 +17,7 @@ use crate::runtime::settings::Secret;
 
 mod read;
 
-pub use read::Hit;
+pub use read::{Hit, SearchLimits};
 
 /// The vector index's name, LAYRA's own.
 const INDEX_NAME: &str = "vector_index";

@@ -145,7 +145,7 @@ fn image_problem(container: &ContainerStatus) -> Option<Problem> {
         Problem::new(
             IMAGE_PULL_FAILED,
             format!(
-                "The image {} cannot be pulled. Check worker.image, worker.imagePullPolicy and worker.pod.imagePullSecrets.",
+                "The image {} cannot be pulled. Check worker.image, worker.imagePullPolicy and imagePullSecrets in worker.podTemplate.spec.",
                 container.image
             ),
         )
