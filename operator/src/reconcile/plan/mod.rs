@@ -8,6 +8,7 @@ mod manifests;
 mod model;
 mod notes;
 mod scaling;
+mod template;
 mod topic;
 mod vector_store;
 mod workers;
@@ -28,8 +29,11 @@ use conditions::{
     WORKERS_AVAILABLE,
 };
 
+use template::Template;
+
 pub(crate) use manifests::Manifest;
 pub(crate) use notes::{Note, topic_changed};
+pub(crate) use template::DryRun;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) kafka: Option<Connection>,
     /// Objects that are not yet as they should be; the configuration comes before its readers.
     pub(crate) manifests: Vec<Manifest>,
+    /// The Deployment to check by a dry run before the manifests are applied.
+    pub(crate) dry_run: Option<DryRun>,
     /// Kinds of objects that are not as they should be, those that wait for a retry included.
     pub(crate) unsettled: Vec<Kind>,
     /// Pods whose place in the order of deletion changes, and their new cost; before the Deployment
@@ -79,14 +85,26 @@ pub(crate) fn plan(
         .secrets_hash
         .clone()
         .unwrap_or_else(|| mounted_secrets(world));
-    let workload = workload(pipeline, world, |grace_seconds| Inputs {
+    let mut workload = workload(pipeline, world, |grace_seconds| Inputs {
         default_image,
         secrets_hash: &secrets_hash,
         replicas: scaling.replicas,
         grace_seconds: grace_seconds.unwrap_or_else(|| scaling::grace_seconds(&scaling.status)),
     })?;
     let template_current = manifests::has_template(&workload.deployment, &world.live);
+    let template = Template::judge(
+        &workload,
+        world,
+        template_current,
+        &before.conditions,
+        pipeline.metadata.generation,
+        now,
+    );
+    if template.refusal.is_some() {
+        workload.deployment = template::with_live_template(workload.deployment, &world.live);
+    }
     let outdated = manifests::outdated(&workload, &world.live);
+    let outdated = template.without_refused(outdated, &world.live, scaling.replicas);
     let unsettled = outdated.iter().map(|manifest| manifest.kind).collect();
     let mut manifests = manifests::without_futile(outdated, &world.past_writes.applied, now);
 
@@ -98,20 +116,24 @@ pub(crate) fn plan(
     );
     let verdicts = Verdicts {
         vector_store: vector_store::judge(&world.indexes),
-        workers: workers::judge(
-            spec,
-            world,
-            scaling.replicas,
-            template_current,
-            verdict_of(&before.conditions, WORKERS_AVAILABLE).as_ref(),
-        ),
+        workers: template.refusal.unwrap_or_else(|| {
+            workers::judge(
+                spec,
+                world,
+                scaling.replicas,
+                template_current,
+                verdict_of(&before.conditions, WORKERS_AVAILABLE).as_ref(),
+            )
+        }),
         scaling: scaling.verdict,
         topic,
     };
 
+    let mut dry_run = template.dry_run;
     if spec.paused {
         manifests.clear();
         topic_actions.clear();
+        dry_run = None;
     }
     let deletion_costs = deletion_costs(world, &manifests, scaling.replicas);
     let status = IngestionPipelineStatus {
@@ -137,6 +159,7 @@ pub(crate) fn plan(
         topic_actions,
         kafka: world.kafka.as_ref().ok().cloned(),
         manifests,
+        dry_run,
         unsettled,
         deletion_costs,
         decision: scaling.decision,
@@ -225,7 +248,11 @@ fn all_conditions(
         workers::ROLLOUT,
         workers::STARTING,
     ];
-    let hopeless = [topic::DECREASE_REFUSED, topic::REPLICATION_TOO_HIGH];
+    let hopeless = [
+        topic::DECREASE_REFUSED,
+        topic::REPLICATION_TOO_HIGH,
+        template::REFUSED,
+    ];
     let is = |words: &[&str]| !ready.is_true() && words.contains(&ready.reason.as_str());
     let reconciling = is(&in_progress).then(|| {
         (
