@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
         .message("scaling.replicas and `kubectl scale` need scaling.mode: Manual; in mode Auto the operator decides")
 )]
 pub struct ScalingSpec {
-    /// `Auto`: the operator scales the workers with the backlog. `Recommend`: it reports its decision
-    /// in `status.scaling` and does not scale. `Manual`: `replicas` applies; `kubectl scale` and
-    /// external autoscalers set it through the scale subresource. Default: `Auto`.
+    /// `Auto`: the operator scales the workers with the backlog. `Recommend`: it reports its
+    /// decision in `status.scaling` and does not scale. `Manual`: `replicas` applies; `kubectl
+    /// scale` and external autoscalers set it through the scale subresource. Default: `Auto`.
     #[serde(default)]
     pub mode: ScalingMode,
 
@@ -49,9 +49,9 @@ pub struct ScalingSpec {
     #[schemars(range(min = 5, max = 86_400))]
     pub drain_target_seconds: u32,
 
-    /// Percentage of the workers' capacity that steady arrivals may use if a worker takes as long to
-    /// start as the drain target. The rest is reserve for arrivals during a start. The shorter the
-    /// start compared with the drain target, the smaller the reserve. Default: 80.
+    /// Percentage of the workers' capacity that steady arrivals may use if a worker takes as long
+    /// to start as the drain target. The rest is reserve for arrivals during a start. The shorter
+    /// the start compared with the drain target, the smaller the reserve. Default: 80.
     #[serde(default = "default_target_utilization")]
     #[schemars(range(min = 10, max = 100))]
     pub target_utilization_percent: u32,
@@ -69,8 +69,8 @@ pub struct ScalingSpec {
     #[schemars(range(min = 1))]
     pub max_pending_workers: u32,
 
-    /// Minimum number of workers while the backlog is unknown for a long time. Absent: the number of
-    /// workers stays the same.
+    /// Minimum number of workers while the backlog is unknown for a long time. Absent: the number
+    /// of workers stays the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<FallbackSpec>,
 

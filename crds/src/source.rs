@@ -43,8 +43,8 @@ pub struct KafkaSource {
     pub consumer_group: String,
 
     /// Partitions of the topic, and so the upper limit for workers. The operator adds partitions if
-    /// the topic has fewer. Kafka cannot remove partitions: fewer than the topic has is refused with
-    /// the condition reason `PartitionsDecreaseRefused`. Default: 10.
+    /// the topic has fewer. Kafka cannot remove partitions: fewer than the topic has is refused
+    /// with the condition reason `PartitionsDecreaseRefused`. Default: 10.
     #[serde(default = "default_partitions")]
     #[schemars(range(min = 1, max = 10000))]
     pub partitions: i32,
@@ -55,9 +55,9 @@ pub struct KafkaSource {
     #[schemars(range(min = 1, max = 100))]
     pub replication_factor: i32,
 
-    /// The dead-letter topic. It receives tasks that cannot be processed, unchanged, with the reason
-    /// in the headers. It is created if it does not exist. Default: the topic's name followed by
-    /// `.dlq`.
+    /// The dead-letter topic. It receives tasks that cannot be processed, unchanged, with the
+    /// reason in the headers. It is created if it does not exist. Default: the topic's name
+    /// followed by `.dlq`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     pub dead_letter_topic: Option<String>,
@@ -77,11 +77,11 @@ pub struct KafkaSource {
     /// `kubernetes.io/tls` Secret. `username` and `password`: SASL. `sasl.mechanism`: `PLAIN` (the
     /// default), `SCRAM-SHA-256` or `SCRAM-SHA-512`. `ca.crt`: the CA certificates of the brokers,
     /// for TLS. `tls.crt` and `tls.key`: the client certificate and its unencrypted key, for mutual
-    /// TLS. `security.protocol`: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`; it follows from
-    /// the other keys and is needed only for TLS with the system's CA certificates. Certificates
-    /// and keys are in PEM format. An empty value counts as absent, and trailing line breaks are
-    /// ignored. A Secret with an unused or missing key is refused, and so is one with a similar key
-    /// of another name, such as `ca.pem`.
+    /// TLS. `security.protocol`: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`; it follows
+    /// from the other keys and is needed only for TLS with the system's CA certificates.
+    /// Certificates and keys are in PEM format. An empty value counts as absent, and trailing line
+    /// breaks are ignored. A Secret with an unused or missing key is refused, and so is one with a
+    /// similar key of another name, such as `ca.pem`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
 }

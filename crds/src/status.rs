@@ -12,8 +12,8 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `TopicReady`, `VectorStoreReady`, `WorkersAvailable` and `Scaling`. `Reconciling` and
-    /// `Stalled` are present only while they are true (kstatus).
+    /// `Ready`, `TopicReady`, `VectorStoreReady`, `WorkersAvailable` and `Scaling`. `Reconciling`
+    /// and `Stalled` are present only while they are true (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",
@@ -54,8 +54,8 @@ pub struct IngestionPipelineStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
-    /// SHA-256 of the names and SHA-256 sums of all files, including the adapter's. Workers with the
-    /// same checksum compute the same vectors.
+    /// SHA-256 of the names and SHA-256 sums of all files, including the adapter's. Workers with
+    /// the same checksum compute the same vectors.
     pub checksum: String,
 
     /// Dimensions of the vectors.

@@ -78,8 +78,8 @@ pub struct IndexSpec {
     #[serde(default, rename = "type")]
     pub index_type: IndexType,
 
-    /// Similarity metric: `IP` or `COSINE`. Default: `IP`, the inner product, which late interaction
-    /// needs.
+    /// Similarity metric: `IP` or `COSINE`. Default: `IP`, the inner product, which late
+    /// interaction needs.
     #[serde(default)]
     pub metric: MetricType,
 

@@ -72,7 +72,8 @@ impl Scene {
                 json!({"accessKey": s3.access_key, "secretKey": s3.secret_key}),
             ),
             ("mongodb", json!({"uri": self.endpoints.mongodb_uri})),
-            ("redis", json!({"uri": self.endpoints.redis_uri})),
+            // A key of its own name, as another operator's Secret has it.
+            ("redis", json!({"url": self.endpoints.redis_uri})),
         ];
         for (name, data) in secrets {
             self.create_secret(name, &data).await?;
@@ -152,7 +153,7 @@ impl Scene {
                 "stores": {
                     "milvus": {"uri": self.endpoints.milvus},
                     "mongodb": {"uriSecretRef": {"name": "mongodb"}},
-                    "redis": {"uriSecretRef": {"name": "redis"}},
+                    "redis": {"uriSecretRef": {"name": "redis", "key": "url"}},
                 },
                 "worker": {"resources": {
                     "requests": {"cpu": "100m", "memory": "256Mi"},

@@ -17,7 +17,8 @@ use super::{
 use crate::resources::{Kind, object_name};
 
 /// Runs the plan's dry run, if it has one, and returns whether the plan may be applied. The result
-/// goes to `past`, for the next plan. Other errors, such as an unreachable API server, are returned.
+/// goes to `past`, for the next plan. Other errors, such as an unreachable API server, are
+/// returned.
 pub(super) async fn accepted(
     context: &Context,
     pipeline: &IngestionPipeline,
@@ -72,8 +73,8 @@ pub(super) async fn accepted(
 }
 
 /// The API server's words if it refused the object itself. An invalid object is 422, a strict
-/// decoding error 400, and an admission webhook answers with 400 or 403. Server-side apply reports a
-/// field that is duplicated or unknown to its schema as an internal error.
+/// decoding error 400, and an admission webhook answers with 400 or 403. Server-side apply reports
+/// a field that is duplicated or unknown to its schema as an internal error.
 fn refusal(error: &kube::Error) -> Option<String> {
     let kube::Error::Api(status) = error else {
         return None;

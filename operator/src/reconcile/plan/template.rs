@@ -1,6 +1,6 @@
-//! A refused pod template. The operator refuses a `worker.podTemplate` that it cannot parse, and the
-//! API server a Deployment in a dry run. Both leave the workers as they are; only their number still
-//! changes. Pure.
+//! A refused pod template. The operator refuses a `worker.podTemplate` that it cannot parse, and
+//! the API server a Deployment in a dry run. Both leave the workers as they are; only their number
+//! still changes. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition};
