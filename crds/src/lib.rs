@@ -2,10 +2,12 @@
 //!
 //! The types here are the contract between users, the operator and the workers. They do no I/O.
 
+pub mod condition_types;
 mod config;
 mod documents;
 mod embedding;
 mod kafka_security;
+pub mod metric_names;
 mod pipeline;
 mod pod_template;
 mod scaling;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::reconcile::WorkerPod;
 
-/// A short, valid pipeline, as the API server would hand it out.
+/// A short, valid pipeline, as the API server would return it.
 pub(crate) fn pipeline() -> IngestionPipeline {
     let spec: IngestionPipelineSpec = serde_json::from_value(json!({
         "source": {"kafka": {"bootstrapServers": "kafka.rag:9092", "replicationFactor": 1}},
@@ -26,7 +26,7 @@ pub(crate) fn pipeline() -> IngestionPipeline {
     pipeline
 }
 
-/// A worker pod as Kubernetes describes it, read in the year 2026.
+/// A worker pod from Kubernetes' JSON, interpreted at a time in November 2026.
 pub(crate) fn pod(body: Value) -> WorkerPod {
     let pod = serde_json::from_value(body).expect("the fixture is a valid pod");
     let now = "2026-11-25T10:10:00Z".parse().expect("a valid time");

@@ -1,4 +1,5 @@
-//! `layra-operator`: makes workers, topics and scaling decisions from `IngestionPipeline` objects.
+//! `layra-operator`: reconciles `IngestionPipeline` objects into topics and an autoscaled fleet of
+//! workers.
 
 mod explain;
 #[cfg(test)]
@@ -26,10 +27,9 @@ use leader::Lease;
 use reconcile::Shared;
 use telemetry::{Health, Metrics};
 
-/// Requests to the API server at the same time.
-const REQUESTS_AT_ONCE: usize = 16;
+/// Concurrent requests to the API server.
+const MAX_REQUESTS: usize = 16;
 
-/// Makes workers, topics and scaling decisions from ingestion pipelines.
 #[derive(Parser)]
 #[command(version, about)]
 struct Cli {
@@ -39,9 +39,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Reconcile pipelines until told to stop.
+    /// Run the operator until SIGTERM or Ctrl-C.
     Run(RunArgs),
-    /// Print the definition of the custom resource as YAML.
+    /// Print the CustomResourceDefinition as YAML.
     Crd,
     /// Explain the last scaling decision of a pipeline, as its status in the cluster tells it.
     Explain {
@@ -54,27 +54,27 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// Namespaces whose pipelines are reconciled. Default: the operator's own.
+    /// Comma-separated namespaces to watch. Default: the operator's own namespace.
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
     namespaces: Vec<String>,
 
-    /// Image of workers whose pipeline names none.
+    /// Worker image for pipelines that do not set `spec.worker.image`.
     #[arg(long, env = "WORKER_IMAGE", default_value = concat!("layra-worker:", env!("CARGO_PKG_VERSION")))]
     worker_image: String,
 
-    /// Address of /metrics, /healthz and /readyz.
+    /// Address to serve /metrics, /healthz and /readyz on.
     #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
 
-    /// Name of the lease that the leader holds.
+    /// Name of the Lease for leader election.
     #[arg(long, env = "LEASE_NAME", default_value = "layra-operator")]
     lease_name: String,
 
-    /// Name of this pod, the holder of the lease. Default: the host's name.
+    /// Name of this pod, its identity in leader election. Default: host name and process ID.
     #[arg(long, env = "POD_NAME")]
     pod_name: Option<String>,
 
-    /// Namespace of this pod and of the lease. Default: that of the Kubernetes configuration.
+    /// Namespace of this pod and of the Lease. Default: that of the service account or kubeconfig.
     #[arg(long, env = "POD_NAMESPACE")]
     pod_namespace: Option<String>,
 }
@@ -97,7 +97,7 @@ fn main() -> anyhow::Result<()> {
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider()
         .install_default()
-        .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
+        .map_err(|_| anyhow::anyhow!("another TLS provider is already installed"))?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
@@ -113,10 +113,10 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
 
-    let access = Config::infer()
+    let config = Config::infer()
         .await
-        .context("no access to a Kubernetes API server")?;
-    let client = Client::try_from(access.clone())?;
+        .context("no configuration for a Kubernetes API server found")?;
+    let client = Client::try_from(config.clone())?;
     let own_namespace = args
         .pod_namespace
         .unwrap_or_else(|| client.default_namespace().to_owned());
@@ -133,17 +133,17 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let joining = Lease::join(client, &own_namespace, &args.lease_name, &identity);
     let mut lease = tokio::select! {
         lease = joining => lease,
-        ended = &mut server => return ended?.context("the HTTP endpoints failed"),
+        ended = &mut server => return ended?.context("the HTTP server failed"),
         () = stop.cancelled() => return Ok(()),
     };
     health.set_ready();
     tracing::info!(identity, lease = args.lease_name, "waiting for the lease");
 
     let shared = Arc::new(Shared {
-        client: in_turns(access)?,
+        client: limited_client(config)?,
         kafka: kafka::KafkaClients::default(),
         milvus: milvus::MilvusClients::default(),
-        http: reconcile::metrics_client()?,
+        http: reconcile::worker_client()?,
         reporter: Reporter {
             controller: "layra-operator".to_owned(),
             instance: Some(identity),
@@ -151,26 +151,26 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         metrics,
         worker_image: args.worker_image,
     });
-    let namespaces = watched(args.namespaces, own_namespace);
+    let namespaces = watched_namespaces(args.namespaces, own_namespace);
     let outcome = tokio::select! {
         outcome = lead(&mut lease, shared, namespaces, &stop) => outcome,
-        ended = &mut server => ended?.context("the HTTP endpoints failed"),
+        ended = &mut server => ended?.context("the HTTP server failed"),
     };
     stop.cancel();
     lease.release().await;
     outcome
 }
 
-/// A client with a limited number of requests at the same time, each of which is a connection of its
-/// own; an open watch counts only until its answer begins. The lease has a client without limit, so
-/// that no queue holds up its renewal.
-fn in_turns(config: Config) -> kube::Result<Client> {
-    let limit = ConcurrencyLimitLayer::new(REQUESTS_AT_ONCE);
+/// A client with a limit on concurrent requests, each of which has its own connection. An open watch
+/// counts only until its response starts. The lease has a client without a limit, so that no queue
+/// delays its renewal.
+fn limited_client(config: Config) -> kube::Result<Client> {
+    let limit = ConcurrencyLimitLayer::new(MAX_REQUESTS);
     Ok(ClientBuilder::try_from(config)?.with_layer(&limit).build())
 }
 
-/// The namespaces to watch; an empty variable of the environment names none.
-fn watched(named: Vec<String>, own: String) -> Vec<String> {
+/// The namespaces to watch. An empty environment variable counts as not set.
+fn watched_namespaces(named: Vec<String>, own: String) -> Vec<String> {
     let mut namespaces: Vec<String> = named.into_iter().filter(|name| !name.is_empty()).collect();
     namespaces.sort_unstable();
     namespaces.dedup();
@@ -181,7 +181,7 @@ fn watched(named: Vec<String>, own: String) -> Vec<String> {
     }
 }
 
-/// Waits for the lease, and reconciles while it is held.
+/// Waits for the lease and reconciles while it is held.
 async fn lead(
     lease: &mut Lease,
     shared: Arc<Shared>,
@@ -189,29 +189,29 @@ async fn lead(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     tokio::select! {
-        leads = lease.until(true) => leads?,
+        acquired = lease.wait_for_leadership(true) => acquired?,
         () = stop.cancelled() => return Ok(()),
     }
-    tracing::info!(?namespaces, "leading");
-    shared.metrics.leads(true);
+    tracing::info!(?namespaces, "lease acquired, reconciling");
+    shared.metrics.set_leader(true);
     let halt = stop.child_token();
-    let mut loops = JoinSet::new();
+    let mut controllers = JoinSet::new();
     for namespace in namespaces {
-        loops.spawn(reconcile::run(Arc::clone(&shared), namespace, halt.clone()));
+        controllers.spawn(reconcile::run(Arc::clone(&shared), namespace, halt.clone()));
     }
     let outcome = tokio::select! {
-        // A process that lost the lease starts anew: nothing of what it knows may live on.
-        _ = lease.until(false) => Err(leader::LeaseLost.into()),
-        ended = loops.join_next() => match ended {
-            Some(Err(error)) => Err(anyhow::Error::new(error).context("a reconcile loop died")),
+        // After losing the lease the process exits: its cached state must not survive.
+        _ = lease.wait_for_leadership(false) => Err(leader::LeaseLost.into()),
+        ended = controllers.join_next() => match ended {
+            Some(Err(error)) => Err(anyhow::Error::new(error).context("a controller panicked")),
             _ if stop.is_cancelled() => Ok(()),
-            _ => Err(anyhow::anyhow!("a reconcile loop ended")),
+            _ => Err(anyhow::anyhow!("a controller ended unexpectedly")),
         },
     };
     halt.cancel();
-    // What has begun is finished while the lease is still held.
-    while loops.join_next().await.is_some() {}
-    shared.metrics.leads(false);
+    // Reconciles in progress finish while the lease is still held.
+    while controllers.join_next().await.is_some() {}
+    shared.metrics.set_leader(false);
     outcome
 }
 
@@ -224,13 +224,13 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping");
+        tracing::info!("shutting down");
         stop.cancel();
     });
     Ok(())
 }
 
-/// The host's name and the process: enough to tell operators on one machine apart.
+/// Host name and process ID: unique among operators on one machine.
 fn identity() -> String {
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     format!("{}-{}", host.trim(), std::process::id())
@@ -248,11 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_the_operator_watches_its_own_namespace() {
-        assert_eq!(watched(vec![], "own".into()), ["own"]);
-        assert_eq!(watched(vec![String::new()], "own".into()), ["own"]);
+    fn without_namespaces_the_operator_watches_its_own() {
+        assert_eq!(watched_namespaces(vec![], "own".into()), ["own"]);
         assert_eq!(
-            watched(vec!["b".into(), "a".into(), "b".into()], "own".into()),
+            watched_namespaces(vec![String::new()], "own".into()),
+            ["own"]
+        );
+        assert_eq!(
+            watched_namespaces(vec!["b".into(), "a".into(), "b".into()], "own".into()),
             ["a", "b"]
         );
     }

@@ -1,7 +1,7 @@
-//! Questions to the cluster that the safe API does not know: many topics at once, the committed
-//! offsets of any group, and the state of many groups, all asked with a client that is in no group.
+//! Requests that rdkafka's safe API lacks: descriptions of many topics at once, the committed offsets
+//! of any group, and the states of many groups, from a client that is in no group.
 //!
-//! This is the one place of the operator that calls librdkafka directly. Every call blocks.
+//! Only this module of the operator calls librdkafka directly. Every call blocks.
 #![allow(unsafe_code)]
 
 use std::{
@@ -18,7 +18,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-/// The number of partitions of each topic, or the code that the cluster answered for it.
+/// The number of partitions of each topic, or its error code.
 pub(super) fn describe_topics<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
@@ -121,7 +121,7 @@ pub(super) fn committed<C: ClientContext>(
     Ok(found)
 }
 
-/// Those of the groups that hand partitions over at this moment.
+/// The groups that are rebalancing.
 pub(super) fn rebalancing<C: ClientContext>(
     client: &Client<C>,
     groups: &[&str],
@@ -165,10 +165,10 @@ pub(super) fn rebalancing<C: ClientContext>(
     Ok(found)
 }
 
-/// Sends a request and waits for its answer.
+/// Sends a request and waits for the answer.
 ///
 /// # Safety
-/// `send` must hand the options and the queue to one request of the client and keep neither.
+/// `send` must pass the options and the queue to one request of the client and keep neither.
 unsafe fn call<C: ClientContext>(
     client: &Client<C>,
     operation: rd::rd_kafka_admin_op_t,
@@ -189,7 +189,7 @@ unsafe fn call<C: ClientContext>(
         );
         rd::rd_kafka_AdminOptions_set_request_timeout(options.0, milliseconds, ptr::null_mut(), 0);
         send(options.0, queue.0);
-        // The request has its own time limit; this one only guards against a lost answer.
+        // The request has its own timeout; this one only guards against a lost answer.
         let event = Guard(
             rd::rd_kafka_queue_poll(queue.0, milliseconds.saturating_add(1000)),
             rd::rd_kafka_event_destroy,
@@ -202,7 +202,6 @@ unsafe fn call<C: ClientContext>(
     }
 }
 
-/// Names as C takes them.
 struct Names(Vec<CString>);
 
 impl Names {
@@ -220,13 +219,13 @@ impl Names {
     }
 }
 
-/// Frees what librdkafka allocated, on every way out.
+/// Frees an object of librdkafka when it is dropped.
 struct Guard<T>(*mut T, unsafe extern "C" fn(*mut T));
 
 impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
         // SAFETY: the pointer came from the constructor that belongs to this destructor, which is
-        // called once. It accepts the null of an event that did not come.
+        // called once. It accepts the null pointer of a missing event.
         unsafe { (self.1)(self.0) }
     }
 }

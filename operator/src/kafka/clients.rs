@@ -1,5 +1,5 @@
 //! One reader for each cluster and set of credentials, shared by all pipelines that use it. Each has
-//! a thread of its own: a dead cluster holds up nobody else.
+//! its own thread, so an unreachable cluster does not delay the others.
 
 use std::{
     collections::HashMap,
@@ -8,76 +8,74 @@ use std::{
 };
 
 use super::{
-    Answer, Asker, Connection, KafkaError, Question, TopicAction, changes::Changes, reader::Reader,
+    Answer, Connection, KafkaError, Question, Subscriber, TopicAction, reader::Reader,
+    topic_changes::TopicChanges,
 };
 
 /// A reader that no pipeline used for this long is closed.
 const IDLE: Duration = Duration::from_mins(10);
 
-/// All readers.
+/// The clients of all clusters.
 #[derive(Default)]
 pub(crate) struct KafkaClients {
-    readers: Mutex<HashMap<[u8; 32], Entry>>,
+    clusters: Mutex<HashMap<[u8; 32], LastUsed>>,
 }
 
-struct Entry {
-    clients: Arc<Clients>,
-    used: Instant,
-}
+/// Clients with the time of their last use.
+type LastUsed = (Instant, Arc<ClusterClients>);
 
-/// What reads and changes one cluster.
-struct Clients {
+/// The clients of one cluster.
+struct ClusterClients {
     reader: Reader,
-    changes: Changes,
+    topic_changes: TopicChanges,
 }
 
 impl KafkaClients {
-    /// The newest answer to a question, which is read again and again from now on; the asker
-    /// is called whenever it changes. Waits for the first one, some seconds at most.
-    pub(crate) async fn ask(
+    /// The latest answer to a question. From now on it is refreshed in the background, and the
+    /// subscriber is called when it changes. Waits for the first answer, a few seconds at most.
+    pub(crate) async fn query(
         &self,
         connection: &Connection,
         question: &Question,
-        asker: &Asker,
+        subscriber: &Subscriber,
     ) -> Result<Answer, KafkaError> {
         let clients = self.clients(connection)?;
-        clients.reader.ask(question, asker).await
+        clients.reader.query(question, subscriber).await
     }
 
-    /// Changes a topic. Takes some seconds at most once its turn has come.
-    pub(crate) async fn change(
+    /// Changes the topics of one pipeline; a result for each action, in their order.
+    pub(crate) async fn change_topics(
         &self,
         connection: &Connection,
-        action: &TopicAction,
-    ) -> Result<(), KafkaError> {
-        let clients = self.clients(connection)?;
-        let result = clients.changes.make(connection, action).await;
-        // What was read before the change says nothing any more.
-        clients.reader.forget_topic(action.topic());
-        result
+        actions: &[TopicAction],
+    ) -> Vec<Result<(), KafkaError>> {
+        let clients = match self.clients(connection) {
+            Ok(clients) => clients,
+            Err(error) => return vec![Err(error); actions.len()],
+        };
+        let results = clients.topic_changes.make(connection, actions).await;
+        for action in actions {
+            // An answer from before the change is out of date.
+            clients.reader.forget_topic(action.topic());
+        }
+        results
     }
 
-    fn clients(&self, connection: &Connection) -> Result<Arc<Clients>, KafkaError> {
+    fn clients(&self, connection: &Connection) -> Result<Arc<ClusterClients>, KafkaError> {
         let key = connection.key();
         let now = Instant::now();
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        // A reader ends its thread when it is dropped.
-        readers.retain(|other, entry| *other == key || now.duration_since(entry.used) < IDLE);
-        if let Some(entry) = readers.get_mut(&key) {
-            entry.used = now;
-            return Ok(Arc::clone(&entry.clients));
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        // The thread of a reader ends when the reader is dropped.
+        clusters.retain(|other, (used, _)| *other == key || now.duration_since(*used) < IDLE);
+        if let Some((used, clients)) = clusters.get_mut(&key) {
+            *used = now;
+            return Ok(Arc::clone(clients));
         }
-        let clients = Arc::new(Clients {
+        let clients = Arc::new(ClusterClients {
             reader: Reader::start(connection)?,
-            changes: Changes::default(),
+            topic_changes: TopicChanges::default(),
         });
-        readers.insert(
-            key,
-            Entry {
-                clients: Arc::clone(&clients),
-                used: now,
-            },
-        );
+        clusters.insert(key, (now, Arc::clone(&clients)));
         Ok(clients)
     }
 }
@@ -106,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cluster_that_is_not_there_is_unreachable_says_why_and_slows_nobody() {
+    async fn an_absent_cluster_is_unreachable_with_a_reason_and_does_not_delay_others() {
         let clients = KafkaClients::default();
         let question = Question {
             topic: "tasks".into(),
@@ -114,22 +112,22 @@ mod tests {
             dead_letter_topic: "tasks.dlq".into(),
             consumer_group: "workers".into(),
         };
-        let asker = Asker {
+        let subscriber = Subscriber {
             name: "rag/contracts".into(),
             on_change: Arc::new(|| {}),
         };
         // Nothing listens on ports 1 and 2.
-        let (dead, other) = (connection("127.0.0.1:1"), connection("127.0.0.1:2"));
-        let ask = |connection| clients.ask(connection, &question, &asker);
-        let (first, second) = tokio::join!(ask(&dead), ask(&other));
+        let (absent, other) = (connection("127.0.0.1:1"), connection("127.0.0.1:2"));
+        let query = |connection| clients.query(connection, &question, &subscriber);
+        let (first, second) = tokio::join!(query(&absent), query(&other));
         for answer in [first, second] {
             let Err(KafkaError::Unreachable(message)) = answer else {
                 panic!("{answer:?}")
             };
             assert!(message.contains("refused"), "{message}");
         }
-        // The second question is answered from what is known, without waiting.
-        let again = tokio::time::timeout(Duration::from_millis(100), ask(&dead)).await;
+        // The second query returns the known answer without waiting.
+        let again = tokio::time::timeout(Duration::from_millis(100), query(&absent)).await;
         assert!(
             matches!(again, Ok(Err(KafkaError::Unreachable(_)))),
             "{again:?}"

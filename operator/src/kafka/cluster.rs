@@ -1,4 +1,4 @@
-//! The client of one cluster: reads of many topics and groups at once. Every read blocks, some
+//! The client of one cluster: reads many topics and groups at once. Every read blocks for a few
 //! seconds at most.
 
 use std::{
@@ -14,13 +14,13 @@ use rdkafka::{
     error::{KafkaError as ClientError, RDKafkaErrorCode},
 };
 
-use super::{Connection, KafkaError, TopicState, admin, connection::not_made};
+use super::{Connection, KafkaError, TopicState, admin, connection::not_created};
 
 /// For each read.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Topics, or partitions, in one request: librdkafka looks each answer up in a list of all, which
-/// takes longer than a few requests more when there are thousands.
+/// Topics, or partitions, in one request. librdkafka searches a list of all of them for each answer,
+/// so with thousands a few more requests are faster.
 const IN_ONE_REQUEST: usize = 250;
 
 /// The client of one cluster.
@@ -29,20 +29,20 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Makes the client. Nothing is sent yet.
+    /// Creates the client. Nothing is sent yet.
     pub(super) fn new(connection: &Connection) -> Result<Self, KafkaError> {
         let mut config = connection.client_config();
-        // The end offsets below are asked for with this level.
+        // The isolation level of the end offsets below.
         config
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", "false");
         let consumer = config
             .create_with_context(LastFailure::default())
-            .map_err(|error| not_made(&error))?;
+            .map_err(|error| not_created(&error))?;
         Ok(Self { consumer })
     }
 
-    /// The topics of these names, each with its own answer.
+    /// The state of each topic, or its own error.
     pub(super) fn topics(
         &self,
         names: &[&str],
@@ -60,7 +60,7 @@ impl Cluster {
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition) => Ok(TopicState::Absent),
                 Err(code) => Err(KafkaError::Refused(format!(
                     "topic {name}: {}",
-                    in_words(code)
+                    description(code)
                 ))),
             };
             (name, state)
@@ -68,7 +68,7 @@ impl Cluster {
         Ok(answers.collect())
     }
 
-    /// How many brokers are alive. `topic` keeps the answer small; it need not exist.
+    /// The number of brokers that are alive. `topic` keeps the answer small and need not exist.
     pub(super) fn brokers(&self, topic: &str) -> Result<usize, KafkaError> {
         let metadata = self
             .consumer
@@ -77,15 +77,15 @@ impl Cluster {
         Ok(metadata.brokers().len())
     }
 
-    /// The first or, at `read_committed`, the end offset of every partition of these topics; every
-    /// leader is asked once for some hundreds of them. A topic of which one partition has no answer
-    /// has none.
+    /// The first or, at `read_committed`, the end offset of every partition of these topics. Every
+    /// leader gets one request for some hundreds of them. A topic has an error if one of its
+    /// partitions has no answer.
     ///
     /// librdkafka (2.12, `rd_kafka_offsets_for_times`) sends the number in the list's offset field
     /// as the timestamp of a `ListOffsets` request, and its configured `isolation.level` with it.
-    /// The timestamps -2 and -1, which are also the values of `Beginning` and `End`, stand for the
-    /// log's start and, at `read_committed`, for the last stable offset. `fetch_watermarks` would
-    /// answer the same, but with two requests for each partition.
+    /// The timestamps -2 and -1, which are also the values of `Beginning` and `End`, mean the
+    /// start of the log and, at `read_committed`, the last stable offset. `fetch_watermarks` would
+    /// return the same, but with two requests for each partition.
     pub(super) fn offsets(
         &self,
         topics: &[(&str, i32)],
@@ -131,7 +131,7 @@ impl Cluster {
                 }
                 (Ok(()), _) => {
                     *answer = Err(KafkaError::Unreachable(format!(
-                        "no offset of {topic}/{partition} was returned"
+                        "no offset of {topic}/{partition} in the answer"
                     )));
                 }
             }
@@ -139,7 +139,7 @@ impl Cluster {
         for (topic, answer) in &mut found {
             if answer.as_ref().is_ok_and(|all| all.contains(&-1)) {
                 *answer = Err(KafkaError::Unreachable(format!(
-                    "not all offsets of {topic} were returned"
+                    "not all offsets of {topic} are in the answer"
                 )));
             }
         }
@@ -156,7 +156,7 @@ impl Cluster {
             .map_err(|error| self.unreachable(&error))
     }
 
-    /// Those of the groups that hand partitions over at this moment.
+    /// The groups that are rebalancing.
     pub(super) fn rebalancing(&self, groups: &[&str]) -> Result<HashSet<String>, KafkaError> {
         if groups.is_empty() {
             return Ok(HashSet::new());
@@ -165,8 +165,7 @@ impl Cluster {
             .map_err(|error| self.unreachable(&error))
     }
 
-    /// The client collects logs and errors until somebody takes them; nothing else ever waits
-    /// there.
+    /// Takes the logs and errors that the client has queued. The queue holds nothing else.
     fn serve_events(&self) {
         const MOMENT: Duration = Duration::from_millis(2);
         for _ in 0..1000 {
@@ -176,20 +175,20 @@ impl Cluster {
         }
     }
 
-    /// The error, with the reason that the client gave in the background: "timed out" alone helps
-    /// nobody.
+    /// The error with the reason that the client logged in the background: "timed out" alone does
+    /// not help anybody.
     fn unreachable(&self, error: &ClientError) -> KafkaError {
         self.serve_events();
         let reason = self.consumer.context().get();
         KafkaError::Unreachable(reason.unwrap_or_else(|| match error.rdkafka_error_code() {
-            Some(code) => in_words(code),
+            Some(code) => description(code),
             None => error.to_string(),
         }))
     }
 }
 
-/// Keeps the last failure that the client logged. librdkafka says there, and only there, why a
-/// broker cannot be reached, and says the same only once in 30 seconds.
+/// Keeps the last failure that the client logged. Only the log has the reason why a broker cannot be
+/// reached, and librdkafka logs the same reason at most once in 30 seconds.
 #[derive(Default)]
 struct LastFailure(Mutex<Option<String>>);
 
@@ -208,32 +207,33 @@ impl LastFailure {
 
 impl ClientContext for LastFailure {
     fn error(&self, error: ClientError, reason: &str) {
-        // The next reading says it too, and the pipeline's conditions show it.
-        tracing::debug!(%error, reason, "librdkafka");
+        // The next read fails with it, too, and the pipeline's conditions show that.
+        tracing::debug!(%error, reason, "Kafka client error");
     }
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(facility, message, "librdkafka");
+        tracing::debug!(facility, message, "Kafka client log");
         if facility == "FAIL" {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(essence(message));
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(without_variable_parts(message));
         }
     }
 }
 
 impl ConsumerContext for LastFailure {}
 
-/// librdkafka's words for a code, without its name in Rust.
-pub(super) fn in_words(code: RDKafkaErrorCode) -> String {
+/// librdkafka's description of a code, without the name of its Rust variant.
+pub(super) fn description(code: RDKafkaErrorCode) -> String {
     let text = code.to_string();
     match text.split_once(" (") {
-        Some((_, words)) => words.trim_end_matches(')').to_owned(),
+        Some((_, description)) => description.trim_end_matches(')').to_owned(),
         None => text,
     }
 }
 
-/// A log line without its thread, its timing and its count, which would make every message a new
-/// one.
-fn essence(message: &str) -> String {
+/// A log line without thread, timing and count: with them every message would differ from the last
+/// one and be written to the status.
+fn without_variable_parts(message: &str) -> String {
     let message = match message.split_once("]: ") {
         Some((thread, rest)) if thread.starts_with("[thrd:") => rest,
         _ => message,
@@ -249,9 +249,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_shown_in_words() {
+    fn codes_are_shown_as_descriptions() {
         assert_eq!(
-            in_words(RDKafkaErrorCode::PolicyViolation),
+            description(RDKafkaErrorCode::PolicyViolation),
             "Broker: Policy violation"
         );
     }
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn messages_are_stable() {
         assert_eq!(
-            essence(
+            without_variable_parts(
                 "[thrd:b:9092/1]: b:9092/1: Connect to ipv4#10.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT, 3 identical error(s) suppressed)"
             ),
             "b:9092/1: Connect to ipv4#10.0.0.1:9092 failed: Connection refused"

@@ -1,4 +1,4 @@
-//! How to reach a cluster: brokers and security. The password appears in no log and no `Debug`
+//! The connection to a cluster: brokers and security. The password appears in no log and no `Debug`
 //! output.
 
 use layra_crds::{KafkaSecurity, refused_setting};
@@ -12,31 +12,31 @@ use super::KafkaError;
 pub(crate) struct Connection {
     /// Comma-separated `host:port`.
     pub(crate) bootstrap_servers: String,
-    /// Encryption and login.
     pub(crate) security: KafkaSecurity,
 }
 
 impl Connection {
-    /// Two connections with the same key may share a client. The key tells nothing of the secret.
+    /// Connections with the same key share a client. The key does not reveal the secret.
     pub(super) fn key(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let settings = self.security.settings();
         let parts = settings.iter().flat_map(|(name, value)| [*name, *value]);
         for part in parts.chain([self.bootstrap_servers.as_str()]) {
-            // The length keeps neighbouring parts apart.
+            // Without the length, two different lists of parts could have the same bytes.
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         }
         hash.finalize().into()
     }
 
-    /// The settings that every client of this cluster has.
+    /// The settings of every client of this cluster.
     pub(super) fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", "layra-operator")
-            // The reasons of failed connections are logged at this level, whatever is shown.
+            // librdkafka logs the reasons of failed connections at this level; whether they are
+            // shown is decided elsewhere.
             .set_log_level(RDKafkaLogLevel::Info);
         for (name, value) in self.security.settings() {
             config.set(name, value);
@@ -45,8 +45,9 @@ impl Connection {
     }
 }
 
-/// Why a client could not be made. librdkafka's own words would show the setting's value.
-pub(super) fn not_made(error: &ClientError) -> KafkaError {
+/// The error of a client that could not be created. librdkafka's own message would show the value of
+/// the setting.
+pub(super) fn not_created(error: &ClientError) -> KafkaError {
     KafkaError::Settings(match error {
         ClientError::ClientConfig(_, description, name, value) => {
             refused_setting(name, description, value)
@@ -92,18 +93,18 @@ mod tests {
     }
 
     #[test]
-    fn the_value_of_a_setting_that_is_refused_is_not_shown() {
+    fn the_value_of_a_rejected_setting_is_not_shown() {
         for name in ["security.protocol", "no.such.setting"] {
             let mut config = connection("one").client_config();
-            let made = config.set(name, "hunter2").create::<BaseConsumer>();
-            let message = not_made(&made.err().unwrap()).to_string();
+            let created = config.set(name, "hunter2").create::<BaseConsumer>();
+            let message = not_created(&created.err().unwrap()).to_string();
             assert!(!message.contains("hunter2"), "{message}");
             assert!(message.contains(&format!("`{name}`")), "{message}");
         }
     }
 
     #[test]
-    fn another_password_is_another_client() {
+    fn a_different_password_has_a_different_client() {
         assert_eq!(connection("one").key(), connection("one").key());
         assert_ne!(connection("one").key(), connection("two").key());
     }

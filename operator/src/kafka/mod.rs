@@ -1,31 +1,29 @@
-//! What the operator needs of Kafka: topics, offsets, and the two topic actions. One reader for each
-//! cluster serves all its pipelines, in batches, and asks only for their own topics. It never joins
-//! a consumer group, never commits, and never reads a message.
+//! The operator's access to Kafka: reads topics and offsets, creates and extends topics. One reader
+//! for each cluster serves all its pipelines in batches and asks only for their topics. It never
+//! joins a consumer group, never commits, and never reads a message.
 
 mod admin;
-mod board;
-mod changes;
 mod clients;
 mod cluster;
 mod connection;
 mod reader;
+mod subscriptions;
+mod topic_changes;
 
 use layra_autoscaler::Backlog;
 
-pub(crate) use board::Asker;
 pub(crate) use clients::KafkaClients;
 pub(crate) use connection::Connection;
+pub(crate) use subscriptions::Subscriber;
 
-/// What a pipeline wants to know.
+/// The topics and the consumer group that a pipeline asks about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Question {
     /// The topic with the tasks.
     pub(crate) topic: String,
-    /// The topic with the ranges of documents that were split.
+    /// The topic with the page ranges of documents that were split.
     pub(crate) ranges_topic: String,
-    /// The topic for failed tasks.
     pub(crate) dead_letter_topic: String,
-    /// The workers' group.
     pub(crate) consumer_group: String,
 }
 
@@ -35,58 +33,43 @@ impl Question {
     }
 }
 
-/// What the cluster answered.
+/// The answer of a cluster to a [`Question`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// Brokers that are alive.
+    /// Number of brokers that are alive.
     pub(crate) brokers: usize,
-    /// The topic with the tasks.
     pub(crate) topic: TopicState,
-    /// The topic with the ranges.
     pub(crate) ranges_topic: TopicState,
-    /// The topic for failed tasks.
     pub(crate) dead_letter_topic: TopicState,
-    /// The offsets of tasks and ranges, or why they are unknown.
+    /// The offsets of tasks and page ranges, or why they are unknown.
     pub(crate) backlog: Result<Backlog, KafkaError>,
 }
 
-/// A topic.
+/// Whether a topic exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TopicState {
-    /// There is none of this name.
     Absent,
-    /// It exists.
-    Present {
-        /// Its number of partitions.
-        partitions: i32,
-    },
+    Present { partitions: i32 },
 }
 
-/// A change to the cluster.
+/// A change of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TopicAction {
-    /// Make a topic.
     Create {
-        /// Its name.
         topic: String,
-        /// Its number of partitions.
         partitions: i32,
-        /// Replicas of each partition.
         replication_factor: i32,
         /// Settings that differ from the brokers' defaults.
         config: Vec<(&'static str, String)>,
     },
-    /// Give a topic more partitions.
     AddPartitions {
-        /// Its name.
         topic: String,
-        /// The new number.
+        /// The new total.
         partitions: i32,
     },
 }
 
 impl TopicAction {
-    /// The topic that it changes.
     pub(crate) fn topic(&self) -> &str {
         match self {
             Self::Create { topic, .. } | Self::AddPartitions { topic, .. } => topic,
@@ -94,16 +77,16 @@ impl TopicAction {
     }
 }
 
-/// Why Kafka did not answer, or refused.
+/// Why there is no answer from Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KafkaError {
-    /// The client cannot be made from what the user gave.
-    #[error("the connection's settings are not usable: {0}")]
+    /// The client cannot be created with the settings from the spec and the Secret.
+    #[error("the Kafka client cannot be created: {0}")]
     Settings(String),
-    /// No answer, or an error on the way.
+    /// No answer, or a network error.
     #[error("{0}")]
     Unreachable(String),
-    /// The cluster said no.
+    /// The cluster answered with an error.
     #[error("{0}")]
     Refused(String),
 }

@@ -1,8 +1,9 @@
-//! Reads topics and offsets of one cluster again and again, for all its pipelines at once.
+//! Reads topics and offsets of one cluster periodically, for all its pipelines at once.
 //!
-//! One round asks every leader once for the ends of all partitions. Only the pipelines whose ends
-//! moved, that have a backlog, or that were not looked at for a while are asked about in full: log
-//! starts, committed offsets, the group's state. An idle pipeline costs its share of one request.
+//! A round requests the end offsets of all partitions, with one request to each leader. The log
+//! starts, committed offsets and group state are read only for pipelines whose end offsets moved,
+//! that have a backlog, or whose last full reading is old. An idle pipeline costs its share of one
+//! request.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,107 +16,109 @@ use rdkafka::Offset;
 
 use super::{
     Answer, Connection, KafkaError, Question, TopicState,
-    board::{Asker, Board},
     cluster::Cluster,
+    subscriptions::{Subscriber, Subscriptions},
 };
 
-/// The least time between the beginnings of two rounds ...
-const INTERVAL: Duration = Duration::from_secs(1);
-/// ... and so many times as long as a round takes, so that reading never takes more than a part of
-/// a processor, here or at the brokers.
-const TIMES_A_ROUND: u32 = 8;
+/// The shortest and the longest time between the starts of two rounds.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
-/// An urgent round waits for others that want it too: so long, or as long as the last one took.
-const GATHERING: Duration = Duration::from_millis(50);
-/// How old the answer about a topic's existence, and about an idle pipeline's group, may be.
+/// Between these limits, the interval is this many times the duration of a round, so that reading
+/// takes only a fraction of a core here and at the brokers.
+const INTERVAL_PER_ROUND: u32 = 8;
+/// An urgent round is delayed by this, or by the duration of the last round if that was longer, so
+/// that it serves other new questions, too.
+const COALESCE: Duration = Duration::from_millis(50);
+/// How often a topic, and the offsets of an idle pipeline, are read again.
 const TOPIC_AGE: Duration = Duration::from_secs(30);
 const GROUP_AGE: Duration = Duration::from_secs(30);
-/// A topic that does not exist is looked for again after this time.
+/// How often an absent topic is read again.
 const ABSENT_AGE: Duration = Duration::from_secs(2);
 /// How long a new question waits for its first answer.
-const PATIENCE: Duration = Duration::from_secs(12);
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// The reader of one cluster. Its thread ends with it.
+/// The reader of one cluster. Its thread ends when it is dropped.
 pub(super) struct Reader {
-    board: Arc<Board>,
+    subscriptions: Arc<Subscriptions>,
 }
 
 impl Reader {
-    /// Makes the client and starts its thread. Nothing is sent before the first question.
+    /// Creates the client and starts its thread. Nothing is sent before the first question.
     pub(super) fn start(connection: &Connection) -> Result<Self, KafkaError> {
         let cluster = Cluster::new(connection)?;
-        let board = Arc::new(Board::default());
-        let weak = Arc::downgrade(&board);
+        let subscriptions = Arc::new(Subscriptions::default());
+        let weak = Arc::downgrade(&subscriptions);
         std::thread::Builder::new()
             .name("kafka-reader".to_owned())
             .spawn(move || {
-                let mut known = Known::default();
-                // Without a board nobody asks any more.
-                while let Some(board) = weak.upgrade() {
-                    let began = Instant::now();
-                    let questions = board.questions();
+                let mut state = ClusterState::default();
+                while let Some(subscriptions) = weak.upgrade() {
+                    let started = Instant::now();
+                    let questions = subscriptions.questions();
                     if !questions.is_empty() {
-                        known.forget(&board.take_changed());
-                        let answers = known.round(&cluster, &questions);
-                        board.publish(&answers);
+                        state.forget(&subscriptions.take_changed());
+                        let answers = state.round(&cluster, &questions);
+                        subscriptions.publish(&answers);
                     }
-                    let round = began.elapsed();
-                    let pause = (round * TIMES_A_ROUND)
-                        .clamp(INTERVAL, LONGEST_INTERVAL)
+                    let round = started.elapsed();
+                    let pause = (round * INTERVAL_PER_ROUND)
+                        .clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
                         .saturating_sub(round);
-                    board.pause(pause, round.max(GATHERING));
+                    subscriptions.pause(pause, round.max(COALESCE));
                 }
             })
-            .map_err(|error| KafkaError::Settings(format!("no thread for the client: {error}")))?;
-        Ok(Self { board })
+            .map_err(|error| {
+                KafkaError::Settings(format!("its thread cannot be started: {error}"))
+            })?;
+        Ok(Self { subscriptions })
     }
 
-    /// The newest answer; waits for the first one.
-    pub(super) async fn ask(
+    /// The latest answer; waits for the first one.
+    pub(super) async fn query(
         &self,
         question: &Question,
-        asker: &Asker,
+        subscriber: &Subscriber,
     ) -> Result<Answer, KafkaError> {
-        let mut answer = self.board.subscribe(question, asker);
-        let first = tokio::time::timeout(PATIENCE, answer.wait_for(Option::is_some)).await;
+        let mut answer = self.subscriptions.subscribe(question, subscriber);
+        let first =
+            tokio::time::timeout(FIRST_ANSWER_TIMEOUT, answer.wait_for(Option::is_some)).await;
         match first {
             Ok(Ok(answer)) => answer
                 .clone()
                 .unwrap_or_else(|| Err(KafkaError::Unreachable("no answer".to_owned()))),
             Ok(Err(_)) | Err(_) => Err(KafkaError::Unreachable(format!(
                 "no answer within {} seconds",
-                PATIENCE.as_secs()
+                FIRST_ANSWER_TIMEOUT.as_secs()
             ))),
         }
     }
 
-    /// A topic was changed: what is known of it says nothing any more.
+    /// Drops the answers about a topic that was changed.
     pub(super) fn forget_topic(&self, topic: &str) {
-        self.board.forget_topic(topic);
+        self.subscriptions.forget_topic(topic);
     }
 }
 
-/// What the thread knows from earlier rounds.
+/// Results of earlier rounds.
 #[derive(Default)]
-struct Known {
+struct ClusterState {
     brokers: Option<(Instant, usize)>,
-    /// Each with the time of the look; `None`: it has to be looked at again.
+    /// With the time of the read; `None`: it must be read again.
     topics: HashMap<String, (Option<Instant>, TopicState)>,
     readings: HashMap<Question, Reading>,
 }
 
-/// The last full look at a pipeline's offsets.
+/// The last full reading of a pipeline's offsets.
 struct Reading {
     at: Instant,
     backlog: Backlog,
 }
 
-impl Known {
+impl ClusterState {
     fn forget(&mut self, topics: &HashSet<String>) {
         self.topics.retain(|topic, _| !topics.contains(topic));
     }
 
-    /// Answers all questions.
     fn round(
         &mut self,
         cluster: &Cluster,
@@ -123,17 +126,17 @@ impl Known {
     ) -> HashMap<Question, Result<Answer, KafkaError>> {
         let asked: HashSet<&Question> = questions.iter().collect();
         self.readings.retain(|question, _| asked.contains(question));
-        let states = self
+        let read = self
             .brokers(cluster, &questions[0].topic)
             .and_then(|brokers| Ok((brokers, self.topics(cluster, questions)?)));
-        let (brokers, refused) = match states {
-            Ok(known) => known,
+        let (brokers, refused) = match read {
+            Ok(read) => read,
             Err(error) => return all(questions, &error),
         };
         let backlogs = match self.backlogs(cluster, questions) {
             Ok(backlogs) => backlogs,
             Err(error) => {
-                // One topic that was deleted fails the request for all: the next round looks which.
+                // One deleted topic fails the request for all: the next round reads every topic again.
                 self.topics.clear();
                 return all(questions, &error);
             }
@@ -171,8 +174,7 @@ impl Known {
         Ok(brokers)
     }
 
-    /// Looks at topics that were not looked at for a while; returns those that the cluster refuses
-    /// to talk about.
+    /// Reads the topics whose last read is old; returns those for which the cluster has an error.
     fn topics(
         &mut self,
         cluster: &Cluster,
@@ -236,10 +238,10 @@ impl Known {
             .filter(|question| self.is_active(question, &ends))
             .cloned()
             .collect();
-        let mut looked = self.look(cluster, &active)?;
+        let mut read = self.read_offsets(cluster, &active)?;
         let backlogs = questions.iter().map(|question| {
-            let backlog = match (looked.remove(question), self.readings.get(question)) {
-                (Some(looked), _) => looked,
+            let backlog = match (read.remove(question), self.readings.get(question)) {
+                (Some(backlog), _) => backlog,
                 (None, Some(reading)) => Ok(reading.backlog.clone()),
                 (None, None) => Err(KafkaError::Unreachable("no offsets were read".to_owned())),
             };
@@ -248,7 +250,7 @@ impl Known {
         Ok(backlogs.collect())
     }
 
-    /// Topics and their sizes, tasks and ranges of all pipelines.
+    /// The tasks and ranges topics of the pipelines with their numbers of partitions.
     fn sizes<'a>(&self, questions: impl IntoIterator<Item = &'a Question>) -> Vec<(&'a str, i32)> {
         questions
             .into_iter()
@@ -257,7 +259,7 @@ impl Known {
             .collect()
     }
 
-    /// Whether the ends alone do not tell how a pipeline stands.
+    /// Whether the end offsets alone do not show the state of a pipeline.
     fn is_active(
         &self,
         question: &Question,
@@ -266,37 +268,37 @@ impl Known {
         let Some(reading) = self.readings.get(question) else {
             return true;
         };
-        let same = |topic: &str, known: &[PartitionOffsets]| {
-            let known = known.iter().map(|offsets| offsets.end);
-            matches!(ends.get(topic), Some(Ok(ends)) if ends.iter().copied().eq(known))
+        let unchanged = |topic: &str, last: &[PartitionOffsets]| {
+            let last = last.iter().map(|offsets| offsets.end);
+            matches!(ends.get(topic), Some(Ok(ends)) if ends.iter().copied().eq(last))
         };
         reading.backlog.lag() > 0
             || reading.backlog.rebalancing
             || reading.at.elapsed() >= GROUP_AGE
-            || !same(&question.topic, &reading.backlog.tasks)
-            || !same(&question.ranges_topic, &reading.backlog.ranges)
+            || !unchanged(&question.topic, &reading.backlog.tasks)
+            || !unchanged(&question.ranges_topic, &reading.backlog.ranges)
     }
 
-    /// A full look at some pipelines. The order matters: the ends come after the committed offsets,
-    /// so that work that is committed meanwhile is never counted as negative; and a range is on its
-    /// way before its task is committed, so that the backlog never seems empty in between.
-    fn look(
+    /// A full reading of some pipelines. The order matters. End offsets are read after committed
+    /// offsets, so that a commit in between never makes the lag negative. A worker sends page ranges
+    /// before it commits their task, so the backlog never looks empty in between.
+    fn read_offsets(
         &mut self,
         cluster: &Cluster,
         questions: &[Question],
     ) -> Result<HashMap<Question, Result<Backlog, KafkaError>>, KafkaError> {
-        // What does not exist has no offsets: nobody needs to be asked.
+        // An absent topic has no offsets.
         let (questions, absent): (Vec<&Question>, Vec<&Question>) = questions
             .iter()
             .partition(|question| self.state(&question.topic) != TopicState::Absent);
-        let mut looked = HashMap::new();
+        let mut read = HashMap::new();
         for question in absent {
             let error = KafkaError::Refused(format!("topic {} does not exist", question.topic));
             self.readings.remove(question);
-            looked.insert(question.clone(), Err(error));
+            read.insert(question.clone(), Err(error));
         }
         if questions.is_empty() {
-            return Ok(looked);
+            return Ok(read);
         }
         let sizes = self.sizes(questions.iter().copied());
         let starts = cluster.offsets(&sizes, Offset::Beginning)?;
@@ -310,7 +312,7 @@ impl Known {
             .iter()
             .map(|question| question.consumer_group.as_str())
             .collect();
-        // Who may not describe groups goes without: only the pause during a rebalance is lost.
+        // Without the permission to describe groups, only the hold during a rebalance is lost.
         let rebalancing = cluster
             .rebalancing(&groups.into_iter().collect::<Vec<_>>())
             .unwrap_or_default();
@@ -341,16 +343,16 @@ impl Known {
                 Err(_) => drop(self.readings.remove(question)),
             }
             if backlog.is_err() {
-                // It may have been deleted or made anew: the next round looks.
+                // The topic may have been deleted or recreated: the next round reads it again.
                 for topic in question.topics() {
-                    if let Some((looked_at, _)) = self.topics.get_mut(topic) {
-                        *looked_at = None;
+                    if let Some((read_at, _)) = self.topics.get_mut(topic) {
+                        *read_at = None;
                     }
                 }
             }
-            looked.insert(question.clone(), backlog);
+            read.insert(question.clone(), backlog);
         }
-        Ok(looked)
+        Ok(read)
     }
 }
 

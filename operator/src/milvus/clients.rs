@@ -1,5 +1,5 @@
-//! One client for each server and token, shared by all pipelines that use it: their checks share a
-//! connection and a look at the list of collections.
+//! One client for each server and token, shared by all pipelines that use it: their checks share the
+//! connection and the list of collections.
 
 use std::{
     collections::HashMap,
@@ -16,14 +16,14 @@ use super::{MilvusError, from_client};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const RPC_TIMEOUT: Duration = Duration::from_secs(5);
-/// How old a list of collections, or the failure to get one, may be.
+/// Age of a list of collections, or of the failure to get one, from the start of its request.
 const LISTING_AGE: Duration = Duration::from_secs(5);
-/// Requests that are on their way to a server at the same time.
-const AT_ONCE: usize = 4;
-/// A server that no pipeline used for this long is left.
+/// Concurrent requests to a server.
+const CONCURRENCY: usize = 4;
+/// The client of a server that no pipeline used for this long is closed.
 const IDLE: Duration = Duration::from_mins(10);
 
-/// All servers.
+/// The clients of all servers.
 #[derive(Default)]
 pub(crate) struct MilvusClients {
     servers: Mutex<HashMap<Access, (Instant, Arc<Server>)>>,
@@ -35,12 +35,12 @@ struct Access {
     token: Option<String>,
 }
 
-/// One server, as one token shows it.
+/// One server with one token.
 pub(super) struct Server {
     access: Access,
-    /// Whoever finds it too old looks again; the others wait for what that one sees.
+    /// Locked while the collections are listed, so that concurrent checks share one request.
     listing: tokio::sync::Mutex<Option<(Instant, Result<Listing, MilvusError>)>>,
-    turns: Semaphore,
+    permits: Semaphore,
 }
 
 /// The collections of a server, and the client that listed them.
@@ -63,7 +63,7 @@ impl MilvusClients {
             let server = Server {
                 access,
                 listing: tokio::sync::Mutex::default(),
-                turns: Semaphore::new(AT_ONCE),
+                permits: Semaphore::new(CONCURRENCY),
             };
             (now, Arc::new(server))
         });
@@ -73,20 +73,21 @@ impl MilvusClients {
 }
 
 impl Server {
-    /// The collections, as they were some seconds ago at the most.
+    /// The collections, at most [`LISTING_AGE`] old.
     pub(super) async fn listing(&self) -> Result<Listing, MilvusError> {
-        let mut known = self.listing.lock().await;
-        let client = match known.as_ref() {
+        let mut last = self.listing.lock().await;
+        let client = match last.as_ref() {
             Some((at, result)) if at.elapsed() < LISTING_AGE => return result.clone(),
             Some((_, Ok(listing))) => Some(listing.client.clone()),
             _ => None,
         };
+        let requested = Instant::now();
         let result = self.list(client).await;
-        *known = Some((Instant::now(), result.clone()));
+        *last = Some((requested, result.clone()));
         result
     }
 
-    /// Lists with the client, or with a new one.
+    /// Lists the collections with this client, or with a new one.
     async fn list(&self, client: Option<ClientV2>) -> Result<Listing, MilvusError> {
         let client = match client {
             Some(client) => client,
@@ -106,15 +107,15 @@ impl Server {
     }
 
     /// Waits until a request may be sent.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
-        self.turns.acquire().await.ok()
+    pub(super) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.permits.acquire().await.ok()
     }
 }
 
 impl Access {
     async fn connect(&self) -> Result<ClientV2, MilvusError> {
-        // The client's own defaults retry 75 times, for minutes. The next check is the retry here.
+        // By default the client retries 75 times, for minutes. Here the next check is the retry.
         let retry = RetryConfig::new()
             .max_attempts(1)
             .max_retry_timeout(RPC_TIMEOUT);
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pipelines_share_a_client_if_server_and_token_are_the_same() {
+    fn pipelines_with_the_same_server_and_token_share_a_client() {
         let clients = MilvusClients::default();
         let one = clients.server("http://milvus:19530", Some("a"));
         let same = clients.server("http://milvus:19530", Some("a"));
@@ -158,12 +159,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_told_to_all_that_ask_without_another_attempt() {
+    async fn concurrent_checks_share_a_failure_without_another_attempt() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&connections);
-        // Hangs up on everybody.
+        // Accepts connections and closes them.
         tokio::spawn(async move {
             while listener.accept().await.is_ok() {
                 counted.fetch_add(1, Ordering::Relaxed);
@@ -173,8 +174,8 @@ mod tests {
         assert!(server.listing().await.is_err());
         let attempts = connections.load(Ordering::Relaxed);
         assert!(attempts > 0);
-        let asking = futures::future::join_all((0..100).map(|_| server.listing()));
-        assert!(asking.await.iter().all(Result::is_err));
+        let listings = futures::future::join_all((0..100).map(|_| server.listing()));
+        assert!(listings.await.iter().all(Result::is_err));
         assert_eq!(connections.load(Ordering::Relaxed), attempts);
     }
 }

@@ -1,4 +1,4 @@
-//! What differs between an index and the spec. Pure.
+//! The differences between an index and the spec. Pure.
 
 use layra_crds::{IndexSpec, IndexType};
 
@@ -15,7 +15,7 @@ pub(super) struct FoundIndex {
     pub(super) ef_construction: Option<u32>,
 }
 
-/// The differences in words, `None` if there are none.
+/// The differences as text, `None` if there are none.
 pub(super) fn difference(found: Option<&FoundIndex>, want: &IndexSpec) -> Option<String> {
     let Some(found) = found else {
         return Some(format!(
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_index_is_no_drift() {
+    fn an_equal_index_has_no_drift() {
         assert_eq!(
             difference(Some(&hnsw(32, 500)), &IndexSpec::default()),
             None
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn another_type_has_no_numbers_to_compare() {
+    fn the_parameters_of_another_index_type_are_not_compared() {
         let want = IndexSpec {
             index_type: IndexType::Flat,
             ..IndexSpec::default()

@@ -1,5 +1,5 @@
-//! What the operator needs of Milvus: which collections of a pipeline have another index than the
-//! pipeline asks for. It reads; it never creates, changes, loads or drops anything.
+//! The operator's access to Milvus: finds the collections of a pipeline whose index differs from the
+//! spec. It only reads; it never creates, changes, loads or drops anything.
 
 mod clients;
 mod drift;
@@ -17,15 +17,15 @@ use drift::{FoundIndex, difference};
 
 /// The vector field of a collection.
 const VECTOR_FIELD: &str = "vector";
-/// For one whole check, whatever the number of collections.
+/// For a whole check, however many collections there are.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IndexReport {
-    /// Collections of the pipeline.
+    /// Number of the pipeline's collections.
     pub(crate) collections: usize,
-    /// Those whose index is not the one in the spec, sorted by name.
+    /// Collections whose index differs from the spec, sorted by name.
     pub(crate) drifted: Vec<DriftedCollection>,
 }
 
@@ -60,7 +60,7 @@ impl MilvusClients {
             drifted: Vec::new(),
         };
         for name in names {
-            let _turn = server.turn().await;
+            let _permit = server.permit().await;
             let found = vector_index(&listing.client, name).await?;
             if let Some(difference) = difference(found.as_ref(), &spec.index) {
                 report.drifted.push(DriftedCollection {
@@ -73,13 +73,13 @@ impl MilvusClients {
     }
 }
 
-/// Milvus did not answer, or not as expected.
+/// Why a check has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MilvusError {
-    /// No answer, or an error on the way.
+    /// No answer, or an unexpected one.
     #[error("{0}")]
     Unreachable(String),
-    /// The token was refused.
+    /// The token was rejected.
     #[error("{0}")]
     Unauthenticated(String),
 }
@@ -128,7 +128,7 @@ fn found_index(index: &IndexDesc) -> FoundIndex {
     }
 }
 
-/// Code 700 since Milvus 2.3, and the older code beside it.
+/// Code 700 since Milvus 2.3, or the older code.
 fn is_index_missing(error: &Error) -> bool {
     matches!(error, Error::Server(server) if server.code() == 700 || server.legacy_code() == 25)
 }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_milvus_that_is_not_there_is_reported_within_seconds() {
+    async fn an_absent_milvus_is_reported_within_seconds() {
         let spec = MilvusSpec {
             // Nothing listens on port 1.
             uri: "http://127.0.0.1:1".into(),

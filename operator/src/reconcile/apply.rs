@@ -1,4 +1,4 @@
-//! All writes of a reconcile but the report: Kafka's topics and the pipeline's objects.
+//! Applies a plan: changes Kafka's topics and the pipeline's objects.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -11,28 +11,28 @@ use serde_json::json;
 
 use super::{
     Context, FIELD_MANAGER, ReconcileError, dry_run,
-    plan::{Manifest, Note, Plan, topic_changed},
+    plan::{Manifest, PipelineEvent, Plan, topic_changed},
     world::{Applied, PastWrites, TopicFailure},
 };
 use crate::resources::{DELETION_COST, Kind, object_name};
 
-/// Carries a plan out and returns what is to be told of it. What the next plan has to know of these
-/// writes, such as Kafka's refusals, goes to `past`.
+/// Applies a plan and returns the events for its changes of topics. `past` records the writes that
+/// the next plan must know, such as changes that Kafka refused.
 pub(super) async fn apply(
     context: &Context,
     pipeline: &IngestionPipeline,
     plan: &Plan,
     past: &mut PastWrites,
     now: Timestamp,
-) -> Result<Vec<Note>, ReconcileError> {
-    let notes = change_topics(context, plan, past, now).await;
+) -> Result<Vec<PipelineEvent>, ReconcileError> {
+    let events = change_topics(context, plan, past, now).await;
     if !dry_run::accepted(context, pipeline, plan.dry_run.as_ref(), past, now).await? {
-        return Ok(notes);
+        return Ok(events);
     }
     past.applied
-        .retain(|applied| plan.unsettled.contains(&applied.write.kind));
+        .retain(|applied| plan.outdated.contains(&applied.write.kind));
     for (pod, cost) in &plan.deletion_costs {
-        set_deletion_cost(context, pipeline, pod, cost).await;
+        set_deletion_cost(context, pod, cost).await;
     }
     for manifest in &plan.manifests {
         apply_manifest(context, pipeline, manifest).await?;
@@ -43,7 +43,7 @@ pub(super) async fn apply(
             at: now,
         });
     }
-    Ok(notes)
+    Ok(events)
 }
 
 async fn change_topics(
@@ -51,7 +51,7 @@ async fn change_topics(
     plan: &Plan,
     past: &mut PastWrites,
     now: Timestamp,
-) -> Vec<Note> {
+) -> Vec<PipelineEvent> {
     if plan.topic_actions.is_empty() {
         return Vec::new();
     }
@@ -59,20 +59,17 @@ async fn change_topics(
         return Vec::new();
     };
     past.topic_failure = None;
-    let changes = plan
-        .topic_actions
-        .iter()
-        .map(|action| context.kafka.change(connection, action));
-    let results = futures::future::join_all(changes).await;
-    let mut notes = Vec::new();
-    for (action, result) in plan.topic_actions.iter().zip(results) {
+    let actions = &plan.topic_actions;
+    let results = context.kafka.change_topics(connection, actions).await;
+    let mut events = Vec::new();
+    for (action, result) in actions.iter().zip(results) {
         match result {
             Ok(()) => {
                 tracing::info!(topic = action.topic(), ?action, "topic changed");
-                notes.push(topic_changed(action));
+                events.push(topic_changed(action));
             }
             Err(error) => {
-                tracing::warn!(topic = action.topic(), %error, "topic not changed");
+                tracing::warn!(topic = action.topic(), %error, "topic change failed");
                 past.topic_failure = Some(TopicFailure {
                     topic: action.topic().to_owned(),
                     at: now,
@@ -81,20 +78,19 @@ async fn change_topics(
             }
         }
     }
-    notes
+    events
 }
 
-/// Without it another worker may be stopped, which then finishes or gives back its work: no reason
-/// to put the decision off.
-async fn set_deletion_cost(context: &Context, pipeline: &IngestionPipeline, pod: &str, cost: &str) {
-    let namespace = pipeline.namespace().unwrap_or_default();
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
+/// A failure does not delay scaling: without the cost Kubernetes may delete another worker, which
+/// finishes its work or gives it back.
+async fn set_deletion_cost(context: &Context, pod: &str, cost: &str) {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &context.namespace);
     let body = json!({"metadata": {"annotations": {DELETION_COST: cost}}});
     let result = api
         .patch_metadata(pod, &PatchParams::default(), &Patch::Merge(&body))
         .await;
     if let Err(error) = result {
-        tracing::warn!(pod, %error, "the pod's deletion cost cannot be set");
+        tracing::warn!(pod, %error, "pod deletion cost not set");
     }
 }
 
@@ -103,10 +99,9 @@ async fn apply_manifest(
     pipeline: &IngestionPipeline,
     manifest: &Manifest,
 ) -> Result<(), ReconcileError> {
-    let namespace = pipeline.namespace().unwrap_or_default();
     let resource = resource(manifest.kind);
     let api: Api<DynamicObject> =
-        Api::namespaced_with(context.client.clone(), &namespace, &resource);
+        Api::namespaced_with(context.client.clone(), &context.namespace, &resource);
     let name = object_name(&pipeline.name_any());
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     api.patch(&name, &parameters, &Patch::Apply(&manifest.body))
@@ -116,7 +111,7 @@ async fn apply_manifest(
             name: name.clone(),
             source: Box::new(source),
         })?;
-    tracing::info!(kind = ?manifest.kind, object = name, "applied");
+    tracing::info!(kind = ?manifest.kind, object = name, "object applied");
     context.metrics.applied(manifest.kind);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The loop of one namespace: watches pipelines and what belongs to them, and reconciles each when
-//! something changed or its time has come.
+//! The controller of one namespace: watches pipelines and the objects that belong to them, and
+//! reconciles a pipeline when something changed or its interval has passed.
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Shared, reconcile, retry, stores::Stores};
 
-/// Changes that wait to be looked at, before the watches wait too.
+/// Queued triggers before the watches block.
 const TRIGGERS: usize = 1024;
-/// Changes within this time make one reconcile.
+/// Changes within this time are merged into one reconcile.
 const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// Reconciles the pipelines of `namespace` until `stop`, and finishes what it has begun.
+/// Reconciles the pipelines of `namespace` until `stop`, and finishes reconciles in progress.
 pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
     let (triggers, triggered) = mpsc::channel(TRIGGERS);
@@ -38,28 +38,27 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
         return;
     }
     let api: Api<IngestionPipeline> = Api::namespaced(shared.client.clone(), &namespace);
-    let context = Arc::new(Context::new(shared, stores, triggers));
+    let context = Arc::new(Context::new(shared, namespace.clone(), stores, triggers));
     let (pipelines, writer) = reflector::store();
 
-    let forgetful = Arc::clone(&context);
+    let deleted_from = Arc::clone(&context);
     let edited = watcher(api, watcher::Config::default())
         .modify(|pipeline| pipeline.managed_fields_mut().clear())
         .default_backoff()
         .reflect(writer)
         .inspect(move |event| {
             if let Ok(watcher::Event::Delete(pipeline)) = event {
-                forgetful.forget(
-                    &pipeline.namespace().unwrap_or_default(),
-                    &pipeline.name_any(),
-                );
+                deleted_from.forget(&pipeline.name_any());
             }
         })
         .applied_objects()
-        // The operator's own status is no news to it.
+        // The operator's own status updates do not change the generation.
         .predicate_filter(predicates::generation, PredicateConfig::default())
         .filter_map(|event| async move {
             event
-                .inspect_err(|error| tracing::warn!(%error, "watch of pipelines interrupted"))
+                .inspect_err(
+                    |error| tracing::warn!(%error, "watch of pipelines interrupted, retrying"),
+                )
                 .ok()
         })
         .map(|pipeline| ObjectRef::from_obj(&pipeline));
@@ -70,7 +69,7 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
         .map(|pipeline| Ok::<_, watcher::Error>(ReconcileRequest::from(pipeline)))
         .take_until(stop.cancelled_owned());
 
-    // Unbounded concurrency: a reconcile that waits for a dead Kafka must hold up no other.
+    // Unbounded concurrency: a reconcile that waits for an unreachable Kafka must not delay others.
     let config = controller::Config::default().debounce(DEBOUNCE);
     controller::applier(
         |pipeline, context| reconcile(pipeline, context).boxed(),
@@ -85,10 +84,10 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
             Ok(_)
             | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) =>
                 {}
-            Err(error) => tracing::warn!(%error, "the reconcile loop stumbled"),
+            Err(error) => tracing::warn!(%error, "controller error, continuing"),
         }
     })
     .await;
     tasks.shutdown().await;
-    tracing::info!(namespace, "stopped reconciling");
+    tracing::info!(namespace, "controller stopped");
 }

@@ -1,23 +1,22 @@
-//! What the workers count, read from their metrics: the law wants pages and busy seconds, which no
-//! offset tells. A worker that does not answer is left out.
+//! Reads the workers' counts: the autoscaler needs pages and busy seconds, which offsets do not
+//! show. A worker that does not answer has no counts.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt, stream};
 use layra_autoscaler::{Counts, Partition, Topic};
-use layra_crds::WORKER_HTTP_PORT;
+use layra_crds::{AssignedPartition, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
 
 use super::pods::WorkerPod;
 
-/// For each worker's answer.
+/// For the answer of one worker.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// Workers that are asked at the same time.
-const AT_ONCE: usize = 16;
+/// Size of an answer: a worker with every partition of a large topic needs a fraction of it.
+const MAX_BYTES: usize = 1 << 20;
+/// Concurrent requests of one reconcile.
+const CONCURRENCY: usize = 16;
 
-/// The client for the workers' metrics.
+/// The HTTP client for the workers.
 pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .timeout(TIMEOUT)
@@ -25,7 +24,7 @@ pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
         .build()
 }
 
-/// Asks every worker that runs.
+/// The counts of every running worker that answers, by pod.
 pub(super) async fn read(
     client: &reqwest::Client,
     pods: &[WorkerPod],
@@ -33,128 +32,156 @@ pub(super) async fn read(
 ) -> BTreeMap<String, Counts> {
     let running: Vec<(String, String)> = pods
         .iter()
-        .filter_map(|pod| Some((pod.name.clone(), address(pod.address.as_deref()?))))
+        .filter_map(|pod| Some((pod.name.clone(), url(pod.address.as_deref()?))))
         .collect();
     stream::iter(running)
-        .map(|(name, address)| async move {
-            let counts = ask(client, &address, ranges_topic).await;
-            counts.map(|counts| (name, counts))
+        .map(|(pod, url)| async move {
+            match fetch(client, &url).await {
+                Ok(counts) => Some((pod, observed(&counts, ranges_topic))),
+                Err(error) => {
+                    tracing::debug!(pod, url, %error, "worker counts not read");
+                    None
+                }
+            }
         })
-        .buffer_unordered(AT_ONCE)
-        .filter_map(|answer| async { answer })
+        .buffer_unordered(CONCURRENCY)
+        .filter_map(|counts| async { counts })
         .collect()
         .await
 }
 
-fn address(ip: &str) -> String {
-    if ip.contains(':') {
-        format!("http://[{ip}]:{WORKER_HTTP_PORT}/metrics")
+fn url(address: &str) -> String {
+    let host = if address.contains(':') {
+        format!("[{address}]")
     } else {
-        format!("http://{ip}:{WORKER_HTTP_PORT}/metrics")
-    }
-}
-
-async fn ask(client: &reqwest::Client, address: &str, ranges_topic: &str) -> Option<Counts> {
-    let answer = client.get(address).send().await;
-    let text = match answer.and_then(reqwest::Response::error_for_status) {
-        Ok(answer) => answer.text().await,
-        Err(error) => Err(error),
+        address.to_owned()
     };
-    match text {
-        Ok(text) => parse(&text, ranges_topic),
-        Err(error) => {
-            tracing::debug!(address, %error, "a worker's metrics cannot be read");
-            None
+    format!("http://{host}:{WORKER_HTTP_PORT}{WORKER_COUNTS_PATH}")
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    #[error("the answer is larger than {MAX_BYTES} bytes")]
+    TooLarge,
+    #[error("the answer is not valid: {0}")]
+    Invalid(#[from] serde_json::Error),
+}
+
+/// Asks one worker. An older worker, during a rollout, answers 404.
+async fn fetch(client: &reqwest::Client, url: &str) -> Result<WorkerCounts, FetchError> {
+    let mut response = client.get(url).send().await?.error_for_status()?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MAX_BYTES {
+            return Err(FetchError::TooLarge);
         }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// The counts in the autoscaler's types.
+fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
+    Counts {
+        pages: counts.pages as f64,
+        documents: counts.documents as f64,
+        busy_seconds: counts.busy_seconds,
+        longest_seconds: counts.longest_work_seconds,
+        in_flight: counts.documents_in_flight,
+        partitions: counts
+            .partitions
+            .iter()
+            .filter_map(|assigned| partition(assigned, ranges_topic))
+            .collect(),
     }
 }
 
-/// The counts in a worker's metrics; `None` if it counts something else.
-fn parse(text: &str, ranges_topic: &str) -> Option<Counts> {
-    let mut counts = Counts::default();
-    let mut partitions = BTreeSet::new();
-    let mut is_worker = false;
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let Some((series, value)) = line.rsplit_once(' ') else {
-            continue;
-        };
-        let Ok(value) = value.parse::<f64>() else {
-            continue;
-        };
-        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-        match name {
-            "ingestion_pages_total" => counts.pages = value,
-            "ingestion_busy_seconds_total" => {
-                counts.busy_seconds = value;
-                is_worker = true;
-            }
-            "ingestion_longest_work_seconds" => counts.longest_seconds = value,
-            "ingestion_documents_in_flight" => counts.in_flight = whole(value),
-            "ingestion_files_total" if label(labels, "status") != Some("retried") => {
-                counts.documents += value;
-            }
-            "ingestion_partition_assigned" => {
-                if let Some(partition) = partition(labels, ranges_topic) {
-                    partitions.insert(partition);
-                }
-            }
-            _ => {}
-        }
-    }
-    counts.partitions = partitions;
-    is_worker.then_some(counts)
-}
-
-fn partition(labels: &str, ranges_topic: &str) -> Option<Partition> {
-    let topic = if label(labels, "topic")? == ranges_topic {
+fn partition(assigned: &AssignedPartition, ranges_topic: &str) -> Option<Partition> {
+    let topic = if assigned.topic == ranges_topic {
         Topic::Ranges
     } else {
         Topic::Tasks
     };
-    let number = label(labels, "partition")?.parse().ok()?;
+    let number = u32::try_from(assigned.partition).ok()?;
     Some(Partition { topic, number })
-}
-
-/// The value of a label; topics and partitions have no character that would be escaped.
-fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
-    labels.split(',').find_map(|pair| {
-        let (key, value) = pair.trim_end_matches('}').split_once('=')?;
-        (key == name).then(|| value.trim_matches('"'))
-    })
-}
-
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a float saturates at the bounds of the integer"
-)]
-fn whole(value: f64) -> u32 {
-    value as u32
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::{Json, Router, http::StatusCode, routing::get};
+
     use super::*;
 
-    const METRICS: &str = r#"# HELP ingestion_pages_total Pages made searchable.
-# TYPE ingestion_pages_total counter
-ingestion_pages_total 120
-ingestion_busy_seconds_total 61.5
-ingestion_longest_work_seconds 12.25
-ingestion_documents_in_flight 3
-ingestion_files_total{status="failed"} 1
-ingestion_files_total{status="retried"} 5
-ingestion_files_total{status="success"} 11
-ingestion_partition_assigned{partition="2",topic="tasks"} 1
-ingestion_partition_assigned{partition="0",topic="tasks.ranges"} 1
-"#;
+    fn counts() -> WorkerCounts {
+        let partition = |topic: &str, partition| AssignedPartition {
+            topic: topic.to_owned(),
+            partition,
+        };
+        WorkerCounts {
+            pages: 120,
+            documents: 12,
+            busy_seconds: 61.5,
+            longest_work_seconds: 12.25,
+            documents_in_flight: 3,
+            partitions: vec![partition("tasks", 2), partition("tasks.ranges", 0)],
+        }
+    }
+
+    /// Fetches from a server on this machine.
+    async fn fetch_from(router: Router) -> Result<WorkerCounts, FetchError> {
+        // Another test may have installed it already.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!(
+            "http://{}{WORKER_COUNTS_PATH}",
+            listener.local_addr().unwrap()
+        );
+        let server = tokio::spawn(async { axum::serve(listener, router).await });
+        let result = fetch(&client().unwrap(), &url).await;
+        server.abort();
+        result
+    }
+
+    #[tokio::test]
+    async fn counts_are_read_from_a_worker() {
+        let router = Router::new().route(WORKER_COUNTS_PATH, get(async || Json(counts())));
+        assert_eq!(fetch_from(router).await.unwrap(), counts());
+    }
+
+    #[tokio::test]
+    async fn an_older_worker_without_counts_is_unknown() {
+        let error = fetch_from(Router::new()).await.unwrap_err();
+        let FetchError::Http(error) = error else {
+            panic!("{error}")
+        };
+        assert_eq!(error.status(), Some(StatusCode::NOT_FOUND));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_no_counts_is_unknown() {
+        let text = Router::new().route(WORKER_COUNTS_PATH, get(async || "go_goroutines 12"));
+        assert!(matches!(
+            fetch_from(text).await,
+            Err(FetchError::Invalid(_))
+        ));
+        let endless =
+            Router::new().route(WORKER_COUNTS_PATH, get(async || " ".repeat(MAX_BYTES + 1)));
+        assert!(matches!(
+            fetch_from(endless).await,
+            Err(FetchError::TooLarge)
+        ));
+    }
 
     #[test]
-    fn counts_are_read_from_metrics() {
+    fn partitions_are_distinguished_by_their_topic() {
         let partition = |topic, number| Partition { topic, number };
         assert_eq!(
-            parse(METRICS, "tasks.ranges"),
-            Some(Counts {
+            observed(&counts(), "tasks.ranges"),
+            Counts {
                 pages: 120.0,
                 documents: 12.0,
                 busy_seconds: 61.5,
@@ -164,12 +191,13 @@ ingestion_partition_assigned{partition="0",topic="tasks.ranges"} 1
                     partition(Topic::Tasks, 2),
                     partition(Topic::Ranges, 0)
                 ]),
-            })
+            }
         );
     }
 
     #[test]
-    fn somebody_elses_metrics_are_no_counts() {
-        assert_eq!(parse("go_goroutines 12\n", "tasks.ranges"), None);
+    fn an_ipv6_address_is_put_in_brackets() {
+        assert_eq!(url("10.0.0.7"), "http://10.0.0.7:9090/counts");
+        assert_eq!(url("fd00::7"), "http://[fd00::7]:9090/counts");
     }
 }

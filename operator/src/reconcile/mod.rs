@@ -8,6 +8,7 @@ mod dry_run;
 mod observe;
 mod plan;
 mod pods;
+mod reason;
 mod report;
 mod secrets;
 mod state;
@@ -16,7 +17,6 @@ mod world;
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -34,42 +34,39 @@ use state::PipelineState;
 use stores::{Stores, Triggers};
 
 pub(crate) use controller::run;
-pub(crate) use counts::client as metrics_client;
+pub(crate) use counts::client as worker_client;
 #[cfg(test)]
 pub(crate) use pods::WorkerPod;
 
-/// The owner of every field that the operator writes.
+/// Field manager of everything that the operator applies.
 pub(crate) const FIELD_MANAGER: &str = "layra-operator";
 
-/// How often a pipeline with work or workers is looked at, beside every change that is seen.
+/// How often a pipeline with a backlog or workers is reconciled, in addition to every change.
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
-/// How often one without is: whatever happens to it triggers a look of its own.
+/// How often an idle pipeline is reconciled: every change of it triggers a reconcile anyway.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
-/// The first and the longest wait after a failure.
+/// The shortest and the longest wait after a failed reconcile.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
-/// What the pipelines of all namespaces share.
+/// Shared by the pipelines of all namespaces.
 pub(crate) struct Shared {
-    /// For Kubernetes.
     pub(crate) client: Client,
-    /// For Kafka.
     pub(crate) kafka: KafkaClients,
-    /// For Milvus.
     pub(crate) milvus: MilvusClients,
-    /// Whom events come from.
+    /// The source of published events.
     pub(crate) reporter: Reporter,
-    /// For Prometheus.
     pub(crate) metrics: Metrics,
-    /// For the workers' metrics.
+    /// Reads the workers' counts.
     pub(crate) http: reqwest::Client,
-    /// The image of workers whose spec names none.
+    /// Image of workers whose spec names none.
     pub(crate) worker_image: String,
 }
 
-/// What the reconciles of one namespace have at hand.
+/// Shared by the reconciles of one namespace.
 pub(crate) struct Context {
     shared: Arc<Shared>,
+    namespace: String,
     stores: Stores,
     triggers: Triggers,
     states: Mutex<HashMap<String, PipelineState>>,
@@ -84,20 +81,17 @@ impl std::ops::Deref for Context {
     }
 }
 
-/// A reconcile that failed and is tried again.
+/// A reconcile that failed and is retried.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReconcileError {
-    /// The worker's configuration cannot be written.
+    /// The configuration of the workers cannot be serialised.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The API server refused an object.
     #[error("{kind:?} {name} cannot be applied: {source}")]
     Apply {
-        /// The object's kind.
         kind: Kind,
-        /// The object's name.
         name: String,
-        /// Why.
         source: Box<kube::Error>,
     },
     /// The API server refused the status.
@@ -106,8 +100,8 @@ pub(crate) enum ReconcileError {
 }
 
 impl ReconcileError {
-    /// A short word for metrics.
-    fn reason(&self) -> &'static str {
+    /// The label of the error in metrics.
+    fn metric_label(&self) -> &'static str {
         match self {
             Self::Config(_) => "config",
             Self::Apply { .. } => "apply",
@@ -116,13 +110,13 @@ impl ReconcileError {
     }
 }
 
-/// Brings one pipeline a step closer to its spec.
+/// Reconciles one pipeline.
 async fn reconcile(
     pipeline: Arc<IngestionPipeline>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
     if pipeline.metadata.deletion_timestamp.is_some() {
-        // Owner references clean up. Topics, collections and documents stay.
+        // Kubernetes deletes the owned objects. Topics, collections and documents are kept.
         return Ok(Action::await_change());
     }
     let started = Instant::now();
@@ -136,7 +130,7 @@ async fn reconcile(
     context.keep_state(&pipeline, state);
     context.metrics.reconciled(
         started.elapsed(),
-        result.as_ref().err().map(ReconcileError::reason),
+        result.as_ref().err().map(ReconcileError::metric_label),
     );
     result
 }
@@ -148,19 +142,19 @@ async fn phases(
 ) -> Result<Action, ReconcileError> {
     let now = Timestamp::now();
     let past_writes = &mut state.past_writes;
-    let world = observe::observe(context, pipeline, &mut state.seen, past_writes, now).await;
+    let world = observe::observe(context, pipeline, &mut state.reads, past_writes, now).await;
     let memory = state.autoscaler.as_ref();
     let mut plan = plan::plan(pipeline, &world, memory, &context.worker_image, now)?;
     state.autoscaler = plan.autoscaler.take();
     let applied = apply::apply(context, pipeline, &plan, past_writes, now).await;
-    // A failed write is no reason not to report what was seen.
-    let told = applied.as_deref().unwrap_or_default();
-    let notes: Vec<_> = plan.notes.iter().chain(told).cloned().collect();
-    report::report(context, pipeline, &plan, &notes, &mut state.reported, now).await?;
+    // The observed state is reported even after a failed write.
+    let topic_events = applied.as_deref().unwrap_or_default();
+    let events: Vec<_> = plan.events.iter().chain(topic_events).cloned().collect();
+    report::report(context, pipeline, &plan, &events, &mut state.reported, now).await?;
     applied?;
 
-    let in_order = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
-    let idle = pipeline.spec.paused || in_order;
+    let is_settled = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
+    let idle = pipeline.spec.paused || is_settled;
     let wait = if !plan.topic_actions.is_empty() {
         FIRST_RETRY
     } else if idle {
@@ -171,14 +165,14 @@ async fn phases(
     Ok(Action::requeue(jittered(wait)))
 }
 
-/// When to try again after a failure: later with each one in a row.
+/// When to retry after a failure: later with each consecutive one.
 fn retry(
     pipeline: &Arc<IngestionPipeline>,
     error: &ReconcileError,
     context: &Arc<Context>,
 ) -> Action {
     tracing::warn!(
-        namespace = pipeline.namespace(),
+        namespace = context.namespace,
         pipeline = pipeline.name_any(),
         %error,
         "reconcile failed"
@@ -196,16 +190,16 @@ fn backoff(failures: u32) -> Duration {
         .min(LONGEST_RETRY)
 }
 
-/// Up to a tenth more or less, so that a thousand pipelines do not ask at the same moment.
+/// Up to a tenth more or less, so that a thousand pipelines are not reconciled at the same moment.
 fn jittered(wait: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish() % 201;
-    wait.mul_f64(0.9 + 0.001 * random as f64)
+    wait.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
 impl Context {
-    fn new(shared: Arc<Shared>, stores: Stores, triggers: Triggers) -> Self {
+    fn new(shared: Arc<Shared>, namespace: String, stores: Stores, triggers: Triggers) -> Self {
         Self {
             shared,
+            namespace,
             stores,
             triggers,
             states: Mutex::default(),
@@ -213,7 +207,7 @@ impl Context {
         }
     }
 
-    /// Takes the state of a pipeline out. The runtime never reconciles a pipeline twice at once.
+    /// Takes the state of a pipeline. The runtime never runs two reconciles of one pipeline at once.
     fn take_state(&self, pipeline: &IngestionPipeline) -> PipelineState {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let state = states.remove(&pipeline.name_any());
@@ -230,13 +224,13 @@ impl Context {
         states.insert(pipeline.name_any(), state);
     }
 
-    /// Forgets a pipeline that is gone.
-    fn forget(&self, namespace: &str, name: &str) {
+    /// Drops the state and the metrics of a deleted pipeline.
+    fn forget(&self, name: &str) {
         self.states
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);
-        self.metrics.forget(namespace, name);
+        self.metrics.forget(&self.namespace, name);
     }
 }
 
@@ -245,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_wait_longer_and_longer() {
+    fn the_wait_doubles_with_each_failure_up_to_a_minute() {
         let seconds: Vec<u64> = (1..9).map(|failures| backoff(failures).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff(u32::MAX), LONGEST_RETRY);

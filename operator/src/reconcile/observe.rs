@@ -1,5 +1,5 @@
-//! All reads of a reconcile. Kubernetes objects come from the watch caches, Secrets, Kafka and
-//! Milvus are asked, each with a time limit. It changes nothing but [`Seen`].
+//! All reads of a reconcile. Kubernetes objects come from the watch caches; Secrets, Kafka, Milvus and
+//! the workers are queried, each with a timeout. It changes nothing but the [`ReadCache`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,80 +11,84 @@ use layra_crds::{IngestionPipeline, KafkaSecurity, SecretKind};
 use super::{
     Context, counts,
     pods::WorkerPod,
+    reason::Reason,
     secrets::ReadSecret,
-    world::{Live, PastWrites, Problem, SecretSeen, Topics, World},
+    world::{Live, PastWrites, Problem, SecretState, Topics, World},
 };
 use crate::{
-    kafka::{Asker, Connection, KafkaError, Question},
+    kafka::{Connection, KafkaError, Question, Subscriber},
     milvus::{IndexReport, MilvusError},
     resources,
 };
 
-/// How often workers are asked what they count.
+/// How often the workers' counts are read.
 const COUNTS_AGE: SignedDuration = SignedDuration::from_secs(5);
-/// For so long a cluster that stops answering counts as it was: one lost answer is no outage.
+/// For this long the topics are taken as unchanged while Kafka does not answer: one lost answer is
+/// not an outage.
 const TOPICS_AGE: SignedDuration = SignedDuration::from_secs(30);
-/// How often indexes are compared, and how soon again after a failure.
+/// How often indexes are checked, after a success and after a failure.
 const INDEXES_AGE: SignedDuration = SignedDuration::from_secs(120);
 const FAILED_INDEXES_AGE: SignedDuration = SignedDuration::from_secs(10);
 
-/// What was read, for as long as it need not be read again.
+/// Results of earlier reads that are still recent enough.
 #[derive(Default)]
-pub(super) struct Seen {
-    /// What the workers counted when they were asked last.
+pub(super) struct ReadCache {
     counts: Option<(Timestamp, BTreeMap<String, Counts>)>,
-    /// The topics as they were seen last.
     topics: Option<(Timestamp, Topics)>,
-    /// The last comparison of indexes.
     indexes: Option<IndexCheck>,
 }
 
-/// A comparison of indexes.
 struct IndexCheck {
     at: Timestamp,
-    /// The generation of the spec that it was made for.
+    /// Generation of the spec that the indexes were compared with.
     generation: Option<i64>,
     result: Result<IndexReport, Problem>,
 }
 
-impl Seen {
+impl ReadCache {
     fn recent_topics(&self, now: Timestamp) -> Option<Topics> {
         let (at, topics) = self.topics.as_ref()?;
         (now.duration_since(*at) < TOPICS_AGE).then_some(*topics)
     }
 }
 
-/// Looks at everything that a plan depends on.
+/// Reads everything that a plan depends on.
 pub(super) async fn observe(
     context: &Context,
     pipeline: &IngestionPipeline,
-    seen: &mut Seen,
+    cache: &mut ReadCache,
     past_writes: &PastWrites,
     now: Timestamp,
 ) -> World {
-    let secrets = context.secrets.read(&context.client, pipeline, now).await;
+    let secrets = context
+        .secrets
+        .read(&context.client, &context.namespace, &pipeline.spec, now)
+        .await;
     let kafka = connection(pipeline, &secrets);
     let pods = worker_pods(context, pipeline, now);
     let (answer, indexes, counts) = tokio::join!(
-        ask_kafka(context, pipeline, kafka.as_ref()),
-        compare_indexes(context, pipeline, &secrets, seen.indexes.take(), now),
-        read_counts(context, pipeline, &pods, seen.counts.take(), now),
+        query_kafka(context, pipeline, kafka.as_ref()),
+        check_indexes(context, pipeline, &secrets, cache.indexes.take(), now),
+        read_counts(context, pipeline, &pods, cache.counts.take(), now),
     );
-    seen.counts = Some(counts.clone());
+    cache.counts = Some(counts.clone());
     let (topics, backlog) = match answer {
         Ok((topics, backlog)) => {
-            seen.topics = Some((now, topics));
+            cache.topics = Some((now, topics));
             (Ok(topics), backlog)
         }
-        Err(problem) => (seen.recent_topics(now).ok_or(problem.clone()), Err(problem)),
+        Err(problem) => (
+            cache.recent_topics(now).ok_or(problem.clone()),
+            Err(problem),
+        ),
     };
     let report = indexes.result.clone();
-    seen.indexes = Some(indexes);
+    cache.indexes = Some(indexes);
     World {
         live: live(context, pipeline),
         pods,
         secrets_hash: secrets_hash(&secrets),
-        secrets: secrets.into_iter().map(|secret| secret.seen).collect(),
+        secrets: secrets.into_iter().map(|secret| secret.state).collect(),
         kafka,
         topics,
         backlog,
@@ -96,21 +100,21 @@ pub(super) async fn observe(
 
 fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
     let name = resources::object_name(&pipeline.name_any());
-    let namespace = pipeline.namespace().unwrap_or_default();
+    let namespace = &context.namespace;
     let stores = &context.stores;
     Live {
         config_map: stores
             .config_maps
-            .get(&ObjectRef::new(&name).within(&namespace)),
+            .get(&ObjectRef::new(&name).within(namespace)),
         deployment: stores
             .deployments
-            .get(&ObjectRef::new(&name).within(&namespace)),
+            .get(&ObjectRef::new(&name).within(namespace)),
         service: stores
             .services
-            .get(&ObjectRef::new(&name).within(&namespace)),
+            .get(&ObjectRef::new(&name).within(namespace)),
         disruption_budget: stores
             .disruption_budgets
-            .get(&ObjectRef::new(&name).within(&namespace)),
+            .get(&ObjectRef::new(&name).within(namespace)),
     }
 }
 
@@ -124,26 +128,26 @@ fn worker_pods(context: &Context, pipeline: &IngestionPipeline, now: Timestamp) 
 }
 
 fn secrets_hash(secrets: &[ReadSecret]) -> Option<String> {
-    if secrets.iter().any(|secret| secret.seen.problem.is_some()) {
+    if secrets.iter().any(|secret| secret.state.problem.is_some()) {
         return None;
     }
     let data: Vec<_> = secrets
         .iter()
-        .map(|secret| (secret.seen.kind.directory(), &secret.data))
+        .map(|secret| (secret.state.kind.directory(), &secret.data))
         .collect();
     Some(resources::hash_of(&data))
 }
 
-/// How to reach the pipeline's Kafka, or why that cannot be known.
+/// The connection to the pipeline's Kafka, or why the Secret for it cannot be used.
 fn connection(pipeline: &IngestionPipeline, secrets: &[ReadSecret]) -> Result<Connection, Problem> {
     let security = match secrets
         .iter()
-        .find(|secret| secret.seen.kind == SecretKind::Kafka)
+        .find(|secret| secret.state.kind == SecretKind::Kafka)
     {
         None => KafkaSecurity::plaintext(),
         Some(ReadSecret {
-            seen:
-                SecretSeen {
+            state:
+                SecretState {
                     problem: Some(problem),
                     ..
                 },
@@ -160,7 +164,7 @@ fn connection(pipeline: &IngestionPipeline, secrets: &[ReadSecret]) -> Result<Co
     })
 }
 
-async fn ask_kafka(
+async fn query_kafka(
     context: &Context,
     pipeline: &IngestionPipeline,
     connection: Result<&Connection, &Problem>,
@@ -176,14 +180,14 @@ async fn ask_kafka(
     let servers = &kafka.bootstrap_servers;
     let triggers = context.triggers.clone();
     let reference = ObjectRef::from_obj(pipeline);
-    // A queue that is full means that there is enough to do; the pipeline's time comes anyway.
-    let asker = Asker {
+    // With a full queue the trigger is dropped: the pipeline is reconciled after its interval anyway.
+    let subscriber = Subscriber {
         name: reference.to_string(),
         on_change: Arc::new(move || drop(triggers.try_send(reference.clone()))),
     };
     let answer = context
         .kafka
-        .ask(connection, &question, &asker)
+        .query(connection, &question, &subscriber)
         .await
         .map_err(|error| kafka_problem(&error, servers))?;
     let topics = Topics {
@@ -202,19 +206,22 @@ async fn ask_kafka(
 
 fn kafka_problem(error: &KafkaError, servers: &str) -> Problem {
     match error {
-        KafkaError::Settings(_) => Problem::new("KafkaSettingsInvalid", error.to_string()),
+        KafkaError::Settings(message) => Problem::new(
+            Reason::KafkaSettingsInvalid,
+            format!("The Kafka client cannot be created: {message}"),
+        ),
         KafkaError::Unreachable(message) => Problem::new(
-            "KafkaUnreachable",
+            Reason::KafkaUnreachable,
             format!("Kafka at {servers} does not answer: {message}"),
         ),
         KafkaError::Refused(message) => Problem::new(
-            "KafkaRefused",
-            format!("Kafka at {servers} refused: {message}"),
+            Reason::KafkaRefused,
+            format!("Kafka at {servers} refused the request: {message}"),
         ),
     }
 }
 
-/// What the workers counted, at most some seconds old.
+/// The counts of the workers, at most [`COUNTS_AGE`] old.
 async fn read_counts(
     context: &Context,
     pipeline: &IngestionPipeline,
@@ -231,8 +238,8 @@ async fn read_counts(
     }
 }
 
-/// The last comparison while it is fresh, else a new one.
-async fn compare_indexes(
+/// The last check while it is recent, else a new one.
+async fn check_indexes(
     context: &Context,
     pipeline: &IngestionPipeline,
     secrets: &[ReadSecret],
@@ -241,12 +248,12 @@ async fn compare_indexes(
 ) -> IndexCheck {
     let generation = pipeline.metadata.generation;
     if let Some(last) = last {
-        let allowed = if last.result.is_ok() {
+        let max_age = if last.result.is_ok() {
             INDEXES_AGE
         } else {
             FAILED_INDEXES_AGE
         };
-        if last.generation == generation && now.duration_since(last.at) < allowed {
+        if last.generation == generation && now.duration_since(last.at) < max_age {
             return last;
         }
     }
@@ -266,8 +273,8 @@ async fn indexes(
     let spec = &pipeline.spec.stores.milvus;
     let secret = secrets
         .iter()
-        .find(|secret| secret.seen.kind == SecretKind::Milvus);
-    if let Some(problem) = secret.and_then(|secret| secret.seen.problem.clone()) {
+        .find(|secret| secret.state.kind == SecretKind::Milvus);
+    if let Some(problem) = secret.and_then(|secret| secret.state.problem.clone()) {
         return Err(problem);
     }
     let token = secret.and_then(|secret| secret.text("token"));
@@ -277,12 +284,12 @@ async fn indexes(
         .await
         .map_err(|error| match error {
             MilvusError::Unreachable(message) => Problem::new(
-                "MilvusUnreachable",
+                Reason::MilvusUnreachable,
                 format!("Milvus at {} does not answer: {message}", spec.uri),
             ),
             MilvusError::Unauthenticated(message) => Problem::new(
-                "MilvusUnauthenticated",
-                format!("Milvus at {} refused the token: {message}", spec.uri),
+                Reason::MilvusUnauthenticated,
+                format!("Milvus at {} rejected the token: {message}", spec.uri),
             ),
         })
 }

@@ -1,5 +1,5 @@
-//! The worker pods in plain data. Kubernetes' conditions, phases and times are read here and nowhere
-//! else; the containers stay in its own words. Pure.
+//! The worker pods as plain data. The conditions, phases and times of pods are interpreted only here;
+//! container statuses are passed on unchanged. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -11,40 +11,34 @@ use layra_autoscaler::Phase;
 
 use crate::resources::{DELETION_COST, FETCH_MODEL, WORKER};
 
-/// A worker pod.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerPod {
-    /// Its name.
     pub(crate) name: String,
-    /// When it was made.
     pub(crate) created: Option<Timestamp>,
-    /// It was told to stop.
-    pub(crate) leaving: bool,
-    /// It has ended, and does not run again.
+    /// It is being deleted.
+    pub(crate) terminating: bool,
+    /// It succeeded or failed, and does not run again.
     pub(crate) ended: bool,
-    /// How far it is.
     pub(crate) phase: Phase,
-    /// No node has room for it.
+    /// Set while it is pending because no node has room for it.
     pub(crate) unschedulable: Option<Unschedulable>,
-    /// Its IP address, while it runs.
+    /// IP address, while it runs.
     pub(crate) address: Option<String>,
-    /// Its value of [`DELETION_COST`].
+    /// Value of [`DELETION_COST`].
     pub(crate) deletion_cost: Option<String>,
-    /// The container that fetches the model, and the worker; others are not the operator's.
+    /// Status of the containers that the operator defines: the model fetcher and the worker.
     pub(crate) containers: Vec<ContainerStatus>,
 }
 
-/// Why no node has room for a pod.
+/// The scheduler's reason for a pending pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unschedulable {
-    /// Since when.
     pub(crate) since: Option<Timestamp>,
-    /// What the scheduler says.
     pub(crate) message: String,
 }
 
 impl WorkerPod {
-    /// Reads a pod as it is `now`.
+    /// Interprets a pod at the time `now`.
     pub(crate) fn read(pod: &Pod, now: Timestamp) -> Self {
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
@@ -53,7 +47,7 @@ impl WorkerPod {
         Self {
             name: pod.name_any(),
             created,
-            leaving: pod.metadata.deletion_timestamp.is_some(),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
             ended: matches!(phase, Some("Failed" | "Succeeded")),
             phase: worker_phase(pod, unschedulable.as_ref(), created, now),
             unschedulable,
@@ -77,22 +71,22 @@ fn worker_phase(
             .filter(|condition| condition.status == "True")
             .map(|condition| time(condition.last_transition_time.as_ref()))
     };
-    let placed = since("PodScheduled").flatten();
+    let scheduled = since("PodScheduled").flatten();
     if let Some(ready) = since("Ready") {
-        // A container that was restarted became ready more than once.
-        let started_in = placed
+        // After a restart the readiness is not the first one.
+        let started_in = scheduled
             .zip(ready)
             .filter(|_| restarts(pod) == 0)
-            .map(|(placed, ready)| ready.duration_since(placed).as_secs_f64())
+            .map(|(scheduled, ready)| ready.duration_since(scheduled).as_secs_f64())
             .filter(|seconds| *seconds >= 0.0);
         return Phase::Ready { started_in };
     }
     match unschedulable {
-        Some(waiting) => Phase::Waiting {
-            since: waiting.since.or(created).unwrap_or(now),
+        Some(pending) => Phase::Waiting {
+            since: pending.since.or(created).unwrap_or(now),
         },
         None => Phase::Starting {
-            since: placed.or(created).unwrap_or(now),
+            since: scheduled.or(created).unwrap_or(now),
         },
     }
 }
@@ -161,8 +155,8 @@ mod tests {
 
     #[test]
     fn phases_are_read_from_the_pods_conditions() {
-        let placed = condition("PodScheduled", "True", "", "2026-11-25T10:01:00Z");
-        let waiting = condition(
+        let scheduled = condition("PodScheduled", "True", "", "2026-11-25T10:01:00Z");
+        let pending = condition(
             "PodScheduled",
             "False",
             "Unschedulable",
@@ -176,19 +170,19 @@ mod tests {
             }
         );
         assert_eq!(
-            phase_of(&json!([waiting])),
+            phase_of(&json!([pending])),
             Phase::Waiting {
                 since: at("2026-11-25T10:00:01Z")
             }
         );
         assert_eq!(
-            phase_of(&json!([placed])),
+            phase_of(&json!([scheduled])),
             Phase::Starting {
                 since: at("2026-11-25T10:01:00Z")
             }
         );
         assert_eq!(
-            phase_of(&json!([placed, ready])),
+            phase_of(&json!([scheduled, ready])),
             Phase::Ready {
                 started_in: Some(150.0)
             }

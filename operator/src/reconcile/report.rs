@@ -1,4 +1,4 @@
-//! What a reconcile tells: status, events, metrics. The status is written only when it changed.
+//! Reports a reconcile: status, events, metrics. The status is written only when it changed.
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{
@@ -11,13 +11,13 @@ use serde_json::json;
 
 use super::{
     Context, FIELD_MANAGER, ReconcileError,
-    plan::{Note, Plan},
+    plan::{PipelineEvent, Plan},
 };
 
-/// A status that differs in numbers alone is written at most this often.
-const NUMBERS_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
+/// A status of which only the lag changed is written at most this often.
+const LAG_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
-/// When the status was written last.
+/// When the status was last written.
 #[derive(Default)]
 pub(super) struct Reported(Option<Timestamp>);
 
@@ -26,28 +26,32 @@ pub(super) async fn report(
     context: &Context,
     pipeline: &IngestionPipeline,
     plan: &Plan,
-    notes: &[Note],
+    events: &[PipelineEvent],
     reported: &mut Reported,
     now: Timestamp,
 ) -> Result<(), ReconcileError> {
     let status = &plan.status;
-    context
-        .metrics
-        .observe(pipeline, status, plan.decision.as_ref());
+    context.metrics.observe(
+        &context.namespace,
+        &pipeline.name_any(),
+        status,
+        plan.decision.as_ref(),
+    );
     let before = pipeline.status.clone().unwrap_or_default();
     if is_due(&before, status, reported.0, now) {
         write(context, pipeline, status).await?;
         reported.0 = Some(now);
     }
     let reference = pipeline.object_ref(&());
-    for note in notes {
-        tracing::info!(reason = note.reason, message = note.message, "event");
-        // A recorder of its own for each: a shared one would show the first sentence of a reason
-        // for minutes, and a plan notes changes only.
+    for event in events {
+        let reason = event.reason.as_str();
+        tracing::info!(reason, note = event.message, "publishing event");
+        // One recorder per event: a shared one would aggregate events of one reason for minutes
+        // and keep the first message. A plan has events for changes only.
         let recorder = Recorder::new(context.client.clone(), context.reporter.clone());
-        if let Err(error) = recorder.publish(&note.to_event(), &reference).await {
-            // The condition says it too; a lost event is no reason to repeat the reconcile.
-            tracing::warn!(%error, reason = note.reason, "event not published");
+        if let Err(error) = recorder.publish(&event.to_kubernetes(), &reference).await {
+            // The condition has the same message, so the reconcile is not retried for an event.
+            tracing::warn!(%error, reason, "event not published");
         }
     }
     Ok(())
@@ -62,11 +66,11 @@ fn is_due(
     if before == after {
         return false;
     }
-    let waited = reported.is_none_or(|at| now.duration_since(at) >= NUMBERS_INTERVAL);
-    waited || without_numbers(before) != without_numbers(after)
+    let waited = reported.is_none_or(|at| now.duration_since(at) >= LAG_INTERVAL);
+    waited || without_lag(before) != without_lag(after)
 }
 
-fn without_numbers(status: &IngestionPipelineStatus) -> IngestionPipelineStatus {
+fn without_lag(status: &IngestionPipelineStatus) -> IngestionPipelineStatus {
     let mut status = status.clone();
     status.lag = None;
     status
@@ -77,8 +81,7 @@ async fn write(
     pipeline: &IngestionPipeline,
     status: &IngestionPipelineStatus,
 ) -> Result<(), ReconcileError> {
-    let namespace = pipeline.namespace().unwrap_or_default();
-    let api: Api<IngestionPipeline> = Api::namespaced(context.client.clone(), &namespace);
+    let api: Api<IngestionPipeline> = Api::namespaced(context.client.clone(), &context.namespace);
     let body = json!({
         "apiVersion": format!("{API_GROUP}/v1alpha1"),
         "kind": "IngestionPipeline",
@@ -113,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_alone_are_written_every_ten_seconds() {
+    fn a_changed_lag_is_written_every_ten_seconds() {
         assert!(is_due(&lag(1), &lag(2), None, at(100)));
         assert!(!is_due(&lag(1), &lag(2), Some(at(91)), at(100)));
         assert!(is_due(&lag(1), &lag(2), Some(at(90)), at(100)));
     }
 
     #[test]
-    fn anything_else_is_written_at_once() {
+    fn any_other_change_is_written_at_once() {
         let ready = IngestionPipelineStatus {
             ready_replicas: Some(1),
             ..lag(1)

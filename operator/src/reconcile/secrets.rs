@@ -1,5 +1,5 @@
-//! The Secrets that pipelines name, read once for all of them. They are never listed or watched: the
-//! operator may only get those that somebody names.
+//! Reads the Secrets that pipelines name, with a cache that the pipelines of a namespace share. They
+//! are never listed or watched: the operator may only get those that a pipeline names.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,37 +8,40 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{Api, Client, ResourceExt};
-use layra_crds::{IngestionPipeline, KafkaSecurity, ReferencedSecret, SecretKind, secret_text};
+use kube::{Api, Client};
+use layra_crds::{IngestionPipelineSpec, KafkaSecurity, ReferencedSecret, SecretKind, secret_text};
 
-use super::world::{Problem, SecretSeen};
+use super::{
+    reason::Reason,
+    world::{Problem, SecretState},
+};
 
-/// How old a Secret may be; a rotated one is seen after this long at the latest.
-const AGE: SignedDuration = SignedDuration::from_secs(60);
-/// A Secret that cannot be used is looked at with every reconcile.
-const UNUSABLE_AGE: SignedDuration = SignedDuration::from_secs(2);
-/// A Secret that nobody asked for this long is forgotten.
-const INTEREST: SignedDuration = SignedDuration::from_mins(10);
+/// A usable Secret is read again after this long: the longest delay until a rotation is noticed.
+const TTL: SignedDuration = SignedDuration::from_secs(60);
+/// An unusable Secret is read again with almost every reconcile.
+const UNUSABLE_TTL: SignedDuration = SignedDuration::from_secs(2);
+/// A Secret that was not read again for this long is dropped from the cache.
+const IDLE: SignedDuration = SignedDuration::from_mins(10);
 
-/// The Secrets of one namespace as they were read last, `None` for one that does not exist.
+/// The Secrets of one namespace with the time of the read, `None` for one that does not exist.
 #[derive(Default)]
 pub(super) struct SecretCache(Mutex<HashMap<String, (Timestamp, Option<Secret>)>>);
 
 impl SecretCache {
-    /// The Secrets that a pipeline names; those that are old are read again.
+    /// The Secrets that a spec names; those whose TTL has passed are read again.
     pub(super) async fn read(
         &self,
         client: &Client,
-        pipeline: &IngestionPipeline,
+        namespace: &str,
+        spec: &IngestionPipelineSpec,
         now: Timestamp,
     ) -> Vec<ReadSecret> {
-        let namespace = pipeline.namespace().unwrap_or_default();
-        let api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+        let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
         let mut read = Vec::new();
-        for reference in pipeline.spec.secrets() {
-            let result = match self.fresh(&reference, now) {
+        for reference in spec.secrets() {
+            let result = match self.cached(&reference, now) {
                 Ok(secret) => Ok(secret),
-                Err(TooOld) => match api.get_opt(reference.name).await {
+                Err(Expired) => match api.get_opt(reference.name).await {
                     Ok(secret) => {
                         let name = reference.name.to_owned();
                         self.lock().insert(name, (now, secret.clone()));
@@ -50,24 +53,24 @@ impl SecretCache {
             read.push(ReadSecret::new(&reference, result));
         }
         self.lock()
-            .retain(|_, (at, _)| now.duration_since(*at) < INTEREST);
+            .retain(|_, (at, _)| now.duration_since(*at) < IDLE);
         read
     }
 
-    fn fresh(
+    fn cached(
         &self,
         reference: &ReferencedSecret<'_>,
         now: Timestamp,
-    ) -> Result<Option<Secret>, TooOld> {
-        let known = self.lock();
-        let (at, secret) = known.get(reference.name).ok_or(TooOld)?;
+    ) -> Result<Option<Secret>, Expired> {
+        let cached = self.lock();
+        let (at, secret) = cached.get(reference.name).ok_or(Expired)?;
         let read = ReadSecret::new(reference, Ok(secret.clone()));
-        let usable = read.seen.problem.is_none();
-        let allowed = if usable { AGE } else { UNUSABLE_AGE };
-        if now.duration_since(*at) < allowed {
+        let usable = read.state.problem.is_none();
+        let ttl = if usable { TTL } else { UNUSABLE_TTL };
+        if now.duration_since(*at) < ttl {
             Ok(secret.clone())
         } else {
-            Err(TooOld)
+            Err(Expired)
         }
     }
 
@@ -76,13 +79,12 @@ impl SecretCache {
     }
 }
 
-/// A Secret has to be read again.
-struct TooOld;
+/// The Secret must be read from the API server.
+struct Expired;
 
 /// A Secret that a pipeline names.
 pub(super) struct ReadSecret {
-    /// What is said of it.
-    pub(super) seen: SecretSeen,
+    pub(super) state: SecretState,
     /// The referenced values by the name of the worker's file; empty if the Secret cannot be used.
     pub(super) data: BTreeMap<String, ByteString>,
 }
@@ -95,40 +97,40 @@ impl ReadSecret {
             Err(problem) => (BTreeMap::new(), Some(problem)),
         };
         let mut secret = Self {
-            seen: SecretSeen {
+            state: SecretState {
                 kind,
                 name: reference.name.to_owned(),
                 problem,
             },
             data,
         };
-        if secret.seen.problem.is_none() && kind == SecretKind::Kafka {
-            secret.seen.problem = secret.kafka_security().err();
+        if secret.state.problem.is_none() && kind == SecretKind::Kafka {
+            secret.state.problem = secret.kafka_security().err();
         }
         secret
     }
 
-    /// The text of a worker's file, read as the workers read it.
+    /// The value of a worker's file, interpreted as the workers do.
     pub(super) fn text(&self, file: &str) -> Option<&str> {
         let ByteString(value) = self.data.get(file)?;
         secret_text(value).ok().flatten()
     }
 
-    /// How Kafka is reached with this Secret.
+    /// The security settings for Kafka in this Secret.
     pub(super) fn kafka_security(&self) -> Result<KafkaSecurity, Problem> {
         let value = |key| self.data.get(key).map(|value: &ByteString| &*value.0);
         let keys = self.data.keys().map(String::as_str);
         KafkaSecurity::from_secret(keys, value).map_err(|error| {
             Problem::new(
-                "KafkaSecretInvalid",
-                format!("Secret {} cannot be used: {error}.", self.seen.name),
+                Reason::KafkaSecretInvalid,
+                format!("Secret {} cannot be used: {error}.", self.state.name),
             )
         })
     }
 }
 
-/// The referenced values of a Secret, by the name of the worker's file. Only they count: a change
-/// of another key restarts no worker.
+/// The referenced values of a Secret, by the name of the worker's file. A change of another key
+/// restarts no worker.
 fn data_of(
     reference: &ReferencedSecret<'_>,
     read: Result<Option<Secret>, String>,
@@ -142,8 +144,8 @@ fn data_of(
         )
     };
     let secret = read
-        .map_err(|error| problem("SecretUnreadable", format!("cannot be read: {error}")))?
-        .ok_or_else(|| problem("SecretNotFound", "does not exist.".to_owned()))?;
+        .map_err(|error| problem(Reason::SecretUnreadable, format!("cannot be read: {error}")))?
+        .ok_or_else(|| problem(Reason::SecretNotFound, "does not exist.".to_owned()))?;
     let mut data = secret.data.unwrap_or_default();
     let Some(key) = reference.key else {
         return Ok(data);
@@ -151,16 +153,16 @@ fn data_of(
     let name = key.name;
     let value = data
         .remove(name)
-        .ok_or_else(|| problem("SecretKeyMissing", format!("has no key `{name}`.")))?;
+        .ok_or_else(|| problem(Reason::SecretKeyMissing, format!("has no key `{name}`.")))?;
     match secret_text(&value.0) {
         Ok(Some(_)) => Ok(BTreeMap::from([(key.file.to_owned(), value)])),
         Ok(None) => {
             let what = format!("has an empty key `{name}`.");
-            Err(problem("SecretKeyMissing", what))
+            Err(problem(Reason::SecretKeyMissing, what))
         }
         Err(error) => {
-            let what = format!("has a key `{name}` that is {error}.");
-            Err(problem("SecretUnreadable", what))
+            let what = format!("cannot be used: the value of key `{name}` is {error}.");
+            Err(problem(Reason::SecretUnreadable, what))
         }
     }
 }
@@ -195,36 +197,36 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_no_worker_could_read_is_refused_with_the_keys_name() {
+    fn an_unusable_secret_is_reported_with_the_key() {
         use SecretKind::{Kafka, Milvus, Mongodb, ObjectStore};
         for (kind, key, entries, reason, word) in [
-            (Mongodb, "url", vec![], "SecretKeyMissing", "`url`"),
+            (Mongodb, "url", vec![], Reason::SecretKeyMissing, "`url`"),
             (
                 Mongodb,
                 "uri",
                 vec![("uri", &b" \n"[..])],
-                "SecretKeyMissing",
+                Reason::SecretKeyMissing,
                 "`uri`",
             ),
             (
                 Milvus,
                 "token",
                 vec![("token", &b"\xff"[..])],
-                "SecretUnreadable",
+                Reason::SecretUnreadable,
                 "`token`",
             ),
             (
                 ObjectStore,
                 "secretKey",
                 vec![("accessKey", &b"me"[..])],
-                "SecretKeyMissing",
+                Reason::SecretKeyMissing,
                 "`secretKey`",
             ),
             (
                 Kafka,
                 "",
                 vec![("username", &b"me"[..])],
-                "KafkaSecretInvalid",
+                Reason::KafkaSecretInvalid,
                 "`password`",
             ),
             (
@@ -235,11 +237,11 @@ mod tests {
                     ("password", &b"x"[..]),
                     ("ca.pem", &b"x"[..]),
                 ],
-                "KafkaSecretInvalid",
+                Reason::KafkaSecretInvalid,
                 "`ca.pem`",
             ),
         ] {
-            let problem = read(kind, key, &entries).seen.problem.expect(word);
+            let problem = read(kind, key, &entries).state.problem.expect(word);
             assert_eq!(problem.reason, reason);
             assert!(problem.message.contains("Secret mine"), "{problem:?}");
             assert!(problem.message.contains(word), "{problem:?}");
@@ -247,9 +249,9 @@ mod tests {
     }
 
     #[test]
-    fn a_usable_secret_is_read_without_the_line_break_of_its_file() {
+    fn a_line_break_at_the_end_of_a_value_is_removed() {
         let secret = read(SecretKind::Milvus, "t", &[("t", b"root:Milvus\n")]);
-        assert!(secret.seen.problem.is_none());
+        assert!(secret.state.problem.is_none());
         assert_eq!(secret.text("file"), Some("root:Milvus"));
     }
 
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kafka_secret_that_was_mended_is_seen_soon() {
+    fn a_fixed_kafka_secret_is_noticed_within_seconds() {
         let cache = SecretCache::default();
         let at = Timestamp::UNIX_EPOCH;
         for (username, usable) in [("me", false), ("", true)] {
@@ -274,9 +276,9 @@ mod tests {
                 ..Secret::default()
             };
             cache.lock().insert("mine".to_owned(), (at, Some(secret)));
-            let later = at + UNUSABLE_AGE;
+            let later = at + UNUSABLE_TTL;
             let reference = reference(SecretKind::Kafka, "");
-            assert_eq!(cache.fresh(&reference, later).is_ok(), usable);
+            assert_eq!(cache.cached(&reference, later).is_ok(), usable);
         }
     }
 }

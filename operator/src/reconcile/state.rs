@@ -1,24 +1,24 @@
-//! What the operator remembers of a pipeline between two reconciles: a part for each phase, which
-//! no other phase changes. Losing it, with the process, costs a few reads and keeps workers a little
-//! longer; nothing else depends on it.
+//! The state that the operator keeps of a pipeline between two reconciles. Each phase has its own
+//! part, which no other phase changes. When the process restarts, a few reads are repeated and a
+//! scale-down comes a little later; nothing else depends on this state.
 
 use layra_autoscaler::Memory;
 
-use super::{observe::Seen, report::Reported, world::PastWrites};
+use super::{observe::ReadCache, report::Reported, world::PastWrites};
 
-/// What is remembered of one pipeline.
+/// The state of one pipeline.
 #[derive(Default)]
 pub(super) struct PipelineState {
-    /// The UID this state belongs to: a recreated pipeline of the same name starts without it.
+    /// UID of the pipeline: a recreated pipeline of the same name starts with an empty state.
     pub(super) uid: Option<String>,
-    /// Of observe: what was read.
-    pub(super) seen: Seen,
-    /// Of plan: what the autoscaler remembers; begins with the first decision.
+    /// Of observe.
+    pub(super) reads: ReadCache,
+    /// Of plan: the autoscaler's state, `None` before the first decision.
     pub(super) autoscaler: Option<Memory>,
-    /// Of apply: what became of writes.
+    /// Of apply.
     pub(super) past_writes: PastWrites,
-    /// Of report: when it reported.
+    /// Of report.
     pub(super) reported: Reported,
-    /// Reconciles that failed in a row.
+    /// Consecutive failed reconciles.
     pub(super) failures: u32,
 }

@@ -1,6 +1,6 @@
-//! The watch caches of one namespace. Reads of Kubernetes objects come from here, and every change
-//! of an object that belongs to a pipeline triggers its reconcile. Secrets are not cached: the
-//! operator may only get those that a pipeline names.
+//! The watch caches of one namespace. Kubernetes objects are read from here, and every change of an
+//! object that belongs to a pipeline triggers a reconcile of the pipeline. Secrets are not watched:
+//! the operator may only get those that a pipeline names.
 
 use std::fmt::Debug;
 
@@ -27,10 +27,10 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::resources::{INSTANCE_LABEL, MANAGED_BY, WORKER_PODS};
 
-/// Pipelines to reconcile.
+/// The queue of pipelines to reconcile.
 pub(super) type Triggers = mpsc::Sender<ObjectRef<IngestionPipeline>>;
 
-/// The caches.
+/// The caches of one namespace.
 pub(crate) struct Stores {
     pub(super) config_maps: Store<ConfigMap>,
     pub(super) deployments: Store<Deployment>,
@@ -40,7 +40,7 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// Starts the watches on `tasks`.
+    /// Spawns the watches on `tasks`.
     pub(super) fn start(
         client: &Client,
         namespace: &str,
@@ -56,7 +56,7 @@ impl Stores {
         }
     }
 
-    /// Waits until every cache has been filled once.
+    /// Waits until every cache has its first list.
     pub(super) async fn filled(&self) -> Result<(), reflector::store::WriterDropped> {
         self.config_maps.wait_until_ready().await?;
         self.deployments.wait_until_ready().await?;
@@ -103,7 +103,7 @@ where
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted");
+                    tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted, retrying");
                 }
             }
         }
@@ -111,7 +111,7 @@ where
     store
 }
 
-/// The pipeline that an object is labelled with.
+/// The pipeline that the label of an object names.
 fn pipeline_of<K: Resource>(object: &K) -> Option<ObjectRef<IngestionPipeline>> {
     let name = object.labels().get(INSTANCE_LABEL)?;
     Some(ObjectRef::new(name).within(&object.namespace()?))

@@ -1,4 +1,4 @@
-//! What a reconcile has seen. Plain data: `observe` fills it, `plan` reads it.
+//! The observed state of a pipeline. Plain data: `observe` fills it, `plan` reads it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,39 +11,36 @@ use k8s_openapi::api::{
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
-use super::pods::WorkerPod;
+use super::{pods::WorkerPod, reason::Reason};
 use crate::{
     kafka::{Connection, TopicState},
     milvus::IndexReport,
     resources::Kind,
 };
 
-/// Everything that a plan depends on, beside the pipeline itself and the clock.
+/// Everything that a plan depends on in addition to the pipeline and the time.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
-    /// The pipeline's objects as they are.
     pub(crate) live: Live,
-    /// The worker pods.
     pub(crate) pods: Vec<WorkerPod>,
     /// The Secrets that the pipeline names.
-    pub(crate) secrets: Vec<SecretSeen>,
-    /// Hash of all Secrets' data; `None` unless all could be read.
+    pub(crate) secrets: Vec<SecretState>,
+    /// Hash of the data of all Secrets; `None` unless all can be used.
     pub(crate) secrets_hash: Option<String>,
-    /// How to reach Kafka.
     pub(crate) kafka: Result<Connection, Problem>,
-    /// The topics, at most half a minute old.
+    /// The topics, at most 30 seconds old.
     pub(crate) topics: Result<Topics, Problem>,
-    /// The offsets.
+    /// The offsets of tasks and page ranges.
     pub(crate) backlog: Result<Backlog, Problem>,
-    /// What the workers counted, by pod; without those that do not answer.
+    /// The counts of the workers that answered, by pod.
     pub(crate) counts: BTreeMap<String, Counts>,
-    /// What became of earlier writes.
+    /// Earlier writes that matter to the plan.
     pub(crate) past_writes: PastWrites,
-    /// The last comparison of the collections' indexes, at most some minutes old.
+    /// The last check of the collections' indexes, at most two minutes old.
     pub(crate) indexes: Result<IndexReport, Problem>,
 }
 
-/// The pipeline's objects as they are.
+/// The objects of the pipeline in the watch caches.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Live {
     pub(crate) config_map: Option<Arc<ConfigMap>>,
@@ -55,21 +52,19 @@ pub(crate) struct Live {
 /// The topics of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Topics {
-    /// Brokers that are alive.
+    /// Number of brokers that are alive.
     pub(crate) brokers: usize,
-    /// The topic with the tasks.
     pub(crate) tasks: TopicState,
-    /// The topic with the ranges of documents that were split.
+    /// The topic with the page ranges of documents that were split.
     pub(crate) ranges: TopicState,
-    /// The topic for failed tasks.
     pub(crate) dead_letters: TopicState,
 }
 
 impl World {
-    /// A world in which nothing was seen yet, for tests to fill in.
+    /// A world in which nothing was observed yet, for tests to fill in.
     #[cfg(test)]
-    pub(crate) fn unseen() -> Self {
-        let unknown = || Problem::new("KafkaUnreachable", "no answer");
+    pub(crate) fn unobserved() -> Self {
+        let unknown = || Problem::new(Reason::KafkaUnreachable, "no answer");
         Self {
             live: Live::default(),
             pods: Vec::new(),
@@ -84,14 +79,14 @@ impl World {
         }
     }
 
-    /// Messages that are not done.
+    /// Messages that are not processed yet.
     pub(crate) fn lag(&self) -> Option<i64> {
         self.backlog.as_ref().ok().map(Backlog::lag)
     }
 }
 
 impl Topics {
-    /// The number of partitions of the topic with the tasks.
+    /// Number of partitions of the tasks topic.
     pub(crate) fn partitions(&self) -> Option<i32> {
         match self.tasks {
             TopicState::Present { partitions } => Some(partitions),
@@ -100,12 +95,12 @@ impl Topics {
     }
 }
 
-/// What became of earlier writes, for as long as it matters.
+/// Earlier writes, for as long as they matter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PastWrites {
-    /// The last change to a topic that Kafka refused.
+    /// The last change of a topic that failed.
     pub(crate) topic_failure: Option<TopicFailure>,
-    /// Objects that were applied lately and are still not as they should be.
+    /// Objects that were applied recently and are still outdated.
     pub(crate) applied: Vec<Applied>,
     /// The last dry run of the Deployment.
     pub(crate) dry_run: Option<DryRunResult>,
@@ -122,60 +117,51 @@ pub(crate) struct DryRunResult {
     pub(crate) refusal: Option<String>,
 }
 
-/// A change to a topic that Kafka refused.
+/// A change of a topic that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TopicFailure {
-    /// The topic.
     pub(crate) topic: String,
-    /// When.
     pub(crate) at: Timestamp,
-    /// What Kafka said.
+    /// Kafka's error.
     pub(crate) message: String,
 }
 
-/// An object that was applied lately.
+/// An object that was applied recently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Applied {
-    /// What was applied, and onto what.
     pub(crate) write: Write,
-    /// When.
     pub(crate) at: Timestamp,
 }
 
-/// A write of an object. The same one a second time changes nothing.
+/// A write of an object. An equal write changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Write {
-    /// The object's kind.
     pub(crate) kind: Kind,
-    /// Hash of what is applied.
+    /// Hash of the applied object.
     pub(crate) hash: String,
-    /// Hash of what was there, `None` if nothing was.
+    /// Hash of the object before the write, `None` if there was none.
     pub(crate) onto: Option<String>,
 }
 
 /// A Secret that the pipeline names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SecretSeen {
-    /// What it is for.
+pub(crate) struct SecretState {
     pub(crate) kind: SecretKind,
-    /// Its name.
     pub(crate) name: String,
-    /// Whether it can be used.
+    /// Why it cannot be used.
     pub(crate) problem: Option<Problem>,
 }
 
-/// Why something is not as it should be: a stable word for machines, a sentence for people.
+/// Something that keeps the pipeline from being ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// `CamelCase`, part of the API.
-    pub(crate) reason: &'static str,
-    /// What is wrong, and what to do.
+    pub(crate) reason: Reason,
+    /// Full sentences: what is wrong and what to do.
     pub(crate) message: String,
 }
 
 impl Problem {
-    /// A problem.
-    pub(crate) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),

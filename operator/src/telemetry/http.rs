@@ -13,12 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
 
-/// Whether the operator takes part: leading, or standing by for the leader.
+/// Whether the operator takes part in the election, as leader or standby.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Health(Arc<AtomicBool>);
 
 impl Health {
-    /// From now on it does.
     pub(crate) fn set_ready(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -36,7 +35,7 @@ pub(crate) async fn serve(
             "/metrics",
             get(async |State((metrics, _)): State<(Metrics, Health)>| metrics.text()),
         )
-        // Answering at all is being alive.
+        // An answer is proof enough of being alive.
         .route("/healthz", get(async || "ok"))
         .route(
             "/readyz",
@@ -66,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_is_said_only_once_it_is_so() {
+    fn readyz_fails_until_the_operator_takes_part_in_the_election() {
         let health = Health::default();
         assert_eq!(ready(&health).0, StatusCode::SERVICE_UNAVAILABLE);
         health.set_ready();

@@ -1,10 +1,10 @@
-//! The operator's metrics. Their names are part of the API: a test lists them.
+//! The operator's metrics. Their names are part of the API: they are in [`layra_crds::metric_names`],
+//! and a test lists them.
 
 use std::time::Duration;
 
-use kube::ResourceExt;
 use layra_autoscaler::Decision;
-use layra_crds::{IngestionPipeline, IngestionPipelineStatus};
+use layra_crds::{IngestionPipelineStatus, condition_types, metric_names::operator as names};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -14,9 +14,8 @@ use super::scaling::ScalingMetrics;
 use crate::resources::Kind;
 
 /// Labels of the metrics of a pipeline.
-const PIPELINE: &[&str] = &["namespace", "pipeline"];
+pub(super) const PIPELINE_LABELS: &[&str] = &[names::NAMESPACE_LABEL, names::PIPELINE_LABEL];
 
-/// All metrics.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -33,22 +32,24 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric.
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let metrics = Self {
-            reconciles: IntCounter::new("layra_operator_reconciles_total", "Reconciles done.")?,
+            reconciles: IntCounter::new(
+                names::RECONCILES,
+                "Reconciles that finished, successful or not.",
+            )?,
             errors: IntCounterVec::new(
                 Opts::new(
-                    "layra_operator_reconcile_errors_total",
+                    names::RECONCILE_ERRORS,
                     "Reconciles that failed, by the phase that failed.",
                 ),
-                &["reason"],
+                &[names::REASON_LABEL],
             )?,
             duration: Histogram::with_opts(
                 HistogramOpts::new(
-                    "layra_operator_reconcile_duration_seconds",
-                    "How long a reconcile took, the reads of Kafka and Milvus included.",
+                    names::RECONCILE_DURATION,
+                    "Duration of a reconcile, including reads of Kafka and Milvus.",
                 )
                 .buckets(vec![
                     0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -56,27 +57,34 @@ impl Metrics {
             )?,
             applied: IntCounterVec::new(
                 Opts::new(
-                    "layra_operator_applied_objects_total",
-                    "Objects written because they were absent or not as they should be.",
+                    names::APPLIED_OBJECTS,
+                    "Objects applied because they were absent or differed from the spec.",
                 ),
-                &["kind"],
+                &[names::KIND_LABEL],
             )?,
             leader: IntGauge::new(
-                "layra_operator_leader",
+                names::LEADER,
                 "1 while this process holds the lease and reconciles.",
             )?,
             lag: pipeline_gauge(
-                "kafka_consumer_lag",
-                "Tasks that are not done. Absent while unknown.",
+                names::CONSUMER_LAG,
+                "Tasks and page ranges that are not processed yet. Absent while unknown.",
             )?,
-            desired: pipeline_gauge("layra_operator_desired_replicas", "Workers asked for.")?,
-            ready: pipeline_gauge("layra_operator_ready_replicas", "Workers that are ready.")?,
+            desired: pipeline_gauge(
+                names::DESIRED_REPLICAS,
+                "Worker replicas that the autoscaler or the user asks for.",
+            )?,
+            ready: pipeline_gauge(names::READY_REPLICAS, "Worker replicas that are ready.")?,
             condition: IntGaugeVec::new(
                 Opts::new(
-                    "layra_operator_pipeline_condition",
+                    names::PIPELINE_CONDITION,
                     "1 if the condition of the pipeline is true, 0 if it is false, -1 if it is unknown.",
                 ),
-                &["namespace", "pipeline", "condition"],
+                &[
+                    names::NAMESPACE_LABEL,
+                    names::PIPELINE_LABEL,
+                    names::CONDITION_LABEL,
+                ],
             )?,
             scaling: ScalingMetrics::new(&registry)?,
             registry,
@@ -98,43 +106,41 @@ impl Metrics {
     pub(crate) fn text(&self) -> String {
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be written");
+            tracing::error!(%error, "metrics not encoded");
         }
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// This process leads, or no longer does.
-    pub(crate) fn leads(&self, leads: bool) {
-        self.leader.set(leads.into());
+    pub(crate) fn set_leader(&self, is_leader: bool) {
+        self.leader.set(is_leader.into());
     }
 
-    /// A reconcile ended; `error` is the reason of one that failed.
-    pub(crate) fn reconciled(&self, took: Duration, error: Option<&str>) {
+    /// Counts a reconcile; `error` is the label of the error if it failed.
+    pub(crate) fn reconciled(&self, duration: Duration, error: Option<&str>) {
         self.reconciles.inc();
-        self.duration.observe(took.as_secs_f64());
+        self.duration.observe(duration.as_secs_f64());
         if let Some(reason) = error {
             self.errors.with_label_values(&[reason]).inc();
         }
     }
 
-    /// An object was written.
+    /// Counts an object that was applied.
     pub(crate) fn applied(&self, kind: Kind) {
         self.applied.with_label_values(&[format!("{kind:?}")]).inc();
     }
 
-    /// What a reconcile saw of a pipeline.
+    /// Sets the metrics of a pipeline.
     pub(crate) fn observe(
         &self,
-        pipeline: &IngestionPipeline,
+        namespace: &str,
+        pipeline: &str,
         status: &IngestionPipelineStatus,
         decision: Option<&Decision>,
     ) {
-        let namespace = pipeline.namespace().unwrap_or_default();
-        let name = pipeline.name_any();
-        let labels = &[namespace.as_str(), name.as_str()];
+        let labels = &[namespace, pipeline];
         match status.lag {
             Some(lag) => self.lag.with_label_values(labels).set(lag),
-            // A number that nobody knows must not look like a good one.
+            // An unknown lag must not look like a small one.
             None => drop(self.lag.remove_label_values(labels)),
         }
         let desired = status
@@ -152,38 +158,33 @@ impl Metrics {
                 "False" => 0,
                 _ => -1,
             };
-            let labels = &[namespace.as_str(), name.as_str(), condition.type_.as_str()];
+            let labels = &[namespace, pipeline, condition.type_.as_str()];
             self.condition.with_label_values(labels).set(value);
         }
-        for absent in ["Reconciling", "Stalled"] {
+        for absent in condition_types::TRANSIENT {
             if status
                 .conditions
                 .iter()
                 .all(|condition| condition.type_ != absent)
             {
-                let labels = &[namespace.as_str(), name.as_str(), absent];
+                let labels = &[namespace, pipeline, absent];
                 self.condition.with_label_values(labels).set(0);
             }
         }
     }
 
-    /// A pipeline is gone.
+    /// Removes the metrics of a deleted pipeline.
     pub(crate) fn forget(&self, namespace: &str, pipeline: &str) {
         let labels = &[namespace, pipeline];
         for gauge in [&self.lag, &self.desired, &self.ready] {
-            // It fails only for a pipeline that had no metrics.
+            // Fails only for a pipeline that had no metrics.
             let _ = gauge.remove_label_values(labels);
         }
         self.scaling.forget(labels);
-        for type_ in [
-            "Ready",
-            "TopicReady",
-            "VectorStoreReady",
-            "WorkersAvailable",
-            "Scaling",
-            "Reconciling",
-            "Stalled",
-        ] {
+        for type_ in condition_types::PERMANENT
+            .into_iter()
+            .chain(condition_types::TRANSIENT)
+        {
             let _ = self
                 .condition
                 .remove_label_values(&[namespace, pipeline, type_]);
@@ -192,7 +193,7 @@ impl Metrics {
 }
 
 fn pipeline_gauge(name: &str, help: &str) -> Result<IntGaugeVec, prometheus::Error> {
-    IntGaugeVec::new(Opts::new(name, help), PIPELINE)
+    IntGaugeVec::new(Opts::new(name, help), PIPELINE_LABELS)
 }
 
 #[cfg(test)]
@@ -200,7 +201,6 @@ mod tests {
     use layra_crds::ScalingStatus;
 
     use super::*;
-    use crate::fixtures;
 
     fn status(lag: Option<i64>) -> IngestionPipelineStatus {
         IngestionPipelineStatus {
@@ -219,7 +219,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.reconciled(Duration::from_millis(3), Some("apply"));
         metrics.applied(Kind::Deployment);
-        metrics.observe(&fixtures::pipeline(), &status(Some(7)), None);
+        metrics.observe("rag", "contracts", &status(Some(7)), None);
         let text = metrics.text();
         let mut names: Vec<&str> = text
             .lines()
@@ -230,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_lag_is_absent_and_a_gone_pipeline_too() {
+    fn the_metrics_of_an_unknown_lag_and_of_a_deleted_pipeline_are_removed() {
         let metrics = Metrics::new().unwrap();
         let lag = "kafka_consumer_lag{namespace=\"rag\",pipeline=\"contracts\"} 7";
-        metrics.observe(&fixtures::pipeline(), &status(Some(7)), None);
+        metrics.observe("rag", "contracts", &status(Some(7)), None);
         assert!(metrics.text().contains(lag));
-        metrics.observe(&fixtures::pipeline(), &status(None), None);
+        metrics.observe("rag", "contracts", &status(None), None);
         assert!(!metrics.text().contains("kafka_consumer_lag{"));
         metrics.forget("rag", "contracts");
         assert!(!metrics.text().contains("pipeline=\"contracts\""));

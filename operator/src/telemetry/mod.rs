@@ -1,4 +1,4 @@
-//! Logs, metrics and the HTTP endpoints that show them.
+//! Logs, metrics, and the HTTP endpoints.
 
 mod http;
 mod metrics;
@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 pub(crate) use http::{Health, serve};
 pub(crate) use metrics::Metrics;
 
-/// Starts the logs: for people on a terminal, else a JSON object a line. `RUST_LOG` says which.
+/// Starts the logs: text on a terminal, else one JSON object a line. `RUST_LOG` filters them.
 pub(crate) fn start_logs() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()

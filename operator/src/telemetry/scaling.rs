@@ -1,11 +1,12 @@
-//! Each term of the last scaling decision as a metric. What a decision did not know has no value.
+//! The numbers of the last scaling decision as metrics. A number that was unknown has no value.
 
 use layra_autoscaler::{Decision, Limit};
+use layra_crds::metric_names::operator as names;
 use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 
-const PIPELINE: &[&str] = &["namespace", "pipeline"];
+use super::metrics::PIPELINE_LABELS;
 
-/// All limits, so that one that no longer holds shows as 0.
+/// All limits, so that one that no longer applies is shown as 0.
 const LIMITS: [Limit; 12] = [
     Limit::Floor,
     Limit::MaxReplicas,
@@ -21,77 +22,77 @@ const LIMITS: [Limit; 12] = [
     Limit::Fallback,
 ];
 
-/// A number of a decision: its metric, what it says, and where it stands.
+/// A number of a decision as a metric.
 struct Quantity {
     name: &'static str,
     help: &'static str,
-    of: fn(&Decision) -> Option<f64>,
+    value: fn(&Decision) -> Option<f64>,
 }
 
 const QUANTITIES: [Quantity; 12] = [
     Quantity {
-        name: "layra_operator_backlog_pages",
-        help: "Pages that are not done, by the pages that a document has on average.",
-        of: |decision| decision.inputs.pages,
+        name: names::BACKLOG_PAGES,
+        help: "Estimated pages in the backlog: documents times average pages, plus page ranges.",
+        value: |decision| decision.inputs.pages,
     },
     Quantity {
-        name: "layra_operator_backlog_ranges",
-        help: "Ranges of split documents that are not done.",
-        of: |decision| decision.inputs.ranges.map(|ranges| ranges as f64),
+        name: names::BACKLOG_RANGES,
+        help: "Page ranges of split documents in the backlog.",
+        value: |decision| decision.inputs.ranges.map(|ranges| ranges as f64),
     },
     Quantity {
-        name: "layra_operator_backlog_oldest_seconds",
-        help: "How long the oldest message has waited, at least.",
-        of: |decision| decision.inputs.oldest_seconds,
+        name: names::BACKLOG_OLDEST_SECONDS,
+        help: "Lower bound of the age of the oldest message in the backlog.",
+        value: |decision| decision.inputs.oldest_seconds,
     },
     Quantity {
-        name: "layra_operator_arriving_pages_per_second",
-        help: "Pages that arrive a second, over the last five minutes.",
-        of: |decision| decision.inputs.arriving,
+        name: names::ARRIVING_PAGES_PER_SECOND,
+        help: "Pages that arrived per second in the last five minutes.",
+        value: |decision| decision.inputs.arriving,
     },
     Quantity {
-        name: "layra_operator_partitions_with_work",
-        help: "Partitions with work, of both topics.",
-        of: |decision| decision.inputs.partitions_with_work.map(f64::from),
+        name: names::PARTITIONS_WITH_WORK,
+        help: "Partitions of both topics with a backlog.",
+        value: |decision| decision.inputs.partitions_with_work.map(f64::from),
     },
     Quantity {
-        name: "layra_operator_stuck_partitions",
-        help: "Partitions whose work does not move.",
-        of: |decision| Some(decision.stuck.len() as f64),
+        name: names::STUCK_PARTITIONS,
+        help: "Partitions with a backlog and no progress.",
+        value: |decision| Some(decision.stuck.len() as f64),
     },
     Quantity {
-        name: "layra_operator_starting_workers",
-        help: "Workers that start.",
-        of: |decision| Some(f64::from(decision.inputs.starting)),
+        name: names::STARTING_WORKERS,
+        help: "Workers that have a node and are not ready yet.",
+        value: |decision| Some(f64::from(decision.inputs.starting)),
     },
     Quantity {
-        name: "layra_operator_waiting_workers",
-        help: "Workers that wait for a node.",
-        of: |decision| Some(f64::from(decision.inputs.waiting)),
+        name: names::WAITING_WORKERS,
+        help: "Pending workers: no node has room for them.",
+        value: |decision| Some(f64::from(decision.inputs.waiting)),
     },
     Quantity {
-        name: "layra_operator_worker_pages_per_second",
-        help: "Pages a second of one worker that has work, as learned or assumed.",
-        of: |decision| Some(decision.learned.pages_per_second),
+        name: names::WORKER_PAGES_PER_SECOND,
+        help: "Pages per second of one busy worker, measured or assumed.",
+        value: |decision| Some(decision.learned.pages_per_second),
     },
     Quantity {
-        name: "layra_operator_document_pages",
-        help: "Pages of a document, as learned or assumed.",
-        of: |decision| Some(decision.learned.pages_per_document),
+        name: names::DOCUMENT_PAGES,
+        help: "Pages per document, measured or assumed.",
+        value: |decision| Some(decision.learned.pages_per_document),
     },
     Quantity {
-        name: "layra_operator_worker_startup_seconds",
-        help: "Time from a worker's node to its first readiness, as learned or assumed.",
-        of: |decision| Some(decision.learned.startup_seconds),
+        name: names::WORKER_STARTUP_SECONDS,
+        help: "Seconds from scheduling to readiness of a worker, measured or assumed.",
+        value: |decision| Some(decision.learned.startup_seconds),
     },
     Quantity {
-        name: "layra_operator_worker_longest_work_seconds",
-        help: "Time of the longest document or range of pages seen.",
-        of: |decision| Some(decision.learned.longest_seconds),
+        name: names::WORKER_LONGEST_WORK_SECONDS,
+        help: "Seconds that the longest document or page range took.",
+        value: |decision| Some(decision.learned.longest_seconds),
     },
 ];
 
-/// A term of the law: its label, and where it stands.
+/// A term of the scaling formula: its label and its value.
 type Term = (&'static str, fn(&Decision) -> Option<u32>);
 
 const TERMS: [Term; 6] = [
@@ -107,7 +108,7 @@ const TERMS: [Term; 6] = [
     ("window", |decision| decision.terms?.window),
 ];
 
-/// The metrics.
+/// The metrics of scaling decisions.
 #[derive(Clone)]
 pub(super) struct ScalingMetrics {
     quantities: Vec<GaugeVec>,
@@ -116,28 +117,35 @@ pub(super) struct ScalingMetrics {
 }
 
 impl ScalingMetrics {
-    /// Registers them.
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let mut quantities = Vec::new();
         for quantity in &QUANTITIES {
-            let gauge = GaugeVec::new(Opts::new(quantity.name, quantity.help), PIPELINE)?;
+            let gauge = GaugeVec::new(Opts::new(quantity.name, quantity.help), PIPELINE_LABELS)?;
             registry.register(Box::new(gauge.clone()))?;
             quantities.push(gauge);
         }
         let terms = IntGaugeVec::new(
             Opts::new(
-                "layra_operator_scaling_term_workers",
+                names::SCALING_TERM_WORKERS,
                 "A term of the last scaling decision, in workers.",
             ),
-            &["namespace", "pipeline", "term"],
+            &[
+                names::NAMESPACE_LABEL,
+                names::PIPELINE_LABEL,
+                names::TERM_LABEL,
+            ],
         )?;
         registry.register(Box::new(terms.clone()))?;
         let limits = IntGaugeVec::new(
             Opts::new(
-                "layra_operator_scaling_limited",
-                "1 while this kept the number of workers from following the work alone.",
+                names::SCALING_LIMITED,
+                "1 while this limit keeps the number of workers from following the backlog.",
             ),
-            &["namespace", "pipeline", "limit"],
+            &[
+                names::NAMESPACE_LABEL,
+                names::PIPELINE_LABEL,
+                names::LIMIT_LABEL,
+            ],
         )?;
         registry.register(Box::new(limits.clone()))?;
         Ok(Self {
@@ -147,35 +155,35 @@ impl ScalingMetrics {
         })
     }
 
-    /// Shows a decision. Without one, in mode Manual or while paused, there are no values.
+    /// Sets the metrics of a decision. Without one, in mode Manual or while paused, they are removed.
     pub(super) fn observe(&self, labels: &[&str; 2], decision: Option<&Decision>) {
         let Some(decision) = decision else {
             self.forget(labels);
             return;
         };
         for (quantity, gauge) in QUANTITIES.iter().zip(&self.quantities) {
-            match (quantity.of)(decision) {
+            match (quantity.value)(decision) {
                 Some(value) => gauge.with_label_values(labels).set(value),
-                // It fails only where there was no value.
+                // Fails only if there was no value.
                 None => drop(gauge.remove_label_values(labels)),
             }
         }
         let [namespace, pipeline] = *labels;
-        for (term, of) in TERMS {
+        for (term, value) in TERMS {
             let labels = &[namespace, pipeline, term];
-            match of(decision) {
+            match value(decision) {
                 Some(value) => self.terms.with_label_values(labels).set(value.into()),
                 None => drop(self.terms.remove_label_values(labels)),
             }
         }
         for limit in LIMITS {
             let labels = &[namespace, pipeline, limit.word()];
-            let holds = decision.limits.contains(&limit);
-            self.limits.with_label_values(labels).set(holds.into());
+            let applies = decision.limits.contains(&limit);
+            self.limits.with_label_values(labels).set(applies.into());
         }
     }
 
-    /// A pipeline is gone.
+    /// Removes the metrics of a deleted pipeline.
     pub(super) fn forget(&self, labels: &[&str; 2]) {
         for gauge in &self.quantities {
             let _ = gauge.remove_label_values(labels);
@@ -238,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn every_term_of_a_decision_is_a_metric_and_what_is_unknown_is_absent() {
+    fn every_number_of_a_decision_is_a_metric_and_an_unknown_one_is_absent() {
         let registry = Registry::new();
         let metrics = ScalingMetrics::new(&registry).unwrap();
         metrics.observe(&["rag", "contracts"], Some(&decision()));

@@ -1,37 +1,22 @@
-//! Conditions: verdicts with the bookkeeping that Kubernetes asks for. Pure.
+//! Conditions: verdicts with the bookkeeping that Kubernetes expects. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::reconcile::world::Problem;
+use crate::reconcile::{
+    reason::{Progress, Reason},
+    world::Problem,
+};
 
-/// Everything is in order: workers can run, and results can be stored.
-pub(crate) const READY: &str = "Ready";
-/// Both topics exist as the spec says.
-pub(crate) const TOPIC_READY: &str = "TopicReady";
-/// Milvus answers.
-pub(crate) const VECTOR_STORE_READY: &str = "VectorStoreReady";
-/// As many workers run as are needed, or none are.
-pub(crate) const WORKERS_AVAILABLE: &str = "WorkersAvailable";
-/// The number of workers follows the backlog, or the user.
-pub(crate) const SCALING: &str = "Scaling";
-/// Only while true: the operator is still at it (kstatus: in progress).
-pub(crate) const RECONCILING: &str = "Reconciling";
-/// Only while true: the spec cannot be reached without another spec (kstatus: failed).
-pub(crate) const STALLED: &str = "Stalled";
-
-/// Whether something holds.
+/// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Holds {
-    /// It does.
+pub(crate) enum Status {
     True,
-    /// It does not.
     False,
-    /// That cannot be told at present.
     Unknown,
 }
 
-impl Holds {
+impl Status {
     fn as_str(self) -> &'static str {
         match self {
             Self::True => "True",
@@ -41,48 +26,54 @@ impl Holds {
     }
 }
 
-/// What a condition is to say.
+/// The content of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Whether it holds.
-    pub(crate) holds: Holds,
-    /// Why: a stable word.
-    pub(crate) reason: String,
-    /// Why, and what to do: a sentence.
+    pub(crate) status: Status,
+    pub(crate) reason: Reason,
+    /// Full sentences: what is wrong and what to do.
     pub(crate) message: String,
 }
 
 impl Verdict {
-    /// It holds.
-    pub(crate) fn yes(reason: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn yes(reason: Reason, message: impl Into<String>) -> Self {
+        Self::new(Status::True, reason, message)
+    }
+
+    pub(crate) fn no(reason: Reason, message: impl Into<String>) -> Self {
+        Self::new(Status::False, reason, message)
+    }
+
+    pub(crate) fn unknown(reason: Reason, message: impl Into<String>) -> Self {
+        Self::new(Status::Unknown, reason, message)
+    }
+
+    fn new(status: Status, reason: Reason, message: impl Into<String>) -> Self {
         Self {
-            holds: Holds::True,
-            reason: reason.to_owned(),
+            status,
+            reason,
             message: message.into(),
         }
     }
 
-    /// It does not hold.
-    pub(crate) fn no(reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            holds: Holds::False,
-            reason: reason.to_owned(),
-            message: message.into(),
-        }
+    /// The verdict of an earlier status; `None` if another version of the operator wrote it.
+    pub(crate) fn of(condition: &Condition) -> Option<Self> {
+        let status = match condition.status.as_str() {
+            "True" => Status::True,
+            "False" => Status::False,
+            _ => Status::Unknown,
+        };
+        let reason = Reason::from_word(&condition.reason)?;
+        Some(Self::new(status, reason, condition.message.clone()))
     }
 
-    /// It cannot be told.
-    pub(crate) fn unknown(reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            holds: Holds::Unknown,
-            reason: reason.to_owned(),
-            message: message.into(),
-        }
-    }
-
-    /// Whether it holds.
     pub(crate) fn is_true(&self) -> bool {
-        self.holds == Holds::True
+        self.status == Status::True
+    }
+
+    /// What kstatus makes of it.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        self.reason.progress().filter(|_| !self.is_true())
     }
 }
 
@@ -92,7 +83,7 @@ impl From<&Problem> for Verdict {
     }
 }
 
-/// The condition of a type, if there is one.
+/// The condition of this type, if there is one.
 pub(crate) fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == type_)
 }
@@ -105,12 +96,12 @@ pub(crate) fn update(
     generation: Option<i64>,
     now: Timestamp,
 ) -> Vec<Condition> {
-    // Kubernetes keeps whole seconds; anything finer would differ from what is read back.
+    // Kubernetes stores whole seconds; a finer time would differ from the one that is read back.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     verdicts
         .into_iter()
         .map(|(type_, verdict)| {
-            let status = verdict.holds.as_str();
+            let status = verdict.status.as_str();
             let since = find(previous, type_)
                 .filter(|condition| condition.status == status)
                 .map_or(Time(now), |condition| {
@@ -119,7 +110,7 @@ pub(crate) fn update(
             Condition {
                 type_: type_.to_owned(),
                 status: status.to_owned(),
-                reason: verdict.reason,
+                reason: verdict.reason.as_str().to_owned(),
                 message: verdict.message,
                 observed_generation: generation,
                 last_transition_time: since,
@@ -130,6 +121,8 @@ pub(crate) fn update(
 
 #[cfg(test)]
 mod tests {
+    use layra_crds::condition_types::{READY, SCALING, STALLED};
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -138,47 +131,56 @@ mod tests {
 
     #[test]
     fn a_transition_time_changes_only_with_the_status() {
-        let first = update(
-            &[],
-            vec![(READY, Verdict::no("A", "first"))],
-            Some(1),
-            at(10),
-        );
-        let same = update(
-            &first,
-            vec![(READY, Verdict::no("B", "second"))],
-            Some(2),
-            at(20),
-        );
+        let no = |reason| vec![(READY, Verdict::no(reason, "a message"))];
+        let first = update(&[], no(Reason::WorkersStarting), Some(1), at(10));
+        let same = update(&first, no(Reason::WorkersCrashing), Some(2), at(20));
         assert_eq!(same[0].last_transition_time, Time(at(10)));
         assert_eq!(
             (same[0].reason.as_str(), same[0].observed_generation),
-            ("B", Some(2))
+            ("WorkersCrashing", Some(2))
         );
 
-        let turned = update(&same, vec![(READY, Verdict::yes("C", ""))], Some(2), at(30));
+        let ready = vec![(READY, Verdict::yes(Reason::PipelineReady, ""))];
+        let turned = update(&same, ready, Some(2), at(30));
         assert_eq!(turned[0].last_transition_time, Time(at(30)));
     }
 
     #[test]
-    fn what_is_no_longer_said_is_gone() {
-        let before = update(&[], vec![(STALLED, Verdict::yes("A", ""))], Some(1), at(10));
+    fn a_condition_without_a_verdict_is_removed() {
+        let stalled = vec![(STALLED, Verdict::yes(Reason::Paused, ""))];
+        let before = update(&[], stalled, Some(1), at(10));
+        let ready = vec![(READY, Verdict::yes(Reason::PipelineReady, ""))];
         assert!(
-            update(
-                &before,
-                vec![(READY, Verdict::yes("B", ""))],
-                Some(1),
-                at(20)
-            )
-            .iter()
-            .all(|condition| condition.type_ != STALLED)
+            update(&before, ready, Some(1), at(20))
+                .iter()
+                .all(|condition| condition.type_ != STALLED)
         );
     }
 
     #[test]
     fn times_have_whole_seconds() {
         let now = Timestamp::from_millisecond(10_999).unwrap();
-        let conditions = update(&[], vec![(READY, Verdict::yes("A", ""))], None, now);
+        let ready = vec![(READY, Verdict::yes(Reason::PipelineReady, ""))];
+        let conditions = update(&[], ready, None, now);
         assert_eq!(conditions[0].last_transition_time, Time(at(10)));
+    }
+
+    #[test]
+    fn a_verdict_is_read_back_from_its_condition() {
+        let verdict = Verdict::unknown(Reason::KafkaUnreachable, "Kafka does not answer.");
+        let mut conditions = update(&[], vec![(SCALING, verdict.clone())], None, at(10));
+        assert_eq!(Verdict::of(&conditions[0]), Some(verdict));
+        conditions[0].reason = "FromTheFuture".to_owned();
+        assert_eq!(Verdict::of(&conditions[0]), None);
+    }
+
+    #[test]
+    fn a_true_condition_is_neither_in_progress_nor_stalled() {
+        let reason = Reason::RolloutInProgress;
+        assert_eq!(
+            Verdict::no(reason, "").progress(),
+            Some(Progress::InProgress)
+        );
+        assert_eq!(Verdict::yes(reason, "").progress(), None);
     }
 }

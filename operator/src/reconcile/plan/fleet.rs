@@ -1,4 +1,4 @@
-//! The worker pods as the autoscaler sees them, and which of them go first. Pure.
+//! The worker pods as the autoscaler needs them, and the order in which they are deleted. Pure.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,18 @@ use layra_autoscaler::{Counts, Worker};
 
 use crate::reconcile::pods::WorkerPod;
 
-const FIRST: &str = "-1";
-const ORDINARY: &str = "0";
+/// Deletion costs: Kubernetes deletes the pods with the lowest cost first.
+const DELETED_FIRST: &str = "-1";
+const DEFAULT_COST: &str = "0";
 
-/// The workers that exist, and how many are leaving. `counts` is what each pod counted.
+/// The workers that exist, and the number that is terminating. `counts` holds the counts of each
+/// pod.
 pub(super) fn workers(pods: &[WorkerPod], counts: &BTreeMap<String, Counts>) -> (Vec<Worker>, u32) {
     let mut workers = Vec::new();
-    let mut leaving = 0;
+    let mut terminating = 0;
     for pod in pods.iter().filter(|pod| !pod.ended) {
-        if pod.leaving {
-            leaving += 1;
+        if pod.terminating {
+            terminating += 1;
             continue;
         }
         workers.push(Worker {
@@ -24,19 +26,19 @@ pub(super) fn workers(pods: &[WorkerPod], counts: &BTreeMap<String, Counts>) -> 
             counts: counts.get(&pod.name).cloned(),
         });
     }
-    (workers, leaving)
+    (workers, terminating)
 }
 
-/// The pod and the value of `DELETION_COST` that it is to have, for each pod that has another one,
-/// when `fewer` workers are to go: those with the least work, and of these the youngest.
+/// The pods whose value of `DELETION_COST` must change, with the new value, before `removed` workers
+/// are deleted: those with the least work in progress, and of these the youngest.
 pub(super) fn deletion_costs(
     pods: &[WorkerPod],
     counts: &BTreeMap<String, Counts>,
-    fewer: usize,
+    removed: usize,
 ) -> Vec<(String, &'static str)> {
     let mut candidates: Vec<&WorkerPod> = pods
         .iter()
-        .filter(|pod| !pod.leaving && !pod.ended)
+        .filter(|pod| !pod.terminating && !pod.ended)
         .collect();
     candidates.sort_by_key(|pod| {
         let work = counts.get(&pod.name).map_or(0, |counts| counts.in_flight);
@@ -46,9 +48,13 @@ pub(super) fn deletion_costs(
         .into_iter()
         .enumerate()
         .filter_map(|(index, pod)| {
-            let wanted = if index < fewer { FIRST } else { ORDINARY };
-            let has = pod.deletion_cost.as_deref().unwrap_or(ORDINARY);
-            (has != wanted).then(|| (pod.name.clone(), wanted))
+            let wanted = if index < removed {
+                DELETED_FIRST
+            } else {
+                DEFAULT_COST
+            };
+            let current = pod.deletion_cost.as_deref().unwrap_or(DEFAULT_COST);
+            (current != wanted).then(|| (pod.name.clone(), wanted))
         })
         .collect()
 }
@@ -69,18 +75,18 @@ mod tests {
     }
 
     #[test]
-    fn pods_that_leave_or_have_ended_are_no_workers() {
-        let leaving = WorkerPod {
-            leaving: true,
+    fn terminating_and_ended_pods_are_not_workers() {
+        let terminating = WorkerPod {
+            terminating: true,
             ..pod("a", "2026-11-25T10:00:00Z", &json!({}))
         };
         let ended = pod("b", "2026-11-25T10:00:00Z", &json!({"phase": "Failed"}));
-        let (workers, count) = workers(&[leaving, ended], &BTreeMap::new());
+        let (workers, count) = workers(&[terminating, ended], &BTreeMap::new());
         assert_eq!((workers.len(), count), (0, 1));
     }
 
     #[test]
-    fn pain_9_idle_workers_go_first_and_then_the_youngest() {
+    fn pain_9_idle_workers_are_deleted_first_and_of_these_the_youngest() {
         let pods = [
             pod("old", "2026-11-25T10:00:00Z", &json!({})),
             pod("busy", "2026-11-25T10:05:00Z", &json!({})),
@@ -93,7 +99,7 @@ mod tests {
                 ..Counts::default()
             },
         )]);
-        let costs = |fewer| deletion_costs(&pods, &counts, fewer);
+        let costs = |removed| deletion_costs(&pods, &counts, removed);
         assert_eq!(costs(1), [("young".to_owned(), "-1")]);
         assert_eq!(
             costs(2),

@@ -1,5 +1,5 @@
-//! Which objects have to be applied: those that are absent, that the operator would now write
-//! differently, or that somebody changed. Pure.
+//! The objects to apply: those that are absent, that the operator would now write differently, or
+//! that somebody else changed. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -11,21 +11,18 @@ use crate::{
     resources::{APPLIED_HASH, Kind, Workload, hash_of, is_applied},
 };
 
-/// A write that did not help is made again after this long.
-const FUTILE_FOR: SignedDuration = SignedDuration::from_mins(1);
+/// A write that had no effect is repeated after this long.
+const REPEAT_AFTER: SignedDuration = SignedDuration::from_mins(1);
 
-/// An object to apply.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Manifest {
-    /// Its kind.
     pub(crate) kind: Kind,
-    /// The whole object.
     pub(crate) body: Value,
-    /// Tells this write from others.
+    /// Identifies the write.
     pub(crate) write: Write,
 }
 
-/// The objects that are not as they should be. What other writers added is left alone.
+/// The objects that are absent or differ. Fields that other writers added are left alone.
 pub(super) fn outdated(workload: &Workload, live: &Live) -> Vec<Manifest> {
     [
         compare(
@@ -50,7 +47,7 @@ pub(super) fn outdated(workload: &Workload, live: &Live) -> Vec<Manifest> {
     .collect()
 }
 
-/// Whether the live Deployment has the wanted pods.
+/// Whether the live Deployment has the wanted pod template.
 pub(super) fn has_template(wanted: &Deployment, live: &Live) -> bool {
     let template = |deployment: &Deployment| value(&deployment.spec.as_ref().map(|s| &s.template));
     live.deployment
@@ -64,38 +61,41 @@ pub(super) fn changes_template(manifest: &Manifest, live: &Deployment) -> bool {
     !is_applied(&manifest.body["spec"]["template"], &template)
 }
 
-/// Drops the writes that were made a moment ago and did not help: the cache has not seen them yet,
-/// or another writer, such as an admission webhook, undoes them. Those are tried again, but seldom.
-pub(super) fn without_futile(
+/// Drops the writes that were made just before and had no effect: the watch cache has not seen them
+/// yet, or another writer, such as an admission webhook, undoes them. Those are repeated, but rarely.
+pub(super) fn without_repeats(
     outdated: Vec<Manifest>,
     applied: &[Applied],
     now: Timestamp,
 ) -> Vec<Manifest> {
-    let is_futile = |manifest: &Manifest| {
+    let is_repeat = |manifest: &Manifest| {
         applied.iter().any(|applied| {
-            applied.write == manifest.write && now.duration_since(applied.at) < FUTILE_FOR
+            applied.write == manifest.write && now.duration_since(applied.at) < REPEAT_AFTER
         })
     };
     outdated
         .into_iter()
-        .filter(|manifest| !is_futile(manifest))
+        .filter(|manifest| !is_repeat(manifest))
         .collect()
 }
 
 fn compare<K: Serialize>(kind: Kind, wanted: &K, live: Option<&K>) -> Option<Manifest> {
     let mut body = value(wanted);
-    // The hash finds what the comparison cannot: a field that is no longer wanted.
+    // The hash detects what the comparison cannot: a field that is no longer part of the object.
     let hash = hash_of(&body);
     body["metadata"]["annotations"] = json!({ APPLIED_HASH: hash });
-    let seen = live.map(|live| value(live));
-    if seen.as_ref().is_some_and(|seen| is_applied(&body, seen)) {
+    let current = live.map(|live| value(live));
+    if current
+        .as_ref()
+        .is_some_and(|current| is_applied(&body, current))
+    {
         return None;
     }
-    let onto = seen.map(|seen| {
-        let metadata = &seen["metadata"];
+    let onto = current.map(|current| {
+        let metadata = &current["metadata"];
         hash_of(&[
-            &seen["spec"],
-            &seen["data"],
+            &current["spec"],
+            &current["data"],
             &metadata["labels"],
             &metadata["annotations"],
         ])
@@ -136,7 +136,7 @@ mod tests {
         Arc::new(serde_json::from_value(body).unwrap())
     }
 
-    /// As if the API server had taken the manifests over.
+    /// The objects after the API server has applied the manifests.
     fn applied(workload: &Workload) -> Live {
         let mut live = Live::default();
         for Manifest { kind, body, .. } in outdated(workload, &Live::default()) {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_applied_at_first_and_the_configuration_before_its_readers() {
+    fn at_first_everything_is_applied_and_the_config_map_before_its_readers() {
         let kinds = kinds(&outdated(&workload(1), &Live::default()));
         assert_eq!(
             (kinds.len(), kinds.first(), kinds.last()),
@@ -170,17 +170,17 @@ mod tests {
     }
 
     #[test]
-    fn another_number_of_workers_touches_the_deployment_alone() {
+    fn scaling_changes_only_the_deployment() {
         let live = applied(&workload(1));
         assert_eq!(kinds(&outdated(&workload(2), &live)), [Kind::Deployment]);
         assert!(
             has_template(&workload(2).deployment, &live),
-            "that is no rollout"
+            "scaling is not a rollout"
         );
     }
 
     #[test]
-    fn a_foreign_edit_is_repaired() {
+    fn an_edit_by_somebody_else_is_reverted() {
         let workload = workload(1);
         let mut live = applied(&workload);
         let mut edited = live.deployment.as_deref().unwrap().clone();
@@ -194,26 +194,26 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_did_not_help_is_not_repeated_at_once() {
+    fn a_write_without_effect_is_not_repeated_at_once() {
         let live = applied(&workload(1));
         let now = Timestamp::UNIX_EPOCH;
         let first = outdated(&workload(2), &live);
-        let made = [Applied {
+        let repeated = [Applied {
             write: first[0].write.clone(),
             at: now,
         }];
 
         let soon = now + SignedDuration::from_secs(59);
         assert_eq!(
-            without_futile(outdated(&workload(2), &live), &made, soon),
+            without_repeats(outdated(&workload(2), &live), &repeated, soon),
             []
         );
         let later = now + SignedDuration::from_mins(1);
         assert_eq!(
-            without_futile(outdated(&workload(2), &live), &made, later),
+            without_repeats(outdated(&workload(2), &live), &repeated, later),
             first
         );
         let another = outdated(&workload(3), &live);
-        assert_eq!(without_futile(another.clone(), &made, soon), another);
+        assert_eq!(without_repeats(another.clone(), &repeated, soon), another);
     }
 }

@@ -1,12 +1,13 @@
-//! From what was seen to what is to be done. Pure: no I/O, the clock comes in.
+//! Plans the changes that lead from the observed state to the spec. Pure: no I/O, and the time is an
+//! argument.
 //!
-//! Read [`plan`] from top to bottom: it is the whole operator in one page.
+//! Read [`plan`] from top to bottom: it is the whole operator on one page.
 
 mod conditions;
+mod events;
 mod fleet;
 mod manifests;
 mod model;
-mod notes;
 mod scaling;
 mod template;
 mod topic;
@@ -14,62 +15,63 @@ mod vector_store;
 mod workers;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use layra_autoscaler::{Decision, Memory};
-use layra_crds::{ConfigError, IngestionPipeline, IngestionPipelineStatus};
+use layra_crds::{
+    ConfigError, IngestionPipeline, IngestionPipelineStatus,
+    condition_types::{
+        READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE,
+    },
+};
 
-use super::world::World;
+use super::{
+    reason::{Progress, Reason},
+    world::World,
+};
 use crate::{
     kafka::{Connection, TopicAction},
     resources::{self, Inputs, Kind, Workload},
 };
-use conditions::{
-    Holds, READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, Verdict,
-    WORKERS_AVAILABLE,
-};
+use conditions::{Status, Verdict};
 
 use template::Template;
 
+pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::Manifest;
-pub(crate) use notes::{Note, topic_changed};
 pub(crate) use template::DryRun;
 
-/// What is to be done.
+/// The changes to make and the state to report.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Changes to Kafka, in order.
     pub(crate) topic_actions: Vec<TopicAction>,
-    /// How to reach Kafka for them; `None` while that is not known.
+    /// The connection for them; `None` while the Kafka Secret cannot be used.
     pub(crate) kafka: Option<Connection>,
-    /// Objects that are not yet as they should be; the configuration comes before its readers.
+    /// Objects to apply, in order: the ConfigMap comes before the Deployment that reads it.
     pub(crate) manifests: Vec<Manifest>,
     /// The Deployment to check by a dry run before the manifests are applied.
     pub(crate) dry_run: Option<DryRun>,
-    /// Kinds of objects that are not as they should be, those that wait for a retry included.
-    pub(crate) unsettled: Vec<Kind>,
-    /// Pods whose place in the order of deletion changes, and their new cost; before the Deployment
-    /// asks for fewer.
+    /// Kinds of objects that differ from the spec, including those whose next write is not due yet.
+    pub(crate) outdated: Vec<Kind>,
+    /// Pods whose deletion cost changes, with the new cost. Set before the Deployment is scaled
+    /// down.
     pub(crate) deletion_costs: Vec<(String, &'static str)>,
-    /// What the autoscaler decided; `None` when it was not asked.
+    /// The scaling decision; `None` while paused or in mode `Manual`.
     pub(crate) decision: Option<Decision>,
-    /// What the autoscaler is to remember until the next plan.
+    /// State of the autoscaler for the next plan.
     pub(crate) autoscaler: Option<Memory>,
-    /// What to report.
     pub(crate) status: IngestionPipelineStatus,
-    /// What to tell people.
-    pub(crate) notes: Vec<Note>,
+    pub(crate) events: Vec<PipelineEvent>,
 }
 
 impl Plan {
-    /// Whether everything is in order.
     pub(crate) fn is_ready(&self) -> bool {
         conditions::find(&self.status.conditions, READY)
             .is_some_and(|condition| condition.status == "True")
     }
 }
 
-/// Decides what is to be done for a pipeline. `memory` is the autoscaler's of the last plan.
+/// Plans a reconcile of a pipeline. `memory` is the autoscaler's state after the last plan.
 pub(crate) fn plan(
     pipeline: &IngestionPipeline,
     world: &World,
@@ -84,7 +86,7 @@ pub(crate) fn plan(
     let secrets_hash = world
         .secrets_hash
         .clone()
-        .unwrap_or_else(|| mounted_secrets(world));
+        .unwrap_or_else(|| mounted_secrets_hash(world));
     let mut workload = workload(pipeline, world, |grace_seconds| Inputs {
         default_image,
         secrets_hash: &secrets_hash,
@@ -105,8 +107,8 @@ pub(crate) fn plan(
     }
     let outdated = manifests::outdated(&workload, &world.live);
     let outdated = template.without_refused(outdated, &world.live, scaling.replicas);
-    let unsettled = outdated.iter().map(|manifest| manifest.kind).collect();
-    let mut manifests = manifests::without_futile(outdated, &world.past_writes.applied, now);
+    let outdated_kinds = outdated.iter().map(|manifest| manifest.kind).collect();
+    let mut manifests = manifests::without_repeats(outdated, &world.past_writes.applied, now);
 
     let (mut topic_actions, topic) = topic::plan(
         &spec.source.kafka,
@@ -122,7 +124,7 @@ pub(crate) fn plan(
                 world,
                 scaling.replicas,
                 template_current,
-                verdict_of(&before.conditions, WORKERS_AVAILABLE).as_ref(),
+                conditions::find(&before.conditions, WORKERS_AVAILABLE).and_then(Verdict::of),
             )
         }),
         scaling: scaling.verdict,
@@ -154,32 +156,33 @@ pub(crate) fn plan(
         },
         ..workers_status(world)
     };
-    let notes = notes::between(&before, &status, world, &manifests, spec.scaling.mode);
+    let events = events::between(&before, &status, world, &manifests, spec.scaling.mode);
     Ok(Plan {
         topic_actions,
         kafka: world.kafka.as_ref().ok().cloned(),
         manifests,
         dry_run,
-        unsettled,
+        outdated: outdated_kinds,
         deletion_costs,
         decision: scaling.decision,
         autoscaler: scaling.memory.or_else(|| memory.cloned()),
         status,
-        notes,
+        events,
     })
 }
 
-/// The pipeline's objects. The termination grace that follows from the work seen is part of the
-/// pods' template: it waits until there are no pods, or until they are replaced anyway.
+/// The objects of the pipeline. The termination grace period depends on the longest work measured,
+/// and it is part of the pod template. It changes only when there are no pods, or when they are
+/// replaced for another reason.
 fn workload<'a>(
     pipeline: &IngestionPipeline,
     world: &World,
     inputs: impl Fn(Option<u32>) -> Inputs<'a>,
 ) -> Result<Workload, ConfigError> {
     let current = live_grace(world).filter(|_| !world.pods.is_empty());
-    let as_it_is = resources::build(pipeline, &inputs(current))?;
-    if current.is_none() || manifests::has_template(&as_it_is.deployment, &world.live) {
-        return Ok(as_it_is);
+    let unchanged = resources::build(pipeline, &inputs(current))?;
+    if current.is_none() || manifests::has_template(&unchanged.deployment, &world.live) {
+        return Ok(unchanged);
     }
     resources::build(pipeline, &inputs(None))
 }
@@ -190,25 +193,25 @@ fn live_grace(world: &World) -> Option<u32> {
     u32::try_from(pod.termination_grace_period_seconds?).ok()
 }
 
-/// Which pods go first, when the Deployment is about to ask for fewer.
+/// The pods to delete first, when the Deployment is about to be scaled down.
 fn deletion_costs(
     world: &World,
     manifests: &[Manifest],
     replicas: i32,
 ) -> Vec<(String, &'static str)> {
     let live = || world.live.deployment.as_ref()?.spec.as_ref()?.replicas;
-    let fewer = usize::try_from(live().unwrap_or(0) - replicas).unwrap_or(0);
+    let removed = usize::try_from(live().unwrap_or(0) - replicas).unwrap_or(0);
     let is_applied = manifests
         .iter()
         .any(|manifest| manifest.kind == Kind::Deployment);
-    if fewer == 0 || !is_applied {
+    if removed == 0 || !is_applied {
         return Vec::new();
     }
-    fleet::deletion_costs(&world.pods, &world.counts, fewer)
+    fleet::deletion_costs(&world.pods, &world.counts, removed)
 }
 
-/// The hash that the pods have already: a Secret that cannot be read is no reason to restart them.
-fn mounted_secrets(world: &World) -> String {
+/// The hash on the current pods: an unreadable Secret must not restart them.
+fn mounted_secrets_hash(world: &World) -> String {
     let template = || {
         let deployment = world.live.deployment.as_ref()?;
         let metadata = deployment.spec.as_ref()?.template.metadata.as_ref()?;
@@ -228,7 +231,7 @@ struct Verdicts {
     scaling: Verdict,
 }
 
-/// All conditions in their order: the summary, its parts, and the two of kstatus while they hold.
+/// All conditions in their order: Ready, its parts, and the two of kstatus while they are true.
 fn all_conditions(
     pipeline: &IngestionPipeline,
     before: &IngestionPipelineStatus,
@@ -242,26 +245,13 @@ fn all_conditions(
     } = verdicts;
     let ready = ready(pipeline, before, [&topic, &vector_store, &workers]);
 
-    let in_progress = [
-        topic::CREATING,
-        topic::INCREASING,
-        workers::ROLLOUT,
-        workers::STARTING,
-    ];
-    let hopeless = [
-        topic::DECREASE_REFUSED,
-        topic::REPLICATION_TOO_HIGH,
-        template::REFUSED,
-    ];
-    let is = |words: &[&str]| !ready.is_true() && words.contains(&ready.reason.as_str());
-    let reconciling = is(&in_progress).then(|| {
-        (
-            RECONCILING,
-            Verdict::yes(&ready.reason, ready.message.clone()),
-        )
+    let kstatus = ready.progress().map(|progress| {
+        let type_ = match progress {
+            Progress::InProgress => RECONCILING,
+            Progress::Stalled => STALLED,
+        };
+        (type_, Verdict::yes(ready.reason, ready.message.clone()))
     });
-    let stalled =
-        is(&hopeless).then(|| (STALLED, Verdict::yes(&ready.reason, ready.message.clone())));
 
     let mut all = vec![
         (READY, ready),
@@ -270,51 +260,42 @@ fn all_conditions(
         (WORKERS_AVAILABLE, workers),
         (SCALING, scaling),
     ];
-    all.extend(reconciling);
-    all.extend(stalled);
+    all.extend(kstatus);
     all
 }
 
-/// True when every part is; else what is wrong with the first that is not.
+/// True when every part is, else the verdict of the first part that is not.
 fn ready(
     pipeline: &IngestionPipeline,
     before: &IngestionPipelineStatus,
     parts: [&Verdict; 3],
 ) -> Verdict {
-    // Workers that start because there is work again are no fault of a pipeline that was ready.
+    // A pipeline that was ready stays ready while workers start for new work.
     let was_ready = conditions::find(&before.conditions, READY).is_some_and(|condition| {
         condition.status == "True" && condition.observed_generation == pipeline.metadata.generation
     });
-    let wrong = parts.into_iter().find(|part| {
-        let excused = was_ready && part.reason == workers::STARTING;
+    let not_ready = parts.into_iter().find(|part| {
+        let excused = was_ready && part.reason == Reason::WorkersStarting;
         !part.is_true() && !excused
     });
-    let mut verdict = match wrong {
+    let mut verdict = match not_ready {
         Some(part) => Verdict {
-            holds: Holds::False,
+            status: Status::False,
             ..part.clone()
         },
-        None => Verdict::yes("PipelineReady", "Topics, Milvus and workers are in order."),
+        None => Verdict::yes(
+            Reason::PipelineReady,
+            "Topics, Milvus and workers are ready.",
+        ),
     };
     if pipeline.spec.paused {
-        "Paused".clone_into(&mut verdict.reason);
-        verdict.message = format!("Paused, nothing is changed. {}", verdict.message);
+        verdict.reason = Reason::Paused;
+        verdict.message = format!(
+            "The pipeline is paused, so nothing is changed. {}",
+            verdict.message
+        );
     }
     verdict
-}
-
-fn verdict_of(before: &[Condition], type_: &str) -> Option<Verdict> {
-    let condition = conditions::find(before, type_)?;
-    let holds = match condition.status.as_str() {
-        "True" => Holds::True,
-        "False" => Holds::False,
-        _ => Holds::Unknown,
-    };
-    Some(Verdict {
-        holds,
-        reason: condition.reason.clone(),
-        message: condition.message.clone(),
-    })
 }
 
 fn workers_status(world: &World) -> IngestionPipelineStatus {

@@ -1,4 +1,4 @@
-//! The model that the workers run, in the words of the container that fetched it. Pure.
+//! The model that the workers run, as reported by the container that fetched it. Pure.
 
 use layra_crds::ModelStatus;
 
@@ -7,7 +7,7 @@ use crate::{
     resources::FETCH_MODEL,
 };
 
-/// The model of the newest pod that has fetched one, else what was known before.
+/// The model of the newest pod that has fetched one, else the model known before.
 pub(super) fn status(before: Option<&ModelStatus>, world: &World) -> Option<ModelStatus> {
     let newest = world
         .pods
@@ -27,7 +27,7 @@ fn fetched(pod: &WorkerPod) -> Option<ModelStatus> {
     if end.exit_code != 0 {
         return None;
     }
-    // A worker's image of another version may say something else: that is no model.
+    // A worker of another version may report something else.
     serde_json::from_str(end.message.as_deref()?).ok()
 }
 
@@ -51,7 +51,7 @@ mod tests {
     fn world(pods: Vec<Value>) -> World {
         World {
             pods: pods.into_iter().map(fixtures::pod).collect(),
-            ..World::unseen()
+            ..World::unobserved()
         }
     }
 
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_pod_that_has_fetched_a_model_counts() {
+    fn the_model_of_the_newest_pod_that_has_fetched_one_is_shown() {
         let world = world(vec![
             pod("2026-11-23T10:00:01Z", 0, &model("sha256:new")),
             pod("2026-11-23T10:00:00Z", 0, &model("sha256:old")),

@@ -1,5 +1,5 @@
-//! The number of workers: what the autoscaler decides, what the mode makes of it, and how it is
-//! told. Pure.
+//! The number of workers: the autoscaler's decision, adjusted to the mode, with the condition Scaling
+//! and `status.scaling`. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -13,36 +13,30 @@ use layra_crds::{
 use super::{conditions::Verdict, fleet};
 use crate::{
     policy::{fewest, floor_now, policy},
-    reconcile::world::World,
+    reconcile::{reason::Reason, world::World},
 };
 
-/// What is learned is written again when it differs by more than this part ...
-const NEWS: f64 = 0.25;
-/// ... and a termination grace is this many times the longest piece of work,
-const GRACE_TIMES_WORK: f64 = 2.0;
-/// doubled from this one up, so that it seldom changes.
+/// Learned values are written to the status when one changes by more than this fraction.
+const SIGNIFICANT_CHANGE: f64 = 0.25;
+/// A termination grace period is at least this many times the longest work.
+const GRACE_PER_WORK: f64 = 2.0;
+/// The shortest and the longest termination grace period, in seconds. The values between them are
+/// doublings of the shortest, so that the pod template rarely changes.
 const SHORTEST_GRACE: u32 = 120;
 const LONGEST_GRACE: u32 = 6 * 3600;
 
-pub(crate) const PARTITION_STUCK: &str = "PartitionStuck";
-pub(crate) const INEFFECTIVE: &str = "IneffectiveScaleUp";
-pub(crate) const INVALID_SCHEDULE: &str = "InvalidSchedule";
-
-/// What was decided.
+/// A scaling decision in the operator's types.
 pub(super) struct Scaling {
-    /// Workers that the Deployment is to ask for.
     pub(super) replicas: i32,
-    /// The condition.
     pub(super) verdict: Verdict,
-    /// For the status.
     pub(super) status: ScalingStatus,
-    /// The numbers of this moment, for metrics.
+    /// The decision with its current numbers, for metrics; `None` while paused or in mode `Manual`.
     pub(super) decision: Option<Decision>,
-    /// What the autoscaler is to remember; `None` when it was not asked.
+    /// State of the autoscaler for the next decision; `None` while paused or in mode `Manual`.
     pub(super) memory: Option<Memory>,
 }
 
-/// Decides. Without a `memory` it begins with what the status remembers.
+/// Decides. Without a `memory` it starts with the learned values in the status.
 pub(super) fn plan(
     pipeline: &IngestionPipeline,
     world: &World,
@@ -53,26 +47,23 @@ pub(super) fn plan(
     let before = pipeline.status.as_ref().and_then(|s| s.scaling.as_ref());
     let live = live_replicas(world);
     if pipeline.spec.paused {
-        let message = "Paused: the number of workers stays.";
-        let verdict = Verdict::no(
-            "Paused",
-            "The number of workers stays while the pipeline is paused.",
-        );
-        return fixed(live.unwrap_or(0), "Paused", message, verdict, before, now);
+        let message = "The pipeline is paused: the number of workers does not change.";
+        let verdict = Verdict::no(Reason::Paused, message);
+        return fixed(live.unwrap_or(0), verdict, before, now);
     }
     if scaling.mode == ScalingMode::Manual {
         let replicas = scaling.replicas.unwrap_or(scaling.min_replicas);
-        let message = "scaling.mode is Manual: scaling.replicas holds.";
-        let verdict = Verdict::yes(
-            "Manual",
-            "scaling.replicas says how many workers there are.",
-        );
-        return fixed(replicas, "Manual", message, verdict, before, now);
+        let message = "scaling.mode is Manual: scaling.replicas sets the number of workers.";
+        let verdict = Verdict::yes(Reason::Manual, message);
+        return fixed(replicas, verdict, before, now);
     }
 
     let floor = floor_now(scaling, now);
-    let fewest = fewest(scaling);
-    let policy = policy(&pipeline.spec, floor.as_ref().copied().unwrap_or(fewest));
+    let min_replicas = fewest(scaling);
+    let policy = policy(
+        &pipeline.spec,
+        floor.as_ref().copied().unwrap_or(min_replicas),
+    );
     let memory = memory.cloned().unwrap_or_else(|| {
         Memory::new(
             before
@@ -92,7 +83,7 @@ pub(super) fn plan(
             whole(decision.desired)
         },
         verdict: match floor {
-            Err(error) => Verdict::no(INVALID_SCHEDULE, error.to_string()),
+            Err(error) => Verdict::no(Reason::InvalidSchedule, error.to_string()),
             Ok(_) => verdict(world, &decision, recommend_only),
         },
         status: status(&decision, before, now),
@@ -101,14 +92,14 @@ pub(super) fn plan(
     }
 }
 
-/// The termination grace that follows from the longest piece of work seen.
+/// The termination grace period for the longest work measured so far.
 pub(super) fn grace_seconds(status: &ScalingStatus) -> u32 {
     let longest = status
         .learned
         .as_ref()
         .map_or(0.0, |learned| learned.longest_work_seconds);
     let mut grace = SHORTEST_GRACE;
-    while f64::from(grace) < GRACE_TIMES_WORK * longest && grace < LONGEST_GRACE {
+    while f64::from(grace) < GRACE_PER_WORK * longest && grace < LONGEST_GRACE {
         grace *= 2;
     }
     grace.min(LONGEST_GRACE)
@@ -120,38 +111,37 @@ fn live_replicas(world: &World) -> Option<i32> {
 }
 
 fn observe(world: &World, current: i32, now: Timestamp) -> Observation {
-    let (workers, leaving) = fleet::workers(&world.pods, &world.counts);
+    let (workers, terminating) = fleet::workers(&world.pods, &world.counts);
     Observation {
         at: now,
         current: u32::try_from(current).unwrap_or(0),
         backlog: world.backlog.clone().map_err(|problem| Blind {
-            reason: problem.reason,
+            reason: problem.reason.as_str(),
             message: problem.message,
         }),
         workers,
-        leaving,
+        leaving: terminating,
     }
 }
 
+/// A number of workers that the autoscaler does not decide.
 fn fixed(
     replicas: i32,
-    reason: &str,
-    message: &str,
     verdict: Verdict,
     before: Option<&ScalingStatus>,
     now: Timestamp,
 ) -> Scaling {
     Scaling {
         replicas,
-        verdict,
         status: ScalingStatus {
             desired_replicas: replicas,
-            reason: reason.to_owned(),
-            message: message.to_owned(),
+            reason: verdict.reason.as_str().to_owned(),
+            message: verdict.message.clone(),
             learned: before.and_then(|before| before.learned.clone()),
             last_scale_time: scale_time(replicas, before, now),
             ..ScalingStatus::default()
         },
+        verdict,
         decision: None,
         memory: None,
     }
@@ -160,57 +150,59 @@ fn fixed(
 fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict {
     if let Err(problem) = &world.backlog {
         let message = format!(
-            "The backlog is unknown, workers stay as they are: {}",
+            "The backlog is unknown, so the number of workers is held. {}",
             problem.message
         );
         return Verdict::unknown(problem.reason, message);
     }
     if decision.limits.contains(&Limit::Unknown) {
-        return Verdict::unknown(decision.reason, decision.message.clone());
+        // What the autoscaler cannot know has a reason of the same word.
+        let reason = Reason::from_word(decision.reason).unwrap_or(Reason::KafkaUnreachable);
+        return Verdict::unknown(reason, decision.message.clone());
     }
     if !decision.stuck.is_empty() {
         let message = format!(
-            "No worker gets on with {}: it has been at the same message for long. Look at the worker's log, and at the message.",
+            "No progress on {}: the same message has been in progress for more than ten minutes. Check the worker's log and the message at the committed offset.",
             partitions(&decision.stuck).join(", ")
         );
-        return Verdict::yes(PARTITION_STUCK, message);
+        return Verdict::yes(Reason::PartitionStuck, message);
     }
     let has = |limit| decision.limits.contains(&limit);
-    if has(Limit::IneffectiveScaleUp) {
-        Verdict::yes(
-            INEFFECTIVE,
-            "The last scale-up brought no more pages per second: something else is the bottleneck, for example Milvus or the object store. No more workers are added for now.",
+    let (reason, message) = if has(Limit::IneffectiveScaleUp) {
+        (
+            Reason::IneffectiveScaleUp,
+            "The last scale-up did not raise the pages per second, so no more workers are added for now. Look for another bottleneck, for example Milvus or the object store.",
         )
     } else if has(Limit::PendingWorkers) {
-        Verdict::yes(
-            "PendingWorkers",
-            "Workers wait for a node; no more than scaling.maxPendingWorkers do at the same time.",
+        (
+            Reason::PendingWorkers,
+            "As many workers are pending as scaling.maxPendingWorkers allows, so no more are added. Add nodes.",
         )
     } else if has(Limit::MaxReplicas) {
-        Verdict::yes(
-            "AtMaxReplicas",
-            "The work asks for more workers than maxReplicas.",
+        (
+            Reason::AtMaxReplicas,
+            "The backlog needs more workers than scaling.maxReplicas. Raise it, or accept a longer drain.",
         )
     } else if has(Limit::Partitions) {
-        Verdict::yes(
-            "AtPartitions",
-            "The work asks for more workers than there are partitions.",
+        (
+            Reason::AtPartitions,
+            "The backlog needs more workers than there are partitions. Raise source.kafka.partitions, or accept a longer drain.",
         )
     } else if recommend_only {
-        Verdict::yes(
-            "RecommendOnly",
-            "scaling.mode is Recommend: status.scaling says what would be done.",
+        (
+            Reason::RecommendOnly,
+            "scaling.mode is Recommend: status.scaling shows the decision, and nothing is changed.",
         )
     } else {
-        Verdict::yes(
-            "FollowingBacklog",
+        (
+            Reason::FollowingBacklog,
             "The number of workers follows the backlog.",
         )
-    }
+    };
+    Verdict::yes(reason, message)
 }
 
-/// The status keeps the explanation of the last decision until another one, or another reason for
-/// the same one, takes its place.
+/// The status keeps the explanation of a decision until the decision or its reason changes.
 fn status(decision: &Decision, before: Option<&ScalingStatus>, now: Timestamp) -> ScalingStatus {
     let desired = whole(decision.desired);
     let limits: Vec<String> = decision
@@ -229,12 +221,12 @@ fn status(decision: &Decision, before: Option<&ScalingStatus>, now: Timestamp) -
             && before.stuck_partitions == stuck
     });
     if let Some(same) = same {
-        let is_news = match (&learned, &same.learned) {
-            (Some(new), Some(old)) => is_news(new, old),
+        let is_due = match (&learned, &same.learned) {
+            (Some(new), Some(old)) => differs(new, old),
             (new, old) => new.is_some() && old.is_none(),
         };
         return ScalingStatus {
-            learned: if is_news {
+            learned: if is_due {
                 learned
             } else {
                 same.learned.clone()
@@ -262,12 +254,13 @@ fn scale_time(desired: i32, before: Option<&ScalingStatus>, now: Timestamp) -> O
     }
 }
 
-fn is_news(new: &LearnedStatus, old: &LearnedStatus) -> bool {
-    let differs = |new: f64, old: f64| (new - old).abs() > NEWS * old.abs();
-    differs(new.pages_per_second, old.pages_per_second)
-        || differs(new.pages_per_document, old.pages_per_document)
-        || differs(new.startup_seconds, old.startup_seconds)
-        || differs(new.longest_work_seconds, old.longest_work_seconds)
+/// Whether a learned value changed significantly.
+fn differs(new: &LearnedStatus, old: &LearnedStatus) -> bool {
+    let changed = |new: f64, old: f64| (new - old).abs() > SIGNIFICANT_CHANGE * old.abs();
+    changed(new.pages_per_second, old.pages_per_second)
+        || changed(new.pages_per_document, old.pages_per_document)
+        || changed(new.startup_seconds, old.startup_seconds)
+        || changed(new.longest_work_seconds, old.longest_work_seconds)
 }
 
 fn learned(status: &LearnedStatus) -> Learned {
@@ -326,7 +319,7 @@ fn partitions(partitions: &[Partition]) -> Vec<String> {
         .collect()
 }
 
-/// Three decimals: enough for every use, and short in the status.
+/// Three decimals are precise enough and short in the status.
 fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

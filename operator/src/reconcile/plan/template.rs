@@ -5,19 +5,20 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::ResourceExt;
+use layra_crds::condition_types::WORKERS_AVAILABLE;
 use serde_json::Value;
 
 use super::{
-    conditions::{self, Holds, Verdict, WORKERS_AVAILABLE},
+    conditions::{self, Verdict},
     manifests::Manifest,
 };
 use crate::{
-    reconcile::world::{Live, World},
+    reconcile::{
+        reason::Reason,
+        world::{Live, World},
+    },
     resources::{APPLIED_HASH, Kind, Workload, hash_of},
 };
-
-/// The pod template is refused. Only another spec helps.
-pub(crate) const REFUSED: &str = "TemplateRefused";
 
 /// A refused template is tried again after this long: an admission policy may have changed.
 const RETRY: SignedDuration = SignedDuration::from_mins(1);
@@ -143,18 +144,15 @@ fn refused(message: &str, live: &Live) -> Verdict {
     } else {
         "No workers can start."
     };
-    Verdict::no(REFUSED, format!("{message} {consequence}"))
+    Verdict::no(Reason::TemplateRefused, format!("{message} {consequence}"))
 }
 
 /// A restarted operator does not know of earlier dry runs. Until the next one has its result, the
 /// condition of the same generation holds.
 fn refused_before(before: &[Condition], generation: Option<i64>) -> Option<Verdict> {
     let condition = conditions::find(before, WORKERS_AVAILABLE)?;
-    let is_same = condition.reason == REFUSED && condition.observed_generation == generation;
-    is_same.then(|| Verdict {
-        holds: Holds::False,
-        reason: condition.reason.clone(),
-        message: condition.message.clone(),
+    Verdict::of(condition).filter(|verdict| {
+        verdict.reason == Reason::TemplateRefused && condition.observed_generation == generation
     })
 }
 

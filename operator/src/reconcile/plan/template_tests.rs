@@ -1,6 +1,9 @@
 use std::sync::Arc;
 
-use layra_crds::{IngestionPipeline, ScalingMode};
+use layra_crds::{
+    IngestionPipeline, ScalingMode,
+    condition_types::{READY, STALLED},
+};
 use serde_json::json;
 
 use super::*;
@@ -8,11 +11,7 @@ use crate::{
     fixtures,
     kafka::TopicState,
     reconcile::{
-        plan::{
-            Plan,
-            conditions::{READY, STALLED},
-            plan,
-        },
+        plan::{Plan, plan},
         world::{DryRunResult, Topics},
     },
 };
@@ -39,7 +38,7 @@ fn running() -> (IngestionPipeline, World) {
             ranges: present,
             dead_letters: present,
         }),
-        ..World::unseen()
+        ..World::unobserved()
     };
     let plan = step(&pipeline, &world, at(0));
     apply(&mut world, &plan);
@@ -154,7 +153,11 @@ fn a_refusal_of_the_api_server_is_a_stalled_condition_with_its_words() {
     assert_eq!(refused.dry_run, None, "the answer is known");
     for type_ in [WORKERS_AVAILABLE, READY, STALLED] {
         let condition = condition(&refused, type_);
-        assert_eq!(condition.reason, REFUSED, "{type_}");
+        assert_eq!(
+            condition.reason,
+            Reason::TemplateRefused.as_str(),
+            "{type_}"
+        );
         assert!(
             condition.message.contains("priorityClassName: Invalid."),
             "{}",
@@ -163,7 +166,11 @@ fn a_refusal_of_the_api_server_is_a_stalled_condition_with_its_words() {
     }
     let later = step(&pipeline, &world, at(61));
     assert!(later.dry_run.is_some(), "a policy may have changed");
-    assert_eq!(condition(&later, STALLED).reason, REFUSED, "it stays");
+    assert_eq!(
+        condition(&later, STALLED).reason,
+        Reason::TemplateRefused.as_str(),
+        "it stays"
+    );
 }
 
 #[test]
@@ -199,7 +206,7 @@ fn a_misspelt_field_is_refused_without_a_dry_run() {
 fn without_workers_a_refused_template_creates_no_deployment() {
     let mut pipeline = fixtures::pipeline();
     edit(&mut pipeline, &json!({"nodeSelectors": {}}));
-    let plan = step(&pipeline, &World::unseen(), at(1));
+    let plan = step(&pipeline, &World::unobserved(), at(1));
     assert!(!kinds(&plan).contains(&Kind::Deployment));
     let message = &condition(&plan, WORKERS_AVAILABLE).message;
     assert!(message.contains("No workers can start."), "{message}");
@@ -227,7 +234,10 @@ fn a_restarted_operator_keeps_the_condition_until_the_api_server_answers() {
 
     world.past_writes.dry_run = None;
     let restarted = step(&pipeline, &world, at(3));
-    assert_eq!(condition(&restarted, STALLED).reason, REFUSED);
+    assert_eq!(
+        condition(&restarted, STALLED).reason,
+        Reason::TemplateRefused.as_str()
+    );
     assert!(restarted.dry_run.is_some());
     answer(&mut world, &restarted, None, at(3));
     let accepted = step(&pipeline, &world, at(4));

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use layra_autoscaler::{Backlog, Counts, PartitionOffsets};
 use layra_crds::{FloorSpec, LearnedStatus, ScalingMode};
 use serde_json::json;
@@ -19,7 +20,7 @@ fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
-/// Topics and Milvus are in order, nothing of the pipeline exists yet.
+/// Topics and Milvus are ready; no object of the pipeline exists yet.
 fn new_world(lag: i64) -> World {
     let present = TopicState::Present { partitions: 10 };
     World {
@@ -31,11 +32,11 @@ fn new_world(lag: i64) -> World {
             dead_letters: present,
         }),
         backlog: Ok(backlog(lag)),
-        ..World::unseen()
+        ..World::unobserved()
     }
 }
 
-/// So many documents, spread over ten partitions.
+/// `lag` documents, spread over ten partitions.
 fn backlog(lag: i64) -> Backlog {
     let partition = |number| PartitionOffsets {
         log_start: 0,
@@ -56,7 +57,7 @@ fn object<K: serde::de::DeserializeOwned>(body: serde_json::Value) -> Arc<K> {
     Arc::new(serde_json::from_value(body).unwrap())
 }
 
-/// As if the plan had been carried out, with `ready` ready workers.
+/// Carries the plan out and makes `ready` workers ready.
 fn after(pipeline: &mut IngestionPipeline, world: &mut World, plan: Plan, ready: i32) {
     pipeline.status = Some(plan.status);
     for Manifest { kind, body, .. } in plan.manifests {
@@ -76,7 +77,7 @@ fn after(pipeline: &mut IngestionPipeline, world: &mut World, plan: Plan, ready:
     world.live.deployment = Some(Arc::new(deployment));
 }
 
-/// Runs until nothing changes any more.
+/// Reconciles until nothing changes any more.
 fn settled(lag: i64, ready: i32) -> (IngestionPipeline, World) {
     let (mut pipeline, mut world) = (fixtures::pipeline(), new_world(lag));
     for _ in 0..3 {
@@ -90,8 +91,8 @@ fn condition<'a>(plan: &'a Plan, type_: &str) -> &'a Condition {
     conditions::find(&plan.status.conditions, type_).unwrap()
 }
 
-fn reasons(plan: &Plan) -> Vec<&str> {
-    plan.notes.iter().map(|note| note.reason.as_str()).collect()
+fn events(plan: &Plan) -> Vec<Reason> {
+    plan.events.iter().map(|event| event.reason).collect()
 }
 
 #[test]
@@ -99,7 +100,7 @@ fn a_new_pipeline_gets_all_objects_and_is_in_progress() {
     let plan = step(&fixtures::pipeline(), &new_world(0));
     assert_eq!(plan.manifests.len(), 4);
     assert_eq!(condition(&plan, READY).status, "False");
-    assert_eq!(condition(&plan, RECONCILING).reason, workers::ROLLOUT);
+    assert_eq!(condition(&plan, RECONCILING).reason, "RolloutInProgress");
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn pain_12_a_steady_state_plans_no_write_at_all() {
     let plan = step(&pipeline, &world);
     assert_eq!(plan.manifests, []);
     assert_eq!(plan.topic_actions, []);
-    assert_eq!(plan.notes, []);
+    assert_eq!(plan.events, []);
     assert_eq!(
         Some(plan.status),
         pipeline.status,
@@ -135,28 +136,28 @@ fn scaled_to_zero_is_ready_and_every_condition_names_the_generation() {
 }
 
 #[test]
-fn work_wakes_workers_and_says_why() {
+fn a_backlog_starts_workers_and_the_event_explains_why() {
     let (pipeline, mut world) = settled(0, 0);
     world.backlog = Ok(backlog(500));
     let plan = step(&pipeline, &world);
     assert_eq!(plan.status.scaling.as_ref().unwrap().desired_replicas, 3);
-    assert_eq!(reasons(&plan), ["ScaledUp"]);
+    assert_eq!(events(&plan), [Reason::ScaledUp]);
     assert_eq!(
-        plan.notes[0].message,
-        "0 to 3 workers. 500 documents wait, about 5000 pages, the oldest for 0 s; to get it done within 600 s takes 3 workers at 4 pages/s each: 3 workers."
+        plan.events[0].message,
+        "Scaled up from 0 to 3 workers. 500 documents wait, about 5000 pages, the oldest for 0 s; to get it done within 600 s takes 3 workers at 4 pages/s each: 3 workers."
     );
 }
 
 #[test]
-fn a_ready_pipeline_stays_ready_while_woken_workers_start() {
+fn a_ready_pipeline_stays_ready_while_workers_start() {
     let (mut pipeline, mut world) = settled(0, 0);
     world.backlog = Ok(backlog(500));
-    let woken = step(&pipeline, &world);
-    after(&mut pipeline, &mut world, woken, 0);
+    let scaled_up = step(&pipeline, &world);
+    after(&mut pipeline, &mut world, scaled_up, 0);
     let plan = step(&pipeline, &world);
     assert_eq!(
         condition(&plan, WORKERS_AVAILABLE).reason,
-        workers::STARTING
+        "WorkersStarting"
     );
     assert_eq!(condition(&plan, READY).status, "True");
 }
@@ -165,7 +166,7 @@ fn a_ready_pipeline_stays_ready_while_woken_workers_start() {
 fn a_new_pipeline_is_not_ready_before_its_first_workers_are() {
     let (pipeline, world) = settled(500, 0);
     let plan = step(&pipeline, &world);
-    assert_eq!(condition(&plan, READY).reason, workers::STARTING);
+    assert_eq!(condition(&plan, READY).reason, "WorkersStarting");
     assert_eq!(condition(&plan, RECONCILING).status, "True");
 }
 
@@ -176,9 +177,9 @@ fn an_edit_rolls_the_workers_and_is_in_progress_until_they_are_replaced() {
     pipeline.metadata.generation = Some(2);
     let plan = step(&pipeline, &world);
     assert!(
-        reasons(&plan).contains(&"RolloutStarted"),
+        events(&plan).contains(&Reason::RolloutStarted),
         "{:?}",
-        plan.notes
+        plan.events
     );
     assert_eq!(condition(&plan, READY).status, "False");
     assert_eq!(condition(&plan, READY).observed_generation, Some(2));
@@ -186,15 +187,15 @@ fn an_edit_rolls_the_workers_and_is_in_progress_until_they_are_replaced() {
     after(&mut pipeline, &mut world, plan, 3);
     let plan = step(&pipeline, &world);
     assert_eq!(
-        (condition(&plan, READY).status.as_str(), reasons(&plan)),
-        ("True", vec!["PipelineReady"])
+        (condition(&plan, READY).status.as_str(), events(&plan)),
+        ("True", vec![Reason::PipelineReady])
     );
 }
 
 #[test]
 fn unknown_offsets_hold_the_workers_and_leave_ready_alone() {
     let (pipeline, mut world) = settled(500, 3);
-    world.backlog = Err(Problem::new("KafkaUnreachable", "no answer"));
+    world.backlog = Err(Problem::new(Reason::KafkaUnreachable, "no answer"));
     let plan = step(&pipeline, &world);
     assert_eq!(plan.manifests, []);
     assert_eq!(plan.status.lag, None);
@@ -203,18 +204,18 @@ fn unknown_offsets_hold_the_workers_and_leave_ready_alone() {
 }
 
 #[test]
-fn an_unreachable_milvus_is_said_and_workers_go_on() {
+fn an_unreachable_milvus_is_reported_and_workers_keep_working() {
     let (pipeline, mut world) = settled(500, 3);
-    world.indexes = Err(Problem::new("MilvusUnreachable", "no answer"));
+    world.indexes = Err(Problem::new(Reason::MilvusUnreachable, "no answer"));
     let plan = step(&pipeline, &world);
     assert_eq!(plan.manifests, []);
     assert_eq!(condition(&plan, VECTOR_STORE_READY).status, "False");
     assert_eq!(condition(&plan, READY).reason, "MilvusUnreachable");
-    assert_eq!(reasons(&plan), ["MilvusUnreachable"]);
+    assert_eq!(events(&plan), [Reason::MilvusUnreachable]);
 }
 
 #[test]
-fn drift_is_listed_and_told_once() {
+fn index_drift_is_listed_and_published_once() {
     let (mut pipeline, mut world) = settled(0, 0);
     let drifted = layra_crds::DriftedCollection {
         name: "colqwenold".into(),
@@ -225,24 +226,21 @@ fn drift_is_listed_and_told_once() {
         drifted: vec![drifted.clone()],
     });
     let plan = step(&pipeline, &world);
-    assert_eq!(
-        condition(&plan, VECTOR_STORE_READY).reason,
-        vector_store::INDEX_DRIFT
-    );
+    assert_eq!(condition(&plan, VECTOR_STORE_READY).reason, "IndexDrift");
     assert_eq!(
         condition(&plan, READY).status,
         "True",
         "searches work with the old index"
     );
     assert_eq!(plan.status.drifted_collections, [drifted]);
-    assert_eq!(reasons(&plan), [vector_store::INDEX_DRIFT]);
+    assert_eq!(events(&plan), [Reason::IndexDrift]);
 
     pipeline.status = Some(plan.status);
-    assert_eq!(step(&pipeline, &world).notes, []);
+    assert_eq!(step(&pipeline, &world).events, []);
 }
 
 #[test]
-fn a_refused_decrease_is_stalled_and_workers_go_on() {
+fn a_refused_decrease_is_stalled_and_workers_keep_working() {
     let (mut pipeline, mut world) = settled(500, 3);
     world.topics = Ok(Topics {
         brokers: 1,
@@ -251,15 +249,18 @@ fn a_refused_decrease_is_stalled_and_workers_go_on() {
         dead_letters: TopicState::Present { partitions: 1 },
     });
     let plan = step(&pipeline, &world);
-    assert_eq!(condition(&plan, STALLED).reason, topic::DECREASE_REFUSED);
+    assert_eq!(
+        condition(&plan, STALLED).reason,
+        "PartitionsDecreaseRefused"
+    );
     assert_eq!(condition(&plan, READY).status, "False");
     assert_eq!(plan.manifests, []);
     pipeline.status = Some(plan.status);
-    assert_eq!(step(&pipeline, &world).notes, [], "it is told once");
+    assert_eq!(step(&pipeline, &world).events, [], "it is published once");
 }
 
 #[test]
-fn a_paused_pipeline_is_only_watched() {
+fn a_paused_pipeline_is_only_observed() {
     let (mut pipeline, mut world) = settled(500, 3);
     pipeline.spec.paused = true;
     pipeline.spec.embedding.batch_pages = 4;
@@ -277,7 +278,7 @@ fn a_paused_pipeline_is_only_watched() {
 }
 
 #[test]
-fn what_the_autoscaler_remembers_comes_back_and_outlasts_a_pause() {
+fn the_autoscalers_state_is_returned_and_survives_a_pause() {
     let (mut pipeline, world) = settled(500, 3);
     let memory = step(&pipeline, &world).autoscaler;
     pipeline.spec.paused = true;
@@ -286,7 +287,7 @@ fn what_the_autoscaler_remembers_comes_back_and_outlasts_a_pause() {
 }
 
 #[test]
-fn manual_replicas_hold_whatever_the_backlog() {
+fn in_mode_manual_the_backlog_does_not_matter() {
     let (mut pipeline, world) = settled(500, 3);
     pipeline.spec.scaling.mode = ScalingMode::Manual;
     pipeline.spec.scaling.replicas = Some(1);
@@ -296,14 +297,14 @@ fn manual_replicas_hold_whatever_the_backlog() {
 }
 
 #[test]
-fn a_recommendation_is_shown_and_told_and_nothing_is_done() {
+fn a_recommendation_is_shown_and_published_and_not_carried_out() {
     let (mut pipeline, mut world) = settled(0, 0);
     pipeline.spec.scaling.mode = ScalingMode::Recommend;
     world.backlog = Ok(backlog(500));
     let plan = step(&pipeline, &world);
     assert_eq!(plan.manifests, []);
     assert_eq!(plan.status.scaling.as_ref().unwrap().desired_replicas, 3);
-    assert_eq!(reasons(&plan), ["ScalingRecommended"]);
+    assert_eq!(events(&plan), [Reason::ScalingRecommended]);
     assert_eq!(condition(&plan, SCALING).reason, "RecommendOnly");
 }
 
@@ -328,10 +329,10 @@ fn the_explanation_stays_until_the_decision_or_its_reason_changes() {
 }
 
 #[test]
-fn what_was_learned_is_kept_in_the_status_and_taken_up_by_the_next_process() {
+fn learned_values_survive_a_restart_through_the_status() {
     let (mut pipeline, world) = settled(500, 3);
     let scaling = pipeline.status.as_mut().unwrap().scaling.as_mut().unwrap();
-    assert_eq!(scaling.learned, None, "nothing was seen yet");
+    assert_eq!(scaling.learned, None, "nothing was measured yet");
     let learned = LearnedStatus {
         pages_per_second: 55.0,
         pages_per_document: 4.0,
@@ -346,7 +347,7 @@ fn what_was_learned_is_kept_in_the_status_and_taken_up_by_the_next_process() {
 }
 
 #[test]
-fn the_termination_grace_follows_from_the_longest_work_when_nobody_is_disturbed() {
+fn the_termination_grace_period_follows_the_longest_work_when_that_restarts_no_pod() {
     let grace = |plan: &Plan| {
         let deployment = plan
             .manifests
@@ -365,7 +366,7 @@ fn the_termination_grace_follows_from_the_longest_work_when_nobody_is_disturbed(
         longest_work_seconds: 400.0,
     });
     world.pods = vec![fixtures::pod(json!({"metadata": {"name": "a"}}))];
-    assert_eq!(grace(&step(&pipeline, &world)), None, "a worker is there");
+    assert_eq!(grace(&step(&pipeline, &world)), None, "a worker is running");
     let mut edited = pipeline.clone();
     edited.spec.embedding.batch_pages = 4;
     assert_eq!(
@@ -378,7 +379,7 @@ fn the_termination_grace_follows_from_the_longest_work_when_nobody_is_disturbed(
 }
 
 #[test]
-fn the_workers_that_go_are_chosen_before_fewer_are_asked_for() {
+fn the_pods_to_delete_are_chosen_before_the_deployment_is_scaled_down() {
     let (mut pipeline, mut world) = settled(500, 3);
     world.pods = ["a", "b", "c"]
         .map(|name| fixtures::pod(json!({"metadata": {"name": name}})))
@@ -399,7 +400,7 @@ fn the_workers_that_go_are_chosen_before_fewer_are_asked_for() {
 }
 
 #[test]
-fn a_schedule_that_cannot_be_understood_is_said_and_the_rest_goes_on() {
+fn an_invalid_schedule_is_reported_and_scaling_continues() {
     let (mut pipeline, world) = settled(500, 3);
     pipeline.spec.scaling.floors = vec![FloorSpec {
         start: "0 8 * * *".into(),
@@ -409,12 +410,12 @@ fn a_schedule_that_cannot_be_understood_is_said_and_the_rest_goes_on() {
     }];
     let plan = step(&pipeline, &world);
     assert_eq!(condition(&plan, SCALING).reason, "InvalidSchedule");
-    assert_eq!(reasons(&plan), ["InvalidSchedule"]);
+    assert_eq!(events(&plan), [Reason::InvalidSchedule]);
     assert_eq!(plan.status.scaling.unwrap().desired_replicas, 3);
 }
 
 #[test]
-fn a_secret_that_went_away_does_not_restart_the_workers() {
+fn a_deleted_secret_does_not_restart_the_workers() {
     let (pipeline, mut world) = settled(500, 3);
     world.secrets_hash = None;
     assert_eq!(step(&pipeline, &world).manifests, []);
@@ -424,7 +425,7 @@ fn a_secret_that_went_away_does_not_restart_the_workers() {
 fn a_rotated_secret_rolls_the_workers() {
     let (pipeline, mut world) = settled(500, 3);
     world.secrets_hash = Some("another".into());
-    assert!(reasons(&step(&pipeline, &world)).contains(&"RolloutStarted"));
+    assert!(events(&step(&pipeline, &world)).contains(&Reason::RolloutStarted));
 }
 
 #[test]

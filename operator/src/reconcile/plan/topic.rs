@@ -1,4 +1,4 @@
-//! What to do with the topics, and what to say of them. Pure.
+//! The changes to make to the topics, and the condition TopicReady. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use layra_crds::KafkaSource;
@@ -6,21 +6,19 @@ use layra_crds::KafkaSource;
 use super::conditions::Verdict;
 use crate::{
     kafka::{TopicAction, TopicState},
-    reconcile::world::{Problem, TopicFailure, Topics},
+    reconcile::{
+        reason::Reason,
+        world::{Problem, TopicFailure, Topics},
+    },
 };
 
-/// A refused change is tried again after this long: the cause may be gone.
+/// A refused change is retried after this long: the cause may be gone.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(30);
-/// A task must not vanish while it waits, for example during a long outage.
+/// Retention of the tasks: long, so that none is deleted before it is processed, for example during
+/// a long outage.
 const TASK_RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-pub(crate) const CREATING: &str = "TopicCreating";
-pub(crate) const INCREASING: &str = "PartitionsIncreasing";
-pub(crate) const DECREASE_REFUSED: &str = "PartitionsDecreaseRefused";
-pub(crate) const REPLICATION_TOO_HIGH: &str = "ReplicationFactorTooHigh";
-pub(crate) const CHANGE_FAILED: &str = "TopicChangeFailed";
-
-/// The changes to make, and the state of the topics.
+/// The changes to make, and the verdict on the topics.
 pub(super) fn plan(
     kafka: &KafkaSource,
     topics: &Result<Topics, Problem>,
@@ -38,7 +36,7 @@ pub(super) fn plan(
     };
     let wanted = wanted_actions(kafka, topics);
     let Some(first) = wanted.first() else {
-        return (Vec::new(), settled(kafka, topics));
+        return (Vec::new(), existing_topics(kafka, topics));
     };
     let needs_brokers = wanted
         .iter()
@@ -46,9 +44,9 @@ pub(super) fn plan(
     if needs_brokers && usize::try_from(kafka.replication_factor).is_ok_and(|n| n > topics.brokers)
     {
         let verdict = Verdict::no(
-            REPLICATION_TOO_HIGH,
+            Reason::ReplicationFactorTooHigh,
             format!(
-                "Topic {} cannot be created: replicationFactor {} needs as many brokers, and Kafka has {}. Lower source.kafka.replicationFactor or add brokers.",
+                "Topic {} cannot be created: replication factor {} needs as many brokers, and Kafka has {}. Lower source.kafka.replicationFactor or add brokers.",
                 first.topic(),
                 kafka.replication_factor,
                 topics.brokers
@@ -58,9 +56,9 @@ pub(super) fn plan(
     }
     if let Some(failure) = failure.filter(|failure| failure.topic == first.topic()) {
         let verdict = Verdict::no(
-            CHANGE_FAILED,
+            Reason::TopicChangeFailed,
             format!(
-                "Kafka refused to change topic {}: {}.",
+                "Topic {} cannot be created or extended: {}. The operator retries.",
                 failure.topic, failure.message
             ),
         );
@@ -68,12 +66,13 @@ pub(super) fn plan(
         return (if due { wanted } else { Vec::new() }, verdict);
     }
     let verdict = match first {
-        TopicAction::Create { topic, .. } => {
-            Verdict::no(CREATING, format!("Topic {topic} is being created."))
-        }
+        TopicAction::Create { topic, .. } => Verdict::no(
+            Reason::TopicCreating,
+            format!("Topic {topic} is being created."),
+        ),
         TopicAction::AddPartitions { topic, partitions } => Verdict::no(
-            INCREASING,
-            format!("Topic {topic} is given {partitions} partitions."),
+            Reason::PartitionsIncreasing,
+            format!("Topic {topic} is being extended to {partitions} partitions."),
         ),
     };
     (wanted, verdict)
@@ -104,17 +103,17 @@ fn wanted_actions(kafka: &KafkaSource, topics: &Topics) -> Vec<TopicAction> {
     if topics.dead_letters == TopicState::Absent {
         actions.push(TopicAction::Create {
             topic: kafka.dead_letter_topic(),
-            // Failures are few and read by people: one partition keeps them in order.
+            // Dead letters are few and read by people: one partition keeps them in order.
             partitions: 1,
             replication_factor: kafka.replication_factor,
-            // They stay until somebody has dealt with them.
+            // They are kept until somebody handles them.
             config: config(kafka, None),
         });
     }
     actions
 }
 
-/// Settings of a new topic. Those of an existing one belong to whoever made it.
+/// Configuration of a new topic. That of an existing one belongs to whoever created it.
 fn config(kafka: &KafkaSource, retention: Option<SignedDuration>) -> Vec<(&'static str, String)> {
     let retention = retention.map_or_else(|| "-1".to_owned(), |time| time.as_millis().to_string());
     let mut config = vec![
@@ -122,7 +121,7 @@ fn config(kafka: &KafkaSource, retention: Option<SignedDuration>) -> Vec<(&'stat
         ("retention.ms", retention),
     ];
     if kafka.replication_factor >= 3 {
-        // A producer that asks for all acknowledgements gets a majority.
+        // With acks=all, a majority of the replicas has every record.
         config.push((
             "min.insync.replicas",
             (kafka.replication_factor / 2 + 1).to_string(),
@@ -131,19 +130,19 @@ fn config(kafka: &KafkaSource, retention: Option<SignedDuration>) -> Vec<(&'stat
     config
 }
 
-fn settled(kafka: &KafkaSource, topics: &Topics) -> Verdict {
+fn existing_topics(kafka: &KafkaSource, topics: &Topics) -> Verdict {
     let has = topics.partitions().unwrap_or_default();
     if has > kafka.partitions {
         return Verdict::no(
-            DECREASE_REFUSED,
+            Reason::PartitionsDecreaseRefused,
             format!(
-                "Topic {} has {has} partitions, the spec says {}: Kafka cannot remove partitions. Set source.kafka.partitions to {has}. The workers go on meanwhile.",
+                "Topic {} has {has} partitions, but source.kafka.partitions is {}, and Kafka cannot remove partitions. Set source.kafka.partitions to {has}. The workers keep working.",
                 kafka.topic, kafka.partitions
             ),
         );
     }
     Verdict::yes(
-        "TopicsExist",
+        Reason::TopicsExist,
         format!(
             "Topic {} has {has} partitions; {} and {} exist.",
             kafka.topic,
@@ -156,7 +155,7 @@ fn settled(kafka: &KafkaSource, topics: &Topics) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fixtures, reconcile::plan::conditions::Holds};
+    use crate::{fixtures, reconcile::plan::conditions::Status};
 
     const PRESENT: TopicState = TopicState::Present { partitions: 10 };
 
@@ -199,7 +198,7 @@ mod tests {
     fn absent_topics_are_created() {
         let (actions, verdict) = step(&kafka(), TopicState::Absent, TopicState::Absent, None);
         insta::assert_debug_snapshot!(actions);
-        assert_eq!(verdict.reason, CREATING);
+        assert_eq!(verdict.reason, Reason::TopicCreating);
     }
 
     #[test]
@@ -216,11 +215,11 @@ mod tests {
                 partitions: 10,
             });
         assert_eq!(actions, expected);
-        assert_eq!(verdict.reason, INCREASING);
+        assert_eq!(verdict.reason, Reason::PartitionsIncreasing);
     }
 
     #[test]
-    fn more_partitions_than_asked_are_refused_without_an_attempt() {
+    fn a_topic_with_more_partitions_than_the_spec_is_stalled_without_an_attempt() {
         let (actions, verdict) = step(
             &kafka(),
             TopicState::Present { partitions: 12 },
@@ -229,42 +228,43 @@ mod tests {
         );
         assert!(actions.is_empty());
         assert_eq!(
-            (verdict.holds, verdict.reason.as_str()),
-            (Holds::False, DECREASE_REFUSED)
+            (verdict.status, verdict.reason),
+            (Status::False, Reason::PartitionsDecreaseRefused)
         );
     }
 
     #[test]
-    fn a_replication_factor_above_the_brokers_is_not_tried() {
+    fn a_replication_factor_above_the_number_of_brokers_is_not_attempted() {
         let kafka = KafkaSource {
             replication_factor: 3,
             ..kafka()
         };
         let (actions, verdict) = step(&kafka, TopicState::Absent, TopicState::Absent, None);
         assert!(actions.is_empty());
-        assert_eq!(verdict.reason, REPLICATION_TOO_HIGH);
+        assert_eq!(verdict.reason, Reason::ReplicationFactorTooHigh);
 
         let (_, verdict) = step(&kafka, PRESENT, PRESENT, None);
         assert!(verdict.is_true(), "existing topics stay as they are");
     }
 
     #[test]
-    fn a_refused_change_waits_before_it_is_tried_again() {
+    fn a_refused_change_is_retried_after_half_a_minute() {
         let absent = TopicState::Absent;
         let (actions, verdict) = step(&kafka(), absent, PRESENT, Some(&failed(10)));
         assert!(actions.is_empty());
-        assert_eq!(verdict.reason, CHANGE_FAILED);
+        assert_eq!(verdict.reason, Reason::TopicChangeFailed);
 
         let (actions, verdict) = step(&kafka(), absent, PRESENT, Some(&failed(30)));
         assert_eq!(actions.len(), 2);
         assert_eq!(
-            verdict.reason, CHANGE_FAILED,
-            "the word does not flap between attempts"
+            verdict.reason,
+            Reason::TopicChangeFailed,
+            "the reason does not flap between attempts"
         );
     }
 
     #[test]
-    fn an_old_failure_is_forgotten_once_the_topics_are_there() {
+    fn an_old_failure_does_not_count_once_the_topics_exist() {
         assert!(
             step(&kafka(), PRESENT, PRESENT, Some(&failed(10)))
                 .1
@@ -273,10 +273,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_kafka_is_unknown_and_nothing_is_tried() {
-        let seen = Err(Problem::new("KafkaUnreachable", "no"));
-        let (actions, verdict) = plan(&kafka(), &seen, None, now());
+    fn with_kafka_unreachable_the_topics_are_unknown_and_nothing_is_attempted() {
+        let topics = Err(Problem::new(Reason::KafkaUnreachable, "no"));
+        let (actions, verdict) = plan(&kafka(), &topics, None, now());
         assert!(actions.is_empty());
-        assert_eq!(verdict.holds, Holds::Unknown);
+        assert_eq!(verdict.status, Status::Unknown);
     }
 }

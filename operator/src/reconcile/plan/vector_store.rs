@@ -1,13 +1,13 @@
-//! What to say of Milvus. Pure.
+//! The condition VectorStoreReady. Pure.
 
 use super::conditions::Verdict;
-use crate::{milvus::IndexReport, reconcile::world::Problem};
+use crate::{
+    milvus::IndexReport,
+    reconcile::{reason::Reason, world::Problem},
+};
 
-/// The word for collections whose index is not the one in the spec.
-pub(crate) const INDEX_DRIFT: &str = "IndexDrift";
-
-/// Another index is no fault: searches work, only not as fast or exact as the spec says. It shows
-/// in the reason, and the collections stand in the status.
+/// Another index than the spec's does not make the condition false: searches work, only slower or
+/// less exact. The reason shows it, and the status lists the collections.
 pub(super) fn judge(indexes: &Result<IndexReport, Problem>) -> Verdict {
     let report = match indexes {
         Ok(report) => report,
@@ -15,15 +15,18 @@ pub(super) fn judge(indexes: &Result<IndexReport, Problem>) -> Verdict {
     };
     let drifted = report.drifted.len();
     match (report.collections, drifted) {
-        (0, _) => Verdict::yes("IndexesMatch", "No collection yet: the workers make them."),
+        (0, _) => Verdict::yes(
+            Reason::IndexesMatch,
+            "There is no collection yet. The workers create them.",
+        ),
         (all, 0) => Verdict::yes(
-            "IndexesMatch",
+            Reason::IndexesMatch,
             format!("Collections with the index of the spec: {all}."),
         ),
         (all, _) => Verdict::yes(
-            INDEX_DRIFT,
+            Reason::IndexDrift,
             format!(
-                "The index of {drifted} of {all} collections differs from the spec, for example {}: {}. They go on working; status.driftedCollections names all.",
+                "The index of {drifted} of {all} collections differs from the spec, for example {}: {}. Searches work; status.driftedCollections lists every difference.",
                 report.drifted[0].name, report.drifted[0].difference
             ),
         ),

@@ -1,4 +1,4 @@
-//! What to say of the workers: read from the Deployment's numbers and the pods' own words. Pure.
+//! The condition WorkersAvailable, from the status of the Deployment and of its pods. Pure.
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ContainerStatus};
 use layra_crds::IngestionPipelineSpec;
@@ -7,26 +7,20 @@ use super::conditions::Verdict;
 use crate::{
     reconcile::{
         pods::{Unschedulable, WorkerPod},
+        reason::Reason,
         world::{Problem, World},
     },
     resources::FETCH_MODEL,
 };
 
-pub(crate) const STARTING: &str = "WorkersStarting";
-pub(crate) const ROLLOUT: &str = "RolloutInProgress";
-pub(crate) const CRASHING: &str = "WorkersCrashing";
-pub(crate) const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
-pub(crate) const WAITING_FOR_GPU: &str = "WaitingForGPU";
-pub(crate) const UNSCHEDULABLE: &str = "Unschedulable";
-
-/// The state of the workers. `template_current` says whether the live Deployment has the wanted
-/// pod template.
+/// The verdict on the workers. `template_current`: the live Deployment has the wanted pod template.
+/// `previous` is the last verdict.
 pub(super) fn judge(
     spec: &IngestionPipelineSpec,
     world: &World,
     desired: i32,
     template_current: bool,
-    previous: Option<&Verdict>,
+    previous: Option<Verdict>,
 ) -> Verdict {
     if let Some(problem) = world
         .secrets
@@ -41,55 +35,60 @@ pub(super) fn judge(
         .as_deref()
         .filter(|_| template_current)
     else {
-        return Verdict::no(ROLLOUT, "The workers are being rolled out.");
+        return rolling_out();
     };
-    let count = Count::of(deployment);
+    let replicas = Replicas::of(deployment);
     if let Some(problem) = pods_problem(spec, world) {
-        let some_work =
-            count.ready > 0 && matches!(problem.reason, WAITING_FOR_GPU | UNSCHEDULABLE);
-        let verdict = Verdict::from(&problem);
-        return if some_work {
-            Verdict::yes(
-                problem.reason,
-                format!("{} {}", ready(&count, desired), verdict.message),
-            )
+        return if replicas.ready > 0 && problem.reason.is_pending_workers() {
+            let message = format!("{} {}", replicas.sentence(desired), problem.message);
+            Verdict::yes(problem.reason, message)
         } else {
-            verdict
+            Verdict::from(&problem)
         };
     }
-    if count.is_stale {
-        // The numbers are of the time before the last change of the Deployment.
-        return previous
-            .cloned()
-            .unwrap_or_else(|| Verdict::no(ROLLOUT, "The workers are being rolled out."));
+    if replicas.is_stale {
+        return previous.unwrap_or_else(rolling_out);
     }
-    if count.updated < count.total {
+    if replicas.updated < replicas.total {
         return Verdict::no(
-            ROLLOUT,
+            Reason::RolloutInProgress,
             format!(
                 "{} of {} workers have the current configuration.",
-                count.updated, count.total
+                replicas.updated, replicas.total
             ),
         );
     }
-    match (desired, count.ready) {
-        (0, _) => Verdict::yes("ScaledToZero", "No workers are needed."),
-        (_, 0) => Verdict::no(
-            STARTING,
-            format!("{} starting; none is ready yet.", are(desired)),
+    match (desired, replicas.ready) {
+        (0, _) => Verdict::yes(Reason::ScaledToZero, "No workers are needed."),
+        (1, 0) => Verdict::no(
+            Reason::WorkersStarting,
+            "1 worker is starting; it is not ready yet.",
         ),
-        (_, _) => Verdict::yes("WorkersReady", ready(&count, desired)),
+        (_, 0) => Verdict::no(
+            Reason::WorkersStarting,
+            format!("{desired} workers are starting; none is ready yet."),
+        ),
+        (_, _) => Verdict::yes(Reason::WorkersReady, replicas.sentence(desired)),
     }
 }
 
-struct Count {
+fn rolling_out() -> Verdict {
+    Verdict::no(
+        Reason::RolloutInProgress,
+        "The workers are being rolled out.",
+    )
+}
+
+/// The replicas that the Deployment reports.
+struct Replicas {
     total: i32,
     updated: i32,
     ready: i32,
+    /// The numbers are from before the last change of the Deployment.
     is_stale: bool,
 }
 
-impl Count {
+impl Replicas {
     fn of(deployment: &Deployment) -> Self {
         let status = deployment.status.clone().unwrap_or_default();
         Self {
@@ -99,29 +98,21 @@ impl Count {
             is_stale: status.observed_generation < deployment.metadata.generation,
         }
     }
-}
 
-fn ready(count: &Count, desired: i32) -> String {
-    format!("{} of {desired} workers are ready.", count.ready)
-}
-
-fn are(count: i32) -> String {
-    if count == 1 {
-        "1 worker is".to_owned()
-    } else {
-        format!("{count} workers are")
+    fn sentence(&self, desired: i32) -> String {
+        format!("{} of {desired} workers are ready.", self.ready)
     }
 }
 
-/// The gravest problem that the pods report.
+/// The most severe problem that the pods report.
 fn pods_problem(spec: &IngestionPipelineSpec, world: &World) -> Option<Problem> {
-    let pods: Vec<&WorkerPod> = world.pods.iter().filter(|pod| !pod.leaving).collect();
+    let pods: Vec<&WorkerPod> = world.pods.iter().filter(|pod| !pod.terminating).collect();
     let containers = || pods.iter().flat_map(|pod| &pod.containers);
     containers()
         .find_map(image_problem)
         .or_else(|| containers().find_map(crash))
         .or_else(|| containers().find_map(cannot_start))
-        .or_else(|| waiting_for_node(spec, &pods))
+        .or_else(|| pending(spec, &pods))
 }
 
 fn waiting(container: &ContainerStatus) -> Option<(&str, &str)> {
@@ -134,16 +125,16 @@ fn waiting(container: &ContainerStatus) -> Option<(&str, &str)> {
 
 fn image_problem(container: &ContainerStatus) -> Option<Problem> {
     let (reason, _) = waiting(container)?;
-    // The kubelet's own message changes with every attempt and its back-off.
-    let pulls = [
+    // The kubelet's own message changes with every attempt, so it is left out.
+    let pull_errors = [
         "ErrImagePull",
         "ImagePullBackOff",
         "ErrImageNeverPull",
         "InvalidImageName",
     ];
-    pulls.contains(&reason).then(|| {
+    pull_errors.contains(&reason).then(|| {
         Problem::new(
-            IMAGE_PULL_FAILED,
+            Reason::ImagePullFailed,
             format!(
                 "The image {} cannot be pulled. Check worker.image, worker.imagePullPolicy and imagePullSecrets in worker.podTemplate.spec.",
                 container.image
@@ -152,41 +143,45 @@ fn image_problem(container: &ContainerStatus) -> Option<Problem> {
     })
 }
 
-/// A worker that ended by itself and is not ready again. The kubelet shows `CrashLoopBackOff` late,
-/// so that the end of the last run counts too.
+/// A container that exited with an error and is not ready again. The kubelet shows
+/// `CrashLoopBackOff` late, so the exit of the previous container counts too.
 fn crash(container: &ContainerStatus) -> Option<Problem> {
     if container.ready {
         return None;
     }
-    let ended = |state: Option<&k8s_openapi::api::core::v1::ContainerState>| {
+    let exit_of = |state: Option<&k8s_openapi::api::core::v1::ContainerState>| {
         state.and_then(|state| state.terminated.clone())
     };
-    let end = ended(container.state.as_ref()).or_else(|| ended(container.last_state.as_ref()))?;
-    if end.exit_code == 0 {
+    let exit =
+        exit_of(container.state.as_ref()).or_else(|| exit_of(container.last_state.as_ref()))?;
+    if exit.exit_code == 0 {
         return None;
     }
-    let said = end
+    let output = exit
         .message
         .as_deref()
         .map(last_lines)
         .filter(|text| !text.is_empty());
-    let why = match (end.reason.as_deref(), said) {
+    let cause = match (exit.reason.as_deref(), output) {
         (Some("OOMKilled"), _) => {
             "it needed more memory than worker.resources.limits.memory".to_owned()
         }
-        (_, Some(said)) => said,
-        (Some(reason), None) => format!("{reason}, exit code {}", end.exit_code),
-        (None, None) => format!("exit code {}", end.exit_code),
+        (_, Some(output)) => output,
+        (Some(reason), None) => format!("{reason}, exit code {}", exit.exit_code),
+        (None, None) => format!("exit code {}", exit.exit_code),
     };
-    let who = if container.name == FETCH_MODEL {
+    let what = if container.name == FETCH_MODEL {
         "The model cannot be fetched"
     } else {
-        "A worker stopped"
+        "A worker crashed"
     };
-    Some(Problem::new(CRASHING, format!("{who}: {why}")))
+    Some(Problem::new(
+        Reason::WorkersCrashing,
+        format!("{what}: {cause}"),
+    ))
 }
 
-/// The end of what a worker wrote, short enough for a condition.
+/// The end of a termination message, short enough for a condition.
 fn last_lines(text: &str) -> String {
     const LONGEST: usize = 600;
     let text = text.trim();
@@ -206,38 +201,43 @@ fn cannot_start(container: &ContainerStatus) -> Option<Problem> {
         "RunContainerError",
     ]
     .contains(&reason)
-    .then(|| Problem::new("WorkersCannotStart", format!("{reason}: {message}")))
+    .then(|| {
+        Problem::new(
+            Reason::WorkersCannotStart,
+            format!("The kubelet cannot start a worker: {reason}: {message}"),
+        )
+    })
 }
 
-fn waiting_for_node(spec: &IngestionPipelineSpec, pods: &[&WorkerPod]) -> Option<Problem> {
-    let mut stuck: Vec<&Unschedulable> = pods
+fn pending(spec: &IngestionPipelineSpec, pods: &[&WorkerPod]) -> Option<Problem> {
+    let mut pending: Vec<&Unschedulable> = pods
         .iter()
         .filter_map(|pod| pod.unschedulable.as_ref())
         .collect();
-    stuck.sort_by_key(|pod| pod.since);
-    let oldest = stuck.first()?;
+    pending.sort_by_key(|pod| pod.since);
+    let oldest = pending.first()?;
     let since = oldest
         .since
         .map(|time| format!(" since {}", time.strftime("%Y-%m-%dT%H:%M:%SZ")))
         .unwrap_or_default();
     let message = &oldest.message;
-    let wait = if stuck.len() == 1 {
-        "1 worker waits".to_owned()
+    let count = if pending.len() == 1 {
+        "1 worker has been".to_owned()
     } else {
-        format!("{} workers wait", stuck.len())
+        format!("{} workers have been", pending.len())
     };
     let gpu = spec.worker.gpu.as_ref().map(|gpu| gpu.resource.as_str());
     Some(
         match gpu.filter(|resource| message.contains(&format!("Insufficient {resource}"))) {
             Some(resource) => Problem::new(
-                WAITING_FOR_GPU,
+                Reason::WaitingForGPU,
                 format!(
-                    "{wait} for a node with free {resource}{since}. Add GPU nodes or lower scaling.maxReplicas."
+                    "{count} pending{since} because no node has a free {resource}. Add GPU nodes or lower scaling.maxReplicas."
                 ),
             ),
             None => Problem::new(
-                UNSCHEDULABLE,
-                format!("{wait} for a node{since}: {message}"),
+                Reason::Unschedulable,
+                format!("{count} pending{since}: {message}"),
             ),
         },
     )

@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     fixtures,
     reconcile::{
-        plan::conditions::Holds,
-        world::{Live, SecretSeen},
+        plan::conditions::Status,
+        world::{Live, SecretState},
     },
 };
 
@@ -21,7 +21,7 @@ fn world(status: impl Into<Value>, pods: Vec<Value>) -> World {
             ..Live::default()
         },
         pods: pods.into_iter().map(fixtures::pod).collect(),
-        ..World::unseen()
+        ..World::unobserved()
     }
 }
 
@@ -55,36 +55,36 @@ fn judge_world(world: &World, desired: i32) -> Verdict {
 }
 
 #[test]
-fn no_workers_are_fine_when_none_are_needed() {
+fn zero_workers_are_available_when_none_are_needed() {
     let verdict = judge_world(&world(counts(0, 0, 0), vec![]), 0);
     assert_eq!(
-        (verdict.holds, verdict.reason.as_str()),
-        (Holds::True, "ScaledToZero")
+        (verdict.status, verdict.reason),
+        (Status::True, Reason::ScaledToZero)
     );
 }
 
 #[test]
-fn some_ready_workers_are_available_workers() {
+fn one_ready_worker_is_enough_to_be_available() {
     let verdict = judge_world(&world(counts(3, 3, 1), vec![]), 3);
     assert_eq!(
         verdict,
-        Verdict::yes("WorkersReady", "1 of 3 workers are ready.")
+        Verdict::yes(Reason::WorkersReady, "1 of 3 workers are ready.")
     );
 }
 
 #[test]
-fn workers_that_start_are_not_yet_available() {
+fn starting_workers_are_not_yet_available() {
     let verdict = judge_world(&world(counts(1, 1, 0), vec![]), 1);
     assert_eq!(
-        (verdict.holds, verdict.reason.as_str()),
-        (Holds::False, STARTING)
+        (verdict.status, verdict.reason),
+        (Status::False, Reason::WorkersStarting)
     );
 }
 
 #[test]
 fn old_pods_are_a_rollout() {
     let verdict = judge_world(&world(counts(2, 1, 2), vec![]), 2);
-    assert_eq!(verdict.reason, ROLLOUT);
+    assert_eq!(verdict.reason, Reason::RolloutInProgress);
     assert_eq!(
         verdict.message,
         "1 of 2 workers have the current configuration."
@@ -92,31 +92,31 @@ fn old_pods_are_a_rollout() {
 }
 
 #[test]
-fn numbers_from_before_the_last_change_are_not_believed() {
+fn replica_counts_from_before_the_last_change_are_ignored() {
     let mut stale = counts(2, 2, 2);
     stale["observedGeneration"] = json!(0);
-    let before = Verdict::no(ROLLOUT, "as before");
+    let before = Verdict::no(Reason::RolloutInProgress, "as before");
     let spec = fixtures::pipeline().spec;
-    let verdict = judge(&spec, &world(stale, vec![]), 2, true, Some(&before));
+    let verdict = judge(&spec, &world(stale, vec![]), 2, true, Some(before.clone()));
     assert_eq!(verdict, before);
 }
 
 #[test]
-fn a_wrong_template_is_a_rollout_whatever_the_numbers_say() {
+fn an_outdated_template_is_a_rollout_whatever_the_replica_counts() {
     let spec = fixtures::pipeline().spec;
     let verdict = judge(&spec, &world(counts(2, 2, 2), vec![]), 2, false, None);
-    assert_eq!(verdict.reason, ROLLOUT);
+    assert_eq!(verdict.reason, Reason::RolloutInProgress);
 }
 
 #[test]
 fn a_missing_secret_is_named() {
     let mut world = world(counts(1, 1, 0), vec![]);
-    world.secrets.push(SecretSeen {
+    world.secrets.push(SecretState {
         kind: layra_crds::SecretKind::Mongodb,
         name: "mongo".into(),
-        problem: Some(Problem::new("SecretNotFound", "Secret mongo ...")),
+        problem: Some(Problem::new(Reason::SecretNotFound, "Secret mongo ...")),
     });
-    assert_eq!(judge_world(&world, 1).reason, "SecretNotFound");
+    assert_eq!(judge_world(&world, 1).reason, Reason::SecretNotFound);
 }
 
 #[test]
@@ -125,15 +125,15 @@ fn an_image_that_cannot_be_pulled_is_named() {
         let pod = pod(&json!({"state": {"waiting": {"reason": reason}}}));
         let verdict = judge_world(&world(counts(2, 1, 1), vec![pod]), 2);
         assert_eq!(
-            (verdict.holds, verdict.reason.as_str()),
-            (Holds::False, IMAGE_PULL_FAILED)
+            (verdict.status, verdict.reason),
+            (Status::False, Reason::ImagePullFailed)
         );
         assert!(verdict.message.contains("worker:9"), "{}", verdict.message);
     }
 }
 
 #[test]
-fn a_crash_is_seen_before_the_kubelet_calls_it_a_loop() {
+fn a_crash_is_reported_before_the_kubelet_calls_it_a_loop() {
     let end = json!({"terminated": {"exitCode": 1, "reason": "Error",
         "message": "the bucket minio-file does not exist"}});
     for state in [
@@ -142,7 +142,7 @@ fn a_crash_is_seen_before_the_kubelet_calls_it_a_loop() {
         json!({"lastState": end, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}),
     ] {
         let verdict = judge_world(&world(counts(1, 1, 0), vec![pod(&state)]), 1);
-        assert_eq!(verdict.reason, CRASHING);
+        assert_eq!(verdict.reason, Reason::WorkersCrashing);
         assert!(
             verdict
                 .message
@@ -170,41 +170,41 @@ fn out_of_memory_names_the_setting() {
 }
 
 #[test]
-fn workers_without_a_gpu_say_how_many_and_since_when() {
-    let waits = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.";
+fn workers_pending_for_a_gpu_are_counted_with_the_time_of_the_first() {
+    let reason = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.";
     let none = judge_world(
-        &world(counts(2, 2, 0), vec![pending(waits), pending(waits)]),
+        &world(counts(2, 2, 0), vec![pending(reason), pending(reason)]),
         2,
     );
     assert_eq!(
-        (none.holds, none.reason.as_str()),
-        (Holds::False, WAITING_FOR_GPU)
+        (none.status, none.reason),
+        (Status::False, Reason::WaitingForGPU)
     );
     assert!(
         none.message.starts_with(
-            "2 workers wait for a node with free nvidia.com/gpu since 2026-11-23T10:00:00Z."
+            "2 workers have been pending since 2026-11-23T10:00:00Z because no node has a free nvidia.com/gpu."
         ),
         "{}",
         none.message
     );
 
-    let some = judge_world(&world(counts(2, 2, 1), vec![pending(waits)]), 2);
+    let some = judge_world(&world(counts(2, 2, 1), vec![pending(reason)]), 2);
     assert_eq!(
-        (some.holds, some.reason.as_str()),
-        (Holds::True, WAITING_FOR_GPU)
+        (some.status, some.reason),
+        (Status::True, Reason::WaitingForGPU)
     );
 }
 
 #[test]
-fn any_other_lack_is_quoted() {
-    let waits = "0/2 nodes are available: 2 Insufficient memory.";
-    let verdict = judge_world(&world(counts(1, 1, 0), vec![pending(waits)]), 1);
-    assert_eq!(verdict.reason, UNSCHEDULABLE);
-    assert!(verdict.message.ends_with(waits));
+fn any_other_reason_of_the_scheduler_is_quoted() {
+    let reason = "0/2 nodes are available: 2 Insufficient memory.";
+    let verdict = judge_world(&world(counts(1, 1, 0), vec![pending(reason)]), 1);
+    assert_eq!(verdict.reason, Reason::Unschedulable);
+    assert!(verdict.message.ends_with(reason));
 }
 
 #[test]
-fn a_model_that_cannot_be_fetched_is_said_with_its_reason() {
+fn a_model_that_cannot_be_fetched_is_reported_with_the_reason() {
     let status = json!({"name": "fetch-model", "image": "worker:9", "imageID": "", "ready": false,
         "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
         "lastState": {"terminated": {"exitCode": 1, "message": "s3://models/x has no file config.json"}}});
@@ -216,7 +216,7 @@ fn a_model_that_cannot_be_fetched_is_said_with_its_reason() {
     assert_eq!(
         verdict,
         Verdict::no(
-            CRASHING,
+            Reason::WorkersCrashing,
             "The model cannot be fetched: s3://models/x has no file config.json"
         )
     );

@@ -1,4 +1,4 @@
-//! Questions and their newest answers, shared by the pipelines that ask and the thread that reads.
+//! Questions with their latest answers, shared by the pipelines and the thread that reads Kafka.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,78 +10,82 @@ use tokio::sync::watch;
 
 use super::{Answer, KafkaError, Question};
 
-/// A question that nobody repeated for this long is forgotten.
-const INTEREST: Duration = Duration::from_mins(3);
+/// A subscription that is not renewed for this long ends.
+const LIFETIME: Duration = Duration::from_mins(3);
 
-/// Questions and their newest answers.
+/// All questions with their subscribers and latest answers.
 #[derive(Default)]
-pub(super) struct Board {
+pub(super) struct Subscriptions {
     entries: Mutex<HashMap<Question, Entry>>,
-    /// Topics that were changed.
+    /// Topics that were changed since the last round.
     changed: Mutex<HashSet<String>>,
-    /// Somebody waits for an answer: the next round must come soon.
+    /// Somebody waits for a first answer: the next round must start soon.
     urgent: Mutex<bool>,
     wake: Condvar,
 }
 
 struct Entry {
-    answer: watch::Sender<Option<Known>>,
-    /// Who asks, and when that was last.
-    askers: HashMap<String, (Instant, Asker)>,
+    answer: watch::Sender<Option<AnswerResult>>,
+    /// Subscribers by name, with the time of the last renewal.
+    subscribers: HashMap<String, (Instant, Subscriber)>,
 }
 
-/// Asks a question again and again.
+/// A pipeline that is notified when the answer to its question changes.
 #[derive(Clone)]
-pub(crate) struct Asker {
-    /// Tells it from others with the same question.
+pub(crate) struct Subscriber {
+    /// Unique among the subscribers of a question.
     pub(crate) name: String,
     /// Called when the answer changed. Must not block.
     pub(crate) on_change: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// An answer, or why there is none.
-type Known = Result<Answer, KafkaError>;
+type AnswerResult = Result<Answer, KafkaError>;
 
-impl Board {
+impl Subscriptions {
+    /// Subscribes, or renews a subscription.
     pub(super) fn subscribe(
         &self,
         question: &Question,
-        asker: &Asker,
-    ) -> watch::Receiver<Option<Known>> {
+        subscriber: &Subscriber,
+    ) -> watch::Receiver<Option<AnswerResult>> {
         let mut entries = lock(&self.entries);
         let entry = entries.entry(question.clone()).or_insert_with(|| Entry {
             answer: watch::Sender::new(None),
-            askers: HashMap::new(),
+            subscribers: HashMap::new(),
         });
-        entry
-            .askers
-            .insert(asker.name.clone(), (Instant::now(), asker.clone()));
+        entry.subscribers.insert(
+            subscriber.name.clone(),
+            (Instant::now(), subscriber.clone()),
+        );
         let answer = entry.answer.subscribe();
         drop(entries);
         if answer.borrow().is_none() {
-            self.hurry();
+            self.request_round();
         }
         answer
     }
 
+    /// The questions that have subscribers.
     pub(super) fn questions(&self) -> Vec<Question> {
         let mut entries = lock(&self.entries);
         entries.retain(|_, entry| {
             entry
-                .askers
-                .retain(|_, (asked, _)| asked.elapsed() < INTEREST);
-            !entry.askers.is_empty()
+                .subscribers
+                .retain(|_, (renewed, _)| renewed.elapsed() < LIFETIME);
+            !entry.subscribers.is_empty()
         });
         entries.keys().cloned().collect()
     }
 
+    /// The topics that were changed since the last call.
     pub(super) fn take_changed(&self) -> HashSet<String> {
         std::mem::take(&mut *lock(&self.changed))
     }
 
-    pub(super) fn publish(&self, answers: &HashMap<Question, Known>) {
+    /// Stores the answers of a round and notifies the subscribers of those that changed.
+    pub(super) fn publish(&self, answers: &HashMap<Question, AnswerResult>) {
         let changed_meanwhile = lock(&self.changed).clone();
-        let mut call = Vec::new();
+        let mut notified = Vec::new();
         for (question, entry) in lock(&self.entries).iter() {
             let Some(answer) = answers.get(question) else {
                 continue;
@@ -93,23 +97,24 @@ impl Board {
             {
                 continue;
             }
-            let differs = entry.answer.send_if_modified(|known| {
-                let differs = known.as_ref() != Some(answer);
+            let differs = entry.answer.send_if_modified(|last| {
+                let differs = last.as_ref() != Some(answer);
                 if differs {
-                    *known = Some(answer.clone());
+                    *last = Some(answer.clone());
                 }
                 differs
             });
             if differs {
-                call.extend(entry.askers.values().map(|(_, asker)| asker.clone()));
+                let subscribers = entry.subscribers.values();
+                notified.extend(subscribers.map(|(_, subscriber)| subscriber.clone()));
             }
         }
-        for asker in call {
-            (asker.on_change)();
+        for subscriber in notified {
+            (subscriber.on_change)();
         }
     }
 
-    /// A topic was changed: no answer about it counts, not even one that is on its way.
+    /// Drops the answers about a topic that was changed, including those of a round in progress.
     pub(super) fn forget_topic(&self, topic: &str) {
         lock(&self.changed).insert(topic.to_owned());
         for (question, entry) in lock(&self.entries).iter() {
@@ -119,13 +124,14 @@ impl Board {
         }
     }
 
-    fn hurry(&self) {
+    fn request_round(&self) {
         *lock(&self.urgent) = true;
         self.wake.notify_one();
     }
 
-    /// Sleeps; not to the end of the pause, but for `gathering`, once the next round is urgent.
-    pub(super) fn pause(&self, pause: Duration, gathering: Duration) {
+    /// Sleeps for `pause`. An urgent round ends the pause early, after another `coalesce` in which
+    /// more questions may arrive.
+    pub(super) fn pause(&self, pause: Duration, coalesce: Duration) {
         let until = Instant::now() + pause;
         let urgent = lock(&self.urgent);
         let (urgent, _) = self
@@ -134,7 +140,7 @@ impl Board {
             .unwrap_or_else(PoisonError::into_inner);
         drop(urgent);
         let left = until.saturating_duration_since(Instant::now());
-        std::thread::sleep(gathering.min(left));
+        std::thread::sleep(coalesce.min(left));
         *lock(&self.urgent) = false;
     }
 }
@@ -158,9 +164,9 @@ mod tests {
         }
     }
 
-    fn asker(name: &str, calls: &Arc<AtomicUsize>) -> Asker {
+    fn subscriber(name: &str, calls: &Arc<AtomicUsize>) -> Subscriber {
         let calls = Arc::clone(calls);
-        Asker {
+        Subscriber {
             name: name.to_owned(),
             on_change: Arc::new(move || {
                 calls.fetch_add(1, Ordering::Relaxed);
@@ -168,36 +174,36 @@ mod tests {
         }
     }
 
-    fn refused(why: &str) -> HashMap<Question, Known> {
+    fn refused(why: &str) -> HashMap<Question, AnswerResult> {
         HashMap::from([(question("tasks"), Err(KafkaError::Refused(why.into())))])
     }
 
     #[test]
-    fn all_that_share_a_question_hear_of_a_change_once() {
-        let board = Board::default();
+    fn every_subscriber_of_a_question_is_notified_once_of_a_change() {
+        let subscriptions = Subscriptions::default();
         let (one, other) = (Arc::default(), Arc::default());
         for _ in 0..2 {
-            board.subscribe(&question("tasks"), &asker("a/one", &one));
-            board.subscribe(&question("tasks"), &asker("b/other", &other));
+            subscriptions.subscribe(&question("tasks"), &subscriber("a/one", &one));
+            subscriptions.subscribe(&question("tasks"), &subscriber("b/other", &other));
         }
-        assert_eq!(board.questions().len(), 1);
+        assert_eq!(subscriptions.questions().len(), 1);
         for why in ["new", "new", "newer"] {
-            board.publish(&refused(why));
+            subscriptions.publish(&refused(why));
         }
         let calls = |of: &AtomicUsize| of.load(Ordering::Relaxed);
         assert_eq!((calls(&one), calls(&other)), (2, 2));
     }
 
     #[test]
-    fn an_answer_that_was_on_its_way_during_a_change_does_not_count() {
-        let board = Board::default();
+    fn an_answer_from_before_a_change_is_dropped() {
+        let subscriptions = Subscriptions::default();
         let calls = Arc::default();
-        let answer = board.subscribe(&question("tasks"), &asker("a/one", &calls));
-        board.forget_topic("tasks.dlq");
-        board.publish(&refused("stale"));
+        let answer = subscriptions.subscribe(&question("tasks"), &subscriber("a/one", &calls));
+        subscriptions.forget_topic("tasks.dlq");
+        subscriptions.publish(&refused("stale"));
         assert!(answer.borrow().is_none());
-        assert!(board.take_changed().contains("tasks.dlq"));
-        board.publish(&refused("fresh"));
+        assert!(subscriptions.take_changed().contains("tasks.dlq"));
+        subscriptions.publish(&refused("fresh"));
         assert!(answer.borrow().is_some());
     }
 }

@@ -1,0 +1,4 @@
+//! Names of metrics and of their labels: alerts, dashboards and tests use them, so they do not
+//! change.
+
+pub mod operator;

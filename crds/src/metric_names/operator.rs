@@ -1,0 +1,68 @@
+//! Metrics of the operator.
+
+/// Tasks and page ranges that are not processed yet, of one pipeline. Absent while unknown.
+pub const CONSUMER_LAG: &str = "kafka_consumer_lag";
+
+/// Reconciles that finished, successful or not.
+pub const RECONCILES: &str = "layra_operator_reconciles_total";
+/// Reconciles that failed, by [`REASON_LABEL`].
+pub const RECONCILE_ERRORS: &str = "layra_operator_reconcile_errors_total";
+/// Histogram of the duration of a reconcile.
+pub const RECONCILE_DURATION: &str = "layra_operator_reconcile_duration_seconds";
+/// Objects that were applied, by [`KIND_LABEL`]. Constant in a steady state.
+pub const APPLIED_OBJECTS: &str = "layra_operator_applied_objects_total";
+/// 1 in the process that holds the lease.
+pub const LEADER: &str = "layra_operator_leader";
+
+/// Worker replicas that the autoscaler or the user asks for.
+pub const DESIRED_REPLICAS: &str = "layra_operator_desired_replicas";
+/// Worker replicas that are ready.
+pub const READY_REPLICAS: &str = "layra_operator_ready_replicas";
+/// Workers that have a node and are not ready yet.
+pub const STARTING_WORKERS: &str = "layra_operator_starting_workers";
+/// Pending workers: no node has room for them.
+pub const WAITING_WORKERS: &str = "layra_operator_waiting_workers";
+/// Conditions of the pipeline, by [`CONDITION_LABEL`]: 1 true, 0 false, -1 unknown.
+pub const PIPELINE_CONDITION: &str = "layra_operator_pipeline_condition";
+
+/// Estimated pages in the backlog.
+pub const BACKLOG_PAGES: &str = "layra_operator_backlog_pages";
+/// Page ranges in the backlog.
+pub const BACKLOG_RANGES: &str = "layra_operator_backlog_ranges";
+/// Lower bound of the age of the oldest message in the backlog.
+pub const BACKLOG_OLDEST_SECONDS: &str = "layra_operator_backlog_oldest_seconds";
+/// Pages that arrive per second.
+pub const ARRIVING_PAGES_PER_SECOND: &str = "layra_operator_arriving_pages_per_second";
+/// Partitions with a backlog.
+pub const PARTITIONS_WITH_WORK: &str = "layra_operator_partitions_with_work";
+/// Partitions with a backlog and no progress.
+pub const STUCK_PARTITIONS: &str = "layra_operator_stuck_partitions";
+
+/// Pages per second of one busy worker.
+pub const WORKER_PAGES_PER_SECOND: &str = "layra_operator_worker_pages_per_second";
+/// Pages per document.
+pub const DOCUMENT_PAGES: &str = "layra_operator_document_pages";
+/// Seconds from scheduling to readiness of a worker.
+pub const WORKER_STARTUP_SECONDS: &str = "layra_operator_worker_startup_seconds";
+/// Seconds that the longest document or page range took.
+pub const WORKER_LONGEST_WORK_SECONDS: &str = "layra_operator_worker_longest_work_seconds";
+
+/// Terms of the last scaling decision in workers, by [`TERM_LABEL`].
+pub const SCALING_TERM_WORKERS: &str = "layra_operator_scaling_term_workers";
+/// 1 for each limit that applied to the last scaling decision, by [`LIMIT_LABEL`].
+pub const SCALING_LIMITED: &str = "layra_operator_scaling_limited";
+
+/// Label: namespace of the pipeline.
+pub const NAMESPACE_LABEL: &str = "namespace";
+/// Label: name of the pipeline.
+pub const PIPELINE_LABEL: &str = "pipeline";
+/// Label: type of a condition, for example `Ready`.
+pub const CONDITION_LABEL: &str = "condition";
+/// Label: what failed in a reconcile.
+pub const REASON_LABEL: &str = "reason";
+/// Label: kind of an object, for example `Deployment`.
+pub const KIND_LABEL: &str = "kind";
+/// Label: term of a scaling decision, for example `for_backlog`.
+pub const TERM_LABEL: &str = "term";
+/// Label: limit of a scaling decision, for example `MaxReplicas`.
+pub const LIMIT_LABEL: &str = "limit";

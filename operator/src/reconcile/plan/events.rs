@@ -1,0 +1,206 @@
+//! Kubernetes events: one for each change, none in a steady state. Pure.
+
+use kube::runtime::events::{Event, EventType};
+use layra_crds::{
+    IngestionPipelineStatus, ScalingMode,
+    condition_types::{READY, SCALING, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE},
+};
+
+use super::{Manifest, conditions, manifests::changes_template};
+use crate::{
+    kafka::TopicAction,
+    reconcile::{
+        reason::{Progress, Reason},
+        world::World,
+    },
+    resources::Kind,
+};
+
+/// An event to publish on the pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PipelineEvent {
+    /// Somebody should look at it.
+    pub(crate) warning: bool,
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+impl PipelineEvent {
+    fn normal(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            warning: false,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    fn warning(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            warning: true,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// The event in Kubernetes' own type.
+    pub(crate) fn to_kubernetes(&self) -> Event {
+        Event {
+            type_: if self.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
+            reason: self.reason.as_str().to_owned(),
+            note: Some(shortened(&self.message)),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        }
+    }
+}
+
+/// The events for the step from one status to the next.
+pub(super) fn between(
+    before: &IngestionPipelineStatus,
+    after: &IngestionPipelineStatus,
+    world: &World,
+    manifests: &[Manifest],
+    mode: ScalingMode,
+) -> Vec<PipelineEvent> {
+    let mut events = Vec::new();
+    events.extend(scaled(before, after, mode));
+    events.extend(scaling_problem(before, after));
+    events.extend(rollout(world, manifests));
+    events.extend(index_drift(before, after));
+    for type_ in [TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE, READY] {
+        events.extend(condition_changed(before, after, type_));
+    }
+    events
+}
+
+/// The event for a change of a topic that succeeded.
+pub(crate) fn topic_changed(action: &TopicAction) -> PipelineEvent {
+    match action {
+        TopicAction::Create {
+            topic,
+            partitions,
+            replication_factor,
+            ..
+        } => PipelineEvent::normal(
+            Reason::TopicCreated,
+            format!(
+                "Topic {topic} was created with {partitions} partitions and replication factor {replication_factor}."
+            ),
+        ),
+        TopicAction::AddPartitions { topic, partitions } => PipelineEvent::normal(
+            Reason::PartitionsIncreased,
+            format!("Topic {topic} now has {partitions} partitions."),
+        ),
+    }
+}
+
+fn scaled(
+    before: &IngestionPipelineStatus,
+    after: &IngestionPipelineStatus,
+    mode: ScalingMode,
+) -> Option<PipelineEvent> {
+    let after = after.scaling.as_ref()?;
+    let old = before
+        .scaling
+        .as_ref()
+        .map_or(0, |scaling| scaling.desired_replicas);
+    let new = after.desired_replicas;
+    let (reason, verb) = match new.cmp(&old) {
+        std::cmp::Ordering::Equal => return None,
+        _ if mode == ScalingMode::Recommend => (Reason::ScalingRecommended, "Recommended to scale"),
+        std::cmp::Ordering::Greater => (Reason::ScaledUp, "Scaled up"),
+        std::cmp::Ordering::Less => (Reason::ScaledDown, "Scaled down"),
+    };
+    let message = format!("{verb} from {old} to {new} workers. {}", after.message);
+    Some(PipelineEvent::normal(reason, message))
+}
+
+/// A problem that more workers do not solve.
+fn scaling_problem(
+    before: &IngestionPipelineStatus,
+    after: &IngestionPipelineStatus,
+) -> Option<PipelineEvent> {
+    let old = conditions::find(&before.conditions, SCALING);
+    let new = conditions::find(&after.conditions, SCALING)?;
+    let is_new = old.is_none_or(|old| old.reason != new.reason);
+    let reason = Reason::from_word(&new.reason)?;
+    let is_problem = matches!(
+        reason,
+        Reason::PartitionStuck | Reason::IneffectiveScaleUp | Reason::InvalidSchedule
+    );
+    (is_new && is_problem).then(|| PipelineEvent::warning(reason, new.message.clone()))
+}
+
+/// A new pod template: the workers are replaced.
+fn rollout(world: &World, manifests: &[Manifest]) -> Option<PipelineEvent> {
+    let live = world.live.deployment.as_deref()?;
+    live.spec
+        .as_ref()?
+        .replicas
+        .filter(|replicas| *replicas > 0)?;
+    let manifest = manifests
+        .iter()
+        .find(|manifest| manifest.kind == Kind::Deployment)?;
+    changes_template(manifest, live).then(|| {
+        PipelineEvent::normal(
+            Reason::RolloutStarted,
+            "The workers are being replaced because their configuration, Secrets or pod settings changed.",
+        )
+    })
+}
+
+fn index_drift(
+    before: &IngestionPipelineStatus,
+    after: &IngestionPipelineStatus,
+) -> Option<PipelineEvent> {
+    let new = after
+        .drifted_collections
+        .iter()
+        .find(|collection| !before.drifted_collections.contains(collection))?;
+    Some(PipelineEvent::warning(
+        Reason::IndexDrift,
+        format!(
+            "The index of collection {} differs from the spec: {}.",
+            new.name, new.difference
+        ),
+    ))
+}
+
+/// A condition changed: a warning if that is a problem, a normal event when Ready becomes true.
+fn condition_changed(
+    before: &IngestionPipelineStatus,
+    after: &IngestionPipelineStatus,
+    type_: &str,
+) -> Option<PipelineEvent> {
+    let old = conditions::find(&before.conditions, type_);
+    let new = conditions::find(&after.conditions, type_)?;
+    if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
+        return None;
+    }
+    let reason = Reason::from_word(&new.reason)?;
+    if type_ == READY {
+        // Its problems are those of its parts, which have events of their own.
+        let became_ready = new.status == "True" && old.is_none_or(|old| old.status != "True");
+        return became_ready.then(|| PipelineEvent::normal(reason, new.message.clone()));
+    }
+    let is_problem = new.status != "True" || reason.is_pending_workers();
+    let is_expected = reason == Reason::Paused || reason.progress() == Some(Progress::InProgress);
+    (is_problem && !is_expected).then(|| PipelineEvent::warning(reason, new.message.clone()))
+}
+
+/// The API server accepts 1024 bytes.
+fn shortened(message: &str) -> String {
+    const LONGEST: usize = 1000;
+    match message
+        .char_indices()
+        .take_while(|(index, _)| *index <= LONGEST)
+        .last()
+    {
+        Some((index, _)) if message.len() > LONGEST => format!("{}…", &message[..index]),
+        _ => message.to_owned(),
+    }
+}

@@ -1,0 +1,241 @@
+//! The reasons of conditions and events. They are part of the API: alerts and scripts match them,
+//! and `docs/operations.md` lists every one (a test checks that).
+
+/// What kstatus (Argo CD, Flux) makes of a reason while the pipeline is not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The operator or Kubernetes is still working towards the spec.
+    InProgress,
+    /// The spec cannot be reached until somebody edits it.
+    Stalled,
+}
+
+/// Defines [`Reason`]. The word of a variant is its name, so that neither can be forgotten.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Why a condition has its status, or why an event was published.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Reason {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Reason {
+            /// Every reason.
+            pub(crate) const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The word in conditions and events.
+            pub(crate) const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Kafka, in TopicReady and Scaling.
+
+    /// All topics exist with the partitions of the spec.
+    TopicsExist,
+    /// A topic is being created. Nothing to do.
+    TopicCreating,
+    /// Partitions are being added. Nothing to do.
+    PartitionsIncreasing,
+    /// The topic has more partitions than the spec, and Kafka cannot remove any: raise
+    /// `source.kafka.partitions`.
+    PartitionsDecreaseRefused,
+    /// Kafka has fewer brokers than `source.kafka.replicationFactor`: lower it or add brokers.
+    ReplicationFactorTooHigh,
+    /// Kafka refused to create or extend a topic. The message has Kafka's reason; the operator
+    /// retries every half minute.
+    TopicChangeFailed,
+    /// No broker answers: check `source.kafka.bootstrapServers` and the cluster.
+    KafkaUnreachable,
+    /// Kafka answered with an error. The message has it.
+    KafkaRefused,
+    /// The Kafka client rejects what the Secret holds, for example a key that does not match the
+    /// certificate.
+    KafkaSettingsInvalid,
+    /// The Kafka Secret is incomplete or has keys that would be ignored: fix the key that the
+    /// message names.
+    KafkaSecretInvalid,
+
+    // Milvus, in VectorStoreReady.
+
+    /// Every collection has the index of the spec.
+    IndexesMatch,
+    /// Some collections have another index than the spec. Searches work;
+    /// `status.driftedCollections` lists the differences.
+    IndexDrift,
+    /// Milvus does not answer: check `stores.milvus.uri` and the server.
+    MilvusUnreachable,
+    /// Milvus rejected the token: fix the Secret.
+    MilvusUnauthenticated,
+
+    // The workers, in WorkersAvailable.
+
+    /// At least one worker is ready.
+    WorkersReady,
+    /// There is no work, so no worker runs.
+    ScaledToZero,
+    /// No worker is ready yet. Nothing to do.
+    WorkersStarting,
+    /// Workers are being replaced by others with the current configuration. Nothing to do.
+    RolloutInProgress,
+    /// The pod template is refused: correct the field of `spec.worker` that the message names.
+    TemplateRefused,
+    /// A worker exited with an error. The message has its last output.
+    WorkersCrashing,
+    /// The kubelet cannot start the container. The message has the kubelet's reason.
+    WorkersCannotStart,
+    /// The image cannot be pulled: check `worker.image` and its pull secrets.
+    ImagePullFailed,
+    /// Workers are pending for want of GPUs: add GPU nodes or lower `scaling.maxReplicas`.
+    WaitingForGPU,
+    /// Workers are pending for another reason. The message has the scheduler's reason.
+    Unschedulable,
+    /// A Secret that the spec names does not exist: create it.
+    SecretNotFound,
+    /// A Secret lacks a key, or the key is empty: add it.
+    SecretKeyMissing,
+    /// A Secret cannot be read, or a value is not text: fix the Secret or the operator's role.
+    SecretUnreadable,
+
+    // The autoscaler, in Scaling.
+
+    /// The number of workers follows the backlog.
+    FollowingBacklog,
+    /// `scaling.mode` is `Recommend`: decisions are shown and not carried out.
+    RecommendOnly,
+    /// `scaling.mode` is `Manual`: `scaling.replicas` sets the number of workers.
+    Manual,
+    /// The backlog needs more workers than `scaling.maxReplicas`: raise it, or accept a longer
+    /// drain.
+    AtMaxReplicas,
+    /// The backlog needs more workers than there are partitions: add partitions, or accept a longer
+    /// drain.
+    AtPartitions,
+    /// `scaling.maxPendingWorkers` workers are pending, so no more are added.
+    PendingWorkers,
+    /// The last scale-up did not raise the throughput: look for another bottleneck.
+    IneffectiveScaleUp,
+    /// A partition with a backlog makes no progress: check the worker's log and the message at the
+    /// committed offset.
+    PartitionStuck,
+    /// A schedule or time zone in `scaling.floors` is invalid: fix it. Until then
+    /// `scaling.minReplicas` applies.
+    InvalidSchedule,
+    /// A topic was recreated or truncated. The number of workers is held until the next reading.
+    TopicRecreated,
+    /// The committed offset is past the end of the partition. One worker starts, which makes the
+    /// consumer group reset to the start of the log.
+    CommittedAheadOfEnd,
+    /// The consumer group is rebalancing. The number of workers is held meanwhile.
+    GroupRebalancing,
+    /// The clock was set back. The number of workers is held until the next reading.
+    ClockStep,
+
+    // The pipeline as a whole.
+
+    /// Topics, Milvus and workers are ready.
+    PipelineReady,
+    /// `spec.paused` is true: nothing is changed.
+    Paused,
+
+    // Events only.
+
+    /// A topic was created.
+    TopicCreated,
+    /// Partitions were added to a topic.
+    PartitionsIncreased,
+    /// Workers were added.
+    ScaledUp,
+    /// Workers were removed.
+    ScaledDown,
+    /// The number of workers would change if `scaling.mode` were `Auto`.
+    ScalingRecommended,
+    /// Workers are being replaced because their pod template changed.
+    RolloutStarted,
+}
+
+impl Reason {
+    /// The reason with this word, `None` for one of another version of the operator.
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.as_str() == word)
+    }
+
+    /// What kstatus makes of it; `None` for a problem that may go away without an edit, and for
+    /// everything that is no problem.
+    pub(crate) fn progress(self) -> Option<Progress> {
+        match self {
+            Self::TopicCreating
+            | Self::PartitionsIncreasing
+            | Self::RolloutInProgress
+            | Self::WorkersStarting => Some(Progress::InProgress),
+            Self::PartitionsDecreaseRefused
+            | Self::ReplicationFactorTooHigh
+            | Self::TemplateRefused => Some(Progress::Stalled),
+            _ => None,
+        }
+    }
+
+    /// Workers are pending, which some ready workers make up for.
+    pub(crate) fn is_pending_workers(self) -> bool {
+        matches!(self, Self::WaitingForGPU | Self::Unschedulable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operations_guide_lists_every_reason() {
+        let guide = include_str!("../../../docs/operations.md");
+        let missing: Vec<&str> = Reason::ALL
+            .iter()
+            .map(|reason| reason.as_str())
+            .filter(|word| !guide.contains(&format!("`{word}`")))
+            .collect();
+        assert_eq!(missing, [""; 0]);
+    }
+
+    #[test]
+    fn every_word_is_read_back() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_word(reason.as_str()), Some(*reason));
+        }
+        assert_eq!(Reason::from_word("FromTheFuture"), None);
+    }
+
+    #[test]
+    fn only_an_edit_resolves_a_stalled_reason() {
+        let with = |progress| {
+            let reasons = Reason::ALL.iter().copied();
+            reasons
+                .filter(|reason| reason.progress() == Some(progress))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            with(Progress::Stalled),
+            [
+                Reason::PartitionsDecreaseRefused,
+                Reason::ReplicationFactorTooHigh,
+                Reason::TemplateRefused,
+            ]
+        );
+        assert_eq!(
+            with(Progress::InProgress),
+            [
+                Reason::TopicCreating,
+                Reason::PartitionsIncreasing,
+                Reason::WorkersStarting,
+                Reason::RolloutInProgress,
+            ]
+        );
+    }
+}
