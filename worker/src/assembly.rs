@@ -1,4 +1,4 @@
-//! Putting a worker together from its settings. Servers that are away are waited for.
+//! Builds the parts of a worker from its settings. Retries while a server is unavailable.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
 use crate::pipeline::stages::fetch::Originals;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
@@ -28,51 +28,44 @@ use crate::stores::milvus::Vectors;
 use crate::stores::mongo::Documents;
 use crate::stores::objects::Objects;
 
-/// Memory that one renderer may take.
+/// Memory limit of one renderer.
 const RENDERER_MEMORY_BYTES: u64 = 1 << 30;
 
-/// Where the worker finds its files, and how much of the machine it may take.
+/// Local paths and limits, from the command line.
 #[derive(Clone, Debug)]
-pub struct Paths {
-    /// The cache directory: the model, and originals while they are worked on.
-    pub cache: PathBuf,
-    /// The PDFium library.
-    pub pdfium: PathBuf,
-    /// LibreOffice, where the image has it.
-    pub soffice: PathBuf,
-    /// Where the model runs.
-    pub device: DeviceChoice,
-    /// The model is in the cache already: no server is asked for it.
-    pub model_fetched: bool,
-    /// Memory for pages that are drawn and not yet stored.
-    pub page_memory_bytes: usize,
-    /// For benchmarks alone: how long an embedder that computes nothing takes for a page.
-    pub paced_embedder: Option<Duration>,
+pub(crate) struct Paths {
+    /// The cache directory, for the model and for originals in progress.
+    pub(crate) cache: PathBuf,
+    pub(crate) pdfium: PathBuf,
+    /// LibreOffice. Not every image has it.
+    pub(crate) soffice: PathBuf,
+    /// The device of the model.
+    pub(crate) device: DeviceChoice,
+    /// Whether the model is in the cache: then no request is sent for it.
+    pub(crate) model_fetched: bool,
+    /// Memory limit of pages that are rendered and not yet stored.
+    pub(crate) page_memory_bytes: usize,
+    /// For benchmarks only: time per page of an embedder that computes nothing.
+    pub(crate) paced_embedder: Option<Duration>,
 }
 
-/// What all commands share.
+/// The parts that all commands use.
 #[derive(Clone, Debug)]
-pub struct Common {
-    /// Configuration and secrets.
-    pub settings: Settings,
-    /// Local files.
-    pub paths: Paths,
-    /// The worker's state.
-    pub health: Arc<Health>,
-    /// Counts and times.
-    pub metrics: Arc<Metrics>,
-    /// Cancelled when the worker is told to stop.
-    pub stop: CancellationToken,
-    /// A digest of everything in the configuration that decides what a page becomes.
+pub(crate) struct Common {
+    pub(crate) settings: Settings,
+    pub(crate) paths: Paths,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Cancelled when the worker must shut down.
+    pub(crate) stop: CancellationToken,
+    /// A digest of the settings that pages depend on.
     recipe: String,
-    /// When the worker started.
+    /// When the worker was started.
     since: DateTime,
 }
 
 impl Common {
-    /// A worker that has done nothing yet.
-    #[must_use]
-    pub fn new(settings: Settings, paths: Paths, stop: CancellationToken) -> Self {
+    pub(crate) fn new(settings: Settings, paths: Paths, stop: CancellationToken) -> Self {
         let health = Arc::new(Health::default());
         let recipe = recipe(&settings.config);
         Self {
@@ -86,9 +79,8 @@ impl Common {
         }
     }
 
-    /// The policy for servers that are away.
-    #[must_use]
-    pub fn retry(&self) -> Retry {
+    /// The policy while a server is unavailable.
+    pub(crate) fn retry(&self) -> Retry {
         Retry::new(
             Arc::clone(&self.metrics),
             Arc::clone(&self.health),
@@ -96,12 +88,12 @@ impl Common {
         )
     }
 
-    /// The model, on its thread.
-    pub async fn embedder(&self) -> Result<EmbedderThread, Failure> {
+    /// Fetches and loads the model, and starts its threads.
+    pub(crate) async fn embedder(&self) -> Result<EmbedderThread, Failure> {
         let Settings { config, secrets } = &self.settings;
         let batch_pages = usize::try_from(config.embedding.batch_pages).unwrap_or(1);
         if let Some(time) = self.paths.paced_embedder {
-            tracing::warn!(?time, "a benchmark: vectors mean nothing");
+            tracing::warn!(?time, "benchmark mode: vectors are meaningless");
             self.health.model_loaded();
             let embedder = Box::new(Paced::new(time));
             return EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics));
@@ -112,7 +104,7 @@ impl Common {
         } else {
             self.retry()
                 .run(Stage::Model, &self.stop, |_| {
-                    model_files::obtain(config, secrets, cache)
+                    model_files::fetch_files(config, secrets, cache)
                 })
                 .await?
         };
@@ -122,16 +114,16 @@ impl Common {
         let loading = tokio::task::spawn_blocking(move || layra_embedding::load(&settings, &files));
         let embedder = loading
             .await
-            .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?
-            .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?;
+            .map_err(|error| Failure::fatal(Stage::Model, Reason::ModelUnusable, error))?
+            .map_err(|error| Failure::fatal(Stage::Model, Reason::ModelUnusable, error))?;
         let seconds = started.elapsed().as_secs_f64();
-        tracing::info!(%family, dimensions = embedder.dimensions(), seconds, "the model is loaded");
+        tracing::info!(%family, dimensions = embedder.dimensions(), seconds, "model loaded");
         self.health.model_loaded();
         EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics))
     }
 
-    /// Fetches the model into the cache and says which it is.
-    pub async fn fetch_model(&self) -> Result<ModelStatus, Failure> {
+    /// Fetches the model into the cache and describes it.
+    pub(crate) async fn fetch_model(&self) -> Result<ModelStatus, Failure> {
         let Settings { config, secrets } = &self.settings;
         let cache = &self.paths.cache;
         self.retry()
@@ -141,8 +133,7 @@ impl Common {
             .await
     }
 
-    /// The object store, once its bucket answers.
-    pub async fn objects(&self) -> Result<Objects, Failure> {
+    pub(crate) async fn objects(&self) -> Result<Objects, Failure> {
         let Settings { config, secrets } = &self.settings;
         let objects = Objects::new(&config.documents.object_store, secrets)?;
         self.retry()
@@ -151,8 +142,7 @@ impl Common {
         Ok(objects)
     }
 
-    /// MongoDB, once it answers.
-    pub async fn documents(&self) -> Result<Documents, Failure> {
+    pub(crate) async fn documents(&self) -> Result<Documents, Failure> {
         let Settings { config, secrets } = &self.settings;
         let database = &config.stores.mongodb.database;
         let documents = Documents::new(&secrets.mongodb_uri, database).await?;
@@ -162,8 +152,7 @@ impl Common {
         Ok(documents)
     }
 
-    /// Milvus, once it answers.
-    pub async fn vectors(&self, dimensions: usize) -> Result<Vectors, Failure> {
+    pub(crate) async fn vectors(&self, dimensions: usize) -> Result<Vectors, Failure> {
         let Settings { config, secrets } = &self.settings;
         let connect = |_| async {
             let token = secrets.milvus_token.as_ref();
@@ -174,8 +163,7 @@ impl Common {
         self.retry().run(Stage::Milvus, &self.stop, connect).await
     }
 
-    /// Everything that documents go through.
-    pub async fn pipeline(&self) -> Result<Pipeline, Failure> {
+    pub(crate) async fn pipeline(&self) -> Result<Pipeline, Failure> {
         let config = &self.settings.config;
         let renderer = self.renderer()?;
         let objects = self.objects().await?;
@@ -197,14 +185,14 @@ impl Common {
                 self.paths.page_memory_bytes,
                 self.metrics.pages_in_flight_bytes.clone(),
             ),
-            together: Arc::default(),
+            isolation: Arc::default(),
             retry: self.retry(),
             metrics: Arc::clone(&self.metrics),
         })
     }
 
-    /// The stores, for work that adds no vectors: the model is not needed.
-    pub async fn stores(&self) -> Result<Stores, Failure> {
+    /// Connects to the stores for work without vectors. The model is not needed.
+    pub(crate) async fn stores(&self) -> Result<Stores, Failure> {
         let objects = self.objects().await?;
         let documents = self.documents().await?;
         self.all_stores(objects, documents, 0).await
@@ -226,8 +214,7 @@ impl Common {
         })
     }
 
-    /// The ledger.
-    pub async fn ledger(&self, documents: &Documents) -> Result<Ledger, Failure> {
+    pub(crate) async fn ledger(&self, documents: &Documents) -> Result<Ledger, Failure> {
         let topic = &self.settings.config.source.kafka.topic;
         let ledger = Ledger::new(documents.database(), topic);
         self.retry()
@@ -236,9 +223,8 @@ impl Common {
         Ok(ledger)
     }
 
-    /// A request for a document that came to this worker. `origin` names it.
-    #[must_use]
-    pub fn request(&self, origin: String, at: DateTime) -> Request {
+    /// A request to this worker. `origin` identifies it.
+    pub(crate) fn request(&self, origin: String, at: DateTime) -> Request {
         Request {
             origin,
             at,
@@ -250,11 +236,15 @@ impl Common {
     fn renderer(&self) -> Result<Renderer, Failure> {
         let pdfium = self.paths.pdfium.clone();
         if !pdfium.is_file() {
-            let message = format!("{} does not exist", pdfium.display());
-            return Err(Failure::fatal(Stage::Render, "PdfiumNotFound", message));
+            let message = format!("the PDFium library {} does not exist", pdfium.display());
+            return Err(Failure::fatal(
+                Stage::Render,
+                Reason::PdfiumNotFound,
+                message,
+            ));
         }
         let program = std::env::current_exe()
-            .map_err(|error| Failure::fatal(Stage::Render, "RendererUnavailable", error))?;
+            .map_err(|error| Failure::fatal(Stage::Render, Reason::RendererUnavailable, error))?;
         let render = &self.settings.config.documents.render;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Renderer::new(RenderOptions {
@@ -271,7 +261,7 @@ impl Common {
     }
 }
 
-/// A digest of the model and of how pages are drawn.
+/// A digest of the settings of the model and of rendering.
 fn recipe(config: &WorkerConfig) -> String {
     let parts = serde_json::json!([config.embedding, config.documents.render]);
     let digest = Sha256::digest(parts.to_string());

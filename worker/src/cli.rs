@@ -1,12 +1,13 @@
-//! The command line's words.
+//! The command line.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use layra_crds::WORKER_HTTP_PORT;
 use layra_embedding::DeviceChoice;
 
-/// Renders, embeds and stores every page of every document of an ingestion pipeline.
+/// Renders, embeds and stores every page of every document of an ingestion pipeline
 #[derive(Debug, Parser)]
 #[command(name = "layra-worker", version)]
 pub(crate) struct Cli {
@@ -16,44 +17,44 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Work on the tasks of the pipeline's topic until told to stop.
+    /// Process the tasks of the pipeline's topic until SIGTERM or SIGINT.
     Run {
         #[command(flatten)]
         worker: WorkerArgs,
-        /// Where /metrics, /healthz and /readyz answer.
-        #[arg(long, env = "LAYRA_LISTEN", default_value = "0.0.0.0:9090")]
+        /// Address of the HTTP server: /metrics, /counts, /healthz and /readyz.
+        #[arg(long, env = "LAYRA_LISTEN", default_value_t = default_listen())]
         listen: SocketAddr,
-        /// For benchmarks alone: in place of the model, wait so many milliseconds for each page and
-        /// store vectors that mean nothing.
+        /// For benchmarks only: instead of using the model, wait this number of milliseconds for
+        /// each page and store meaningless vectors.
         #[arg(long, hide = true)]
         benchmark_paced_embedder_ms: Option<u32>,
-        /// Seconds from the request to stop until this process is killed. Work that would take
-        /// longer is given back before.
+        /// Seconds from SIGTERM until this process is killed. Unfinished work is released in time
+        /// and will be redelivered.
         #[arg(long, env = "LAYRA_GRACE_SECONDS", default_value_t = 40)]
         grace_seconds: u32,
     },
-    /// Ingest local files, without Kafka.
+    /// Ingest local files without Kafka.
     Ingest {
-        /// The files: PDF, images, office documents.
+        /// PDF files, images and office documents.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// The knowledge base; made when it does not exist.
+        /// Id of the knowledge base. It is created if it does not exist.
         #[arg(long)]
         knowledge_base: String,
-        /// Owner of the files. Default: the knowledge base's name up to the first `_`.
+        /// Owner of the files. Default: the name of the knowledge base up to the first `_`.
         #[arg(long)]
         username: Option<String>,
         #[command(flatten)]
         worker: WorkerArgs,
     },
-    /// Show the pages that answer a question.
+    /// Search a knowledge base for the pages that answer a question.
     Search {
-        /// The question.
+        /// Question to answer.
         question: String,
-        /// The knowledge base.
+        /// Id of the knowledge base.
         #[arg(long)]
         knowledge_base: String,
-        /// How many pages.
+        /// Number of pages to show.
         #[arg(long, default_value_t = 5)]
         top: usize,
         /// Candidates that an HNSW index examines; at least `--candidates`.
@@ -63,7 +64,7 @@ pub(crate) enum Command {
         /// then scored exactly.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=16_384))]
         candidates: u32,
-        /// How to write them.
+        /// Output format.
         #[arg(long, value_enum, default_value_t = Output::Table)]
         output: Output,
         #[command(flatten)]
@@ -71,47 +72,47 @@ pub(crate) enum Command {
     },
     /// Delete a file, or a knowledge base with all its files, from every store.
     Delete {
-        /// The file's `file_id`. Without it the whole knowledge base goes.
+        /// The `file_id` of the file. Without it, the whole knowledge base is deleted.
         #[arg(long)]
         file: Option<String>,
-        /// The knowledge base.
+        /// Id of the knowledge base.
         #[arg(long)]
         knowledge_base: String,
         #[command(flatten)]
         worker: WorkerArgs,
     },
-    /// Put dead letters back into the pipeline's topic.
+    /// Send dead letters to the pipeline's topic again.
     Redrive {
-        /// Only letters with this reason, for example `Encrypted`.
+        /// Redrive only dead letters with this reason, for example `Encrypted`.
         #[arg(long)]
         reason: Option<String>,
-        /// Only letters of this file.
+        /// Redrive only dead letters of this file.
         #[arg(long)]
         file: Option<String>,
-        /// Say what would be put back, and do nothing.
+        /// Show which dead letters would be redriven, without sending them.
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
         worker: WorkerArgs,
     },
     Embed(layra_embedding::colqwen::cli::EmbedArgs),
-    /// Measure this machine.
+    /// Measure the performance of this machine.
     Bench {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Fetch the pipeline's model into the cache, and say which it is.
+    /// Fetch the pipeline's model into the cache and describe it.
     FetchModel {
-        /// Where to write its checksum, size and width, as JSON. Default: standard output.
+        /// File for the checksum, size and vector width, as JSON. Default: standard output.
         #[arg(long)]
         report: Option<PathBuf>,
         #[command(flatten)]
         worker: WorkerArgs,
     },
-    /// The sandboxed renderer; speaks on standard input and output.
+    /// The sandboxed renderer. Its protocol uses standard input and output.
     #[command(hide = true)]
     RenderChild,
-    /// Becomes LibreOffice, confined.
+    /// The sandboxed LibreOffice.
     #[command(hide = true)]
     OfficeChild,
 }
@@ -119,27 +120,27 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Embed(layra_embedding::colqwen::bench::BenchArgs),
-    Text(layra_worker::commands::bench::text::TextArgs),
-    Render(layra_worker::commands::bench::render::RenderArgs),
-    Milvus(layra_worker::commands::bench::milvus::MilvusArgs),
-    Resolution(layra_worker::commands::bench::resolution::ResolutionArgs),
+    Text(crate::commands::bench::text::TextArgs),
+    Render(crate::commands::bench::render::RenderArgs),
+    Milvus(crate::commands::bench::milvus::MilvusArgs),
+    Resolution(crate::commands::bench::resolution::ResolutionArgs),
 }
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WorkerArgs {
-    /// The configuration, `worker.yaml`, that the operator makes.
+    /// The configuration file `worker.yaml`, which the operator creates.
     #[arg(long, env = "LAYRA_CONFIG")]
     pub(crate) config: PathBuf,
-    /// The directory with the secrets, as files KIND/KEY.
+    /// Directory with the secrets, as files KIND/KEY.
     #[arg(long, env = "LAYRA_SECRETS")]
     pub(crate) secrets: PathBuf,
-    /// Where the model and originals are kept meanwhile.
+    /// Directory for the model and for originals in progress.
     #[arg(long, env = "LAYRA_CACHE_DIR", default_value = "/var/cache/layra")]
     pub(crate) cache_dir: PathBuf,
-    /// Where a model that sees pages runs: auto, cpu or cuda:N.
+    /// Device for a model that reads page images: auto, cpu or cuda:N.
     #[arg(long, env = "LAYRA_DEVICE", default_value = "auto")]
     pub(crate) device: DeviceChoice,
-    /// Use the model that `fetch-model` left in the cache; ask no server for it.
+    /// Use the model that `fetch-model` put into the cache, without any request.
     #[arg(long, env = "LAYRA_MODEL_FETCHED")]
     pub(crate) model_fetched: bool,
     /// The PDFium library.
@@ -149,14 +150,14 @@ pub(crate) struct WorkerArgs {
         default_value = "/usr/lib/layra/libpdfium.so"
     )]
     pub(crate) pdfium: PathBuf,
-    /// LibreOffice. Where it is not there, office documents are refused.
+    /// The LibreOffice program. Without it, office documents are not supported.
     #[arg(
         long,
         env = "LAYRA_SOFFICE",
         default_value = layra_rendering::SOFFICE
     )]
     pub(crate) soffice: PathBuf,
-    /// Memory for pages that are drawn and not yet stored, in MiB. Documents wait for room.
+    /// Memory limit of pages that are rendered and not yet stored, in MiB.
     #[arg(long, env = "LAYRA_PAGE_MEMORY_MIB", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(16..))]
     pub(crate) page_memory_mib: u32,
@@ -164,10 +165,14 @@ pub(crate) struct WorkerArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Output {
-    /// Columns for people.
+    /// A table for people.
     Table,
     /// An array of objects with file, `file_id`, page and score.
     Json,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], WORKER_HTTP_PORT))
 }
 
 #[cfg(test)]
@@ -177,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_fit_together() {
+    fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 }

@@ -1,14 +1,19 @@
 //! The LAYRA ingestion worker: takes document tasks and renders, embeds and stores every page.
 //!
-//! One direction: [`kafka`] hands a message to the [`pipeline`], which admits it, works on ranges of
-//! pages stage by stage, writes to the [`stores`] and settles it; only then is its offset committed.
-//! Whatever happens, a document is in the stores once, in the dead-letter topic, or still in Kafka.
+//! Messages flow in one direction. `kafka` passes a message to the `pipeline`, which admits it,
+//! processes page ranges stage by stage, writes to the `stores` and settles the message. Only then
+//! is its offset committed. At any time a document is in the stores exactly once, in the
+//! dead-letter topic, or still in Kafka.
 
-pub mod assembly;
-pub mod commands;
-pub mod document;
-pub mod kafka;
-pub mod model_files;
-pub mod pipeline;
-pub mod runtime;
-pub mod stores;
+mod assembly;
+mod cli;
+mod commands;
+mod document;
+mod kafka;
+mod model_files;
+mod pipeline;
+mod program;
+mod runtime;
+mod stores;
+
+pub use program::main;

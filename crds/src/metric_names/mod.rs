@@ -2,3 +2,4 @@
 //! change.
 
 pub mod operator;
+pub mod worker;

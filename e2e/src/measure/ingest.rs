@@ -140,7 +140,7 @@ async fn by_worker(
     let (user, uploads) = upload(stores, &topic, files).await?;
     let mut fleet = Fleet::start(&cli, 1)?;
     eventually("a worker with partitions", MINUTE, async || {
-        Ok(fleet.all_have_logged("partitions have come").then_some(()))
+        Ok(fleet.all_have_logged("partitions assigned").then_some(()))
     })
     .await?;
     let pid = fleet.process_ids()[0];

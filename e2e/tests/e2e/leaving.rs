@@ -135,7 +135,7 @@ async fn a_server_that_no_longer_answers_is_noticed_and_holds_no_leaving_worker(
         })
         .await?;
         let took = fleet.terminate(0).await?;
-        let unfinished = fleet.count_logged("leaving takes too long");
+        let unfinished = fleet.count_logged("shutdown deadline reached");
         if took > Duration::from_secs(40) || unfinished != 1 {
             eprintln!("{}", fleet.logs());
         }

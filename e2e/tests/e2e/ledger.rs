@@ -164,11 +164,14 @@ async fn a_dead_letter_is_put_back_once_when_its_cause_is_gone() -> Result<()> {
             .run(&["redrive", "--reason", "ObjectNotFound", "--dry-run"])
             .await?;
         ensure!(
-            dry.contains(&upload.file_id) && dry.contains("1 letters would"),
+            dry.contains(&upload.file_id) && dry.contains("1 dead letter would"),
             "{dry}"
         );
         let other = cli.run(&["redrive", "--reason", "Encrypted"]).await?;
-        ensure!(other.contains("0 letters put back, 1 left"), "{other}");
+        ensure!(
+            other.contains("0 dead letters redriven, 1 skipped"),
+            "{other}"
+        );
 
         let path = upload.key.as_str().into();
         stage
@@ -177,7 +180,7 @@ async fn a_dead_letter_is_put_back_once_when_its_cause_is_gone() -> Result<()> {
             .put_opts(&path, content.into(), PutOptions::default())
             .await?;
         let report = cli.run(&["redrive"]).await?;
-        ensure!(report.contains("1 letters put back"), "{report}");
+        ensure!(report.contains("1 dead letter redriven"), "{report}");
         eventually("the page to be searchable", 2 * MINUTE, async || {
             let audit = stage.audit(&user).await?;
             let found = audit.pages.get(&upload.file_id) == Some(&1);
@@ -185,7 +188,7 @@ async fn a_dead_letter_is_put_back_once_when_its_cause_is_gone() -> Result<()> {
         })
         .await?;
         let again = cli.run(&["redrive"]).await?;
-        ensure!(again.contains("0 letters put back"), "{again}");
+        ensure!(again.contains("0 dead letters redriven"), "{again}");
         Ok(())
     })
     .await

@@ -1,7 +1,7 @@
-//! The `ingest` command: local files into a knowledge base, without Kafka.
+//! The `ingest` command: ingests local files into a knowledge base, without Kafka.
 //!
-//! The same content under the same name in the same knowledge base is the same file: a second
-//! ingest finds it stored and does nothing.
+//! The same content under the same name in the same knowledge base is the same file: ingesting it
+//! again has no effect.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -17,14 +17,14 @@ use crate::assembly::Common;
 use crate::document::ids;
 use crate::document::task::{FileMeta, Task};
 use crate::pipeline::{Event, Job, Outcome, Pipeline, Source, Stored};
-use crate::runtime::failure::{Class, Failure, Stage};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 
-/// Files worked on at the same time.
-const FILES_AT_ONCE: usize = 2;
+/// Files that are processed concurrently.
+const CONCURRENCY: usize = 2;
 
-/// What became of the files.
+/// The results of all files.
 #[derive(Debug, Default)]
-pub struct Summary {
+pub(crate) struct Summary {
     files: usize,
     pages: u32,
     vectors: u64,
@@ -34,13 +34,12 @@ pub struct Summary {
 
 impl Summary {
     /// Whether every file is searchable.
-    #[must_use]
-    pub fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         self.failures.is_empty()
     }
 
     /// Writes the summary for people.
-    pub fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+    pub(crate) fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         let Self {
             files,
             pages,
@@ -66,8 +65,8 @@ impl Summary {
     }
 }
 
-/// Ingests files into a knowledge base, which is made when it does not exist.
-pub async fn ingest(
+/// Ingests files into a knowledge base, which is created if it does not exist.
+pub(crate) async fn ingest(
     common: &Common,
     files: Vec<PathBuf>,
     knowledge_base: &str,
@@ -85,11 +84,12 @@ pub async fn ingest(
         .map(|file| {
             let (pipeline, bar) = (&pipeline, &bar);
             async move {
-                let result = one(common, pipeline, &file, knowledge_base, username, bar).await;
+                let result =
+                    ingest_file(common, pipeline, &file, knowledge_base, username, bar).await;
                 (file, result)
             }
         })
-        .buffer_unordered(FILES_AT_ONCE)
+        .buffer_unordered(CONCURRENCY)
         .collect()
         .await;
     bar.finish_and_clear();
@@ -113,7 +113,7 @@ pub async fn ingest(
     Ok(summary)
 }
 
-async fn one(
+async fn ingest_file(
     common: &Common,
     pipeline: &Pipeline,
     file: &Path,
@@ -144,15 +144,21 @@ async fn one(
         request: common.request(origin, DateTime::now()),
         source: Source::Local(file),
     };
-    let outcome = pipeline.document(&job, &common.stop, &observer).await?;
+    let outcome = pipeline
+        .ingest_document(&job, &common.stop, &observer)
+        .await?;
     pipeline.settle(&outcome, &task, None, &common.stop).await?;
     match outcome {
         Outcome::Stored(stored) => Ok(stored),
         Outcome::Rejected(_, rejection) => Err(rejection.into()),
         Outcome::AlreadyStored => Ok(Stored::default()),
         other => {
-            let message = format!("somebody else works on the same file ({other:?})");
-            Err(Failure::permanent(Stage::Intake, "Superseded", message))
+            let message = format!("another worker is processing the same file ({other:?})");
+            Err(Failure::permanent(
+                Stage::Intake,
+                Reason::Superseded,
+                message,
+            ))
         }
     }
 }
@@ -162,7 +168,7 @@ fn describe(file: &Path, knowledge_base: &str, username: &str) -> Result<Task, F
     let unreadable = |error: std::io::Error| {
         Failure::permanent(
             Stage::Fetch,
-            "FileUnreadable",
+            Reason::FileUnreadable,
             format!("{}: {error}", file.display()),
         )
     };
@@ -229,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_names_every_failure() {
+    fn a_summary_lists_every_failure() {
         let mut summary = Summary {
             files: 2,
             pages: 30,
@@ -237,7 +243,7 @@ mod tests {
             ..Summary::default()
         };
         summary.elapsed = Duration::from_secs(3);
-        let failure = Failure::permanent(Stage::Render, "Encrypted", "needs a password");
+        let failure = Failure::permanent(Stage::Render, Reason::Encrypted, "needs a password");
         summary.failures.insert("secret.pdf".into(), failure);
         let mut text = Vec::new();
         summary.write(&mut text).unwrap();

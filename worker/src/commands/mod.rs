@@ -1,9 +1,9 @@
-//! The program's commands, one file each. They put parts together and decide nothing about a
-//! document.
+//! The program's commands, one module each. They connect the other modules and make no decisions
+//! about documents.
 
-pub mod bench;
-pub mod delete;
-pub mod ingest;
-pub mod redrive;
-pub mod run;
-pub mod search;
+pub(crate) mod bench;
+pub(crate) mod delete;
+pub(crate) mod ingest;
+pub(crate) mod redrive;
+pub(crate) mod run;
+pub(crate) mod search;

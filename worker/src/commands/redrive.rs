@@ -1,8 +1,7 @@
-//! The `redrive` command: dead letters back into the topic of tasks.
+//! The `redrive` command: sends dead letters to the pipeline's topic again.
 //!
-//! A letter goes back once: the ledger knows which documents have failed and were not put back
-//! since. Letters without a document, because they could not be read, are put back only when
-//! their reason is asked for.
+//! A dead letter is redriven once: the ledger records it. Dead letters without a document, because
+//! they are not valid tasks, are redriven only if their reason is given.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -16,33 +15,33 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::assembly::Common;
 use crate::document::task::{self, Message};
-use crate::kafka::client::{client_config, in_words};
-use crate::kafka::outbox::{Outbox, explanation};
-use crate::runtime::failure::{Failure, Stage};
+use crate::kafka::client::{client_config, describe_error};
+use crate::kafka::outbox::{Outbox, failure_header};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Settings;
 use crate::stores::ledger::{Entry, Ledger, State};
 
-/// A topic that is silent for longer is taken to be at its end.
-const SILENCE: Duration = Duration::from_secs(10);
-/// Longest wait for an answer about a topic.
-const REQUEST: Duration = Duration::from_secs(10);
+/// A topic without messages for this long is assumed to be at its end.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the metadata of a topic.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which letters.
+/// Selects dead letters.
 #[derive(Clone, Debug, Default)]
-pub struct Choice {
-    /// Those with this reason.
-    pub reason: Option<String>,
-    /// Those of this file.
-    pub file_id: Option<String>,
-    /// Only say which.
-    pub dry_run: bool,
+pub(crate) struct Choice {
+    /// Only dead letters with this word as their reason. Any version of the worker may have sent
+    /// them.
+    pub(crate) reason: Option<String>,
+    /// Only dead letters of this file.
+    pub(crate) file_id: Option<String>,
+    pub(crate) dry_run: bool,
 }
 
-/// What was put back.
+/// The dead letters that were redriven.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     letters: Vec<Letter>,
-    left: usize,
+    skipped: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -55,7 +54,7 @@ struct Letter {
 
 impl Report {
     /// Writes the report for people.
-    pub fn write(&self, out: &mut impl Write, dry_run: bool) -> std::io::Result<()> {
+    pub(crate) fn write(&self, out: &mut impl Write, dry_run: bool) -> std::io::Result<()> {
         for letter in &self.letters {
             let file = letter.file_id.as_deref().unwrap_or("(no file)");
             let name = letter.name.as_deref().unwrap_or_default();
@@ -65,28 +64,32 @@ impl Report {
             writeln!(out, "{file}  {name}  {reason}: {message}")?;
         }
         let verb = if dry_run {
-            "would be put back"
+            "would be redriven"
         } else {
-            "put back"
+            "redriven"
         };
-        let (count, left) = (self.letters.len(), self.left);
-        writeln!(out, "{count} letters {verb}, {left} left where they are")
+        let (count, skipped) = (self.letters.len(), self.skipped);
+        let noun = if count == 1 {
+            "dead letter"
+        } else {
+            "dead letters"
+        };
+        writeln!(out, "{count} {noun} {verb}, {skipped} skipped")
     }
 }
 
-/// Puts letters back.
-pub async fn redrive(common: &Common, choice: &Choice) -> Result<Report, Failure> {
+pub(crate) async fn redrive(common: &Common, choice: &Choice) -> Result<Report, Failure> {
     let settings = common.settings.clone();
     let reading = tokio::task::spawn_blocking(move || read_letters(&settings));
     let letters = reading
         .await
-        .map_err(|error| Failure::fatal(Stage::DeadLetter, "KafkaUnavailable", error))??;
+        .map_err(|error| Failure::fatal(Stage::DeadLetter, Reason::KafkaUnavailable, error))??;
     let documents = common.documents().await?;
     let ledger = common.ledger(&documents).await?;
     let outbox = Outbox::new(&common.settings)?;
 
     let mut report = Report::default();
-    // Of several letters of a file the last one counts.
+    // Of several dead letters of a file, the last one is redriven.
     let mut chosen: HashMap<String, usize> = HashMap::new();
     let mut work: Vec<(OwnedMessage, Letter, Option<Entry>)> = Vec::new();
     for message in letters {
@@ -96,14 +99,14 @@ pub async fn redrive(common: &Common, choice: &Choice) -> Result<Report, Failure
             None => None,
         };
         if !is_chosen(&letter, entry.is_some(), choice) {
-            report.left += 1;
+            report.skipped += 1;
             continue;
         }
         match letter.file_id.clone() {
             Some(file_id) => {
                 if let Some(earlier) = chosen.get(&file_id) {
                     work[*earlier] = (message, letter, entry);
-                    report.left += 1;
+                    report.skipped += 1;
                 } else {
                     chosen.insert(file_id, work.len());
                     work.push((message, letter, entry));
@@ -114,9 +117,9 @@ pub async fn redrive(common: &Common, choice: &Choice) -> Result<Report, Failure
     }
     for (message, letter, entry) in work {
         if !choice.dry_run {
-            outbox.put_back(&message).await?;
+            outbox.redrive(&message).await?;
             if let Some(entry) = &entry {
-                ledger.redriven(entry).await?;
+                ledger.record_redrive(entry).await?;
             }
         }
         report.letters.push(letter);
@@ -124,12 +127,12 @@ pub async fn redrive(common: &Common, choice: &Choice) -> Result<Report, Failure
     Ok(report)
 }
 
-/// A document that has failed and was not put back since.
+/// The entry of a document that failed and was not redriven since.
 async fn failed(ledger: &Ledger, file_id: &str) -> Result<Option<Entry>, Failure> {
     let entry = ledger.find(file_id).await?;
     Ok(entry.filter(|entry| {
-        let waiting = entry.failure.as_ref().is_some_and(|why| !why.redriven);
-        entry.state == State::Failed && waiting
+        let is_pending = entry.failure.as_ref().is_some_and(|why| !why.redriven);
+        entry.state == State::Failed && is_pending
     }))
 }
 
@@ -142,7 +145,7 @@ fn is_chosen(letter: &Letter, has_failed: bool, choice: &Choice) -> bool {
 }
 
 fn describe(message: &OwnedMessage) -> Letter {
-    let text = |name| explanation(message, name).unwrap_or_default().to_owned();
+    let text = |name| failure_header(message, name).unwrap_or_default().to_owned();
     let task = match task::parse(message.payload().unwrap_or_default()) {
         Ok(Message::Task(task)) => Some(task),
         _ => None,
@@ -155,23 +158,23 @@ fn describe(message: &OwnedMessage) -> Letter {
     }
 }
 
-/// Every letter that the topic holds now.
+/// Reads every message that the dead-letter topic holds now.
 fn read_letters(settings: &Settings) -> Result<Vec<OwnedMessage>, Failure> {
     let kafka = &settings.config.source.kafka;
     let topic = kafka.dead_letter_topic();
-    let away = |error: KafkaError| {
-        let message = format!("topic {topic}: {}", in_words(&error));
-        Failure::fatal(Stage::DeadLetter, "KafkaUnavailable", message)
+    let unavailable = |error: KafkaError| {
+        let message = format!("topic {topic}: {}", describe_error(&error));
+        Failure::fatal(Stage::DeadLetter, Reason::KafkaUnavailable, message)
     };
     let consumer: BaseConsumer = client_config(settings)
-        // Needed by the library; nothing is ever committed.
+        // The library needs a group. Nothing is committed.
         .set("group.id", format!("{}.redrive", kafka.consumer_group))
         .set("enable.auto.commit", "false")
         .create()
-        .map_err(away)?;
+        .map_err(unavailable)?;
     let metadata = consumer
-        .fetch_metadata(Some(&topic), REQUEST)
-        .map_err(away)?;
+        .fetch_metadata(Some(&topic), REQUEST_TIMEOUT)
+        .map_err(unavailable)?;
     let mut assignment = TopicPartitionList::new();
     let mut ends = HashMap::new();
     for partition in metadata
@@ -180,24 +183,24 @@ fn read_letters(settings: &Settings) -> Result<Vec<OwnedMessage>, Failure> {
         .flat_map(rdkafka::metadata::MetadataTopic::partitions)
     {
         let (start, end) = consumer
-            .fetch_watermarks(&topic, partition.id(), REQUEST)
-            .map_err(away)?;
+            .fetch_watermarks(&topic, partition.id(), REQUEST_TIMEOUT)
+            .map_err(unavailable)?;
         if start < end {
             ends.insert(partition.id(), end);
             assignment
                 .add_partition_offset(&topic, partition.id(), Offset::Offset(start))
-                .map_err(away)?;
+                .map_err(unavailable)?;
         }
     }
-    consumer.assign(&assignment).map_err(away)?;
+    consumer.assign(&assignment).map_err(unavailable)?;
     let mut letters = Vec::new();
-    let mut heard = Instant::now();
-    while !ends.is_empty() && heard.elapsed() < SILENCE {
+    let mut last_message = Instant::now();
+    while !ends.is_empty() && last_message.elapsed() < IDLE_TIMEOUT {
         let Some(message) = consumer.poll(Duration::from_millis(200)) else {
             continue;
         };
-        let message = message.map_err(away)?;
-        heard = Instant::now();
+        let message = message.map_err(unavailable)?;
+        last_message = Instant::now();
         if let Some(end) = ends.get(&message.partition()) {
             if message.offset() + 1 >= *end {
                 ends.remove(&message.partition());
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_chosen_by_reason_and_file() {
+    fn dead_letters_are_selected_by_reason_and_file() {
         let encrypted = letter(Some("f"), "Encrypted");
         let by = |reason: Option<&str>, file: Option<&str>| Choice {
             reason: reason.map(str::to_owned),
@@ -240,12 +243,12 @@ mod tests {
         assert!(!is_chosen(&encrypted, true, &by(None, Some("g"))));
         assert!(
             !is_chosen(&encrypted, false, &by(None, None)),
-            "it was put back before, or is done"
+            "it was redriven before, or is done"
         );
     }
 
     #[test]
-    fn what_is_no_task_goes_back_only_on_request() {
+    fn an_invalid_task_is_redriven_only_by_its_reason() {
         let garbage = letter(None, "NotJson");
         assert!(!is_chosen(&garbage, false, &Choice::default()));
         let choice = Choice {

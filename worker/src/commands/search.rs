@@ -1,6 +1,6 @@
-//! The `search` command: the pages that answer a question.
+//! The `search` command: finds the pages that answer a question.
 //!
-//! Milvus gives candidates, the score is exact: `MaxSim` over all vectors of a candidate page.
+//! Milvus returns candidates. Their score is exact: `MaxSim` over all vectors of a candidate page.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -10,28 +10,26 @@ use layra_embedding::MultiVector;
 use serde::Serialize;
 
 use crate::assembly::Common;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::milvus::{Hit, SearchLimits, Vectors};
 use crate::stores::mongo::Documents;
 
-/// Pages whose vectors are read at the same time.
+/// Pages whose vectors are read concurrently.
 const CONCURRENCY: usize = 8;
 
 /// A page that answers the question.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
-    /// The document's name.
-    pub file: String,
-    /// The document's id.
-    pub file_id: String,
+pub(crate) struct Answer {
+    pub(crate) file: String,
+    pub(crate) file_id: String,
     /// The page, from 1.
-    pub page: i64,
-    /// `MaxSim` of question and page, not divided by the question's length.
-    pub score: f32,
+    pub(crate) page: i64,
+    /// `MaxSim` of question and page, not divided by the number of the question's vectors.
+    pub(crate) score: f32,
 }
 
 /// The `top` pages of a knowledge base for a question, best first.
-pub async fn search(
+pub(crate) async fn search(
     common: &Common,
     question: &str,
     knowledge_base: &str,
@@ -47,7 +45,7 @@ pub async fn search(
         let message = format!("knowledge base {knowledge_base} has no collection {collection}");
         return Err(Failure::fatal(
             Stage::Milvus,
-            "KnowledgeBaseNotFound",
+            Reason::KnowledgeBaseNotFound,
             message,
         ));
     }
@@ -76,7 +74,7 @@ async fn score(
         .await
 }
 
-/// Best first. Pages that MongoDB does not know (yet) are left out, as LAYRA does.
+/// Sorts by score. Pages that MongoDB does not have (yet) are left out, as LAYRA does.
 async fn answers(
     documents: &Documents,
     mut scored: Vec<(String, Hit, f32)>,
@@ -113,7 +111,7 @@ async fn answers(
 }
 
 /// Writes answers as a table for people.
-pub fn write_table(answers: &[Answer], out: &mut impl Write) -> std::io::Result<()> {
+pub(crate) fn write_table(answers: &[Answer], out: &mut impl Write) -> std::io::Result<()> {
     let width = answers
         .iter()
         .map(|answer| answer.file.chars().count())
@@ -142,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_lines_up() {
+    fn the_columns_of_the_table_are_aligned() {
         let answer = |file: &str, page, score| Answer {
             file: file.into(),
             file_id: "u_1".into(),

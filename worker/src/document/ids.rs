@@ -1,7 +1,7 @@
-//! Names of what a document leaves in the stores.
+//! Names of a document's data in the stores.
 //!
-//! All are derived from the file and the page, so that doing a document again rewrites the same
-//! things instead of adding others.
+//! All names are derived from the file and the page, so that ingesting a document again replaces
+//! its data.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,15 +13,13 @@ use uuid::Uuid;
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d0c_6f0e_7a5b_5c1e_9b52_8d3e_4f61_a7c4);
 
 /// Milvus' `image_id` and MongoDB's `images_id` of a page (0-based): `{username}_{uuid}`.
-#[must_use]
-pub fn image_id(username: &str, file_id: &str, page: u32) -> String {
+pub(crate) fn image_id(username: &str, file_id: &str, page: u32) -> String {
     let uuid = Uuid::new_v5(&NAMESPACE, format!("{file_id}\0{page}").as_bytes());
     format!("{username}_{uuid}")
 }
 
 /// The key of a page's image (page 0-based): `{username}_{stem}_{24 hex digits}.{extension}`.
-#[must_use]
-pub fn image_key(
+pub(crate) fn image_key(
     username: &str,
     file_name: &str,
     file_id: &str,
@@ -32,10 +30,14 @@ pub fn image_key(
     format!("{username}_{}_{digits}.{extension}", stem(file_name))
 }
 
-/// The `file_id` of a file that did not come through LAYRA: the same content under the same name
-/// in the same knowledge base is the same file.
-#[must_use]
-pub fn file_id(username: &str, knowledge_base: &str, file_name: &str, sha256: &[u8]) -> String {
+/// The `file_id` of a file that was not uploaded through LAYRA. The same content under the same
+/// name in the same knowledge base is the same file.
+pub(crate) fn file_id(
+    username: &str,
+    knowledge_base: &str,
+    file_name: &str,
+    sha256: &[u8],
+) -> String {
     let name = [
         knowledge_base.as_bytes(),
         b"\0",
@@ -48,8 +50,7 @@ pub fn file_id(username: &str, knowledge_base: &str, file_name: &str, sha256: &[
 }
 
 /// The key of an original: `{username}_{stem}_{24 hex digits}{.extension}`.
-#[must_use]
-pub fn original_key(username: &str, file_name: &str, file_id: &str) -> String {
+pub(crate) fn original_key(username: &str, file_name: &str, file_id: &str) -> String {
     let digits = hex24(&[file_id.as_bytes()]);
     let extension = Path::new(file_name)
         .extension()
@@ -59,7 +60,7 @@ pub fn original_key(username: &str, file_name: &str, file_id: &str) -> String {
     format!("{username}_{}_{digits}{extension}", stem(file_name))
 }
 
-/// As many hex digits as a MongoDB object id has.
+/// 24 hex digits, the length of a MongoDB object id.
 fn hex24(parts: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
@@ -75,7 +76,7 @@ fn hex24(parts: &[&[u8]]) -> String {
         })
 }
 
-/// The name without its last extension.
+/// The file name without its last extension.
 fn stem(file_name: &str) -> &str {
     match file_name.rsplit_once('.') {
         Some((stem, _)) if !stem.is_empty() => stem,
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_have_layras_form_and_do_not_change() {
+    fn names_have_layras_format_and_are_stable() {
         let id = image_id("roger", "roger_f", 0);
         let (user, uuid) = id.split_once('_').unwrap();
         assert_eq!(user, "roger");
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn names_differ_by_file_and_by_page() {
+    fn names_differ_by_file_and_page() {
         let names: std::collections::BTreeSet<_> = ["a", "b"]
             .into_iter()
             .flat_map(|file| {
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_its_content_name_and_knowledge_base() {
+    fn content_name_and_knowledge_base_identify_a_file() {
         let one = file_id("u", "kb", "a.pdf", b"1");
         assert_eq!(one, file_id("u", "kb", "a.pdf", b"1"));
         assert_ne!(one, file_id("u", "kb", "a.pdf", b"2"));

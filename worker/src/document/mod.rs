@@ -1,9 +1,8 @@
-//! What a document is before anything is done with it: the task, a range of its pages, and every
-//! name that it will have in the stores. No I/O.
+//! The task of a document, its page ranges, and its names in the stores. No I/O.
 
-pub mod ids;
+pub(crate) mod ids;
 mod origin;
-pub mod page_range;
-pub mod task;
+pub(crate) mod page_range;
+pub(crate) mod task;
 
-pub use origin::Origin;
+pub(crate) use origin::Origin;

@@ -1,16 +1,13 @@
-//! Where the message of a task lies in Kafka: the name of a request for as long as it takes.
+//! The position of a task's message in Kafka, which identifies the request.
 
 use std::fmt;
 
-/// Where a message lies in Kafka.
+/// The position of a message in Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Origin {
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// The offset.
-    pub offset: i64,
+pub(crate) struct Origin {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
 }
 
 impl fmt::Display for Origin {

@@ -1,37 +1,35 @@
-//! A range of pages as a message of the pipeline's internal topic.
+//! A page range, as a message of the pipeline's internal topic.
 //!
-//! Its value, key and headers are those of the task that it is a part of, so that a dead letter
-//! can be written from any range, byte for byte. What the range is stands in headers of its own.
+//! The message has the value and the headers of the task, so that a byte-exact dead letter can be
+//! sent from any range. Further headers describe the range.
 
 use std::str::FromStr;
 
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
 use crate::document::Origin;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 
-/// All headers that describe a range begin so.
+/// Prefix of the headers that describe a range.
 const PREFIX: &str = "layra-range-";
 
-/// Pages of one document, to be worked on by itself.
+/// A page range of a document. It is processed on its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// The document's round, as the ledger has it.
-    pub round: String,
+pub(crate) struct Range {
+    /// The document's round in the ledger.
+    pub(crate) round: String,
     /// The first page, from 0.
-    pub first: u32,
-    /// How many pages.
-    pub count: u32,
-    /// Where the task lies.
-    pub origin: Origin,
-    /// When the task was written, in milliseconds since 1970.
-    pub at: i64,
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    /// Position of the task.
+    pub(crate) origin: Origin,
+    /// Time of the task's message, in milliseconds since 1970.
+    pub(crate) at: i64,
 }
 
 impl Range {
-    /// The task's own headers and the range's.
-    #[must_use]
-    pub fn headers(&self, task: Option<&OwnedHeaders>) -> OwnedHeaders {
+    /// The task's own headers and those of the range.
+    pub(crate) fn headers(&self, task: Option<&OwnedHeaders>) -> OwnedHeaders {
         let mut headers = OwnedHeaders::new();
         for header in task.into_iter().flat_map(Headers::iter) {
             headers = headers.insert(header);
@@ -55,7 +53,7 @@ impl Range {
     }
 
     /// Reads a range from a message's headers.
-    pub fn from_headers(headers: Option<&OwnedHeaders>) -> Result<Self, Failure> {
+    pub(crate) fn from_headers(headers: Option<&OwnedHeaders>) -> Result<Self, Failure> {
         Ok(Self {
             round: value(headers, "round")?,
             first: value(headers, "first")?,
@@ -70,9 +68,8 @@ impl Range {
     }
 }
 
-/// Whether a header belongs to a range and not to the task.
-#[must_use]
-pub fn is_range_header(key: &str) -> bool {
+/// Whether a header describes a range. Other headers are the task's own.
+pub(crate) fn is_range_header(key: &str) -> bool {
     key.starts_with(PREFIX)
 }
 
@@ -84,8 +81,8 @@ fn value<T: FromStr>(headers: Option<&OwnedHeaders>, name: &str) -> Result<T, Fa
         .find(|header| header.key == key)
         .and_then(|header| std::str::from_utf8(header.value?).ok()?.parse().ok())
         .ok_or_else(|| {
-            let message = format!("header `{key}` is missing or unreadable");
-            Failure::permanent(Stage::Intake, "InvalidRange", message)
+            let message = format!("header `{key}` is missing or has no valid value");
+            Failure::permanent(Stage::Intake, Reason::InvalidRange, message)
         })
 }
 
@@ -108,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn travels_in_headers_beside_the_tasks_own() {
+    fn headers_hold_the_range_and_those_of_the_task() {
         let own = OwnedHeaders::new().insert(Header {
             key: "priority",
             value: Some("1"),
@@ -121,9 +118,9 @@ mod tests {
     }
 
     #[test]
-    fn names_the_header_that_is_missing() {
+    fn an_error_names_the_missing_header() {
         let failure = Range::from_headers(Some(&OwnedHeaders::new())).unwrap_err();
-        assert_eq!(failure.reason, "InvalidRange");
+        assert_eq!(failure.reason, Reason::InvalidRange);
         assert!(failure.message.contains("layra-range-round"), "{failure}");
         assert!(Range::from_headers(None).is_err());
     }

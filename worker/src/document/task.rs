@@ -1,35 +1,33 @@
-//! LAYRA's task message, checked at the edge: what comes out of here can be trusted.
+//! LAYRA's task message. It is validated here, and trusted everywhere else.
 //!
-//! It never does I/O, and a URL in a message is only ever passed on as text.
+//! No I/O: a URL in a message is only passed on as text.
 
 use serde_json::{Map, Value};
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// Longest key of an S3 object, in bytes.
 const LONGEST_KEY: usize = 1024;
-/// Longest name of a Milvus collection, in bytes, less what a pipeline adds around it.
+/// Longest id of a knowledge base, in bytes. Milvus' limit for the name of a collection leaves room
+/// for what a pipeline adds to it.
 const LONGEST_KNOWLEDGE_BASE: usize = 200;
 
-/// What a message of the topic is.
+/// A message of the pipeline's topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
+pub(crate) enum Message {
     /// A document to ingest.
     Task(Task),
     /// A file or a knowledge base to delete: `type` is `delete_file` or `delete_knowledge_base`.
     Delete(Deletion),
-    /// Somebody else's: a JSON object with another `type`.
+    /// A foreign message: a JSON object with another `type`.
     Foreign,
 }
 
-/// What is to be deleted, from all stores.
+/// What to delete from all stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deletion {
-    /// One file.
+pub(crate) enum Deletion {
     File {
-        /// Its id.
         file_id: String,
-        /// Its knowledge base.
         knowledge_base: String,
     },
     /// A knowledge base with all its files.
@@ -38,67 +36,56 @@ pub enum Deletion {
 
 /// A document to ingest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// Names the progress display in Redis.
-    pub task_id: String,
+#[expect(clippy::struct_field_names, reason = "the names are LAYRA's")]
+pub(crate) struct Task {
+    /// Identifies the progress display in Redis.
+    pub(crate) task_id: String,
     /// Owner of the knowledge base.
-    pub username: String,
+    pub(crate) username: String,
     /// `knowledge_db_id`: letters, digits, `_` and `-`.
-    pub knowledge_base: String,
-    /// The document.
-    pub file: FileMeta,
+    pub(crate) knowledge_base: String,
+    pub(crate) file: FileMeta,
 }
 
 /// A document in the object store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileMeta {
-    /// Identifies the document everywhere.
-    pub file_id: String,
+pub(crate) struct FileMeta {
+    /// Identifies the document in all stores.
+    pub(crate) file_id: String,
     /// Key of the original in the bucket (`minio_filename`).
-    pub key: String,
-    /// The name that the user gave it (`original_filename`).
-    pub name: String,
-    /// A link for browsers (`minio_url`), stored and never followed.
-    pub url: Option<String>,
+    pub(crate) key: String,
+    /// The name of the uploaded file (`original_filename`).
+    pub(crate) name: String,
+    /// A link for browsers (`minio_url`). It is stored and never followed.
+    pub(crate) url: Option<String>,
 }
 
-/// Why a message is no task.
+/// Why a message is not a valid task.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TaskError {
-    /// Not JSON at all.
+pub(crate) enum TaskError {
     #[error("the message is not JSON: {0}")]
     NotJson(String),
-    /// JSON, but not an object.
     #[error("the message is JSON, but not an object")]
     NotAnObject,
-    /// A field is missing.
     #[error("field `{0}` is missing")]
     Missing(&'static str),
-    /// A field has the wrong type.
     #[error("field `{field}` must be {expected}")]
     WrongType {
-        /// Path of the field.
         field: &'static str,
-        /// What it should be.
         expected: &'static str,
     },
-    /// A field's value cannot be used.
     #[error("field `{field}` {problem}")]
     Invalid {
-        /// Path of the field.
         field: &'static str,
-        /// What is wrong with it.
         problem: &'static str,
     },
 }
 
 impl TaskError {
-    /// The stable reason.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::NotJson(_) => "NotJson",
-            _ => "InvalidTask",
+            Self::NotJson(_) => Reason::NotJson,
+            _ => Reason::InvalidTask,
         }
     }
 }
@@ -109,8 +96,8 @@ impl From<TaskError> for Failure {
     }
 }
 
-/// Understands a message's value.
-pub fn parse(payload: &[u8]) -> Result<Message, TaskError> {
+/// Parses and validates the value of a message.
+pub(crate) fn parse(payload: &[u8]) -> Result<Message, TaskError> {
     let value: Value =
         serde_json::from_slice(payload).map_err(|error| TaskError::NotJson(error.to_string()))?;
     let Value::Object(message) = value else {
@@ -150,7 +137,7 @@ pub fn parse(payload: &[u8]) -> Result<Message, TaskError> {
             name: text(file, "original_filename", "file_meta.original_filename")?,
             url: match file.get("minio_url") {
                 None | Some(Value::Null) => None,
-                // It names nothing, and nothing depends on it.
+                // Nothing depends on the link.
                 Some(Value::String(url)) if url.is_empty() => None,
                 Some(_) => Some(text(file, "minio_url", "file_meta.minio_url")?),
             },
@@ -160,10 +147,9 @@ pub fn parse(payload: &[u8]) -> Result<Message, TaskError> {
     Ok(Message::Task(task))
 }
 
-/// Where a message that is no task is nevertheless shown: the id of its task, and that of its file if
-/// it has one. Who waits for the task hears of it then.
-#[must_use]
-pub fn shown_as(payload: &[u8]) -> Option<(String, Option<String>)> {
+/// The ids of the task and, if there is one, of the file of a message that is not a valid task. The
+/// progress display then shows its failure.
+pub(crate) fn progress_ids(payload: &[u8]) -> Option<(String, Option<String>)> {
     let message: Value = serde_json::from_slice(payload).ok()?;
     let text = |value: Option<&Value>| value?.as_str().map(str::to_owned);
     let file = message.get("file_meta");
@@ -172,9 +158,8 @@ pub fn shown_as(payload: &[u8]) -> Option<(String, Option<String>)> {
 }
 
 impl Task {
-    /// The message that LAYRA would send for it.
-    #[must_use]
-    pub fn to_message(&self) -> Vec<u8> {
+    /// The message that LAYRA would send for this task.
+    pub(crate) fn to_message(&self) -> Vec<u8> {
         let file = &self.file;
         serde_json::json!({
             "task_id": self.task_id,
@@ -191,8 +176,8 @@ impl Task {
         .into_bytes()
     }
 
-    /// Checks what the stores' names allow.
-    pub fn check(&self) -> Result<(), TaskError> {
+    /// Checks the limits of the stores for names.
+    pub(crate) fn check(&self) -> Result<(), TaskError> {
         check_knowledge_base(&self.knowledge_base)?;
         if self.file.key.len() > LONGEST_KEY {
             return Err(TaskError::Invalid {
@@ -210,11 +195,11 @@ fn knowledge_base(message: &Map<String, Value>) -> Result<String, TaskError> {
     Ok(id)
 }
 
-/// Checks what Milvus' names allow.
+/// Checks Milvus' limits for the names of collections.
 fn check_knowledge_base(id: &str) -> Result<(), TaskError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     let problem = if !id.bytes().all(allowed) {
-        "may only have letters, digits, `_` and `-`"
+        "may contain only letters, digits, `_` and `-`"
     } else if id.len() > LONGEST_KNOWLEDGE_BASE {
         "is too long"
     } else {
@@ -235,7 +220,7 @@ fn text(object: &Map<String, Value>, key: &str, field: &'static str) -> Result<S
         }),
         Some(Value::String(text)) if text.contains(char::is_control) => Err(TaskError::Invalid {
             field,
-            problem: "has control characters",
+            problem: "contains control characters",
         }),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(_) => Err(TaskError::WrongType {
@@ -271,9 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn reads_layras_message() {
+    fn layras_message_is_a_task() {
         let Ok(Message::Task(task)) = parsed(&layras()) else {
-            panic!("no task")
+            panic!("not a task")
         };
         assert_eq!(task.username, "roger");
         assert_eq!(task.file.name, "39.txt");
@@ -281,19 +266,19 @@ mod tests {
     }
 
     #[test]
-    fn a_link_may_be_missing() {
+    fn the_link_is_optional() {
         for link in [json!(null), json!("")] {
             let mut message = layras();
             message["file_meta"]["minio_url"] = link;
             let Ok(Message::Task(task)) = parsed(&message) else {
-                panic!("no task")
+                panic!("not a task")
             };
             assert_eq!(task.file.url, None);
         }
     }
 
     #[test]
-    fn a_type_key_makes_a_message_foreign_whatever_else_it_has() {
+    fn a_message_with_another_type_is_foreign() {
         let mut message = layras();
         message["type"] = json!("workflow");
         assert_eq!(parsed(&message), Ok(Message::Foreign));
@@ -301,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn deletions_are_ours_and_are_checked() {
+    fn deletions_are_validated() {
         let file = json!({"type": "delete_file", "file_id": "u_f", "knowledge_db_id": "u_kb"});
         let deletion = Deletion::File {
             file_id: "u_f".into(),
@@ -323,16 +308,16 @@ mod tests {
     }
 
     #[test]
-    fn a_task_becomes_the_message_that_it_came_from() {
+    fn a_task_is_written_as_it_was_read() {
         let Ok(Message::Task(task)) = parsed(&layras()) else {
-            panic!("no task")
+            panic!("not a task")
         };
         let again: Value = serde_json::from_slice(&task.to_message()).unwrap();
         assert_eq!(again, layras());
     }
 
     #[test]
-    fn names_the_field_that_is_missing_or_wrong() {
+    fn an_error_names_the_missing_or_wrong_field() {
         for (path, field) in [
             (vec!["task_id"], "task_id"),
             (vec!["username"], "username"),
@@ -366,15 +351,15 @@ mod tests {
                 error.to_string().contains(&format!("`{field}` must be")),
                 "{error}"
             );
-            assert_eq!(error.reason(), "InvalidTask");
+            assert_eq!(error.reason(), Reason::InvalidTask);
         }
     }
 
     #[test]
-    fn a_message_that_is_no_task_is_shown_where_it_says() {
+    fn an_invalid_task_is_shown_under_its_own_ids() {
         let mut message = layras();
         message["knowledge_db_id"] = json!("a;drop");
-        let shown = |value: &Value| shown_as(value.to_string().as_bytes());
+        let shown = |value: &Value| progress_ids(value.to_string().as_bytes());
         let task = message["task_id"].as_str().map(str::to_owned).unwrap();
         let file = message["file_meta"]["file_id"].as_str().map(str::to_owned);
         assert_eq!(shown(&message), Some((task.clone(), file)));
@@ -382,11 +367,11 @@ mod tests {
         assert_eq!(shown(&message), Some((task, None)));
         message["task_id"] = json!(7);
         assert_eq!(shown(&message), None);
-        assert_eq!(shown_as(b"\xff"), None);
+        assert_eq!(progress_ids(b"\xff"), None);
     }
 
     #[test]
-    fn refuses_what_the_stores_cannot_name() {
+    fn names_that_the_stores_cannot_hold_are_refused() {
         for (field, value, words) in [
             ("knowledge_db_id", "a;drop", "letters"),
             ("knowledge_db_id", &"x".repeat(300), "long"),
@@ -401,16 +386,16 @@ mod tests {
     }
 
     #[test]
-    fn tells_no_json_from_the_wrong_json() {
-        assert_eq!(parse(b"\xff\xfe").unwrap_err().reason(), "NotJson");
-        assert_eq!(parse(b"").unwrap_err().reason(), "NotJson");
+    fn other_json_is_distinguished_from_no_json() {
+        assert_eq!(parse(b"\xff\xfe").unwrap_err().reason(), Reason::NotJson);
+        assert_eq!(parse(b"").unwrap_err().reason(), Reason::NotJson);
         assert_eq!(parse(b"[1]").unwrap_err(), TaskError::NotAnObject);
-        assert_eq!(parse(b"{}").unwrap_err().reason(), "InvalidTask");
+        assert_eq!(parse(b"{}").unwrap_err().reason(), Reason::InvalidTask);
     }
 
     proptest! {
         #[test]
-        fn never_panics(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn parsing_never_panics(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&payload);
         }
     }

@@ -1,4 +1,4 @@
-//! How the worker connects to Kafka.
+//! Settings of the worker's Kafka clients.
 
 use layra_crds::{KafkaSource, refused_setting};
 use rdkafka::ClientConfig;
@@ -8,8 +8,7 @@ use rdkafka::error::KafkaError;
 use crate::runtime::settings::Settings;
 
 /// Settings of every Kafka client of the worker.
-#[must_use]
-pub fn client_config(settings: &Settings) -> ClientConfig {
+pub(crate) fn client_config(settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set(
@@ -25,10 +24,9 @@ pub fn client_config(settings: &Settings) -> ClientConfig {
     config
 }
 
-/// Settings of the consumer. `name` is how it appears in the broker's tools. It is a dynamic
+/// Settings of a consumer. `name` is its client id, which the broker's tools show. It is a dynamic
 /// member of the group: see `docs/decisions/0009-dynamic-group-members.md`.
-#[must_use]
-pub fn consumer_config(settings: &Settings, name: Option<&str>) -> ClientConfig {
+pub(crate) fn consumer_config(settings: &Settings, name: Option<&str>) -> ClientConfig {
     let kafka: &KafkaSource = &settings.config.source.kafka;
     let session_ms = u64::from(kafka.session_timeout_seconds) * 1000;
     let mut config = client_config(settings);
@@ -43,14 +41,14 @@ pub fn consumer_config(settings: &Settings, name: Option<&str>) -> ClientConfig 
             "heartbeat.interval.ms",
             (session_ms / 3).min(3_000).to_string(),
         )
-        // The poll loop is held by a rebalance at most, for 20 s.
+        // Only a rebalance can block the poll loop, for at most 20 s.
         .set(
             "max.poll.interval.ms",
             (6 * session_ms).max(30_000).to_string(),
         )
-        // Messages are small and few are needed ahead: partitions are paused most of the time.
+        // Few messages are needed ahead: partitions are paused most of the time.
         .set("queued.min.messages", "100")
-        // A partition that is resumed waits for the end of the request in which it was left out.
+        // A resumed partition waits for the end of the fetch request that did not include it.
         .set("fetch.wait.max.ms", "100")
         .set("allow.auto.create.topics", "false")
         .set("topic.metadata.refresh.interval.ms", "30000");
@@ -60,9 +58,9 @@ pub fn consumer_config(settings: &Settings, name: Option<&str>) -> ClientConfig 
     config
 }
 
-/// The client's words for an error. Its own for a setting that it refuses would show the value.
-#[must_use]
-pub fn in_words(error: &KafkaError) -> String {
+/// The text of a client's error. The client's own text for a refused setting would contain its
+/// value, so it is replaced.
+pub(crate) fn describe_error(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, description, name, value) => {
             refused_setting(name, description, value)
@@ -78,10 +76,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_value_of_a_setting_that_is_refused_is_not_shown() {
+    fn an_error_does_not_contain_the_value_of_a_refused_setting() {
         for name in ["security.protocol", "no.such.setting"] {
-            let made: Result<BaseConsumer, _> = ClientConfig::new().set(name, "hidden").create();
-            let message = in_words(&made.err().unwrap());
+            let created: Result<BaseConsumer, _> = ClientConfig::new().set(name, "hidden").create();
+            let message = describe_error(&created.err().unwrap());
             assert!(!message.contains("hidden"), "{message}");
             assert!(message.contains(&format!("`{name}`")), "{message}");
         }

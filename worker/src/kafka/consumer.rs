@@ -1,9 +1,9 @@
-//! The poll loop: a thread of its own that takes messages, commits what is done and answers
-//! rebalances, and is never held up by work.
+//! The poll loop: receives messages, commits offsets and handles rebalances, on its own thread.
+//! Work never blocks it.
 //!
-//! Tasks and ranges have a consumer each, both members of the one group. The assignor shares out
-//! partitions by their number, whatever their topic: a worker with one consumer for both would
-//! often get nothing but partitions of the topic in which nothing waits.
+//! Tasks and page ranges have a consumer each, both members of the same group. The assignor
+//! balances the number of partitions regardless of their topics: with one consumer for both topics,
+//! a worker would often get only partitions of the topic without backlog.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,42 +16,39 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::client::{consumer_config, in_words};
-use crate::kafka::tracker::{Place, Ticket, Tracker};
-use crate::runtime::failure::{Failure, Stage};
+use crate::kafka::client::{consumer_config, describe_error};
+use crate::kafka::tracker::{Ticket, TopicPartition, Tracker};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::settings::Settings;
 
-/// Longest wait for messages; also how late a finished document can resume the partitions.
+/// Longest wait for messages, and longest delay until a finished document resumes partitions.
 const POLL: Duration = Duration::from_millis(50);
-/// How often finished work is committed.
+/// How often offsets are committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a partition that moves waits for its documents, and once more after they are called
-/// off. The group waits for this worker meanwhile.
-const REVOKE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a revoked partition waits for its documents to finish, and again as long after they are
+/// cancelled. The group waits for this worker during this time.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A message to work on.
 #[derive(Debug)]
-pub struct Delivery {
-    /// The message, as it came.
-    pub message: OwnedMessage,
-    /// Ends the work on it.
-    pub ticket: Ticket,
+pub(crate) struct Delivery {
+    pub(crate) message: OwnedMessage,
+    pub(crate) ticket: Ticket,
 }
 
-/// Consumers that have subscribed.
-pub struct Intake {
+/// The consumers of tasks and page ranges, and their messages in progress.
+pub(crate) struct Intake {
     tracker: Arc<Tracker>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    lanes: [Lane; 2],
+    consumers: [TopicConsumer; 2],
 }
 
-/// A topic with its consumer, and the number of its messages that are taken and not finished at a
-/// time: the ranges of a long document never keep short ones waiting in Kafka.
-struct Lane {
-    consumer: BaseConsumer<Context>,
+/// The consumer of one topic, and its limit of messages in progress. Each topic has its own limit,
+/// so that the ranges of a long document do not hold up short documents.
+struct TopicConsumer {
+    client: BaseConsumer<Context>,
     topic: String,
     limit: usize,
     paused: AtomicBool,
@@ -65,9 +62,8 @@ struct Context {
 }
 
 impl Intake {
-    /// Subscribes to tasks and to ranges of pages. At most so many of `tasks` and `ranges` are
-    /// taken and not finished at a time.
-    pub fn subscribe(
+    /// Subscribes to tasks and page ranges. `tasks` and `ranges` limit the messages in progress.
+    pub(crate) fn subscribe(
         settings: &Settings,
         name: Option<&str>,
         tasks: usize,
@@ -77,69 +73,73 @@ impl Intake {
     ) -> Result<Self, Failure> {
         let kafka = &settings.config.source.kafka;
         let tracker = Arc::new(Tracker::default());
-        let lane = |topic: String, limit| -> Result<Lane, KafkaError> {
+        let consumer = |topic: String, limit| -> Result<TopicConsumer, KafkaError> {
             let context = Context {
                 topic: topic.clone(),
                 tracker: Arc::clone(&tracker),
                 metrics: Arc::clone(&metrics),
                 assignment_changed: AtomicBool::new(false),
             };
-            let consumer: BaseConsumer<Context> =
+            let client: BaseConsumer<Context> =
                 consumer_config(settings, name).create_with_context(context)?;
-            consumer.subscribe(&[&topic])?;
-            Ok(Lane {
-                consumer,
+            client.subscribe(&[&topic])?;
+            Ok(TopicConsumer {
+                client,
                 topic,
                 limit,
                 paused: AtomicBool::new(false),
             })
         };
         let invalid = |error: KafkaError| {
-            Failure::fatal(Stage::Intake, "InvalidKafkaConfig", in_words(&error))
+            Failure::fatal(
+                Stage::Intake,
+                Reason::InvalidKafkaConfig,
+                describe_error(&error),
+            )
         };
-        let lanes = [
-            lane(kafka.topic.clone(), tasks).map_err(invalid)?,
-            lane(kafka.ranges_topic(), ranges).map_err(invalid)?,
+        let consumers = [
+            consumer(kafka.topic.clone(), tasks).map_err(invalid)?,
+            consumer(kafka.ranges_topic(), ranges).map_err(invalid)?,
         ];
         health.consumer_running(true);
         Ok(Self {
             tracker,
             health,
             metrics,
-            lanes,
+            consumers,
         })
     }
 
-    /// Takes messages until `stop`; then waits until those that were taken are finished or given
-    /// back, commits and leaves.
-    pub fn run(
+    /// Receives messages until `stop` is cancelled. Then waits until the messages in progress are
+    /// settled or released, commits and leaves the group.
+    pub(crate) fn run(
         &self,
         deliveries: &mpsc::UnboundedSender<Delivery>,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let mut last_commit = Instant::now();
-        let mut last_turn = Instant::now();
+        let mut last_loop = Instant::now();
         loop {
             self.health.polled(Instant::now());
             let in_flight = self.tracker.in_flight();
             if in_flight > 0 {
-                let busy = last_turn.elapsed().as_secs_f64();
+                let busy = last_loop.elapsed().as_secs_f64();
                 self.metrics.busy_seconds.inc_by(busy);
             }
-            last_turn = Instant::now();
+            last_loop = Instant::now();
             self.metrics
                 .documents_in_flight
                 .set(i64::try_from(in_flight).unwrap_or(i64::MAX));
             if stop.is_cancelled() && in_flight == 0 {
                 break;
             }
-            for lane in &self.lanes {
-                let context = lane.consumer.context();
+            for consumer in &self.consumers {
+                let context = consumer.client.context();
                 let changed = context.assignment_changed.swap(false, Ordering::Relaxed);
-                let full = self.tracker.in_flight_of(&lane.topic) >= lane.limit;
+                let full = self.tracker.in_flight_of(&consumer.topic) >= consumer.limit;
                 let pause = full || stop.is_cancelled();
-                if lane.paused.swap(pause, Ordering::Relaxed) != pause || changed {
-                    lane.set_paused(pause);
+                if consumer.paused.swap(pause, Ordering::Relaxed) != pause || changed {
+                    consumer.set_paused(pause);
                 }
             }
             if !self.poll(Duration::ZERO, deliveries)? {
@@ -152,24 +152,24 @@ impl Intake {
         }
         self.commit(CommitMode::Sync);
         self.health.consumer_running(false);
-        tracing::info!("everything that was done is committed");
+        tracing::info!("all processed messages are committed");
         Ok(())
     }
 
-    /// Takes a message of each topic that has one within `wait`. Returns whether one had.
+    /// Receives a message from each topic that has one within `wait`. Returns whether any had one.
     ///
-    /// Every message is entered into the tracker, one that comes while the worker leaves too: it
-    /// lies below the consumer's position, and what nobody has entered there counts as no message.
+    /// Every message is entered into the tracker, also during shutdown: it is below the consumer's
+    /// position, and an offset below the position that was not entered counts as processed.
     fn poll(
         &self,
         wait: Duration,
         deliveries: &mpsc::UnboundedSender<Delivery>,
     ) -> Result<bool, Failure> {
         let mut found = false;
-        for lane in &self.lanes {
-            match lane.consumer.poll(wait) {
+        for consumer in &self.consumers {
+            match consumer.client.poll(wait) {
                 None => continue,
-                Some(Err(error)) => judge(&error)?,
+                Some(Err(error)) => check(&error)?,
                 Some(Ok(message)) => self.take(&message, deliveries),
             }
             found = true;
@@ -178,55 +178,56 @@ impl Intake {
     }
 
     fn commit(&self, mode: CommitMode) {
-        for lane in &self.lanes {
-            lane.note_positions(&self.tracker);
-            commit(&lane.consumer, &self.tracker, None, mode);
+        for consumer in &self.consumers {
+            consumer.track_positions(&self.tracker);
+            commit(&consumer.client, &self.tracker, None, mode);
         }
     }
 
     fn take(&self, message: &BorrowedMessage<'_>, deliveries: &mpsc::UnboundedSender<Delivery>) {
-        let place = (message.topic().to_owned(), message.partition());
-        let ticket = self.tracker.take(place, message.offset());
+        let partition = (message.topic().to_owned(), message.partition());
+        let ticket = self.tracker.take(partition, message.offset());
         let delivery = Delivery {
             message: message.detach(),
             ticket,
         };
-        // Without a receiver the delivery is dropped, which gives the message back.
+        // Without a receiver the delivery is dropped, which releases the message.
         let _ = deliveries.send(delivery);
     }
 }
 
-impl Lane {
-    /// The consumer's position also passes what it never hands out: the markers that end
-    /// transactions, and records of aborted ones. Where nothing is in flight they are done too;
-    /// without this one of them would look like a task for ever.
-    fn note_positions(&self, tracker: &Tracker) {
-        let Ok(positions) = self.consumer.position() else {
+impl TopicConsumer {
+    /// Enters the consumer's positions into the tracker. A position also passes records that are
+    /// never delivered: transaction markers, and records of aborted transactions. They count as
+    /// processed once no message is in progress; otherwise one of them would look like a task
+    /// forever.
+    fn track_positions(&self, tracker: &Tracker) {
+        let Ok(positions) = self.client.position() else {
             return;
         };
         for element in positions.elements() {
             if let Offset::Offset(offset) = element.offset() {
-                let place = (element.topic().to_owned(), element.partition());
-                tracker.reached(&place, offset);
+                let partition = (element.topic().to_owned(), element.partition());
+                tracker.reached(&partition, offset);
             }
         }
     }
 
     fn set_paused(&self, paused: bool) {
         let topic = self.topic.as_str();
-        let result = self.consumer.assignment().and_then(|assignment| {
+        let result = self.client.assignment().and_then(|assignment| {
             let mut partitions = TopicPartitionList::new();
             for element in assignment.elements_for_topic(topic) {
                 partitions.add_partition(topic, element.partition());
             }
             if paused {
-                self.consumer.pause(&partitions)
+                self.client.pause(&partitions)
             } else {
-                self.consumer.resume(&partitions)
+                self.client.resume(&partitions)
             }
         });
         if let Err(error) = result {
-            tracing::warn!(%error, topic, paused, "partitions cannot be paused or resumed");
+            tracing::warn!(%error, topic, paused, "partitions could not be paused or resumed");
         }
     }
 }
@@ -248,11 +249,11 @@ impl ConsumerContext for Context {
         tracing::info!(
             ?partitions,
             lost = consumer.assignment_lost(),
-            "partitions are leaving"
+            "partitions revoked"
         );
         if !consumer.assignment_lost() {
-            if !self.tracker.wind_up(&partitions, REVOKE_PATIENCE) {
-                tracing::warn!(?partitions, "work goes on for partitions that have left");
+            if !self.tracker.drain(&partitions, REVOKE_TIMEOUT) {
+                tracing::warn!(?partitions, "work continues on revoked partitions");
             }
             commit(consumer, &self.tracker, Some(&partitions), CommitMode::Sync);
         }
@@ -264,15 +265,15 @@ impl ConsumerContext for Context {
         self.assignment_changed.store(true, Ordering::Relaxed);
         match rebalance {
             Rebalance::Assign(list) => {
-                tracing::info!(partitions = ?partitions(list), "partitions have come");
+                tracing::info!(partitions = ?partitions(list), "partitions assigned");
             }
             Rebalance::Revoke(_) => {}
-            Rebalance::Error(error) => tracing::warn!(%error, "the rebalance failed"),
+            Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed"),
         }
         if let Ok(assignment) = consumer.assignment() {
-            let places = partitions(&assignment);
-            let numbers = places.into_iter().map(|(_, partition)| partition);
-            self.metrics.assigned(&self.topic, numbers.collect());
+            let partitions = partitions(&assignment);
+            let numbers = partitions.into_iter().map(|(_, partition)| partition);
+            self.metrics.set_assigned(&self.topic, numbers.collect());
         }
     }
 
@@ -285,49 +286,49 @@ impl ConsumerContext for Context {
             Ok(()) => {
                 for element in offsets.elements() {
                     if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
-                        let place = (element.topic().to_owned(), element.partition());
-                        self.tracker.committed(&place, offset);
+                        let partition = (element.topic().to_owned(), element.partition());
+                        self.tracker.committed(&partition, offset);
                     }
                 }
             }
-            Err(error) => tracing::warn!(%error, "a commit failed and will be repeated"),
+            Err(error) => tracing::warn!(%error, "commit failed, will retry"),
         }
     }
 }
 
-/// Commits what is done of the consumer's topic, in all its partitions or in `only` some. A commit that
-/// fails is repeated with the next one.
+/// Commits the offsets of the consumer's topic, for all its partitions or `only` for some. The next
+/// commit repeats one that failed.
 fn commit(
     consumer: &BaseConsumer<Context>,
     tracker: &Tracker,
-    only: Option<&[Place]>,
+    only: Option<&[TopicPartition]>,
     mode: CommitMode,
 ) {
     let mut offsets = TopicPartitionList::new();
-    for (place, offset) in tracker.uncommitted() {
-        let own = place.0 == consumer.context().topic;
-        if own && only.is_none_or(|only| only.contains(&place)) {
-            let (topic, partition) = place;
-            // The list is new: a partition cannot be in it twice.
+    for (partition, offset) in tracker.uncommitted() {
+        let is_own = partition.0 == consumer.context().topic;
+        if is_own && only.is_none_or(|only| only.contains(&partition)) {
+            let (topic, partition) = partition;
+            // Fails only for a duplicate, which a new list cannot have.
             let _ = offsets.add_partition_offset(&topic, partition, Offset::Offset(offset));
         }
     }
     if offsets.count() > 0
         && let Err(error) = consumer.commit(&offsets, mode)
     {
-        tracing::warn!(%error, "a commit failed and will be repeated");
+        tracing::warn!(%error, "commit failed, will retry");
     }
 }
 
-fn partitions(list: &TopicPartitionList) -> Vec<Place> {
+fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
     list.elements()
         .iter()
         .map(|element| (element.topic().to_owned(), element.partition()))
         .collect()
 }
 
-/// Most errors go away by themselves; librdkafka reconnects. Some cannot.
-fn judge(error: &KafkaError) -> Result<(), Failure> {
+/// Fails for errors that are permanent. From others librdkafka recovers by itself.
+fn check(error: &KafkaError) -> Result<(), Failure> {
     let code = error.rdkafka_error_code();
     let refused = matches!(
         code,
@@ -344,10 +345,10 @@ fn judge(error: &KafkaError) -> Result<(), Failure> {
     if refused {
         return Err(Failure::fatal(
             Stage::Intake,
-            "KafkaRefused",
+            Reason::KafkaRefused,
             format!("{error} ({code:?})"),
         ));
     }
-    tracing::warn!(%error, "Kafka");
+    tracing::warn!(%error, "Kafka client error");
     Ok(())
 }

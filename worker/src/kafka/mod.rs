@@ -1,8 +1,8 @@
-//! Kafka: messages come in, offsets are committed once their documents are dealt with, and dead
-//! letters, ranges and repeated tasks go out. It never looks into a document.
+//! Kafka: receives messages, commits offsets of settled messages, and sends dead letters, page
+//! ranges and repeated tasks. It never reads a document.
 
-pub mod client;
-pub mod consumer;
-pub mod outbox;
-pub mod tracker;
-pub mod watermark;
+pub(crate) mod client;
+pub(crate) mod consumer;
+pub(crate) mod outbox;
+pub(crate) mod tracker;
+pub(crate) mod watermark;

@@ -1,8 +1,8 @@
-//! Messages that the worker writes: dead letters, ranges of documents that are split, tasks that
-//! must be done again, and foreign messages that it hands on.
+//! Sends messages: dead letters, page ranges of split documents, tasks that must be repeated, and
+//! foreign messages that are forwarded.
 //!
-//! A message counts as written when all in-sync replicas have it; only then may the caller commit
-//! the original.
+//! A message counts as sent once all in-sync replicas have it. Only then may the caller commit the
+//! original message.
 
 use std::time::Duration;
 
@@ -15,42 +15,46 @@ use rdkafka::util::Timeout;
 use crate::document::Origin;
 use crate::document::page_range::{self, Range};
 use crate::document::task::Task;
-use crate::kafka::client::{client_config, in_words};
-use crate::runtime::failure::{Class, Failure, Stage};
+use crate::kafka::client::{client_config, describe_error};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Settings;
 use crate::stores::ledger::Rejection;
 
-/// All headers that describe a failure begin so.
+/// Prefix of the headers that describe a failure.
 const PREFIX: &str = "layra-error-";
-/// Longest text of a header, in bytes.
-const LONGEST_TEXT: usize = 1000;
+/// Longest value of a header, in bytes.
+const LONGEST_VALUE: usize = 1000;
 
-/// Writes messages and waits until they are safe.
+/// Sends messages and waits until they are replicated.
 #[derive(Clone)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     producer: FutureProducer,
     topic: String,
     ranges_topic: String,
     dead_letter_topic: String,
 }
 
-/// How long a request waits for a place in the queue, or for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request waits for space in the queue, or for an answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Outbox {
-    /// A producer; connects in the background.
-    pub fn new(settings: &Settings) -> Result<Self, Failure> {
+    /// Creates a producer, which connects in the background.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, Failure> {
         let producer = client_config(settings)
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("compression.type", "zstd")
             .set("linger.ms", "5")
             .set("message.timeout.ms", "30000")
-            // An original of any size fits, headers included.
+            // Any message that the topic accepted fits, with further headers.
             .set("message.max.bytes", "16777216")
             .create()
             .map_err(|error| {
-                Failure::fatal(Stage::DeadLetter, "InvalidKafkaConfig", in_words(&error))
+                Failure::fatal(
+                    Stage::DeadLetter,
+                    Reason::InvalidKafkaConfig,
+                    describe_error(&error),
+                )
             })?;
         let kafka = &settings.config.source.kafka;
         Ok(Self {
@@ -61,9 +65,9 @@ impl Outbox {
         })
     }
 
-    /// Writes a dead letter: the message as it came, with the reason in its headers. `origin` is
-    /// where the task lies that the message is, or is a range of.
-    pub async fn dead_letter(
+    /// Sends a dead letter: the original message, with the failure in its headers. `origin` is the
+    /// position of the task. The message is this task or one of its page ranges.
+    pub(crate) async fn dead_letter(
         &self,
         message: &OwnedMessage,
         origin: &Origin,
@@ -71,14 +75,14 @@ impl Outbox {
     ) -> Result<(), Failure> {
         let topic = &self.dead_letter_topic;
         let time = jiff::Timestamp::now().to_string();
-        let headers = explain(message, origin, rejection, &time);
+        let headers = failure_headers(message, origin, rejection, &time);
         match self
             .send(topic, message.key(), message.payload(), headers.clone())
             .await
         {
             Err(error) if is_too_large(&error) => {
-                // The headers were the last straw. The origin tells where the original is.
-                let note = "left out: the message with these headers is larger than allowed";
+                // The origin headers identify the original.
+                let note = "left out: with these headers the message is larger than Kafka accepts";
                 let headers = add(headers, "payload", note);
                 self.send(topic, message.key(), None, headers).await
             }
@@ -87,14 +91,18 @@ impl Outbox {
         .map_err(|error| classify(topic, &error))
     }
 
-    /// Writes ranges of a task's pages to the pipeline's internal topic, evenly to all partitions, so
-    /// that all workers get some. Left to itself, librdkafka puts all messages without a key that
-    /// come within some milliseconds into one partition (`sticky.partitioning.linger.ms`).
-    pub async fn ranges(&self, task: &OwnedMessage, ranges: &[Range]) -> Result<(), Failure> {
+    /// Sends page ranges of a task to the pipeline's internal topic, evenly to all partitions, so
+    /// that all workers get some. By default librdkafka sends all messages without a key to the
+    /// same partition for some milliseconds (`sticky.partitioning.linger.ms`).
+    pub(crate) async fn ranges(
+        &self,
+        task: &OwnedMessage,
+        ranges: &[Range],
+    ) -> Result<(), Failure> {
         let topic = &self.ranges_topic;
         let failed = |error| classify(topic, &error);
         let partitions = self.partitions(topic).await.map_err(failed)?;
-        // The rest of documents with few ranges must not always meet the same ones.
+        // Documents with few ranges must not always use the same partitions.
         let first = fastrand::i32(0..partitions);
         let places = (first..partitions).chain((0..partitions).cycle());
         let sends = ranges.iter().zip(places).map(|(range, partition)| {
@@ -108,21 +116,21 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends a task once more.
-    pub async fn request(&self, task: &Task) -> Result<(), Failure> {
+    /// Sends a task again.
+    pub(crate) async fn send_task(&self, task: &Task) -> Result<(), Failure> {
         let message = task.to_message();
         self.send(&self.topic, None, Some(&message), OwnedHeaders::new())
             .await
             .map_err(|error| classify(&self.topic, &error))
     }
 
-    /// Puts a dead letter back into the tasks' topic: the message as it came, and how often it was
-    /// tried.
-    pub async fn put_back(&self, letter: &OwnedMessage) -> Result<(), Failure> {
+    /// Sends a dead letter to the pipeline's topic: the original message, with the number of
+    /// attempts.
+    pub(crate) async fn redrive(&self, letter: &OwnedMessage) -> Result<(), Failure> {
         let mut headers = OwnedHeaders::new();
         for header in letter.headers().into_iter().flat_map(Headers::iter) {
-            let explanation = header.key.strip_prefix(PREFIX);
-            if explanation.is_none_or(|name| name == "attempts") {
+            let failure_header = header.key.strip_prefix(PREFIX);
+            if failure_header.is_none_or(|name| name == "attempts") {
                 headers = headers.insert(header);
             }
         }
@@ -131,8 +139,8 @@ impl Outbox {
             .map_err(|error| classify(&self.topic, &error))
     }
 
-    /// Copies a message to another topic, key and headers included.
-    pub async fn forward(&self, message: &OwnedMessage, topic: &str) -> Result<(), Failure> {
+    /// Copies a message to another topic, with its key and headers.
+    pub(crate) async fn forward(&self, message: &OwnedMessage, topic: &str) -> Result<(), Failure> {
         let headers = message.headers().cloned().unwrap_or_default();
         self.send(topic, message.key(), message.payload(), headers)
             .await
@@ -154,17 +162,17 @@ impl Outbox {
 
     async fn send_record(&self, record: FutureRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
         self.producer
-            .send(record, Timeout::After(PATIENCE))
+            .send(record, Timeout::After(TIMEOUT))
             .await
             .map_err(|(error, _)| error)?;
         Ok(())
     }
 
-    /// How many partitions a topic has now.
+    /// Number of partitions that a topic has now.
     async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
         let (producer, name) = (self.producer.clone(), topic.to_owned());
-        let ask = move || producer.client().fetch_metadata(Some(&name), PATIENCE);
-        // A task that is lost with its runtime has nobody who waits for it.
+        let ask = move || producer.client().fetch_metadata(Some(&name), TIMEOUT);
+        // The task fails only when the runtime shuts down.
         let metadata = tokio::task::spawn_blocking(ask)
             .await
             .map_err(|_| KafkaError::Canceled)??;
@@ -185,9 +193,9 @@ impl std::fmt::Debug for Outbox {
     }
 }
 
-/// The task's own headers and what went wrong. A message that was put back before has its old
-/// explanation replaced and its attempts counted on.
-fn explain(
+/// The task's own headers and those of the failure. If the message was redriven before, its failure
+/// headers are replaced and its attempts are counted on.
+fn failure_headers(
     message: &OwnedMessage,
     origin: &Origin,
     rejection: &Rejection,
@@ -225,9 +233,8 @@ fn explain(
     add(headers, "time", time)
 }
 
-/// A line of a dead letter's explanation, `reason` for example.
-#[must_use]
-pub fn explanation<'a>(letter: &'a OwnedMessage, name: &str) -> Option<&'a str> {
+/// A failure header of a dead letter, for example `reason`.
+pub(crate) fn failure_header<'a>(letter: &'a OwnedMessage, name: &str) -> Option<&'a str> {
     letter
         .headers()
         .into_iter()
@@ -237,7 +244,7 @@ pub fn explanation<'a>(letter: &'a OwnedMessage, name: &str) -> Option<&'a str> 
 }
 
 fn add(headers: OwnedHeaders, name: &str, text: &str) -> OwnedHeaders {
-    let text = &text[..text.floor_char_boundary(LONGEST_TEXT)];
+    let text = &text[..text.floor_char_boundary(LONGEST_VALUE)];
     headers.insert(Header {
         key: &format!("{PREFIX}{name}"),
         value: Some(text),
@@ -256,8 +263,8 @@ fn classify(topic: &str, error: &KafkaError) -> Failure {
             | RDKafkaErrorCode::ClusterAuthorizationFailed
             | RDKafkaErrorCode::Authentication
             | RDKafkaErrorCode::Fatal,
-        ) => Failure::fatal(Stage::DeadLetter, "KafkaForbidden", message),
-        _ => Failure::transient(Stage::DeadLetter, "KafkaUnavailable", message),
+        ) => Failure::fatal(Stage::DeadLetter, Reason::KafkaForbidden, message),
+        _ => Failure::transient(Stage::DeadLetter, Reason::KafkaUnavailable, message),
     }
 }
 
@@ -299,12 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn headers_say_what_went_wrong_and_where_the_message_came_from() {
+    fn headers_hold_the_failure_and_the_origin() {
         let own = OwnedHeaders::new().insert(Header {
             key: "priority",
             value: Some("1"),
         });
-        let failure = Failure::permanent(Stage::Render, "Encrypted", "needs a password");
+        let failure = Failure::permanent(Stage::Render, Reason::Encrypted, "needs a password");
         let rejection = Rejection::from(&failure);
         let range = Range {
             round: "r".into(),
@@ -314,7 +321,7 @@ mod tests {
             at: 0,
         };
         let own = range.headers(Some(&own));
-        let headers = explain(&message(own), &origin(), &rejection, "2026-01-23T00:00:00Z");
+        let headers = failure_headers(&message(own), &origin(), &rejection, "2026-01-23T00:00:00Z");
         let expected = [
             ("priority", "1"),
             ("layra-error-reason", "Encrypted"),
@@ -333,23 +340,27 @@ mod tests {
             .collect();
         assert_eq!(texts(&headers), expected);
 
-        let again = explain(
+        let again = failure_headers(
             &message(headers),
             &origin(),
             &rejection,
             "2026-01-24T00:00:00Z",
         );
         let again = texts(&again);
-        assert_eq!(again.len(), expected.len(), "the old explanation is gone");
+        assert_eq!(
+            again.len(),
+            expected.len(),
+            "the old failure headers are replaced"
+        );
         assert!(again.contains(&("layra-error-attempts".to_owned(), "2".to_owned())));
     }
 
     #[test]
-    fn long_messages_are_cut_between_characters() {
-        let failure = Failure::permanent(Stage::Render, "Damaged", "é".repeat(1000));
+    fn long_values_are_cut_between_characters() {
+        let failure = Failure::permanent(Stage::Render, Reason::Damaged, "é".repeat(1000));
         let rejection = Rejection::from(&failure);
         let message = message(OwnedHeaders::new());
-        let headers = texts(&explain(&message, &origin(), &rejection, ""));
+        let headers = texts(&failure_headers(&message, &origin(), &rejection, ""));
         assert_eq!(headers[2].1, "é".repeat(500));
     }
 }

@@ -1,39 +1,38 @@
-//! How far a partition may be committed when its documents finish in any order.
+//! Computes the offset that may be committed when the documents of a partition finish in any order.
 
 use std::collections::BTreeSet;
 
-/// The offsets of one partition that were taken, and how far all of them are done.
+/// The offsets of one partition that were received, and how far all of them are processed.
 ///
-/// Offsets are taken in rising order, with gaps where the log has none of our records.
+/// Offsets are received in rising order, with gaps where the log has other records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Watermark {
+pub(crate) struct Watermark {
     open: BTreeSet<i64>,
     end: Option<i64>,
 }
 
 impl Watermark {
-    /// Work on `offset` has begun.
-    pub fn take(&mut self, offset: i64) {
+    /// Records that the message at `offset` was received.
+    pub(crate) fn take(&mut self, offset: i64) {
         self.open.insert(offset);
         self.end = self.end.max(Some(offset + 1));
     }
 
-    /// Work on `offset` has ended for good.
-    pub fn done(&mut self, offset: i64) {
+    /// Records that the message at `offset` was processed.
+    pub(crate) fn done(&mut self, offset: i64) {
         self.open.remove(&offset);
     }
 
-    /// There is nothing to do below `offset` but what was taken.
-    pub fn reached(&mut self, offset: i64) {
+    /// Records that there are no messages below `offset` but those that were received.
+    pub(crate) fn reached(&mut self, offset: i64) {
         if self.open.is_empty() {
             self.end = self.end.max(Some(offset));
         }
     }
 
-    /// The next offset to read after a restart: everything below is done. `None` before anything
-    /// was taken.
-    #[must_use]
-    pub fn committable(&self) -> Option<i64> {
+    /// The next offset to read after a restart: everything below is processed. `None`: no message
+    /// was received yet.
+    pub(crate) fn committable(&self) -> Option<i64> {
         self.open.first().copied().or(self.end)
     }
 }
@@ -45,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_slow_document_holds_back_those_behind_it() {
+    fn a_slow_document_holds_back_the_ones_after_it() {
         let mut mark = Watermark::default();
         assert_eq!(mark.committable(), None);
         for offset in [5, 6, 9] {
@@ -59,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_task_is_passed_once_nothing_is_in_flight() {
+    fn offsets_without_messages_are_passed_once_nothing_is_in_progress() {
         let mut mark = Watermark::default();
         mark.take(5);
         mark.reached(7);
@@ -73,10 +72,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the gaps between offsets and the order of completion: nothing unfinished lies
-        /// below the mark, the mark never falls, and in the end everything lies below it.
+        /// For all gaps between offsets and all orders of completion: no unfinished message is
+        /// below the mark, the mark never falls, and in the end all messages are below it.
         #[test]
-        fn commits_exactly_what_is_done(
+        fn exactly_the_processed_messages_are_committed(
             gaps in proptest::collection::vec(1_i64..4, 1..40),
             order in any::<proptest::sample::Selector>(),
             window in 1_usize..8,

@@ -1,19 +1,16 @@
-//! Where a model's files are: the addresses that a pipeline may name. It opens nothing.
+//! Addresses of model files. No I/O.
 
 use std::path::PathBuf;
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 
-/// A parsed address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
-    /// A directory of this machine.
     Directory(PathBuf),
     /// A prefix in a bucket of the pipeline's object store.
     Bucket {
-        /// The bucket.
         bucket: String,
-        /// The prefix, without slashes around it.
+        /// Without slashes at its ends.
         prefix: String,
     },
     /// A repository on the Hugging Face hub.
@@ -43,17 +40,17 @@ impl Address {
         };
         parsed.ok_or_else(|| {
             let message = format!(
-                "{uri} is none of s3://bucket/prefix, hf://organisation/name@revision and \
-                 file:///path: correct embedding.model"
+                "{uri} is not a valid address of a model: set embedding.model to \
+                 s3://bucket/prefix, hf://organisation/name@revision or file:///path"
             );
-            Failure::fatal(Stage::Model, "InvalidModelUri", message)
+            Failure::fatal(Stage::Model, Reason::InvalidModelUri, message)
         })
     }
 
     fn hub(rest: &str) -> Option<Self> {
         let (repository, revision) = rest.split_once('@').unwrap_or((rest, "main"));
         let (organisation, name) = repository.split_once('/')?;
-        // Names become parts of a URL's path: nothing that could change its meaning.
+        // Names become parts of a URL's path and must not change its meaning.
         let plain = |text: &str| {
             !text.starts_with('.')
                 && text
@@ -78,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_address_is_understood() {
+    fn every_kind_of_address_is_parsed() {
         assert_eq!(
             Address::parse("file:///models/x").unwrap(),
             Address::Directory("/models/x".into())
@@ -105,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_named() {
+    fn an_error_contains_the_invalid_address() {
         for uri in [
             "models",
             "https://example.com/x",

@@ -1,12 +1,12 @@
-//! A model in a bucket of the pipeline's object store. A file `SHA256SUMS` beside the others, in
-//! the format of `sha256sum`, says what they must be.
+//! A model in a bucket of the pipeline's object store. A file `SHA256SUMS` with the others, in the
+//! format of `sha256sum`, lists their digests.
 
 use std::collections::HashMap;
 
 use futures::TryStreamExt as _;
 
 use super::cache::{Body, RemoteDigest, RemoteFile, Source, chunks};
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::objects::Objects;
 
 const SUMS: &str = "SHA256SUMS";
@@ -29,7 +29,7 @@ impl Bucket {
             .await?;
         parse_sums(&String::from_utf8_lossy(&bytes)).map_err(|line| {
             let message = format!("{key}: line {line} is not `<64 hexadecimal digits>  NAME`");
-            Failure::fatal(Stage::Model, "ModelUnusable", message)
+            Failure::fatal(Stage::Model, Reason::ModelUnusable, message)
         })
     }
 }
@@ -61,7 +61,7 @@ impl Source for Bucket {
 
     async fn open(&self, file: &RemoteFile, from: u64) -> Result<Body, Failure> {
         let key = format!("{}/{}", self.prefix, file.name);
-        // An object that changed meanwhile must not be joined to the beginning of the old one.
+        // A changed object must not be appended to the beginning of the old one.
         let version = Some(file.version.as_str()).filter(|version| !version.is_empty());
         let (from, _, body) = self
             .objects
@@ -74,7 +74,7 @@ impl Source for Bucket {
     }
 }
 
-/// Digests by name; the number of the first line that is none.
+/// Digests by file name. The error is the number of the first invalid line.
 fn parse_sums(text: &str) -> Result<HashMap<String, String>, usize> {
     let lines = text.lines().enumerate();
     lines
@@ -82,7 +82,7 @@ fn parse_sums(text: &str) -> Result<HashMap<String, String>, usize> {
         .map(|(number, line)| {
             let (digest, name) = line.split_once([' ', '\t']).ok_or(number + 1)?;
             let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
-            // `*` stands before a name that was read as binary.
+            // `*` precedes the name of a file that was read as binary.
             let name = name.trim().trim_start_matches('*').trim_start_matches("./");
             if !is_digest || name.is_empty() {
                 return Err(number + 1);
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_are_read_as_sha256sum_writes_them() {
+    fn the_format_of_sha256sum_is_read() {
         let digest = "ab".repeat(32);
         let text = format!("{digest}  config.json\n{digest} *model.safetensors\n\n");
         let sums = parse_sums(&text).unwrap();

@@ -1,6 +1,7 @@
-//! Files fetched once: resumed where they were cut off, verified, and only then given their name.
+//! A cache of fetched files. Downloads are resumed and verified; only complete files get their
+//! names.
 //!
-//! One process at a time works on a directory, so that workers may share it.
+//! A directory is locked while files are fetched, so that workers may share it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,46 +15,46 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 
-/// How often a long download says how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// How often a long download logs its progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A file at its source.
+/// A file at a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RemoteFile {
     pub(super) name: String,
     pub(super) bytes: u64,
-    /// Changes with the content.
+    /// Changes whenever the content changes.
     pub(super) version: String,
-    /// What the content must have, where the source says it.
+    /// The digest of the content, if the source publishes one.
     pub(super) digest: Option<RemoteDigest>,
 }
 
-/// A digest that a source publishes, in hexadecimal.
+/// A digest published by a source, in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RemoteDigest {
     Sha256(String),
-    /// SHA-1 of git's header and the content.
+    /// SHA-1 over git's blob header and the content.
     GitBlob(String),
 }
 
-/// A part of a file from some byte on.
+/// The content of a file, from some byte to its end.
 pub(super) struct Body {
-    /// The first byte; a source that cannot resume starts at 0.
+    /// Position of the first byte. A source that cannot resume starts at 0.
     pub(super) from: u64,
     pub(super) chunks: BoxStream<'static, Result<Bytes, Failure>>,
 }
 
-/// A place that files are fetched from.
+/// A source of files.
 pub(super) trait Source {
-    /// The files directly below the address.
+    /// Lists the files directly below the address.
     async fn list(&self) -> Result<Vec<RemoteFile>, Failure>;
-    /// The content of one of them from byte `from` on, of exactly this version.
+    /// Opens exactly this version of a file, from byte `from`.
     async fn open(&self, file: &RemoteFile, from: u64) -> Result<Body, Failure>;
 }
 
-/// A file in the cache, complete and verified. Written beside it.
+/// A complete and verified file in the cache. This is stored next to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LocalFile {
     pub(super) name: String,
@@ -62,23 +63,26 @@ pub(super) struct LocalFile {
     pub(super) sha256: String,
 }
 
-/// A directory with fetched files. Others wait until this is dropped.
+/// A locked directory of fetched files. Other workers wait until this is dropped.
 pub(super) struct Cache {
     directory: PathBuf,
     _lock: std::fs::File,
 }
 
 impl Cache {
-    /// Makes the directory, and waits until nobody else works on it.
+    /// Creates the directory and waits for its lock.
     pub(super) async fn open(directory: PathBuf) -> Result<Self, Failure> {
         let unusable = unwritable(&directory);
         let path = directory.clone();
         let lock = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&path)?;
             let lock = std::fs::File::create(path.join(".lock"))?;
-            // A file system without locks is used without: at worst a file is fetched twice.
+            // If the file system has no locks, a file may be fetched twice.
             if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
-                tracing::info!(directory = %path.display(), "another worker fetches the model");
+                tracing::info!(
+                    directory = %path.display(),
+                    "another worker is fetching the model, waiting"
+                );
                 lock.lock()?;
             }
             Ok(lock)
@@ -93,7 +97,7 @@ impl Cache {
         })
     }
 
-    /// Makes sure that `file` is here as it is at its source.
+    /// Fetches `file`, unless the cache has this version.
     pub(super) async fn ensure(
         &self,
         source: &impl Source,
@@ -111,10 +115,14 @@ impl Cache {
             self.download(source, file, &partial, digests, have).await?
         };
         if let Some(problem) = sha256.differs(file.digest.as_ref()) {
-            // Nothing of it can be trusted: begin anew.
+            // No part of it can be trusted.
             let _ = tokio::fs::remove_file(&partial).await;
-            let message = format!("{}: {problem}; it is fetched again", file.name);
-            return Err(Failure::transient(Stage::Model, "ModelCorrupted", message));
+            let message = format!("{}: {problem}; fetching it again", file.name);
+            return Err(Failure::transient(
+                Stage::Model,
+                Reason::ModelCorrupted,
+                message,
+            ));
         }
         let local = LocalFile {
             name: file.name.clone(),
@@ -123,9 +131,9 @@ impl Cache {
             sha256: sha256.sha256,
         };
         let note = serde_json::to_vec(&local)
-            .map_err(|error| Failure::fatal(Stage::Model, "CacheUnwritable", error))?;
+            .map_err(|error| Failure::fatal(Stage::Model, Reason::CacheUnwritable, error))?;
         let target = self.directory.join(&file.name);
-        // The note goes last: a file without one is not known to be complete.
+        // The note is written after the rename: only a file with a note is known to be complete.
         let moved = async {
             tokio::fs::rename(&partial, &target).await?;
             tokio::fs::write(self.hidden(&file.name, "verified"), note).await?;
@@ -135,7 +143,7 @@ impl Cache {
         Ok(local)
     }
 
-    /// The file, if it is complete and of this version.
+    /// The cached file, if it is complete and of this version.
     async fn current(&self, file: &RemoteFile) -> Option<LocalFile> {
         let note = tokio::fs::read(self.hidden(&file.name, "verified")).await;
         let local: LocalFile = serde_json::from_slice(&note.ok()?).ok()?;
@@ -146,7 +154,7 @@ impl Cache {
         .then_some(local)
     }
 
-    /// What was fetched of this version before: its digests and length.
+    /// The digests and the length of the part of this version that was fetched before.
     async fn resumable(&self, file: &RemoteFile, partial: &Path) -> Option<(Digests, u64)> {
         let version = tokio::fs::read_to_string(self.hidden(&file.name, "version")).await;
         if version.ok()? != file.version {
@@ -189,10 +197,10 @@ impl Cache {
             file = file.name,
             bytes = total,
             from = written,
-            "fetching the model"
+            "fetching model file"
         );
         let started = Instant::now();
-        let (first, mut said) = (written, started);
+        let (first, mut logged) = (written, started);
         let mut chunks = body.chunks;
         while let Some(chunk) = chunks.try_next().await? {
             digests.update(&chunk);
@@ -201,27 +209,31 @@ impl Cache {
                 .await
                 .map_err(unwritable(&self.directory))?;
             written += u64::try_from(chunk.len()).unwrap_or(0);
-            if said.elapsed() >= PROGRESS_EVERY {
-                said = Instant::now();
+            if logged.elapsed() >= PROGRESS_INTERVAL {
+                logged = Instant::now();
                 let percent = written * 100 / total.max(1);
                 let rate = (written - first) as f64 / started.elapsed().as_secs_f64() / 1e6;
                 tracing::info!(
                     file = file.name,
                     percent,
                     megabytes_per_second = rate,
-                    "fetching"
+                    "still fetching model file"
                 );
             }
         }
         output.flush().await.map_err(unwritable(&self.directory))?;
         if written != total {
-            let message = format!("{}: {written} of {total} bytes came", file.name);
-            return Err(Failure::transient(Stage::Model, "ModelIncomplete", message));
+            let message = format!("{}: received {written} of {total} bytes", file.name);
+            return Err(Failure::transient(
+                Stage::Model,
+                Reason::ModelIncomplete,
+                message,
+            ));
         }
         Ok(digests.finish())
     }
 
-    /// Opens the partial file for the bytes from `from` on.
+    /// Opens the partial file to append from byte `from`.
     async fn begin(
         &self,
         file: &RemoteFile,
@@ -241,7 +253,7 @@ impl Cache {
     }
 }
 
-/// Both digests that sources publish, computed while the bytes pass.
+/// Computes both kinds of digests that sources publish.
 struct Digests {
     sha256: Sha256,
     git: Sha1,
@@ -276,14 +288,14 @@ impl Digests {
 }
 
 impl Sums {
-    /// What is wrong with the content.
+    /// The difference from the expected digest, if there is one.
     fn differs(&self, expected: Option<&RemoteDigest>) -> Option<String> {
         let (kind, found, expected) = match expected? {
             RemoteDigest::Sha256(expected) => ("SHA-256", &self.sha256, expected),
             RemoteDigest::GitBlob(expected) => ("git blob id", &self.git, expected),
         };
         (!found.eq_ignore_ascii_case(expected))
-            .then(|| format!("its {kind} is {found}, the source says {expected}"))
+            .then(|| format!("its {kind} is {found}, its source states {expected}"))
     }
 }
 
@@ -304,7 +316,7 @@ pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// A stream of chunks whose errors are failures already.
+/// Boxes a stream of chunks.
 pub(super) fn chunks(
     stream: impl futures::Stream<Item = Result<Bytes, Failure>> + Send + 'static,
 ) -> BoxStream<'static, Result<Bytes, Failure>> {
@@ -315,7 +327,7 @@ fn unwritable(directory: &Path) -> impl Fn(std::io::Error) -> Failure + use<> {
     let directory = directory.display().to_string();
     move |error| {
         let message = format!("{directory}: {error}");
-        Failure::transient(Stage::Model, "CacheUnwritable", message)
+        Failure::transient(Stage::Model, Reason::CacheUnwritable, message)
     }
 }
 
@@ -325,7 +337,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends `content`, but not more than `cut` bytes the first time.
+    /// Sends `content`, but at most `cut` bytes the first time.
     struct Flaky {
         content: &'static [u8],
         cut: Mutex<Option<usize>>,
@@ -364,7 +376,11 @@ mod tests {
             let chunk = Ok(Bytes::from_static(sent));
             let mut all = vec![chunk];
             if cut.is_some() {
-                all.push(Err(Failure::transient(Stage::Model, "Reset", "cut off")));
+                all.push(Err(Failure::transient(
+                    Stage::Model,
+                    Reason::HubUnavailable,
+                    "cut off",
+                )));
             }
             let chunks = chunks(futures::stream::iter(all));
             Ok(Body { from, chunks })
@@ -378,12 +394,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_cut_off_goes_on_where_it_stopped() {
+    async fn an_interrupted_download_is_resumed() {
         let (directory, cache) = cache().await;
         let source = Flaky::new(b"0123456789", Some(4));
         let file = source.file(None);
         let failure = cache.ensure(&source, &file).await.unwrap_err();
-        assert_eq!(failure.reason, "Reset");
+        assert_eq!(failure.reason, Reason::HubUnavailable);
         assert!(!directory.path().join("weights").exists());
 
         let local = cache.ensure(&source, &file).await.unwrap();
@@ -394,7 +410,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_here_is_not_fetched_again_until_it_changes() {
+    async fn a_cached_file_is_fetched_again_only_if_it_changed() {
         let (directory, cache) = cache().await;
         let source = Flaky::new(b"0123456789", None);
         let mut file = source.file(None);
@@ -416,7 +432,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_with_another_digest_is_refused_and_leaves_nothing() {
+    async fn a_file_with_a_wrong_digest_is_removed() {
         let (directory, cache) = cache().await;
         let source = Flaky::new(b"hello\n", None);
         let wrong = source.file(Some(RemoteDigest::Sha256("00".repeat(32))));
@@ -425,7 +441,7 @@ mod tests {
         assert!(!directory.path().join("weights").exists());
         assert!(!directory.path().join(".weights.partial").exists());
 
-        // What `git hash-object` says of this content.
+        // The output of `git hash-object` for this content.
         let git = "ce013625030ba8dba906f756967f9e9ca394464a";
         let right = source.file(Some(RemoteDigest::GitBlob(git.into())));
         cache.ensure(&source, &right).await.unwrap();

@@ -1,13 +1,13 @@
-//! What a pipeline says of its model, in the words of the embedder. The API's types may grow ahead
-//! of this worker: what it does not know is an error, never a guess.
+//! Translates a pipeline's `embedding` section into the embedder's settings. A value that this
+//! worker does not know is an error.
 
 use layra_crds::{EmbeddingSpec, ModelFamily, Precision};
 use layra_embedding::{DeviceChoice, Settings};
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 
-/// How the model of a pipeline is to run on `device`.
-pub fn settings(spec: &EmbeddingSpec, device: DeviceChoice) -> Result<Settings, Failure> {
+/// The embedder's settings for a pipeline, on `device`.
+pub(crate) fn settings(spec: &EmbeddingSpec, device: DeviceChoice) -> Result<Settings, Failure> {
     Ok(Settings {
         family: family(spec.model.family)?,
         device,
@@ -26,8 +26,9 @@ pub(super) fn family(family: ModelFamily) -> Result<layra_embedding::ModelFamily
         ModelFamily::ColQwen2_5 => Ok(Known::ColQwen2_5),
         ModelFamily::ColQwen3 => Ok(Known::ColQwen3),
         other => {
-            let message = format!("this worker does not know the family {other}");
-            Err(Failure::fatal(Stage::Model, "ModelUnusable", message))
+            let message =
+                format!("this version of the worker does not support the model family {other}");
+            Err(Failure::fatal(Stage::Model, Reason::ModelUnusable, message))
         }
     }
 }
@@ -47,7 +48,7 @@ fn precision(precision: Precision) -> layra_embedding::Precision {
 mod tests {
     use super::*;
 
-    /// Both read the same words: the object's, and the command line's.
+    /// The object and the command line use the same names.
     #[test]
     fn families_and_precisions_keep_their_names() {
         for word in ["minilm", "colqwen2", "colqwen2_5", "colqwen3"] {

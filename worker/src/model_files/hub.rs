@@ -1,5 +1,5 @@
-//! A model on the Hugging Face hub, or on a server that speaks like it (`HF_ENDPOINT`): resolved
-//! to a commit first, so that all files are of one version; every file has a digest.
+//! A model on the Hugging Face hub, or on a server with the same API (`HF_ENDPOINT`). The revision
+//! is resolved to a commit first, so that all files are of one version. Every file has a digest.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde::Deserialize;
 
 use super::cache::{Body, RemoteDigest, RemoteFile, Source, chunks};
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
 const ENDPOINT: &str = "https://huggingface.co";
@@ -20,7 +20,6 @@ pub(super) struct Hub {
     endpoint: String,
     repository: String,
     token: Option<Secret>,
-    /// The commit.
     pub(super) commit: String,
     files: Vec<RemoteFile>,
 }
@@ -46,7 +45,7 @@ struct Lfs {
 }
 
 impl Hub {
-    /// Asks the hub which commit `revision` is, and which files it has.
+    /// Asks the hub for the commit of `revision` and for its files.
     pub(super) async fn resolve(
         repository: &str,
         revision: &str,
@@ -69,7 +68,7 @@ impl Hub {
             .connect_timeout(Duration::from_secs(10))
             .read_timeout(Duration::from_mins(1))
             .build()
-            .map_err(|error| Failure::fatal(Stage::Model, "HttpClient", error))?;
+            .map_err(|error| Failure::fatal(Stage::Model, Reason::HttpClient, error))?;
         let mut hub = Self {
             client,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
@@ -85,9 +84,9 @@ impl Hub {
             .await?
             .json()
             .await
-            .map_err(|error| hub.away(&error))?;
+            .map_err(|error| hub.unavailable(&error))?;
         hub.commit = info.sha;
-        // Files in folders are no part of a checkpoint.
+        // Files in subdirectories are not part of a checkpoint.
         let files = info.siblings.into_iter();
         hub.files = files
             .filter(|file| !file.rfilename.contains(['/', '\\']))
@@ -105,44 +104,55 @@ impl Hub {
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
-        let response = request.send().await.map_err(|error| self.away(&error))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unavailable(&error))?;
         let (endpoint, repository) = (&self.endpoint, &self.repository);
         let status = response.status();
         match status {
             _ if status.is_success() => Ok(response),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let message = format!(
-                    "{endpoint} does not give hf://{repository} ({status}): check its name, accept \
+                    "{endpoint} refuses hf://{repository} ({status}): check its name, accept \
                      its terms on the hub, and name a Secret with a token in \
                      embedding.model.tokenSecretRef"
                 );
-                Err(Failure::fatal(Stage::Model, "ModelForbidden", message))
+                Err(Failure::fatal(
+                    Stage::Model,
+                    Reason::ModelForbidden,
+                    message,
+                ))
             }
             StatusCode::NOT_FOUND => {
                 let message = format!(
-                    "{endpoint} has no hf://{repository} of this name and revision, or no {path}"
+                    "{endpoint} has no hf://{repository} with this revision, or no {path} in it"
                 );
-                Err(Failure::fatal(Stage::Model, "ModelNotFound", message))
+                Err(Failure::fatal(Stage::Model, Reason::ModelNotFound, message))
             }
             _ => {
-                let message = format!("{endpoint} answers {status} for hf://{repository}");
-                Err(Failure::transient(Stage::Model, "HubUnavailable", message))
+                let message = format!("{endpoint} answered {status} for hf://{repository}");
+                Err(Failure::transient(
+                    Stage::Model,
+                    Reason::HubUnavailable,
+                    message,
+                ))
             }
         }
     }
 
-    fn away(&self, error: &reqwest::Error) -> Failure {
-        away(&self.endpoint, error)
+    fn unavailable(&self, error: &reqwest::Error) -> Failure {
+        unavailable(&self.endpoint, error)
     }
 }
 
-/// The hub did not answer, or stopped in the middle. The error's own address may be a signed one:
-/// it is left out.
-fn away(endpoint: &str, error: &reqwest::Error) -> Failure {
+/// The hub did not answer, or the connection broke. The error's own URL may contain a signature: it
+/// is left out.
+fn unavailable(endpoint: &str, error: &reqwest::Error) -> Failure {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     let cause = cause.unwrap_or_else(|| "no answer".to_owned());
-    let message = format!("{endpoint} does not answer as it should: {cause}");
-    Failure::transient(Stage::Model, "HubUnavailable", message)
+    let message = format!("request to {endpoint} failed: {cause}");
+    Failure::transient(Stage::Model, Reason::HubUnavailable, message)
 }
 
 impl Sibling {
@@ -173,7 +183,7 @@ impl Source for Hub {
     async fn open(&self, file: &RemoteFile, from: u64) -> Result<Body, Failure> {
         let path = format!("{}/resolve/{}/{}", self.repository, self.commit, file.name);
         let response = self.get(&path, from).await?;
-        // A server that does not resume sends the whole file.
+        // A server that cannot resume sends the whole file.
         let resumes = response.status() == StatusCode::PARTIAL_CONTENT
             && response.headers().contains_key(CONTENT_RANGE);
         let endpoint = self.endpoint.clone();
@@ -183,7 +193,9 @@ impl Source for Hub {
         });
         Ok(Body {
             from: if resumes { from } else { 0 },
-            chunks: chunks(body.map_err(move |error: reqwest::Error| away(&endpoint, &error))),
+            chunks: chunks(
+                body.map_err(move |error: reqwest::Error| unavailable(&endpoint, &error)),
+            ),
         })
     }
 }
@@ -203,7 +215,7 @@ mod tests {
 
     const CONTENT: &str = "hello\n";
 
-    /// A hub with one file, which wants a token and resumes.
+    /// A hub with one file. It needs a token and can resume.
     async fn serve() -> String {
         let allowed = |headers: &HeaderMap| {
             headers
@@ -248,16 +260,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_revision_becomes_a_commit_and_its_files_are_verified() {
+    async fn a_revision_is_resolved_and_its_files_are_verified() {
         let endpoint = serve().await;
         let hub = resolve(&endpoint, "refs/pr/1", "let-me-in").await.unwrap();
         assert_eq!(hub.commit, "c0ffee");
         let files = hub.list().await.unwrap();
-        assert_eq!(files.len(), 1, "folders are left out");
+        assert_eq!(files.len(), 1, "subdirectories are left out");
 
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::open(directory.path().to_owned()).await.unwrap();
-        // As if an earlier attempt had been cut off after two bytes.
+        // An earlier attempt was interrupted after two bytes.
         std::fs::write(directory.path().join(".config.json.partial"), "he").unwrap();
         let note = directory.path().join(".config.json.version");
         std::fs::write(note, &files[0].version).unwrap();
@@ -267,16 +279,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_hub_refuses_is_said_and_the_token_is_not() {
+    async fn an_error_explains_the_refusal_without_the_token() {
         let endpoint = serve().await;
         let refused = |result: Result<Hub, Failure>| result.err().unwrap();
         let forbidden = refused(resolve(&endpoint, "refs/pr/1", "wrong-token").await);
-        assert_eq!(forbidden.reason, "ModelForbidden");
+        assert_eq!(forbidden.reason, Reason::ModelForbidden);
         assert!(forbidden.message.contains("tokenSecretRef"), "{forbidden}");
         assert!(!forbidden.message.contains("wrong-token"));
         let missing = refused(resolve(&endpoint, "v9", "let-me-in").await);
-        assert_eq!(missing.reason, "ModelNotFound");
-        let away = refused(resolve("http://127.0.0.1:1", "main", "x").await);
-        assert_eq!(away.class, crate::runtime::failure::Class::Transient);
+        assert_eq!(missing.reason, Reason::ModelNotFound);
+        let unavailable = refused(resolve("http://127.0.0.1:1", "main", "x").await);
+        assert_eq!(unavailable.class, crate::runtime::failure::Class::Transient);
     }
 }

@@ -1,7 +1,7 @@
-//! Getting the model's files onto the local disk, and saying which they are.
+//! Fetches the model's files to the local disk and describes them. No model is loaded here.
 //!
-//! `file://` is used where it is. Others are fetched into the cache once: a file is fetched again
-//! when its source has another version of it. It loads no model.
+//! `file://` is used in place. Other files are fetched into the cache once, and again if their
+//! source has another version.
 
 mod address;
 mod bucket;
@@ -17,9 +17,9 @@ use layra_embedding::CheckpointFiles;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use embedding::settings;
+pub(crate) use embedding::settings;
 
-use crate::runtime::failure::{Class, Failure, Stage};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Secrets;
 use crate::stores::objects::Objects;
 use address::Address;
@@ -27,23 +27,23 @@ use bucket::Bucket;
 use cache::{Cache, LocalFile, RemoteFile, Source, hexadecimal, sha256_of};
 use hub::Hub;
 
-/// What every checkpoint needs beside its weights.
+/// Files of every checkpoint, in addition to its weights.
 const CHECKPOINT: [&str; 2] = ["config.json", "tokenizer.json"];
-/// What every adapter needs.
+/// Files of every adapter.
 const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
-/// What the cache holds, written once it is complete.
+/// Lists the files in the cache. It is written once they are complete.
 const MANIFEST: &str = ".complete.json";
 
-/// Which files of a directory make a model.
+/// The kind of a directory of model files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Checkpoint,
     Adapter,
 }
 
-/// One directory of files, with what is known of them.
+/// A directory of model files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Fetched {
     uri: String,
@@ -52,9 +52,9 @@ struct Fetched {
     files: Vec<LocalFile>,
 }
 
-/// Fetches the model, verifies that it is of the family that the pipeline names, and says which
-/// files it has. The files stay in the cache for [`from_cache`].
-pub async fn fetch(
+/// Fetches the model into the cache, verifies its family and describes it. [`from_cache`] then
+/// finds its files.
+pub(crate) async fn fetch(
     config: &WorkerConfig,
     secrets: &Secrets,
     cache: &Path,
@@ -67,16 +67,16 @@ pub async fn fetch(
         (checksum(&parts), described)
     })
     .await
-    .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?;
+    .map_err(|error| Failure::fatal(Stage::Model, Reason::ModelUnusable, error))?;
     let description =
-        described.map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?;
+        described.map_err(|error| Failure::fatal(Stage::Model, Reason::ModelUnusable, error))?;
     let mut status = status?;
     status.dimensions = description.dimensions;
     Ok(status)
 }
 
-/// The model's files, fetched where that is not done yet.
-pub async fn obtain(
+/// The model's files. Missing ones are fetched.
+pub(crate) async fn fetch_files(
     config: &WorkerConfig,
     secrets: &Secrets,
     cache: &Path,
@@ -84,8 +84,8 @@ pub async fn obtain(
     Ok(files_of(&fetch_parts(config, secrets, cache).await?))
 }
 
-/// The model's files as [`fetch`] left them in the cache; no server is asked.
-pub fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<CheckpointFiles, Failure> {
+/// The model's files that [`fetch`] put into the cache. No request is sent.
+pub(crate) fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<CheckpointFiles, Failure> {
     let local = |(uri, part): (&str, Part)| -> Result<Fetched, Failure> {
         if let Address::Directory(directory) = Address::parse(uri)? {
             return mounted(uri, directory, part);
@@ -96,7 +96,7 @@ pub fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<CheckpointFiles
                 "{}: {error}: run `layra-worker fetch-model` with this cache first",
                 manifest.display()
             );
-            Failure::fatal(Stage::Model, "ModelNotFetched", message)
+            Failure::fatal(Stage::Model, Reason::ModelNotFetched, message)
         };
         let text = std::fs::read(&manifest).map_err(|error| unusable(&error))?;
         let fetched: Fetched = serde_json::from_slice(&text).map_err(|error| unusable(&error))?;
@@ -159,24 +159,29 @@ async fn fetch_part(
             revision,
         } => {
             if config.embedding.model.token_secret_ref.is_some() && secrets.model_token.is_none() {
-                let message =
-                    "the secret model/token is missing: embedding.model.tokenSecretRef names one";
-                return Err(Failure::fatal(Stage::Model, "SecretMissing", message));
+                let message = "the file model/token is missing: embedding.model.tokenSecretRef \
+                               names its Secret and key";
+                return Err(Failure::fatal(Stage::Model, Reason::SecretMissing, message));
             }
             let token = secrets.model_token.as_ref();
             let hub = Hub::resolve(&repository, &revision, token).await?;
             let commit = hub.commit.clone();
-            tracing::info!(repository, revision, commit, "resolved on the hub");
+            tracing::info!(
+                repository,
+                revision,
+                commit,
+                "model revision resolved on the hub"
+            );
             copy(&hub, uri, directory, part, Some(commit)).await
         }
     };
-    fetched.map_err(blame_the_model)
+    fetched.map_err(as_model_failure)
 }
 
-/// No document is to blame for what is wrong with the model's own files.
-fn blame_the_model(failure: Failure) -> Failure {
+/// A missing object is no document's fault here: it belongs to the model.
+fn as_model_failure(failure: Failure) -> Failure {
     if failure.class == Class::Permanent {
-        return Failure::fatal(Stage::Model, "ModelNotFound", failure.message);
+        return Failure::fatal(Stage::Model, Reason::ModelNotFound, failure.message);
     }
     failure
 }
@@ -218,13 +223,13 @@ async fn copy(
     Ok(fetched)
 }
 
-/// A directory that is here already. Its files' digests are computed when they are asked for.
+/// A local directory. The digests of its files are computed on demand.
 fn mounted(uri: &str, directory: PathBuf, part: Part) -> Result<Fetched, Failure> {
     let has = |name: &str| directory.join(name).is_file();
     require(uri, part, &has)?;
     let unreadable = |error: std::io::Error| {
         let message = format!("{}: {error}", directory.display());
-        Failure::fatal(Stage::Model, "ModelUnusable", message)
+        Failure::fatal(Stage::Model, Reason::ModelUnusable, message)
     };
     let mut names: BTreeSet<String> = std::fs::read_dir(&directory)
         .map_err(unreadable)?
@@ -261,7 +266,7 @@ fn is_setting(name: &str) -> bool {
             .is_some_and(|extension| extension == "json")
 }
 
-/// Names of the weight files: those that the index names, which must be in `directory` already.
+/// Names of the weight files. The index that lists them must be in `directory`.
 fn weights(
     directory: &Path,
     part: Part,
@@ -273,7 +278,7 @@ fn weights(
     }
     let mut names = if has(WEIGHTS_INDEX) {
         layra_embedding::shards(directory)
-            .map_err(|error| Failure::fatal(Stage::Model, "ModelUnusable", error))?
+            .map_err(|error| Failure::fatal(Stage::Model, Reason::ModelUnusable, error))?
     } else {
         vec![WEIGHTS.to_owned()]
     };
@@ -292,29 +297,29 @@ fn require(uri: &str, part: Part, has: &dyn Fn(&str) -> bool) -> Result<(), Fail
         return Err(missing(uri, name));
     }
     if part == Part::Checkpoint && !has(WEIGHTS) && !has(WEIGHTS_INDEX) {
-        let message = format!("{uri} has neither a file {WEIGHTS} nor {WEIGHTS_INDEX}");
-        return Err(Failure::fatal(Stage::Model, "ModelNotFound", message));
+        let message = format!("{uri} has neither {WEIGHTS} nor {WEIGHTS_INDEX}");
+        return Err(Failure::fatal(Stage::Model, Reason::ModelNotFound, message));
     }
     Ok(())
 }
 
 fn missing(uri: &str, name: &str) -> Failure {
     let message = format!("{uri} has no file {name}");
-    Failure::fatal(Stage::Model, "ModelNotFound", message)
+    Failure::fatal(Stage::Model, Reason::ModelNotFound, message)
 }
 
 fn unwritable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
     let message = format!("{}: {error}", path.display());
-    Failure::transient(Stage::Model, "CacheUnwritable", message)
+    Failure::transient(Stage::Model, Reason::CacheUnwritable, message)
 }
 
-/// The cache's directory for an address. Its name cannot lead anywhere else.
+/// The cache directory of an address. Its name is a digest, so it cannot be a path.
 fn cached(cache: &Path, uri: &str) -> PathBuf {
     let name = hexadecimal(&Sha256::digest(uri)[..12]);
     cache.join("models").join(name)
 }
 
-/// One checksum over all files: over lines `SHA-256  PART/NAME`, sorted.
+/// The checksum of all files: the digest of the sorted lines `SHA-256  PART/NAME`.
 fn checksum(parts: &[Fetched]) -> Result<ModelStatus, Failure> {
     let mut lines = BTreeSet::new();
     let mut bytes = 0;
@@ -324,7 +329,7 @@ fn checksum(parts: &[Fetched]) -> Result<ModelStatus, Failure> {
             let digest = if file.sha256.is_empty() {
                 sha256_of(&path).map_err(|error| {
                     let message = format!("{}: {error}", path.display());
-                    Failure::fatal(Stage::Model, "ModelUnusable", message)
+                    Failure::fatal(Stage::Model, Reason::ModelUnusable, message)
                 })?
             } else {
                 file.sha256.clone()
@@ -358,26 +363,26 @@ mod tests {
         directory
     }
 
-    fn look(directory: &tempfile::TempDir, part: Part) -> Result<Fetched, Failure> {
+    fn read(directory: &tempfile::TempDir, part: Part) -> Result<Fetched, Failure> {
         mounted("file:///m", directory.path().to_owned(), part)
     }
 
     #[test]
-    fn the_file_that_is_missing_is_named() {
-        let failure = look(&directory(&["config.json"]), Part::Checkpoint).unwrap_err();
+    fn an_error_names_the_missing_file() {
+        let failure = read(&directory(&["config.json"]), Part::Checkpoint).unwrap_err();
         assert_eq!(failure.message, "file:///m has no file tokenizer.json");
-        let failure = look(
+        let failure = read(
             &directory(&["config.json", "tokenizer.json"]),
             Part::Checkpoint,
         )
         .unwrap_err();
         assert!(failure.message.contains(WEIGHTS_INDEX), "{failure}");
-        let failure = look(&directory(&["adapter_config.json"]), Part::Adapter).unwrap_err();
+        let failure = read(&directory(&["adapter_config.json"]), Part::Adapter).unwrap_err();
         assert!(failure.message.contains("adapter_model"), "{failure}");
     }
 
     #[test]
-    fn the_index_says_which_shards_are_weights() {
+    fn the_index_lists_the_weight_files() {
         let files = [
             "config.json",
             "tokenizer.json",
@@ -387,7 +392,7 @@ mod tests {
         let directory = directory(&files);
         let index = r#"{"weight_map": {"x": "a.safetensors"}}"#;
         std::fs::write(directory.path().join(WEIGHTS_INDEX), index).unwrap();
-        let fetched = look(&directory, Part::Checkpoint).unwrap();
+        let fetched = read(&directory, Part::Checkpoint).unwrap();
         let names: Vec<&str> = fetched
             .files
             .iter()
@@ -405,22 +410,22 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_changes_with_content_and_name_and_nothing_else() {
+    fn the_checksum_depends_on_contents_and_names_only() {
         let base = ["config.json", "tokenizer.json", WEIGHTS];
         let sum = |directory: &tempfile::TempDir| {
-            let fetched = look(directory, Part::Checkpoint).unwrap();
+            let fetched = read(directory, Part::Checkpoint).unwrap();
             checksum(&[fetched]).unwrap().checksum
         };
         let (first, second) = (directory(&base), directory(&base));
         assert_eq!(sum(&first), sum(&second));
-        std::fs::write(second.path().join("notes.txt"), "no part of it").unwrap();
+        std::fs::write(second.path().join("notes.txt"), "not part of the model").unwrap();
         assert_eq!(sum(&first), sum(&second));
         std::fs::write(second.path().join(WEIGHTS), "[]").unwrap();
         assert_ne!(sum(&first), sum(&second));
     }
 
     #[test]
-    fn the_caches_directory_stays_below_the_cache() {
+    fn the_directory_of_an_address_is_inside_the_cache() {
         let path = cached(Path::new("/cache"), "s3://b/../../etc");
         assert_eq!(path.parent().unwrap(), Path::new("/cache/models"));
     }

@@ -1,8 +1,9 @@
-//! What a task, or a range of one, needs: to be begun, gone on with, split, or nothing at all.
+//! Decides what a task or page range needs: start, resume, split, or nothing.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use layra_crds::metric_names::worker::STATUS_RETRIED;
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -11,71 +12,69 @@ use super::{Observer, Outcome, Pipeline};
 use crate::document::page_range::Range;
 use crate::document::task::Task;
 use crate::pipeline::stages::fetch::Original;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::ledger::{Entry, Request};
 
-/// A task and the request for it.
+/// A document and the request to ingest it.
 #[derive(Clone, Debug)]
-pub struct Job<'a> {
-    /// The document.
-    pub task: &'a Task,
-    /// Who asked for it, and when.
-    pub request: Request,
-    /// Where its original is.
-    pub source: Source<'a>,
+pub(crate) struct Job<'a> {
+    pub(crate) task: &'a Task,
+    pub(crate) request: Request,
+    /// Where the original is.
+    pub(crate) source: Source<'a>,
 }
 
-/// Where an original is.
+/// Where the original of a document is.
 #[derive(Clone, Copy, Debug)]
-pub enum Source<'a> {
+pub(crate) enum Source<'a> {
     /// In the object store. The document may be split.
     ObjectStore,
-    /// In a local file too. The document is never split.
+    /// In the object store, and in this local file. The document is never split.
     Local(&'a Path),
 }
 
-/// A local file with the original.
+/// The original in a local file.
 pub(super) enum LocalOriginal<'a> {
     Copy(Original),
-    Own(&'a Path),
+    File(&'a Path),
 }
 
 impl AsRef<Path> for LocalOriginal<'_> {
     fn as_ref(&self) -> &Path {
         match self {
             Self::Copy(original) => original.as_ref(),
-            Self::Own(path) => path,
+            Self::File(path) => path,
         }
     }
 }
 
 impl Pipeline {
-    /// Does what a task asks for, as far as it is not done.
-    pub async fn document(
+    /// Ingests the document of a task, as far as that is not done.
+    pub(crate) async fn ingest_document(
         &self,
         job: &Job<'_>,
         cancel: &CancellationToken,
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
         loop {
-            let entered = self.retry.run(Stage::Mongodb, cancel, |_| self.enter(job));
-            let entry = match entered.await? {
+            let admitted = self.retry.run(Stage::Mongodb, cancel, |_| self.admit(job));
+            let entry = match admitted.await? {
                 ControlFlow::Continue(entry) => entry,
                 ControlFlow::Break(outcome) => return Ok(outcome),
             };
             if entry.range_pages.is_some() && entry.prepared {
-                return self.go_on(entry, cancel).await;
+                return self.resume_split(entry, cancel).await;
             }
-            match self.work_on(job, &entry, 0, cancel, observer).await? {
-                // Begun anew in the ledger.
-                Outcome::Again(_) if !cancel.is_cancelled() => {}
+            match self.ingest_pages(job, &entry, 0, cancel, observer).await? {
+                // A new round has begun in the ledger.
+                Outcome::Repeat(_) if !cancel.is_cancelled() => {}
                 outcome => return Ok(outcome),
             }
         }
     }
 
-    /// Works on one range of a document that was split.
-    pub async fn range(
+    /// Ingests one page range of a document that was split.
+    pub(crate) async fn ingest_range(
         &self,
         job: &Job<'_>,
         range: &Range,
@@ -88,19 +87,19 @@ impl Pipeline {
         match entry {
             Some(entry) if entry.round == range.round => {
                 if entry.recipe == job.request.recipe {
-                    self.work_on(job, &entry, range.first, cancel, &|_| {})
+                    self.ingest_pages(job, &entry, range.first, cancel, &|_| {})
                         .await
                 } else {
-                    // The configuration changed on the way: the whole document anew.
-                    self.document(job, cancel, &|_| {}).await
+                    // The configuration changed since the split: ingest the whole document again.
+                    self.ingest_document(job, cancel, &|_| {}).await
                 }
             }
             _ => Ok(Outcome::Superseded),
         }
     }
 
-    /// Enters the task into the ledger and goes on with the entry, unless there is nothing to do.
-    async fn enter(&self, job: &Job<'_>) -> Result<ControlFlow<Outcome, Box<Entry>>, Failure> {
+    /// Enters the task into the ledger. `Break`: there is nothing to do.
+    async fn admit(&self, job: &Job<'_>) -> Result<ControlFlow<Outcome, Box<Entry>>, Failure> {
         let Job { task, request, .. } = job;
         loop {
             let known = self.stores.ledger.find(&task.file.file_id).await?;
@@ -111,36 +110,41 @@ impl Pipeline {
                     Outcome::AlreadyStored => {
                         return Ok(ControlFlow::Break(Outcome::AlreadyStored));
                     }
-                    // The user deleted it through LAYRA after this very task had been done.
+                    // The user deleted it through LAYRA after this same task was processed.
                     Outcome::Deleted if entry.origin == request.origin => {
                         return Ok(ControlFlow::Break(Outcome::Deleted));
                     }
                     _ => Some(entry),
                 },
-                Decision::OweDeadLetter(entry) => {
-                    return self.owed(entry).await.map(ControlFlow::Break);
+                Decision::SendDeadLetter(entry) => {
+                    return self.withdraw_rejected(entry).await.map(ControlFlow::Break);
                 }
-                Decision::GiveWay => {
-                    let message = "a worker with a newer configuration works on the document";
+                Decision::WaitForNewerWorker => {
+                    let message = "a worker with a newer configuration is processing the document";
                     return Err(Failure::transient(
                         Stage::Intake,
-                        "NewerConfiguration",
+                        Reason::NewerConfiguration,
                         message,
                     ));
                 }
                 Decision::End(outcome) => return Ok(ControlFlow::Break(outcome)),
             };
-            if let Some(entry) = self.begin(job, before.as_deref()).await? {
+            if let Some(entry) = self.begin_round(job, before.as_deref()).await? {
                 return Ok(ControlFlow::Continue(Box::new(entry)));
             }
         }
     }
 
-    /// Begins a round. `None` when somebody else was faster.
-    async fn begin(&self, job: &Job<'_>, before: Option<&Entry>) -> Result<Option<Entry>, Failure> {
+    /// Begins a round. `None`: another worker changed the entry in the meantime.
+    async fn begin_round(
+        &self,
+        job: &Job<'_>,
+        before: Option<&Entry>,
+    ) -> Result<Option<Entry>, Failure> {
         if before.is_some() {
-            tracing::info!("the file was here before; it is stored anew");
-            self.metrics.files.with_label_values(&["retried"]).inc();
+            tracing::info!("file is in the ledger already, ingesting it again");
+            let files = &self.metrics.files;
+            files.with_label_values(&[STATUS_RETRIED]).inc();
         }
         self.stores
             .ledger
@@ -148,22 +152,22 @@ impl Pipeline {
             .await
     }
 
-    /// A document that was split before: its missing ranges are sent (once more).
-    async fn go_on(
+    /// Resumes a document that was split before: its missing ranges must be sent.
+    async fn resume_split(
         &self,
         entry: Box<Entry>,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        if let Some(rows) = entry.complete() {
-            return self.complete(&entry, rows, cancel).await;
+        if let Some(rows) = entry.stored_rows() {
+            return self.complete_document(&entry, rows, cancel).await;
         }
         let missing = entry.missing_ranges();
         Ok(Outcome::Split(entry, missing))
     }
 
-    /// The last page is in: makes sure that Milvus holds each vector once, and says so in the
-    /// ledger.
-    pub(super) async fn complete(
+    /// Completes a document whose last page is stored: verifies that Milvus holds each vector once,
+    /// and records that in the ledger.
+    pub(super) async fn complete_document(
         &self,
         entry: &Entry,
         rows: u64,
@@ -173,11 +177,15 @@ impl Pipeline {
         let count = || self.stores.vectors.count_file(&collection, &entry.file_id);
         let found = self.server(Stage::Milvus, cancel, |_| count()).await?;
         if found != rows {
-            tracing::warn!(found, expected = rows, "somebody else wrote the file too");
+            tracing::warn!(
+                found,
+                expected = rows,
+                "unexpected number of rows in Milvus, ingesting the document again"
+            );
             self.metrics.repeats.inc();
-            return self.restart(entry, cancel).await;
+            return self.restart_document(entry, cancel).await;
         }
-        let finished = self.ledger(cancel, || self.stores.ledger.finish(entry, rows));
+        let finished = self.ledger(cancel, || self.stores.ledger.record_done(entry, rows));
         if !finished.await? {
             return Ok(Outcome::Superseded);
         }
@@ -187,8 +195,12 @@ impl Pipeline {
         }))
     }
 
-    /// Begins a new round for a document whose stores are not as they should be.
-    async fn restart(&self, entry: &Entry, cancel: &CancellationToken) -> Result<Outcome, Failure> {
+    /// Begins a new round for a document that the stores do not hold exactly once.
+    async fn restart_document(
+        &self,
+        entry: &Entry,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
         let task = Task::from(entry);
         let request = Request {
             origin: entry.origin.clone(),
@@ -196,32 +208,33 @@ impl Pipeline {
             recipe: entry.recipe.clone(),
             worker_since: entry.worker_since,
         };
-        let begun = self.ledger(cancel, || {
+        let restarted = self.ledger(cancel, || {
             self.stores.ledger.begin(&task, &request, Some(entry))
         });
-        Ok(match begun.await? {
-            Some(entry) => Outcome::Again(Box::new(entry)),
+        Ok(match restarted.await? {
+            Some(entry) => Outcome::Repeat(Box::new(entry)),
             None => Outcome::Superseded,
         })
     }
 
-    /// A document that failed while its dead letter could not be written.
-    pub(super) async fn owed(&self, entry: Box<Entry>) -> Result<Outcome, Failure> {
+    /// Withdraws a failed document from the stores. Its dead letter must be sent next.
+    pub(super) async fn withdraw_rejected(&self, entry: Box<Entry>) -> Result<Outcome, Failure> {
         self.withdraw(&entry).await?;
         let rejection = entry.failure.clone().unwrap_or_else(|| {
-            let unknown = Failure::permanent(Stage::Intake, "Unknown", "the reason is not known");
+            let unknown =
+                Failure::permanent(Stage::Intake, Reason::Unknown, "the ledger has no reason");
             (&unknown).into()
         });
         Ok(Outcome::Rejected(entry, rejection))
     }
 
-    pub(super) async fn local<'a>(
+    pub(super) async fn local_original<'a>(
         &self,
         job: &Job<'a>,
         cancel: &CancellationToken,
     ) -> Result<LocalOriginal<'a>, Failure> {
         if let Source::Local(path) = job.source {
-            return Ok(LocalOriginal::Own(path));
+            return Ok(LocalOriginal::File(path));
         }
         let timer = self.metrics.fetch_duration.start_timer();
         let key = &job.task.file.key;

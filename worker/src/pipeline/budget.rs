@@ -1,55 +1,53 @@
-//! The bound on memory: how many bytes of pages are drawn and not yet stored.
+//! Bounds the memory of pages that are rendered and not yet stored.
 
 use std::sync::Arc;
 
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// One permit stands for so many bytes.
-const GRAIN: usize = 1 << 10;
+/// Bytes per permit of the semaphore.
+const PERMIT_BYTES: usize = 1 << 10;
 
-/// Bytes of pages that may be in memory at a time, shared by all documents.
+/// Bytes of pages that may be in memory at the same time, shared by all documents.
 #[derive(Clone, Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     permits: Arc<Semaphore>,
-    grains: u32,
+    permits_in_total: u32,
     used: IntGauge,
 }
 
-/// Room for one page, given back when it is dropped.
+/// Memory reserved for one page, until this is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub(crate) struct Reservation {
     _permit: OwnedSemaphorePermit,
     bytes: i64,
     used: IntGauge,
 }
 
 impl Budget {
-    /// Room for `bytes`, reported in `used`.
-    #[must_use]
-    pub fn new(bytes: usize, used: IntGauge) -> Self {
-        let grains = u32::try_from(bytes / GRAIN).unwrap_or(u32::MAX >> 4).max(1);
-        let permits = usize::try_from(grains).unwrap_or(usize::MAX);
+    /// A budget of `bytes`. The gauge `used` shows the bytes in use.
+    pub(crate) fn new(bytes: usize, used: IntGauge) -> Self {
+        let permits_in_total = u32::try_from(bytes / PERMIT_BYTES)
+            .unwrap_or(u32::MAX >> 4)
+            .max(1);
+        let permits = usize::try_from(permits_in_total).unwrap_or(usize::MAX);
         Self {
             permits: Arc::new(Semaphore::new(permits)),
-            grains,
+            permits_in_total,
             used,
         }
     }
 
-    /// Waits for room for a page. A page that is larger than everything gets everything.
-    ///
-    /// # Panics
-    /// Never: nobody closes the semaphore.
-    pub async fn room(&self, bytes: usize) -> Room {
-        let wanted = u32::try_from(bytes.div_ceil(GRAIN)).unwrap_or(u32::MAX);
+    /// Waits for memory for a page. A page that is larger than the budget gets the whole budget.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Reservation {
+        let wanted = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.permits)
-            .acquire_many_owned(wanted.min(self.grains))
+            .acquire_many_owned(wanted.min(self.permits_in_total))
             .await
             .expect("the semaphore is never closed");
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.used.add(bytes);
-        Room {
+        Reservation {
             _permit: permit,
             bytes,
             used: self.used.clone(),
@@ -57,7 +55,7 @@ impl Budget {
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.used.sub(self.bytes);
     }
@@ -70,18 +68,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn pages_wait_for_room_and_a_huge_one_waits_for_all_of_it() {
+    async fn pages_wait_for_memory_and_a_huge_page_waits_for_all_of_it() {
         let used = IntGauge::new("used", "used").unwrap();
-        let budget = Budget::new(10 * GRAIN, used.clone());
-        let first = budget.room(6 * GRAIN).await;
+        let budget = Budget::new(10 * PERMIT_BYTES, used.clone());
+        let first = budget.reserve(6 * PERMIT_BYTES).await;
         assert_eq!(used.get(), 6 * 1024);
-        let second = budget.room(6 * GRAIN);
+        let second = budget.reserve(6 * PERMIT_BYTES);
         tokio::pin!(second);
         let early = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
-        assert!(early.is_err(), "there is no room yet");
+        assert!(early.is_err(), "there is not enough memory yet");
         drop(first);
         drop(second.await);
-        let huge = budget.room(1000 * GRAIN).await;
+        let huge = budget.reserve(1000 * PERMIT_BYTES).await;
         assert_eq!(used.get(), 1000 * 1024);
         drop(huge);
         assert_eq!(used.get(), 0);

@@ -1,5 +1,5 @@
-//! Removing what must not be in the stores: what earlier rounds left, what a document left that
-//! failed or was deleted.
+//! Removes data that must not be in the stores: data of earlier rounds, and of documents that
+//! failed or were deleted.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -9,14 +9,15 @@ use tokio_util::sync::CancellationToken;
 use super::Pipeline;
 use super::page_plan::{self, PagePlan};
 use crate::document::task::Task;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::ledger::{Entry, State};
 
 impl Pipeline {
-    /// Enters the file, and removes what is there of earlier rounds: all rows, and those pages
-    /// that this round would not overwrite. A knowledge base that does not exist is an error:
-    /// LAYRA makes it before it sends the first task, so it was deleted, and storing into it would
-    /// bring back a collection that nobody deletes any more.
+    /// Enters the file, and removes the data of earlier rounds: all rows, and the pages that this
+    /// round would not overwrite.
+    ///
+    /// A knowledge base that does not exist is an error. LAYRA creates it before it sends the first
+    /// task, so it was deleted; storing into it would recreate a collection that is never deleted.
     pub(super) async fn prepare(
         &self,
         entry: &Entry,
@@ -31,7 +32,7 @@ impl Pipeline {
             let message = format!("knowledge base {knowledge_base} does not exist");
             return Err(Failure::permanent(
                 Stage::Mongodb,
-                "KnowledgeBaseNotFound",
+                Reason::KnowledgeBaseNotFound,
                 message,
             ));
         }
@@ -76,7 +77,7 @@ impl Pipeline {
             .await?;
         }
         let prepared = self
-            .ledger(cancel, || self.stores.ledger.prepared(entry))
+            .ledger(cancel, || self.stores.ledger.record_prepared(entry))
             .await?;
         prepared
             .map(|_| ())
@@ -115,8 +116,9 @@ impl Pipeline {
         .await
     }
 
-    /// Removes what a document has left in the stores, vectors first: a vector that MongoDB does
-    /// not know would make LAYRA delete the whole file. A deleted document loses its original too.
+    /// Withdraws a document from the stores, vectors first: LAYRA deletes the whole file when it
+    /// finds a vector that MongoDB does not know. The original of a deleted document is removed
+    /// too.
     pub(super) async fn withdraw(&self, entry: &Entry) -> Result<(), Failure> {
         let Entry {
             file_id,
@@ -150,7 +152,7 @@ impl Pipeline {
             .documents
             .remove_file(knowledge_db_id, file_id)
             .await?;
-        // A worker that was late may have made the collection of a knowledge base that is gone.
+        // A late worker may have recreated the collection of a deleted knowledge base.
         if entry.state == State::Deleted
             && !self
                 .stores

@@ -1,4 +1,4 @@
-//! What a task needs, given what the ledger knows of its document. Pure.
+//! Decides what a task needs, from the ledger's entry of its document. No I/O.
 
 use super::Outcome;
 use crate::stores::ledger::{Entry, Request, State};
@@ -6,21 +6,21 @@ use crate::stores::ledger::{Entry, Request, State};
 /// What to do with a task.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Decision {
-    /// Begin a new round. With what is known of an earlier one.
+    /// Begin a new round. Holds the entry of the previous one.
     Begin(Option<Box<Entry>>),
-    /// Go on where the round stands.
+    /// Continue the current round.
     Resume(Box<Entry>),
-    /// Everything should be stored: look, and begin a new round if it is not.
+    /// Everything should be stored. Check this, and begin a new round if it is not.
     Inspect(Box<Entry>),
-    /// The document failed, and its dead letter is not written yet.
-    OweDeadLetter(Box<Entry>),
-    /// Wait: a worker with a newer configuration has begun.
-    GiveWay,
-    /// Nothing: this very message was dealt with, or its document was deleted after it was sent.
+    /// The document failed, and its dead letter was not sent yet.
+    SendDeadLetter(Box<Entry>),
+    /// Wait: a worker with a newer configuration began the round.
+    WaitForNewerWorker,
+    /// Nothing: this message was settled before, or its document was deleted after it was sent.
     End(Outcome),
 }
 
-/// Decides on a request for a document.
+/// Decides on a request to ingest a document.
 pub(super) fn decide(entry: Option<Box<Entry>>, request: &Request) -> Decision {
     let Some(entry) = entry else {
         return Decision::Begin(None);
@@ -29,17 +29,17 @@ pub(super) fn decide(entry: Option<Box<Entry>>, request: &Request) -> Decision {
     let same_recipe = entry.recipe == request.recipe;
     let newer = request.worker_since > entry.worker_since;
     let sent_later = entry.finished_at.is_some_and(|at| request.at > at);
-    let owes_letter = entry.failure.as_ref().is_some_and(|why| !why.letter);
+    let lacks_dead_letter = entry.failure.as_ref().is_some_and(|why| !why.letter);
     match entry.state {
         State::Deleted if sent_later => Decision::Begin(Some(entry)),
         State::Deleted => Decision::End(Outcome::Deleted),
-        State::Failed if owes_letter => Decision::OweDeadLetter(entry),
+        State::Failed if lacks_dead_letter => Decision::SendDeadLetter(entry),
         State::Failed if same_request => Decision::End(Outcome::Settled),
         State::Failed => Decision::Begin(Some(entry)),
         State::Done if same_recipe || !newer => Decision::Inspect(entry),
         State::Working if same_recipe => Decision::Resume(entry),
         State::Done | State::Working if newer => Decision::Begin(Some(entry)),
-        State::Done | State::Working => Decision::GiveWay,
+        State::Done | State::Working => Decision::WaitForNewerWorker,
     }
 }
 
@@ -48,7 +48,7 @@ mod tests {
     use mongodb::bson::DateTime;
 
     use super::*;
-    use crate::runtime::failure::{Failure, Stage};
+    use crate::runtime::failure::{Failure, Reason, Stage};
     use crate::stores::ledger::{Rejection, an_entry};
 
     fn request() -> Request {
@@ -65,7 +65,7 @@ mod tests {
     }
 
     fn failed(letter: bool) -> Box<Entry> {
-        let failure = Failure::permanent(Stage::Render, "Damaged", "x");
+        let failure = Failure::permanent(Stage::Render, Reason::Damaged, "x");
         let mut entry = known(State::Failed);
         entry.failure = Some(Rejection {
             letter,
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redelivery_goes_on_and_repeats_nothing() {
+    fn a_redelivery_resumes_and_repeats_nothing() {
         let again = request();
         assert_eq!(decide(None, &again), Decision::Begin(None));
         let working = known(State::Working);
@@ -91,7 +91,7 @@ mod tests {
         );
         assert_eq!(
             decide(Some(failed(false)), &again),
-            Decision::OweDeadLetter(failed(false))
+            Decision::SendDeadLetter(failed(false))
         );
         assert_eq!(
             decide(Some(failed(true)), &again),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_request_begins_again_what_failed_or_was_deleted() {
+    fn a_new_request_restarts_a_failed_or_deleted_document() {
         let request = Request {
             origin: "tasks/0/8".into(),
             at: DateTime::from_millis(3_000),
@@ -149,7 +149,7 @@ mod tests {
         }
         assert_eq!(
             decide(Some(known(State::Working)), &other),
-            Decision::GiveWay
+            Decision::WaitForNewerWorker
         );
         let done = known(State::Done);
         assert_eq!(decide(Some(done.clone()), &other), Decision::Inspect(done));

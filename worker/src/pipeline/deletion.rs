@@ -1,7 +1,7 @@
-//! Deleting files and knowledge bases from every store.
+//! Deletes files and knowledge bases from every store.
 //!
-//! The ledger is told first: work in flight stops at its next write, and what it wrote last is
-//! looked for once more later. A second deletion finds nothing to do.
+//! The ledger comes first: work in flight stops at its next write, and a recheck removes its last
+//! write. Deleting again has no effect.
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,18 +10,18 @@ use crate::runtime::failure::{Failure, Stage};
 use crate::runtime::retry::Retry;
 use crate::stores::Stores;
 
-/// Deletes from all stores.
+/// Deletes files and knowledge bases.
 #[derive(Clone, Copy, Debug)]
-pub struct Deleter<'a> {
-    /// What documents are deleted from.
-    pub stores: &'a Stores,
-    /// Waits for servers.
-    pub retry: &'a Retry,
+pub(crate) struct Deleter<'a> {
+    pub(crate) stores: &'a Stores,
+    /// Retries while a server is unavailable.
+    pub(crate) retry: &'a Retry,
 }
 
 impl Deleter<'_> {
-    /// Deletes.
-    pub async fn delete(
+    /// Deletes from every store. An error is returned once `cancel` is cancelled, or when retrying
+    /// cannot help.
+    pub(crate) async fn delete(
         &self,
         deletion: &Deletion,
         cancel: &CancellationToken,
@@ -57,7 +57,7 @@ impl Deleter<'_> {
     }
 
     async fn knowledge_base(&self, id: &str) -> Result<(), Failure> {
-        // First, so that no task of it is begun any more.
+        // First, so that no further task of it starts.
         self.stores.documents.remove_knowledge_base(id).await?;
         self.stores.ledger.delete_knowledge_base(id).await?;
         self.stores
@@ -72,8 +72,8 @@ impl Deleter<'_> {
         Ok(())
     }
 
-    /// The original and the page images of a file. Objects that are in MongoDB no more, but were
-    /// written before it was told of them, have names that the ledger's recheck derives.
+    /// Deletes the original and the page images that MongoDB lists for a file. Images that were
+    /// written and are not listed have derived names: the recheck removes them.
     async fn objects(&self, file_id: &str) -> Result<(), Failure> {
         let Some(stored) = self.stores.documents.stored_file(file_id).await? else {
             return Ok(());

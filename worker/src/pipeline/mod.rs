@@ -1,23 +1,25 @@
-//! One document from its original to its last vector.
+//! One document, from its original to its last vector.
 //!
-//! [`admit`] lets a task in by a [`decision`] on what the ledger knows; [`range_work`] does the
-//! work on a range of pages, whose [`stages`] run side by side; [`settle`] does what must have
-//! happened before the task is committed; [`cleanup`] and [`recheck`] remove what must not be
-//! there. Every effect can be repeated: a document that is done again ends up in the stores once,
-//! and one that cannot be processed leaves nothing behind but its original.
+//! [`admit`] starts, resumes or skips a task, by a [`decision`] on the ledger's entry.
+//! [`range_work`] processes a page range, whose [`stages`] run concurrently. [`settle`] completes
+//! everything that must precede the commit of the task. [`cleanup`] and [`recheck`] remove data
+//! that must not be in the stores.
+//!
+//! Every effect can be repeated. A document that is ingested again is in the stores exactly once. A
+//! document that cannot be processed leaves nothing but its original.
 
 mod admit;
-pub mod budget;
+pub(crate) mod budget;
 mod cleanup;
 mod decision;
 mod deletion;
-pub mod embedder;
+pub(crate) mod embedder;
 mod page_plan;
 mod poison;
 mod range_work;
 mod recheck;
-pub mod settle;
-pub mod stages;
+pub(crate) mod settle;
+pub(crate) mod stages;
 
 use std::sync::Arc;
 
@@ -28,88 +30,84 @@ use tokio_util::sync::CancellationToken;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
 use crate::pipeline::stages::fetch::Originals;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
 use crate::stores::Stores;
-use crate::stores::ledger::{Claim, Entry, Rejection, Unit};
+use crate::stores::ledger::{Claim, Entry, RangeEntry, Rejection};
 
-pub use admit::{Job, Source};
-pub use deletion::Deleter;
+pub(crate) use admit::{Job, Source};
+pub(crate) use deletion::Deleter;
 
-/// The stages and stores that documents go through.
+/// The stages and stores of a pipeline.
 #[derive(Clone, Debug)]
-pub struct Pipeline {
-    /// Where documents end up.
-    pub stores: Stores,
+pub(crate) struct Pipeline {
+    pub(crate) stores: Stores,
     /// Local copies of originals.
-    pub originals: Originals,
-    /// Draws pages.
-    pub renderer: Renderer,
-    /// How pages are drawn.
-    pub render: RenderSpec,
-    /// Embeds pages.
-    pub embedder: EmbedderThread,
-    /// Pages of one batch.
-    pub batch_pages: usize,
-    /// Pages of one range.
-    pub range_pages: u32,
-    /// Memory for pages.
-    pub budget: Budget,
-    /// Held by everybody, or by one alone that works on a document on which a worker has died.
-    pub together: Arc<tokio::sync::RwLock<()>>,
-    /// Waits for servers.
-    pub retry: Retry,
-    /// Counts and times.
-    pub metrics: Arc<Metrics>,
+    pub(crate) originals: Originals,
+    pub(crate) renderer: Renderer,
+    /// How pages are rendered.
+    pub(crate) render: RenderSpec,
+    pub(crate) embedder: EmbedderThread,
+    /// Pages per batch.
+    pub(crate) batch_pages: usize,
+    /// Pages per range.
+    pub(crate) range_pages: u32,
+    /// Bounds the memory of pages in progress.
+    pub(crate) budget: Budget,
+    /// Read-locked by normal work, write-locked by work on a suspect document.
+    pub(crate) isolation: Arc<tokio::sync::RwLock<()>>,
+    /// Retries while a server is unavailable.
+    pub(crate) retry: Retry,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
-/// What was stored.
+/// How much was stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// Pages.
-    pub pages: u32,
-    /// Vectors of all pages.
-    pub vectors: u64,
+pub(crate) struct Stored {
+    pub(crate) pages: u32,
+    /// Vectors of all these pages.
+    pub(crate) vectors: u64,
 }
 
-/// What became of a task or a range. [`settle`] does what follows from it.
+/// How the work on a task or page range ended. [`settle`] carries out the consequences.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// All pages of the document are searchable, the last ones through this piece of work.
+pub(crate) enum Outcome {
+    /// All pages of the document are searchable. This work stored the last ones.
     Stored(Stored),
-    /// The pages of this range are searchable; others are not yet.
-    PartStored,
-    /// The document is to be split into these ranges (first page and length).
+    /// The pages of this range are searchable, others are not yet.
+    RangeStored,
+    /// The document must be split into these ranges (first page and length).
     Split(Box<Entry>, Vec<(u32, u32)>),
     /// The document cannot be processed.
     Rejected(Box<Entry>, Rejection),
-    /// The stores do not hold the document exactly once: it is to be done again.
-    Again(Box<Entry>),
-    /// Nothing had to be done: all of it is searchable already.
+    /// The stores do not hold the document exactly once: it must be ingested again.
+    Repeat(Box<Entry>),
+    /// Nothing to do: all pages are searchable already.
     AlreadyStored,
-    /// Nothing had to be done: this very message was dealt with before.
+    /// Nothing to do: this message was settled before.
     Settled,
-    /// Nothing had to be done: the file was deleted after the task was sent.
+    /// Nothing to do: the file was deleted after the task was sent.
     Deleted,
-    /// Nothing had to be done: another delivery of the document goes on with it.
+    /// Nothing to do: another delivery of the document continues it.
     Superseded,
 }
 
-/// How far a document is.
+/// The progress of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The document was opened and has so many pages.
+pub(crate) enum Event {
+    /// The document was opened and has this number of pages.
     Opened(u32),
-    /// So many more pages are searchable.
+    /// This number of further pages is searchable.
     Stored(u32),
 }
 
-/// Is told how far a document is.
-pub type Observer<'a> = &'a (dyn Fn(Event) + Send + Sync);
+/// Receives the progress of a document.
+pub(crate) type Observer<'a> = &'a (dyn Fn(Event) + Send + Sync);
 
 impl Pipeline {
-    /// Waits for a store's server, and measures.
+    /// Runs an operation of a store, retries while its server is unavailable, and measures the
+    /// time.
     async fn server<T, Attempt>(
         &self,
         stage: Stage,
@@ -127,7 +125,7 @@ impl Pipeline {
         self.retry.run(stage, cancel, operation).await
     }
 
-    /// Asks or tells the ledger.
+    /// Runs an operation of the ledger.
     async fn ledger<T, Attempt>(
         &self,
         cancel: &CancellationToken,
@@ -139,25 +137,30 @@ impl Pipeline {
         self.server(Stage::Mongodb, cancel, |_| operation()).await
     }
 
-    /// Fails when somebody else has taken over.
-    async fn hold(&self, claim: &Claim, cancel: &CancellationToken) -> Result<(), Failure> {
-        self.held(claim, cancel).await.map(|_| ())
+    /// Fails if another worker has taken over the range.
+    async fn check_claim(&self, claim: &Claim, cancel: &CancellationToken) -> Result<(), Failure> {
+        self.claimed_range(claim, cancel).await.map(|_| ())
     }
 
-    /// How far the claim's range is. Fails when somebody else has taken over.
-    async fn held(&self, claim: &Claim, cancel: &CancellationToken) -> Result<Unit, Failure> {
-        self.ledger(cancel, || self.stores.ledger.held(claim))
+    /// The state of the claimed range. Fails if another worker has taken over the range.
+    async fn claimed_range(
+        &self,
+        claim: &Claim,
+        cancel: &CancellationToken,
+    ) -> Result<RangeEntry, Failure> {
+        self.ledger(cancel, || self.stores.ledger.claimed_range(claim))
             .await?
             .ok_or_else(|| Failure::superseded(Stage::Mongodb))
     }
 }
 
-/// Sorts the renderer's errors.
+/// Finds the class and the reason of a renderer's error.
 fn render_failure(error: &RenderError) -> Failure {
+    let reason = Reason::from_word(error.reason());
     match error {
-        RenderError::Unavailable(_) => Failure::fatal(Stage::Render, error.reason(), error),
-        _ if error.is_document_fault() => Failure::permanent(Stage::Render, error.reason(), error),
-        _ => Failure::transient(Stage::Render, error.reason(), error),
+        RenderError::Unavailable(_) => Failure::fatal(Stage::Render, reason, error),
+        _ if error.is_document_fault() => Failure::permanent(Stage::Render, reason, error),
+        _ => Failure::transient(Stage::Render, reason, error),
     }
 }
 
@@ -167,7 +170,7 @@ mod tests {
     use crate::runtime::failure::Class;
 
     #[test]
-    fn a_document_is_blamed_only_for_its_own_faults() {
+    fn only_a_documents_own_faults_reject_it() {
         for (error, class) in [
             (RenderError::Encrypted, Class::Permanent),
             (RenderError::OutOfMemory, Class::Permanent),
@@ -176,6 +179,50 @@ mod tests {
             (RenderError::Unavailable("no library".into()), Class::Fatal),
         ] {
             assert_eq!(render_failure(&error).class, class, "{error}");
+        }
+    }
+
+    #[test]
+    fn every_word_of_the_renderer_is_a_reason() {
+        let text = || "x".to_owned();
+        for (error, reason) in [
+            (RenderError::Encrypted, Reason::Encrypted),
+            (RenderError::Damaged(text()), Reason::Damaged),
+            (RenderError::Empty(text()), Reason::Empty),
+            (
+                RenderError::TooManyPages { pages: 2, limit: 1 },
+                Reason::TooManyPages,
+            ),
+            (RenderError::TooLarge(text()), Reason::TooLarge),
+            (RenderError::Unsupported(text()), Reason::Unsupported),
+            (
+                RenderError::DamagedPage {
+                    page: 0,
+                    detail: text(),
+                },
+                Reason::DamagedPage,
+            ),
+            (
+                RenderError::NoSuchPage { page: 1, pages: 1 },
+                Reason::NoSuchPage,
+            ),
+            (
+                RenderError::TimedOut {
+                    limit: std::time::Duration::from_secs(1),
+                },
+                Reason::TimedOut,
+            ),
+            (RenderError::Crashed(text()), Reason::Crashed),
+            (RenderError::OutOfMemory, Reason::OutOfMemory),
+            (RenderError::GarbledAnswer(text()), Reason::GarbledAnswer),
+            (RenderError::Killed { signal: 9 }, Reason::RendererKilled),
+            (
+                RenderError::Unavailable(text()),
+                Reason::RendererUnavailable,
+            ),
+            (RenderError::Io(text()), Reason::Io),
+        ] {
+            assert_eq!(render_failure(&error).reason, reason, "{error}");
         }
     }
 }

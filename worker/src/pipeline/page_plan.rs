@@ -1,4 +1,4 @@
-//! What is known of a document before its first page is drawn: every name it will have.
+//! How the pages of a document are rendered, and their names in the stores. No I/O.
 
 use layra_crds::{ImageFormat, MilvusSpec, RenderSpec};
 use layra_rendering::{PageRequest, Resolution};
@@ -6,7 +6,7 @@ use layra_rendering::{PageRequest, Resolution};
 use crate::document::ids;
 use crate::document::task::Task;
 
-/// A document that is about to be stored.
+/// An open document that is about to be stored.
 #[derive(Clone, Debug)]
 pub(super) struct PagePlan<'a> {
     pub(super) task: &'a Task,
@@ -41,7 +41,7 @@ impl<'a> PagePlan<'a> {
         }
     }
 
-    /// How to draw a page (0-based).
+    /// The request to render a page (0-based).
     pub(super) fn request(&self, page: u32) -> PageRequest {
         PageRequest {
             page,
@@ -55,12 +55,12 @@ impl<'a> PagePlan<'a> {
         }
     }
 
-    /// A page's `image_id`.
+    /// The `image_id` of a page.
     pub(super) fn image_id(&self, page: u32) -> String {
         ids::image_id(&self.task.username, &self.task.file.file_id, page)
     }
 
-    /// The key of a page's image.
+    /// The object key of a page's image.
     pub(super) fn image_key(&self, page: u32) -> String {
         image_key(self.task, page, self.render)
     }
@@ -73,7 +73,7 @@ impl<'a> PagePlan<'a> {
     }
 }
 
-/// The keys of the images of a document of `pages` pages.
+/// The object keys of the images of a document with `pages` pages.
 pub(super) fn image_keys(
     task: &Task,
     pages: u32,

@@ -1,40 +1,40 @@
-//! What decides that a document is poison: workers, or renderers, keep dying at the same place of
-//! it. Pure.
+//! Decides whether a document is poison: workers or renderers die repeatedly on the same pages.
+//! No I/O.
 
-use crate::runtime::failure::{Failure, Stage};
-use crate::stores::ledger::Unit;
+use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::stores::ledger::RangeEntry;
 
-/// Deaths at the same place after which a document is to blame.
+/// Number of deaths on the same pages that does not yet make a document poison.
 const DEATHS_ALLOWED: u32 = 3;
 
-/// The reason of a renderer's violent end, which can be the document's fault: the kernel ends the
-/// process that takes the most memory.
-pub(super) const RENDERER_KILLED: &str = "RendererKilled";
-
-/// Whether a document is to blame for the workers that died on a range of its pages without
-/// storing one.
-pub(super) fn blame_for_workers(unit: &Unit) -> Result<(), Failure> {
-    if unit.attempts <= DEATHS_ALLOWED {
+/// Fails if too many workers have died on the same page range without storing a page.
+pub(super) fn check_worker_deaths(range: &RangeEntry) -> Result<(), Failure> {
+    if range.attempts <= DEATHS_ALLOWED {
         return Ok(());
     }
-    let deaths = unit.attempts - 1;
+    let deaths = range.attempts - 1;
     Err(Failure::poison(
         Stage::Intake,
-        "WorkersDied",
+        Reason::WorkersDied,
         format!(
-            "{deaths} workers died on it without a word, after {} pages",
-            unit.stored
+            "{deaths} workers died on this document without reporting an error, after {} pages",
+            range.stored
         ),
     ))
 }
 
-/// Whether a document is to blame for the renderers that were killed at the same place.
-pub(super) fn blame_for_renderers(killed: u32, failure: &Failure) -> Result<(), Failure> {
+/// Fails if too many renderers were killed on the same page. The kernel kills the process that uses
+/// the most memory, so the document may be the cause.
+pub(super) fn check_renderer_deaths(killed: u32, failure: &Failure) -> Result<(), Failure> {
     if killed <= DEATHS_ALLOWED {
         return Ok(());
     }
     let message = format!("{killed} times: {}", failure.message);
-    Err(Failure::poison(Stage::Render, RENDERER_KILLED, message))
+    Err(Failure::poison(
+        Stage::Render,
+        Reason::RendererKilled,
+        message,
+    ))
 }
 
 #[cfg(test)]
@@ -43,23 +43,23 @@ mod tests {
     use crate::runtime::failure::Class;
 
     #[test]
-    fn a_document_is_blamed_when_workers_die_without_progress() {
-        let unit = |attempts| Unit {
+    fn a_document_is_poison_when_workers_die_without_progress() {
+        let range = |attempts| RangeEntry {
             attempts,
-            ..Unit::default()
+            ..RangeEntry::default()
         };
-        assert!(blame_for_workers(&unit(DEATHS_ALLOWED)).is_ok());
-        let failure = blame_for_workers(&unit(DEATHS_ALLOWED + 1)).unwrap_err();
+        assert!(check_worker_deaths(&range(DEATHS_ALLOWED)).is_ok());
+        let failure = check_worker_deaths(&range(DEATHS_ALLOWED + 1)).unwrap_err();
         assert_eq!(failure.class, Class::Poison);
-        assert_eq!(failure.reason, "WorkersDied");
+        assert_eq!(failure.reason, Reason::WorkersDied);
         assert!(failure.message.starts_with("3 workers died"), "{failure}");
     }
 
     #[test]
-    fn a_document_is_blamed_when_renderers_are_killed_at_the_same_page() {
-        let killed = Failure::transient(Stage::Render, RENDERER_KILLED, "signal 9");
-        assert!(blame_for_renderers(DEATHS_ALLOWED, &killed).is_ok());
-        let failure = blame_for_renderers(DEATHS_ALLOWED + 1, &killed).unwrap_err();
+    fn a_document_is_poison_when_renderers_are_killed_on_the_same_page() {
+        let killed = Failure::transient(Stage::Render, Reason::RendererKilled, "signal 9");
+        assert!(check_renderer_deaths(DEATHS_ALLOWED, &killed).is_ok());
+        let failure = check_renderer_deaths(DEATHS_ALLOWED + 1, &killed).unwrap_err();
         assert_eq!(failure.class, Class::Poison);
         assert_eq!(failure.message, "4 times: signal 9");
     }

@@ -1,4 +1,4 @@
-//! The work on one range of pages, under a claim.
+//! The work on one page range, under a claim.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,17 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::admit::{Job, Source};
 use super::page_plan::PagePlan;
-use super::poison::{RENDERER_KILLED, blame_for_renderers, blame_for_workers};
+use super::poison::{check_renderer_deaths, check_worker_deaths};
 use super::stages::Stages;
 use super::{Event, Observer, Outcome, Pipeline, Stored, render_failure};
-use crate::runtime::failure::{Class, Failure, Stage};
-use crate::stores::ledger::{Claim, Entry, State, Unit};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::stores::ledger::{Claim, Entry, RangeEntry, State};
 
-/// A range of pages of an open document, and all that the work on it needs.
-struct Part<'a> {
+/// A page range of an open document, and everything that the work on it needs.
+struct RangeWork<'a> {
     plan: &'a PagePlan<'a>,
     claim: &'a Claim,
-    /// The page after its last one.
+    /// The page after the range's last one.
     end: u32,
     original: &'a Path,
     /// Whether the document has further ranges.
@@ -28,16 +28,16 @@ struct Part<'a> {
     observer: Observer<'a>,
 }
 
-/// Held while work is done.
+/// A lock on [`Pipeline::isolation`], held while a range is in progress.
 #[expect(dead_code, reason = "the guards act by being dropped")]
-enum Turn<'a> {
-    Together(RwLockReadGuard<'a, ()>),
-    Alone(RwLockWriteGuard<'a, ()>),
+enum Isolation<'a> {
+    Shared(RwLockReadGuard<'a, ()>),
+    Exclusive(RwLockWriteGuard<'a, ()>),
 }
 
 impl Pipeline {
-    /// Works on the range of `entry` that begins at page `first`, unless it is done.
-    pub(super) async fn work_on(
+    /// Ingests the range of `entry` that begins at page `first`, unless it is done.
+    pub(super) async fn ingest_pages(
         &self,
         job: &Job<'_>,
         entry: &Entry,
@@ -46,30 +46,34 @@ impl Pipeline {
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
         let (file_id, round) = (&entry.file_id, &entry.round);
-        // Work that waits for its turn is not begun: a death meanwhile is none of its own.
-        let mut alone = entry.unit(first).was_begun();
-        let (_turn, claim, entry) = loop {
-            let turn = self.turn(alone, cancel).await?;
+        // The lock comes before the claim: a worker that dies while this range waits for the lock
+        // must not make the range suspect.
+        let mut exclusive = entry.range_entry(first).was_begun();
+        let (_isolation, claim, entry) = loop {
+            let isolation = self.isolate(exclusive, cancel).await?;
             let claim = Claim::new(file_id, round, first);
             let granted = self.ledger(cancel, || self.stores.ledger.claim(&claim));
             let Some(entry) = granted.await? else {
-                drop(turn);
-                return self.refused(&claim, cancel).await;
+                drop(isolation);
+                return self.claim_refused(&claim, cancel).await;
             };
-            if alone || !entry.unit(first).is_suspect() {
-                break (turn, claim, entry);
+            if exclusive || !entry.range_entry(first).is_suspect() {
+                break (isolation, claim, entry);
             }
-            // Somebody began it after `entry` was read.
+            // Another worker claimed the range after `entry` was read.
             self.ledger(cancel, || self.stores.ledger.release(&claim))
                 .await?;
-            alone = true;
+            exclusive = true;
         };
-        let result = match blame_for_workers(&entry.unit(first)) {
-            Ok(()) => self.claimed(job, &claim, &entry, cancel, observer).await,
+        let result = match check_worker_deaths(&entry.range_entry(first)) {
+            Ok(()) => {
+                self.ingest_claimed(job, &claim, &entry, cancel, observer)
+                    .await
+            }
             Err(failure) => Err(failure),
         };
         match result {
-            Ok((_, Some(stored))) => self.done(&claim, stored, cancel).await,
+            Ok((_, Some(stored))) => self.finish_range(&claim, stored, cancel).await,
             Ok((split, None)) => {
                 self.ledger(cancel, || self.stores.ledger.release(&claim))
                     .await?;
@@ -77,7 +81,7 @@ impl Pipeline {
                 Ok(Outcome::Split(Box::new(split), missing))
             }
             Err(failure) if failure.class == Class::Superseded => {
-                self.yield_to(&claim, cancel).await
+                self.yield_claim(&claim, cancel).await
             }
             Err(failure) if failure.class == Class::Deleted => {
                 let knowledge_base = &entry.knowledge_db_id;
@@ -85,42 +89,46 @@ impl Pipeline {
                     self.stores.ledger.delete(&claim.file_id, knowledge_base)
                 })
                 .await?;
-                self.yield_to(&claim, cancel).await
+                self.yield_claim(&claim, cancel).await
             }
             Err(failure) if failure.rejects_document() => {
                 self.reject(&claim, &failure, cancel).await
             }
             Err(failure) => {
-                // Whatever comes next, this worker did not die of the document.
+                // This worker did not die while it processed the document: the attempt must not
+                // count.
                 if let Err(error) = self.stores.ledger.release(&claim).await {
-                    tracing::warn!(%error, "the claim could not be given back");
+                    tracing::warn!(%error, "claim could not be released");
                 }
                 Err(failure)
             }
         }
     }
 
-    /// The right to work beside others, or alone: a document on which a worker has died is worked
-    /// on alone, so that its next victim says which document it was.
-    async fn turn(&self, alone: bool, cancel: &CancellationToken) -> Result<Turn<'_>, Failure> {
-        let turn = async {
-            if alone {
-                tracing::info!("a worker has died here; the work is done alone");
-                Turn::Alone(self.together.write().await)
+    /// Takes the lock for normal work, or for exclusive work on a suspect document. If a worker
+    /// dies during exclusive work, no other document comes under suspicion.
+    async fn isolate(
+        &self,
+        exclusive: bool,
+        cancel: &CancellationToken,
+    ) -> Result<Isolation<'_>, Failure> {
+        let lock = async {
+            if exclusive {
+                tracing::info!("a worker died on this document before, processing it in isolation");
+                Isolation::Exclusive(self.isolation.write().await)
             } else {
-                Turn::Together(self.together.read().await)
+                Isolation::Shared(self.isolation.read().await)
             }
         };
         tokio::select! {
-            turn = turn => Ok(turn),
+            lock = lock => Ok(lock),
             () = cancel.cancelled() => Err(Failure::stopped(Stage::Intake)),
         }
     }
 
-    /// Opens the document and does the claimed range. Returns the entry as it is once the document
-    /// was opened, and what is stored: nothing when the document is longer than one range and is
-    /// to be split.
-    async fn claimed(
+    /// Opens the document and ingests the claimed range. Returns the new entry and how much is
+    /// stored. `None`: the document is longer than one range and must be split.
+    async fn ingest_claimed(
         &self,
         job: &Job<'_>,
         claim: &Claim,
@@ -128,9 +136,11 @@ impl Pipeline {
         cancel: &CancellationToken,
         observer: Observer<'_>,
     ) -> Result<(Entry, Option<Stored>), Failure> {
-        let original = self.local(job, cancel).await?;
+        let original = self.local_original(job, cancel).await?;
         let is_split = entry.range_pages.is_some() && entry.prepared;
-        let document = self.open(original.as_ref(), is_split, cancel).await?;
+        let document = self
+            .open_document(original.as_ref(), is_split, cancel)
+            .await?;
         let pages = document.pages();
         let plan = |pages| {
             let pixels = self.embedder.page_pixels();
@@ -140,13 +150,19 @@ impl Pipeline {
         let entry = match entry.pages {
             Some(expected) if expected == pages => entry.clone(),
             Some(expected) if entry.range_pages.is_some() => {
-                let message = format!("it has {pages} pages now and had {expected} before");
-                return Err(Failure::permanent(Stage::Fetch, "OriginalChanged", message));
+                let message =
+                    format!("the original has {pages} pages now and had {expected} before");
+                return Err(Failure::permanent(
+                    Stage::Fetch,
+                    Reason::OriginalChanged,
+                    message,
+                ));
             }
             _ => {
                 let split = matches!(job.source, Source::ObjectStore) && pages > self.range_pages;
                 let length = split.then_some(self.range_pages);
-                self.ledger(cancel, || self.stores.ledger.opened(entry, pages, length))
+                let record = || self.stores.ledger.record_page_count(entry, pages, length);
+                self.ledger(cancel, record)
                     .await?
                     .ok_or_else(|| Failure::superseded(Stage::Mongodb))?
             }
@@ -165,10 +181,10 @@ impl Pipeline {
             .find_map(|(first, count)| (first == claim.first).then_some(count))
             .ok_or_else(|| {
                 let message = format!("no range begins at page {}", claim.first + 1);
-                Failure::permanent(Stage::Intake, "InvalidRange", message)
+                Failure::permanent(Stage::Intake, Reason::InvalidRange, message)
             })?;
 
-        let part = Part {
+        let work = RangeWork {
             plan: &plan,
             claim,
             end: claim.first + count,
@@ -177,31 +193,31 @@ impl Pipeline {
             cancel,
             observer,
         };
-        let unit = entry.unit(claim.first);
-        let stored = self.every_page(&part, unit, document).await?;
+        let range = entry.range_entry(claim.first);
+        let stored = self.store_every_page(&work, range, document).await?;
         Ok((entry, Some(stored)))
     }
 
-    /// Does the pages of the range that are not stored, again and again if need be, until Milvus
-    /// holds each exactly once.
-    async fn every_page(
+    /// Stores the remaining pages of the range, and repeats that until Milvus holds each page
+    /// exactly once.
+    async fn store_every_page(
         &self,
-        part: &Part<'_>,
-        mut unit: Unit,
+        work: &RangeWork<'_>,
+        mut range: RangeEntry,
         mut document: Document,
     ) -> Result<Stored, Failure> {
-        let Part {
+        let RangeWork {
             plan,
             claim,
             end,
             cancel,
             ..
-        } = *part;
-        let mut clean = unit.turns <= 1;
-        // Since a page was stored.
+        } = *work;
+        let mut clean = range.turns <= 1;
+        // Both count since a page was stored.
         let (mut attempts, mut renderers_killed) = (0, 0);
         loop {
-            let start = claim.first + unit.stored;
+            let start = claim.first + range.stored;
             if !clean {
                 self.clear_rows(plan, start..end, cancel).await?;
             }
@@ -210,10 +226,10 @@ impl Pipeline {
                 plan,
                 claim,
                 cancel,
-                observer: part.observer,
+                observer: work.observer,
                 before: Stored {
-                    pages: unit.stored,
-                    vectors: unit.rows,
+                    pages: range.stored,
+                    vectors: range.rows,
                 },
             };
             let failure = match stages.run(document, start..end).await {
@@ -223,24 +239,26 @@ impl Pipeline {
                         return Ok(stored);
                     }
                     self.metrics.repeats.inc();
-                    let again = self.ledger(cancel, || self.stores.ledger.progress(claim, 0, 0));
-                    if !again.await? {
+                    let reset =
+                        self.ledger(cancel, || self.stores.ledger.record_progress(claim, 0, 0));
+                    if !reset.await? {
                         return Err(Failure::superseded(Stage::Mongodb));
                     }
-                    unit.stored = 0;
-                    unit.rows = 0;
-                    let message = format!("{found} rows instead of {}", stored.vectors);
-                    Failure::transient(Stage::Milvus, "RowsNotOnce", message)
+                    range.stored = 0;
+                    range.rows = 0;
+                    let message =
+                        format!("Milvus holds {found} rows instead of {}", stored.vectors);
+                    Failure::transient(Stage::Milvus, Reason::RowsNotOnce, message)
                 }
                 Err(failure) if failure.class == Class::Transient => {
-                    let now = self.held(claim, cancel).await?;
-                    if now.stored > unit.stored {
+                    let now = self.claimed_range(claim, cancel).await?;
+                    if now.stored > range.stored {
                         (attempts, renderers_killed) = (0, 0);
                     }
-                    unit = now;
-                    if failure.reason == RENDERER_KILLED {
+                    range = now;
+                    if failure.reason == Reason::RendererKilled {
                         renderers_killed += 1;
-                        blame_for_renderers(renderers_killed, &failure)?;
+                        check_renderer_deaths(renderers_killed, &failure)?;
                     }
                     failure
                 }
@@ -249,11 +267,13 @@ impl Pipeline {
             self.retry.pause(cancel, &failure, attempts).await?;
             attempts += 1;
             clean = false;
-            document = self.open(part.original, part.is_split, cancel).await?;
+            document = self
+                .open_document(work.original, work.is_split, cancel)
+                .await?;
         }
     }
 
-    async fn open(
+    async fn open_document(
         &self,
         original: &Path,
         is_split: bool,
@@ -270,8 +290,8 @@ impl Pipeline {
                 Ok(document) => return Ok(document),
                 Err(error) => render_failure(&error),
             };
-            if failure.reason == RENDERER_KILLED {
-                blame_for_renderers(killed.fetch_add(1, Ordering::Relaxed) + 1, &failure)?;
+            if failure.reason == Reason::RendererKilled {
+                check_renderer_deaths(killed.fetch_add(1, Ordering::Relaxed) + 1, &failure)?;
             }
             Err(failure)
         };
@@ -281,8 +301,8 @@ impl Pipeline {
         }
     }
 
-    /// Every page of the range is stored.
-    async fn done(
+    /// Records that every page of the range is stored. The last range completes the document.
+    async fn finish_range(
         &self,
         claim: &Claim,
         stored: Stored,
@@ -290,35 +310,40 @@ impl Pipeline {
     ) -> Result<Outcome, Failure> {
         let Stored { pages, vectors } = stored;
         let entry = self.ledger(cancel, || {
-            self.stores.ledger.unit_done(claim, pages, vectors)
+            self.stores.ledger.record_range_done(claim, pages, vectors)
         });
         let Some(entry) = entry.await? else {
-            return self.yield_to(claim, cancel).await;
+            return self.yield_claim(claim, cancel).await;
         };
-        match entry.complete() {
-            Some(rows) => self.complete(&entry, rows, cancel).await,
-            None => Ok(Outcome::PartStored),
+        match entry.stored_rows() {
+            Some(rows) => self.complete_document(&entry, rows, cancel).await,
+            None => Ok(Outcome::RangeStored),
         }
     }
 
-    /// The claim was not granted: the range is done, or the round is over.
-    async fn refused(&self, claim: &Claim, cancel: &CancellationToken) -> Result<Outcome, Failure> {
+    /// Decides what follows when a claim was not granted: the range is done, or its round is over.
+    async fn claim_refused(
+        &self,
+        claim: &Claim,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
         let now = self.ledger(cancel, || self.stores.ledger.find(&claim.file_id));
         let Some(entry) = now.await?.filter(|now| now.round == claim.round) else {
             return Ok(Outcome::Superseded);
         };
         match (entry.state, &entry.failure) {
-            // The worker that did it may have died before it could say that this was the last one.
-            (State::Working, _) => match entry.complete() {
-                Some(rows) => self.complete(&entry, rows, cancel).await,
-                None if entry.unit(claim.first).done => Ok(Outcome::AlreadyStored),
-                None => self.leave_to_others(&entry.file_id, cancel).await,
+            // The worker that finished the last range may have died before it completed the
+            // document.
+            (State::Working, _) => match entry.stored_rows() {
+                Some(rows) => self.complete_document(&entry, rows, cancel).await,
+                None if entry.range_entry(claim.first).done => Ok(Outcome::AlreadyStored),
+                None => self.leave_to_other_worker(&entry.file_id, cancel).await,
             },
             (State::Done, _) => Ok(Outcome::AlreadyStored),
             (State::Failed, Some(rejection)) if !rejection.letter => {
                 self.retry
                     .run(Stage::Mongodb, cancel, |_| {
-                        self.owed(Box::new(entry.clone()))
+                        self.withdraw_rejected(Box::new(entry.clone()))
                     })
                     .await
             }
@@ -326,7 +351,7 @@ impl Pipeline {
         }
     }
 
-    /// The document is given up, by the first of its ranges that fails.
+    /// Rejects the document. The first range that fails does this.
     async fn reject(
         &self,
         claim: &Claim,
@@ -336,9 +361,11 @@ impl Pipeline {
         let Claim { file_id, round, .. } = claim;
         self.ledger(cancel, || self.stores.ledger.close(claim))
             .await?;
-        let first = self.ledger(cancel, || self.stores.ledger.fail(file_id, round, failure));
-        if !first.await? {
-            return self.yield_to(claim, cancel).await;
+        let is_first = self.ledger(cancel, || {
+            self.stores.ledger.record_failed(file_id, round, failure)
+        });
+        if !is_first.await? {
+            return self.yield_claim(claim, cancel).await;
         }
         let entry = self
             .ledger(cancel, || self.stores.ledger.find(file_id))
@@ -348,14 +375,14 @@ impl Pipeline {
         };
         self.retry
             .run(Stage::Mongodb, cancel, |_| {
-                self.owed(Box::new(entry.clone()))
+                self.withdraw_rejected(Box::new(entry.clone()))
             })
             .await
     }
 
-    /// Somebody else has taken over. What this worker wrote last may have landed after the other
-    /// one had looked.
-    async fn yield_to(
+    /// Leaves the range to the worker that has taken it over. A late write of this worker may have
+    /// landed after the end of the round: then the document is rechecked here.
+    async fn yield_claim(
         &self,
         claim: &Claim,
         cancel: &CancellationToken,
@@ -367,20 +394,21 @@ impl Pipeline {
                     .run(Stage::Milvus, cancel, |_| self.recheck(&entry))
                     .await?
             }
-            _ => self.leave_to_others(&claim.file_id, cancel).await?,
+            _ => self.leave_to_other_worker(&claim.file_id, cancel).await?,
         };
         self.ledger(cancel, || self.stores.ledger.close(claim))
             .await?;
         Ok(outcome)
     }
 
-    /// The message may be committed once the ledger has a note to see whether there are others.
-    async fn leave_to_others(
+    /// Leaves the document to another worker. The recheck finds out whether that worker exists, so
+    /// the message may be committed.
+    async fn leave_to_other_worker(
         &self,
         file_id: &str,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        self.ledger(cancel, || self.stores.ledger.watch(file_id))
+        self.ledger(cancel, || self.stores.ledger.schedule_recheck(file_id))
             .await?;
         Ok(Outcome::Superseded)
     }

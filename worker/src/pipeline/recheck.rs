@@ -1,5 +1,5 @@
-//! Documents that are looked at once more: a write that was on its way when its worker was replaced
-//! may have landed, and a document that was taken over may have nobody.
+//! Rechecks of documents. A write that was in flight when its worker was replaced may have landed
+//! after the document was finished, and a document that another worker took over may be orphaned.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::kafka::outbox::Outbox;
 use crate::runtime::failure::Failure;
 use crate::stores::ledger::{Entry, State};
 
-/// How often a worker asks for documents that should be looked at once more.
+/// How often a worker looks for documents that are due for a recheck.
 const INTERVAL: Duration = Duration::from_secs(20);
 
 impl Pipeline {
-    /// Looks at documents as they become due, until the worker ends.
-    pub async fn recheck_all(&self, outbox: &Outbox) {
+    /// Rechecks documents as they become due, until the worker ends.
+    pub(crate) async fn recheck_all(&self, outbox: &Outbox) {
         loop {
             tokio::time::sleep(INTERVAL).await;
             if let Err(error) = self.recheck_due(outbox).await {
-                tracing::warn!(%error, "documents could not be looked at once more; later");
+                tracing::warn!(%error, "recheck failed, will retry");
             }
         }
     }
@@ -29,36 +29,35 @@ impl Pipeline {
         let ledger = &self.stores.ledger;
         while let Some(entry) = ledger.next_recheck().await? {
             if entry.state == State::Working {
-                // Looked at again until it is done.
-                if entry.is_orphan(DateTime::now()) {
-                    tracing::warn!(file = entry.file_id, "nobody works on it; sent once more");
-                    outbox.request(&Task::from(&entry)).await?;
-                    ledger.adopted(&entry).await?;
+                // The recheck stays scheduled until the document is done.
+                if entry.is_orphaned(DateTime::now()) {
+                    tracing::warn!(file = entry.file_id, "orphaned document: task sent again");
+                    outbox.send_task(&Task::from(&entry)).await?;
+                    ledger.record_resend(&entry).await?;
                 }
                 continue;
             }
-            if let Outcome::Again(entry) = self.recheck(&entry).await? {
-                outbox.request(&Task::from(entry.as_ref())).await?;
+            if let Outcome::Repeat(entry) = self.recheck(&entry).await? {
+                outbox.send_task(&Task::from(entry.as_ref())).await?;
             }
-            ledger.rechecked(&entry).await?;
+            ledger.record_rechecked(&entry).await?;
         }
         Ok(())
     }
 
-    /// Looks once more at a document that is done, failed or deleted, and puts right what a late
-    /// write has changed.
+    /// Rechecks a document that is done, failed or deleted, and removes the effects of late writes.
     pub(super) async fn recheck(&self, entry: &Entry) -> Result<Outcome, Failure> {
         match entry.state {
             State::Working => Ok(Outcome::Superseded),
             State::Done => {
                 let outcome = self.inspect(entry).await?;
                 match &outcome {
-                    // Deleted through LAYRA meanwhile: nothing may be left.
+                    // It was deleted through LAYRA in the meantime: nothing may remain.
                     Outcome::Deleted => self.withdraw(entry).await?,
-                    Outcome::Again(_) => {
+                    Outcome::Repeat(_) => {
                         tracing::warn!(
                             file = entry.file_id,
-                            "a late write has changed the document"
+                            "a late write changed the document, ingesting it again"
                         );
                         self.metrics.repeats.inc();
                     }
@@ -77,25 +76,25 @@ impl Pipeline {
         }
     }
 
-    /// What the stores hold of a document that is done: [`Outcome::AlreadyStored`] for all of it,
-    /// once; [`Outcome::Deleted`] when LAYRA does not know it any more; [`Outcome::Again`] when it
-    /// is not what the ledger says. Changes nothing.
+    /// Compares the stores with the ledger for a document that is done, and changes nothing.
+    /// [`Outcome::AlreadyStored`]: they agree. [`Outcome::Deleted`]: LAYRA has deleted the
+    /// document. [`Outcome::Repeat`]: they differ.
     pub(super) async fn inspect(&self, entry: &Entry) -> Result<Outcome, Failure> {
         let stores = &self.stores;
         let Some(file) = stores.documents.stored_file(&entry.file_id).await? else {
             return Ok(Outcome::Deleted);
         };
-        let damaged = || Outcome::Again(Box::new(entry.clone()));
+        let differs = || Outcome::Repeat(Box::new(entry.clone()));
         let collection = stores.collection_of(&entry.knowledge_db_id);
         if !stores.vectors.has_collection(&collection).await? {
-            return Ok(damaged());
+            return Ok(differs());
         }
         let rows = stores.vectors.count_file(&collection, &entry.file_id);
         let (rows, pages) = (rows.await?, u32::try_from(file.pages.len()));
         if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.pages {
             Ok(Outcome::AlreadyStored)
         } else {
-            Ok(damaged())
+            Ok(differs())
         }
     }
 }

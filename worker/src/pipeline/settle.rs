@@ -1,11 +1,12 @@
-//! The end of every message: what must have happened before its offset may be committed.
+//! Settles messages: completes the steps that must precede the commit of an offset.
 //!
 //! ```text
 //! dead letter ─► ledger ─► progress ─► (the caller commits)
 //! ```
-//! Each step is safe to repeat, and a worker that dies between two of them leaves a message that is
-//! delivered again: the ledger then tells what is still owed. Nothing is committed here.
+//! Each step can be repeated. When a worker dies between two steps, the message is redelivered, and
+//! the ledger shows which steps are missing. Nothing is committed here.
 
+use layra_crds::metric_names::worker::STATUS_FAILED;
 use rdkafka::message::OwnedMessage;
 use tokio_util::sync::CancellationToken;
 
@@ -20,54 +21,52 @@ use crate::runtime::retry::Retry;
 use crate::stores::ledger::{Entry, Ledger, Rejection};
 use crate::stores::progress::Progress;
 
-/// A message of Kafka, and who hears how it ended.
+/// A Kafka message that is being settled, and the clients that this needs.
 #[derive(Clone, Copy, Debug)]
-pub struct Sender<'a> {
-    /// The message as it came.
-    pub message: &'a OwnedMessage,
-    /// Where the task lies that the message is, or is a range of.
-    pub origin: &'a Origin,
+pub(crate) struct Incoming<'a> {
+    /// The message as it was received.
+    pub(crate) message: &'a OwnedMessage,
+    /// Position of the task. The message is this task or one of its page ranges.
+    pub(crate) origin: &'a Origin,
     /// When the task was written, in milliseconds since 1970.
-    pub written_at: i64,
-    /// Whether it is a range of a task's pages.
-    pub is_range: bool,
-    /// Where further messages are written.
-    pub outbox: &'a Outbox,
-    /// What users see.
-    pub progress: &'a Progress,
+    pub(crate) written_at: i64,
+    /// Whether the message is a page range.
+    pub(crate) is_range: bool,
+    pub(crate) outbox: &'a Outbox,
+    pub(crate) progress: &'a Progress,
 }
 
-/// Something that must have happened before a message may be committed.
+/// A step that must be complete before the message may be committed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step<'a> {
-    /// The ranges of a document that is split are in their topic.
+    /// Send the ranges of a split document.
     SendRanges(&'a Entry, &'a [(u32, u32)]),
-    /// The document's task is in its topic once more.
+    /// Send the document's task again.
     SendTask(&'a Entry),
-    /// The dead letter is in its topic.
+    /// Send the dead letter.
     SendDeadLetter(&'a Rejection),
-    /// The ledger knows that the dead letter is written.
+    /// Record in the ledger that the dead letter was sent.
     RecordDeadLetter(&'a Entry),
-    /// Users see that the file has failed.
+    /// Show users that the file failed.
     ShowFailure(&'a Rejection),
-    /// Users see that the file is searchable.
+    /// Show users that the file is searchable.
     ShowSuccess,
 }
 
-/// What follows from an outcome, in the order in which it must happen.
+/// The steps that an outcome requires, in order.
 fn steps(outcome: &Outcome, is_range: bool) -> Vec<Step<'_>> {
     match outcome {
         Outcome::Stored(_) => vec![Step::ShowSuccess],
-        // A range says nothing of its document.
+        // A range that is stored does not mean that its document is.
         Outcome::AlreadyStored | Outcome::Deleted if !is_range => vec![Step::ShowSuccess],
         Outcome::Split(entry, ranges) => vec![Step::SendRanges(entry, ranges)],
-        Outcome::Again(entry) => vec![Step::SendTask(entry)],
+        Outcome::Repeat(entry) => vec![Step::SendTask(entry)],
         Outcome::Rejected(entry, rejection) => vec![
             Step::SendDeadLetter(rejection),
             Step::RecordDeadLetter(entry),
             Step::ShowFailure(rejection),
         ],
-        Outcome::PartStored
+        Outcome::RangeStored
         | Outcome::AlreadyStored
         | Outcome::Deleted
         | Outcome::Settled
@@ -76,41 +75,41 @@ fn steps(outcome: &Outcome, is_range: bool) -> Vec<Step<'_>> {
 }
 
 impl Pipeline {
-    /// Does what follows from the outcome of a task or a range. Once this returns `Ok`, its message
-    /// may be committed. Without a sender only the ledger is told: the command that asked hears of
-    /// the outcome itself.
-    pub async fn settle(
+    /// Carries out the consequences of an outcome. Once this returns `Ok`, the message may be
+    /// committed. Without a message only the ledger is updated: a command reports its outcome
+    /// itself.
+    pub(crate) async fn settle(
         &self,
         outcome: &Outcome,
         task: &Task,
-        sender: Option<Sender<'_>>,
+        incoming: Option<Incoming<'_>>,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
-        let is_range = sender.is_some_and(|sender| sender.is_range);
+        let is_range = incoming.is_some_and(|incoming| incoming.is_range);
         let settlement = self.settlement(cancel);
         for step in steps(outcome, is_range) {
-            settlement.take(step, task, sender.as_ref()).await?;
+            settlement.carry_out(step, task, incoming.as_ref()).await?;
         }
         Ok(())
     }
 
-    /// Rejects a message that never became a document: nobody can read it, or its request failed
-    /// for good before the ledger knew of it. Once this returns `Ok`, it may be committed.
-    pub async fn reject_message(
+    /// Rejects a message without a ledger entry: it is not valid, or it failed for good before it
+    /// was entered. Once this returns `Ok`, the message may be committed.
+    pub(crate) async fn reject_message(
         &self,
         failure: &Failure,
-        sender: Sender<'_>,
+        incoming: Incoming<'_>,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let rejection = Rejection::from(failure);
         self.settlement(cancel)
-            .dead_letter(&sender, &rejection)
+            .dead_letter(&incoming, &rejection)
             .await?;
-        let payload = rdkafka::Message::payload(sender.message).unwrap_or_default();
-        if let Some((task_id, file_id)) = task::shown_as(payload) {
-            let file_id = file_id.unwrap_or_else(|| sender.origin.to_string());
+        let payload = rdkafka::Message::payload(incoming.message).unwrap_or_default();
+        if let Some((task_id, file_id)) = task::progress_ids(payload) {
+            let file_id = file_id.unwrap_or_else(|| incoming.origin.to_string());
             let why = &rejection.message;
-            sender.progress.failed(&task_id, &file_id, why).await;
+            incoming.progress.failed(&task_id, &file_id, why).await;
         }
         Ok(())
     }
@@ -125,7 +124,7 @@ impl Pipeline {
     }
 }
 
-/// Carries steps out. Servers that are away are waited for.
+/// Carries out steps. Retries while a server is unavailable.
 struct Settlement<'a> {
     ledger: &'a Ledger,
     retry: &'a Retry,
@@ -134,82 +133,101 @@ struct Settlement<'a> {
 }
 
 impl Settlement<'_> {
-    async fn take(
+    async fn carry_out(
         &self,
         step: Step<'_>,
         task: &Task,
-        sender: Option<&Sender<'_>>,
+        incoming: Option<&Incoming<'_>>,
     ) -> Result<(), Failure> {
-        match (step, sender) {
-            (Step::RecordDeadLetter(entry), _) => self.record(entry).await,
+        match (step, incoming) {
+            (Step::RecordDeadLetter(entry), _) => self.record_dead_letter(entry).await,
             (_, None) => Ok(()),
-            (Step::SendRanges(entry, ranges), Some(to)) => self.ranges(to, entry, ranges).await,
-            (Step::SendTask(entry), Some(to)) => {
+            (Step::SendRanges(entry, ranges), Some(incoming)) => {
+                self.ranges(incoming, entry, ranges).await
+            }
+            (Step::SendTask(entry), Some(incoming)) => {
                 let task = Task::from(entry);
-                let send = |_| to.outbox.request(&task);
+                let send = |_| incoming.outbox.send_task(&task);
                 self.retry.run(Stage::DeadLetter, self.cancel, send).await
             }
-            (Step::SendDeadLetter(rejection), Some(to)) => self.dead_letter(to, rejection).await,
-            (Step::ShowFailure(rejection), Some(to)) => {
+            (Step::SendDeadLetter(rejection), Some(incoming)) => {
+                self.dead_letter(incoming, rejection).await
+            }
+            (Step::ShowFailure(rejection), Some(incoming)) => {
                 let (task_id, file_id) = (&task.task_id, &task.file.file_id);
-                to.progress
+                incoming
+                    .progress
                     .failed(task_id, file_id, &rejection.message)
                     .await;
                 Ok(())
             }
-            (Step::ShowSuccess, Some(to)) => {
-                to.progress.succeeded(task).await;
+            (Step::ShowSuccess, Some(incoming)) => {
+                incoming.progress.succeeded(task).await;
                 Ok(())
             }
         }
     }
 
-    /// Sends the ranges of a document to their topic.
     async fn ranges(
         &self,
-        to: &Sender<'_>,
+        incoming: &Incoming<'_>,
         entry: &Entry,
         ranges: &[(u32, u32)],
     ) -> Result<(), Failure> {
         let pages = entry.pages.unwrap_or_default();
-        tracing::info!(pages, ranges = ranges.len(), "split");
+        tracing::info!(
+            pages,
+            ranges = ranges.len(),
+            "document split into page ranges"
+        );
         let ranges: Vec<Range> = ranges
             .iter()
             .map(|&(first, count)| Range {
                 round: entry.round.clone(),
                 first,
                 count,
-                origin: to.origin.clone(),
-                at: to.written_at,
+                origin: incoming.origin.clone(),
+                at: incoming.written_at,
             })
             .collect();
-        let send = |_| to.outbox.ranges(to.message, &ranges);
+        let send = |_| incoming.outbox.ranges(incoming.message, &ranges);
         self.retry.run(Stage::DeadLetter, self.cancel, send).await?;
         self.metrics.splits.inc();
         Ok(())
     }
 
-    async fn dead_letter(&self, to: &Sender<'_>, rejection: &Rejection) -> Result<(), Failure> {
+    async fn dead_letter(
+        &self,
+        incoming: &Incoming<'_>,
+        rejection: &Rejection,
+    ) -> Result<(), Failure> {
         tracing::warn!(
             stage = rejection.stage,
             reason = rejection.reason,
             error = rejection.message,
-            "dead letter"
+            "sending dead letter"
         );
-        let send = |_| to.outbox.dead_letter(to.message, to.origin, rejection);
+        let send = |_| {
+            incoming
+                .outbox
+                .dead_letter(incoming.message, incoming.origin, rejection)
+        };
         self.retry.run(Stage::DeadLetter, self.cancel, send).await?;
         let Metrics {
             files,
             dead_letters,
             ..
         } = self.metrics;
-        files.with_label_values(&["failed"]).inc();
+        files.with_label_values(&[STATUS_FAILED]).inc();
         dead_letters.with_label_values(&[&rejection.reason]).inc();
         Ok(())
     }
 
-    async fn record(&self, entry: &Entry) -> Result<(), Failure> {
-        let record = |_| self.ledger.lettered(&entry.file_id, &entry.round);
+    async fn record_dead_letter(&self, entry: &Entry) -> Result<(), Failure> {
+        let record = |_| {
+            self.ledger
+                .record_dead_letter_sent(&entry.file_id, &entry.round)
+        };
         self.retry.run(Stage::Mongodb, self.cancel, record).await
     }
 }
@@ -218,14 +236,15 @@ impl Settlement<'_> {
 mod tests {
     use super::*;
     use crate::pipeline::Stored;
+    use crate::runtime::failure::Reason;
     use crate::stores::ledger::{State, an_entry};
 
     fn rejection() -> Rejection {
-        Rejection::from(&Failure::permanent(Stage::Render, "Damaged", "x"))
+        Rejection::from(&Failure::permanent(Stage::Render, Reason::Damaged, "x"))
     }
 
     #[test]
-    fn a_dead_letter_is_sent_before_the_ledger_is_told_and_shown_last() {
+    fn a_dead_letter_is_sent_then_recorded_then_shown() {
         let entry = Box::new(an_entry(State::Failed));
         let outcome = Outcome::Rejected(entry.clone(), rejection());
         for is_range in [false, true] {
@@ -241,21 +260,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_to_do_is_sent_before_the_message_is_committed() {
+    fn remaining_work_is_sent_before_the_message_is_committed() {
         let entry = Box::new(an_entry(State::Working));
         let ranges = vec![(0, 64), (64, 36)];
         let split = Outcome::Split(entry.clone(), ranges.clone());
         assert_eq!(steps(&split, false), [Step::SendRanges(&entry, &ranges)]);
-        let again = Outcome::Again(entry.clone());
-        assert_eq!(steps(&again, true), [Step::SendTask(&entry)]);
+        let repeat = Outcome::Repeat(entry.clone());
+        assert_eq!(steps(&repeat, true), [Step::SendTask(&entry)]);
     }
 
     #[test]
-    fn a_document_is_shown_as_searchable_once_and_by_its_last_range() {
+    fn a_document_is_shown_as_searchable_by_its_last_range_alone() {
         let stored = Outcome::Stored(Stored::default());
         assert_eq!(steps(&stored, false), [Step::ShowSuccess]);
         assert_eq!(steps(&stored, true), [Step::ShowSuccess]);
-        assert!(steps(&Outcome::PartStored, true).is_empty());
+        assert!(steps(&Outcome::RangeStored, true).is_empty());
         for outcome in [Outcome::AlreadyStored, Outcome::Deleted] {
             assert_eq!(steps(&outcome, false), [Step::ShowSuccess]);
             assert!(steps(&outcome, true).is_empty());

@@ -1,20 +1,22 @@
-//! What can go wrong with a document, and what follows from it.
+//! Failures, with their consequences.
 //!
-//! A failure gets its class where it arises; everything above acts on the class and never on the
-//! words of a message.
+//! A failure gets its class and reason where it arises. Callers act on these, never on the text of
+//! a message.
 
 use std::fmt;
 
-/// A step of a document's way through the worker.
+pub(crate) use crate::runtime::reason::Reason;
+
+/// A step in the processing of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Stage {
-    /// Reading and understanding the message.
+pub(crate) enum Stage {
+    /// Receiving and parsing the message.
     Intake,
-    /// Getting the original.
+    /// Fetching the original.
     Fetch,
-    /// Turning pages into images and text.
+    /// Rendering pages to images and text.
     Render,
-    /// Turning pages into vectors.
+    /// Computing vectors of pages.
     Embed,
     /// Writing to the object store.
     Objects,
@@ -22,16 +24,15 @@ pub enum Stage {
     Mongodb,
     /// Writing to Milvus.
     Milvus,
-    /// Writing a dead letter or forwarding a message.
+    /// Sending a message: a dead letter, a task, page ranges, a foreign message.
     DeadLetter,
-    /// Getting the model.
+    /// Fetching and loading the model.
     Model,
 }
 
 impl Stage {
     /// The name used in metrics, logs and message headers.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Intake => "intake",
             Self::Fetch => "fetch",
@@ -52,30 +53,28 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What follows from a failure.
+/// The consequence of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// A server is away, slow or refuses for now: try again until it works.
+pub(crate) enum Class {
+    /// A server is unavailable, slow or overloaded: retry until it succeeds.
     Transient,
-    /// This document cannot be processed: dead letter.
+    /// The document cannot be processed: send a dead letter.
     Permanent,
-    /// Workers die on this document: dead letter, too.
+    /// Workers or renderers die on the document: send a dead letter.
     Poison,
-    /// The worker is configured wrongly: leave with the reason.
+    /// The worker cannot run, for example because of its configuration: exit with the reason.
     Fatal,
-    /// The work was called off (shutdown, or the partition moved): nothing is wrong with the
-    /// document, and somebody else will do it.
+    /// The work was cancelled by a shutdown or a rebalance: the message will be redelivered.
     Stopped,
     /// Another worker has taken over the document: stop before the next write.
     Superseded,
-    /// The file was deleted while it was worked on.
+    /// The file was deleted while it was processed.
     Deleted,
 }
 
 impl Class {
     /// The name used in message headers.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Transient => "transient",
             Self::Permanent => "permanent",
@@ -88,66 +87,65 @@ impl Class {
     }
 }
 
-/// A failure of one step, with its class and a stable reason.
+/// A failure of one step.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{stage}: {reason}: {message}")]
-pub struct Failure {
-    /// What follows from it.
-    pub class: Class,
-    /// Where it arose.
-    pub stage: Stage,
-    /// A stable name in `CamelCase`, for headers, metrics and alerts.
-    pub reason: &'static str,
-    /// What a person needs to know, without any secret.
-    pub message: String,
+pub(crate) struct Failure {
+    pub(crate) class: Class,
+    pub(crate) stage: Stage,
+    pub(crate) reason: Reason,
+    /// The details for people, without any secret.
+    pub(crate) message: String,
 }
 
 impl Failure {
-    /// A failure that goes away by itself.
-    pub fn transient(stage: Stage, reason: &'static str, message: impl fmt::Display) -> Self {
+    /// A failure that retrying overcomes.
+    pub(crate) fn transient(stage: Stage, reason: Reason, message: impl fmt::Display) -> Self {
         Self::new(Class::Transient, stage, reason, message)
     }
 
-    /// A failure of this document.
-    pub fn permanent(stage: Stage, reason: &'static str, message: impl fmt::Display) -> Self {
+    /// A failure that the document causes.
+    pub(crate) fn permanent(stage: Stage, reason: Reason, message: impl fmt::Display) -> Self {
         Self::new(Class::Permanent, stage, reason, message)
     }
 
-    /// Workers die on this document.
-    pub fn poison(stage: Stage, reason: &'static str, message: impl fmt::Display) -> Self {
+    /// A failure because workers or renderers die on the document.
+    pub(crate) fn poison(stage: Stage, reason: Reason, message: impl fmt::Display) -> Self {
         Self::new(Class::Poison, stage, reason, message)
     }
 
-    /// A failure that only a person can end.
-    pub fn fatal(stage: Stage, reason: &'static str, message: impl fmt::Display) -> Self {
+    /// A failure that only a person can fix.
+    pub(crate) fn fatal(stage: Stage, reason: Reason, message: impl fmt::Display) -> Self {
         Self::new(Class::Fatal, stage, reason, message)
     }
 
-    /// Whether the document is given up.
-    #[must_use]
-    pub fn rejects_document(&self) -> bool {
+    /// Whether the document gets a dead letter.
+    pub(crate) fn rejects_document(&self) -> bool {
         matches!(self.class, Class::Permanent | Class::Poison)
     }
 
-    /// The work was called off.
-    #[must_use]
-    pub fn stopped(stage: Stage) -> Self {
-        Self::new(Class::Stopped, stage, "Stopped", "the work was called off")
+    /// The work was cancelled.
+    pub(crate) fn stopped(stage: Stage) -> Self {
+        Self::new(
+            Class::Stopped,
+            stage,
+            Reason::Stopped,
+            "the work was cancelled",
+        )
     }
 
     /// Another worker has taken over the document.
-    #[must_use]
-    pub fn superseded(stage: Stage) -> Self {
+    pub(crate) fn superseded(stage: Stage) -> Self {
         let message = "another worker has taken over the document";
-        Self::new(Class::Superseded, stage, "Superseded", message)
+        Self::new(Class::Superseded, stage, Reason::Superseded, message)
     }
 
-    /// The file was deleted while it was worked on.
-    pub fn deleted(stage: Stage, message: impl fmt::Display) -> Self {
-        Self::new(Class::Deleted, stage, "FileDeleted", message)
+    /// The file was deleted while it was processed.
+    pub(crate) fn deleted(stage: Stage, message: impl fmt::Display) -> Self {
+        Self::new(Class::Deleted, stage, Reason::FileDeleted, message)
     }
 
-    fn new(class: Class, stage: Stage, reason: &'static str, message: impl fmt::Display) -> Self {
+    fn new(class: Class, stage: Stage, reason: Reason, message: impl fmt::Display) -> Self {
         Self {
             class,
             stage,

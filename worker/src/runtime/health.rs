@@ -1,6 +1,6 @@
 //! Whether the worker is alive and ready, and if not, why.
 //!
-//! Holds facts that others report; it asks no server itself.
+//! Other modules report to it. It sends no requests itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,122 +9,119 @@ use std::time::{Duration, Instant};
 
 use crate::runtime::failure::{Failure, Stage};
 
-/// A poll loop that is silent for longer than this is stuck. A rebalance may hold it for some
-/// seconds.
-const LONGEST_SILENCE: Duration = Duration::from_mins(2);
+/// A poll loop without an iteration for longer than this is stuck. A rebalance may block it for
+/// some seconds.
+const LONGEST_ITERATION: Duration = Duration::from_mins(2);
 
-/// What the worker knows about its own state.
+/// The state of the worker.
 #[derive(Debug, Default)]
-pub struct Health {
+pub(crate) struct Health {
     model_loaded: AtomicBool,
     consumer_running: AtomicBool,
     last_poll: Mutex<Option<Instant>>,
-    waiting: Mutex<BTreeMap<Stage, Vec<Arc<Mutex<String>>>>>,
+    retrying: Mutex<BTreeMap<Stage, Vec<Arc<Mutex<String>>>>>,
 }
 
 impl Health {
-    /// The model can embed pages.
-    pub fn model_loaded(&self) {
+    /// Records that the model can embed pages.
+    pub(crate) fn model_loaded(&self) {
         self.model_loaded.store(true, Ordering::Relaxed);
     }
 
-    /// The consumer has subscribed, or has left.
-    pub fn consumer_running(&self, running: bool) {
+    /// Records whether the consumer is subscribed.
+    pub(crate) fn consumer_running(&self, running: bool) {
         self.consumer_running.store(running, Ordering::Relaxed);
     }
 
-    /// The poll loop went round once more.
-    pub fn polled(&self, now: Instant) {
+    /// Records an iteration of the poll loop.
+    pub(crate) fn polled(&self, now: Instant) {
         *self
             .last_poll
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
-    /// Registers that a stage waits for its server, until the guard is dropped.
+    /// Records that a stage is retrying, until the guard is dropped.
     #[must_use]
-    pub fn waiting(self: &Arc<Self>, stage: Stage) -> Waiting {
+    pub(crate) fn retrying(self: &Arc<Self>, stage: Stage) -> Retrying {
         let reason = Arc::new(Mutex::new(String::new()));
-        self.waiting
+        self.retrying
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .entry(stage)
             .or_default()
             .push(Arc::clone(&reason));
-        Waiting {
+        Retrying {
             health: Arc::clone(self),
             stage,
             reason,
         }
     }
 
-    /// Why the worker is not ready; empty when it is.
-    #[must_use]
-    pub fn complaints(&self) -> Vec<String> {
-        let mut complaints = Vec::new();
+    /// Why the worker is not ready. Empty if it is ready.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
         if !self.model_loaded.load(Ordering::Relaxed) {
-            complaints.push("the model is not loaded".to_owned());
+            problems.push("the model is not loaded".to_owned());
         }
         if !self.consumer_running.load(Ordering::Relaxed) {
-            complaints.push("the consumer is not subscribed".to_owned());
+            problems.push("the consumer is not subscribed".to_owned());
         }
-        complaints.extend(self.waits());
-        complaints
+        problems.extend(self.retries());
+        problems
     }
 
-    /// Whether the poll loop still goes round. True before it starts.
-    #[must_use]
-    pub fn alive(&self, now: Instant) -> bool {
+    /// Whether the poll loop is running. True before it starts.
+    pub(crate) fn is_alive(&self, now: Instant) -> bool {
         self.last_poll
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .is_none_or(|last| now.saturating_duration_since(last) <= LONGEST_SILENCE)
+            .is_none_or(|last| now.saturating_duration_since(last) <= LONGEST_ITERATION)
     }
 
-    /// The stages that wait for their servers.
-    #[must_use]
-    pub fn waits(&self) -> Vec<String> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting
+    /// The stages that are retrying, with their latest failures.
+    pub(crate) fn retries(&self) -> Vec<String> {
+        let retrying = self.retrying.lock().unwrap_or_else(PoisonError::into_inner);
+        retrying
             .iter()
             .filter_map(|(stage, reasons)| {
                 let reason = reasons
                     .last()?
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
-                Some(format!("{stage} waits: {reason}"))
+                Some(format!("stage {stage} is retrying: {reason}"))
             })
             .collect()
     }
 }
 
-/// A stage waits for its server as long as this lives.
+/// A stage is retrying as long as this lives.
 #[derive(Debug)]
-pub struct Waiting {
+pub(crate) struct Retrying {
     health: Arc<Health>,
     stage: Stage,
     reason: Arc<Mutex<String>>,
 }
 
-impl Waiting {
-    /// Says what it waits for.
-    pub fn explain(&self, failure: &Failure) {
+impl Retrying {
+    /// Records the latest failure.
+    pub(crate) fn record(&self, failure: &Failure) {
         let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         reason.clone_from(&failure.message);
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Retrying {
     fn drop(&mut self) {
-        let mut waiting = self
+        let mut retrying = self
             .health
-            .waiting
+            .retrying
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(reasons) = waiting.get_mut(&self.stage) {
+        if let Some(reasons) = retrying.get_mut(&self.stage) {
             reasons.retain(|reason| !Arc::ptr_eq(reason, &self.reason));
             if reasons.is_empty() {
-                waiting.remove(&self.stage);
+                retrying.remove(&self.stage);
             }
         }
     }
@@ -133,38 +130,49 @@ impl Drop for Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::failure::Reason;
 
     #[test]
-    fn is_ready_once_the_model_and_the_consumer_are() {
+    fn a_worker_is_ready_once_its_model_and_consumer_are() {
         let health = Health::default();
-        assert_eq!(health.complaints().len(), 2);
+        assert_eq!(health.problems().len(), 2);
         health.model_loaded();
-        assert_eq!(health.complaints(), ["the consumer is not subscribed"]);
+        assert_eq!(health.problems(), ["the consumer is not subscribed"]);
         health.consumer_running(true);
-        assert!(health.complaints().is_empty());
+        assert!(health.problems().is_empty());
     }
 
     #[test]
-    fn says_which_server_is_away_while_anybody_waits_for_it() {
+    fn a_stage_is_listed_until_its_last_retry_ends() {
         let health = Arc::new(Health::default());
-        let failure = Failure::transient(Stage::Milvus, "MilvusUnavailable", "connection refused");
-        let first = health.waiting(Stage::Milvus);
-        first.explain(&failure);
-        let second = health.waiting(Stage::Milvus);
-        second.explain(&failure);
+        let failure = Failure::transient(
+            Stage::Milvus,
+            Reason::MilvusUnavailable,
+            "connection refused",
+        );
+        let first = health.retrying(Stage::Milvus);
+        first.record(&failure);
+        let second = health.retrying(Stage::Milvus);
+        second.record(&failure);
         drop(second);
-        assert_eq!(health.waits(), ["milvus waits: connection refused"]);
+        assert_eq!(
+            health.retries(),
+            ["stage milvus is retrying: connection refused"]
+        );
         drop(first);
-        assert!(health.waits().is_empty());
+        assert!(health.retries().is_empty());
     }
 
     #[test]
-    fn a_silent_poll_loop_is_dead() {
+    fn a_stuck_poll_loop_is_not_alive() {
         let health = Health::default();
         let start = Instant::now();
-        assert!(health.alive(start + 2 * LONGEST_SILENCE), "not started yet");
+        assert!(
+            health.is_alive(start + 2 * LONGEST_ITERATION),
+            "not started yet"
+        );
         health.polled(start);
-        assert!(health.alive(start + LONGEST_SILENCE));
-        assert!(!health.alive(start + LONGEST_SILENCE + Duration::from_secs(1)));
+        assert!(health.is_alive(start + LONGEST_ITERATION));
+        assert!(!health.is_alive(start + LONGEST_ITERATION + Duration::from_secs(1)));
     }
 }

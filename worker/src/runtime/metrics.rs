@@ -1,82 +1,84 @@
-//! The worker's metrics, by the names of the operators' guide; further ones begin with
-//! `ingestion_`.
+//! The worker's metrics. Their names are in [`layra_crds::metric_names::worker`].
 //!
-//! Each metric is described once, where it is made. Nothing here measures by itself.
+//! Nothing here measures anything: other modules report to it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use layra_crds::metric_names::worker as names;
+use layra_crds::{AssignedPartition, WorkerCounts};
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Seconds of a whole document.
+/// Buckets for a whole document, in seconds.
 const DOCUMENT_BUCKETS: [f64; 8] = [1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-/// Seconds of one step.
+/// Buckets for one step, in seconds.
 const STEP_BUCKETS: [f64; 11] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
 ];
-
-/// Tokens of a batch.
+/// Buckets for a batch, in tokens.
 const TOKEN_BUCKETS: [f64; 9] = [
     128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0,
 ];
 
 /// Every metric of a worker.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
-    /// Documents by `status`: `success`, `failed` (dead letter), `retried` (seen before).
-    pub files: IntCounterVec,
+    /// Documents that ended, by status.
+    pub(crate) files: IntCounterVec,
     /// Seconds from the task's arrival in the pipeline to its last vector.
-    pub ingestion_duration: Histogram,
+    pub(crate) ingestion_duration: Histogram,
     /// Seconds to render one page.
-    pub conversion_duration: Histogram,
+    pub(crate) conversion_duration: Histogram,
     /// Seconds to embed one batch of pages.
-    pub embedding_duration: Histogram,
-    /// Tokens of one batch that was embedded.
-    pub embedding_batch_tokens: Histogram,
+    pub(crate) embedding_duration: Histogram,
+    /// Tokens of one embedded batch.
+    pub(crate) embedding_batch_tokens: Histogram,
     /// Batches that did not fit into the device's memory.
-    pub embedding_out_of_memory: IntCounter,
-    /// Bytes in use of the GPU's memory, by whomever; 0 on a CPU.
-    pub gpu_memory_usage_bytes: IntGauge,
-    /// Seconds to get one original.
-    pub fetch_duration: Histogram,
-    /// Seconds of one batch's write, by `store`: `objects`, `mongodb`, `milvus`.
-    pub store_duration: HistogramVec,
-    /// Pages that are searchable.
-    pub pages: IntCounter,
+    pub(crate) embedding_out_of_memory: IntCounter,
+    /// Bytes of the GPU's memory in use, by all processes; 0 on a CPU.
+    pub(crate) gpu_memory_usage_bytes: IntGauge,
+    /// Seconds to fetch one original.
+    pub(crate) fetch_duration: Histogram,
+    /// Seconds to write one batch, by store.
+    pub(crate) store_duration: HistogramVec,
+    /// Pages that became searchable.
+    pub(crate) pages: IntCounter,
     /// Vectors written to Milvus.
-    pub vectors: IntCounter,
-    /// Attempts that failed because a server was away, by `stage`.
-    pub retries: IntCounterVec,
-    /// Documents or ranges done again because a store did not hold them exactly once.
-    pub repeats: IntCounter,
-    /// Bytes of pages drawn and not yet stored.
-    pub pages_in_flight_bytes: IntGauge,
-    /// Documents that were split into ranges of pages.
-    pub splits: IntCounter,
-    /// Files and knowledge bases deleted, by `kind`: `file`, `knowledge_base`.
-    pub deletions: IntCounterVec,
-    /// Dead letters, by `reason`.
-    pub dead_letters: IntCounterVec,
-    /// Messages that are no document tasks, by `action`: `skip`, `forward`.
-    pub foreign_messages: IntCounterVec,
-    /// Documents taken from Kafka and not finished.
-    pub documents_in_flight: IntGauge,
-    /// Seconds in which there was at least one.
-    pub busy_seconds: Counter,
-    /// Seconds of the longest message so far.
+    pub(crate) vectors: IntCounter,
+    /// Attempts that failed because a server was unavailable, by stage.
+    pub(crate) retries: IntCounterVec,
+    /// Documents or page ranges repeated because a store did not hold them exactly once.
+    pub(crate) repeats: IntCounter,
+    /// Bytes of pages that are rendered and not yet stored.
+    pub(crate) pages_in_flight_bytes: IntGauge,
+    /// Documents split into page ranges.
+    pub(crate) splits: IntCounter,
+    /// Files and knowledge bases deleted by message, by kind.
+    pub(crate) deletions: IntCounterVec,
+    /// Dead letters, by reason.
+    pub(crate) dead_letters: IntCounterVec,
+    /// Messages of other types, by action.
+    pub(crate) foreign_messages: IntCounterVec,
+    /// Documents and page ranges in progress.
+    pub(crate) documents_in_flight: IntGauge,
+    /// Seconds in which at least one document was in progress.
+    pub(crate) busy_seconds: Counter,
+    /// Seconds that the longest message has taken so far.
     longest_work_seconds: Gauge,
-    /// 1 for each partition that this worker owns, by `topic` and `partition`.
+    /// 1 for each partition assigned to this worker, by topic and partition.
     partition_assigned: IntGaugeVec,
     assigned: Mutex<BTreeMap<String, Vec<i32>>>,
-    /// Partitions that this worker owns.
-    pub partitions_assigned: IntGauge,
-    /// Rebalances of the consumer group that this worker took part in.
-    pub rebalances: IntCounter,
+    /// Number of partitions assigned to this worker.
+    pub(crate) partitions_assigned: IntGauge,
+    /// Rebalances of the consumer group.
+    pub(crate) rebalances: IntCounter,
 }
 
 impl Metrics {
@@ -84,141 +86,125 @@ impl Metrics {
     ///
     /// # Panics
     /// If two metrics had the same name.
-    #[must_use]
     #[allow(clippy::too_many_lines, reason = "a list: one entry for each metric")]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let registry = Registry::new();
         Self {
             files: counters(
                 &registry,
-                "ingestion_files_total",
-                "Documents finished.",
-                "status",
+                names::FILES,
+                "Documents that ended.",
+                names::STATUS,
             ),
             ingestion_duration: histogram(
                 &registry,
-                "ingestion_duration_seconds",
+                names::INGESTION_DURATION,
                 "Time from a task's arrival to its last vector.",
                 &DOCUMENT_BUCKETS,
             ),
             conversion_duration: histogram(
                 &registry,
-                "conversion_duration_seconds",
+                names::CONVERSION_DURATION,
                 "Time to render one page.",
                 &STEP_BUCKETS,
             ),
             embedding_duration: histogram(
                 &registry,
-                "embedding_duration_seconds",
+                names::EMBEDDING_DURATION,
                 "Time to embed one batch of pages.",
                 &STEP_BUCKETS,
             ),
             embedding_batch_tokens: histogram(
                 &registry,
-                "ingestion_embedding_batch_tokens",
-                "Tokens of one batch that was embedded.",
+                names::EMBEDDING_BATCH_TOKENS,
+                "Tokens of one embedded batch.",
                 &TOKEN_BUCKETS,
             ),
-            embedding_out_of_memory: register(
+            embedding_out_of_memory: counter(
                 &registry,
-                IntCounter::new(
-                    "ingestion_embedding_out_of_memory_total",
-                    "Batches that did not fit into the device's memory.",
-                ),
+                names::EMBEDDING_OUT_OF_MEMORY,
+                "Batches that did not fit into the device's memory.",
             ),
-            gpu_memory_usage_bytes: register(
+            gpu_memory_usage_bytes: gauge(
                 &registry,
-                IntGauge::new("gpu_memory_usage_bytes", "Memory in use on the GPU."),
+                names::GPU_MEMORY_USAGE,
+                "GPU memory in use, by all processes.",
             ),
             fetch_duration: histogram(
                 &registry,
-                "ingestion_fetch_duration_seconds",
-                "Time to get one original from the object store.",
+                names::FETCH_DURATION,
+                "Time to fetch one original from the object store.",
                 &STEP_BUCKETS,
             ),
             store_duration: register(
                 &registry,
                 HistogramVec::new(
                     HistogramOpts::new(
-                        "ingestion_store_duration_seconds",
-                        "Time of one batch's write to a store.",
+                        names::STORE_DURATION,
+                        "Time to write one batch to a store.",
                     )
                     .buckets(STEP_BUCKETS.to_vec()),
-                    &["store"],
+                    &[names::STORE],
                 ),
             ),
-            pages: register(
-                &registry,
-                IntCounter::new("ingestion_pages_total", "Pages made searchable."),
-            ),
-            vectors: register(
-                &registry,
-                IntCounter::new("ingestion_vectors_total", "Vectors written to Milvus."),
-            ),
+            pages: counter(&registry, names::PAGES, "Pages that became searchable."),
+            vectors: counter(&registry, names::VECTORS, "Vectors written to Milvus."),
             retries: counters(
                 &registry,
-                "ingestion_retries_total",
-                "Attempts that failed because a server was away.",
-                "stage",
+                names::RETRIES,
+                "Attempts that failed because a server was unavailable.",
+                names::STAGE,
             ),
-            repeats: register(
+            repeats: counter(
                 &registry,
-                IntCounter::new(
-                    "ingestion_repeats_total",
-                    "Documents or ranges done again because a store did not hold them once.",
-                ),
+                names::REPEATS,
+                "Documents or page ranges repeated because a store did not hold them exactly once.",
             ),
-            pages_in_flight_bytes: register(
+            pages_in_flight_bytes: gauge(
                 &registry,
-                IntGauge::new(
-                    "ingestion_pages_in_flight_bytes",
-                    "Memory of pages drawn and not yet stored.",
-                ),
+                names::PAGES_IN_FLIGHT,
+                "Memory of pages that are rendered and not yet stored.",
             ),
-            splits: register(
+            splits: counter(
                 &registry,
-                IntCounter::new(
-                    "ingestion_splits_total",
-                    "Documents split into ranges of pages.",
-                ),
+                names::SPLITS,
+                "Documents split into page ranges.",
             ),
             deletions: counters(
                 &registry,
-                "ingestion_deletions_total",
-                "Files and knowledge bases deleted.",
-                "kind",
+                names::DELETIONS,
+                "Files and knowledge bases deleted by message.",
+                names::KIND,
             ),
             dead_letters: counters(
                 &registry,
-                "ingestion_dead_letters_total",
+                names::DEAD_LETTERS,
                 "Messages written to the dead-letter topic.",
-                "reason",
+                names::REASON,
             ),
             foreign_messages: counters(
                 &registry,
-                "ingestion_foreign_messages_total",
-                "Messages that are no document tasks.",
-                "action",
+                names::FOREIGN_MESSAGES,
+                "Messages of other types.",
+                names::ACTION,
             ),
-            documents_in_flight: register(
+            documents_in_flight: gauge(
                 &registry,
-                IntGauge::new(
-                    "ingestion_documents_in_flight",
-                    "Documents taken, not finished.",
-                ),
+                names::DOCUMENTS_IN_FLIGHT,
+                "Documents and page ranges in progress.",
             ),
             busy_seconds: register(
                 &registry,
                 Counter::new(
-                    "ingestion_busy_seconds_total",
-                    "Time in which there was work in flight.",
+                    names::BUSY_SECONDS,
+                    "Time in which at least one document was in progress.",
                 ),
             ),
             longest_work_seconds: register(
                 &registry,
                 Gauge::new(
-                    "ingestion_longest_work_seconds",
-                    "Time of the longest document or range of pages so far.",
+                    names::LONGEST_WORK,
+                    "Time that the longest document or page range has taken so far.",
                 ),
             ),
             assigned: Mutex::default(),
@@ -226,35 +212,34 @@ impl Metrics {
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
-                        "ingestion_partition_assigned",
-                        "1 for each partition of this worker.",
+                        names::PARTITION_ASSIGNED,
+                        "1 for each partition assigned to this worker.",
                     ),
-                    &["topic", "partition"],
+                    &[names::TOPIC, names::PARTITION],
                 ),
             ),
-            partitions_assigned: register(
+            partitions_assigned: gauge(
                 &registry,
-                IntGauge::new(
-                    "ingestion_partitions_assigned",
-                    "Partitions of this worker.",
-                ),
+                names::PARTITIONS_ASSIGNED,
+                "Partitions assigned to this worker.",
             ),
-            rebalances: register(
+            rebalances: counter(
                 &registry,
-                IntCounter::new("ingestion_rebalances_total", "Rebalances of the group."),
+                names::REBALANCES,
+                "Rebalances of the consumer group.",
             ),
             registry,
         }
     }
 
-    /// Work on a message ended after this time.
-    pub fn worked_for(&self, took: Duration) {
+    /// Records how long a message was in progress.
+    pub(crate) fn record_work_time(&self, took: Duration) {
         let longest = self.longest_work_seconds.get().max(took.as_secs_f64());
         self.longest_work_seconds.set(longest);
     }
 
-    /// The worker owns these partitions of the topic now, and no others of it.
-    pub fn assigned(&self, topic: &str, partitions: Vec<i32>) {
+    /// Records all partitions of a topic that are assigned to this worker.
+    pub(crate) fn set_assigned(&self, topic: &str, partitions: Vec<i32>) {
         let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
         assigned.insert(topic.to_owned(), partitions);
         self.partition_assigned.reset();
@@ -269,15 +254,54 @@ impl Metrics {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// The counts that the operator reads.
+    pub(crate) fn counts(&self) -> WorkerCounts {
+        let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+        let partitions = assigned.iter().flat_map(|(topic, partitions)| {
+            partitions.iter().map(|partition| AssignedPartition {
+                topic: topic.clone(),
+                partition: *partition,
+            })
+        });
+        WorkerCounts {
+            pages: self.pages.get(),
+            documents: self.documents(),
+            busy_seconds: self.busy_seconds.get(),
+            longest_work_seconds: self.longest_work_seconds.get(),
+            documents_in_flight: u32::try_from(self.documents_in_flight.get()).unwrap_or(0),
+            partitions: partitions.collect(),
+        }
+    }
+
+    /// Documents that were completed or failed for good.
+    fn documents(&self) -> u64 {
+        // Reading a counter by its label would create it.
+        let families = self.files.collect();
+        let counters = families.iter().flat_map(MetricFamily::get_metric);
+        let ended = counters.filter(|counter| {
+            let mut labels = counter.get_label().iter();
+            labels.all(|label| label.value() != names::STATUS_RETRIED)
+        });
+        whole(ended.map(|counter| counter.get_counter().get_value()).sum())
+    }
+
     /// All metrics in Prometheus' text format.
-    #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be written");
+            tracing::error!(%error, "metrics cannot be encoded");
         }
         String::from_utf8_lossy(&text).into_owned()
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the value of a counter of whole numbers"
+)]
+fn whole(count: f64) -> u64 {
+    count as u64
 }
 
 impl Default for Metrics {
@@ -293,6 +317,14 @@ fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCoun
     )
 }
 
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help))
+}
+
 fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
     let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
     register(registry, Histogram::with_opts(options))
@@ -300,7 +332,7 @@ fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Hi
 
 fn register<C>(registry: &Registry, collector: prometheus::Result<C>) -> C
 where
-    C: prometheus::core::Collector + Clone + 'static,
+    C: Collector + Clone + 'static,
 {
     let collector = collector.expect("names and labels above are valid");
     registry
@@ -314,9 +346,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn has_the_guides_names() {
+    fn metrics_have_the_names_of_the_operators_guide() {
         let metrics = Metrics::new();
-        for status in ["success", "failed", "retried"] {
+        for status in [
+            names::STATUS_SUCCESS,
+            names::STATUS_FAILED,
+            names::STATUS_RETRIED,
+        ] {
             metrics.files.with_label_values(&[status]).inc();
         }
         metrics.retries.with_label_values(&["milvus"]).inc();
@@ -324,13 +360,13 @@ mod tests {
             .store_duration
             .with_label_values(&["milvus"])
             .observe(0.1);
-        metrics.assigned("tasks", vec![0, 1]);
-        metrics.assigned("tasks", vec![3]);
-        metrics.assigned("tasks.ranges", vec![2]);
-        metrics.worked_for(Duration::from_millis(2500));
-        metrics.worked_for(Duration::from_millis(500));
+        metrics.set_assigned("tasks", vec![0, 1]);
+        metrics.set_assigned("tasks", vec![3]);
+        metrics.set_assigned("tasks.ranges", vec![2]);
+        metrics.record_work_time(Duration::from_millis(2500));
+        metrics.record_work_time(Duration::from_millis(500));
         let text = metrics.render();
-        assert!(!text.contains("partition=\"0\""), "it was given up");
+        assert!(!text.contains("partition=\"0\""), "it was revoked");
         for line in [
             "ingestion_files_total{status=\"failed\"} 1",
             "ingestion_files_total{status=\"retried\"} 1",
@@ -354,5 +390,45 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn counts_are_those_of_the_metrics() {
+        let metrics = Metrics::new();
+        assert_eq!(metrics.counts(), WorkerCounts::default());
+        let untouched = metrics.render();
+        assert!(!untouched.contains("ingestion_files_total{"), "{untouched}");
+        for (status, count) in [
+            (names::STATUS_SUCCESS, 4),
+            (names::STATUS_FAILED, 2),
+            (names::STATUS_RETRIED, 9),
+        ] {
+            metrics.files.with_label_values(&[status]).inc_by(count);
+        }
+        metrics.pages.inc_by(120);
+        metrics.busy_seconds.inc_by(61.5);
+        metrics.documents_in_flight.set(3);
+        metrics.record_work_time(Duration::from_millis(12_250));
+        metrics.set_assigned("tasks.ranges", vec![2]);
+        metrics.set_assigned("tasks", vec![0, 1]);
+        let partition = |topic: &str, partition| AssignedPartition {
+            topic: topic.to_owned(),
+            partition,
+        };
+        assert_eq!(
+            metrics.counts(),
+            WorkerCounts {
+                pages: 120,
+                documents: 6,
+                busy_seconds: 61.5,
+                longest_work_seconds: 12.25,
+                documents_in_flight: 3,
+                partitions: vec![
+                    partition("tasks", 0),
+                    partition("tasks", 1),
+                    partition("tasks.ranges", 2),
+                ],
+            }
+        );
     }
 }

@@ -1,10 +1,11 @@
-//! What every part of the worker leans on: failures and their classes, waiting for servers, health,
-//! metrics, settings and logs. It knows nothing of documents.
+//! Common parts of the worker: failures, retries, health, metrics, settings and logs. Nothing here
+//! knows documents.
 
-pub mod failure;
-pub mod health;
-pub mod metrics;
-pub mod retry;
-pub mod server;
-pub mod settings;
-pub mod telemetry;
+pub(crate) mod failure;
+pub(crate) mod health;
+pub(crate) mod metrics;
+pub(crate) mod reason;
+pub(crate) mod retry;
+pub(crate) mod server;
+pub(crate) mod settings;
+pub(crate) mod telemetry;

@@ -1,14 +1,15 @@
-//! The HTTP side: `/metrics`, `/healthz` and `/readyz`.
+//! The worker's HTTP server: `/metrics`, `/counts`, `/healthz` and `/readyz`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Json, Router};
+use layra_crds::{WORKER_COUNTS_PATH, WorkerCounts};
 
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
@@ -19,8 +20,8 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-/// Answers until the process ends.
-pub async fn serve(
+/// Answers requests until the process ends.
+pub(crate) async fn serve(
     listen: SocketAddr,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -32,6 +33,7 @@ pub async fn serve(
 fn router(shared: Shared) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
+        .route(WORKER_COUNTS_PATH, get(counts))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(shared)
@@ -44,8 +46,12 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     )
 }
 
+async fn counts(State(shared): State<Shared>) -> Json<WorkerCounts> {
+    Json(shared.metrics.counts())
+}
+
 async fn healthz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if shared.health.alive(Instant::now()) {
+    if shared.health.is_alive(Instant::now()) {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the poll loop is stuck\n")
@@ -53,13 +59,57 @@ async fn healthz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
 }
 
 async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
-    let complaints = shared.health.complaints();
-    if complaints.is_empty() {
+    let problems = shared.health.problems();
+    if problems.is_empty() {
         (StatusCode::OK, "ok\n".to_owned())
     } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            complaints.join("\n") + "\n",
-        )
+        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn get(shared: &Shared, path: &str) -> (reqwest::StatusCode, String) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = router(shared.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let response = reqwest::get(format!("http://{address}{path}")).await;
+        let response = response.unwrap();
+        (response.status(), response.text().await.unwrap())
+    }
+
+    fn shared() -> Shared {
+        Shared {
+            health: Arc::default(),
+            metrics: Arc::new(Metrics::new()),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_operator_reads_counts_as_json() {
+        let shared = shared();
+        shared.metrics.pages.inc_by(7);
+        shared.metrics.set_assigned("tasks", vec![3]);
+        let (status, body) = get(&shared, WORKER_COUNTS_PATH).await;
+        assert_eq!(status, StatusCode::OK);
+        let counts: WorkerCounts = serde_json::from_str(&body).unwrap();
+        assert_eq!(counts, shared.metrics.counts());
+        assert_eq!((counts.pages, counts.partitions[0].partition), (7, 3));
+        let (_, metrics) = get(&shared, "/metrics").await;
+        assert!(metrics.contains("ingestion_pages_total 7"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_not_ready_states_why() {
+        let shared = shared();
+        let (status, body) = get(&shared, "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(body.contains("the model is not loaded\n"), "{body}");
+        let (status, _) = get(&shared, "/healthz").await;
+        assert_eq!(status, StatusCode::OK);
     }
 }

@@ -1,6 +1,6 @@
-//! The worker's configuration and its secrets, read once at the start.
+//! The worker's configuration and secrets, read once at the start.
 //!
-//! Secrets stay in [`Secret`], which shows nothing when it is printed.
+//! Secrets are held in [`Secret`], which is never printed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,19 +9,18 @@ use std::path::{Path, PathBuf};
 
 use layra_crds::{KafkaSecurity, KafkaSecurityError, SecretKind, WorkerConfig, secret_text};
 
-/// A text that is never printed.
+/// A text that is never printed or logged.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl Secret {
     /// Wraps a secret text.
-    pub fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
     /// The text itself, for a client library.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 }
@@ -34,71 +33,61 @@ impl fmt::Debug for Secret {
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// A file cannot be read.
-    #[error("{path}: {source}")]
+pub(crate) enum SettingsError {
+    #[error("cannot read {path}: {source}")]
     Unreadable {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// The configuration is not valid.
-    #[error("{path}: {source}")]
+    #[error("the configuration {path} is not valid: {source}")]
     Invalid {
-        /// The file.
         path: PathBuf,
-        /// What is wrong, with the field's name.
+        /// Names the field.
         source: layra_crds::ConfigError,
     },
-    /// A secret that is needed is empty.
-    #[error("{0} is empty")]
+    #[error("the secret file {0} is empty")]
     EmptySecret(PathBuf),
-    /// A secret is binary.
-    #[error("{0} is not UTF-8 text")]
+    #[error("the secret file {0} is not UTF-8 text")]
     BinarySecret(PathBuf),
-    /// The files of Kafka's Secret do not describe a connection.
     #[error("the Secret in {directory} cannot be used: {source}")]
     KafkaSecret {
-        /// The directory with a file for each key.
+        /// Has a file for each key.
         directory: PathBuf,
-        /// What is wrong, with the key's name.
+        /// Names the key.
         source: KafkaSecurityError,
     },
 }
 
-/// What a worker needs to know.
+/// The configuration and secrets of a worker.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// The configuration file.
-    pub config: WorkerConfig,
-    /// The secrets.
-    pub secrets: Secrets,
+pub(crate) struct Settings {
+    pub(crate) config: WorkerConfig,
+    pub(crate) secrets: Secrets,
 }
 
 /// The secrets of a worker.
 #[derive(Clone, Debug)]
-pub struct Secrets {
+pub(crate) struct Secrets {
     /// Encryption and login of the connection to Kafka.
-    pub kafka: KafkaSecurity,
+    pub(crate) kafka: KafkaSecurity,
     /// Access key of the object store.
-    pub access_key: Secret,
+    pub(crate) access_key: Secret,
     /// Secret key of the object store.
-    pub secret_key: Secret,
+    pub(crate) secret_key: Secret,
     /// Milvus' token.
-    pub milvus_token: Option<Secret>,
+    pub(crate) milvus_token: Option<Secret>,
     /// MongoDB's connection string.
-    pub mongodb_uri: Secret,
+    pub(crate) mongodb_uri: Secret,
     /// Redis' connection string.
-    pub redis_uri: Option<Secret>,
-    /// Token for the model's address. Only who fetches the model needs it.
-    pub model_token: Option<Secret>,
+    pub(crate) redis_uri: Option<Secret>,
+    /// Token for the source of the model. Only fetching the model needs it.
+    pub(crate) model_token: Option<Secret>,
 }
 
 impl Settings {
-    /// Reads the configuration file and, from the directory `secrets`, every secret that the
-    /// configuration refers to.
-    pub fn load(config: &Path, secrets: &Path) -> Result<Self, SettingsError> {
+    /// Reads the configuration file, and from the directory `secrets` every secret that the
+    /// configuration references.
+    pub(crate) fn load(config: &Path, secrets: &Path) -> Result<Self, SettingsError> {
         let text = std::fs::read_to_string(config).map_err(|source| SettingsError::Unreadable {
             path: config.to_owned(),
             source,
@@ -158,8 +147,9 @@ fn kafka_security(directory: &Path) -> Result<KafkaSecurity, SettingsError> {
     })
 }
 
-/// The names in `directory`, without those that Kubernetes puts into the folder of a Secret beside
-/// the keys: they begin with `..`, which no key may. There are none if there is no such folder.
+/// The names of the files in `directory`. Kubernetes' own entries in the mount of a Secret are left
+/// out: they begin with `..`, which is not allowed for keys. A directory that does not exist is
+/// empty.
 fn file_names(directory: &Path) -> Result<Vec<String>, SettingsError> {
     let unreadable = |source| SettingsError::Unreadable {
         path: directory.to_owned(),
@@ -197,7 +187,7 @@ fn optional(root: &Path, kind: SecretKind, key: &str) -> Result<Option<Secret>, 
     }
 }
 
-/// What a file holds; `None` if there is none.
+/// The contents of a file. `None`: it does not exist.
 fn contents(path: &Path) -> Result<Option<Vec<u8>>, SettingsError> {
     match std::fs::read(path) {
         Ok(contents) => Ok(Some(contents)),
@@ -243,7 +233,7 @@ stores:
     }
 
     #[test]
-    fn reads_the_secrets_that_the_configuration_refers_to_and_shows_none() {
+    fn referenced_secrets_are_read_and_never_shown() {
         let directory = directory(&[
             ("worker.yaml", CONFIG),
             ("object-store/accessKey", "hidden-access"),
@@ -261,7 +251,7 @@ stores:
     }
 
     #[test]
-    fn names_the_file_that_is_missing_or_empty() {
+    fn an_error_names_the_missing_or_empty_file() {
         let kafka = ("kafka/security.protocol", "PLAINTEXT");
         let missing = load(&directory(&[("worker.yaml", CONFIG), kafka]))
             .unwrap_err()
@@ -277,7 +267,7 @@ stores:
 
     /// The operator reads the same Secret from the API.
     #[test]
-    fn kafka_is_reached_as_the_operator_reaches_it_or_not_at_all() {
+    fn worker_and_operator_agree_on_kafkas_secret() {
         for secret in [
             &[("username", "me"), ("password", "hidden\n")][..],
             &[("username", "me"), ("password", "")],
@@ -317,7 +307,7 @@ stores:
     }
 
     #[test]
-    fn names_the_field_that_is_wrong() {
+    fn an_error_names_the_wrong_field() {
         let directory = directory(&[("worker.yaml", "pipeline: x\nsauce: {}\n")]);
         let error = load(&directory).unwrap_err().to_string();
         assert!(

@@ -1,7 +1,8 @@
 //! LAYRA's collections in Milvus: one per knowledge base, one row per vector.
 //!
-//! It creates what is absent, drops a collection only with its knowledge base, and never flushes (the server limits
-//! flushes, and rows are searchable without). Page numbers are 0-based here.
+//! Missing collections and indexes are created. A collection is dropped only with its knowledge
+//! base. Nothing is flushed: the server limits flushes, and rows are searchable without. Page
+//! numbers are 0-based here.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,27 +13,27 @@ use milvus::v2::prelude as sdk;
 use sdk::{ClientV2, ConnectConfig, ConsistencyLevel, DataType, FieldData, FieldSchema};
 use tokio::sync::Mutex;
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
 mod read;
 
-pub use read::{Hit, SearchLimits};
+pub(crate) use read::{Hit, SearchLimits};
 
-/// The vector index's name, LAYRA's own.
+/// Name of the vector index, as LAYRA names it.
 const INDEX_NAME: &str = "vector_index";
-/// Longest text of LAYRA's columns.
+/// Longest value of LAYRA's text columns.
 const TEXT_LENGTH: u32 = 65_535;
-/// Bytes of vectors in one insert; the server takes 64 MiB by default.
+/// Bytes of vectors per insert. The server accepts 64 MiB by default.
 const INSERT_BYTES: usize = 4 << 20;
 
-/// Milvus, for one pipeline.
-pub struct Vectors {
+/// The collections of one pipeline.
+pub(crate) struct Vectors {
     client: ClientV2,
     index: IndexSpec,
     dimensions: usize,
-    /// Held while a collection is made, so that two documents do not both try.
-    making: Mutex<()>,
+    /// Held while a collection is created, so that two documents do not both create it.
+    creation: Mutex<()>,
 }
 
 impl std::fmt::Debug for Vectors {
@@ -45,18 +46,18 @@ impl std::fmt::Debug for Vectors {
 
 /// The vectors of one page.
 #[derive(Clone, Debug)]
-pub struct PageVectors {
+pub(crate) struct PageVectors {
     /// `image_id`
-    pub image_id: String,
+    pub(crate) image_id: String,
     /// `page_number`, from 0.
-    pub page: u32,
-    /// One row each.
-    pub vectors: Vec<Vec<f32>>,
+    pub(crate) page: u32,
+    /// One row per vector.
+    pub(crate) vectors: Vec<Vec<f32>>,
 }
 
 impl Vectors {
-    /// Connects. `dimensions` is the width of the model's vectors.
-    pub async fn connect(
+    /// Connects to Milvus. `dimensions` is the width of the model's vectors.
+    pub(crate) async fn connect(
         spec: &MilvusSpec,
         token: Option<&Secret>,
         dimensions: usize,
@@ -70,72 +71,56 @@ impl Vectors {
         if let Some(token) = token {
             config = config.token(token.reveal());
         }
-        let client = ClientV2::new(&config)
-            .await
-            .map_err(|error| classify(&error))?;
+        let client = ClientV2::new(&config).await?;
         Ok(Self {
             client,
             index: spec.index,
             dimensions,
-            making: Mutex::new(()),
+            creation: Mutex::new(()),
         })
     }
 
-    /// Whether the server answers.
-    pub async fn check(&self) -> Result<(), Failure> {
-        let request = sdk::ListCollectionsRequest::builder()
-            .build()
-            .map_err(|e| classify(&e))?;
-        self.client
-            .list_collections(request)
-            .await
-            .map_err(|error| classify(&error))?;
+    /// Fails if the server does not answer.
+    pub(crate) async fn check(&self) -> Result<(), Failure> {
+        let request = sdk::ListCollectionsRequest::builder().build()?;
+        self.client.list_collections(request).await?;
         Ok(())
     }
 
-    /// Makes the collection with its index, loaded, unless it exists.
-    pub async fn ensure_collection(&self, collection: &str) -> Result<(), Failure> {
-        let _guard = self.making.lock().await;
+    /// Creates the collection with its index, unless they exist, and loads it.
+    pub(crate) async fn ensure_collection(&self, collection: &str) -> Result<(), Failure> {
+        let _guard = self.creation.lock().await;
         if !self.has_collection(collection).await? {
             tracing::info!(
                 collection,
                 dimensions = self.dimensions,
-                "creating the collection"
+                "creating collection"
             );
-            self.create_collection(collection)
-                .await
-                .map_err(|error| classify(&error))?;
+            self.create_collection(collection).await?;
         }
         self.check_dimensions(collection).await?;
-        // A worker may have died between the two steps.
+        // A worker may have died between these two steps.
         if !self.has_index(collection).await? {
-            self.create_index(collection)
-                .await
-                .map_err(|error| classify(&error))?;
+            self.create_index(collection).await?;
         }
         let request = sdk::LoadCollectionRequest::builder()
             .collection_name(collection)
             .timeout_ms(60_000)
-            .build()
-            .map_err(|error| classify(&error))?;
-        self.client
-            .load_collection(request)
-            .await
-            .map_err(|error| classify(&error))
+            .build()?;
+        Ok(self.client.load_collection(request).await?)
     }
 
     /// Whether the collection exists.
-    pub async fn has_collection(&self, collection: &str) -> Result<bool, Failure> {
+    pub(crate) async fn has_collection(&self, collection: &str) -> Result<bool, Failure> {
         let request = sdk::HasCollectionRequest::builder()
             .collection_name(collection)
-            .build()
-            .map_err(|error| classify(&error))?;
+            .build()?;
         let answer = self.client.has_collection(request).await;
-        Ok(answer.map_err(|error| classify(&error))?.exists())
+        Ok(answer?.exists())
     }
 
-    /// Adds the pages' vectors of one file.
-    pub async fn insert(
+    /// Inserts the vectors of some pages of a file. Returns the number of rows.
+    pub(crate) async fn insert(
         &self,
         collection: &str,
         file_id: &str,
@@ -172,49 +157,42 @@ impl Vectors {
             let request = sdk::InsertRequest::builder()
                 .collection_name(collection)
                 .columns(columns)
-                .build()
-                .map_err(|error| classify(&error))?;
-            self.client
-                .insert(request)
-                .await
-                .map_err(|error| classify(&error))?;
+                .build()?;
+            self.client.insert(request).await?;
         }
         Ok(rows.len() as u64)
     }
 
     /// Deletes the rows of a file.
-    pub async fn delete_file(&self, collection: &str, file_id: &str) -> Result<(), Failure> {
+    pub(crate) async fn delete_file(&self, collection: &str, file_id: &str) -> Result<(), Failure> {
         self.delete(collection, &format!("file_id in [{}]", quote(file_id)))
             .await
     }
 
-    /// Deletes the rows of a range of a file's pages, counted from 0.
-    pub async fn delete_range(
+    /// Deletes the rows of a page range of a file. Pages are counted from 0.
+    pub(crate) async fn delete_range(
         &self,
         collection: &str,
         file_id: &str,
         pages: Range<u32>,
     ) -> Result<(), Failure> {
-        self.delete(collection, &range(file_id, &pages)).await
+        self.delete(collection, &range_filter(file_id, &pages))
+            .await
     }
 
-    /// Drops a collection, unless it is gone.
-    pub async fn drop_collection(&self, collection: &str) -> Result<(), Failure> {
+    /// Drops a collection, if it exists.
+    pub(crate) async fn drop_collection(&self, collection: &str) -> Result<(), Failure> {
         if !self.has_collection(collection).await? {
             return Ok(());
         }
         let request = sdk::DropCollectionRequest::builder()
             .collection_name(collection)
-            .build()
-            .map_err(|error| classify(&error))?;
-        self.client
-            .drop_collection(request)
-            .await
-            .map_err(|error| classify(&error))
+            .build()?;
+        Ok(self.client.drop_collection(request).await?)
     }
 
     /// Deletes the rows of some pages.
-    pub async fn delete_pages(
+    pub(crate) async fn delete_pages(
         &self,
         collection: &str,
         image_ids: impl Iterator<Item = &str>,
@@ -229,12 +207,8 @@ impl Vectors {
             .collection_name(collection)
             .filter(filter)
             .consistency_level(ConsistencyLevel::Strong)
-            .build()
-            .map_err(|error| classify(&error))?;
-        self.client
-            .delete(request)
-            .await
-            .map_err(|error| classify(&error))?;
+            .build()?;
+        self.client.delete(request).await?;
         Ok(())
     }
 
@@ -307,22 +281,20 @@ impl Vectors {
         let request = sdk::DescribeIndexRequest::builder()
             .collection_name(collection)
             .field_name("vector")
-            .build()
-            .map_err(|error| classify(&error))?;
+            .build()?;
         match self.client.describe_index(request).await {
             Ok(answer) => Ok(!answer.indexes().is_empty()),
             Err(sdk::Error::Server(error)) if code::is_index_not_found(&error) => Ok(false),
-            Err(error) => Err(classify(&error)),
+            Err(error) => Err(error.into()),
         }
     }
 
     async fn check_dimensions(&self, collection: &str) -> Result<(), Failure> {
         let request = sdk::DescribeCollectionRequest::builder()
             .collection_name(collection)
-            .build()
-            .map_err(|error| classify(&error))?;
+            .build()?;
         let answer = self.client.describe_collection(request).await;
-        let description = answer.map_err(|error| classify(&error))?;
+        let description = answer?;
         let found = description
             .description()
             .get_schema()
@@ -334,13 +306,14 @@ impl Vectors {
             return Ok(());
         }
         let message = format!(
-            "collection {collection} has {found} dimensions, the model gives {}: it was made with \
-             another model",
+            "collection {collection} has vectors of width {found}, the model's have {}: the \
+             collection was created for another model. Use that model, or delete the knowledge \
+             base",
             self.dimensions
         );
         Err(Failure::permanent(
             Stage::Milvus,
-            "DimensionMismatch",
+            Reason::DimensionMismatch,
             message,
         ))
     }
@@ -353,8 +326,8 @@ fn metric(metric: MetricType) -> sdk::MetricType {
     }
 }
 
-/// The filter for a range of a file's pages.
-fn range(file_id: &str, pages: &Range<u32>) -> String {
+/// The filter for a page range of a file.
+fn range_filter(file_id: &str, pages: &Range<u32>) -> String {
     format!(
         "file_id in [{}] and page_number >= {} and page_number < {}",
         quote(file_id),
@@ -368,7 +341,7 @@ fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Milvus' error codes, new and old.
+/// Milvus' error codes, of current and older servers.
 mod code {
     use milvus::v2::prelude::ServerError;
 
@@ -389,29 +362,36 @@ mod code {
     }
 }
 
-/// Sorts the client's errors. What is not known to be the document's or the configuration's fault
-/// is the server's.
+impl From<sdk::Error> for Failure {
+    fn from(error: sdk::Error) -> Self {
+        classify(&error)
+    }
+}
+
+/// Finds the class and the reason of a client's error. An error that neither the document nor the
+/// configuration causes counts as the server's.
 fn classify(error: &sdk::Error) -> Failure {
     match error {
         sdk::Error::RetryExhausted { source, .. } => classify(source),
         sdk::Error::Server(server) if code::is_collection_not_found(server) => {
-            let message = "the knowledge base's collection was dropped in the meantime";
-            Failure::permanent(Stage::Milvus, "CollectionGone", message)
+            let message =
+                "the collection of the knowledge base was dropped while the document was processed";
+            Failure::permanent(Stage::Milvus, Reason::CollectionGone, message)
         }
         sdk::Error::Server(server) if code::is_refused(server) => {
-            Failure::fatal(Stage::Milvus, "MilvusForbidden", error)
+            Failure::fatal(Stage::Milvus, Reason::MilvusForbidden, error)
         }
         sdk::Error::Server(server) if code::is_throttled(server) => {
-            Failure::transient(Stage::Milvus, "MilvusThrottled", error)
+            Failure::transient(Stage::Milvus, Reason::MilvusThrottled, error)
         }
         // 7 is PERMISSION_DENIED, 16 UNAUTHENTICATED.
         sdk::Error::Grpc(status) if matches!(status.code() as i32, 7 | 16) => {
-            Failure::fatal(Stage::Milvus, "MilvusForbidden", status.message())
+            Failure::fatal(Stage::Milvus, Reason::MilvusForbidden, status.message())
         }
         sdk::Error::Validation(_) | sdk::Error::Conversion(_) => {
-            Failure::permanent(Stage::Milvus, "InvalidVectors", error)
+            Failure::permanent(Stage::Milvus, Reason::InvalidVectors, error)
         }
-        _ => Failure::transient(Stage::Milvus, "MilvusUnavailable", error),
+        _ => Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, error),
     }
 }
 
@@ -420,7 +400,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_cannot_leave_their_quotes() {
+    fn quotes_in_names_are_escaped() {
         assert_eq!(quote("a_b-c"), "'a_b-c'");
         assert_eq!(
             quote("a'] or pk > 0 or file_id in ['"),

@@ -1,12 +1,11 @@
-//! The stores that a document ends up in, the ledger that remembers how far it is, and the progress
-//! that users see.
+//! The stores that hold a document, the ledger of its state, and the progress that users see.
 
-pub mod ledger;
-pub mod milvus;
-pub mod mongo;
-pub mod objects;
-pub mod presign;
-pub mod progress;
+pub(crate) mod ledger;
+pub(crate) mod milvus;
+pub(crate) mod mongo;
+pub(crate) mod objects;
+pub(crate) mod presign;
+pub(crate) mod progress;
 
 use std::sync::Arc;
 
@@ -19,23 +18,21 @@ use objects::Objects;
 
 /// All stores of a pipeline.
 #[derive(Clone, Debug)]
-pub struct Stores {
+pub(crate) struct Stores {
     /// Originals and page images.
-    pub objects: Objects,
+    pub(crate) objects: Objects,
     /// Files and knowledge bases.
-    pub documents: Documents,
-    /// What is known of every document.
-    pub ledger: Ledger,
-    /// Vectors.
-    pub vectors: Arc<Vectors>,
-    /// Names of collections.
-    pub milvus: MilvusSpec,
+    pub(crate) documents: Documents,
+    /// The state of every document.
+    pub(crate) ledger: Ledger,
+    pub(crate) vectors: Arc<Vectors>,
+    /// Determines the names of collections.
+    pub(crate) milvus: MilvusSpec,
 }
 
 impl Stores {
     /// The name of a knowledge base's collection.
-    #[must_use]
-    pub fn collection_of(&self, knowledge_base: &str) -> String {
+    pub(crate) fn collection_of(&self, knowledge_base: &str) -> String {
         self.milvus.collection_of(knowledge_base)
     }
 }

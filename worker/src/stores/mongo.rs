@@ -1,7 +1,6 @@
 //! LAYRA's `files` and `knowledge_bases` in MongoDB.
 //!
-//! Every write can be repeated without a second effect. Page numbers are 1-based here (and
-//! 0-based in Milvus), as LAYRA has them.
+//! Every write is idempotent. Page numbers are 1-based here and 0-based in Milvus, as in LAYRA.
 
 use std::time::Duration;
 
@@ -12,57 +11,57 @@ use mongodb::options::{ClientOptions, IndexOptions};
 use mongodb::{Client, Collection, Database, IndexModel};
 
 use crate::document::task::Task;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
-/// Longest wait for the answer to one request. The driver has no limit of its own: it would wait
-/// for ever for a server, or a network, that has stopped answering without a word.
+/// Longest wait for the answer to one request. The driver has no limit: it would wait forever for a
+/// server or a network that stops answering without closing the connection.
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(30);
 
-/// LAYRA's documents.
+/// LAYRA's collections in MongoDB.
 #[derive(Clone, Debug)]
-pub struct Documents {
+pub(crate) struct Documents {
     database: Database,
     files: Collection<Document>,
     knowledge_bases: Collection<Document>,
 }
 
-/// A page of a file, as `files.images[]` has it.
+/// A page of a file: an element of `files.images[]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PageEntry {
-    /// `images_id`, the same as Milvus' `image_id`.
-    pub image_id: String,
+pub(crate) struct PageEntry {
+    /// `images_id`, equal to Milvus' `image_id`.
+    pub(crate) image_id: String,
     /// `minio_filename`
-    pub key: String,
+    pub(crate) key: String,
     /// `minio_url`
-    pub url: String,
+    pub(crate) url: String,
     /// `page_number`, from 1.
-    pub number: u32,
+    pub(crate) number: u32,
 }
 
-/// What is stored of a file.
+/// The stored fields of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StoredFile {
-    /// The name that the user gave it.
-    pub name: String,
-    /// The key of its original.
-    pub original: Option<String>,
+pub(crate) struct StoredFile {
+    /// The name of the uploaded file.
+    pub(crate) name: String,
+    /// The key of the original.
+    pub(crate) original: Option<String>,
     /// `images_id` and `minio_filename` of its pages.
-    pub pages: Vec<(String, String)>,
+    pub(crate) pages: Vec<(String, String)>,
 }
 
 impl Documents {
-    /// A client; connects in the background.
-    pub async fn new(uri: &Secret, database: &str) -> Result<Self, Failure> {
+    /// Creates a client, which connects in the background.
+    pub(crate) async fn new(uri: &Secret, database: &str) -> Result<Self, Failure> {
         let mut options = ClientOptions::parse(uri.reveal()).await.map_err(|error| {
-            // The driver's message may repeat parts of the connection string.
+            // The driver's message may contain parts of the connection string.
             let kind = match *error.kind {
                 ErrorKind::DnsResolve { .. } => "its host name cannot be resolved",
                 _ => "it is not a valid connection string",
             };
             Failure::fatal(
                 Stage::Mongodb,
-                "InvalidMongodbUri",
+                Reason::InvalidMongodbUri,
                 format!("mongodb/uri: {kind}"),
             )
         })?;
@@ -71,7 +70,7 @@ impl Documents {
             .get_or_insert_with(|| "layra-worker".to_owned());
         options.server_selection_timeout = Some(Duration::from_secs(5));
         options.connect_timeout = Some(Duration::from_secs(5));
-        let client = Client::with_options(options).map_err(|error| classify(&error))?;
+        let client = Client::with_options(options)?;
         let database = client.database(database);
         Ok(Self {
             files: database.collection("files"),
@@ -80,8 +79,8 @@ impl Documents {
         })
     }
 
-    /// Whether the server answers; makes the unique indexes that LAYRA makes, where absent.
-    pub async fn prepare(&self) -> Result<(), Failure> {
+    /// Fails if the server does not answer. Creates LAYRA's unique indexes, unless they exist.
+    pub(crate) async fn prepare(&self) -> Result<(), Failure> {
         let unique = |key: &str, name: &str| {
             let options = IndexOptions::builder()
                 .name(name.to_owned())
@@ -102,18 +101,19 @@ impl Documents {
         ] {
             match answer(collection.create_index(index)).await? {
                 Ok(_) => {}
-                // The same index under another name, or duplicates of old: LAYRA's affair.
+                // The index exists under another name, or LAYRA has stored duplicates.
                 Err(error) if matches!(*error.kind, ErrorKind::Command(_)) => {
-                    tracing::warn!(collection = collection.name(), %error, "no unique index");
+                    let collection = collection.name();
+                    tracing::warn!(collection, %error, "unique index not created");
                 }
-                Err(error) => return Err(classify(&error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
 
-    /// Whether the knowledge base exists. LAYRA makes it before it sends the first task.
-    pub async fn has_knowledge_base(&self, id: &str) -> Result<bool, Failure> {
+    /// Whether the knowledge base exists. LAYRA creates it before it sends the first task.
+    pub(crate) async fn has_knowledge_base(&self, id: &str) -> Result<bool, Failure> {
         let found = self
             .knowledge_bases
             .find_one(doc! { "knowledge_base_id": id })
@@ -121,8 +121,12 @@ impl Documents {
         Ok(ask(found).await?.is_some())
     }
 
-    /// Makes a knowledge base, unless it exists.
-    pub async fn ensure_knowledge_base(&self, id: &str, username: &str) -> Result<(), Failure> {
+    /// Creates a knowledge base, unless it exists.
+    pub(crate) async fn ensure_knowledge_base(
+        &self,
+        id: &str,
+        username: &str,
+    ) -> Result<(), Failure> {
         let now = DateTime::now();
         let fields = doc! {
             "knowledge_base_id": id, "knowledge_base_name": id, "username": username,
@@ -140,9 +144,9 @@ impl Documents {
         Ok(())
     }
 
-    /// Enters a file, once, into `files` and its knowledge base. Returns whether it was there
-    /// before.
-    pub async fn enter_file(&self, task: &Task, url: &str) -> Result<bool, Failure> {
+    /// Adds a file to `files` and to its knowledge base, unless it is there. Returns whether
+    /// `files` had it before.
+    pub(crate) async fn enter_file(&self, task: &Task, url: &str) -> Result<bool, Failure> {
         let now = DateTime::now();
         let file = &task.file;
         let fields = doc! {
@@ -174,8 +178,8 @@ impl Documents {
         Ok(entered.upserted_id.is_none())
     }
 
-    /// The files of a knowledge base.
-    pub async fn files_of(&self, knowledge_base: &str) -> Result<Vec<String>, Failure> {
+    /// The ids of the files of a knowledge base.
+    pub(crate) async fn files_of(&self, knowledge_base: &str) -> Result<Vec<String>, Failure> {
         let found = self
             .files
             .find(doc! { "knowledge_db_id": knowledge_base })
@@ -188,22 +192,23 @@ impl Documents {
         Ok(ids)
     }
 
-    /// Removes a knowledge base, not its files.
-    pub async fn remove_knowledge_base(&self, id: &str) -> Result<(), Failure> {
+    /// Removes a knowledge base, without its files.
+    pub(crate) async fn remove_knowledge_base(&self, id: &str) -> Result<(), Failure> {
         let filter = doc! { "knowledge_base_id": id };
         ask(self.knowledge_bases.delete_one(filter)).await?;
         Ok(())
     }
-
-    /// The database.
-    #[must_use]
-    pub fn database(&self) -> &Database {
+    pub(crate) fn database(&self) -> &Database {
         &self.database
     }
 
-    /// Adds pages to a file; those that it has already are left as they are. Fails for good when
-    /// the file is gone.
-    pub async fn add_pages(&self, file_id: &str, pages: &[PageEntry]) -> Result<(), Failure> {
+    /// Adds pages to a file, unless it has them. Fails with the class `Deleted` if the file does
+    /// not exist.
+    pub(crate) async fn add_pages(
+        &self,
+        file_id: &str,
+        pages: &[PageEntry],
+    ) -> Result<(), Failure> {
         let now = DateTime::now();
         let updates: Vec<Document> = pages
             .iter()
@@ -233,14 +238,14 @@ impl Documents {
         if changed.unwrap_or_default() < i64::try_from(pages.len()).unwrap_or(i64::MAX)
             && self.stored_file(file_id).await?.is_none()
         {
-            let message = format!("{file_id} was deleted while it was being ingested");
+            let message = format!("file {file_id} was deleted while it was ingested");
             return Err(Failure::deleted(Stage::Mongodb, message));
         }
         Ok(())
     }
 
-    /// What is stored of a file.
-    pub async fn stored_file(&self, file_id: &str) -> Result<Option<StoredFile>, Failure> {
+    /// The stored fields of a file. `None`: it does not exist.
+    pub(crate) async fn stored_file(&self, file_id: &str) -> Result<Option<StoredFile>, Failure> {
         Ok(self
             .stored_files(vec![file_id.to_owned()])
             .await?
@@ -248,8 +253,8 @@ impl Documents {
             .map(|(_, file)| file))
     }
 
-    /// What is stored of some files, with their ids.
-    pub async fn stored_files(
+    /// The stored fields of some files, with their ids.
+    pub(crate) async fn stored_files(
         &self,
         file_ids: Vec<String>,
     ) -> Result<Vec<(String, StoredFile)>, Failure> {
@@ -268,8 +273,8 @@ impl Documents {
         Ok(files)
     }
 
-    /// Takes page images out of a file.
-    pub async fn remove_pages(&self, file_id: &str, keys: &[String]) -> Result<(), Failure> {
+    /// Removes page images from a file.
+    pub(crate) async fn remove_pages(&self, file_id: &str, keys: &[String]) -> Result<(), Failure> {
         let update = doc! {
             "$pull": { "images": { "minio_filename": { "$in": keys } } },
             "$set": { "last_modify_at": DateTime::now() },
@@ -278,8 +283,12 @@ impl Documents {
         Ok(())
     }
 
-    /// Takes a file out of its knowledge base and out of `files`.
-    pub async fn remove_file(&self, knowledge_base: &str, file_id: &str) -> Result<(), Failure> {
+    /// Removes a file from its knowledge base and from `files`.
+    pub(crate) async fn remove_file(
+        &self,
+        knowledge_base: &str,
+        file_id: &str,
+    ) -> Result<(), Failure> {
         ask(self.knowledge_bases.update_one(
             doc! { "knowledge_base_id": knowledge_base },
             doc! {
@@ -313,14 +322,14 @@ fn text(document: &Document, key: &str) -> String {
     document.get_str(key).unwrap_or_default().to_owned()
 }
 
-/// Makes a request, whose errors are sorted.
+/// Sends a request. Its error becomes a failure with a class.
 pub(crate) async fn ask<T>(
     request: impl IntoFuture<Output = mongodb::error::Result<T>>,
 ) -> Result<T, Failure> {
-    answer(request).await?.map_err(|error| classify(&error))
+    Ok(answer(request).await??)
 }
 
-/// Makes a request. Fails itself only when no answer comes within [`LONGEST_REQUEST`].
+/// Sends a request and returns its result. Fails only without an answer within [`LONGEST_REQUEST`].
 pub(crate) async fn answer<T>(
     request: impl IntoFuture<Output = mongodb::error::Result<T>>,
 ) -> Result<mongodb::error::Result<T>, Failure> {
@@ -328,39 +337,47 @@ pub(crate) async fn answer<T>(
         .await
         .map_err(|_| {
             let message = format!("no answer within {} s", LONGEST_REQUEST.as_secs());
-            Failure::transient(Stage::Mongodb, "MongodbUnavailable", message)
+            Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, message)
         })
 }
 
-/// Sorts the driver's errors. What is not known to be the document's or the configuration's fault
-/// is the server's.
-pub(crate) fn classify(error: &mongodb::error::Error) -> Failure {
-    match &*error.kind {
-        ErrorKind::Authentication { .. } => Failure::fatal(
-            Stage::Mongodb,
-            "MongodbForbidden",
-            "the server refused the credentials",
-        ),
-        ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. } => {
-            Failure::fatal(Stage::Mongodb, "InvalidMongodbUri", error)
-        }
-        ErrorKind::BsonSerialization(_) => {
-            Failure::permanent(Stage::Mongodb, "DocumentNotStorable", error)
-        }
-        ErrorKind::Command(command) => by_code(command.code, &command.message),
-        ErrorKind::Write(WriteFailure::WriteError(write)) => by_code(write.code, &write.message),
-        _ => Failure::transient(Stage::Mongodb, "MongodbUnavailable", error),
+impl From<mongodb::error::Error> for Failure {
+    fn from(error: mongodb::error::Error) -> Self {
+        classify(&error)
     }
 }
 
-/// Sorts server errors by MongoDB's error codes.
+/// Finds the class and the reason of a driver's error. An error that neither the document nor the
+/// configuration causes counts as the server's.
+fn classify(error: &mongodb::error::Error) -> Failure {
+    match &*error.kind {
+        ErrorKind::Authentication { .. } => Failure::fatal(
+            Stage::Mongodb,
+            Reason::MongodbForbidden,
+            "the server refuses the credentials",
+        ),
+        ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. } => {
+            Failure::fatal(Stage::Mongodb, Reason::InvalidMongodbUri, error)
+        }
+        ErrorKind::BsonSerialization(_) => {
+            Failure::permanent(Stage::Mongodb, Reason::DocumentNotStorable, error)
+        }
+        ErrorKind::Command(command) => by_code(command.code, &command.message),
+        ErrorKind::Write(WriteFailure::WriteError(write)) => by_code(write.code, &write.message),
+        _ => Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, error),
+    }
+}
+
+/// Finds the class and the reason for a MongoDB error code.
 fn by_code(code: i32, message: &str) -> Failure {
     match code {
         // Unauthorized, AuthenticationFailed, AtlasError
-        13 | 18 | 8000 => Failure::fatal(Stage::Mongodb, "MongodbForbidden", message),
+        13 | 18 | 8000 => Failure::fatal(Stage::Mongodb, Reason::MongodbForbidden, message),
         // BSONObjectTooLarge, its older form, and "resulting document after update is too large"
-        10334 | 17419 | 17420 => Failure::permanent(Stage::Mongodb, "DocumentTooLarge", message),
-        _ => Failure::transient(Stage::Mongodb, "MongodbUnavailable", message),
+        10334 | 17419 | 17420 => {
+            Failure::permanent(Stage::Mongodb, Reason::DocumentTooLarge, message)
+        }
+        _ => Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, message),
     }
 }
 
@@ -370,7 +387,7 @@ mod tests {
     use crate::runtime::failure::Class;
 
     #[test]
-    fn only_known_codes_are_the_documents_or_the_users_fault() {
+    fn unknown_error_codes_are_transient() {
         for (code, class) in [
             (13, Class::Fatal),
             (18, Class::Fatal),

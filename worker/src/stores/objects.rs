@@ -1,6 +1,6 @@
-//! The object store: originals in, page images out, addressed by bucket and key only.
+//! The object store: downloads originals and uploads page images, addressed by bucket and key only.
 //!
-//! It never follows a URL and never deletes what this worker did not name.
+//! It never follows a URL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,31 +17,31 @@ use object_store::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secrets;
 use crate::stores::presign::Presigner;
 
-/// Requests to the store at the same time, for one batch of pages.
+/// Concurrent requests for one batch of pages.
 const CONCURRENCY: usize = 8;
 /// Objects up to this size are written in one request.
 const SINGLE_PUT_BYTES: u64 = 16 << 20;
 
-/// One bucket.
+/// A client of the object store, for one bucket.
 #[derive(Clone, Debug)]
-pub struct Objects {
+pub(crate) struct Objects {
     client: Arc<AmazonS3>,
     bucket: String,
     presigner: Presigner,
 }
 
 impl Objects {
-    /// A client for the pipeline's bucket. Connects to nothing yet.
-    pub fn new(spec: &ObjectStoreSpec, secrets: &Secrets) -> Result<Self, Failure> {
+    /// Creates a client for the pipeline's bucket. It does not connect yet.
+    pub(crate) fn new(spec: &ObjectStoreSpec, secrets: &Secrets) -> Result<Self, Failure> {
         Self::of_bucket(spec, secrets, &spec.bucket)
     }
 
-    /// A client for another bucket of the same store.
-    pub fn of_bucket(
+    /// Creates a client for another bucket of the same store.
+    pub(crate) fn of_bucket(
         spec: &ObjectStoreSpec,
         secrets: &Secrets,
         bucket: &str,
@@ -56,11 +56,11 @@ impl Objects {
                 ClientOptions::new()
                     .with_allow_http(true)
                     .with_connect_timeout(Duration::from_secs(5))
-                    // No byte for so long: the server has gone without a word.
+                    // The server has stopped answering without closing the connection.
                     .with_read_timeout(Duration::from_secs(30))
                     .with_timeout(Duration::from_mins(5)),
             )
-            // The worker retries by itself, visibly.
+            // `Retry` retries, and reports it.
             .with_retry(RetryConfig {
                 max_retries: 1,
                 ..RetryConfig::default()
@@ -70,7 +70,7 @@ impl Objects {
         }
         let client = builder
             .build()
-            .map_err(|error| Failure::fatal(Stage::Objects, "InvalidObjectStore", error))?;
+            .map_err(|error| Failure::fatal(Stage::Objects, Reason::InvalidObjectStore, error))?;
         Ok(Self {
             client: Arc::new(client),
             bucket: bucket.to_owned(),
@@ -78,8 +78,8 @@ impl Objects {
         })
     }
 
-    /// Whether the bucket answers.
-    pub async fn check(&self) -> Result<(), Failure> {
+    /// Fails if the bucket does not answer.
+    pub(crate) async fn check(&self) -> Result<(), Failure> {
         self.client
             .list_with_delimiter(Some(&Path::from("layra-worker-check")))
             .await
@@ -87,8 +87,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Copies an object into a local file, `limit_bytes` at most. Returns its size.
-    pub async fn download(
+    /// Downloads an object of at most `limit_bytes` into a local file. Returns its size.
+    pub(crate) async fn download(
         &self,
         stage: Stage,
         key: &str,
@@ -103,12 +103,13 @@ impl Objects {
             .map_err(|error| self.failure(stage, &error))?;
         let size = object.meta.size;
         if size > limit_bytes {
-            let message = format!("{key} has {size} bytes; {limit_bytes} are allowed");
-            return Err(Failure::permanent(stage, "ObjectTooLarge", message));
+            let message =
+                format!("object {key} has {size} bytes, more than the limit of {limit_bytes}");
+            return Err(Failure::permanent(stage, Reason::ObjectTooLarge, message));
         }
         let unwritable = |error: std::io::Error| {
             let message = format!("{}: {error}", to.display());
-            Failure::transient(stage, "CacheUnwritable", message)
+            Failure::transient(stage, Reason::CacheUnwritable, message)
         };
         let mut file = tokio::fs::File::create(to).await.map_err(unwritable)?;
         let mut body = object.into_stream();
@@ -123,9 +124,9 @@ impl Objects {
         Ok(size)
     }
 
-    /// An object's bytes from `from` on, the first byte's place and the object's size. With
-    /// `version`, an entity tag, only of exactly that version.
-    pub async fn read_from(
+    /// Streams an object from byte `from`. Returns the position of the first byte, the size of the
+    /// object and the stream. With `version`, an entity tag, it fails for other versions.
+    pub(crate) async fn read_from(
         &self,
         stage: Stage,
         key: &str,
@@ -151,8 +152,8 @@ impl Objects {
         Ok((first, size, body.boxed()))
     }
 
-    /// Writes objects, several at a time, replacing those of the same key.
-    pub async fn put_all(
+    /// Writes objects concurrently. Existing objects are replaced.
+    pub(crate) async fn put_all(
         &self,
         objects: Vec<(String, Bytes)>,
         content_type: &'static str,
@@ -164,8 +165,8 @@ impl Objects {
             .await
     }
 
-    /// Writes one object.
-    pub async fn put(
+    /// Writes an object. An existing object is replaced.
+    pub(crate) async fn put(
         &self,
         key: &str,
         bytes: Bytes,
@@ -183,8 +184,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Writes a local file, in parts when it is large.
-    pub async fn upload(
+    /// Uploads a local file, in parts if it is large.
+    pub(crate) async fn upload(
         &self,
         key: &str,
         file: &std::path::Path,
@@ -193,7 +194,7 @@ impl Objects {
         let unreadable = |error: std::io::Error| {
             Failure::permanent(
                 Stage::Objects,
-                "FileUnreadable",
+                Reason::FileUnreadable,
                 format!("{}: {error}", file.display()),
             )
         };
@@ -231,8 +232,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Deletes objects; those that do not exist are fine.
-    pub async fn delete_all(&self, keys: Vec<String>) -> Result<(), Failure> {
+    /// Deletes objects. Keys without an object are ignored.
+    pub(crate) async fn delete_all(&self, keys: Vec<String>) -> Result<(), Failure> {
         futures::stream::iter(keys)
             .map(|key| async move {
                 let path = parse_key(Stage::Objects, &key)?;
@@ -246,8 +247,12 @@ impl Objects {
             .await
     }
 
-    /// The objects directly below a prefix.
-    pub async fn list(&self, stage: Stage, prefix: &str) -> Result<Vec<ObjectMeta>, Failure> {
+    /// Lists the objects directly below a prefix.
+    pub(crate) async fn list(
+        &self,
+        stage: Stage,
+        prefix: &str,
+    ) -> Result<Vec<ObjectMeta>, Failure> {
         let listing = self
             .client
             .list_with_delimiter(Some(&parse_key(stage, prefix)?))
@@ -256,15 +261,8 @@ impl Objects {
         Ok(listing.objects)
     }
 
-    /// The bucket's name.
-    #[must_use]
-    pub fn bucket(&self) -> &str {
-        &self.bucket
-    }
-
-    /// A link to an object for browsers.
-    #[must_use]
-    pub fn link(&self, key: &str) -> String {
+    /// A link to an object, for browsers.
+    pub(crate) fn link(&self, key: &str) -> String {
         self.presigner.link(key, jiff::Timestamp::now())
     }
 
@@ -275,26 +273,26 @@ impl Objects {
             Error::NotFound { source, .. } if source.to_string().contains("NoSuchBucket") => {
                 Failure::fatal(
                     stage,
-                    "BucketNotFound",
+                    Reason::BucketNotFound,
                     format!("bucket {bucket} does not exist"),
                 )
             }
             Error::NotFound { path, .. } => Failure::permanent(
                 stage,
-                "ObjectNotFound",
+                Reason::ObjectNotFound,
                 format!("bucket {bucket} has no object {path}"),
             ),
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-                Failure::fatal(stage, "ObjectStoreForbidden", error)
+                Failure::fatal(stage, Reason::ObjectStoreForbidden, error)
             }
-            Error::InvalidPath { .. } => Failure::permanent(stage, "InvalidTask", error),
-            _ => Failure::transient(stage, "ObjectStoreUnavailable", chain(error)),
+            Error::InvalidPath { .. } => Failure::permanent(stage, Reason::InvalidTask, error),
+            _ => Failure::transient(stage, Reason::ObjectStoreUnavailable, chain(error)),
         }
     }
 }
 
 fn parse_key(stage: Stage, key: &str) -> Result<Path, Failure> {
-    Path::parse(key).map_err(|error| Failure::permanent(stage, "InvalidTask", error))
+    Path::parse(key).map_err(|error| Failure::permanent(stage, Reason::InvalidTask, error))
 }
 
 fn put_options(content_type: &'static str) -> PutOptions {
@@ -305,7 +303,7 @@ fn put_options(content_type: &'static str) -> PutOptions {
     }
 }
 
-/// An error with its causes, which the outermost text leaves out.
+/// The text of an error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! Links to objects that browsers can open for a hundred years.
+//! Creates links to objects that are valid for a hundred years.
 //!
 //! LAYRA stores such links, and only the old query signature (version 2) can be valid for that
 //! long. It signs the path, not the host, so the link works behind any proxy that keeps the path.
@@ -14,7 +14,7 @@ use crate::runtime::settings::{Secret, Secrets};
 /// A hundred years.
 const LIFETIME_SECONDS: i64 = 3_153_600_000;
 
-/// Everything is escaped but these and the path's slashes.
+/// Characters other than these are escaped.
 const QUERY: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -22,9 +22,9 @@ const QUERY: AsciiSet = NON_ALPHANUMERIC
     .remove(b'~');
 const PATH: AsciiSet = QUERY.remove(b'/');
 
-/// Makes links to the objects of one bucket.
+/// Creates links to the objects of one bucket.
 #[derive(Clone, Debug)]
-pub struct Presigner {
+pub(crate) struct Presigner {
     endpoint: String,
     bucket: String,
     access_key: Secret,
@@ -32,9 +32,8 @@ pub struct Presigner {
 }
 
 impl Presigner {
-    /// Links begin with the store's public endpoint.
-    #[must_use]
-    pub fn new(spec: &ObjectStoreSpec, secrets: &Secrets, bucket: &str) -> Self {
+    /// Links begin with the public endpoint of the store.
+    pub(crate) fn new(spec: &ObjectStoreSpec, secrets: &Secrets, bucket: &str) -> Self {
         let endpoint = spec
             .public_endpoint
             .as_ref()
@@ -52,8 +51,7 @@ impl Presigner {
     }
 
     /// A link to an object, valid for a hundred years from `now`.
-    #[must_use]
-    pub fn link(&self, key: &str, now: jiff::Timestamp) -> String {
+    pub(crate) fn link(&self, key: &str, now: jiff::Timestamp) -> String {
         let expires = now.as_second() + LIFETIME_SECONDS;
         let path = format!("/{}/{}", self.bucket, utf8_percent_encode(key, &PATH));
         let signature = self.sign(&format!("GET\n\n\n{expires}\n{path}"));
@@ -87,16 +85,16 @@ mod tests {
     }
 
     #[test]
-    fn signs_as_the_published_example_of_the_s3_documentation() {
+    fn the_signature_is_that_of_the_s3_documentations_example() {
         assert_eq!(
             presigner().sign("GET\n\n\n1175139620\n/johnsmith/photos/puppy.jpg"),
             "NpgCjnDzrM+WFzoENXmpNDUsSn8="
         );
     }
 
-    /// The expected link was made by boto3 1.40 with the same keys and clock.
+    /// boto3 1.40 created the expected link with the same keys and time.
     #[test]
-    fn makes_the_links_that_boto3_makes() {
+    fn links_are_those_of_boto3() {
         let now = jiff::Timestamp::from_second(1_700_000_000).unwrap();
         assert_eq!(
             presigner().link("roger_a b+c~(1) é_0123.png", now),

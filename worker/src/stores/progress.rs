@@ -1,7 +1,7 @@
-//! LAYRA's progress display: the Redis hash `task:{task_id}` that its API makes.
+//! LAYRA's progress display: the Redis hash `task:{task_id}` that its API creates.
 //!
-//! It is a display: when Redis is away for long, the document goes on without it. A hash that has
-//! expired is never made again, its time to live is left alone, and it gets no further fields.
+//! It is only a display: if Redis is unavailable for long, ingestion continues without it. An
+//! expired hash is not recreated, its time to live is not changed, and no fields are added.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use redis::Script;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
 use crate::document::task::Task;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
-/// After this time the display is given up for one update.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time for one update.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A file's work begins. A task that has failed already stays failed, and a file that was counted
-/// and is delivered once more changes nothing.
+/// Marks a task as processing. A failed task stays failed, and a file that was counted already
+/// changes nothing.
 const STARTED: &str = r"
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if redis.call('HGET', KEYS[1], 'status') == 'failed' then return 0 end
@@ -24,9 +24,9 @@ if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'status', 'processing', 'message', ARGV[2])
 return 1";
 
-/// A file's work has ended, well (no second argument) or not. `KEYS[2]` remembers which files were
-/// counted, so that a file that is done twice counts once. `processed` reaches `total` whatever
-/// failed.
+/// Counts a file as processed, and marks its task as failed if there is a second argument.
+/// `KEYS[2]` holds the counted files, so that a file counts once. Failed files count too:
+/// `processed` reaches `total` in any case.
 const FINISHED: &str = r"
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if redis.call('SADD', KEYS[2], ARGV[1]) == 1 then
@@ -43,25 +43,23 @@ if state[1] ~= 'failed' and state[3] and tonumber(state[2]) >= tonumber(state[3]
 end
 return 1";
 
-/// The progress display; without a Redis it does nothing.
+/// The progress display. Without Redis it does nothing.
 #[derive(Clone)]
-pub struct Progress {
+pub(crate) struct Progress {
     connection: Option<ConnectionManager>,
 }
 
 impl Progress {
-    /// No display.
-    #[must_use]
-    pub fn none() -> Self {
+    /// A display that does nothing.
+    pub(crate) fn none() -> Self {
         Self { connection: None }
     }
 
-    /// Connects.
-    pub async fn connect(uri: &Secret) -> Result<Self, Failure> {
+    pub(crate) async fn connect(uri: &Secret) -> Result<Self, Failure> {
         let client = redis::Client::open(uri.reveal()).map_err(|_| {
-            // The library's message may repeat the connection string.
+            // The library's message may contain the connection string.
             let message = "redis/uri is not a valid connection string";
-            Failure::fatal(Stage::Intake, "InvalidRedisUri", message)
+            Failure::fatal(Stage::Intake, Reason::InvalidRedisUri, message)
         })?;
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(1)
@@ -71,28 +69,32 @@ impl Progress {
             .get_connection_manager_with_config(config)
             .await
             .map_err(|e| {
-                Failure::transient(Stage::Intake, "RedisUnavailable", format!("redis: {e}"))
+                Failure::transient(
+                    Stage::Intake,
+                    Reason::RedisUnavailable,
+                    format!("redis: {e}"),
+                )
             })?;
         Ok(Self {
             connection: Some(connection),
         })
     }
 
-    /// A file's work begins.
-    pub async fn started(&self, task: &Task) {
+    /// Shows that a file is being processed.
+    pub(crate) async fn started(&self, task: &Task) {
         let message = format!("Processing {}...", task.file.name);
         self.run(STARTED, &task.task_id, &[&task.file.file_id, &message])
             .await;
     }
 
-    /// A file is searchable.
-    pub async fn succeeded(&self, task: &Task) {
+    /// Shows that a file is searchable.
+    pub(crate) async fn succeeded(&self, task: &Task) {
         self.run(FINISHED, &task.task_id, &[&task.file.file_id, ""])
             .await;
     }
 
-    /// A file could not be processed.
-    pub async fn failed(&self, task_id: &str, file_id: &str, why: &str) {
+    /// Shows that a file could not be processed.
+    pub(crate) async fn failed(&self, task_id: &str, file_id: &str, why: &str) {
         let message = format!("File processing failed: {why}");
         self.run(FINISHED, task_id, &[file_id, &message]).await;
     }
@@ -112,13 +114,13 @@ impl Progress {
             loop {
                 match call.invoke_async::<i64>(&mut connection.clone()).await {
                     Ok(_) => return,
-                    Err(error) => tracing::debug!(%error, "the progress display is away"),
+                    Err(error) => tracing::debug!(%error, "progress display unavailable"),
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, attempts).await.is_err() {
-            tracing::warn!(task = task_id, "the progress display was not updated");
+        if tokio::time::timeout(TIMEOUT, attempts).await.is_err() {
+            tracing::warn!(task = task_id, "progress display not updated");
         }
     }
 }

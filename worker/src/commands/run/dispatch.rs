@@ -1,7 +1,8 @@
-//! What one message asks for: a document, a range of its pages, a deletion, or nothing that is
-//! ours. The pipeline does it and settles it.
+//! Dispatches a message by its type: a document, a page range, a deletion, or a foreign message.
+//! The pipeline processes and settles it.
 
 use layra_crds::ForeignMessageAction;
+use layra_crds::metric_names::worker as names;
 use mongodb::bson::DateTime;
 use rdkafka::Message as _;
 use rdkafka::message::OwnedMessage;
@@ -12,12 +13,12 @@ use crate::document::Origin;
 use crate::document::page_range::Range;
 use crate::document::task::{self, Deletion, Message, Task};
 use crate::kafka::outbox::Outbox;
-use crate::pipeline::settle::Sender;
+use crate::pipeline::settle::Incoming;
 use crate::pipeline::{Deleter, Job, Outcome, Pipeline, Source, Stored};
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::progress::Progress;
 
-/// Hands messages to the pipeline.
+/// Passes messages to the pipeline.
 pub(super) struct Dispatcher {
     pub(super) common: Common,
     pub(super) pipeline: Pipeline,
@@ -26,13 +27,13 @@ pub(super) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Deals with a message. Once this returns `Ok`, it may be committed.
+    /// Processes a message. Once this returns `Ok`, its offset may be committed.
     pub(super) async fn message(
         &self,
         message: &OwnedMessage,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
-        let own = Origin {
+        let position = Origin {
             topic: message.topic().to_owned(),
             partition: message.partition(),
             offset: message.offset(),
@@ -50,19 +51,20 @@ impl Dispatcher {
             (Ok(None), Ok(Message::Foreign)) => self.foreign(message, cancel).await,
             (Ok(None), Ok(Message::Delete(deletion))) => self.delete(&deletion, cancel).await,
             (Ok(range), Ok(Message::Task(task))) => {
-                self.task(&task, range, own.clone(), message, cancel).await
+                self.task(&task, range, position.clone(), message, cancel)
+                    .await
             }
             (Ok(Some(_)), Ok(_)) => Err(Failure::permanent(
                 Stage::Intake,
-                "InvalidRange",
-                "a range of something that is no task",
+                Reason::InvalidRange,
+                "range headers on a message that is not a task",
             )),
         };
         match result {
             Err(failure) if failure.rejects_document() => {
-                let sender = self.sender(message, &own, false);
+                let incoming = self.incoming(message, &position, false);
                 let pipeline = &self.pipeline;
-                pipeline.reject_message(&failure, sender, cancel).await
+                pipeline.reject_message(&failure, incoming, cancel).await
             }
             result => result,
         }
@@ -72,7 +74,7 @@ impl Dispatcher {
         &self,
         task: &Task,
         range: Option<Range>,
-        own: Origin,
+        position: Origin,
         message: &OwnedMessage,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
@@ -81,7 +83,7 @@ impl Dispatcher {
         let started = std::time::Instant::now();
         let (origin, at) = match &range {
             Some(range) => (range.origin.clone(), range.at),
-            None => (own, written_at(message)),
+            None => (position, written_at(message)),
         };
         let job = Job {
             task,
@@ -92,18 +94,18 @@ impl Dispatcher {
         };
         let outcome = if let Some(range) = &range {
             span.record("first_page", range.first + 1);
-            self.pipeline.range(&job, range, cancel).await?
+            self.pipeline.ingest_range(&job, range, cancel).await?
         } else {
             self.progress.started(task).await;
-            self.pipeline.document(&job, cancel, &|_| {}).await?
+            self.pipeline.ingest_document(&job, cancel, &|_| {}).await?
         };
         self.report(&outcome, task, started.elapsed().as_secs_f64());
-        let sender = Sender {
+        let incoming = Incoming {
             written_at: at,
-            ..self.sender(message, &origin, range.is_some())
+            ..self.incoming(message, &origin, range.is_some())
         };
         self.pipeline
-            .settle(&outcome, task, Some(sender), cancel)
+            .settle(&outcome, task, Some(incoming), cancel)
             .await
     }
 
@@ -113,25 +115,28 @@ impl Dispatcher {
             Outcome::Stored(Stored { pages, vectors }) => {
                 tracing::info!(pages, vectors, seconds, name, "stored");
                 let metrics = &self.common.metrics;
-                metrics.files.with_label_values(&["success"]).inc();
+                metrics
+                    .files
+                    .with_label_values(&[names::STATUS_SUCCESS])
+                    .inc();
                 metrics.ingestion_duration.observe(seconds);
             }
-            Outcome::PartStored => tracing::info!(seconds, name, "range stored"),
+            Outcome::RangeStored => tracing::info!(seconds, name, "page range stored"),
             Outcome::AlreadyStored | Outcome::Settled | Outcome::Deleted | Outcome::Superseded => {
                 tracing::info!(reason = ?outcome, "nothing to do");
             }
-            // Said when it is done.
-            Outcome::Split(..) | Outcome::Rejected(..) | Outcome::Again(_) => {}
+            // Logged when they are settled.
+            Outcome::Split(..) | Outcome::Rejected(..) | Outcome::Repeat(_) => {}
         }
     }
 
-    fn sender<'a>(
+    fn incoming<'a>(
         &'a self,
         message: &'a OwnedMessage,
         origin: &'a Origin,
         is_range: bool,
-    ) -> Sender<'a> {
-        Sender {
+    ) -> Incoming<'a> {
+        Incoming {
             message,
             origin,
             written_at: written_at(message),
@@ -148,8 +153,8 @@ impl Dispatcher {
         };
         deleter.delete(deletion, cancel).await?;
         let kind = match deletion {
-            Deletion::File { .. } => "file",
-            Deletion::KnowledgeBase(_) => "knowledge_base",
+            Deletion::File { .. } => names::KIND_FILE,
+            Deletion::KnowledgeBase(_) => names::KIND_KNOWLEDGE_BASE,
         };
         let deletions = &self.common.metrics.deletions;
         deletions.with_label_values(&[kind]).inc();
@@ -169,9 +174,9 @@ impl Dispatcher {
                     .retry
                     .run(Stage::DeadLetter, cancel, forward)
                     .await?;
-                "forward"
+                names::ACTION_FORWARD
             }
-            _ => "skip",
+            _ => names::ACTION_SKIP,
         };
         self.common
             .metrics

@@ -1,6 +1,5 @@
-//! The messages that are worked on at the same time: each is dealt with, or given back when the
-//! worker leaves or its partition moves. Nothing is committed here; a ticket that is done says that
-//! it may be.
+//! Processes messages concurrently. Each message is settled, or released when the worker shuts down
+//! or its partition is revoked. The poll loop commits the offsets of settled messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,79 +9,82 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::WORK_AT_ONCE;
+use super::MAX_IN_PROGRESS;
 use super::dispatch::Dispatcher;
 use crate::kafka::consumer::Delivery;
-use crate::runtime::failure::{Class, Failure, Stage};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 
-/// Works on messages as they come. Once `leave` is cancelled nothing new is begun, and work that
-/// takes longer than `patience` from then on is given back. Returns the first fatal failure.
-pub(super) async fn work_all(
+/// Processes messages as they arrive. Once `shutdown` is cancelled, no further message is started,
+/// and messages that take longer than `drain_timeout` are released. Returns the first fatal
+/// failure.
+pub(super) async fn process_all(
     dispatcher: &Arc<Dispatcher>,
     mut deliveries: mpsc::UnboundedReceiver<Delivery>,
-    leave: &CancellationToken,
-    patience: Duration,
+    shutdown: &CancellationToken,
+    drain_timeout: Duration,
 ) -> Result<(), Failure> {
-    let call_off = CancellationToken::new();
-    let mut working = JoinSet::new();
+    let cancel_all = CancellationToken::new();
+    let mut in_progress = JoinSet::new();
     loop {
-        let free = working.len() < WORK_AT_ONCE;
+        let free = in_progress.len() < MAX_IN_PROGRESS;
         tokio::select! {
-            () = leave.cancelled() => break,
-            Some(result) = working.join_next() => finished(result)?,
+            () = shutdown.cancelled() => break,
+            Some(result) = in_progress.join_next() => check_ended(result)?,
             delivery = deliveries.recv(), if free => match delivery {
                 Some(delivery) => {
-                    let (dispatcher, call_off) = (Arc::clone(dispatcher), call_off.clone());
-                    working.spawn(async move { work(&dispatcher, delivery, &call_off).await });
+                    let (dispatcher, cancel_all) = (Arc::clone(dispatcher), cancel_all.clone());
+                    in_progress.spawn(async move {
+                        process(&dispatcher, delivery, &cancel_all).await
+                    });
                 }
                 None => break,
             },
         }
     }
     tracing::info!(
-        documents = working.len(),
-        "leaving after the documents in flight"
+        documents = in_progress.len(),
+        "draining, waiting for documents in progress"
     );
-    // Gives back what has not begun.
+    // Releases the messages that were not started.
     drop(deliveries);
-    let deadline = tokio::time::sleep(patience);
+    let deadline = tokio::time::sleep(drain_timeout);
     tokio::pin!(deadline);
     loop {
         tokio::select! {
-            result = working.join_next() => match result {
-                Some(result) => finished(result)?,
+            result = in_progress.join_next() => match result {
+                Some(result) => check_ended(result)?,
                 None => return Ok(()),
             },
-            () = &mut deadline, if !call_off.is_cancelled() => call_off.cancel(),
+            () = &mut deadline, if !cancel_all.is_cancelled() => cancel_all.cancel(),
         }
     }
 }
 
-/// Works on one message until it is dealt with, given back, or `call_off` is cancelled. An
+/// Processes one message until it is settled or released. Cancelling `cancel_all` releases it. An
 /// error is fatal.
-async fn work(
+async fn process(
     dispatcher: &Dispatcher,
     delivery: Delivery,
-    call_off: &CancellationToken,
+    cancel_all: &CancellationToken,
 ) -> Result<(), Failure> {
     let Delivery { message, ticket } = delivery;
     let cancel = ticket.cancel().child_token();
-    let _called_off = {
-        let (cancel, call_off) = (cancel.clone(), call_off.clone());
+    let _cancel_with_all = {
+        let (cancel, cancel_all) = (cancel.clone(), cancel_all.clone());
         let watch = tokio::spawn(async move {
-            call_off.cancelled().await;
+            cancel_all.cancelled().await;
             cancel.cancel();
         });
         tokio_util::task::AbortOnDropHandle::new(watch)
     };
     if cancel.is_cancelled() {
-        // Its partition moved while it waited for its turn.
+        // Its partition was revoked before the message was started.
         return Ok(());
     }
     let span = tracing::info_span!(
         "message",
-        topic = ticket.place().0,
-        partition = ticket.place().1,
+        topic = ticket.partition().0,
+        partition = ticket.partition().1,
         offset = ticket.offset(),
         file = tracing::field::Empty,
         first_page = tracing::field::Empty,
@@ -90,7 +92,8 @@ async fn work(
     async {
         let began = std::time::Instant::now();
         let result = dispatcher.message(&message, &cancel).await;
-        dispatcher.common.metrics.worked_for(began.elapsed());
+        let metrics = &dispatcher.common.metrics;
+        metrics.record_work_time(began.elapsed());
         match result {
             Ok(()) => {
                 ticket.done();
@@ -102,7 +105,7 @@ async fn work(
                     Class::Stopped | Class::Superseded | Class::Deleted
                 ) =>
             {
-                tracing::info!("the message is given back");
+                tracing::info!("message released, will be redelivered");
                 Ok(())
             }
             Err(failure) => Err(failure),
@@ -112,6 +115,6 @@ async fn work(
     .await
 }
 
-fn finished(result: Result<Result<(), Failure>, JoinError>) -> Result<(), Failure> {
-    result.unwrap_or_else(|error| Err(Failure::fatal(Stage::Intake, "WorkerDied", error)))
+fn check_ended(result: Result<Result<(), Failure>, JoinError>) -> Result<(), Failure> {
+    result.unwrap_or_else(|error| Err(Failure::fatal(Stage::Intake, Reason::WorkerDied, error)))
 }

@@ -1,5 +1,5 @@
-//! The `run` command: documents from Kafka into the stores, until told to stop. Here a worker starts
-//! and ends; what it does with a message is in [`dispatch`].
+//! The `run` command: ingests documents from Kafka until a shutdown. This module starts and stops
+//! the worker; [`dispatch`] processes messages.
 
 mod dispatch;
 mod in_flight;
@@ -12,32 +12,36 @@ use std::time::Duration;
 use crate::assembly::Common;
 use crate::kafka::consumer::Intake;
 use crate::kafka::outbox::Outbox;
-use crate::runtime::failure::{Class, Failure, Stage};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::server;
 use crate::stores::progress::Progress;
 use dispatch::Dispatcher;
 use polling::Polling;
 
-/// Documents and ranges worked on at the same time. Renderers, memory and the model have bounds of
-/// their own; this many keep them busy when documents are short.
-const WORK_AT_ONCE: usize = 8;
-/// Ranges of long documents among them; the other places are for whole documents.
-const RANGES_AT_ONCE: usize = WORK_AT_ONCE - 2;
-/// Tasks taken from Kafka and not finished, those that wait for their turn included.
-const TASKS_AHEAD: usize = 2 * WORK_AT_ONCE;
-/// Part of the grace that is left for giving work back, committing and leaving the group.
-const TO_LEAVE: Duration = Duration::from_secs(20);
-/// A worker that has not left so long before the end of its grace ends as it is.
-const TO_END: Duration = Duration::from_secs(3);
+/// Documents and page ranges in progress at the same time. Renderers, memory and the model have
+/// limits of their own; this number keeps them busy when documents are short.
+const MAX_IN_PROGRESS: usize = 8;
+/// Page ranges among them. The rest is for whole documents.
+const MAX_RANGES: usize = MAX_IN_PROGRESS - 2;
+/// Tasks received from Kafka and not settled, including those that wait to be started.
+const MAX_TASKS: usize = 2 * MAX_IN_PROGRESS;
+/// Part of the grace period that is reserved for releasing work, committing and leaving the group.
+const LEAVE_MARGIN: Duration = Duration::from_secs(20);
+/// A worker exits with work unfinished this long before the end of its grace period.
+const EXIT_MARGIN: Duration = Duration::from_secs(3);
 
-/// Runs until `common.stop` is cancelled and the documents in flight are finished, or until
-/// something is wrong that only a person can mend.
+/// Runs until `common.stop` is cancelled and the documents in progress are finished, or until a
+/// fatal failure.
 ///
-/// Once told to stop, work goes on for most of `grace`; what is not finished by then is given back,
-/// and what is stored of it is kept. Requests are not cut short; when one is not answered, or the
-/// group does not let go, the worker ends shortly before `grace` does: what it was about to do is
-/// done by others, as after a crash, and the log says what held it.
-pub async fn run(common: Common, listen: SocketAddr, grace: Duration) -> Result<(), Failure> {
+/// During a shutdown, work continues for most of `grace`. Unfinished work is then released, and its
+/// stored pages are kept. Requests are not interrupted: if a server or the group does not answer,
+/// the worker exits shortly before the end of `grace` and logs the reason. Other workers then
+/// continue its work, as after a crash.
+pub(crate) async fn run(
+    common: Common,
+    listen: SocketAddr,
+    grace: Duration,
+) -> Result<(), Failure> {
     let server = server::serve(
         listen,
         Arc::clone(&common.health),
@@ -45,26 +49,27 @@ pub async fn run(common: Common, listen: SocketAddr, grace: Duration) -> Result<
     );
     tokio::select! {
         result = server => {
-            let problem = result.err().map_or_else(|| "it ended".to_owned(), |e| e.to_string());
-            Err(Failure::fatal(Stage::Intake, "HttpServer", format!("{listen}: {problem}")))
+            let problem = result.err().map(|error| error.to_string());
+            let problem = problem.unwrap_or_else(|| "the server ended".to_owned());
+            Err(Failure::fatal(Stage::Intake, Reason::HttpServer, format!("{listen}: {problem}")))
         }
         result = work(&common, grace) => match result {
-            // Told to stop before everything was connected.
+            // The shutdown came before everything was connected.
             Err(failure) if failure.class == Class::Stopped => Ok(()),
             result => result,
         },
-        () = overdue(&common, grace) => Ok(()),
+        () = deadline(&common, grace) => Ok(()),
     }
 }
 
-/// Ends when the worker should have left.
-async fn overdue(common: &Common, grace: Duration) {
+/// Returns when the worker must exit.
+async fn deadline(common: &Common, grace: Duration) {
     common.stop.cancelled().await;
-    tokio::time::sleep(grace.saturating_sub(TO_END).max(grace / 2)).await;
+    tokio::time::sleep(grace.saturating_sub(EXIT_MARGIN).max(grace / 2)).await;
     tracing::warn!(
         documents = common.metrics.documents_in_flight.get(),
-        waits = ?common.health.waits(),
-        "leaving takes too long; ending as it is"
+        retries = ?common.health.retries(),
+        "shutdown deadline reached, exiting with work unfinished"
     );
 }
 
@@ -89,12 +94,12 @@ async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
     let _rechecks = tokio_util::task::AbortOnDropHandle::new(rechecks);
 
     let intake = subscribe(common)?;
-    // Ends the poll loop, on request or after a fatal failure.
-    let leave = common.stop.child_token();
-    let (polling, deliveries) = Polling::start(intake, leave.clone());
-    let patience = grace.saturating_sub(TO_LEAVE).max(grace / 2);
-    let outcome = in_flight::work_all(&dispatcher, deliveries, &leave, patience).await;
-    leave.cancel();
+    // Ends the poll loop, on a signal or after a fatal failure.
+    let shutdown = common.stop.child_token();
+    let (polling, deliveries) = Polling::start(intake, shutdown.clone());
+    let drain_timeout = grace.saturating_sub(LEAVE_MARGIN).max(grace / 2);
+    let outcome = in_flight::process_all(&dispatcher, deliveries, &shutdown, drain_timeout).await;
+    shutdown.cancel();
     outcome.and(polling.ended().await)
 }
 
@@ -105,8 +110,8 @@ fn subscribe(common: &Common) -> Result<Intake, Failure> {
     let intake = Intake::subscribe(
         &common.settings,
         name.as_deref(),
-        TASKS_AHEAD,
-        RANGES_AT_ONCE,
+        MAX_TASKS,
+        MAX_RANGES,
         Arc::clone(&common.health),
         Arc::clone(&common.metrics),
     )?;

@@ -1,33 +1,35 @@
-//! The thread that polls Kafka, watched: when it ends, for whatever reason, the worker leaves.
+//! Runs the poll loop on its own thread. When the loop ends, for any reason, the worker shuts down.
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::kafka::consumer::{Delivery, Intake};
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 
-/// A poll loop that runs.
+/// A running poll loop.
 pub(super) struct Polling(JoinHandle<Result<(), Failure>>);
 
 impl Polling {
-    /// Starts the loop. It ends after `leave` is cancelled, and cancels it when it ends by itself.
+    /// Starts the loop. It ends after `shutdown` is cancelled, and cancels `shutdown` when it ends.
     pub(super) fn start(
         intake: Intake,
-        leave: CancellationToken,
+        shutdown: CancellationToken,
     ) -> (Self, mpsc::UnboundedReceiver<Delivery>) {
         let (sender, deliveries) = mpsc::unbounded_channel();
         let polling = tokio::task::spawn_blocking(move || {
-            let result = intake.run(&sender, &leave);
-            leave.cancel();
+            let result = intake.run(&sender, &shutdown);
+            shutdown.cancel();
             result
         });
         (Self(polling), deliveries)
     }
 
-    /// Waits until everything is finished or given back, committed, and the group left.
+    /// Waits until all messages are settled or released, offsets are committed, and the consumers
+    /// have left the group.
     pub(super) async fn ended(self) -> Result<(), Failure> {
         let ended = self.0.await;
-        ended.unwrap_or_else(|error| Err(Failure::fatal(Stage::Intake, "PollLoopDied", error)))
+        ended
+            .unwrap_or_else(|error| Err(Failure::fatal(Stage::Intake, Reason::PollLoopDied, error)))
     }
 }

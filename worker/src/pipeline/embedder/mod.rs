@@ -1,10 +1,10 @@
-//! The model at work: pages of all documents become batches, one after the other.
+//! Embeds pages of all documents in batches, one batch after the other.
 //!
 //! ```text
-//! embed_pages ─► prepare (CPU threads) ─► batches (a thread) ─► model (a thread) ─► finish
+//! embed_pages ─► prepare (CPU threads) ─► batches (thread) ─► model (thread) ─► finish
 //! ```
-//! While the model computes a batch, pages of the next are prepared and, once they fill it, on
-//! their way to the device. Memory is bounded by the number of prepared pages.
+//! While the model computes a batch, pages of the next one are prepared and, once they fill it,
+//! uploaded to the device. The number of prepared pages bounds the memory.
 
 mod token_budget;
 
@@ -20,42 +20,39 @@ use layra_embedding::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
 use token_budget::TokenBudget;
 
-/// How often a batch that is not full looks whether the model is free.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often the model is checked for being idle while a batch is not full.
+const IDLE_CHECK: Duration = Duration::from_millis(2);
 
-/// What the model sees of a page.
+/// The model's input for a page.
 #[derive(Clone, Debug)]
-pub struct PageContent {
-    /// The page's text.
-    pub text: String,
-    /// Its image, when the model looks at it.
-    pub pixels: Option<PagePixels>,
+pub(crate) struct PageContent {
+    pub(crate) text: String,
+    /// The page's image, if the model needs it.
+    pub(crate) pixels: Option<PagePixels>,
 }
 
 /// A page's image: RGB, row by row.
 #[derive(Clone, Debug)]
-pub struct PagePixels {
-    /// Width in pixels.
-    pub width: u32,
-    /// Height in pixels.
-    pub height: u32,
+pub(crate) struct PagePixels {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
     /// `3 * width * height` bytes.
-    pub rgb: Bytes,
+    pub(crate) rgb: Bytes,
 }
 
-/// A handle to the model's threads. They end with the last handle.
+/// A handle to the model's threads. They end when the last handle is dropped.
 #[derive(Clone)]
-pub struct EmbedderThread {
+pub(crate) struct EmbedderThread {
     model: Arc<dyn Embedder>,
     jobs: Sender<Job>,
-    /// Pages that are prepared at the same time.
+    /// Bounds the pages that are prepared at the same time.
     cores: Arc<Semaphore>,
-    /// Pages that are prepared and not yet embedded.
-    places: Arc<Semaphore>,
+    /// Bounds the pages that are prepared and not yet embedded.
+    slots: Arc<Semaphore>,
 }
 
 enum Job {
@@ -69,11 +66,11 @@ enum Job {
 struct PageJob {
     page: Prepared,
     answer: oneshot::Sender<Result<MultiVector, Failure>>,
-    /// Given back when the page's vectors are there, or nobody wants them.
-    _place: OwnedSemaphorePermit,
+    /// Released when the page is embedded, or its receiver is gone.
+    _slot: OwnedSemaphorePermit,
 }
 
-/// What the model's thread is handed.
+/// A unit of work for the model's thread.
 enum Work {
     Batch {
         pages: Vec<PageJob>,
@@ -86,8 +83,8 @@ enum Work {
 }
 
 impl EmbedderThread {
-    /// Starts the threads. `batch_pages` bounds how many pages wait.
-    pub fn start(
+    /// Starts the threads. `batch_pages` bounds the number of waiting pages.
+    pub(crate) fn start(
         model: Box<dyn Embedder>,
         batch_pages: usize,
         metrics: Arc<Metrics>,
@@ -97,7 +94,7 @@ impl EmbedderThread {
         let budget = Arc::new(Mutex::new(TokenBudget::new(model.batch_tokens())));
         let idle = Arc::new(AtomicBool::new(true));
         let (jobs, queue) = channel();
-        // A rendezvous: one batch is computed, one more is uploaded.
+        // A rendezvous: while one batch is computed, one more is uploaded.
         let (work, to_do) = sync_channel(0);
         let batches = Batches {
             model: Arc::clone(&model),
@@ -118,29 +115,30 @@ impl EmbedderThread {
             model,
             jobs,
             cores: Arc::new(Semaphore::new(cores)),
-            places: Arc::new(Semaphore::new(2 * batch_pages.max(1))),
+            slots: Arc::new(Semaphore::new(2 * batch_pages.max(1))),
         })
     }
 
-    /// Dimensions of a vector.
-    #[must_use]
-    pub fn dimensions(&self) -> usize {
+    /// Width of a vector.
+    pub(crate) fn dimensions(&self) -> usize {
         self.model.dimensions()
     }
 
-    /// Most pixels of a page that the model looks at; none when it needs no pixels.
-    #[must_use]
-    pub fn page_pixels(&self) -> Option<u32> {
+    /// Largest number of pixels of a page that the model uses. `None`: it needs no pixels.
+    pub(crate) fn page_pixels(&self) -> Option<u32> {
         self.model.page_pixels()
     }
 
     /// The vectors of each page, in order.
-    pub async fn embed_pages(&self, pages: Vec<PageContent>) -> Result<Vec<MultiVector>, Failure> {
+    pub(crate) async fn embed_pages(
+        &self,
+        pages: Vec<PageContent>,
+    ) -> Result<Vec<MultiVector>, Failure> {
         try_join_all(pages.into_iter().map(|page| self.embed_page(page))).await
     }
 
     async fn embed_page(&self, page: PageContent) -> Result<MultiVector, Failure> {
-        let place = permit(&self.places).await;
+        let slot = permit(&self.slots).await;
         let core = permit(&self.cores).await;
         let model = Arc::clone(&self.model);
         let prepared = on_a_thread(move || {
@@ -150,12 +148,12 @@ impl EmbedderThread {
         });
         let page = prepared
             .await?
-            .map_err(|error| Failure::permanent(Stage::Embed, "EmbeddingFailed", error))?;
+            .map_err(|error| Failure::permanent(Stage::Embed, Reason::EmbeddingFailed, error))?;
         let (answer, result) = oneshot::channel();
         let job = Job::Page(PageJob {
             page,
             answer,
-            _place: place,
+            _slot: slot,
         });
         let vectors = self.ask(job, result).await?;
         let model = Arc::clone(&self.model);
@@ -169,7 +167,7 @@ impl EmbedderThread {
     }
 
     /// The vectors of a question.
-    pub async fn embed_question(&self, question: &str) -> Result<MultiVector, Failure> {
+    pub(crate) async fn embed_question(&self, question: &str) -> Result<MultiVector, Failure> {
         let (answer, result) = oneshot::channel();
         let text = question.to_owned();
         self.ask(Job::Question { text, answer }, result).await
@@ -180,8 +178,8 @@ impl EmbedderThread {
         job: Job,
         result: oneshot::Receiver<Result<MultiVector, Failure>>,
     ) -> Result<MultiVector, Failure> {
-        self.jobs.send(job).map_err(|_| gone())?;
-        result.await.map_err(|_| gone())?
+        self.jobs.send(job).map_err(|_| thread_ended())?;
+        result.await.map_err(|_| thread_ended())?
     }
 }
 
@@ -191,7 +189,7 @@ impl std::fmt::Debug for EmbedderThread {
     }
 }
 
-/// Makes batches of pages and brings them to the device.
+/// Forms batches of pages and uploads them to the device.
 struct Batches {
     model: Arc<dyn Embedder>,
     budget: Arc<Mutex<TokenBudget>>,
@@ -220,14 +218,14 @@ impl Batches {
         }
     }
 
-    /// A batch that begins with `first`, and the job that does not belong to it. A batch that is
-    /// not full waits for further pages as long as the model computes another one.
+    /// A batch that begins with `first`, and the next job, if it does not fit. A batch that is not
+    /// full waits for further pages while the model computes another one.
     fn gather(&self, first: PageJob) -> (Vec<PageJob>, Option<Job>) {
         let budget = lock(&self.budget).current();
         let mut tokens = first.page.tokens;
         let mut pages = vec![first];
         while tokens < budget {
-            match self.queue.recv_timeout(LOOK) {
+            match self.queue.recv_timeout(IDLE_CHECK) {
                 Ok(Job::Page(job)) if job.answer.is_closed() => {}
                 Ok(Job::Page(job)) if tokens + job.page.tokens <= budget => {
                     tokens += job.page.tokens;
@@ -246,7 +244,7 @@ impl Batches {
     }
 }
 
-/// Computes batches, and makes them smaller while they do not fit.
+/// Computes batches, and splits those that do not fit into the device's memory.
 struct Computer {
     model: Arc<dyn Embedder>,
     budget: Arc<Mutex<TokenBudget>>,
@@ -262,7 +260,7 @@ impl Computer {
                 Work::Batch { pages, uploaded } => self.compute(pages, *uploaded),
                 Work::Question { text, answer } => {
                     let result = self.model.embed_query(&text);
-                    // Nobody waits when the work was called off meanwhile.
+                    // The receiver is gone if the work was cancelled in the meantime.
                     let _ = answer.send(result.map_err(|error| self.failure(&error)));
                 }
             }
@@ -289,15 +287,19 @@ impl Computer {
             }
             Ok(vectors) => {
                 timer.stop_and_discard();
-                let message = format!("{} results for {} pages", vectors.len(), pages.len());
+                let message = format!(
+                    "the model returned {} results for {} pages",
+                    vectors.len(),
+                    pages.len()
+                );
                 refuse(
                     pages,
-                    &Failure::permanent(Stage::Embed, "EmbeddingFailed", message),
+                    &Failure::permanent(Stage::Embed, Reason::EmbeddingFailed, message),
                 );
             }
             Err(error) if pages.len() > 1 => {
                 timer.stop_and_discard();
-                self.again(pages, tokens, &error);
+                self.compute_in_parts(pages, tokens, &error);
             }
             Err(error) => {
                 timer.stop_and_discard();
@@ -306,9 +308,9 @@ impl Computer {
         }
     }
 
-    /// Computes the pages of a batch that failed in smaller ones: what does not fit together may
-    /// fit in parts, and one page's trouble is not its neighbours'.
-    fn again(&self, pages: Vec<PageJob>, tokens: usize, error: &EmbedError) {
+    /// Computes the pages of a failed batch in smaller batches: they may fit into memory, and the
+    /// failure of one page must not affect the others.
+    fn compute_in_parts(&self, pages: Vec<PageJob>, tokens: usize, error: &EmbedError) {
         let mut budget = 1;
         if error.is_out_of_memory() {
             self.metrics.embedding_out_of_memory.inc();
@@ -321,7 +323,7 @@ impl Computer {
                 tokens,
                 pages = pages.len(),
                 next = budget,
-                "the device's memory is full: smaller batches"
+                "out of device memory, retrying with smaller batches"
             );
         }
         let mut rest = pages;
@@ -334,21 +336,21 @@ impl Computer {
         }
     }
 
-    /// The class of a failure that concerns one page alone.
+    /// The failure of a batch with a single page, or of a question.
     fn failure(&self, error: &EmbedError) -> Failure {
         if error.is_out_of_memory() {
             let message = format!(
                 "one page does not fit into the device's memory ({error}): lower \
-                 embedding.maxVisualTokens, choose a smaller embedding.precision, or use a larger \
-                 GPU"
+                 embedding.maxVisualTokens, choose a smaller embedding.precision, or use a GPU \
+                 with more memory"
             );
-            return Failure::fatal(Stage::Embed, "OutOfMemory", message);
+            return Failure::fatal(Stage::Embed, Reason::OutOfMemory, message);
         }
-        // A GPU does not recover from a failed kernel: another process must begin anew.
+        // A GPU context does not recover from a failed kernel: a new process is needed.
         if error.is_computation() && self.model.gpu_memory_bytes().is_some() {
-            return Failure::fatal(Stage::Embed, "DeviceFailed", error);
+            return Failure::fatal(Stage::Embed, Reason::DeviceFailed, error);
         }
-        Failure::permanent(Stage::Embed, "EmbeddingFailed", error)
+        Failure::permanent(Stage::Embed, Reason::EmbeddingFailed, error)
     }
 }
 
@@ -358,8 +360,12 @@ fn refuse(pages: Vec<PageJob>, failure: &Failure) {
     }
 }
 
-fn gone() -> Failure {
-    Failure::fatal(Stage::Embed, "EmbedderDied", "the model's thread has ended")
+fn thread_ended() -> Failure {
+    Failure::fatal(
+        Stage::Embed,
+        Reason::EmbedderDied,
+        "the model's thread ended",
+    )
 }
 
 fn lock(budget: &Mutex<TokenBudget>) -> std::sync::MutexGuard<'_, TokenBudget> {
@@ -375,7 +381,7 @@ async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
     let result = tokio::task::spawn_blocking(work).await;
-    result.map_err(|error| Failure::permanent(Stage::Embed, "EmbeddingFailed", error))
+    result.map_err(|error| Failure::permanent(Stage::Embed, Reason::EmbeddingFailed, error))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
@@ -383,7 +389,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure
         .name(name.to_owned())
         .spawn(work)
         .map(drop)
-        .map_err(|error| Failure::fatal(Stage::Embed, "NoThread", error))
+        .map_err(|error| Failure::fatal(Stage::Embed, Reason::NoThread, error))
 }
 
 fn page_input(page: &PageContent) -> PageInput<'_> {

@@ -4,10 +4,10 @@ use layra_embedding::colqwen::ColQwenError;
 use super::*;
 use crate::runtime::failure::Class;
 
-/// A model whose device has room for so many tokens. A page has as many tokens as its text has
-/// bytes, and its one vector says how many that are. `bad` pages fail for good.
+/// A model whose device has memory for `capacity` tokens. A page has one token for each byte of its
+/// text, and a single vector with the number of tokens. Pages that contain `!` fail for good.
 struct Small {
-    room: usize,
+    capacity: usize,
     batches: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -37,7 +37,7 @@ impl Embedder for Small {
     fn forward(&self, batch: Batch) -> Result<Vec<MultiVector>, EmbedError> {
         let pages = batch.passages().unwrap();
         let tokens: usize = pages.iter().map(|page| page[0].len()).sum();
-        if tokens > self.room {
+        if tokens > self.capacity {
             return Err(ColQwenError::from(Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into())).into());
         }
         if pages.iter().any(|page| page[0].contains(&u32::from(b'!'))) {
@@ -59,11 +59,11 @@ struct Bench {
     batches: Arc<Mutex<Vec<usize>>>,
 }
 
-fn start(room: usize) -> Bench {
+fn start(capacity: usize) -> Bench {
     let metrics = Arc::new(Metrics::new());
     let batches = Arc::default();
     let model = Small {
-        room,
+        capacity,
         batches: Arc::clone(&batches),
     };
     Bench {
@@ -115,7 +115,7 @@ async fn a_page_that_does_not_fit_alone_ends_the_worker_with_advice() {
     let failure = bench.thread.embed_pages(pages(&[40])).await.unwrap_err();
     assert_eq!(
         (failure.class, failure.reason),
-        (Class::Fatal, "OutOfMemory")
+        (Class::Fatal, Reason::OutOfMemory)
     );
     assert!(failure.message.contains("maxVisualTokens"), "{failure}");
     assert_eq!(

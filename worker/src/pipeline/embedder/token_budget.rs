@@ -1,12 +1,12 @@
-//! How many tokens a batch may have: as many as configured, fewer after the device's memory was
-//! full, and slowly more again. Pure.
+//! The token limit of a batch. It is halved when the device runs out of memory and grows back
+//! slowly. No I/O.
 
-/// Batches that must fit before the next, larger one is tried.
-const PATIENCE: u32 = 16;
-/// The budget grows by this fraction of the full one at a time.
+/// Batches that must fit before the limit grows.
+const BATCHES_PER_STEP: u32 = 16;
+/// The limit grows by the full limit divided by this.
 const STEP: usize = 16;
 
-/// The tokens of a batch.
+/// The token limit of a batch.
 #[derive(Clone, Debug)]
 pub(super) struct TokenBudget {
     full: usize,
@@ -15,7 +15,7 @@ pub(super) struct TokenBudget {
 }
 
 impl TokenBudget {
-    /// A budget that begins at its full size.
+    /// A limit that starts at its full size.
     pub(super) fn new(full: usize) -> Self {
         let full = full.max(1);
         Self {
@@ -25,24 +25,24 @@ impl TokenBudget {
         }
     }
 
-    /// Most tokens of the next batch.
+    /// Limit of the next batch.
     pub(super) fn current(&self) -> usize {
         self.current
     }
 
-    /// A batch of `tokens` did not fit: half of it may.
+    /// Records that a batch of `tokens` did not fit.
     pub(super) fn out_of_memory(&mut self, tokens: usize) {
         self.current = self.current.min(tokens / 2).max(1);
         self.fitted = 0;
     }
 
-    /// A batch of `tokens` fitted. A small one says nothing of larger ones.
+    /// Records that a batch of `tokens` did fit. A small batch is no evidence for larger ones.
     pub(super) fn fitted(&mut self, tokens: usize) {
         if self.current == self.full || tokens.saturating_mul(2) < self.current {
             return;
         }
         self.fitted += 1;
-        if self.fitted >= PATIENCE {
+        if self.fitted >= BATCHES_PER_STEP {
             self.fitted = 0;
             self.current = (self.current + self.full.div_ceil(STEP)).min(self.full);
         }
@@ -56,23 +56,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_halves_at_once_and_grows_back_slowly() {
+    fn the_limit_halves_at_once_and_grows_back_slowly() {
         let mut budget = TokenBudget::new(6400);
         budget.out_of_memory(6000);
         assert_eq!(budget.current(), 3000);
-        for _ in 0..PATIENCE {
+        for _ in 0..BATCHES_PER_STEP {
             assert_eq!(budget.current(), 3000);
             budget.fitted(2900);
         }
         assert_eq!(budget.current(), 3400);
-        for _ in 0..PATIENCE * 20 {
+        for _ in 0..BATCHES_PER_STEP * 20 {
             budget.fitted(3400);
         }
         assert_eq!(budget.current(), 6400, "and no further");
     }
 
     #[test]
-    fn a_small_batch_is_no_reason_to_grow() {
+    fn the_limit_does_not_grow_after_small_batches() {
         let mut budget = TokenBudget::new(6400);
         budget.out_of_memory(6400);
         for _ in 0..100 {
@@ -83,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_stays_between_one_token_and_the_full_size(
+        fn the_limit_stays_between_one_token_and_its_full_size(
             full in 1..10_000_usize,
             steps in prop::collection::vec((any::<bool>(), 0..20_000_usize), 0..100),
         ) {

@@ -1,12 +1,12 @@
-//! The stage that computes vectors. Pages of several documents share the model's batches: see
-//! [`embedder`](crate::pipeline::embedder).
+//! The stage that computes vectors. Batches of the model may contain pages of several documents:
+//! see [`embedder`](crate::pipeline::embedder).
 
 use super::Stages;
 use crate::pipeline::embedder::PageContent;
 use crate::runtime::failure::Failure;
 
 impl Stages<'_> {
-    /// The vectors of each page, one row each, in the order of the pages.
+    /// The vectors of each page, in the order of the pages.
     pub(super) async fn embed(
         &self,
         pages: Vec<PageContent>,

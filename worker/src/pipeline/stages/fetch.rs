@@ -1,4 +1,4 @@
-//! Getting a document's original into a local file that removes itself.
+//! Fetches originals into local files that are removed after use.
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
@@ -9,45 +9,45 @@ use layra_rendering::OFFICE_PREFIX;
 use tempfile::TempPath;
 use tokio::sync::OnceCell;
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::objects::Objects;
 
-/// Local copies are called so.
+/// File names of local copies begin with this.
 const PREFIX: &str = "original-";
-/// Larger originals are refused; they would fill the cache.
+/// Larger originals are rejected: they would fill the cache.
 const LARGEST_ORIGINAL_BYTES: u64 = 2 << 30;
 
-/// Originals in local files. Ranges of the same document share one.
+/// Originals in local files. All ranges of a document share one file.
 #[derive(Clone, Debug)]
-pub struct Originals {
+pub(crate) struct Originals {
     objects: Objects,
     directory: PathBuf,
     shared: Arc<Mutex<HashMap<String, Weak<OnceCell<TempPath>>>>>,
-    /// Held while this worker lives: the directory's originals are its own.
-    _owned: Option<Arc<File>>,
+    /// Locks the directory for this worker.
+    _lock: Option<Arc<File>>,
 }
 
-/// A local copy, removed with its last user.
+/// A local copy. It is removed when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct Original(Arc<OnceCell<TempPath>>);
+pub(crate) struct Original(Arc<OnceCell<TempPath>>);
 
 impl Originals {
-    /// Copies go below `directory`, which is made when it does not exist.
-    pub fn new(objects: Objects, directory: PathBuf) -> Result<Self, Failure> {
-        let owned = own(&directory).map_err(|error| {
+    /// Keeps copies in `directory`, which is created if it does not exist.
+    pub(crate) fn new(objects: Objects, directory: PathBuf) -> Result<Self, Failure> {
+        let lock = lock_and_clean(&directory).map_err(|error| {
             let message = format!("{}: {error}", directory.display());
-            Failure::fatal(Stage::Fetch, "CacheUnusable", message)
+            Failure::fatal(Stage::Fetch, Reason::CacheUnusable, message)
         })?;
         Ok(Self {
             objects,
             directory,
             shared: Arc::default(),
-            _owned: owned.map(Arc::new),
+            _lock: lock.map(Arc::new),
         })
     }
 
-    /// Copies the object `key`, unless a copy is in use.
-    pub async fn get(&self, key: &str) -> Result<Original, Failure> {
+    /// Copies the object `key`, unless a local copy is in use.
+    pub(crate) async fn get(&self, key: &str) -> Result<Original, Failure> {
         let cell = self.cell(key);
         cell.get_or_try_init(|| self.copy(key)).await?;
         Ok(Original(cell))
@@ -71,7 +71,7 @@ impl Originals {
             .tempfile_in(directory)
             .map_err(|error| {
                 let message = format!("{}: {error}", directory.display());
-                Failure::transient(Stage::Fetch, "CacheUnwritable", message)
+                Failure::transient(Stage::Fetch, Reason::CacheUnwritable, message)
             })?;
         let path = file.into_temp_path();
         self.objects
@@ -81,10 +81,9 @@ impl Originals {
     }
 }
 
-/// Takes the directory for this worker and removes the originals, and what they were being
-/// converted to, that a killed one left. A second
-/// worker with the same directory gets no lock, and removes nothing.
-fn own(directory: &Path) -> std::io::Result<Option<File>> {
+/// Locks the directory and removes originals and converted files that a killed worker left there. A
+/// second worker with the same directory gets no lock and removes nothing.
+fn lock_and_clean(directory: &Path) -> std::io::Result<Option<File>> {
     std::fs::create_dir_all(directory)?;
     let lock = File::create(directory.join("originals.lock"))?;
     match lock.try_lock() {
@@ -95,7 +94,7 @@ fn own(directory: &Path) -> std::io::Result<Option<File>> {
     for entry in std::fs::read_dir(directory)?.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        // What cannot be removed is in nobody's way.
+        // A file that cannot be removed does no harm.
         if name.starts_with(PREFIX) {
             let _ = std::fs::remove_file(entry.path());
         } else if name.starts_with(OFFICE_PREFIX) {
@@ -109,7 +108,7 @@ impl AsRef<Path> for Original {
     fn as_ref(&self) -> &Path {
         self.0
             .get()
-            .expect("an original is handed out once it is copied")
+            .expect("an original is copied before it is returned")
     }
 }
 
@@ -118,23 +117,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_only_worker_of_a_directory_removes_what_a_killed_one_left() {
+    fn the_only_worker_of_a_directory_removes_files_of_a_killed_one() {
         let directory = tempfile::tempdir().unwrap();
-        let left = directory.path().join("original-abc");
-        std::fs::write(&left, "left").unwrap();
+        let leftover = directory.path().join("original-abc");
+        std::fs::write(&leftover, "left").unwrap();
         let converted = directory.path().join("office-abc");
         std::fs::create_dir_all(converted.join("profile")).unwrap();
         let other = directory.path().join("model.safetensors");
         std::fs::write(&other, "kept").unwrap();
-        let lock = own(directory.path()).unwrap();
+        let lock = lock_and_clean(directory.path()).unwrap();
         assert!(lock.is_some());
-        assert!(!left.exists() && !converted.exists() && other.exists());
+        assert!(!leftover.exists() && !converted.exists() && other.exists());
 
-        std::fs::write(&left, "in use").unwrap();
-        assert!(own(directory.path()).unwrap().is_none(), "a second worker");
-        assert!(left.exists());
+        std::fs::write(&leftover, "in use").unwrap();
+        assert!(
+            lock_and_clean(directory.path()).unwrap().is_none(),
+            "a second worker"
+        );
+        assert!(leftover.exists());
         drop(lock);
-        assert!(own(directory.path()).unwrap().is_some());
-        assert!(!left.exists());
+        assert!(lock_and_clean(directory.path()).unwrap().is_some());
+        assert!(!leftover.exists());
     }
 }

@@ -1,16 +1,16 @@
-//! The stages of one range of pages, running at the same time and joined by short queues:
+//! The stages of one page range. They run concurrently and are connected by short queues:
 //!
 //! ```text
 //! render ─► embed  ─► store (MongoDB, then Milvus, then the ledger)
 //!           upload
 //! ```
-//! A batch is uploaded to S3 while it is embedded, and goes on when both are done: so each batch is
-//! in S3 before MongoDB, and in MongoDB before Milvus. Pages stream: in memory are the pages drawn
-//! ahead, within the [budget](super::budget), and the vectors of a few batches. [`fetch`] comes
-//! before: it serves all ranges of a document at once.
+//! A batch is uploaded to S3 while it is embedded, and is stored when both are complete: each batch
+//! is in S3 before MongoDB, and in MongoDB before Milvus. Pages are streamed: memory holds the
+//! pages rendered ahead, within the [budget](super::budget), and the vectors of a few batches.
+//! [`fetch`] comes first: it serves all ranges of a document.
 
 mod embed;
-pub mod fetch;
+pub(crate) mod fetch;
 mod render;
 mod store;
 mod upload;
@@ -22,7 +22,7 @@ use layra_rendering::Document;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
-use super::budget::Room;
+use super::budget::Reservation;
 use super::page_plan::PagePlan;
 use super::{Observer, Pipeline, Stored};
 use crate::pipeline::embedder::PageContent;
@@ -40,13 +40,13 @@ pub(super) struct Stages<'a> {
     pub(super) claim: &'a Claim,
     pub(super) cancel: &'a CancellationToken,
     pub(super) observer: Observer<'a>,
-    /// What is stored of the range already.
+    /// The pages and vectors of the range that are stored already.
     pub(super) before: Stored,
 }
 
-/// A page that is drawn.
-struct DrawnPage {
-    /// What the model sees of it.
+/// A rendered page that is not yet uploaded and embedded.
+struct PendingPage {
+    /// The model's input.
     content: PageContent,
     image: PageImage,
 }
@@ -55,34 +55,31 @@ struct DrawnPage {
 struct PageImage {
     /// The page, from 0.
     number: u32,
-    /// The image's key.
     key: String,
-    /// The file.
     bytes: Bytes,
-    /// The memory that the whole page takes. Kept until the image is stored and the vectors are
-    /// there.
-    _room: Room,
+    /// The memory of the whole page, held until it is uploaded and embedded.
+    _memory: Reservation,
 }
 
-/// A page whose image is stored and whose vectors are not.
+/// A page that is uploaded and embedded, and not yet in the databases.
 struct EmbeddedPage {
     entry: PageEntry,
     vectors: PageVectors,
 }
 
 impl Stages<'_> {
-    /// Runs all stages over `pages` to their end. When one fails the others stop at their next
-    /// page, never in the middle of a write; the failure furthest down the line is the one that
-    /// counts. Returns what is stored of the range by now.
+    /// Runs all stages over `pages`. When a stage fails, the others stop at their next page, never
+    /// during a write; the failure of the latest stage is returned. Returns the pages and vectors
+    /// of the range that are stored.
     pub(super) async fn run(
         &self,
         document: Document,
         pages: Range<u32>,
     ) -> Result<Stored, Failure> {
-        let (drawn, to_embed) = mpsc::channel(self.pipeline.batch_pages);
+        let (rendered, to_embed) = mpsc::channel(self.pipeline.batch_pages);
         let (embedded, to_store) = mpsc::channel(EMBEDDED_BATCHES);
         let (render, embed, store) = tokio::join!(
-            self.render(document, pages, drawn),
+            self.render(document, pages, rendered),
             self.embed_and_upload(to_embed, embedded),
             self.store(to_store)
         );
@@ -92,15 +89,19 @@ impl Stages<'_> {
         Ok(stored)
     }
 
-    /// Embeds what is drawn and uploads its images, batch after batch.
+    /// Embeds and uploads rendered pages, batch by batch.
     async fn embed_and_upload(
         &self,
-        mut drawn: Receiver<DrawnPage>,
+        mut rendered: Receiver<PendingPage>,
         embedded: Sender<Vec<EmbeddedPage>>,
     ) -> Result<(), Failure> {
         loop {
             let mut batch = Vec::with_capacity(self.pipeline.batch_pages);
-            if drawn.recv_many(&mut batch, self.pipeline.batch_pages).await == 0 {
+            if rendered
+                .recv_many(&mut batch, self.pipeline.batch_pages)
+                .await
+                == 0
+            {
                 return Ok(());
             }
             let batch = tokio::select! {
@@ -113,13 +114,13 @@ impl Stages<'_> {
         }
     }
 
-    async fn batch(&self, pages: Vec<DrawnPage>) -> Result<Vec<EmbeddedPage>, Failure> {
+    async fn batch(&self, pages: Vec<PendingPage>) -> Result<Vec<EmbeddedPage>, Failure> {
         let (contents, images): (Vec<_>, Vec<_>) = pages
             .into_iter()
             .map(|page| (page.content, page.image))
             .unzip();
         let (vectors, entries) = tokio::try_join!(self.embed(contents), self.upload(&images))?;
-        // Both are done with the pages' memory: others may have it.
+        // Releases the memory of the pages.
         drop(images);
         let pages = entries.into_iter().zip(vectors);
         Ok(pages

@@ -1,4 +1,4 @@
-//! The stage that draws pages, ahead of the model as far as the budget allows.
+//! The stage that renders pages, ahead of the model as far as the memory budget allows.
 
 use std::ops::Range;
 
@@ -6,27 +6,27 @@ use bytes::Bytes;
 use layra_rendering::{Document, RenderedPage};
 use tokio::sync::mpsc::Sender;
 
-use super::{DrawnPage, PageImage, Stages};
-use crate::pipeline::budget::Room;
+use super::{PageImage, PendingPage, Stages};
+use crate::pipeline::budget::Reservation;
 use crate::pipeline::embedder::{PageContent, PagePixels};
 use crate::pipeline::render_failure;
 use crate::runtime::failure::{Failure, Stage};
 
 impl Stages<'_> {
-    /// Draws page after page. A queue that nobody reads any more ends the stage: the reader knows
-    /// why.
+    /// Renders page by page. The stage ends when the receiver of its queue is closed: a later stage
+    /// has failed and returns the failure.
     pub(super) async fn render(
         &self,
         mut document: Document,
         pages: Range<u32>,
-        drawn: Sender<DrawnPage>,
+        rendered: Sender<PendingPage>,
     ) -> Result<(), Failure> {
         for number in pages {
             let timer = self.pipeline.metrics.conversion_duration.start_timer();
             let page = tokio::select! {
                 page = document.render(self.plan.request(number)) => page,
                 () = self.cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
-                () = drawn.closed() => return Ok(()),
+                () = rendered.closed() => return Ok(()),
             };
             timer.stop_and_record();
             let page = page.map_err(|error| {
@@ -36,20 +36,20 @@ impl Stages<'_> {
             })?;
             let pixels = page.pixels.as_ref().map_or(0, Bytes::len);
             let bytes = page.encoded.len() + page.text.len() + pixels;
-            let room = tokio::select! {
-                room = self.pipeline.budget.room(bytes) => room,
+            let memory = tokio::select! {
+                memory = self.pipeline.budget.reserve(bytes) => memory,
                 () = self.cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
             };
-            if drawn.send(self.named(page, room)).await.is_err() {
+            if rendered.send(self.with_key(page, memory)).await.is_err() {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    fn named(&self, page: RenderedPage, room: Room) -> DrawnPage {
+    fn with_key(&self, page: RenderedPage, memory: Reservation) -> PendingPage {
         let (width, height) = (page.width, page.height);
-        DrawnPage {
+        PendingPage {
             content: PageContent {
                 text: page.text,
                 pixels: page.pixels.map(|rgb| PagePixels { width, height, rgb }),
@@ -58,7 +58,7 @@ impl Stages<'_> {
                 number: page.page,
                 key: self.plan.image_key(page.page),
                 bytes: page.encoded,
-                _room: room,
+                _memory: memory,
             },
         }
     }

@@ -1,4 +1,4 @@
-//! The stage that writes to the databases: MongoDB, then Milvus, then the progress to the ledger.
+//! The stage that writes to MongoDB, then to Milvus, then the progress to the ledger.
 
 use tokio::sync::mpsc::Receiver;
 
@@ -7,12 +7,12 @@ use crate::pipeline::{Event, Stored};
 use crate::runtime::failure::{Failure, Stage};
 use crate::stores::milvus::PageVectors;
 
-/// Batches that are written together when the databases are slower than the model.
+/// Batches that are written together if the databases are slower than the model.
 const STORED_BATCHES: usize = 4;
 
 impl Stages<'_> {
-    /// Writes what is embedded to MongoDB, then to Milvus, then its progress to the ledger. An
-    /// attempt is never cut short; a claim that is lost ends the work before the next write.
+    /// Writes embedded pages to MongoDB, then to Milvus, then the progress to the ledger. An
+    /// attempt is never interrupted. A lost claim ends the work before the next write.
     pub(super) async fn store(
         &self,
         mut embedded: Receiver<Vec<EmbeddedPage>>,
@@ -35,7 +35,7 @@ impl Stages<'_> {
                 .map(|page| (page.entry, page.vectors))
                 .unzip();
             let file_id = &self.plan.task.file.file_id;
-            pipeline.hold(claim, cancel).await?;
+            pipeline.check_claim(claim, cancel).await?;
             pipeline
                 .ledger(cancel, || {
                     pipeline.stores.documents.add_pages(file_id, &entries)
@@ -49,14 +49,11 @@ impl Stages<'_> {
             let pages = u32::try_from(entries.len()).unwrap_or(u32::MAX);
             stored.pages += pages;
             stored.vectors += rows;
-            let Stored {
-                pages: all,
-                vectors,
-            } = stored;
-            let holds = pipeline.ledger(cancel, || {
-                pipeline.stores.ledger.progress(claim, all, vectors)
+            let is_held = pipeline.ledger(cancel, || {
+                let ledger = &pipeline.stores.ledger;
+                ledger.record_progress(claim, stored.pages, stored.vectors)
             });
-            if !holds.await? {
+            if !is_held.await? {
                 return Err(Failure::superseded(Stage::Mongodb));
             }
             pipeline.metrics.pages.inc_by(pages.into());
@@ -66,8 +63,8 @@ impl Stages<'_> {
         Ok(stored)
     }
 
-    /// Milvus cannot replace rows, and a failed insert may have added some: before another attempt
-    /// they are removed.
+    /// Inserts rows. Milvus cannot replace rows, and a failed insert may have added some: they are
+    /// deleted before the next attempt.
     async fn insert(&self, pages: &[PageVectors], attempts: u32) -> Result<u64, Failure> {
         let vectors = &self.pipeline.stores.vectors;
         let collection = &self.plan.collection;

@@ -1,4 +1,4 @@
-//! The stage that writes page images to the object store. It never waits for the model.
+//! The stage that uploads page images to the object store. It never waits for the model.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::runtime::failure::{Failure, Stage};
 use crate::stores::mongo::PageEntry;
 
 impl Stages<'_> {
-    /// Uploads images, and returns what MongoDB is to know of each page, in the same order.
+    /// Uploads images and returns the MongoDB entry of each page, in the same order.
     pub(super) async fn upload(&self, images: &[PageImage]) -> Result<Vec<PageEntry>, Failure> {
         let objects = &self.pipeline.stores.objects;
         let files: Vec<(String, Bytes)> = images

@@ -1,4 +1,4 @@
-//! What the ledger knows of a document. Pure.
+//! A document's entry in the ledger. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -6,133 +6,130 @@ use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
 use crate::document::task::{FileMeta, Task};
-use crate::runtime::failure::{Class, Failure, Stage};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 
-/// A document that was taken over and has not changed for so long has nobody.
+/// A document that another worker has taken over and that is unchanged for at least this long is
+/// orphaned.
 const ORPHANED_MS: i64 = 10 * 60 * 1000;
 
-/// A document of the collection `ingestion_ledger`.
+/// A document's entry in the collection `ingestion_ledger`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The document.
+pub(crate) struct Entry {
     #[serde(rename = "_id")]
-    pub file_id: String,
-    /// Its knowledge base.
-    pub knowledge_db_id: String,
-    /// Its owner.
-    pub username: String,
-    /// The progress display.
-    pub task_id: String,
-    /// The name that the user gave it.
-    pub filename: String,
-    /// The key of its original.
-    pub minio_filename: String,
-    /// How far it is.
-    pub state: State,
-    /// Names the present round of work; what belongs to an earlier round is void.
-    pub round: String,
-    /// What began the round: a message, `topic/partition/offset`, or a command, `topic/ingest/file` or
-    /// `topic/deleted`. The topic says whose document it is.
-    pub origin: String,
-    /// What pages are made with: see [`Request::recipe`].
-    pub recipe: String,
-    /// When the worker started that began the round: a later one has the newer configuration.
-    pub worker_since: DateTime,
-    /// Whether the stores are free of what earlier rounds left.
+    pub(crate) file_id: String,
+    pub(crate) knowledge_db_id: String,
+    /// Owner of the knowledge base.
+    pub(crate) username: String,
+    /// Names the progress display in Redis.
+    pub(crate) task_id: String,
+    /// The original's name, as the user uploaded it.
+    pub(crate) filename: String,
+    /// The key of the original in the bucket.
+    pub(crate) minio_filename: String,
+    pub(crate) state: State,
+    /// Names the current round. Messages and claims of earlier rounds are void.
+    pub(crate) round: String,
+    /// The request that began the round: a message, `topic/partition/offset`, or a command,
+    /// `topic/ingest/file` or `topic/deleted`. The topic identifies the pipeline.
+    pub(crate) origin: String,
+    /// The digest of the settings that pages depend on: see [`Request::recipe`].
+    pub(crate) recipe: String,
+    /// When the worker that began the round was started. A worker that was started later has a
+    /// newer configuration.
+    pub(crate) worker_since: DateTime,
+    /// Whether the stores hold nothing of earlier rounds.
     #[serde(default)]
-    pub prepared: bool,
-    /// Pages, once the document was opened.
+    pub(crate) prepared: bool,
+    /// Number of pages, once the document was opened.
     #[serde(default)]
-    pub pages: Option<u32>,
-    /// Pages of a range, when the document was split.
+    pub(crate) pages: Option<u32>,
+    /// Pages of a range, if the document is split.
     #[serde(default)]
-    pub range_pages: Option<u32>,
-    /// The ranges that somebody has worked on, by their first page.
+    pub(crate) range_pages: Option<u32>,
+    /// The page ranges that a worker has claimed, by their first page.
     #[serde(default)]
-    pub units: BTreeMap<String, Unit>,
-    /// Rows in Milvus when it is done.
+    pub(crate) units: BTreeMap<String, RangeEntry>,
+    /// Rows in Milvus, once the document is done.
     #[serde(default)]
-    pub vectors: Option<u64>,
-    /// Why it failed.
+    pub(crate) vectors: Option<u64>,
+    /// Why the document failed.
     #[serde(default)]
-    pub failure: Option<Rejection>,
-    /// Workers that began and have not said that they ended: dead ones, or some that are late.
+    pub(crate) failure: Option<Rejection>,
+    /// Tokens of claims that were not closed: their workers are busy, late or dead.
     #[serde(default)]
-    pub open: Vec<String>,
-    /// When to look once more whether a late write has changed the stores.
+    pub(crate) open: Vec<String>,
+    /// When to recheck the document.
     #[serde(default)]
-    pub recheck_at: Option<DateTime>,
-    /// When the document was first seen.
-    pub created_at: DateTime,
-    /// When anything changed last.
-    pub updated_at: DateTime,
-    /// When it was done, failed or deleted.
+    pub(crate) recheck_at: Option<DateTime>,
+    /// When the first round began.
+    pub(crate) created_at: DateTime,
+    /// When the entry changed last.
+    pub(crate) updated_at: DateTime,
+    /// When the document was done, failed or deleted.
     #[serde(default)]
-    pub finished_at: Option<DateTime>,
+    pub(crate) finished_at: Option<DateTime>,
 }
 
-/// How far a document is.
+/// The state of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
-    /// It is worked on, or will be.
+pub(crate) enum State {
+    /// A round is in progress, or waits for a worker.
     Working,
     /// Every page is searchable.
     Done,
-    /// It cannot be processed; nothing of it is left in the stores.
+    /// It cannot be processed. The stores hold nothing of it but the original.
     Failed,
-    /// A person deleted it.
+    /// It was deleted by a message or a command.
     Deleted,
 }
 
-/// The work on one range of pages.
+/// The work on one page range.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unit {
-    /// Names the worker's turn.
+pub(crate) struct RangeEntry {
+    /// Token of the latest claim.
     #[serde(default)]
-    pub claim: String,
-    /// Turns so far, the present one included.
+    pub(crate) claim: String,
+    /// Claims so far, the current one included.
     #[serde(default)]
-    pub turns: u32,
-    /// Turns since the last page was stored, the present one included, that nobody gave back.
+    pub(crate) turns: u32,
+    /// Claims since the last page was stored that were not given back, the current one included.
     #[serde(default)]
-    pub attempts: u32,
-    /// Pages of the range that all stores hold, from its first one on.
+    pub(crate) attempts: u32,
+    /// Number of leading pages of the range that all stores hold.
     #[serde(default)]
-    pub stored: u32,
-    /// Their rows in Milvus.
+    pub(crate) stored: u32,
+    /// Rows of these pages in Milvus.
     #[serde(default)]
-    pub rows: u64,
-    /// Whether all of its pages are stored and counted.
+    pub(crate) rows: u64,
+    /// Whether all pages of the range are stored and their rows were counted.
     #[serde(default)]
-    pub done: bool,
+    pub(crate) done: bool,
 }
 
-/// Why a document failed, and whether its dead letter is written.
+/// Why a document failed, and the state of its dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rejection {
-    /// Where it failed.
-    pub stage: String,
-    /// The stable reason.
-    pub reason: String,
-    /// What a person needs to know.
-    pub message: String,
-    /// Whether workers died on it.
+pub(crate) struct Rejection {
+    pub(crate) stage: String,
+    /// The failure's reason, as text: another version of the worker may know further ones.
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    /// Whether workers or renderers died while they processed it.
     #[serde(default)]
-    pub poison: bool,
-    /// Whether the dead letter is in its topic.
+    pub(crate) poison: bool,
+    /// Whether the dead letter was sent.
     #[serde(default)]
-    pub letter: bool,
-    /// Whether the letter was put back since.
+    pub(crate) letter: bool,
+    /// Whether the dead letter was redriven.
     #[serde(default)]
-    pub redriven: bool,
+    pub(crate) redriven: bool,
 }
 
 impl From<&Failure> for Rejection {
     fn from(failure: &Failure) -> Self {
         Self {
             stage: failure.stage.as_str().to_owned(),
-            reason: failure.reason.to_owned(),
+            reason: failure.reason.as_str().to_owned(),
             message: failure.message.clone(),
             poison: failure.class == Class::Poison,
             letter: false,
@@ -142,7 +139,7 @@ impl From<&Failure> for Rejection {
 }
 
 impl From<Rejection> for Failure {
-    /// For people: the stage and the reason are part of the message.
+    /// For people: the message contains the stage and the reason.
     fn from(rejection: Rejection) -> Self {
         let Rejection {
             stage,
@@ -153,29 +150,28 @@ impl From<Rejection> for Failure {
         } = rejection;
         let message = format!("{stage}: {reason}: {message}");
         if poison {
-            Self::poison(Stage::Intake, "Rejected", message)
+            Self::poison(Stage::Intake, Reason::Rejected, message)
         } else {
-            Self::permanent(Stage::Intake, "Rejected", message)
+            Self::permanent(Stage::Intake, Reason::Rejected, message)
         }
     }
 }
 
-/// A task as it was asked for.
+/// A request to ingest a document.
 #[derive(Clone, Debug)]
-pub struct Request {
-    /// The message, or what stands for it: one request keeps its origin however often it is
-    /// delivered.
-    pub origin: String,
-    /// When it was written.
-    pub at: DateTime,
-    /// A digest of everything that decides what a page becomes: model, resolution, format.
-    pub recipe: String,
-    /// When this worker started.
-    pub worker_since: DateTime,
+pub(crate) struct Request {
+    /// The message or command that the request came with. Redeliveries have the same origin.
+    pub(crate) origin: String,
+    /// When the request was made.
+    pub(crate) at: DateTime,
+    /// A digest of the settings that pages depend on: model, resolution, image format.
+    pub(crate) recipe: String,
+    /// When this worker was started.
+    pub(crate) worker_since: DateTime,
 }
 
 impl From<&Entry> for Task {
-    /// The task of a document that the ledger knows.
+    /// The task of a document in the ledger.
     fn from(entry: &Entry) -> Self {
         Self {
             task_id: entry.task_id.clone(),
@@ -193,17 +189,15 @@ impl From<&Entry> for Task {
 
 impl Entry {
     /// The range that begins at `first`.
-    #[must_use]
-    pub fn unit(&self, first: u32) -> Unit {
+    pub(crate) fn range_entry(&self, first: u32) -> RangeEntry {
         self.units
             .get(&first.to_string())
             .cloned()
             .unwrap_or_default()
     }
 
-    /// First pages and lengths of all ranges; empty before the document was opened.
-    #[must_use]
-    pub fn ranges(&self) -> Vec<(u32, u32)> {
+    /// First page and length of every range. Empty before the document was opened.
+    pub(crate) fn ranges(&self) -> Vec<(u32, u32)> {
         let pages = self.pages.unwrap_or_default();
         let length = self.range_pages.unwrap_or(pages).max(1);
         (0..pages)
@@ -213,41 +207,41 @@ impl Entry {
     }
 
     /// The ranges that are not done.
-    #[must_use]
-    pub fn missing_ranges(&self) -> Vec<(u32, u32)> {
+    pub(crate) fn missing_ranges(&self) -> Vec<(u32, u32)> {
         let mut ranges = self.ranges();
-        ranges.retain(|(first, _)| !self.unit(*first).done);
+        ranges.retain(|(first, _)| !self.range_entry(*first).done);
         ranges
     }
 
-    /// Whether nobody has a document that was taken over: it is not done, and does not change.
-    #[must_use]
-    pub fn is_orphan(&self, now: DateTime) -> bool {
+    /// Whether a document that another worker has taken over is orphaned: it is in progress and
+    /// does not change.
+    pub(crate) fn is_orphaned(&self, now: DateTime) -> bool {
         let idle = now.timestamp_millis() - self.updated_at.timestamp_millis();
         self.state == State::Working && idle >= ORPHANED_MS
     }
 
-    /// Rows of all ranges, once every one is done.
-    #[must_use]
-    pub fn complete(&self) -> Option<u64> {
+    /// Rows of all ranges, if every range is done.
+    pub(crate) fn stored_rows(&self) -> Option<u64> {
         let ranges = self.ranges();
-        (!ranges.is_empty() && self.missing_ranges().is_empty())
-            .then(|| ranges.iter().map(|(first, _)| self.unit(*first).rows).sum())
+        (!ranges.is_empty() && self.missing_ranges().is_empty()).then(|| {
+            ranges
+                .iter()
+                .map(|(first, _)| self.range_entry(*first).rows)
+                .sum()
+        })
     }
 }
 
-impl Unit {
-    /// Whether somebody has begun here and has neither stored everything nor given it back: a
-    /// worker that died, or one that is still at it.
-    #[must_use]
-    pub fn was_begun(&self) -> bool {
+impl RangeEntry {
+    /// Whether a worker has claimed the range and has neither completed it nor given it back: it
+    /// died, or it is still busy.
+    pub(crate) fn was_begun(&self) -> bool {
         self.attempts > 0
     }
 
-    /// The same, under a claim of one's own: such work is done alone, so that no other document is
-    /// suspected.
-    #[must_use]
-    pub fn is_suspect(&self) -> bool {
+    /// Whether this holds for a worker other than the one that holds the claim. Such work is done
+    /// in isolation, so that no other document comes under suspicion.
+    pub(crate) fn is_suspect(&self) -> bool {
         self.attempts > 1
     }
 }
@@ -287,28 +281,28 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn work_that_has_not_changed_for_ten_minutes_is_an_orphan() {
+    fn a_working_document_unchanged_for_ten_minutes_is_orphaned() {
         let after = |ms: i64| DateTime::from_millis(1_000 + ms);
-        assert!(!entry(State::Working).is_orphan(after(599_999)));
-        assert!(entry(State::Working).is_orphan(after(600_000)));
-        assert!(!entry(State::Done).is_orphan(after(600_000)));
+        assert!(!entry(State::Working).is_orphaned(after(599_999)));
+        assert!(entry(State::Working).is_orphaned(after(600_000)));
+        assert!(!entry(State::Done).is_orphaned(after(600_000)));
     }
 
     #[test]
-    fn work_that_somebody_began_and_did_not_end_is_suspect() {
-        let unit = |attempts| Unit {
+    fn work_that_another_worker_began_and_did_not_end_is_suspect() {
+        let range = |attempts| RangeEntry {
             attempts,
-            ..Unit::default()
+            ..RangeEntry::default()
         };
-        assert!(!unit(0).was_begun());
-        assert!(unit(1).was_begun());
-        assert!(!unit(1).is_suspect());
-        assert!(unit(2).is_suspect());
+        assert!(!range(0).was_begun());
+        assert!(range(1).was_begun());
+        assert!(!range(1).is_suspect());
+        assert!(range(2).is_suspect());
     }
 
     proptest! {
-        /// The ranges cover every page once, in order, none is longer than allowed, and the
-        /// document is complete exactly when the last of them is done.
+        /// The ranges cover every page once and in order, and none is too long. The document is
+        /// complete exactly when the last range is done.
         #[test]
         fn ranges_cover_a_document_once(
             pages in 1_u32..500,
@@ -327,15 +321,30 @@ pub(crate) mod tests {
 
             let mut rest = ranges.clone();
             while !rest.is_empty() {
-                prop_assert_eq!(entry.complete(), None);
+                prop_assert_eq!(entry.stored_rows(), None);
                 prop_assert_eq!(&entry.missing_ranges(), &rest);
                 let (first, count) = *order.select(&rest);
                 rest.retain(|(other, _)| *other != first);
                 let rows = u64::from(count) * 3;
-                let unit = Unit { done: true, rows, ..Unit::default() };
-                entry.units.insert(first.to_string(), unit);
+                let range = RangeEntry { done: true, rows, ..RangeEntry::default() };
+                entry.units.insert(first.to_string(), range);
             }
-            prop_assert_eq!(entry.complete(), Some(u64::from(pages) * 3));
+            prop_assert_eq!(entry.stored_rows(), Some(u64::from(pages) * 3));
         }
+    }
+
+    #[test]
+    fn an_entry_is_read_from_the_database_as_it_was_written() {
+        let mut entry = entry(State::Working);
+        let range = RangeEntry {
+            attempts: 2,
+            rows: 7,
+            ..RangeEntry::default()
+        };
+        entry.units.insert("64".into(), range);
+        let stored = mongodb::bson::serialize_to_document(&entry).unwrap();
+        assert_eq!(stored.get_str("_id").ok(), Some("u_f"));
+        let read: Entry = mongodb::bson::deserialize_from_document(stored).unwrap();
+        assert_eq!(read, entry);
     }
 }

@@ -1,4 +1,4 @@
-//! Reading vectors back: candidates of a question, all vectors of a page.
+//! Reads from Milvus: candidates for a question, all vectors of a page, numbers of rows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -7,33 +7,33 @@ use layra_crds::IndexType;
 use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, FieldData};
 
-use super::{Vectors, classify, metric, quote, range};
-use crate::runtime::failure::{Failure, Stage};
+use super::{Vectors, metric, quote, range_filter};
+use crate::runtime::failure::{Failure, Reason, Stage};
 
-/// Rows of one answer: below gRPC's 4 MiB, and below LAYRA's own limit.
+/// Rows per answer: below gRPC's 4 MiB, and below LAYRA's own limit.
 const ROWS_AT_ONCE: usize = 500;
 
-/// A page that has a vector near to the question's.
+/// A page with a vector close to one of the question's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hit {
+pub(crate) struct Hit {
     /// `file_id`
-    pub file_id: String,
+    pub(crate) file_id: String,
     /// `page_number`, from 0.
-    pub page: i64,
+    pub(crate) page: i64,
 }
 
 /// How many vectors a search examines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SearchLimits {
+pub(crate) struct SearchLimits {
     /// Candidates that an HNSW index examines; raised to `candidates` if it is lower.
-    pub ef: u32,
+    pub(crate) ef: u32,
     /// Nearest vectors that Milvus returns for each vector of the question.
-    pub candidates: u32,
+    pub(crate) candidates: u32,
 }
 
 impl Vectors {
     /// The pages, by `image_id`, that hold the nearest vectors of each of the question's vectors.
-    pub async fn candidates(
+    pub(crate) async fn candidates(
         &self,
         collection: &str,
         question: Vec<Vec<f32>>,
@@ -53,16 +53,11 @@ impl Vectors {
             .limit(i64::from(search.candidates))
             .extra_params(parameters)
             .consistency_level(ConsistencyLevel::Strong)
-            .build()
-            .map_err(|error| classify(&error))?;
-        let answer = self
-            .client
-            .search(request)
-            .await
-            .map_err(|error| classify(&error))?;
+            .build()?;
+        let answer = self.client.search(request).await?;
         let mut hits = BTreeMap::new();
         for result in answer.results().get_results() {
-            // Read by column: the client's rows need a field that older servers leave out.
+            // The client's row API needs a field that older servers leave out.
             let column = |name: &str| result.get_output_field(name);
             match (column("image_id"), column("page_number"), column("file_id")) {
                 (
@@ -90,20 +85,20 @@ impl Vectors {
         Ok(hits)
     }
 
-    /// Rows of a file, those written a moment ago by anybody included.
-    pub async fn count_file(&self, collection: &str, file_id: &str) -> Result<u64, Failure> {
+    /// Number of rows of a file, including the latest rows of other writers.
+    pub(crate) async fn count_file(&self, collection: &str, file_id: &str) -> Result<u64, Failure> {
         self.count(collection, format!("file_id in [{}]", quote(file_id)))
             .await
     }
 
-    /// Rows of a range of a file's pages, counted from 0.
-    pub async fn count_range(
+    /// Number of rows of a page range of a file. Pages are counted from 0.
+    pub(crate) async fn count_range(
         &self,
         collection: &str,
         file_id: &str,
         pages: Range<u32>,
     ) -> Result<u64, Failure> {
-        self.count(collection, range(file_id, &pages)).await
+        self.count(collection, range_filter(file_id, &pages)).await
     }
 
     async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
@@ -112,23 +107,18 @@ impl Vectors {
             .filter(filter)
             .output_fields(["count(*)"])
             .consistency_level(ConsistencyLevel::Strong)
-            .build()
-            .map_err(|error| classify(&error))?;
-        let answer = self
-            .client
-            .query(request)
-            .await
-            .map_err(|error| classify(&error))?;
-        let mut rows = answer.results().rows().map_err(|error| classify(&error))?;
+            .build()?;
+        let answer = self.client.query(request).await?;
+        let mut rows = answer.results().rows()?;
         let count = rows
             .next()
             .ok_or_else(unexpected_answer)?
             .get_i64("count(*)");
-        u64::try_from(count.map_err(|error| classify(&error))?).map_err(|_| unexpected_answer())
+        u64::try_from(count?).map_err(|_| unexpected_answer())
     }
 
     /// All vectors of a page, in any order.
-    pub async fn page_vectors(
+    pub(crate) async fn page_vectors(
         &self,
         collection: &str,
         image_id: &str,
@@ -142,18 +132,11 @@ impl Vectors {
                 .limit(i64::try_from(ROWS_AT_ONCE).unwrap_or(i64::MAX))
                 .offset(i64::try_from(vectors.len()).unwrap_or(i64::MAX))
                 .consistency_level(ConsistencyLevel::Strong)
-                .build()
-                .map_err(|error| classify(&error))?;
-            let answer = self
-                .client
-                .query(request)
-                .await
-                .map_err(|error| classify(&error))?;
+                .build()?;
+            let answer = self.client.query(request).await?;
             let before = vectors.len();
-            for row in answer.results().rows().map_err(|error| classify(&error))? {
-                let vector = row
-                    .get_float_vector("vector")
-                    .map_err(|error| classify(&error))?;
+            for row in answer.results().rows()? {
+                let vector = row.get_float_vector("vector")?;
                 vectors.push(vector.to_vec());
             }
             if vectors.len() - before < ROWS_AT_ONCE {
@@ -164,6 +147,6 @@ impl Vectors {
 }
 
 fn unexpected_answer() -> Failure {
-    let message = "the server's answer does not have the columns that were asked for";
-    Failure::transient(Stage::Milvus, "MilvusUnavailable", message)
+    let message = "the server's answer does not have the requested columns";
+    Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, message)
 }

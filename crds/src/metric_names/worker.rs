@@ -1,0 +1,85 @@
+//! Metrics of a worker. The names without the prefix `ingestion_` are those of the operators'
+//! guide.
+
+/// Documents that ended, by [`STATUS`].
+pub const FILES: &str = "ingestion_files_total";
+/// Label of [`FILES`].
+pub const STATUS: &str = "status";
+/// Value of [`STATUS`]: every page is searchable.
+pub const STATUS_SUCCESS: &str = "success";
+/// Value of [`STATUS`]: the document has a dead letter.
+pub const STATUS_FAILED: &str = "failed";
+/// Value of [`STATUS`]: the ledger had the document already, and it was started again.
+pub const STATUS_RETRIED: &str = "retried";
+
+/// Seconds from a task's arrival to its last vector.
+pub const INGESTION_DURATION: &str = "ingestion_duration_seconds";
+/// Seconds to fetch one original from the object store.
+pub const FETCH_DURATION: &str = "ingestion_fetch_duration_seconds";
+/// Seconds to render one page.
+pub const CONVERSION_DURATION: &str = "conversion_duration_seconds";
+/// Seconds to embed one batch of pages.
+pub const EMBEDDING_DURATION: &str = "embedding_duration_seconds";
+/// Tokens of one embedded batch.
+pub const EMBEDDING_BATCH_TOKENS: &str = "ingestion_embedding_batch_tokens";
+/// Batches that did not fit into the device's memory.
+pub const EMBEDDING_OUT_OF_MEMORY: &str = "ingestion_embedding_out_of_memory_total";
+/// Bytes of the GPU's memory in use, by all processes; 0 on a CPU.
+pub const GPU_MEMORY_USAGE: &str = "gpu_memory_usage_bytes";
+/// Seconds to write one batch to a store, by [`STORE`].
+pub const STORE_DURATION: &str = "ingestion_store_duration_seconds";
+/// Label of [`STORE_DURATION`]: `objects`, `mongodb` or `milvus`.
+pub const STORE: &str = "store";
+
+/// Pages that became searchable.
+pub const PAGES: &str = "ingestion_pages_total";
+/// Vectors written to Milvus.
+pub const VECTORS: &str = "ingestion_vectors_total";
+/// Attempts that failed because a server was unavailable, by [`STAGE`].
+pub const RETRIES: &str = "ingestion_retries_total";
+/// Label of [`RETRIES`].
+pub const STAGE: &str = "stage";
+/// Documents or page ranges repeated because a store did not hold them exactly once.
+pub const REPEATS: &str = "ingestion_repeats_total";
+/// Documents split into page ranges.
+pub const SPLITS: &str = "ingestion_splits_total";
+/// Bytes of pages that are rendered and not yet stored.
+pub const PAGES_IN_FLIGHT: &str = "ingestion_pages_in_flight_bytes";
+
+/// Files and knowledge bases deleted by message, by [`KIND`].
+pub const DELETIONS: &str = "ingestion_deletions_total";
+/// Label of [`DELETIONS`].
+pub const KIND: &str = "kind";
+/// Value of [`KIND`].
+pub const KIND_FILE: &str = "file";
+/// Value of [`KIND`].
+pub const KIND_KNOWLEDGE_BASE: &str = "knowledge_base";
+/// Dead letters sent, by [`REASON`].
+pub const DEAD_LETTERS: &str = "ingestion_dead_letters_total";
+/// Label of [`DEAD_LETTERS`].
+pub const REASON: &str = "reason";
+/// Messages of other types, by [`ACTION`].
+pub const FOREIGN_MESSAGES: &str = "ingestion_foreign_messages_total";
+/// Label of [`FOREIGN_MESSAGES`].
+pub const ACTION: &str = "action";
+/// Value of [`ACTION`]: the message was ignored.
+pub const ACTION_SKIP: &str = "skip";
+/// Value of [`ACTION`]: the message was copied to another topic.
+pub const ACTION_FORWARD: &str = "forward";
+
+/// Documents and page ranges in progress.
+pub const DOCUMENTS_IN_FLIGHT: &str = "ingestion_documents_in_flight";
+/// Seconds in which at least one document was in progress.
+pub const BUSY_SECONDS: &str = "ingestion_busy_seconds_total";
+/// Seconds that the longest document or page range has taken so far.
+pub const LONGEST_WORK: &str = "ingestion_longest_work_seconds";
+/// 1 for each partition assigned to the worker, by [`TOPIC`] and [`PARTITION`].
+pub const PARTITION_ASSIGNED: &str = "ingestion_partition_assigned";
+/// Label of [`PARTITION_ASSIGNED`].
+pub const TOPIC: &str = "topic";
+/// Label of [`PARTITION_ASSIGNED`].
+pub const PARTITION: &str = "partition";
+/// Number of partitions assigned to the worker.
+pub const PARTITIONS_ASSIGNED: &str = "ingestion_partitions_assigned";
+/// Rebalances of the consumer group.
+pub const REBALANCES: &str = "ingestion_rebalances_total";

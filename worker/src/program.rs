@@ -1,0 +1,233 @@
+//! What the program does: it reads the command line and runs one command.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::assembly::{Common, Paths};
+use crate::commands::{bench, delete, ingest, redrive, run, search};
+use crate::document::task::Deletion;
+use crate::runtime::settings::Settings;
+use crate::runtime::telemetry;
+use crate::stores::milvus::SearchLimits;
+use anyhow::Context as _;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Bench, Cli, Command, Output, WorkerArgs};
+
+/// Runs the command that the command line names.
+pub fn main() -> ExitCode {
+    // This must come first: a renderer must not inherit anything that the worker opens.
+    match std::env::args().nth(1).as_deref() {
+        Some("render-child") => return layra_rendering::child::main(),
+        Some("office-child") => return layra_rendering::office_child::main(),
+        _ => {}
+    }
+    let cli = Cli::parse();
+    telemetry::init(default_log(&cli.command));
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a TLS provider is already installed");
+    }
+    // The name shows up in `top -H`.
+    if let Err(error) = rayon::ThreadPoolBuilder::new()
+        .thread_name(|index| format!("compute-{index}"))
+        .build_global()
+    {
+        tracing::debug!(%error, "the compute thread pool already exists");
+    }
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Commands for people log less: their output is the answer.
+fn default_log(command: &Command) -> &'static str {
+    match command {
+        Command::Run { .. } | Command::FetchModel { .. } => "info",
+        _ => "warn",
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let result = runtime.block_on(execute(command));
+    // Only calls that do not return are still running.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run {
+            worker,
+            listen,
+            grace_seconds,
+            benchmark_paced_embedder_ms,
+        } => {
+            let mut common = common(worker)?;
+            common.paths.paced_embedder =
+                benchmark_paced_embedder_ms.map(|ms| Duration::from_millis(ms.into()));
+            let grace = Duration::from_secs(grace_seconds.into());
+            run::run(common, listen, grace).await?;
+        }
+        Command::Ingest {
+            files,
+            knowledge_base,
+            username,
+            worker,
+        } => {
+            let username = username.unwrap_or_else(|| owner_of(&knowledge_base));
+            let summary =
+                ingest::ingest(&common(worker)?, files, &knowledge_base, &username).await?;
+            summary.write(&mut std::io::stdout().lock())?;
+            if !summary.is_success() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::FetchModel { report, worker } => {
+            let model = serde_json::to_vec(&common(worker)?.fetch_model().await?)?;
+            match report {
+                Some(path) => std::fs::write(&path, &model)
+                    .with_context(|| format!("writing {}", path.display()))?,
+                None => std::io::Write::write_all(&mut std::io::stdout().lock(), &model)?,
+            }
+        }
+        Command::Bench { what } => benchmark(what).await?,
+        Command::Delete {
+            file,
+            knowledge_base,
+            worker,
+        } => {
+            let deletion = match file {
+                Some(file_id) => Deletion::File {
+                    file_id,
+                    knowledge_base,
+                },
+                None => Deletion::KnowledgeBase(knowledge_base),
+            };
+            delete::run(&common(worker)?, &deletion).await?;
+        }
+        Command::Redrive {
+            reason,
+            file,
+            dry_run,
+            worker,
+        } => {
+            let choice = redrive::Choice {
+                reason,
+                file_id: file,
+                dry_run,
+            };
+            let report = redrive::redrive(&common(worker)?, &choice).await?;
+            report.write(&mut std::io::stdout().lock(), dry_run)?;
+        }
+        Command::Embed(args) => {
+            let report =
+                move || layra_embedding::colqwen::cli::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
+        }
+        Command::Search {
+            question,
+            knowledge_base,
+            top,
+            ef,
+            candidates,
+            output,
+            worker,
+        } => {
+            let limits = SearchLimits { ef, candidates };
+            let common = common(worker)?;
+            let answers = search::search(&common, &question, &knowledge_base, top, limits).await?;
+            let mut out = std::io::stdout().lock();
+            match output {
+                Output::Table => search::write_table(&answers, &mut out)?,
+                Output::Json => {
+                    serde_json::to_writer_pretty(&mut out, &answers)?;
+                    std::io::Write::write_all(&mut out, b"\n")?;
+                }
+            }
+        }
+        Command::RenderChild | Command::OfficeChild => {
+            anyhow::bail!("this command must be the first argument of the program")
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn benchmark(what: Bench) -> anyhow::Result<()> {
+    match what {
+        Bench::Embed(args) => {
+            let report =
+                move || layra_embedding::colqwen::bench::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
+        }
+        Bench::Text(args) => {
+            let report = move || bench::text::run(&args, &mut std::io::stdout().lock());
+            tokio::task::spawn_blocking(report).await??;
+        }
+        Bench::Render(args) => bench::render::run(&args, &mut std::io::stdout()).await?,
+        Bench::Milvus(args) => bench::milvus::run(&args, &mut std::io::stdout()).await?,
+        Bench::Resolution(args) => {
+            bench::resolution::run(&args, &mut std::io::stdout().lock()).await?;
+        }
+    }
+    Ok(())
+}
+
+fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
+    let settings = Settings::load(&arguments.config, &arguments.secrets)?;
+    let paths = Paths {
+        cache: arguments.cache_dir,
+        pdfium: arguments.pdfium,
+        soffice: arguments.soffice,
+        device: arguments.device,
+        model_fetched: arguments.model_fetched,
+        page_memory_bytes: usize::try_from(arguments.page_memory_mib).unwrap_or(usize::MAX >> 20)
+            << 20,
+        paced_embedder: None,
+    };
+    Ok(Common::new(settings, paths, stop_on_signals()?))
+}
+
+/// The user in the name of a knowledge base, `{username}_{uuid}`.
+fn owner_of(knowledge_base: &str) -> String {
+    knowledge_base
+        .split('_')
+        .next()
+        .unwrap_or(knowledge_base)
+        .to_owned()
+}
+
+/// A token that the first SIGTERM or SIGINT cancels. The second signal ends the process.
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if token.is_cancelled() {
+                tracing::warn!("second signal, exiting now");
+                std::process::exit(130);
+            }
+            tracing::info!("shutting down");
+            token.cancel();
+        }
+    });
+    Ok(stop)
+}
