@@ -1,83 +1,83 @@
-//! The model that turns a page into vectors.
+//! The model that embeds pages as vectors.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::SecretRef;
+use crate::TokenSecretRef;
 
-/// The model that turns a page into vectors.
+/// The model that embeds pages as vectors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.model.family != 'minilm' || !(has(self.precision) || has(self.maxVisualTokens) || (has(self.poolFactor) && self.poolFactor != 1))")
-        .message("embedding.precision, embedding.maxVisualTokens and embedding.poolFactor belong to the families that see pages (colqwen2, colqwen2_5, colqwen3): minilm reads text. Remove them or choose another family")
+        .message("embedding.precision, embedding.maxVisualTokens and embedding.poolFactor belong to the visual families (colqwen2, colqwen2_5, colqwen3): minilm reads text. Remove them or choose another family")
 )]
 pub struct EmbeddingSpec {
-    /// Which model, and where its files are.
+    /// The model, and where its files are stored.
     pub model: ModelSpec,
 
-    /// Pages that are embedded together. For the families that see pages this times
-    /// `maxVisualTokens` is the most tokens of a batch; pages of different documents share one.
-    /// Default: 8.
+    /// Pages in a batch. For visual families a batch has at most `batchPages` times
+    /// `maxVisualTokens` tokens. Pages of different documents share a batch. Default: 8.
     #[serde(default = "default_batch_pages")]
     #[schemars(range(min = 1, max = 256))]
     pub batch_pages: u32,
 
-    /// How a model that sees pages keeps its weights and computes. Default: `bf16` with
-    /// `worker.gpu`, else `f32`.
+    /// Number format of a visual model's weights and arithmetic: `f32`, `tf32`, `bf16`, `f16` or
+    /// `q8`. Default: `bf16` with `worker.gpu`, otherwise `f32`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
 
-    /// Most visual tokens of a page; a page is scaled down to that. More see smaller print, and
-    /// cost time and index in proportion. Default: as the checkpoint says.
+    /// Largest number of visual tokens of a page; larger pages are scaled down. More tokens resolve
+    /// smaller print, and cost time and index size in proportion. Default: the checkpoint's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 16_384))]
     pub max_visual_tokens: Option<u32>,
 
-    /// Merges similar vectors of a page, so that this fraction of them is stored: 3 stores a
-    /// third. Default: 1, all are stored.
+    /// Merges similar vectors of a page, so that fewer are stored: 3 stores a third of them.
+    /// Default: 1, which stores all.
     #[serde(default = "default_pool_factor")]
     #[schemars(range(min = 1, max = 64))]
     pub pool_factor: u32,
 }
 
-/// Which model, and where its files are.
+/// The model, and where its files are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.adapterUri) || self.family != 'minilm'")
         .message("embedding.model.adapterUri is for the families colqwen2, colqwen2_5 and colqwen3. Remove it or choose one of them"),
-    validation = Rule::new("!has(self.secretRef) || self.uri.startsWith('hf://') || (has(self.adapterUri) && self.adapterUri.startsWith('hf://'))")
-        .message("embedding.model.secretRef holds the token for hf:// addresses, and neither uri nor adapterUri is one. Remove it")
+    validation = Rule::new("!has(self.tokenSecretRef) || self.uri.startsWith('hf://') || (has(self.adapterUri) && self.adapterUri.startsWith('hf://'))")
+        .message("embedding.model.tokenSecretRef holds the token for hf:// addresses, but neither uri nor adapterUri is one. Remove it")
 )]
 pub struct ModelSpec {
-    /// The model's architecture. The checkpoint must be of it, and states the width of the
-    /// vectors.
+    /// The model's architecture: `minilm` reads the text of a page, `colqwen2`, `colqwen2_5` and
+    /// `colqwen3` its image. The checkpoint must have this architecture; it determines the vectors'
+    /// dimensions.
     pub family: ModelFamily,
 
-    /// The checkpoint as published: `config.json`, `tokenizer.json`, the processor's settings and
-    /// the weights (`model.safetensors`, or shards with their index).
-    /// `s3://bucket/prefix` (read with the credentials of `documents.objectStore`, from its
-    /// endpoint; a file `SHA256SUMS` beside the others is verified),
-    /// `hf://organisation/name@revision` (the Hugging Face hub; without `@revision`: `main`) or
-    /// `file:///path` (mounted through `worker.pod.volumes`).
+    /// Address of the published checkpoint: `config.json`, `tokenizer.json`, the processor's
+    /// settings and the weights (`model.safetensors`, or shards with their index). One of
+    /// `s3://bucket/prefix` (at the endpoint and with the credentials of `documents.objectStore`; a
+    /// file `SHA256SUMS` next to the others is verified), `hf://organisation/name@revision` (the
+    /// Hugging Face hub; without `@revision`, `main`) and `file:///path` (on a volume of
+    /// `worker.podTemplate`, mounted in `worker` and `fetch-model`).
     #[schemars(regex(pattern = r"^(s3://[^/]+/.+|hf://[^/@]+/[^/@]+(@[^@]+)?|file:///.+)$"))]
     pub uri: String,
 
-    /// A LoRA adapter that is merged into the weights: `adapter_config.json` and
-    /// `adapter_model.safetensors`, at an address of the same kinds. Absent: the one beside the
-    /// checkpoint's files, where there is one.
+    /// Address of a LoRA adapter that is merged into the weights: `adapter_config.json` and
+    /// `adapter_model.safetensors`. It has the same forms as `uri`. Absent: the adapter next to the
+    /// checkpoint's files, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^(s3://[^/]+/.+|hf://[^/@]+/[^/@]+(@[^@]+)?|file:///.+)$"))]
     pub adapter_uri: Option<String>,
 
-    /// Secret with the key `token` for `hf://` addresses that ask for one.
+    /// The Secret and key that hold the token for `hf://` addresses that require one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<SecretRef>,
+    pub token_secret_ref: Option<TokenSecretRef>,
 
-    /// A `PersistentVolumeClaim` that keeps the fetched files, so that further workers need not
-    /// fetch them; `ReadWriteMany` if they run on several nodes. Absent: each pod fetches its own.
+    /// Name of a `PersistentVolumeClaim` that caches the model's files for all workers. It must be
+    /// `ReadWriteMany` if workers run on several nodes. Absent: each pod downloads the files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub cache_claim: Option<String>,
@@ -87,23 +87,23 @@ pub struct ModelSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub enum ModelFamily {
-    /// all-MiniLM-L6-v2: a sentence model on the text of a page; one vector of 384 dimensions a
-    /// passage. Made for CPUs and English text.
+    /// all-MiniLM-L6-v2: a sentence model that reads the text of a page. One vector of 384
+    /// dimensions for each passage. Suits CPUs and English text.
     #[serde(rename = "minilm")]
     Minilm,
-    /// ColQwen2 on Qwen2-VL: sees the page; one vector a token.
+    /// ColQwen2 on Qwen2-VL: reads the page's image. One vector for each token.
     #[serde(rename = "colqwen2")]
     ColQwen2,
-    /// ColQwen2.5 on Qwen2.5-VL: sees the page; one vector a token.
+    /// ColQwen2.5 on Qwen2.5-VL: reads the page's image. One vector for each token.
     #[serde(rename = "colqwen2_5")]
     ColQwen2_5,
-    /// ColQwen3 on Qwen3-VL: sees the page; one vector a token.
+    /// ColQwen3 on Qwen3-VL: reads the page's image. One vector for each token.
     #[serde(rename = "colqwen3")]
     ColQwen3,
 }
 
 impl ModelFamily {
-    /// Whether it sees a page's picture; the other kind reads its text.
+    /// Whether the model reads a page's image. Other models read its text.
     #[must_use]
     pub fn is_visual(self) -> bool {
         match self {
@@ -124,23 +124,21 @@ impl std::fmt::Display for ModelFamily {
     }
 }
 
-/// How weights are kept and numbers computed.
+/// Number format of a visual model's weights and arithmetic: `f32`, `tf32`, `bf16`, `f16` or `q8`.
+/// Default: `bf16` with `worker.gpu`, otherwise `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floats: the reference.
     F32,
-    /// 32-bit floats whose products a GPU computes with 10 bits of mantissa (TF32); as `f32` on
-    /// a CPU.
+    /// 32-bit floats; a GPU multiplies with 10 bits of mantissa (TF32). The same as `f32` on a CPU.
     Tf32,
-    /// 16-bit floats with the range of 32 bits; what the models were trained in.
+    /// 16-bit floats with the range of 32-bit floats. The models were trained in it.
     Bf16,
     /// 16-bit floats.
     F16,
     /// Large matrices in blocks of 8-bit integers.
     Q8,
-    /// Large matrices in blocks of 4-bit integers.
-    Q4,
 }
 
 fn default_batch_pages() -> u32 {

@@ -10,8 +10,8 @@ use crate::{
 
 /// An `IngestionPipeline` reads document tasks from a Kafka topic, renders and embeds every page,
 /// and stores page images in an object store, documents in MongoDB and vectors in Milvus. The
-/// operator makes the topic, the workers and their configuration from it, and scales the workers
-/// from the backlog.
+/// operator creates the topics, the workers and their configuration, and scales the workers with
+/// the backlog.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "ingest.layra.io",
@@ -45,38 +45,37 @@ use crate::{
         priority = 1,
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
     ),
-    // The names of the objects that a pipeline owns are its own name and a suffix.
     validation = Rule::new("self.metadata.name.size() <= 52")
-        .message("metadata.name must have at most 52 characters: the names of the workers' objects are derived from it")
+        .message("metadata.name must have at most 52 characters: the names of the workers' objects consist of it and a suffix")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.scaling.maxReplicas <= self.source.kafka.partitions")
-        .message("scaling.maxReplicas must not exceed source.kafka.partitions: a partition has one worker at a time, so further workers would be idle. Raise partitions or lower maxReplicas")
+        .message("scaling.maxReplicas must not exceed source.kafka.partitions: a partition is assigned to one worker at a time, so further workers would be idle. Raise partitions or lower maxReplicas")
 )]
 pub struct IngestionPipelineSpec {
-    /// Where the document tasks come from.
+    /// The Kafka topic with the document tasks.
     pub source: SourceSpec,
 
-    /// Where the originals are, and how their pages are rendered.
+    /// Where the original documents are stored, and how their pages are rendered.
     pub documents: DocumentsSpec,
 
-    /// The model that turns a page into vectors.
+    /// The model that embeds pages as vectors.
     pub embedding: EmbeddingSpec,
 
-    /// Where the results go.
+    /// The databases that receive the results.
     pub stores: StoresSpec,
 
     /// The worker pods.
     #[serde(default)]
     pub worker: WorkerSpec,
 
-    /// How many workers there are, and why.
+    /// The number of workers, and how the operator chooses it.
     #[serde(default)]
     pub scaling: ScalingSpec,
 
-    /// Stop reconciling: the operator leaves everything as it is and only reports, until this is
-    /// false again. Running workers go on working.
+    /// Pauses reconciliation: while true, the operator changes nothing and only updates the status.
+    /// Running workers continue. Default: false.
     #[serde(default)]
     pub paused: bool,
 }

@@ -1,10 +1,10 @@
-//! How many workers there are.
+//! The number of workers.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How many workers there are, and why.
+/// The number of workers, and how the operator chooses it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -15,116 +15,116 @@ use serde::{Deserialize, Serialize};
         .message("scaling.floors: minReplicas must not exceed scaling.maxReplicas"),
     validation = Rule::new("!has(self.fallback) || self.fallback.replicas <= self.maxReplicas")
         .message("scaling.fallback.replicas must not exceed scaling.maxReplicas"),
-    // On updates only: what `kubectl scale` left behind may stay when the mode goes back to Auto.
+    // On updates only: a value set by `kubectl scale` may stay when the mode returns to Auto.
     validation = Rule::new("!has(self.replicas) || self.mode == 'Manual' || (has(oldSelf.replicas) && oldSelf.replicas == self.replicas)")
         .message("scaling.replicas and `kubectl scale` need scaling.mode: Manual; in mode Auto the operator decides")
 )]
 pub struct ScalingSpec {
-    /// `Auto`: the operator scales from the backlog. `Recommend`: it says in `status.scaling` what
-    /// it would do, and leaves the workers as they are. `Manual`: `replicas` holds, which
-    /// `kubectl scale` and an external autoscaler set through the scale subresource.
-    /// Default: `Auto`.
+    /// `Auto`: the operator scales the workers with the backlog. `Recommend`: it reports its
+    /// decision in `status.scaling` and does not scale. `Manual`: `replicas` applies; `kubectl
+    /// scale` and external autoscalers set it through the scale subresource. Default: `Auto`.
     #[serde(default)]
     pub mode: ScalingMode,
 
-    /// Workers in mode `Manual`; without effect in other modes, where it cannot be changed.
+    /// Number of workers in mode `Manual`. In other modes it is ignored and cannot be changed.
     /// Default: `minReplicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub replicas: Option<i32>,
 
-    /// The fewest workers; 0 stops them all while there is nothing to do. Default: 0.
+    /// Smallest number of workers. With 0, all workers stop while there is no backlog. Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub min_replicas: i32,
 
-    /// The most workers. Default: 4.
+    /// Largest number of workers. Default: 4.
     #[serde(default = "default_max_replicas")]
     #[schemars(range(min = 1))]
     pub max_replicas: i32,
 
-    /// Seconds within which a document should be searchable after it was sent. There are enough
-    /// workers to get the backlog done in this time, the time that they take to start included.
-    /// Default: 600.
+    /// Drain target: seconds within which a document should be searchable after its task was sent.
+    /// The operator runs enough workers to process the backlog within this time, including the time
+    /// that they take to start. Default: 600.
     #[serde(default = "default_drain_target")]
     #[schemars(range(min = 5, max = 86_400))]
     pub drain_target_seconds: u32,
 
-    /// Percentage of the workers' speed that steady arrivals may use where a worker takes as long
-    /// to start as the drain target; the rest is in hand for what comes meanwhile. The shorter a
-    /// start is against the drain target, the less is held in hand. Default: 80.
+    /// Percentage of the workers' capacity that steady arrivals may use if a worker takes as long
+    /// to start as the drain target. The rest is reserve for arrivals during a start. The shorter
+    /// the start compared with the drain target, the smaller the reserve. Default: 80.
     #[serde(default = "default_target_utilization")]
     #[schemars(range(min = 10, max = 100))]
     pub target_utilization_percent: u32,
 
-    /// Seconds for which fewer workers must have been enough before workers are stopped. Default:
-    /// as long as a worker was seen to take to start, at least 30 and at most 240: keeping an idle
-    /// worker for longer than that costs more than starting another one.
+    /// Seconds for which fewer workers must have been sufficient before the operator scales down.
+    /// Default: the observed startup time of a worker, at least 30 and at most 240. Keeping an idle
+    /// worker longer costs more than starting one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
     pub scale_down_delay_seconds: Option<u32>,
 
-    /// The most workers that may wait for a node at the same time, so that a lack of GPUs does not
-    /// order more of them than are needed. Default: 2.
+    /// Largest number of pending workers, which wait for a node. It keeps a shortage of GPUs from
+    /// requesting more nodes than needed. Default: 2.
     #[serde(default = "default_max_pending")]
     #[schemars(range(min = 1))]
     pub max_pending_workers: u32,
 
-    /// What to do when the backlog has been unknown for long. Absent: the workers stay as they are.
+    /// Minimum number of workers while the backlog is unknown for a long time. Absent: the number
+    /// of workers stays the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<FallbackSpec>,
 
-    /// Times at which there are at least so many workers, for known peaks.
+    /// Scheduled minimum numbers of workers, for known peaks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub floors: Vec<FloorSpec>,
 }
 
-/// What to do when the backlog has been unknown for long.
+/// Minimum number of workers while the backlog is unknown for a long time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FallbackSpec {
     /// Seconds for which the backlog must have been unknown. Default: 600.
-    #[serde(default = "default_blind_seconds")]
+    #[serde(default = "default_fallback_seconds")]
     #[schemars(range(min = 30, max = 86_400))]
     pub after_seconds: u32,
 
-    /// At least so many workers from then on, until the backlog is known again. Workers are never
-    /// stopped because of it.
+    /// Minimum number of workers from then on, until the backlog is known again. The operator never
+    /// scales down to it.
     #[schemars(range(min = 0))]
     pub replicas: i32,
 }
 
-/// A time at which there are at least so many workers.
+/// A scheduled minimum number of workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FloorSpec {
-    /// When it begins: minute, hour, day of month, month, day of week, for example
-    /// `30 7 * * MON-FRI`. The workers take their time to start: begin early enough.
+    /// Cron schedule of the start: minute, hour, day of month, month, day of week, for example
+    /// `30 7 * * MON-FRI`. Allow for the time that workers take to start.
     #[schemars(regex(pattern = r"^\S+(\s+\S+){4}$"))]
     pub start: String,
 
-    /// When it ends, in the same form.
+    /// Cron schedule of the end.
     #[schemars(regex(pattern = r"^\S+(\s+\S+){4}$"))]
     pub end: String,
 
-    /// The IANA name of the time zone of `start` and `end`. Default: `UTC`.
+    /// IANA time zone of `start` and `end`. Default: `UTC`.
     #[serde(default = "default_time_zone")]
     #[schemars(length(min = 1))]
     pub time_zone: String,
 
-    /// The fewest workers in between.
+    /// Minimum number of workers between `start` and `end`.
     #[schemars(range(min = 1))]
     pub min_replicas: i32,
 }
 
-/// Who decides on the number of workers.
+/// Who chooses the number of workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ScalingMode {
-    /// The operator, from the backlog.
+    /// The operator, by the backlog.
     #[default]
     Auto,
-    /// Nobody: the operator says what it would do.
+    /// Nobody: the operator only reports its decision.
     Recommend,
     /// A person or an external autoscaler, through the scale subresource.
     Manual,
@@ -163,7 +163,7 @@ fn default_max_pending() -> u32 {
     2
 }
 
-fn default_blind_seconds() -> u32 {
+fn default_fallback_seconds() -> u32 {
     600
 }
 

@@ -6,85 +6,88 @@ use serde::{Deserialize, Serialize};
 
 use crate::SecretRef;
 
-/// Where the document tasks come from.
+/// The source of the document tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceSpec {
-    /// A Kafka topic with one JSON task per document.
+    /// The Kafka topic, with one JSON task per document, and its consumer group.
     pub kafka: KafkaSource,
 }
 
-/// A Kafka topic with one JSON task per document, and the consumer group that works on it.
+/// A Kafka topic with one JSON task per document, and its consumer group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     cel,
     validation = Rule::new("!has(self.deadLetterTopic) || self.deadLetterTopic != self.topic")
-        .message("deadLetterTopic must differ from topic: a failed task would be consumed again and again"),
+        .message("deadLetterTopic must differ from topic: a failed task would be consumed in an endless loop"),
     validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != self.topic")
-        .message("foreignMessages.topic must differ from topic: a forwarded message would be consumed again and again")
+        .message("foreignMessages.topic must differ from topic: a forwarded message would be consumed in an endless loop")
 )]
 pub struct KafkaSource {
-    /// Comma-separated list of brokers, `host:port`, as seen from the workers and the operator.
+    /// Comma-separated list of brokers, `host:port`. Workers and operator must reach them.
     #[schemars(length(min = 1))]
     pub bootstrap_servers: String,
 
-    /// The topic with the tasks. Created when absent. Cannot be changed: a pipeline's offsets
-    /// belong to its topic. Default: `task_generation`, LAYRA's own.
+    /// Name of the topic. It is created if it does not exist. Immutable, because a pipeline's
+    /// committed offsets belong to its topic. Default: `task_generation`, as in LAYRA.
     #[serde(default = "default_topic")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     #[x_kube(validation = Rule::new("self == oldSelf")
         .message("source.kafka.topic cannot be changed: create another IngestionPipeline for another topic"))]
     pub topic: String,
 
-    /// The workers' consumer group. Default: `task_consumer_group`, LAYRA's own.
+    /// The workers' consumer group. Default: `task_consumer_group`, as in LAYRA.
     #[serde(default = "default_group")]
     #[schemars(length(min = 1, max = 249))]
     pub consumer_group: String,
 
-    /// Partitions of the topic, the upper bound for workers. Raised when the topic has fewer; a
-    /// lower number than the topic has is refused with a condition, because Kafka cannot remove
-    /// partitions. Default: 10.
+    /// Partitions of the topic, and so the upper limit for workers. The operator adds partitions if
+    /// the topic has fewer. Kafka cannot remove partitions: fewer than the topic has is refused
+    /// with the condition reason `PartitionsDecreaseRefused`. Default: 10.
     #[serde(default = "default_partitions")]
     #[schemars(range(min = 1, max = 10000))]
     pub partitions: i32,
 
-    /// Replicas of each partition of a topic that the operator creates. Needs as many brokers.
-    /// Default: 3.
+    /// Replication factor of the topics that the operator creates. It needs at least as many
+    /// brokers. Default: 3.
     #[serde(default = "default_replication_factor")]
     #[schemars(range(min = 1, max = 100))]
     pub replication_factor: i32,
 
-    /// Where tasks go that cannot be processed, unchanged, with the reason in the headers. Created
-    /// when absent. Default: the topic's name followed by `.dlq`.
+    /// The dead-letter topic. It receives tasks that cannot be processed, unchanged, with the
+    /// reason in the headers. It is created if it does not exist. Default: the topic's name
+    /// followed by `.dlq`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     pub dead_letter_topic: Option<String>,
 
-    /// What to do with messages that are not document tasks (a JSON object with a `type` key).
+    /// Handling of messages that are not document tasks: JSON objects with a `type` key.
     #[serde(default)]
     pub foreign_messages: ForeignMessages,
 
-    /// Seconds after which the group gives away the partitions of a worker that died without a
-    /// word. One that leaves in order gives them away at once. Default: 30.
+    /// Session timeout of the consumer group, in seconds: the partitions of a crashed worker are
+    /// reassigned after it. A worker that shuts down leaves the group at once. Default: 30.
     #[serde(default = "default_session_timeout")]
     #[schemars(range(min = 6, max = 1800))]
     pub session_timeout_seconds: u32,
 
-    /// Secret with the connection's security. Absent: no login, no encryption. Keys: `username`
-    /// and `password` for SASL; `sasl.mechanism` (PLAIN, the default, SCRAM-SHA-256 or
-    /// SCRAM-SHA-512); `ca.crt` with the brokers' authorities for TLS; `tls.crt` and `tls.key` for
-    /// mutual TLS, both in PEM form, the key without a passphrase; `security.protocol` (PLAINTEXT,
-    /// SSL, `SASL_PLAINTEXT`, `SASL_SSL`), which follows from the others and has to be given only
-    /// for TLS with the system's authorities. An empty value counts as absent, line breaks at the
-    /// end do not count. A combination that leaves a key unused or incomplete is refused, and so is
-    /// a key of another name that looks meant for the connection, such as `ca.pem`.
+    /// The Secret with the credentials and certificates of the connection. Absent: no
+    /// authentication and no encryption. Its keys have fixed names, like those of a
+    /// `kubernetes.io/tls` Secret. `username` and `password`: SASL. `sasl.mechanism`: `PLAIN` (the
+    /// default), `SCRAM-SHA-256` or `SCRAM-SHA-512`. `ca.crt`: the CA certificates of the brokers,
+    /// for TLS. `tls.crt` and `tls.key`: the client certificate and its unencrypted key, for mutual
+    /// TLS. `security.protocol`: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`; it follows
+    /// from the other keys and is needed only for TLS with the system's CA certificates.
+    /// Certificates and keys are in PEM format. An empty value counts as absent, and trailing line
+    /// breaks are ignored. A Secret with an unused or missing key is refused, and so is one with a
+    /// similar key of another name, such as `ca.pem`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
 }
 
 impl KafkaSource {
-    /// The dead-letter topic, whether named or derived.
+    /// The dead-letter topic: the one in the spec or the default.
     #[must_use]
     pub fn dead_letter_topic(&self) -> String {
         self.dead_letter_topic
@@ -92,14 +95,14 @@ impl KafkaSource {
             .unwrap_or_else(|| format!("{}.dlq", self.topic))
     }
 
-    /// The pipeline's own topic for the ranges of documents that were split.
+    /// The topic for the page ranges of split documents.
     #[must_use]
     pub fn ranges_topic(&self) -> String {
         format!("{}.ranges", self.topic)
     }
 }
 
-/// What to do with messages that are not document tasks. LAYRA sends workflow tasks, which carry a
+/// Handling of messages that are not document tasks. LAYRA sends workflow tasks, which have a
 /// `type` key, to the same topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -109,21 +112,21 @@ impl KafkaSource {
         .message("foreignMessages.topic is required with action Forward, and only then")
 )]
 pub struct ForeignMessages {
-    /// `Skip`: leave them to LAYRA's own consumer, which reads the topic with another group.
-    /// `Forward`: copy them, key and headers included, to `topic`. Default: `Skip`.
+    /// `Skip` commits the messages and leaves them to LAYRA's own consumer group. `Forward` copies
+    /// them, with key and headers, to `topic`. Default: `Skip`.
     #[serde(default)]
     pub action: ForeignMessageAction,
 
-    /// The topic that foreign messages are copied to. It must exist.
+    /// The topic to which messages are forwarded. It must exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     pub topic: Option<String>,
 }
 
-/// What to do with a message that is not a document task.
+/// Handling of a message that is not a document task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ForeignMessageAction {
-    /// Commit it and do nothing.
+    /// Commit it without processing it.
     #[default]
     Skip,
     /// Copy it to another topic, then commit it.

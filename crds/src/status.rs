@@ -1,19 +1,19 @@
-//! What the operator reports.
+//! The status that the operator writes.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the operator observed and did last.
+/// The observed state of the pipeline and the last scaling decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IngestionPipelineStatus {
-    /// The `metadata.generation` that this status speaks of.
+    /// The `metadata.generation` that this status is based on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, TopicReady, VectorStoreReady, WorkersAvailable, Scaling; Reconciling and Stalled
-    /// only while they are true (kstatus).
+    /// `Ready`, `TopicReady`, `VectorStoreReady`, `WorkersAvailable` and `Scaling`. `Reconciling`
+    /// and `Stalled` are present only while they are true (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",
@@ -21,11 +21,11 @@ pub struct IngestionPipelineStatus {
     ))]
     pub conditions: Vec<Condition>,
 
-    /// Worker pods that exist.
+    /// Number of worker pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
 
-    /// Worker pods that are ready.
+    /// Number of ready worker pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
 
@@ -33,7 +33,7 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
-    /// Tasks in the topic that are not yet done. Absent: unknown.
+    /// Consumer lag: tasks that are not yet processed. Absent: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
 
@@ -41,118 +41,118 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<ScalingStatus>,
 
-    /// The model that the newest worker fetched. Kept while there is no worker.
+    /// The model that the newest worker downloaded. It stays while there are no workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelStatus>,
 
-    /// Collections of this pipeline whose index is not the one in the spec.
+    /// Collections of this pipeline whose index differs from the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drifted_collections: Vec<DriftedCollection>,
 }
 
-/// A model as a worker fetched it, before it was loaded.
+/// The model files that a worker downloaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
-    /// SHA-256 over the names and SHA-256 sums of all its files, adapter included: two workers
-    /// with the same one compute the same vectors.
+    /// SHA-256 of the names and SHA-256 sums of all files, including the adapter's. Workers with
+    /// the same checksum compute the same vectors.
     pub checksum: String,
 
-    /// Width of the vectors, from the checkpoint.
+    /// Dimensions of the vectors.
     pub dimensions: u32,
 
-    /// Size of all its files.
+    /// Total size of the files in bytes.
     pub bytes: u64,
 
-    /// The commit that `hf://` was resolved to.
+    /// The commit that an `hf://` address was resolved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
 }
 
-/// A scaling decision and its explanation. It is written when the decision or its reason changes;
-/// the numbers are those of that moment.
+/// A scaling decision and its explanation. It is updated when the decision or its reason changes;
+/// its numbers are from that time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingStatus {
-    /// Workers asked for; in mode `Recommend`, those that would be.
+    /// Desired number of workers. In mode `Recommend` the operator does not apply it.
     pub desired_replicas: i32,
 
-    /// What decided, in one word: `Idle`, `KeepingUp` (with arrivals), `Draining` (the backlog),
+    /// Reason of the decision: `Idle`, `KeepingUp` (with arrivals), `Draining` (the backlog),
     /// `Manual`, `Paused`, or why the backlog is unknown.
     #[serde(default)]
     pub reason: String,
 
-    /// One sentence: why this many.
+    /// Explanation of the decision, in one sentence.
     pub message: String,
 
-    /// What kept the number from following the work alone: `Floor`, `MaxReplicas`, `Partitions`,
+    /// Limits that changed the number: `Floor`, `MaxReplicas`, `Partitions`,
     /// `PartitionsWithWork`, `PendingWorkers`, `IneffectiveScaleUp`, `DrainTargetAtRisk`,
     /// `Settling`, `MetricsMissing`, `ScaleDownDelay`, `Unknown`, `Fallback`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<String>,
 
-    /// What was seen.
+    /// Observations that the decision is based on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<ScalingInputs>,
 
-    /// What the law made of it. Absent while the backlog is unknown.
+    /// Terms of the calculation. Absent while the backlog is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terms: Option<ScalingTerms>,
 
-    /// What is known of the workers; a restarted operator goes on with it.
+    /// Measured characteristics of the workers. A restarted operator continues with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned: Option<LearnedStatus>,
 
-    /// Partitions whose work does not move, as `tasks/3` or `ranges/0`.
+    /// Partitions without progress, as `tasks/3` or `ranges/0`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stuck_partitions: Vec<String>,
 
-    /// When `desiredReplicas` changed last.
+    /// Time of the last change of `desiredReplicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_time: Option<Time>,
 }
 
-/// What a scaling decision saw. Absent: not known.
+/// Observations that a scaling decision is based on. An absent value is unknown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingInputs {
-    /// Documents that are not done.
+    /// Documents in the backlog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub documents: Option<i64>,
 
-    /// Ranges of split documents that are not done.
+    /// Page ranges of split documents in the backlog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<i64>,
 
-    /// Pages of both, by the pages that a document has on average.
+    /// Estimated pages in the backlog: documents count with the average number of pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<f64>,
 
-    /// Seconds that the oldest of them has waited, at least.
+    /// Age of the oldest task in the backlog, in seconds, at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_seconds: Option<f64>,
 
-    /// Pages that arrive a second, over the last five minutes.
+    /// Arriving pages per second, over the last five minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arriving_pages_per_second: Option<f64>,
 
-    /// Partitions of the topic with the tasks.
+    /// Partitions of the tasks' topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<u32>,
 
-    /// Partitions with work, of both topics.
+    /// Partitions of both topics that have a backlog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions_with_work: Option<u32>,
 
-    /// Workers that work.
+    /// Ready workers.
     #[serde(default)]
     pub ready_workers: u32,
 
-    /// Workers that start.
+    /// Starting workers.
     #[serde(default)]
     pub starting_workers: u32,
 
-    /// Workers that wait for a node.
+    /// Pending workers, which wait for a node.
     #[serde(default)]
     pub waiting_workers: u32,
 }
@@ -161,22 +161,22 @@ pub struct ScalingInputs {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingTerms {
-    /// To keep up with arrivals at the target utilisation.
+    /// Workers needed to keep up with arrivals at the target utilization.
     pub for_arrivals: u32,
 
-    /// To get done what waits within the drain target.
+    /// Workers needed to process the backlog within the drain target.
     pub for_backlog: u32,
 
-    /// The larger of the two with a tenth of the speed in hand: no worker above this is needed.
+    /// The larger of the two with a reserve of a tenth. Workers above this number can stop.
     pub to_scale_down: u32,
 
-    /// The fewest: `minReplicas`, or the floor of this time.
+    /// Minimum: `minReplicas` or the scheduled floor.
     pub floor: u32,
 
-    /// The most, by `maxReplicas` and the partitions.
+    /// Maximum: the lower of `maxReplicas` and the partitions.
     pub ceiling: u32,
 
-    /// The most that were wanted within the scale-down delay. Absent: it has not passed yet.
+    /// Largest number needed within the scale-down delay. Absent: the delay has not passed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
 
@@ -184,30 +184,30 @@ pub struct ScalingTerms {
     pub window_seconds: i64,
 }
 
-/// What is known of the workers.
+/// Measured characteristics of the workers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LearnedStatus {
-    /// Pages a second of one worker that has work.
+    /// Pages per second of one busy worker.
     pub pages_per_second: f64,
 
-    /// Pages of a document.
+    /// Average pages of a document.
     pub pages_per_document: f64,
 
-    /// Seconds from a node to the first readiness: image, model, warm-up.
+    /// Seconds from scheduling to readiness: image pull, model download and warm-up.
     pub startup_seconds: f64,
 
-    /// Seconds of the longest piece of work seen.
+    /// Longest processing time of a document or page range, in seconds.
     pub longest_work_seconds: f64,
 }
 
-/// A collection whose index is not the one in the spec.
+/// A collection whose index differs from the spec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DriftedCollection {
     /// Name of the collection.
     pub name: String,
 
-    /// What differs, for example `M is 16, want 32`.
+    /// The difference, for example `M is 16, want 32`.
     pub difference: String,
 }

@@ -1,30 +1,30 @@
-//! Where the results go.
+//! The databases that receive the results.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::SecretRef;
+use crate::{TokenSecretRef, UriSecretRef};
 
-/// Replaced by the task's `knowledge_db_id`, with `-` turned into `_`.
+/// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
 pub const COLLECTION_PLACEHOLDER: &str = "{knowledge_db_id}";
 
-/// Where the results go.
+/// The databases that receive the results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StoresSpec {
-    /// Vectors.
+    /// The Milvus that stores the vectors.
     pub milvus: MilvusSpec,
 
-    /// Documents and their pages.
+    /// The MongoDB that stores documents and their pages.
     pub mongodb: MongodbSpec,
 
-    /// LAYRA's progress display. Absent: no progress is written.
+    /// The Redis that LAYRA's progress display reads. Absent: no progress is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisSpec>,
 }
 
-/// The Milvus that holds the vectors, one collection for each knowledge base.
+/// The Milvus that stores the vectors, in one collection for each knowledge base.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MilvusSpec {
@@ -32,25 +32,22 @@ pub struct MilvusSpec {
     #[schemars(regex(pattern = r"^https?://.+$"))]
     pub uri: String,
 
-    /// Secret with the key `token` (`user:password` or an API key). Absent: no authentication.
+    /// The Secret and key that hold the token: `user:password` or an API key. Absent: no
+    /// authentication.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<SecretRef>,
+    pub token_secret_ref: Option<TokenSecretRef>,
 
-    /// Name of a knowledge base's collection; `{knowledge_db_id}` is replaced by the task's id
-    /// with `-` turned into `_`. Default: `colqwen{knowledge_db_id}`, LAYRA's own.
+    /// Name of a knowledge base's collection. `{knowledge_db_id}` stands for the id in the task,
+    /// with `-` replaced by `_`. Default: `colqwen{knowledge_db_id}`, as in LAYRA.
     #[serde(default = "default_collection")]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z_][A-Za-z0-9_]*[{]knowledge_db_id[}][A-Za-z0-9_]*$')")
         .message("stores.milvus.collection must be letters, digits and `_` around one {knowledge_db_id}, and begin with a letter or `_`"))]
     pub collection: String,
 
-    /// The index of collections that the workers create. Existing collections with another index
-    /// are reported in the status.
+    /// The vector index of collections that the workers create. Existing collections keep theirs; a
+    /// different one is reported in `status.driftedCollections`.
     #[serde(default)]
     pub index: IndexSpec,
-
-    /// How the worker's own `search` command asks.
-    #[serde(default)]
-    pub search: SearchSpec,
 }
 
 impl MilvusSpec {
@@ -61,7 +58,7 @@ impl MilvusSpec {
             .replace(COLLECTION_PLACEHOLDER, &knowledge_base.replace('-', "_"))
     }
 
-    /// Whether a collection's name has the form that this pipeline gives.
+    /// Whether a collection's name has the form of this pipeline's collections.
     #[must_use]
     pub fn owns_collection(&self, name: &str) -> bool {
         let Some((prefix, suffix)) = self.collection.split_once(COLLECTION_PLACEHOLDER) else {
@@ -77,39 +74,41 @@ impl MilvusSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IndexSpec {
-    /// Kind of index. Default: `HNSW`.
+    /// Type of index: `HNSW` or `FLAT`. Default: `HNSW`.
     #[serde(default, rename = "type")]
     pub index_type: IndexType,
 
-    /// Similarity of two vectors. Default: `IP`, the inner product, which late interaction needs.
+    /// Similarity metric: `IP` or `COSINE`. Default: `IP`, the inner product, which late
+    /// interaction needs.
     #[serde(default)]
     pub metric: MetricType,
 
-    /// HNSW: edges of a node. More: better recall, slower build, more memory. Default: 32.
+    /// HNSW: edges of a node in the graph. More edges give better recall, a slower build and more
+    /// memory. Default: 32.
     #[serde(default = "default_m")]
     #[schemars(range(min = 4, max = 64))]
     pub m: u32,
 
-    /// HNSW: candidates looked at for each edge while building. Default: 500.
+    /// HNSW: candidates examined for each edge while the graph is built. Default: 500.
     #[serde(default = "default_ef_construction")]
     #[schemars(range(min = 8, max = 4096))]
     pub ef_construction: u32,
 }
 
-/// Kind of a vector index.
+/// Type of a vector index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum IndexType {
-    /// A navigable graph: fast, approximate.
+    /// A navigable graph: fast and approximate.
     #[default]
     #[serde(rename = "HNSW")]
     Hnsw,
-    /// No index, every vector is compared: exact, slow for more than a few hundred thousand.
+    /// No index: every vector is compared. Exact, but slow above a few hundred thousand vectors.
     #[serde(rename = "FLAT")]
     Flat,
 }
 
 impl IndexType {
-    /// The name that Milvus gives it.
+    /// Its name in Milvus.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -119,7 +118,7 @@ impl IndexType {
     }
 }
 
-/// Similarity of two vectors.
+/// Similarity metric of two vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MetricType {
     /// Inner product.
@@ -132,7 +131,7 @@ pub enum MetricType {
 }
 
 impl MetricType {
-    /// The name that Milvus gives it.
+    /// Its name in Milvus.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -142,30 +141,14 @@ impl MetricType {
     }
 }
 
-/// How the worker's own `search` command asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SearchSpec {
-    /// HNSW: candidates looked at; at least `candidates`. Default: 100.
-    #[serde(default = "default_ef")]
-    #[schemars(range(min = 1, max = 32768))]
-    pub ef: u32,
-
-    /// Nearest vectors taken from Milvus for each vector of the question; their pages are then
-    /// scored exactly. Default: 50.
-    #[serde(default = "default_candidates")]
-    #[schemars(range(min = 1, max = 16384))]
-    pub candidates: u32,
-}
-
-/// The MongoDB that holds documents and their pages.
+/// The MongoDB that stores documents and their pages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MongodbSpec {
-    /// Secret with the key `uri`, a connection string.
-    pub secret_ref: SecretRef,
+    /// The Secret and key that hold the connection string.
+    pub uri_secret_ref: UriSecretRef,
 
-    /// Name of the database. Default: `mongodb`, LAYRA's own.
+    /// Name of the database. Default: `mongodb`, as in LAYRA.
     #[serde(default = "default_database")]
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
@@ -175,9 +158,9 @@ pub struct MongodbSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RedisSpec {
-    /// Secret with the key `uri`, for example `redis://:password@host:6379/1`. LAYRA keeps task
-    /// progress in database 1.
-    pub secret_ref: SecretRef,
+    /// The Secret and key that hold the URL, for example `redis://:password@host:6379/1`. LAYRA
+    /// keeps task progress in database 1.
+    pub uri_secret_ref: UriSecretRef,
 }
 
 impl Default for IndexSpec {
@@ -187,15 +170,6 @@ impl Default for IndexSpec {
             metric: MetricType::default(),
             m: default_m(),
             ef_construction: default_ef_construction(),
-        }
-    }
-}
-
-impl Default for SearchSpec {
-    fn default() -> Self {
-        Self {
-            ef: default_ef(),
-            candidates: default_candidates(),
         }
     }
 }
@@ -212,14 +186,6 @@ fn default_ef_construction() -> u32 {
     500
 }
 
-fn default_ef() -> u32 {
-    100
-}
-
-fn default_candidates() -> u32 {
-    50
-}
-
 fn default_database() -> String {
     "mongodb".to_owned()
 }
@@ -231,10 +197,9 @@ mod tests {
     fn milvus(collection: &str) -> MilvusSpec {
         MilvusSpec {
             uri: "http://milvus:19530".into(),
-            secret_ref: None,
+            token_secret_ref: None,
             collection: collection.into(),
             index: IndexSpec::default(),
-            search: SearchSpec::default(),
         }
     }
 
@@ -251,10 +216,7 @@ mod tests {
     fn owns_what_it_names() {
         let spec = milvus("a_{knowledge_db_id}_v");
         assert!(spec.owns_collection(&spec.collection_of("kb-1")));
-        assert!(
-            !spec.owns_collection("a_v"),
-            "nothing stands for the placeholder"
-        );
+        assert!(!spec.owns_collection("a_v"), "the placeholder is empty");
         assert!(!spec.owns_collection("b_kb_1_v"));
     }
 }

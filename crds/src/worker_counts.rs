@@ -1,4 +1,4 @@
-//! The counts that a worker reports to the operator, as JSON beside its metrics.
+//! The counts that a worker reports to the operator, as JSON next to its metrics.
 
 use serde::{Deserialize, Serialize};
 

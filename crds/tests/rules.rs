@@ -1,7 +1,10 @@
 //! The CEL rules, evaluated as the API server does; the schema's own bounds (minimum, pattern) are
 //! tested against a real API server in `e2e`.
 
-use kube::CustomResourceExt;
+use kube::{
+    CustomResourceExt,
+    core::cel::{compile_schema, estimate_rule_cost},
+};
 use layra_crds::IngestionPipeline;
 use serde_json::{Value, json};
 
@@ -39,17 +42,17 @@ fn the_examples_are_valid() {
 fn the_full_example_names_every_default() {
     let mut full: Value = serde_yaml_ng::from_str(FULL).expect("YAML");
     let spec = full.pointer_mut("/spec").expect("a spec");
-    // What has no default is taken out, the rest must be what the minimal object gets.
+    // Without the fields that have no default, it must equal the minimal object with its defaults.
     for gone in [
         "/source/kafka/authSecretRef",
         "/source/kafka/bootstrapServers",
         "/documents/objectStore/publicEndpoint",
-        "/stores/milvus/secretRef",
+        "/stores/milvus/tokenSecretRef",
         "/stores/redis",
         "/worker/image",
         "/worker/gpu",
         "/worker/resources",
-        "/worker/pod",
+        "/worker/podTemplate",
         "/source/kafka/deadLetterTopic",
         "/embedding/model/cacheClaim",
         "/scaling/scaleDownDelaySeconds",
@@ -66,11 +69,6 @@ fn the_full_example_names_every_default() {
     }
     let minimal = serde_json::to_value(pipeline(MINIMAL, &json!({})).spec).expect("JSON");
     let mut expected = minimal.clone();
-    expected
-        .pointer_mut("/worker")
-        .and_then(Value::as_object_mut)
-        .expect("object")
-        .remove("pod");
     expected
         .pointer_mut("/source/kafka")
         .and_then(Value::as_object_mut)
@@ -132,7 +130,7 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
             "adapterUri is for the families colqwen2",
         ),
         (
-            json!({"spec": {"embedding": {"model": {"secretRef": {"name": "hub"}}}}}),
+            json!({"spec": {"embedding": {"model": {"tokenSecretRef": {"name": "hub"}}}}}),
             "neither uri nor adapterUri is one",
         ),
         (
@@ -151,6 +149,143 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
             .to_string();
         assert!(error.contains(sentence), "{patch}: {error}");
     }
+}
+
+/// A pod template, and the sentence that refuses it.
+#[test]
+fn what_the_operator_depends_on_cannot_be_overridden() {
+    let own = |name: &str, field: &str, value: Value| {
+        let list = if name == "worker" {
+            "containers"
+        } else {
+            "initContainers"
+        };
+        json!({"spec": {list: [{"name": name, field: value}]}})
+    };
+    let probe = json!({"httpGet": {"port": 80}});
+    let mut cases = vec![
+        (
+            json!({"metadata": {"labels": {"app.kubernetes.io/instance": "other"}}}),
+            "Use other labels",
+        ),
+        (
+            json!({"metadata": {"annotations": {"ingest.layra.io/config-hash": "1"}}}),
+            "the operator rolls the pods by them",
+        ),
+        (
+            json!({"spec": {"automountServiceAccountToken": false}}),
+            "automountServiceAccountToken cannot be set",
+        ),
+        (
+            json!({"spec": {"terminationGracePeriodSeconds": 5}}),
+            "Set worker.terminationGracePeriodSeconds instead",
+        ),
+        (
+            json!({"spec": {"volumes": [{"name": "config", "emptyDir": {}}]}}),
+            "own volumes `config` and `secret-*`",
+        ),
+        (
+            json!({"spec": {"volumes": [{"name": "secret-kafka", "emptyDir": {}}]}}),
+            "own volumes `config` and `secret-*`",
+        ),
+    ];
+    for name in ["worker", "fetch-model"] {
+        for (field, value) in [
+            ("image", json!("other")),
+            ("imagePullPolicy", json!("Never")),
+            ("resources", json!({})),
+        ] {
+            cases.push((
+                own(name, field, value),
+                "worker.resources and worker.gpu instead",
+            ));
+        }
+        for (field, value) in [
+            ("command", json!(["sh"])),
+            ("args", json!(["run"])),
+            ("ports", json!([{"containerPort": 1}])),
+            ("startupProbe", probe.clone()),
+            ("readinessProbe", probe.clone()),
+            ("livenessProbe", probe.clone()),
+            ("restartPolicy", json!("Always")),
+            ("terminationMessagePath", json!("/x")),
+            ("terminationMessagePolicy", json!("File")),
+        ] {
+            cases.push((own(name, field, value), "the operator depends on its own"));
+        }
+        let variable = json!([{"name": "LAYRA_LISTEN", "value": "0.0.0.0:1"}]);
+        cases.push((own(name, "env", variable), "the operator sets them"));
+        let mount = json!([{"name": "x", "mountPath": "/etc/layra/secrets/redis"}]);
+        cases.push((own(name, "volumeMounts", mount), "below /etc/layra"));
+    }
+    for (template, sentence) in cases {
+        let patch = json!({"spec": {"worker": {"podTemplate": template}}});
+        let error = pipeline(MINIMAL, &patch)
+            .validate_cel()
+            .expect_err(&format!("{template} should be refused"))
+            .to_string();
+        assert!(error.contains(sentence), "{template}: {error}");
+    }
+}
+
+#[test]
+fn other_containers_and_fields_are_free() {
+    let template = json!({
+        "metadata": {"labels": {"team": "search"}},
+        "spec": {
+            "hostUsers": false,
+            "containers": [
+                {"name": "worker", "env": [{"name": "RUST_LOG", "value": "debug"}],
+                 "volumeMounts": [{"name": "x", "mountPath": "/models"}]},
+                {"name": "proxy", "image": "envoy", "command": ["envoy"],
+                 "env": [{"name": "POD_NAME", "value": "x"}],
+                 "livenessProbe": {"httpGet": {"port": 80}}},
+            ],
+            "volumes": [{"name": "x", "emptyDir": {}}, {"name": "secret-mine", "emptyDir": {}}],
+        },
+    });
+    pipeline(
+        MINIMAL,
+        &json!({"spec": {"worker": {"podTemplate": template}}}),
+    )
+    .validate_cel()
+    .expect("valid");
+}
+
+#[test]
+fn an_empty_resolution_table_is_valid() {
+    pipeline(
+        MINIMAL,
+        &json!({"spec": {"documents": {"render": {"dpi": []}}}}),
+    )
+    .validate_cel()
+    .expect("valid");
+}
+
+/// The API server refuses a definition with a rule whose cost it cannot bound.
+#[test]
+fn the_cost_of_every_rule_is_bounded() {
+    fn check(path: &str, schema: &Value, found: &mut Vec<String>) {
+        let compiled = compile_schema(schema);
+        let rules = schema.get("x-kubernetes-validations");
+        for rule in rules.and_then(Value::as_array).into_iter().flatten() {
+            let text = rule["rule"].as_str().expect("a rule");
+            for warning in estimate_rule_cost(text, &compiled) {
+                found.push(format!("{path}: {text}: {}", warning.message));
+            }
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            check(&format!("{path}.{name}"), property, found);
+        }
+        if schema["items"].is_object() {
+            check(&format!("{path}[]"), &schema["items"], found);
+        }
+    }
+    let crd = serde_json::to_value(IngestionPipeline::crd()).expect("JSON");
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let mut found = Vec::new();
+    check("", schema, &mut found);
+    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]

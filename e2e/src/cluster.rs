@@ -77,7 +77,8 @@ impl Scene {
                 json!({"accessKey": s3.access_key, "secretKey": s3.secret_key}),
             ),
             ("mongodb", json!({"uri": self.endpoints.mongodb_uri})),
-            ("redis", json!({"uri": self.endpoints.redis_uri})),
+            // A key of its own name, as another operator's Secret has it.
+            ("redis", json!({"url": self.endpoints.redis_uri})),
         ];
         for (name, data) in secrets {
             self.create_secret(name, &data).await?;
@@ -147,15 +148,19 @@ impl Scene {
                     "sessionTimeoutSeconds": 10,
                 }},
                 "documents": {
-                    "objectStore": {"endpoint": self.endpoints.s3.endpoint, "secretRef": {"name": "s3"}},
+                    "objectStore": {
+                        "endpoint": self.endpoints.s3.endpoint,
+                        "accessKeySecretRef": {"name": "s3"},
+                        "secretKeySecretRef": {"name": "s3"},
+                    },
                     // The model reads text: images only need to be legible.
                     "render": {"dpi": [{"dpi": 72}]},
                 },
                 "embedding": {"model": {"family": "minilm", "uri": "s3://models/minilm"}},
                 "stores": {
                     "milvus": {"uri": self.endpoints.milvus},
-                    "mongodb": {"secretRef": {"name": "mongodb"}},
-                    "redis": {"secretRef": {"name": "redis"}},
+                    "mongodb": {"uriSecretRef": {"name": "mongodb"}},
+                    "redis": {"uriSecretRef": {"name": "redis", "key": "url"}},
                 },
                 "worker": {"resources": {
                     "requests": {"cpu": "100m", "memory": "256Mi"},

@@ -10,11 +10,13 @@ pub(crate) fn pipeline() -> IngestionPipeline {
     let spec: IngestionPipelineSpec = serde_json::from_value(json!({
         "source": {"kafka": {"bootstrapServers": "kafka.rag:9092", "replicationFactor": 1}},
         "documents": {"objectStore": {
-            "endpoint": "http://minio.rag:9000", "secretRef": {"name": "s3"}}},
+            "endpoint": "http://minio.rag:9000",
+            "accessKeySecretRef": {"name": "s3"},
+            "secretKeySecretRef": {"name": "s3"}}},
         "embedding": {"model": {"family": "minilm", "uri": "s3://models/minilm"}},
         "stores": {
             "milvus": {"uri": "http://milvus.rag:19530"},
-            "mongodb": {"secretRef": {"name": "mongo"}}},
+            "mongodb": {"uriSecretRef": {"name": "mongo"}}},
     }))
     .expect("the fixture is a valid spec");
     let mut pipeline = IngestionPipeline::new("contracts", spec);

@@ -57,6 +57,13 @@ pub(crate) enum Command {
         /// Number of pages to show.
         #[arg(long, default_value_t = 5)]
         top: usize,
+        /// Candidates that an HNSW index examines; at least `--candidates`.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+        ef: u32,
+        /// Nearest vectors that Milvus returns for each vector of the question. Their pages are
+        /// then scored exactly.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+        candidates: u32,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Output::Table)]
         output: Output,

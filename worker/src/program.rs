@@ -8,6 +8,7 @@ use crate::commands::{delete, ingest, redrive, run, search};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
+use crate::stores::milvus::SearchLimits;
 use anyhow::Context as _;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -104,11 +105,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Bench {
             what: Bench::Embed(args),
-        } => {
-            let report =
-                move || layra_embedding::colqwen::bench::run(&args, &mut std::io::stdout().lock());
-            tokio::task::spawn_blocking(report).await??;
-        }
+        } => bench_embed(args).await?,
         Command::Delete {
             file,
             knowledge_base,
@@ -146,10 +143,14 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             question,
             knowledge_base,
             top,
+            ef,
+            candidates,
             output,
             worker,
         } => {
-            let answers = search::search(&common(worker)?, &question, &knowledge_base, top).await?;
+            let limits = SearchLimits { ef, candidates };
+            let common = common(worker)?;
+            let answers = search::search(&common, &question, &knowledge_base, top, limits).await?;
             let mut out = std::io::stdout().lock();
             match output {
                 Output::Table => search::write_table(&answers, &mut out)?,
@@ -164,6 +165,12 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn bench_embed(args: layra_embedding::colqwen::bench::BenchArgs) -> anyhow::Result<()> {
+    let report = move || layra_embedding::colqwen::bench::run(&args, &mut std::io::stdout().lock());
+    tokio::task::spawn_blocking(report).await??;
+    Ok(())
 }
 
 fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {

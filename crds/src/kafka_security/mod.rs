@@ -1,6 +1,6 @@
-//! How a connection to Kafka is secured, read from the Secret of `source.kafka.authSecretRef`. The
-//! operator and the workers both read it here, so that one cannot connect where the other cannot.
-//! No value of the Secret appears in an error or in `Debug` output.
+//! Encryption and authentication of a Kafka connection, from the Secret of
+//! `source.kafka.authSecretRef`. The operator and the workers both use this module, so that either
+//! both connect or both refuse. No value of the Secret appears in errors or `Debug` output.
 
 mod error;
 mod names;
@@ -19,7 +19,7 @@ const CA: &str = "ca.crt";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 
-/// Encryption and login of a connection to Kafka.
+/// Encryption and authentication of a Kafka connection.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KafkaSecurity {
     tls: Option<Tls>,
@@ -28,7 +28,7 @@ pub struct KafkaSecurity {
 
 #[derive(Clone, PartialEq, Eq)]
 struct Tls {
-    /// PEM; absent: the authorities of the system.
+    /// PEM; absent: the system's CA certificates.
     authorities: Option<String>,
     client: Option<ClientCertificate>,
 }
@@ -49,8 +49,7 @@ struct Login {
 }
 
 impl KafkaSecurity {
-    /// The keys that are read. A Secret may hold others, unless they look meant for the
-    /// connection.
+    /// The keys that are read. A Secret may have other keys, unless they resemble one of these.
     pub const KEYS: [&'static str; 7] = [
         PROTOCOL,
         MECHANISM,
@@ -61,7 +60,7 @@ impl KafkaSecurity {
         KEY,
     ];
 
-    /// No encryption, no login: what holds without a Secret.
+    /// No encryption and no authentication: a connection without a Secret.
     #[must_use]
     pub fn plaintext() -> Self {
         Self {
@@ -70,18 +69,18 @@ impl KafkaSecurity {
         }
     }
 
-    /// Reads a Secret: `keys` are all that it has, and `value` gives what it holds for one of
+    /// Parses a Secret: `keys` are all its keys, and `value` returns the value of one of
     /// [`Self::KEYS`].
     ///
-    /// An empty value counts as absent. Line breaks at the end do not count, because files have
-    /// them; the rest of a password is taken as it is, and space around other values is dropped.
+    /// An empty value counts as absent. Trailing line breaks are removed, because files have them.
+    /// The rest of a password is used as is; other values are trimmed.
     ///
     /// Without `security.protocol`, any of `username`, `password` and `sasl.mechanism` means SASL,
     /// and any of `ca.crt`, `tls.crt` and `tls.key` means TLS. The mechanism is PLAIN unless named.
     ///
     /// # Errors
-    /// When the keys do not describe a connection: nothing of what is given is ever left unused,
-    /// and no key of another name that looks meant for the connection is passed over.
+    /// If the keys do not describe a connection: every key must be used, and no other key may
+    /// resemble one of them.
     pub fn from_secret<'k, 'v>(
         keys: impl IntoIterator<Item = &'k str>,
         value: impl Fn(&'static str) -> Option<&'v [u8]>,
@@ -100,7 +99,7 @@ impl KafkaSecurity {
         protocol_name(self.tls.is_some(), self.login.is_some())
     }
 
-    /// The settings of librdkafka, by name. They hold the secrets themselves.
+    /// The settings of librdkafka, by name. They contain the secrets.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, &str)> {
         let mut settings = vec![(PROTOCOL, self.protocol())];
@@ -114,7 +113,7 @@ impl KafkaSecurity {
         if let Some(tls) = &self.tls {
             settings.push(match &tls.authorities {
                 Some(authorities) => ("ssl.ca.pem", authorities),
-                // The OpenSSL that is linked in does not know where the system keeps them.
+                // The statically linked OpenSSL does not know the system's directory.
                 None => ("ssl.ca.location", "probe"),
             });
             if let Some(client) = &tls.client {
@@ -128,8 +127,8 @@ impl KafkaSecurity {
     }
 }
 
-/// Says that librdkafka refused a setting, without the setting's value, which may be a secret.
-/// Some of its own descriptions repeat the value, or as much of it as has room.
+/// The message for a setting that librdkafka refused, without the setting's value, which may be a
+/// secret. Some of librdkafka's descriptions repeat the value or a part of it.
 #[must_use]
 pub fn refused_setting(name: &str, description: &str, value: &str) -> String {
     let has_value = !value.is_empty() && description.contains(value);

@@ -1,16 +1,16 @@
-//! Keys of other names. A Secret may hold more than the connection needs, but a key that looks
-//! meant for it is never passed over: without its certificate, a connection is not encrypted, and
-//! its password goes out in clear.
+//! Keys of other names. A Secret may have unrelated keys. But a key that resembles a connection
+//! setting is refused: if a misnamed certificate were ignored, the connection would not be
+//! encrypted, and the password would be sent in clear text.
 
 use super::{
     CA, CERTIFICATE, KEY, KafkaSecurity, KafkaSecurityError, MECHANISM, PASSWORD, PROTOCOL,
     USERNAME,
 };
 
-/// Refuses a Secret with a key that looks meant for the connection and is not read.
+/// Refuses a Secret with a key that resembles a connection setting but is not read.
 ///
-/// A certificate that goes by another name is a copy when the one that is read is given too, which
-/// `is_given` tells. Strimzi and cert-manager make such copies: `ca.p12`, `tls-combined.pem`.
+/// A certificate of another name is a copy if the certificate that is read is given, too
+/// (`is_given`). Strimzi and cert-manager create such copies: `ca.p12`, `tls-combined.pem`.
 pub(super) fn check<'a>(
     keys: impl IntoIterator<Item = &'a str>,
     is_given: impl Fn(&'static str) -> bool,
@@ -19,7 +19,7 @@ pub(super) fn check<'a>(
         Resemblance::Setting(nearest) => Some((key, nearest)),
         Resemblance::File(nearest) => (!is_given(nearest)).then_some((key, nearest)),
     });
-    // The first by name, so that operator and workers name the same one.
+    // The first by name, so that operator and workers report the same key.
     match misnamed.min() {
         None => Ok(()),
         Some((key, nearest)) => Err(KafkaSecurityError::Misnamed {
@@ -29,7 +29,7 @@ pub(super) fn check<'a>(
     }
 }
 
-/// What a key that is not read was probably meant as.
+/// The key that a misnamed key was probably meant to be.
 #[derive(Clone, Copy)]
 enum Resemblance {
     Setting(&'static str),

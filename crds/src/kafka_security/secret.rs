@@ -1,4 +1,4 @@
-//! What a Secret holds, checked: every value that is given is used, and pairs are complete.
+//! The values of a Secret, validated: every given value is used, and pairs are complete.
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::secret_text;
 
-/// The values of a Secret that are not empty.
+/// The nonempty values of a Secret.
 pub(super) struct Given {
     protocol: Option<String>,
     mechanism: Option<String>,
@@ -55,7 +55,7 @@ impl Given {
         Ok(given)
     }
 
-    /// A key that only a login uses.
+    /// The first given key that only authentication uses.
     fn of_login(&self) -> Option<&'static str> {
         first_given(&[
             (USERNAME, &self.username),
@@ -64,7 +64,7 @@ impl Given {
         ])
     }
 
-    /// A key that only an encrypted connection uses.
+    /// The first given key that only TLS uses.
     fn of_tls(&self) -> Option<&'static str> {
         first_given(&[
             (CA, &self.authorities),
@@ -73,7 +73,7 @@ impl Given {
         ])
     }
 
-    /// Whether the connection is encrypted, and whether it has a login.
+    /// Whether the connection uses TLS, and whether it authenticates.
     pub(super) fn protocol(&self) -> Result<(bool, bool), KafkaSecurityError> {
         let Some(name) = self.protocol.as_deref() else {
             return Ok((self.of_tls().is_some(), self.of_login().is_some()));

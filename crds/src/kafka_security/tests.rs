@@ -167,7 +167,7 @@ fn a_wrong_secret_is_refused_with_the_keys_name() {
 }
 
 #[test]
-fn a_certificate_or_key_of_another_form_is_refused_with_the_keys_name() {
+fn a_certificate_that_is_not_pem_is_refused_with_the_keys_name() {
     use KafkaSecurityError::{EncryptedKey, NotPem};
     for (secret, error) in [
         (
@@ -201,19 +201,19 @@ fn a_certificate_or_key_of_another_form_is_refused_with_the_keys_name() {
 }
 
 #[test]
-fn a_message_says_what_to_do() {
+fn a_message_contains_the_fix() {
     for (secret, message) in [
         (
             vec![("username", "me")],
-            "its key `password` is absent or empty, and its key `username` needs it: add `password`",
+            "its key `password` is missing or empty, but its key `username` requires it: add `password`",
         ),
         (
             vec![("username", "me"), ("password", "a\0b")],
-            "its key `password` holds a NUL byte: give plain text without one",
+            "its key `password` contains a NUL byte: remove it",
         ),
         (
             vec![("security.protocol", "PLAINTEXT"), ("ca.crt", CERT)],
-            "its key `ca.crt` is of no use with `security.protocol` PLAINTEXT: set \
+            "its key `ca.crt` is not used with `security.protocol` PLAINTEXT: set \
              `security.protocol` to SSL, or remove `ca.crt`",
         ),
     ] {
@@ -233,7 +233,7 @@ fn a_binary_value_is_refused_with_its_key() {
 }
 
 #[test]
-fn a_key_that_looks_meant_for_the_connection_is_never_passed_over() {
+fn a_key_that_resembles_a_setting_is_refused() {
     let user = [("username", "me"), ("password", "secret")];
     for (key, nearest) in [
         ("security-protocol", "security.protocol"),
@@ -277,7 +277,7 @@ fn a_key_that_looks_meant_for_the_connection_is_never_passed_over() {
 }
 
 #[test]
-fn a_user_of_strimzi_does_not_lose_its_certificate() {
+fn the_certificate_of_a_strimzi_user_is_not_ignored() {
     let secret = [
         ("user.key", PRIVATE),
         ("user.crt", CERT),
@@ -286,13 +286,13 @@ fn a_user_of_strimzi_does_not_lose_its_certificate() {
     ];
     assert_eq!(
         read(&secret).unwrap_err().to_string(),
-        "its key `user.crt` looks meant for the connection but is not read, and the nearest key \
-         that is read is `tls.crt`: give `tls.crt` instead, or remove `user.crt`"
+        "its key `user.crt` resembles a connection setting but is not read: rename it to \
+         `tls.crt`, or remove it"
     );
 }
 
 #[test]
-fn a_secret_may_hold_more_than_the_connection_needs() {
+fn unrelated_keys_are_ignored() {
     let others = ["note", "user", "kafka.bootstrap", "cat", "uri", "license"];
     let copies = ["ca.p12", "ca.password", "ca-2026-01-01T00-00-00.crt"];
     let client = ["tls-combined.pem", "keystore.p12", "truststore.p12"];
@@ -338,7 +338,7 @@ fn a_refused_setting_is_named_without_its_value() {
 }
 
 #[test]
-fn keys_of_several_forms_are_taken() {
+fn private_keys_of_several_formats_are_accepted() {
     for key in [PRIVATE, EC_PRIVATE] {
         let chain = format!("{CERT}\n{CERT}\n");
         assert!(read(&[("tls.crt", &chain), ("tls.key", key)]).is_ok());
@@ -346,7 +346,7 @@ fn keys_of_several_forms_are_taken() {
 }
 
 #[test]
-fn only_line_breaks_at_the_end_of_a_password_do_not_count() {
+fn only_trailing_line_breaks_of_a_password_are_removed() {
     for (given, password) in [
         ("secret\n", "secret"),
         ("secret\r\n", "secret"),
@@ -360,7 +360,7 @@ fn only_line_breaks_at_the_end_of_a_password_do_not_count() {
 }
 
 #[test]
-fn nothing_secret_is_shown() {
+fn no_value_appears_in_debug_output() {
     let secret = [
         ("username", "alice"),
         ("password", "hunter2"),
@@ -388,7 +388,7 @@ fn any_value() -> impl Strategy<Value = Option<String>> {
 
 proptest! {
     #[test]
-    fn nothing_that_is_given_is_left_unused(
+    fn no_given_key_is_unused(
         values in prop::array::uniform7(any_value()),
     ) {
         let secret: Vec<(&str, &str)> = KafkaSecurity::KEYS

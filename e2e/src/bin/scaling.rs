@@ -85,7 +85,7 @@ async fn lag_step(testbed: &Testbed, scene: &Scene, steps: usize) -> Result<()> 
     let topic = format!("{name}-tasks");
     let patch = json!({"spec": {
         "source": {"kafka": {"partitions": WORKERS}},
-        "worker": {"pod": {"nodeSelector": {"example.com/nowhere": "true"}}},
+        "worker": {"podTemplate": {"spec": {"nodeSelector": {"example.com/nowhere": "true"}}}},
         "scaling": {
             "maxReplicas": WORKERS, "drainTargetSeconds": 60, "scaleDownDelaySeconds": 0,
             "maxPendingWorkers": WORKERS,

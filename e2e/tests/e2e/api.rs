@@ -1,4 +1,4 @@
-//! Objects that the API server itself refuses, and its explanations.
+//! What the API server itself refuses, explains and accepts.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 #[tokio::test]
 async fn invalid_objects_are_refused_with_a_message_that_names_the_fix() -> Result<()> {
     on_stage("invalid", async |stage| {
-        let cases: [(Value, &str); 11] = [
+        let cases: [(Value, &str); 14] = [
             (
                 json!({"scaling": {"maxReplicas": 5}}),
                 "Raise partitions or lower maxReplicas",
@@ -57,6 +57,21 @@ async fn invalid_objects_are_refused_with_a_message_that_names_the_fix() -> Resu
             (
                 json!({"source": {"kafka": {"bootstrapServers": null}}}),
                 "bootstrapServers: Required value",
+            ),
+            (
+                json!({"worker": {"podTemplate": {"spec": {
+                    "containers": [{"name": "worker", "command": ["sh"]}]}}}}),
+                "the operator depends on its own",
+            ),
+            (
+                json!({"worker": {"podTemplate": {"metadata": {
+                    "labels": {"app.kubernetes.io/instance": "other"}}}}}),
+                "Use other labels",
+            ),
+            (
+                json!({"worker": {"podTemplate": {"spec": {
+                    "volumes": [{"name": "x"}, {"name": "x"}]}}}}),
+                "uplicate",
             ),
         ];
         for (patch, message) in cases {
@@ -138,6 +153,86 @@ async fn the_examples_are_accepted() -> Result<()> {
             ];
             stage.scene.kubectl(&dry).await.context(example)?;
         }
+        Ok(())
+    })
+    .await
+}
+
+/// The objects of earlier versions, which every later version accepts.
+#[tokio::test]
+async fn kept_objects_are_accepted() -> Result<()> {
+    on_stage("kept", async |stage| {
+        let folder = format!("{}/../crds/tests/v1alpha1", env!("CARGO_MANIFEST_DIR"));
+        let mut applied = 0;
+        for entry in std::fs::read_dir(&folder).context(folder.clone())? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            let path = path.display().to_string();
+            // Client-side apply as well as server-side apply, as different users have them.
+            for side in ["--server-side=false", "--server-side=true"] {
+                let dry = [
+                    "apply",
+                    side,
+                    "--dry-run=server",
+                    "--validate=strict",
+                    "-f",
+                    &path,
+                ];
+                stage
+                    .scene
+                    .kubectl(&dry)
+                    .await
+                    .with_context(|| format!("{path} {side}"))?;
+            }
+            applied += 1;
+        }
+        ensure!(applied >= 8, "only {applied} objects in {folder}");
+        Ok(())
+    })
+    .await
+}
+
+/// A misspelt field is refused by the operator, a wrong value by the API server's dry run.
+#[tokio::test]
+async fn a_refused_pod_template_is_a_stalled_condition() -> Result<()> {
+    on_stage("template", async |stage| {
+        let template = |spec: Value| {
+            stage.pipeline(&json!({"spec": {"worker": {"podTemplate": {"spec": spec}}}}))
+        };
+        for (spec, words) in [
+            (
+                json!({"nodeSelectors": {"disk": "ssd"}}),
+                "worker.podTemplate.spec.nodeSelectors",
+            ),
+            (
+                json!({"tolerations": [{"key": "a", "operator": "Maybe"}]}),
+                "Maybe",
+            ),
+        ] {
+            stage.scene.apply(&template(spec)).await?;
+            let pipeline = stage
+                .scene
+                .wait_condition(&stage.name, "Stalled", "True", "TemplateRefused", MINUTE)
+                .await?;
+            let status = pipeline.status.context("a status")?;
+            let condition = status
+                .conditions
+                .iter()
+                .find(|condition| condition.type_ == "WorkersAvailable")
+                .context("WorkersAvailable")?;
+            ensure!(
+                condition.reason == "TemplateRefused" && condition.message.contains(words),
+                "{condition:?}"
+            );
+        }
+        let good = template(json!({"tolerations": [{"key": "a", "operator": "Exists"}]}));
+        stage.scene.apply(&good).await?;
+        stage
+            .scene
+            .wait_condition(&stage.name, "Ready", "True", "", 3 * MINUTE)
+            .await?;
         Ok(())
     })
     .await

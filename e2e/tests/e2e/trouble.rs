@@ -76,7 +76,7 @@ fn one_worker() -> Value {
 async fn a_missing_secret_is_named_and_its_creation_is_noticed() -> Result<()> {
     on_stage("secret", async |stage| {
         let secret = format!("{}-mongodb", stage.name);
-        let broken = json!({"spec": {"stores": {"mongodb": {"secretRef": {"name": &secret}}}}});
+        let broken = json!({"spec": {"stores": {"mongodb": {"uriSecretRef": {"name": &secret}}}}});
         let reported = Reported {
             condition: "WorkersAvailable",
             reason: "SecretNotFound",

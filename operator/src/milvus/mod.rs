@@ -144,7 +144,7 @@ fn from_client(error: &Error) -> MilvusError {
 
 #[cfg(test)]
 mod tests {
-    use layra_crds::{IndexSpec, SearchSpec};
+    use layra_crds::IndexSpec;
 
     use super::*;
 
@@ -153,10 +153,9 @@ mod tests {
         let spec = MilvusSpec {
             // Nothing listens on port 1.
             uri: "http://127.0.0.1:1".into(),
-            secret_ref: None,
+            token_secret_ref: None,
             collection: "colqwen{knowledge_db_id}".into(),
             index: IndexSpec::default(),
-            search: SearchSpec::default(),
         };
         let started = std::time::Instant::now();
         let result = MilvusClients::default().check_indexes(&spec, None).await;

@@ -10,7 +10,7 @@ use layra_crds::IngestionPipeline;
 use serde_json::json;
 
 use super::{
-    Context, FIELD_MANAGER, ReconcileError,
+    Context, FIELD_MANAGER, ReconcileError, dry_run,
     plan::{Manifest, PipelineEvent, Plan, topic_changed},
     world::{Applied, PastWrites, TopicFailure},
 };
@@ -26,6 +26,9 @@ pub(super) async fn apply(
     now: Timestamp,
 ) -> Result<Vec<PipelineEvent>, ReconcileError> {
     let events = change_topics(context, plan, past, now).await;
+    if !dry_run::accepted(context, pipeline, plan.dry_run.as_ref(), past, now).await? {
+        return Ok(events);
+    }
     past.applied
         .retain(|applied| plan.outdated.contains(&applied.write.kind));
     for (pod, cost) in &plan.deletion_costs {

@@ -4,6 +4,7 @@
 mod apply;
 mod controller;
 mod counts;
+mod dry_run;
 mod observe;
 mod plan;
 mod pods;

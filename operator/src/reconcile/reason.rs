@@ -83,6 +83,8 @@ reasons! {
     WorkersStarting,
     /// Workers are being replaced by others with the current configuration. Nothing to do.
     RolloutInProgress,
+    /// The pod template is refused: correct the field of `spec.worker` that the message names.
+    TemplateRefused,
     /// A worker exited with an error. The message has its last output.
     WorkersCrashing,
     /// The kubelet cannot start the container. The message has the kubelet's reason.
@@ -174,9 +176,9 @@ impl Reason {
             | Self::PartitionsIncreasing
             | Self::RolloutInProgress
             | Self::WorkersStarting => Some(Progress::InProgress),
-            Self::PartitionsDecreaseRefused | Self::ReplicationFactorTooHigh => {
-                Some(Progress::Stalled)
-            }
+            Self::PartitionsDecreaseRefused
+            | Self::ReplicationFactorTooHigh
+            | Self::TemplateRefused => Some(Progress::Stalled),
             _ => None,
         }
     }
@@ -222,7 +224,8 @@ mod tests {
             with(Progress::Stalled),
             [
                 Reason::PartitionsDecreaseRefused,
-                Reason::ReplicationFactorTooHigh
+                Reason::ReplicationFactorTooHigh,
+                Reason::TemplateRefused,
             ]
         );
         assert_eq!(

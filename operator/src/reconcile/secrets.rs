@@ -9,13 +9,12 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client};
-use layra_crds::{IngestionPipelineSpec, KafkaSecurity, SecretKind, secret_text};
+use layra_crds::{IngestionPipelineSpec, KafkaSecurity, ReferencedSecret, SecretKind, secret_text};
 
 use super::{
     reason::Reason,
     world::{Problem, SecretState},
 };
-use crate::resources;
 
 /// A usable Secret is read again after this long: the longest delay until a rotation is noticed.
 const TTL: SignedDuration = SignedDuration::from_secs(60);
@@ -39,18 +38,19 @@ impl SecretCache {
     ) -> Vec<ReadSecret> {
         let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
         let mut read = Vec::new();
-        for (kind, name) in resources::secrets(spec) {
-            let result = match self.cached(kind, name, now) {
+        for reference in spec.secrets() {
+            let result = match self.cached(&reference, now) {
                 Ok(secret) => Ok(secret),
-                Err(Expired) => match api.get_opt(name).await {
+                Err(Expired) => match api.get_opt(reference.name).await {
                     Ok(secret) => {
-                        self.lock().insert(name.to_owned(), (now, secret.clone()));
+                        let name = reference.name.to_owned();
+                        self.lock().insert(name, (now, secret.clone()));
                         Ok(secret)
                     }
                     Err(error) => Err(error.to_string()),
                 },
             };
-            read.push(ReadSecret::new(kind, name, result));
+            read.push(ReadSecret::new(&reference, result));
         }
         self.lock()
             .retain(|_, (at, _)| now.duration_since(*at) < IDLE);
@@ -59,13 +59,12 @@ impl SecretCache {
 
     fn cached(
         &self,
-        kind: SecretKind,
-        name: &str,
+        reference: &ReferencedSecret<'_>,
         now: Timestamp,
     ) -> Result<Option<Secret>, Expired> {
         let cached = self.lock();
-        let (at, secret) = cached.get(name).ok_or(Expired)?;
-        let read = ReadSecret::new(kind, name, Ok(secret.clone()));
+        let (at, secret) = cached.get(reference.name).ok_or(Expired)?;
+        let read = ReadSecret::new(reference, Ok(secret.clone()));
         let usable = read.state.problem.is_none();
         let ttl = if usable { TTL } else { UNUSABLE_TTL };
         if now.duration_since(*at) < ttl {
@@ -86,20 +85,21 @@ struct Expired;
 /// A Secret that a pipeline names.
 pub(super) struct ReadSecret {
     pub(super) state: SecretState,
-    /// Empty if the Secret cannot be used.
+    /// The referenced values by the name of the worker's file; empty if the Secret cannot be used.
     pub(super) data: BTreeMap<String, ByteString>,
 }
 
 impl ReadSecret {
-    fn new(kind: SecretKind, name: &str, read: Result<Option<Secret>, String>) -> Self {
-        let (data, problem) = match data_of(kind, name, read) {
+    fn new(reference: &ReferencedSecret<'_>, read: Result<Option<Secret>, String>) -> Self {
+        let kind = reference.kind;
+        let (data, problem) = match data_of(reference, read) {
             Ok(data) => (data, None),
             Err(problem) => (BTreeMap::new(), Some(problem)),
         };
         let mut secret = Self {
             state: SecretState {
                 kind,
-                name: name.to_owned(),
+                name: reference.name.to_owned(),
                 problem,
             },
             data,
@@ -110,9 +110,9 @@ impl ReadSecret {
         secret
     }
 
-    /// The value of a key, interpreted as the workers do.
-    pub(super) fn text(&self, key: &str) -> Option<&str> {
-        let ByteString(value) = self.data.get(key)?;
+    /// The value of a worker's file, interpreted as the workers do.
+    pub(super) fn text(&self, file: &str) -> Option<&str> {
+        let ByteString(value) = self.data.get(file)?;
         secret_text(value).ok().flatten()
     }
 
@@ -129,14 +129,15 @@ impl ReadSecret {
     }
 }
 
-/// The data of a Secret that has all keys of its kind.
+/// The referenced values of a Secret, by the name of the worker's file. A change of another key
+/// restarts no worker.
 fn data_of(
-    kind: SecretKind,
-    name: &str,
+    reference: &ReferencedSecret<'_>,
     read: Result<Option<Secret>, String>,
 ) -> Result<BTreeMap<String, ByteString>, Problem> {
     let problem = |reason, what: String| {
-        let directory = kind.directory();
+        let name = reference.name;
+        let directory = reference.kind.directory();
         Problem::new(
             reason,
             format!("Secret {name}, needed for {directory}, {what}"),
@@ -145,35 +146,45 @@ fn data_of(
     let secret = read
         .map_err(|error| problem(Reason::SecretUnreadable, format!("cannot be read: {error}")))?
         .ok_or_else(|| problem(Reason::SecretNotFound, "does not exist.".to_owned()))?;
-    let data = secret.data.unwrap_or_default();
-    for key in kind.required_keys() {
-        let value = data.get(*key).map(|ByteString(value)| secret_text(value));
-        match value {
-            Some(Ok(Some(_))) => {}
-            None => {
-                return Err(problem(
-                    Reason::SecretKeyMissing,
-                    format!("has no key `{key}`."),
-                ));
-            }
-            Some(Ok(None)) => {
-                let what = format!("has an empty key `{key}`.");
-                return Err(problem(Reason::SecretKeyMissing, what));
-            }
-            Some(Err(error)) => {
-                let what = format!("cannot be used: the value of key `{key}` is {error}.");
-                return Err(problem(Reason::SecretUnreadable, what));
-            }
+    let mut data = secret.data.unwrap_or_default();
+    let Some(key) = reference.key else {
+        return Ok(data);
+    };
+    let name = key.name;
+    let value = data
+        .remove(name)
+        .ok_or_else(|| problem(Reason::SecretKeyMissing, format!("has no key `{name}`.")))?;
+    match secret_text(&value.0) {
+        Ok(Some(_)) => Ok(BTreeMap::from([(key.file.to_owned(), value)])),
+        Ok(None) => {
+            let what = format!("has an empty key `{name}`.");
+            Err(problem(Reason::SecretKeyMissing, what))
+        }
+        Err(error) => {
+            let what = format!("cannot be used: the value of key `{name}` is {error}.");
+            Err(problem(Reason::SecretUnreadable, what))
         }
     }
-    Ok(data)
 }
 
 #[cfg(test)]
 mod tests {
+    use layra_crds::ReferencedKey;
+
     use super::*;
 
-    fn read(kind: SecretKind, entries: &[(&str, &[u8])]) -> ReadSecret {
+    fn reference(kind: SecretKind, key: &'static str) -> ReferencedSecret<'static> {
+        ReferencedSecret {
+            kind,
+            name: "mine",
+            key: (kind != SecretKind::Kafka).then_some(ReferencedKey {
+                name: key,
+                file: "file",
+            }),
+        }
+    }
+
+    fn read(kind: SecretKind, key: &'static str, entries: &[(&str, &[u8])]) -> ReadSecret {
         let data = entries
             .iter()
             .map(|(key, value)| ((*key).to_owned(), ByteString(value.to_vec())))
@@ -182,40 +193,45 @@ mod tests {
             data: Some(data),
             ..Secret::default()
         };
-        ReadSecret::new(kind, "mine", Ok(Some(secret)))
+        ReadSecret::new(&reference(kind, key), Ok(Some(secret)))
     }
 
     #[test]
     fn an_unusable_secret_is_reported_with_the_key() {
         use SecretKind::{Kafka, Milvus, Mongodb, ObjectStore};
-        for (kind, entries, reason, word) in [
-            (Mongodb, vec![], Reason::SecretKeyMissing, "`uri`"),
+        for (kind, key, entries, reason, word) in [
+            (Mongodb, "url", vec![], Reason::SecretKeyMissing, "`url`"),
             (
                 Mongodb,
+                "uri",
                 vec![("uri", &b" \n"[..])],
                 Reason::SecretKeyMissing,
                 "`uri`",
             ),
             (
                 Milvus,
+                "token",
                 vec![("token", &b"\xff"[..])],
                 Reason::SecretUnreadable,
                 "`token`",
             ),
             (
                 ObjectStore,
+                "secretKey",
                 vec![("accessKey", &b"me"[..])],
                 Reason::SecretKeyMissing,
                 "`secretKey`",
             ),
             (
                 Kafka,
+                "",
                 vec![("username", &b"me"[..])],
                 Reason::KafkaSecretInvalid,
                 "`password`",
             ),
             (
                 Kafka,
+                "",
                 vec![
                     ("username", &b"me"[..]),
                     ("password", &b"x"[..]),
@@ -225,7 +241,7 @@ mod tests {
                 "`ca.pem`",
             ),
         ] {
-            let problem = read(kind, &entries).state.problem.expect(word);
+            let problem = read(kind, key, &entries).state.problem.expect(word);
             assert_eq!(problem.reason, reason);
             assert!(problem.message.contains("Secret mine"), "{problem:?}");
             assert!(problem.message.contains(word), "{problem:?}");
@@ -234,9 +250,18 @@ mod tests {
 
     #[test]
     fn a_line_break_at_the_end_of_a_value_is_removed() {
-        let secret = read(SecretKind::Milvus, &[("token", b"root:Milvus\n")]);
+        let secret = read(SecretKind::Milvus, "t", &[("t", b"root:Milvus\n")]);
         assert!(secret.state.problem.is_none());
-        assert_eq!(secret.text("token"), Some("root:Milvus"));
+        assert_eq!(secret.text("file"), Some("root:Milvus"));
+    }
+
+    #[test]
+    fn only_the_referenced_key_of_a_shared_secret_counts() {
+        let before = read(SecretKind::Redis, "uri", &[("uri", b"a"), ("other", b"1")]);
+        let after = read(SecretKind::Redis, "uri", &[("uri", b"a"), ("other", b"2")]);
+        assert_eq!(before.data, after.data);
+        let changed = read(SecretKind::Redis, "uri", &[("uri", b"b"), ("other", b"1")]);
+        assert_ne!(before.data, changed.data);
     }
 
     #[test]
@@ -252,10 +277,8 @@ mod tests {
             };
             cache.lock().insert("mine".to_owned(), (at, Some(secret)));
             let later = at + UNUSABLE_TTL;
-            assert_eq!(
-                cache.cached(SecretKind::Kafka, "mine", later).is_ok(),
-                usable
-            );
+            let reference = reference(SecretKind::Kafka, "");
+            assert_eq!(cache.cached(&reference, later).is_ok(), usable);
         }
     }
 }

@@ -102,6 +102,19 @@ pub(crate) struct PastWrites {
     pub(crate) topic_failure: Option<TopicFailure>,
     /// Objects that were applied recently and are still outdated.
     pub(crate) applied: Vec<Applied>,
+    /// The last dry run of the Deployment.
+    pub(crate) dry_run: Option<DryRunResult>,
+}
+
+/// The API server's answer to a dry run of the Deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DryRunResult {
+    /// Hash of the pod template.
+    pub(crate) template: String,
+    /// When it answered.
+    pub(crate) at: Timestamp,
+    /// Its message if it refused the Deployment.
+    pub(crate) refusal: Option<String>,
 }
 
 /// A change of a topic that failed.

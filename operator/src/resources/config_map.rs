@@ -1,4 +1,4 @@
-//! The worker's configuration.
+//! The ConfigMap with the worker's configuration.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use layra_crds::{ConfigError, IngestionPipeline, WorkerConfig};
 
-/// The file in the ConfigMap.
+/// Key in the ConfigMap, and name of the mounted file.
 pub(super) const FILE: &str = "worker.yaml";
 
 pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigError> {
@@ -20,8 +20,8 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigErr
     })
 }
 
-/// Hash of what a worker does differently with another configuration. The size of the topic is the
-/// operator's business: a worker follows it without a restart.
+/// Hash of the settings that a worker reads at its start. Partitions and replication factor are not
+/// among them: the operator alone uses them.
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;

@@ -1,4 +1,4 @@
-//! The workers.
+//! The workers' Deployment.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use k8s_openapi::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
             Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
-            EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+            EnvVar, EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector,
             PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-            ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
-            VolumeMount,
+            ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
+            SecretVolumeSource, SecurityContext, Volume, VolumeMount, VolumeProjection,
         },
     },
     apimachinery::pkg::{
@@ -18,25 +18,33 @@ use k8s_openapi::{
     },
 };
 use kube::ResourceExt;
-use layra_crds::{IngestionPipeline, SecretKind, WorkerSpec};
+use layra_crds::{IngestionPipeline, ReferencedSecret, SecretKind, WORKER_HTTP_PORT, WorkerSpec};
 
-use super::{FETCH_MODEL, Inputs, METRICS_PORT, WORKER, config_map};
+use super::{
+    FETCH_MODEL, Inputs, WORKER, config_map,
+    pod_template::{self, PodTemplateError},
+};
 
 const CONFIG_DIRECTORY: &str = "/etc/layra/config";
 const SECRETS_DIRECTORY: &str = "/etc/layra/secrets";
 const CACHE_DIRECTORY: &str = "/var/cache/layra";
+/// Volume with the downloaded model.
+const MODELS: &str = "models";
 /// The user of the worker's image.
 const USER: i64 = 65532;
-/// A worker fetches and loads its model before it is ready.
+/// A worker downloads and loads its model before it is ready.
 const SECONDS_TO_START: i32 = 1200;
 
+/// The Deployment, and why `worker.podTemplate` could not be merged into it.
 pub(super) fn build(
     pipeline: &IngestionPipeline,
     inputs: &Inputs<'_>,
     config_hash: &str,
-) -> Deployment {
+) -> (Deployment, Option<PodTemplateError>) {
     let name = pipeline.name_any();
-    Deployment {
+    let mut template = template(pipeline, inputs, config_hash);
+    let error = merge_user_template(pipeline, &mut template).err();
+    let deployment = Deployment {
         metadata: super::metadata(pipeline),
         spec: Some(DeploymentSpec {
             replicas: Some(inputs.replicas),
@@ -46,16 +54,35 @@ pub(super) fn build(
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    // On nodes whose GPUs are all taken a surge pod would wait for ever.
+                    // On nodes whose GPUs are all in use a surge pod would stay pending.
                     max_surge: Some(IntOrString::Int(0)),
                     max_unavailable: Some(IntOrString::Int(1)),
                 }),
             }),
-            template: template(pipeline, inputs, config_hash),
+            template,
             ..DeploymentSpec::default()
         }),
         status: None,
+    };
+    (deployment, error)
+}
+
+fn merge_user_template(
+    pipeline: &IngestionPipeline,
+    template: &mut PodTemplateSpec,
+) -> Result<(), PodTemplateError> {
+    let Some(user) = &pipeline.spec.worker.pod_template else {
+        return Ok(());
+    };
+    let replaces_models = user
+        .spec
+        .get("volumes")
+        .and_then(serde_json::Value::as_array)
+        .is_some_and(|volumes| volumes.iter().any(|volume| volume["name"] == MODELS));
+    if replaces_models && pipeline.spec.embedding.model.cache_claim.is_some() {
+        return Err(PodTemplateError::ModelsTwice);
     }
+    pod_template::merge(template, user)
 }
 
 fn template(
@@ -64,27 +91,20 @@ fn template(
     config_hash: &str,
 ) -> PodTemplateSpec {
     let worker = &pipeline.spec.worker;
-    let pod = &worker.pod;
-    let mut labels = pod.labels.clone();
-    labels.extend(super::labels(&pipeline.name_any()));
-    let mut annotations = pod.annotations.clone();
-    annotations.insert(super::CONFIG_HASH.to_owned(), config_hash.to_owned());
-    annotations.insert(
-        super::SECRETS_HASH.to_owned(),
-        inputs.secrets_hash.to_owned(),
-    );
-    annotations
-        .entry("kubectl.kubernetes.io/default-container".to_owned())
-        .or_insert_with(|| "worker".to_owned());
+    let annotations = [
+        (super::CONFIG_HASH, config_hash),
+        (super::SECRETS_HASH, inputs.secrets_hash),
+        ("kubectl.kubernetes.io/default-container", WORKER),
+    ];
+    let annotations = annotations.map(|(key, text)| (key.to_owned(), text.to_owned()));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(labels),
-            annotations: Some(annotations),
+            labels: Some(super::labels(&pipeline.name_any())),
+            annotations: Some(BTreeMap::from(annotations)),
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
             automount_service_account_token: Some(false),
-            service_account_name: pod.service_account_name.clone(),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
                 run_as_user: Some(USER),
@@ -97,12 +117,6 @@ fn template(
                 ..PodSecurityContext::default()
             }),
             termination_grace_period_seconds: Some(grace_seconds(worker, inputs).into()),
-            node_selector: some_map(&pod.node_selector),
-            tolerations: some_list(&pod.tolerations),
-            affinity: pod.affinity.clone(),
-            priority_class_name: pod.priority_class_name.clone(),
-            runtime_class_name: pod.runtime_class_name.clone(),
-            image_pull_secrets: some_list(&pod.image_pull_secrets),
             init_containers: Some(vec![fetch_model(pipeline, inputs)]),
             containers: vec![container(pipeline, inputs)],
             volumes: Some(volumes(pipeline)),
@@ -111,7 +125,7 @@ fn template(
     }
 }
 
-/// Fetches the model into the cache once a pod, and leaves its checksum as its last words.
+/// Downloads the model into the cache, and reports its checksum in the termination message.
 fn fetch_model(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
     let worker = &pipeline.spec.worker;
     Container {
@@ -123,9 +137,8 @@ fn fetch_model(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
             "--report",
             "/dev/termination-log",
         ])),
-        env: some_list(&worker.pod.env),
         // An image for GPUs does not start without the driver, which comes with the device. The
-        // kubelet hands the same devices on to the worker.
+        // kubelet assigns the same devices to the worker afterwards.
         resources: Some(resources(worker)),
         security_context: Some(security()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
@@ -146,11 +159,10 @@ fn container(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
         ),
     ];
     if pipeline.spec.embedding.model.family.is_visual() {
-        // Without `auto`: a GPU that was paid for and is not there must not go unnoticed.
+        // Not `auto`: a missing GPU must be an error, not a slow worker.
         let device = worker.gpu.as_ref().map_or("cpu", |_| "cuda:0");
         env.push(value("LAYRA_DEVICE", device));
     }
-    env.extend(worker.pod.env.iter().cloned());
     Container {
         name: WORKER.to_owned(),
         image: Some(image(worker, inputs)),
@@ -159,7 +171,7 @@ fn container(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
         env: Some(env),
         ports: Some(vec![ContainerPort {
             name: Some("metrics".to_owned()),
-            container_port: METRICS_PORT,
+            container_port: WORKER_HTTP_PORT.into(),
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
         }]),
@@ -168,7 +180,7 @@ fn container(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> Container {
         liveness_probe: Some(probe("/healthz", 10, 6)),
         resources: Some(resources(worker)),
         security_context: Some(security()),
-        // The worker writes why it stopped; a crash without a word leaves its last log lines.
+        // The worker writes why it stopped. After a crash the message is its last log lines.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(volume_mounts(pipeline, |kind| kind != SecretKind::Model)),
         ..Container::default()
@@ -188,7 +200,7 @@ fn image(worker: &WorkerSpec, inputs: &Inputs<'_>) -> String {
         .unwrap_or_else(|| inputs.default_image.to_owned())
 }
 
-/// A command of the worker with the pipeline's configuration and secrets.
+/// A command of `layra-worker` with the pipeline's configuration and Secrets.
 fn arguments(command: &[&str]) -> Vec<String> {
     let config = format!("{CONFIG_DIRECTORY}/{}", config_map::FILE);
     let common = ["--config", &config, "--secrets", SECRETS_DIRECTORY];
@@ -261,23 +273,60 @@ fn volumes(pipeline: &IngestionPipeline) -> Vec<Volume> {
             empty_dir: Some(EmptyDirVolumeSource::default()),
             ..named("cache")
         },
-        models(pipeline, named("models")),
+        models(pipeline, named(MODELS)),
     ];
-    for (kind, secret) in super::secrets(&pipeline.spec) {
-        volumes.push(Volume {
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(secret.to_owned()),
-                default_mode: Some(0o440),
-                ..SecretVolumeSource::default()
-            }),
-            ..named(&secret_volume(kind.directory()))
-        });
+    let secrets = pipeline.spec.secrets();
+    for of_one_kind in secrets.chunk_by(|a, b| a.kind == b.kind) {
+        volumes.extend(of_one_kind.first().map(|first| {
+            let name = secret_volume(first.kind.directory());
+            secret(named(&name), of_one_kind)
+        }));
     }
-    volumes.extend(pipeline.spec.worker.pod.volumes.iter().cloned());
     volumes
 }
 
-/// The volume with the fetched model: the user's claim, or one that lives as long as the pod.
+/// The volume of a whole Secret, or of the referenced keys under the names that a worker reads.
+fn secret(volume: Volume, secrets: &[ReferencedSecret<'_>]) -> Volume {
+    let mode = Some(0o440);
+    let sources: Vec<VolumeProjection> = secrets.iter().filter_map(projection).collect();
+    if sources.is_empty() {
+        let name = secrets.first().map(|secret| secret.name.to_owned());
+        return Volume {
+            secret: Some(SecretVolumeSource {
+                secret_name: name,
+                default_mode: mode,
+                ..SecretVolumeSource::default()
+            }),
+            ..volume
+        };
+    }
+    Volume {
+        projected: Some(ProjectedVolumeSource {
+            sources: Some(sources),
+            default_mode: mode,
+        }),
+        ..volume
+    }
+}
+
+/// `None` for a reference to a whole Secret.
+fn projection(secret: &ReferencedSecret<'_>) -> Option<VolumeProjection> {
+    let key = secret.key?;
+    Some(VolumeProjection {
+        secret: Some(SecretProjection {
+            name: secret.name.to_owned(),
+            items: Some(vec![KeyToPath {
+                key: key.name.to_owned(),
+                path: key.file.to_owned(),
+                mode: None,
+            }]),
+            optional: None,
+        }),
+        ..VolumeProjection::default()
+    })
+}
+
+/// The volume with the downloaded model: the user's claim, or one that lives as long as the pod.
 fn models(pipeline: &IngestionPipeline, volume: Volume) -> Volume {
     match &pipeline.spec.embedding.model.cache_claim {
         Some(claim) => Volume {
@@ -294,7 +343,7 @@ fn models(pipeline: &IngestionPipeline, volume: Volume) -> Volume {
     }
 }
 
-/// What a container sees. A worker needs no token for the model: it has the files.
+/// The mounts of a container. A worker needs no token for the model, because it has the files.
 fn volume_mounts(
     pipeline: &IngestionPipeline,
     needs: impl Fn(SecretKind) -> bool,
@@ -309,17 +358,17 @@ fn volume_mounts(
         mount("config", CONFIG_DIRECTORY, true),
         mount("tmp", "/tmp", false),
         mount("cache", CACHE_DIRECTORY, false),
-        mount("models", &format!("{CACHE_DIRECTORY}/models"), false),
+        mount(MODELS, &format!("{CACHE_DIRECTORY}/models"), false),
     ];
-    for (kind, _) in super::secrets(&pipeline.spec) {
-        if !needs(kind) {
-            continue;
-        }
+    let secrets = pipeline.spec.secrets();
+    let mut kinds: Vec<SecretKind> = secrets.iter().map(|secret| secret.kind).collect();
+    kinds.dedup();
+    kinds.retain(|kind| needs(*kind));
+    mounts.extend(kinds.into_iter().map(|kind| {
         let directory = kind.directory();
         let path = format!("{SECRETS_DIRECTORY}/{directory}");
-        mounts.push(mount(&secret_volume(directory), &path, true));
-    }
-    mounts.extend(pipeline.spec.worker.pod.volume_mounts.iter().cloned());
+        mount(&secret_volume(directory), &path, true)
+    }));
     mounts
 }
 
@@ -361,12 +410,4 @@ fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
         failure_threshold: Some(failure_threshold),
         ..Probe::default()
     }
-}
-
-fn some_map(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
-    (!map.is_empty()).then(|| map.clone())
-}
-
-fn some_list<T: Clone>(list: &[T]) -> Option<Vec<T>> {
-    (!list.is_empty()).then(|| list.to_vec())
 }

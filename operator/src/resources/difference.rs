@@ -1,17 +1,17 @@
-//! Whether an object in the cluster still says what the operator applied. Pure.
+//! Whether an object in the cluster still matches what the operator applied. Pure.
 //!
-//! The API server adds defaults, other writers own other fields, and quantities are spelt anew: the
-//! comparison asks only whether everything that is wanted is there.
+//! The API server adds defaults, other writers own other fields, and quantities are normalized.
+//! Therefore only fields of the wanted object are compared.
 
 use serde_json::{Map, Value};
 
-/// Whether `live` contains everything that `wanted` says.
+/// Whether `live` contains every field of `wanted` with an equal value.
 pub(crate) fn is_applied(wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
         (Value::Object(wanted), Value::Object(live)) => contains(wanted, live),
         (Value::Array(wanted), Value::Array(live)) => {
             if wanted.iter().all(Value::is_object) {
-                // Named entries may stand beside those of other writers.
+                // The list may have entries of other writers, too.
                 wanted
                     .iter()
                     .all(|entry| live.iter().any(|other| is_applied(entry, other)))
@@ -29,7 +29,7 @@ pub(crate) fn is_applied(wanted: &Value, live: &Value) -> bool {
 fn contains(wanted: &Map<String, Value>, live: &Map<String, Value>) -> bool {
     wanted.iter().all(|(key, value)| match live.get(key) {
         Some(found) => is_applied(value, found),
-        // The API server leaves out what is empty.
+        // The API server omits empty values.
         None => is_empty(value),
     })
 }
@@ -52,7 +52,7 @@ fn same_quantity(wanted: &str, live: &str) -> bool {
     }
 }
 
-/// The number that a Kubernetes quantity stands for: `1500m` and `1.5`, `1Gi` and `1073741824`.
+/// The value of a Kubernetes quantity: `1500m` equals `1.5`, `1Gi` equals `1073741824`.
 fn quantity(text: &str) -> Option<f64> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let number: f64 = digits.parse().ok()?;
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_of_the_api_server_are_no_difference() {
+    fn defaults_added_by_the_api_server_are_ignored() {
         let wanted = json!({"spec": {"containers": [{"name": "a", "image": "i"}]}});
         let live = json!({"spec": {"dnsPolicy": "ClusterFirst",
             "containers": [{"name": "a", "image": "i", "terminationMessagePath": "/dev/log"}]}});
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_other_writers_are_left_alone() {
+    fn list_entries_of_other_writers_are_ignored() {
         let wanted = json!([{"name": "a"}]);
         assert!(is_applied(
             &wanted,
@@ -110,12 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_words_must_be_equal() {
+    fn lists_of_strings_must_be_equal() {
         assert!(!is_applied(&json!(["run"]), &json!(["run", "--debug"])));
     }
 
     #[test]
-    fn the_spelling_of_a_quantity_does_not_matter() {
+    fn equal_quantities_may_be_written_differently() {
         for (wanted, live) in [
             ("1000m", "1"),
             ("1024Mi", "1Gi"),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_values_may_be_left_out() {
+    fn empty_values_may_be_omitted() {
         let wanted = json!({"a": {}, "b": [], "c": null, "d": "", "e": false, "f": {"g": null}});
         assert!(is_applied(&wanted, &json!({})));
         assert!(!is_applied(&json!({"a": 1}), &json!({})));

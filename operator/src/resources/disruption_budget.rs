@@ -1,4 +1,4 @@
-//! Lets a drained node take one worker at a time.
+//! Limits evictions, such as those of a node drain, to one worker at a time.
 
 use k8s_openapi::{
     api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
@@ -11,10 +11,10 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: super::metadata(pipeline),
         spec: Some(PodDisruptionBudgetSpec {
-            // Not `minAvailable`: it would block the drain of the only worker for ever.
+            // Not `minAvailable`: it would block the eviction of the only worker.
             max_unavailable: Some(IntOrString::Int(1)),
             selector: Some(super::selector(&pipeline.name_any())),
-            // A worker that cannot start must not keep its node from being drained.
+            // A worker that cannot start must not block a node drain.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),

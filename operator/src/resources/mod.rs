@@ -4,6 +4,7 @@ mod config_map;
 mod deployment;
 mod difference;
 mod disruption_budget;
+mod pod_template;
 mod service;
 
 use std::collections::BTreeMap;
@@ -17,46 +18,44 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use kube::{Resource, ResourceExt};
-use layra_crds::{ConfigError, IngestionPipeline, IngestionPipelineSpec, SecretKind};
+use layra_crds::{ConfigError, IngestionPipeline};
 use sha2::{Digest, Sha256};
 
 pub(crate) use difference::is_applied;
+pub(crate) use pod_template::PodTemplateError;
 
-/// Hash of the worker's configuration, on the pods: another configuration rolls them.
+/// Hash of the worker's configuration, on the pods: a changed configuration rolls them.
 pub(crate) const CONFIG_HASH: &str = "ingest.layra.io/config-hash";
-/// Hash of the mounted Secrets, on the pods: a rotated secret rolls them.
+/// Hash of the mounted Secrets' values, on the pods: a rotated Secret rolls them.
 pub(crate) const SECRETS_HASH: &str = "ingest.layra.io/secrets-hash";
-/// Hash of the object as the operator applied it last.
+/// Hash of the object as the operator last applied it.
 pub(crate) const APPLIED_HASH: &str = "ingest.layra.io/applied-hash";
 
-/// Annotation by which Kubernetes chooses the pods that go first; the lowest number does.
+/// Annotation by which Kubernetes chooses the pods to delete first: those with the lowest number.
 pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// Label with the pipeline's name, on all its objects and pods.
 pub(crate) const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
-/// Selects the objects that the operator makes.
+/// Selects the objects that the operator creates.
 pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by=layra-operator";
 /// Selects the worker pods of all pipelines.
 pub(crate) const WORKER_PODS: &str = "app.kubernetes.io/name=layra-worker";
 
-/// Name of the container that fetches the model before the worker starts.
+/// Name of the init container that downloads the model.
 pub(crate) const FETCH_MODEL: &str = "fetch-model";
 /// Name of the worker's container.
 pub(crate) const WORKER: &str = "worker";
 
-/// Port of the workers' metrics and probes.
-pub(crate) const METRICS_PORT: i32 = 9090;
-
-/// What the objects depend on beside the spec.
+/// What the objects depend on in addition to the spec.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inputs<'a> {
-    /// The image of workers whose spec names none.
+    /// Worker image, unless the spec sets one.
     pub(crate) default_image: &'a str,
-    /// Hash of the mounted Secrets' data.
+    /// Hash of the mounted Secrets' values.
     pub(crate) secrets_hash: &'a str,
-    /// How many workers there should be.
+    /// Desired number of workers.
     pub(crate) replicas: i32,
-    /// Seconds that a worker has to leave, unless the spec says something else.
+    /// Termination grace period of a worker in seconds, unless the spec sets one.
     pub(crate) grace_seconds: u32,
 }
 
@@ -74,11 +73,13 @@ pub(crate) enum Kind {
 pub(crate) struct Workload {
     /// The worker's configuration.
     pub(crate) config_map: ConfigMap,
-    /// The workers.
+    /// The workers. It must not be applied while there is a `template_error`.
     pub(crate) deployment: Deployment,
-    /// Finds the workers' metrics.
+    /// Why `worker.podTemplate` is not merged into the Deployment.
+    pub(crate) template_error: Option<PodTemplateError>,
+    /// Headless, for the workers' metrics.
     pub(crate) service: Service,
-    /// Lets a drained node take one worker at a time.
+    /// Limits evictions to one worker at a time.
     pub(crate) disruption_budget: PodDisruptionBudget,
 }
 
@@ -88,45 +89,22 @@ pub(crate) fn build(
     inputs: &Inputs<'_>,
 ) -> Result<Workload, ConfigError> {
     let config_hash = config_map::hash(pipeline);
+    let (deployment, template_error) = deployment::build(pipeline, inputs, &config_hash);
     Ok(Workload {
-        deployment: deployment::build(pipeline, inputs, &config_hash),
+        deployment,
+        template_error,
         service: service::build(pipeline),
         disruption_budget: disruption_budget::build(pipeline),
         config_map: config_map::build(pipeline)?,
     })
 }
 
-/// The name of each of the pipeline's objects.
+/// The name of the pipeline's objects.
 pub(crate) fn object_name(pipeline: &str) -> String {
     format!("{pipeline}-worker")
 }
 
-/// The Secrets that a pipeline names.
-pub(crate) fn secrets(spec: &IngestionPipelineSpec) -> Vec<(SecretKind, &str)> {
-    let stores = &spec.stores;
-    [
-        (
-            SecretKind::Kafka,
-            spec.source.kafka.auth_secret_ref.as_ref(),
-        ),
-        (
-            SecretKind::ObjectStore,
-            Some(&spec.documents.object_store.secret_ref),
-        ),
-        (SecretKind::Milvus, stores.milvus.secret_ref.as_ref()),
-        (SecretKind::Mongodb, Some(&stores.mongodb.secret_ref)),
-        (
-            SecretKind::Redis,
-            stores.redis.as_ref().map(|redis| &redis.secret_ref),
-        ),
-        (SecretKind::Model, spec.embedding.model.secret_ref.as_ref()),
-    ]
-    .into_iter()
-    .filter_map(|(kind, reference)| Some((kind, reference?.name.as_str())))
-    .collect()
-}
-
-/// Selects the pipeline's worker pods, as text.
+/// The label selector of the pipeline's worker pods.
 pub(crate) fn selector_text(pipeline: &str) -> String {
     let pairs: Vec<String> = selector_labels(pipeline)
         .iter()
@@ -135,7 +113,7 @@ pub(crate) fn selector_text(pipeline: &str) -> String {
     pairs.join(",")
 }
 
-/// A short hash of anything that can be written as JSON.
+/// A short hash of a value's JSON.
 pub(crate) fn hash_of(value: &impl serde::Serialize) -> String {
     // Strings, numbers, lists and maps with text keys: nothing here can fail to serialise.
     let text = serde_json::to_vec(value).unwrap_or_default();

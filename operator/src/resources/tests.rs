@@ -28,7 +28,7 @@ fn container(workload: &Workload) -> &k8s_openapi::api::core::v1::Container {
 }
 
 #[test]
-fn a_minimal_pipeline_makes_these_objects() {
+fn a_minimal_pipeline_has_these_objects() {
     let workload = workload(&fixtures::pipeline());
     insta::assert_yaml_snapshot!("config_map", workload.config_map);
     insta::assert_yaml_snapshot!("deployment", workload.deployment);
@@ -37,7 +37,7 @@ fn a_minimal_pipeline_makes_these_objects() {
 }
 
 #[test]
-fn gpus_are_limited_only_when_asked_for() {
+fn gpus_are_requested_only_if_the_spec_has_them() {
     let mut pipeline = fixtures::pipeline();
     let without = workload(&pipeline);
     let limits = container(&without)
@@ -92,7 +92,40 @@ fn every_named_secret_is_mounted_and_none_is_in_the_configuration() {
 }
 
 #[test]
-fn another_configuration_rolls_the_pods() {
+fn a_referenced_key_is_a_file_of_a_fixed_name() {
+    let mut pipeline = fixtures::pipeline();
+    let store = &mut pipeline.spec.documents.object_store;
+    store.secret_key_secret_ref.name = "minio".into();
+    store.secret_key_secret_ref.key = "root-password".into();
+    let workload = workload(&pipeline);
+    let pod = workload.deployment.spec.unwrap().template.spec.unwrap();
+    let volumes = pod.volumes.unwrap();
+    let volume = volumes.iter().find(|it| it.name == "secret-object-store");
+    let sources = volume.unwrap().projected.clone().unwrap().sources.unwrap();
+    let files: Vec<_> = sources
+        .into_iter()
+        .map(|source| {
+            let secret = source.secret.unwrap();
+            let item = secret.items.unwrap().remove(0);
+            (secret.name, item.key, item.path)
+        })
+        .collect();
+    let file = |name: &str, key: &str, path: &str| (name.into(), key.into(), path.into());
+    assert_eq!(
+        files,
+        [
+            file("s3", "accessKey", "accessKey"),
+            file("minio", "root-password", "secretKey")
+        ]
+    );
+    let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+    let mounted =
+        |mount: &&k8s_openapi::api::core::v1::VolumeMount| mount.name == "secret-object-store";
+    assert_eq!(mounts.iter().filter(mounted).count(), 1);
+}
+
+#[test]
+fn a_changed_configuration_rolls_the_pods() {
     let mut pipeline = fixtures::pipeline();
     let hash = |workload: &Workload| {
         let template = &workload.deployment.spec.as_ref().unwrap().template;
@@ -121,24 +154,7 @@ fn more_partitions_do_not_roll_the_pods() {
 }
 
 #[test]
-fn the_operators_own_labels_win() {
-    let mut pipeline = fixtures::pipeline();
-    pipeline
-        .spec
-        .worker
-        .pod
-        .labels
-        .insert(INSTANCE_LABEL.into(), "stolen".into());
-    let workload = workload(&pipeline);
-    let template = workload.deployment.spec.unwrap().template;
-    assert_eq!(
-        template.metadata.unwrap().labels.unwrap()[INSTANCE_LABEL],
-        "contracts"
-    );
-}
-
-#[test]
-fn pain_17_a_rollout_on_a_full_node_never_waits_for_room() {
+fn pain_17_a_rollout_on_a_full_node_needs_no_surge_pod() {
     let deployment = workload(&fixtures::pipeline()).deployment;
     let rolling = deployment
         .spec
@@ -146,4 +162,22 @@ fn pain_17_a_rollout_on_a_full_node_never_waits_for_room() {
         .unwrap();
     assert_eq!(rolling.max_surge, Some(IntOrString::Int(0)));
     assert_eq!(rolling.max_unavailable, Some(IntOrString::Int(1)));
+}
+
+#[test]
+fn the_pod_templates_of_kept_objects_can_be_merged() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/tests/v1alpha1");
+    let mut with_template = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let pipeline: IngestionPipeline = serde_yaml_ng::from_str(&text).unwrap();
+        let workload = workload(&pipeline);
+        assert_eq!(workload.template_error, None, "{}", path.display());
+        with_template += usize::from(pipeline.spec.worker.pod_template.is_some());
+    }
+    assert!(with_template >= 3);
 }

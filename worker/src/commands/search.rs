@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::assembly::Common;
 use crate::runtime::failure::{Failure, Reason, Stage};
-use crate::stores::milvus::{Hit, Vectors};
+use crate::stores::milvus::{Hit, SearchLimits, Vectors};
 use crate::stores::mongo::Documents;
 
 /// Pages whose vectors are read concurrently.
@@ -34,6 +34,7 @@ pub(crate) async fn search(
     question: &str,
     knowledge_base: &str,
     top: usize,
+    limits: SearchLimits,
 ) -> Result<Vec<Answer>, Failure> {
     let documents = common.documents().await?;
     let embedder = common.embedder().await?;
@@ -50,7 +51,7 @@ pub(crate) async fn search(
     }
     let question = embedder.embed_question(question).await?;
     let rows = question.rows().map(<[f32]>::to_vec).collect();
-    let hits = vectors.candidates(&collection, rows, milvus.search).await?;
+    let hits = vectors.candidates(&collection, rows, limits).await?;
     let scored = score(&vectors, &collection, &question, hits).await?;
     answers(&documents, scored, top).await
 }

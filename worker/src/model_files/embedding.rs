@@ -41,7 +41,6 @@ fn precision(precision: Precision) -> layra_embedding::Precision {
         Precision::Bf16 => Known::Bf16,
         Precision::F16 => Known::F16,
         Precision::Q8 => Known::Q8,
-        Precision::Q4 => Known::Q4,
     }
 }
 
@@ -56,7 +55,7 @@ mod tests {
             let stated: ModelFamily = serde_json::from_value(word.into()).unwrap();
             assert_eq!(word.parse(), Ok(family(stated).unwrap()));
         }
-        for word in ["f32", "tf32", "bf16", "f16", "q8", "q4"] {
+        for word in ["f32", "tf32", "bf16", "f16", "q8"] {
             let stated: Precision = serde_json::from_value(word.into()).unwrap();
             assert_eq!(word.parse(), Ok(precision(stated)));
         }

@@ -116,7 +116,7 @@ impl Hub {
                 let message = format!(
                     "{endpoint} refuses hf://{repository} ({status}): check its name, accept \
                      its terms on the hub, and name a Secret with a token in \
-                     embedding.model.secretRef"
+                     embedding.model.tokenSecretRef"
                 );
                 Err(Failure::fatal(
                     Stage::Model,
@@ -284,7 +284,7 @@ mod tests {
         let refused = |result: Result<Hub, Failure>| result.err().unwrap();
         let forbidden = refused(resolve(&endpoint, "refs/pr/1", "wrong-token").await);
         assert_eq!(forbidden.reason, Reason::ModelForbidden);
-        assert!(forbidden.message.contains("secretRef"), "{forbidden}");
+        assert!(forbidden.message.contains("tokenSecretRef"), "{forbidden}");
         assert!(!forbidden.message.contains("wrong-token"));
         let missing = refused(resolve(&endpoint, "v9", "let-me-in").await);
         assert_eq!(missing.reason, Reason::ModelNotFound);

@@ -158,9 +158,9 @@ async fn fetch_part(
             repository,
             revision,
         } => {
-            if config.embedding.model.secret_ref.is_some() && secrets.model_token.is_none() {
-                let message = "the file model/token is missing: the Secret of \
-                               embedding.model.secretRef needs a key `token`";
+            if config.embedding.model.token_secret_ref.is_some() && secrets.model_token.is_none() {
+                let message = "the file model/token is missing: embedding.model.tokenSecretRef \
+                               names its Secret and key";
                 return Err(Failure::fatal(Stage::Model, Reason::SecretMissing, message));
             }
             let token = secrets.model_token.as_ref();

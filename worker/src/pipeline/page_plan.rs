@@ -1,6 +1,6 @@
 //! How the pages of a document are rendered, and their names in the stores. No I/O.
 
-use layra_crds::{ImageFormat, MilvusSpec, RenderSpec, ResolutionMode};
+use layra_crds::{ImageFormat, MilvusSpec, RenderSpec};
 use layra_rendering::{PageRequest, Resolution};
 
 use crate::document::ids;
@@ -30,9 +30,9 @@ impl<'a> PagePlan<'a> {
             task,
             pages,
             collection,
-            resolution: match render.resolution {
-                ResolutionMode::Table => Resolution::Dpi(render.dpi_for(pages)),
-                ResolutionMode::Auto => Resolution::Auto {
+            resolution: match render.dpi_for(pages) {
+                Some(dpi) => Resolution::Dpi(dpi),
+                None => Resolution::Auto {
                     pixels: model_pixels.unwrap_or(0),
                 },
             },

@@ -112,7 +112,7 @@ impl Secrets {
             },
             access_key: required(SecretKind::ObjectStore, "accessKey")?,
             secret_key: required(SecretKind::ObjectStore, "secretKey")?,
-            milvus_token: match stores.milvus.secret_ref {
+            milvus_token: match stores.milvus.token_secret_ref {
                 Some(_) => Some(required(SecretKind::Milvus, "token")?),
                 None => None,
             },
@@ -121,7 +121,7 @@ impl Secrets {
                 Some(_) => Some(required(SecretKind::Redis, "uri")?),
                 None => None,
             },
-            model_token: match config.embedding.model.secret_ref {
+            model_token: match config.embedding.model.token_secret_ref {
                 Some(_) => optional(root, SecretKind::Model, "token")?,
                 None => None,
             },
@@ -206,12 +206,16 @@ mod tests {
     const CONFIG: &str = "
 pipeline: rag/contracts
 source: {kafka: {bootstrapServers: 'kafka:9092', authSecretRef: {name: kafka}}}
-documents: {objectStore: {endpoint: 'http://minio:9000', secretRef: {name: s3}}}
+documents:
+  objectStore:
+    endpoint: 'http://minio:9000'
+    accessKeySecretRef: {name: s3}
+    secretKeySecretRef: {name: s3}
 embedding: {model: {family: minilm, uri: 'file:///models/minilm'}}
 stores:
   milvus: {uri: 'http://milvus:19530'}
-  mongodb: {secretRef: {name: mongo}}
-  redis: {secretRef: {name: redis}}
+  mongodb: {uriSecretRef: {name: mongo}}
+  redis: {uriSecretRef: {name: redis}}
 ";
 
     fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -18,7 +18,7 @@ use crate::runtime::settings::Secret;
 
 mod read;
 
-pub(crate) use read::Hit;
+pub(crate) use read::{Hit, SearchLimits};
 
 /// Name of the vector index, as LAYRA names it.
 const INDEX_NAME: &str = "vector_index";

@@ -9,6 +9,7 @@ mod fleet;
 mod manifests;
 mod model;
 mod scaling;
+mod template;
 mod topic;
 mod vector_store;
 mod workers;
@@ -33,8 +34,11 @@ use crate::{
 };
 use conditions::{Status, Verdict};
 
+use template::Template;
+
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::Manifest;
+pub(crate) use template::DryRun;
 
 /// The changes to make and the state to report.
 #[derive(Clone, Debug)]
@@ -45,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) kafka: Option<Connection>,
     /// Objects to apply, in order: the ConfigMap comes before the Deployment that reads it.
     pub(crate) manifests: Vec<Manifest>,
+    /// The Deployment to check by a dry run before the manifests are applied.
+    pub(crate) dry_run: Option<DryRun>,
     /// Kinds of objects that differ from the spec, including those whose next write is not due yet.
     pub(crate) outdated: Vec<Kind>,
     /// Pods whose deletion cost changes, with the new cost. Set before the Deployment is scaled
@@ -81,14 +87,26 @@ pub(crate) fn plan(
         .secrets_hash
         .clone()
         .unwrap_or_else(|| mounted_secrets_hash(world));
-    let workload = workload(pipeline, world, |grace_seconds| Inputs {
+    let mut workload = workload(pipeline, world, |grace_seconds| Inputs {
         default_image,
         secrets_hash: &secrets_hash,
         replicas: scaling.replicas,
         grace_seconds: grace_seconds.unwrap_or_else(|| scaling::grace_seconds(&scaling.status)),
     })?;
     let template_current = manifests::has_template(&workload.deployment, &world.live);
+    let template = Template::judge(
+        &workload,
+        world,
+        template_current,
+        &before.conditions,
+        pipeline.metadata.generation,
+        now,
+    );
+    if template.refusal.is_some() {
+        workload.deployment = template::with_live_template(workload.deployment, &world.live);
+    }
     let outdated = manifests::outdated(&workload, &world.live);
+    let outdated = template.without_refused(outdated, &world.live, scaling.replicas);
     let outdated_kinds = outdated.iter().map(|manifest| manifest.kind).collect();
     let mut manifests = manifests::without_repeats(outdated, &world.past_writes.applied, now);
 
@@ -100,20 +118,24 @@ pub(crate) fn plan(
     );
     let verdicts = Verdicts {
         vector_store: vector_store::judge(&world.indexes),
-        workers: workers::judge(
-            spec,
-            world,
-            scaling.replicas,
-            template_current,
-            conditions::find(&before.conditions, WORKERS_AVAILABLE).and_then(Verdict::of),
-        ),
+        workers: template.refusal.unwrap_or_else(|| {
+            workers::judge(
+                spec,
+                world,
+                scaling.replicas,
+                template_current,
+                conditions::find(&before.conditions, WORKERS_AVAILABLE).and_then(Verdict::of),
+            )
+        }),
         scaling: scaling.verdict,
         topic,
     };
 
+    let mut dry_run = template.dry_run;
     if spec.paused {
         manifests.clear();
         topic_actions.clear();
+        dry_run = None;
     }
     let deletion_costs = deletion_costs(world, &manifests, scaling.replicas);
     let status = IngestionPipelineStatus {
@@ -139,6 +161,7 @@ pub(crate) fn plan(
         topic_actions,
         kafka: world.kafka.as_ref().ok().cloned(),
         manifests,
+        dry_run,
         outdated: outdated_kinds,
         deletion_costs,
         decision: scaling.decision,

@@ -158,7 +158,8 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
     }
     if decision.limits.contains(&Limit::Unknown) {
         // The cause of an unknown backlog has a reason of the same word.
-        let reason = Reason::from_word(decision.reason.as_str()).unwrap_or(Reason::KafkaUnreachable);
+        let reason =
+            Reason::from_word(decision.reason.as_str()).unwrap_or(Reason::KafkaUnreachable);
         return Verdict::unknown(reason, decision.message.clone());
     }
     if !decision.stuck.is_empty() {

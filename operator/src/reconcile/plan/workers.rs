@@ -136,7 +136,7 @@ fn image_problem(container: &ContainerStatus) -> Option<Problem> {
         Problem::new(
             Reason::ImagePullFailed,
             format!(
-                "The image {} cannot be pulled. Check worker.image, worker.imagePullPolicy and worker.pod.imagePullSecrets.",
+                "The image {} cannot be pulled. Check worker.image, worker.imagePullPolicy and imagePullSecrets in worker.podTemplate.spec.",
                 container.image
             ),
         )

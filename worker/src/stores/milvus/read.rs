@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use layra_crds::{IndexType, SearchSpec};
+use layra_crds::IndexType;
 use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, FieldData};
 
@@ -22,13 +22,22 @@ pub(crate) struct Hit {
     pub(crate) page: i64,
 }
 
+/// How many vectors a search examines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SearchLimits {
+    /// Candidates that an HNSW index examines; raised to `candidates` if it is lower.
+    pub(crate) ef: u32,
+    /// Nearest vectors that Milvus returns for each vector of the question.
+    pub(crate) candidates: u32,
+}
+
 impl Vectors {
     /// The pages, by `image_id`, that hold the nearest vectors of each of the question's vectors.
     pub(crate) async fn candidates(
         &self,
         collection: &str,
         question: Vec<Vec<f32>>,
-        search: SearchSpec,
+        search: SearchLimits,
     ) -> Result<BTreeMap<String, Hit>, Failure> {
         let mut parameters = HashMap::new();
         if self.index.index_type == IndexType::Hnsw {
