@@ -187,9 +187,9 @@ fn request(page: u32, dpi: u32, pixels: bool) -> PageRequest {
 
 fn write_page(directory: &Path, file: &Path, page: &RenderedPage) -> anyhow::Result<()> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let name = directory.join(format!("{stem}-{:04}", page.page + 1));
-    std::fs::write(name.with_extension("png"), &page.encoded)?;
-    std::fs::write(name.with_extension("txt"), &page.text)?;
+    let name = format!("{stem}-{:04}", page.page + 1);
+    std::fs::write(directory.join(format!("{name}.png")), &page.encoded)?;
+    std::fs::write(directory.join(format!("{name}.txt")), &page.text)?;
     Ok(())
 }
 
