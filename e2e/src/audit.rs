@@ -1,7 +1,7 @@
-//! Reads all stores and says what a knowledge base holds and what is wrong with it.
+//! Reads all stores and reports what a knowledge base contains and which invariants are broken.
 //!
-//! The rules are LAYRA's invariants: every page once in Milvus, MongoDB and S3, and the three
-//! agree. Nothing here trusts the worker's own word.
+//! The rules are LAYRA's invariants: every page exists once in Milvus, MongoDB and S3, and the
+//! three agree. Nothing here relies on what the worker reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use object_store::ObjectStoreExt;
 
 use crate::stores::Stores;
 
-/// What a knowledge base holds.
+/// Contents of a knowledge base.
 #[derive(Debug, Default)]
 pub struct Audit {
     /// Pages by `file_id`.
@@ -26,7 +26,7 @@ pub struct Audit {
     pub violations: Vec<String>,
 }
 
-/// What Milvus holds of one page.
+/// The rows of one page in Milvus.
 #[derive(Default)]
 struct PageRows {
     file_id: String,
@@ -35,13 +35,13 @@ struct PageRows {
 }
 
 impl Audit {
-    /// Pages of all documents.
+    /// Number of pages of all documents.
     #[must_use]
     pub fn total_pages(&self) -> u64 {
         self.pages.values().sum()
     }
 
-    /// Reads everything of `knowledge_base`, whose vectors are in `collection`.
+    /// Audits `knowledge_base`, whose vectors are in `collection`.
     pub async fn of(stores: &Stores, knowledge_base: &str, collection: &str) -> Result<Self> {
         let mut audit = Self::default();
         let rows = audit.milvus_pages(stores, collection).await?;
@@ -153,12 +153,12 @@ impl Audit {
         );
         if listed.len() != listed_once.len() || stored.len() != stored_once.len() {
             self.violations.push(format!(
-                "a file twice: knowledge base lists {listed:?}, files holds {stored:?}"
+                "a file is listed twice: the knowledge base lists {listed:?}, files contains {stored:?}"
             ));
         }
         if listed_once != stored_once {
             self.violations.push(format!(
-                "knowledge base and files differ: {:?}",
+                "the knowledge base and files differ in {:?}",
                 listed_once
                     .symmetric_difference(&stored_once)
                     .collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! How the harness reaches the test-bed's Kubernetes, and what an S3 client alone cannot do.
+//! Clients of the test-bed's Kubernetes and S3.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::signer::Signer;
 
-/// TLS needs one provider for the process; a second installation is no error. Everything that makes
-/// a client calls this first.
+/// Installs the process's TLS provider. Called before any client is created; a second call changes
+/// nothing.
 pub(crate) fn install_crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A Kubernetes client that may do everything.
+/// A Kubernetes client with all rights.
 pub async fn kubernetes(testbed: &Testbed) -> Result<kube::Client> {
     install_crypto();
     let kubeconfig = Kubeconfig::read_from(testbed.kubeconfig())?;
@@ -38,10 +38,10 @@ pub fn bucket(server: &S3Endpoint, name: &str) -> Result<AmazonS3> {
         .context("S3 client")
 }
 
-/// Makes a bucket; one that exists already is left as it is.
+/// Creates a bucket; one that exists already stays as it is.
 pub async fn create_bucket(server: &S3Endpoint, bucket: &str) -> Result<()> {
     let store = self::bucket(server, bucket)?;
-    // The client knows objects only; a signed PUT of the bucket itself makes it.
+    // The client has no call for this: a signed PUT of the bucket itself creates it.
     let minute = Duration::from_mins(1);
     let url = store
         .signed_url("PUT".parse()?, &Path::default(), minute)
@@ -52,5 +52,5 @@ pub async fn create_bucket(server: &S3Endpoint, bucket: &str) -> Result<()> {
     if status.is_success() || body.contains("BucketAlreadyOwnedByYou") {
         return Ok(());
     }
-    bail!("bucket {bucket} cannot be made: {status} {body}")
+    bail!("bucket {bucket} cannot be created: {status} {body}")
 }

@@ -1,5 +1,5 @@
-//! The Kubernetes side of a test: a namespace with the pipeline's Secrets, the operator's release,
-//! pipelines, and waiting for what should become true.
+//! The Kubernetes side of a test: a namespace with the pipeline's Secrets, the operator's release
+//! and pipelines, and functions that wait for a state.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,17 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use layra_crds::{IngestionPipeline, IngestionPipelineStatus};
 use layra_testbed::{Endpoints, Images, Testbed};
+use procfs::process::Process;
 use serde_json::{Value, json};
 
-use crate::clients;
+use crate::{clients, processes};
 
-/// A namespace of its own, with the Secrets that pipelines name, deleted by [`Scene::close`].
+/// A namespace with an operator and the Secrets that pipelines refer to. [`Scene::close`] deletes
+/// it.
 pub struct Scene {
-    /// The namespace.
+    /// Name of the namespace.
     pub namespace: String,
-    /// A client with every right.
+    /// A client with all rights.
     pub client: Client,
     endpoints: Endpoints,
     images: Images,
@@ -32,7 +34,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// A view of a namespace that [`Scene::open`] made.
+    /// Attaches to a namespace that [`Scene::open`] has created.
     pub async fn attach(testbed: &Testbed, images: &Images, namespace: &str) -> Result<Self> {
         Ok(Self {
             namespace: namespace.to_owned(),
@@ -46,7 +48,7 @@ impl Scene {
         })
     }
 
-    /// Makes the namespace and its Secrets, and installs the operator there with Helm.
+    /// Creates the namespace and its Secrets, and installs the operator there with Helm.
     pub async fn open(testbed: &Testbed, images: &Images, namespace: &str) -> Result<Self> {
         let scene = Self::attach(testbed, images, namespace).await?;
         scene.delete_namespace().await?;
@@ -81,7 +83,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Creates a Secret of text values.
+    /// Creates a Secret with text values.
     pub async fn create_secret(&self, name: &str, data: &Value) -> Result<()> {
         let secret: Secret =
             serde_json::from_value(json!({"metadata": {"name": name}, "stringData": data}))?;
@@ -91,7 +93,8 @@ impl Scene {
         Ok(())
     }
 
-    /// `helm upgrade --install` of the chart with the images of this build, until it is ready.
+    /// Runs `helm upgrade --install` with the images of this build and waits until the operator is
+    /// ready.
     pub async fn install_operator(&self) -> Result<()> {
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/layra-operator");
         let (operator, operator_tag) = split(&self.images.operator)?;
@@ -110,7 +113,7 @@ impl Scene {
                 &format!("workerImage.repository={worker},workerImage.tag={worker_tag}"),
             ])
             .args(["--set", "fullnameOverride=layra-operator"])
-            // The definition is one for the cluster: another release may have installed it.
+            // The CRD is shared by the cluster: another release may have installed it.
             .args(["--take-ownership", "--wait", "--timeout", "120s"])
             .output()
             .await
@@ -124,7 +127,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A pipeline on the test-bed's servers, small and quick, changed by `patch` (RFC 7386).
+    /// A small pipeline on the test-bed's servers, changed by `patch` (RFC 7386).
     #[must_use]
     pub fn pipeline(&self, name: &str, topic: &str, patch: &Value) -> Value {
         let mut object = json!({
@@ -161,7 +164,7 @@ impl Scene {
                 }},
                 "scaling": {
                     "maxReplicas": 2,
-                    // As soon as possible: every worker that may be started is.
+                    // Short, so that a test with little work already needs every worker.
                     "drainTargetSeconds": 5,
                     "scaleDownDelaySeconds": 10,
                 },
@@ -186,12 +189,12 @@ impl Scene {
         Ok(())
     }
 
-    /// The pipeline's present state.
+    /// Reads the pipeline.
     pub async fn get(&self, name: &str) -> Result<IngestionPipeline> {
         Ok(self.api::<IngestionPipeline>().get(name).await?)
     }
 
-    /// An API of this namespace.
+    /// The API of a resource kind in this namespace.
     #[must_use]
     pub fn api<K>(&self) -> Api<K>
     where
@@ -201,7 +204,7 @@ impl Scene {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Waits until the status, of the present generation, is as wanted.
+    /// Waits until the status belongs to the current generation and fulfils `wanted`.
     pub async fn wait_status(
         &self,
         name: &str,
@@ -239,9 +242,9 @@ impl Scene {
         .await
     }
 
-    /// `kubectl` in this namespace; its standard output, or its complaint as an error.
+    /// Runs `kubectl` in this namespace. Returns its standard output; an error carries all output.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        // What kubectl remembers of another cluster at this address is of no use.
+        // A separate cache: the user's may describe an earlier cluster at this address.
         let cache = tempfile::TempDir::new()?;
         let output = tokio::process::Command::new(&self.kubectl)
             .env("KUBECACHEDIR", cache.path())
@@ -260,7 +263,7 @@ impl Scene {
         Ok(text)
     }
 
-    /// The workers' pods.
+    /// The pipeline's worker pods.
     pub async fn worker_pods(&self, pipeline: &str) -> Result<Vec<Pod>> {
         let selector =
             format!("app.kubernetes.io/instance={pipeline},app.kubernetes.io/component=worker");
@@ -285,20 +288,22 @@ impl Scene {
         Ok(())
     }
 
-    /// The operator's process on this machine, if one runs in a pod of this namespace.
+    /// Pid of the operator on this machine, if it runs in a pod of this namespace.
     pub async fn operator_process(&self) -> Result<Option<u32>> {
         let selector = ListParams::default().labels("app.kubernetes.io/component=operator");
         let pods = self.api::<Pod>().list(&selector).await?;
         let uids: Vec<String> = pods.iter().filter_map(ResourceExt::uid).collect();
-        let runs_there = |process: &Path| {
-            let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
-            let group = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
-            name.trim() == "layra-operator" && uids.iter().any(|uid| group.contains(uid.as_str()))
+        let is_in_pod = |process: &Process| {
+            let groups = process.cgroups().into_iter().flatten();
+            let mut paths = groups.map(|group| group.pathname);
+            paths.any(|path| uids.iter().any(|uid| path.contains(uid)))
         };
-        let processes = std::fs::read_dir("/proc")?.flatten();
-        Ok(processes
-            .filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok())
-            .find(|pid| runs_there(Path::new(&format!("/proc/{pid}")))))
+        let operators = processes::all().filter(|process| {
+            let stat = process.stat();
+            stat.is_ok_and(|stat| stat.comm == "layra-operator")
+        });
+        let mut in_pods = operators.filter(is_in_pod);
+        Ok(in_pods.next().map(|process| process.pid.cast_unsigned()))
     }
 
     /// The pipeline's Deployment.
@@ -309,7 +314,7 @@ impl Scene {
             .await?)
     }
 
-    /// The logs of every pod, for a failed test.
+    /// The last lines of every pod's log.
     pub async fn logs(&self) -> String {
         let mut all = String::new();
         let pods = self.api::<Pod>();
@@ -357,12 +362,12 @@ impl Scene {
         namespaces
             .delete(&self.namespace, &DeleteParams::default())
             .await?;
-        // Workers in the middle of a document would take their whole grace period.
+        // Workers with a document in progress could use their whole grace period.
         let now = DeleteParams::default().grace_period(0);
         let pods = self.api::<Pod>();
         pods.delete_collection(&now, &ListParams::default()).await?;
         eventually(
-            "the namespace to be gone",
+            "the namespace to be deleted",
             Duration::from_mins(3),
             async || {
                 Ok(namespaces
@@ -376,7 +381,7 @@ impl Scene {
     }
 }
 
-/// Condition of a kind.
+/// The condition of this type.
 #[must_use]
 pub fn condition<'a>(status: &'a IngestionPipelineStatus, kind: &str) -> Option<&'a Condition> {
     status
@@ -385,7 +390,8 @@ pub fn condition<'a>(status: &'a IngestionPipelineStatus, kind: &str) -> Option<
         .find(|condition| condition.type_ == kind)
 }
 
-/// Polls until there is a value. An error while polling is shown when the time is over.
+/// Polls until there is a value. After `limit` it fails, with the error of the last poll if there
+/// was one.
 pub async fn eventually<T>(
     what: &str,
     limit: Duration,
@@ -400,14 +406,14 @@ pub async fn eventually<T>(
         if Instant::now() > end {
             match result {
                 Err(error) => return Err(error.context(format!("waiting for {what}"))),
-                Ok(_) => bail!("waited {} s for {what}", limit.as_secs()),
+                Ok(_) => bail!("waited {} s in vain for {what}", limit.as_secs()),
             }
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
 
-/// RFC 7386.
+/// Applies a merge patch (RFC 7386).
 fn merge(target: &mut Value, patch: &Value) {
     if let (Value::Object(target), Value::Object(patch)) = (&mut *target, patch) {
         for (key, value) in patch {

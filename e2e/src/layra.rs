@@ -1,9 +1,10 @@
 //! LAYRA's side of the contract: what its API does when a user uploads documents.
 //!
-//! It creates the knowledge base, puts the original into the bucket, announces progress in Redis
-//! and sends one task per document to Kafka.
+//! It creates the knowledge base, uploads the original to the bucket, initialises the progress
+//! display in Redis and sends one task per document to Kafka.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,11 +19,14 @@ use serde_json::json;
 use crate::cluster::eventually;
 use crate::stores::Stores;
 
-/// A user of LAYRA with one knowledge base, who uploads to one topic.
+/// A user of LAYRA with one knowledge base, whose tasks go to one topic.
 pub struct User {
     stores: Stores,
     producer: FutureProducer,
     topic: String,
+    /// The partitions to use in turn, and how many messages went there; by default Kafka's client
+    /// chooses at random.
+    partitions: Option<(i32, AtomicI32)>,
     /// The user's name.
     pub name: String,
     /// The knowledge base's id.
@@ -32,13 +36,13 @@ pub struct User {
 /// An uploaded document.
 #[derive(Clone, Debug)]
 pub struct Upload {
-    /// The task's id, which the progress display goes by.
+    /// The task's id, by which the progress display finds it.
     pub task_id: String,
     /// The document's id in every store.
     pub file_id: String,
     /// The original's key in the bucket.
     pub key: String,
-    /// The document's name.
+    /// File name of the document.
     pub filename: String,
 }
 
@@ -74,18 +78,27 @@ impl User {
             stores: stores.clone(),
             producer,
             topic: topic.to_owned(),
+            partitions: None,
             name: name.to_owned(),
             knowledge_base,
         })
     }
 
-    /// The same user, whose tasks go to the cluster that `client` reaches.
+    /// Sends each message to the next of `count` partitions, for tests in which several workers
+    /// must have work.
+    #[must_use]
+    pub fn using_partitions_in_turn(mut self, count: i32) -> Self {
+        self.partitions = Some((count, AtomicI32::new(0)));
+        self
+    }
+
+    /// Sends to the cluster that `client` connects to.
     pub fn sending_through(mut self, mut client: ClientConfig) -> Result<Self> {
         self.producer = client.set("message.timeout.ms", "20000").create()?;
         Ok(self)
     }
 
-    /// Uploads a file of this machine and sends its task.
+    /// Uploads a local file and sends its task.
     pub async fn upload(&self, file: &Path) -> Result<Upload> {
         let name = file
             .file_name()
@@ -125,7 +138,7 @@ impl User {
         Ok(upload)
     }
 
-    /// Announces the task in Redis and sends it to Kafka.
+    /// Initialises the progress display and sends the task to Kafka.
     pub async fn send_task(&self, upload: &Upload) -> Result<()> {
         self.announce(upload).await?;
         let task = json!({
@@ -142,7 +155,7 @@ impl User {
         self.send(task.to_string().as_bytes()).await
     }
 
-    /// Begins the task's progress display. The first request after a restart of Redis fails.
+    /// Initialises the task's progress display. The first request after a restart of Redis fails.
     async fn announce(&self, upload: &Upload) -> Result<()> {
         let key = format!("task:{}", upload.task_id);
         let initial = [
@@ -160,12 +173,12 @@ impl User {
         .await
     }
 
-    /// Sends any bytes as a message.
+    /// Sends a message with this value.
     pub async fn send(&self, value: &[u8]) -> Result<()> {
         self.send_with_key(None, value).await
     }
 
-    /// The same with a key; LAYRA's own messages have none.
+    /// Sends a message with a key; LAYRA's own messages have none.
     pub async fn send_with_key(&self, key: Option<&str>, value: &[u8]) -> Result<()> {
         let headers = OwnedHeaders::new().insert(Header {
             key: "priority",
@@ -175,6 +188,9 @@ impl User {
             .payload(value)
             .headers(headers);
         record.key = key;
+        if let Some((count, sent)) = &self.partitions {
+            record.partition = Some(sent.fetch_add(1, Ordering::Relaxed) % count);
+        }
         self.producer
             .send(record, Duration::from_secs(20))
             .await

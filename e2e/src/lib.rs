@@ -1,16 +1,18 @@
-//! What the demo, the fault suite, the measurements and the end-to-end tests share: clients of every
-//! server of the test-bed. It holds no test, no product code, and starts no server.
+//! Shared code of the demo, the fault suite, the measurements and the end-to-end tests: clients of
+//! every server of the test-bed. It contains no test and no product code, and starts no server.
 
 pub mod audit;
 pub mod clients;
 pub mod cluster;
+pub mod command;
 pub mod faults;
 pub mod layra;
 pub mod measure;
-pub mod memory;
 pub mod milvus_admin;
 pub mod pdf;
+pub mod processes;
 pub mod report;
 pub mod stores;
 pub mod timeline;
+pub mod topics;
 pub mod worker_cli;

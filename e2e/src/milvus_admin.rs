@@ -1,4 +1,4 @@
-//! Collections as LAYRA's API makes them, for tests that need one before a worker comes.
+//! Creates collections as LAYRA's API does, for tests that need one before a worker creates it.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use milvus::v2::prelude::{
     LoadCollectionRequest, MetricType,
 };
 
-/// A collection with LAYRA's schema and index (HNSW, M 16, efConstruction 500), loaded.
+/// Creates and loads a collection with LAYRA's schema and index (HNSW, M 16, efConstruction 500).
 pub async fn create_like_layra(client: &ClientV2, name: &str, dimensions: u32) -> Result<()> {
     let schema = sdk::CollectionSchema::new()
         .add_field(
@@ -68,7 +68,7 @@ pub async fn create_like_layra(client: &ClientV2, name: &str, dimensions: u32) -
     Ok(())
 }
 
-/// Drops a collection.
+/// Drops a collection and its vectors.
 pub async fn drop(client: &ClientV2, name: &str) -> Result<()> {
     client
         .drop_collection(

@@ -1,15 +1,15 @@
-//! Writes small PDFs with known text, so that a test knows which page must be found.
+//! Writes small PDFs with known text, so that a test knows which page a search must find.
 
 use std::fmt::Write as _;
 
-/// A PDF of A4 pages with one text each, set in lines of Helvetica.
+/// A PDF of A4 pages with one text each, in lines of Helvetica.
 #[must_use]
 pub fn with_pages(texts: &[&str]) -> Vec<u8> {
     assemble(&objects(texts, "", ""))
 }
 
-/// The same with a picture on each page that no compression makes smaller: 300 x 300 pixels of
-/// noise, as large as that at 100 dots per inch.
+/// The same with an incompressible picture on each page: 300 x 300 pixels of noise, drawn at 100
+/// dots per inch.
 #[must_use]
 pub fn illustrated(texts: &[&str]) -> Vec<u8> {
     let picture = 4 + 2 * texts.len();

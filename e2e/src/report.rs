@@ -1,4 +1,4 @@
-//! The demo's report: one self-contained HTML file with the timeline as a picture.
+//! The demo's report: one self-contained HTML file with the timeline as an SVG.
 
 use std::fmt::Write as _;
 
@@ -7,15 +7,15 @@ use layra_crds::ScalingStatus;
 use crate::timeline::{Sample, Timeline};
 use crate::worker_cli::Hit;
 
-/// Everything that the report shows.
+/// Contents of the report.
 pub struct Report<'a> {
     /// Name and seconds of each phase.
     pub phases: &'a [(String, f64)],
-    /// What was seen while the documents flowed.
+    /// Observations while the documents were ingested.
     pub timeline: &'a Timeline,
     /// Documents, pages and vectors stored.
     pub totals: (usize, u64, u64),
-    /// Questions with the pages found.
+    /// Questions, each with the pages found.
     pub answers: &'a [(String, Vec<Hit>)],
     /// Name and resident bytes of each process.
     pub memory: &'a [(String, u64)],
@@ -73,13 +73,13 @@ pub fn html(report: &Report<'_>) -> String {
     )
 }
 
-/// Every decision with the terms of the law.
+/// A table of the scaling decisions with their terms.
 fn decisions(decisions: &[(f64, ScalingStatus)]) -> String {
     const COLUMNS: usize = 8;
     let mut text =
-        "<h2>Why there were so many workers</h2><p>Each decision with its terms; below it, the \
-        operator's own sentence.</p><table class=decisions><tr><th>s<th>workers<th>pages waiting\
-        <th>oldest, s<th>arriving, pages/s<th>for arrivals<th>for backlog<th>most allowed"
+        "<h2>Scaling decisions</h2><p>Each decision with its terms, and below it the operator's \
+        explanation.</p><table class=decisions><tr><th>s<th>workers<th>backlog, pages\
+        <th>oldest, s<th>arriving, pages/s<th>for arrivals<th>for backlog<th>limit"
             .to_owned();
     for (second, scaling) in decisions {
         let inputs = scaling.inputs.as_ref();
@@ -104,7 +104,7 @@ fn decisions(decisions: &[(f64, ScalingStatus)]) -> String {
                 None => text.push_str("<td class=n>?"),
             }
         }
-        // In a row of its own: beside seven numbers it would be squeezed.
+        // In a separate row: next to seven numbers it would be squeezed.
         let message = escape(&scaling.message);
         let _ = write!(
             text,

@@ -1,6 +1,5 @@
-//! Clients of the test-bed's stores, as the tests and the demo read them.
-//!
-//! Nothing here goes through the worker: what a test asserts is what the stores themselves hold.
+//! Clients of the test-bed's stores. Tests and the demo read the stores themselves, never through
+//! the worker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +14,17 @@ use object_store::{ObjectStoreExt, PutPayload};
 
 use crate::clients::{bucket, create_bucket};
 
-/// The bucket of originals and page images: LAYRA's.
+/// LAYRA's bucket of originals and page images.
 pub const BUCKET: &str = "minio-file";
-/// The bucket that models are served from.
+/// The bucket that serves models.
 pub const MODELS: &str = "models";
-/// The database of documents: LAYRA's.
+/// LAYRA's database of documents.
 pub const DATABASE: &str = "mongodb";
 
 /// One client for each store.
 #[derive(Clone)]
 pub struct Stores {
-    /// Where the servers are.
+    /// Addresses of the servers.
     pub endpoints: Endpoints,
     /// Vectors.
     pub milvus: ClientV2,
@@ -38,7 +37,7 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Makes the buckets and serves the model, where that is not done yet, and connects.
+    /// Creates the buckets and uploads the model, where they are missing, and connects.
     pub async fn prepare(testbed: &Testbed) -> Result<Self> {
         create_bucket(&testbed.endpoints().s3, BUCKET).await?;
         create_bucket(&testbed.endpoints().s3, MODELS).await?;

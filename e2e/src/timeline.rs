@@ -1,4 +1,4 @@
-//! What was seen while a pipeline worked, second by second.
+//! Observations of a pipeline over time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,32 +9,32 @@ use layra_crds::ScalingStatus;
 use mongodb::bson::{Document, doc};
 
 use crate::cluster::Scene;
-use crate::memory;
+use crate::processes;
 use crate::stores::Stores;
 
-/// One look at the pipeline.
+/// One observation.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Seconds since the timeline began.
+    /// Seconds since the start of the timeline.
     pub second: f64,
-    /// Tasks that are not yet done, as the operator reports them; unknown at first.
+    /// Unprocessed tasks as the operator reports them; unknown at first.
     pub lag: Option<i64>,
-    /// Workers that the operator asks for.
+    /// Desired workers.
     pub desired: i32,
-    /// Workers that are ready.
+    /// Ready workers.
     pub ready: i32,
     /// Pages stored so far.
     pub pages: u64,
 }
 
-/// Samples and the operator's reasons, in order.
+/// Samples and scaling decisions, in order.
 pub struct Timeline {
     start: Instant,
-    /// The samples.
+    /// The samples, oldest first.
     pub samples: Vec<Sample>,
     /// Second and explanation of each scaling decision.
     pub decisions: Vec<(f64, ScalingStatus)>,
-    /// The product's processes and the most memory that one of each took, in bytes.
+    /// Peak memory in bytes of the largest process of each kind, for the product's own processes.
     pub memory: BTreeMap<String, u64>,
 }
 
@@ -50,8 +50,8 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// Looks once and remembers what was seen.
-    pub async fn look(
+    /// Takes a sample and returns it.
+    pub async fn sample(
         &mut self,
         scene: &Scene,
         pipeline: &str,
@@ -59,7 +59,7 @@ impl Timeline {
         knowledge_base: &str,
     ) -> Result<Sample> {
         let status = scene.get(pipeline).await?.status.unwrap_or_default();
-        memory::note_peaks(&mut self.memory);
+        processes::record_peaks(&mut self.memory);
         let second = self.start.elapsed().as_secs_f64();
         let desired = status
             .scaling
@@ -104,7 +104,7 @@ impl Timeline {
         }
     }
 
-    /// Pages per second from the first stored page to the last.
+    /// Pages per second between the first stored page and the last.
     #[must_use]
     pub fn mean_pages_per_second(&self) -> f64 {
         let Some(last) = self.samples.last() else {

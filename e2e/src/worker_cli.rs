@@ -1,4 +1,4 @@
-//! The worker's own commands, run on this machine with the configuration of a pipeline.
+//! The worker's commands, run on this machine with the configuration of a pipeline.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,14 +13,14 @@ use tempfile::TempDir;
 
 use crate::cluster::Scene;
 
-/// One page found.
+/// A page found by a search.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Hit {
-    /// Name of the document.
+    /// File name of the document.
     pub file: String,
-    /// Page, 1-based.
+    /// Page number, from 1.
     pub page: u64,
-    /// `MaxSim` of the question and the page.
+    /// `MaxSim` score of the page for the question.
     pub score: f64,
 }
 
@@ -29,12 +29,12 @@ pub struct WorkerCli {
     binary: PathBuf,
     directory: TempDir,
     pdfium: PathBuf,
-    /// Further arguments of every command.
-    further: Vec<String>,
+    /// Arguments added to every command.
+    extra_arguments: Vec<String>,
 }
 
 impl WorkerCli {
-    /// Takes the configuration from the pipeline's ConfigMap.
+    /// Reads the configuration from the pipeline's ConfigMap.
     pub async fn of_pipeline(scene: &Scene, testbed: &Testbed, pipeline: &str) -> Result<Self> {
         let map = scene
             .api::<ConfigMap>()
@@ -61,19 +61,19 @@ impl WorkerCli {
             binary: repository().join("dist/layra-worker"),
             directory,
             pdfium: PDFIUM.path(testbed.settings()).join("libpdfium.so"),
-            further: Vec::new(),
+            extra_arguments: Vec::new(),
         })
     }
 
-    /// The same with further arguments for every command.
+    /// Adds arguments to every command.
     #[must_use]
     pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned());
-        self.further.extend(arguments);
+        self.extra_arguments.extend(arguments);
         self
     }
 
-    /// `layra-worker search`.
+    /// Runs `layra-worker search` and returns the best `top` pages.
     pub async fn search(&self, question: &str, knowledge_base: &str, top: u32) -> Result<Vec<Hit>> {
         let top = top.to_string();
         let output = self
@@ -88,17 +88,17 @@ impl WorkerCli {
                 "json",
             ])
             .await?;
-        serde_json::from_str(&output).with_context(|| format!("the answer is no JSON: {output}"))
+        serde_json::from_str(&output).with_context(|| format!("the output is not JSON: {output}"))
     }
 
-    /// Where the configuration lies.
+    /// The directory of the configuration.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// A command with the pipeline's configuration, not yet started. `cache` is a directory beside
-    /// the configuration.
+    /// A command with the pipeline's configuration, not yet started. Its cache is the subdirectory
+    /// `cache` of the configuration's directory.
     #[must_use]
     pub fn command(&self, arguments: &[&str], cache: &str) -> Command {
         let directory = self.directory.path();
@@ -111,12 +111,12 @@ impl WorkerCli {
             .arg(directory.join("secrets"))
             .arg("--cache-dir")
             .arg(directory.join(cache))
-            .args(&self.further)
+            .args(&self.extra_arguments)
             .env("LAYRA_PDFIUM", &self.pdfium);
         command
     }
 
-    /// Runs a command to its end and gives its standard output.
+    /// Runs a command and returns its standard output.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let command = self.command(arguments, "cache");
         let output = tokio::process::Command::from(command).output().await?;

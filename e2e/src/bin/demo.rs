@@ -1,4 +1,4 @@
-//! `cargo demo`: the whole system on this machine, with real documents, to watch.
+//! `cargo demo`: shows the whole system on this machine with real documents.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,14 +16,15 @@ use layra_e2e::timeline::Timeline;
 use layra_e2e::worker_cli::{Hit, WorkerCli};
 use layra_testbed::phases::{Phases, since_start_of_process};
 use layra_testbed::{
-    Settings, Testbed, arguments, artifacts, interrupted, processes, target_directory,
+    Ended, Testbed, arguments, artifacts, describe_testbed, processes, target_directory,
+    unless_interrupted,
 };
 use redis::AsyncCommands;
 use serde_json::json;
 
 const NAMESPACE: &str = "demo";
 const PIPELINE: &str = "documents";
-/// Each with the document that answers it. The smallest document has one.
+/// Questions, each with the document that answers it. The smallest document answers one.
 const QUESTIONS: [(&str, &str); 6] = [
     (
         "fhs-3.0.pdf",
@@ -51,15 +52,16 @@ const QUESTIONS: [(&str, &str); 6] = [
     ),
 ];
 
-/// Whether the pipeline is there: workers go on without this program then.
+/// Whether the pipeline was applied: then its workers continue without this program.
 static APPLIED: AtomicBool = AtomicBool::new(false);
 
-/// Shows the whole system at work on this machine: a real cluster, real documents, questions.
+/// Shows the whole system on this machine: a real cluster, real documents, questions.
 #[derive(Parser)]
 #[command(name = "cargo demo", bin_name = "cargo demo")]
 struct Arguments {
-    /// How many of the documents to upload, smallest first; only what these answer is asked. Two
-    /// cores store two to ten pages a second; all documents have about 2300 pages. Default: all.
+    /// Number of documents to upload, smallest first (default: all). Only questions that these
+    /// documents answer are asked. Two cores store two to ten pages per second; all documents have
+    /// about 2300 pages.
     #[arg(long)]
     documents: Option<usize>,
 }
@@ -67,33 +69,29 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse_from(arguments::of_alias());
-    tokio::select! {
-        result = Box::pin(run(&arguments)) => result.map(|()| ExitCode::SUCCESS),
-        code = interrupted() => {
-            let code = code?;
-            eprintln!("\n{}", how_things_are()?);
-            Ok(ExitCode::from(code))
-        }
-    }
+    let run = Box::pin(run(&arguments));
+    Ok(
+        match unless_interrupted(run, describe_interruption).await? {
+            Ended::Finished(()) => ExitCode::SUCCESS,
+            Ended::Interrupted(code) => code,
+        },
+    )
 }
 
-/// What an interrupted demo leaves, and what to do about it.
-fn how_things_are() -> Result<String> {
-    let running = processes(&Settings::from_env()?)?;
+/// What an interrupted demo leaves running, and how to continue.
+fn describe_interruption() -> Result<String> {
     let left = if APPLIED.load(Ordering::Relaxed) {
         format!(
-            "The test-bed runs, and in its namespace {NAMESPACE} the pipeline {PIPELINE}: its workers go on with \
-             what was uploaded (cargo testbed kubectl -n {NAMESPACE} get ipl)."
+            "The test-bed is running. In its namespace {NAMESPACE} the workers of pipeline {PIPELINE} continue \
+             with the uploaded documents (cargo testbed kubectl -n {NAMESPACE} get ipl)."
         )
-    } else if running.is_empty() {
-        "No server runs.".to_owned()
     } else {
-        "The test-bed runs, perhaps only half of it; the next start uses or replaces it.".to_owned()
+        describe_testbed()?
     };
     Ok(format!(
-        "interrupted. {left} What was downloaded and compiled is kept.\n  \
-         again, with a new knowledge base:  cargo demo\n  \
-         stop everything:                   cargo testbed down"
+        "{left} Downloads and compiled programs are kept.\n  \
+         start again with a new knowledge base:  cargo demo\n  \
+         stop everything:                        cargo testbed down"
     ))
 }
 
@@ -114,7 +112,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
             Scene::open(&testbed, &images, NAMESPACE),
         )
         .await?;
-    // Of its own for each run: nothing that an interrupted one left behind is waiting there.
+    // A new topic for each run: an interrupted one may have left tasks in its topic.
     let topic = format!("demo-{}", &random_id()[..8]);
     let object = scene.pipeline(
         PIPELINE,
@@ -143,14 +141,14 @@ async fn run(arguments: &Arguments) -> Result<()> {
     );
     let started = Instant::now();
     timeline
-        .look(&scene, PIPELINE, &stores, &user.knowledge_base)
+        .sample(&scene, PIPELINE, &stores, &user.knowledge_base)
         .await?;
     let mut uploads = Vec::new();
     for pdf in &pdfs {
         uploads.push(user.upload(pdf).await?);
     }
     Box::pin(watch(&mut timeline, &scene, &stores, &user, &uploads)).await?;
-    phases.done("documents flow in, workers back to zero", started);
+    phases.done("documents ingested, workers back to zero", started);
 
     let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));
     let audit = phases
@@ -161,7 +159,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         .await?;
     ensure!(
         audit.violations.is_empty(),
-        "the stores disagree: {:#?}",
+        "the stores are inconsistent: {:#?}",
         audit.violations
     );
     println!(
@@ -192,16 +190,16 @@ async fn run(arguments: &Arguments) -> Result<()> {
         println!("  {:>6} MB  {process}", bytes / 1_000_000);
     }
     println!(
-        "\nreport: {}\n\nlook around:\n  export KUBECONFIG={}\n  kubectl -n {NAMESPACE} get ipl {PIPELINE} -o yaml\n  \
+        "\nreport: {}\n\nto explore:\n  export KUBECONFIG={}\n  kubectl -n {NAMESPACE} get ipl {PIPELINE} -o yaml\n  \
          kubectl -n {NAMESPACE} get events --sort-by=.lastTimestamp\n  kubectl -n {NAMESPACE} logs deployment/layra-operator\n\
-         (or `cargo testbed kubectl -n {NAMESPACE} get ipl`)\n\nstop everything:\n  cargo testbed down",
+         (or `cargo testbed kubectl -n {NAMESPACE} get ipl`)\n\nto stop everything:\n  cargo testbed down",
         file.display(),
         testbed.kubeconfig().display()
     );
     Ok(())
 }
 
-/// Shows the flow until every task is finished and the workers are gone.
+/// Prints the progress until every task is completed and no worker is left.
 async fn watch(
     timeline: &mut Timeline,
     scene: &Scene,
@@ -211,43 +209,43 @@ async fn watch(
 ) -> Result<()> {
     println!(
         "\n{:>6} {:>6} {:>8} {:>7} {:>7} {:>8}",
-        "s", "lag", "workers", "done", "pages", "pages/s"
+        "s", "lag", "workers", "tasks", "pages", "pages/s"
     );
-    let mut told = 0;
+    let mut printed = 0;
     let mut is_empty = true;
     eventually(
-        "all documents and no worker",
+        "all documents to be ingested and all workers to stop",
         Duration::from_hours(1),
         async || {
             let sample = timeline
-                .look(scene, PIPELINE, stores, &user.knowledge_base)
+                .sample(scene, PIPELINE, stores, &user.knowledge_base)
                 .await?;
-            for (_, scaling) in timeline.decisions.iter().skip(told) {
+            for (_, scaling) in timeline.decisions.iter().skip(printed) {
                 println!("       {}", scaling.message);
             }
-            told = timeline.decisions.len();
+            printed = timeline.decisions.len();
             if is_empty && sample.pages > 0 {
                 is_empty = false;
                 if let Some(time) = since_start_of_process() {
                     let minutes = time.as_secs_f64() / 60.0;
-                    println!("       the first page is stored, {minutes:.1} minutes after the command began");
+                    println!("       first page stored, {minutes:.1} minutes after the start of the command");
                 }
             }
-            let finished = finished(stores, uploads).await?;
+            let completed = completed(stores, uploads).await?;
             println!(
                 "{:>6.0} {:>6} {:>4}/{:<3} {:>4}/{:<2} {:>7} {:>8.1}",
                 sample.second,
                 sample.lag.map_or("?".to_owned(), |lag| lag.to_string()),
                 sample.ready,
                 sample.desired,
-                finished,
+                completed,
                 uploads.len(),
                 sample.pages,
                 timeline.pages_per_second(Duration::from_secs(10))
             );
             tokio::time::sleep(Duration::from_millis(1700)).await;
             Ok(
-                (finished == uploads.len() && sample.desired == 0 && sample.ready == 0)
+                (completed == uploads.len() && sample.desired == 0 && sample.ready == 0)
                     .then_some(()),
             )
         },
@@ -255,8 +253,8 @@ async fn watch(
     .await
 }
 
-/// Tasks that LAYRA's own progress display calls completed; a failed one ends the demo.
-async fn finished(stores: &Stores, uploads: &[Upload]) -> Result<usize> {
+/// Number of tasks that LAYRA's progress display shows as completed. A failed one ends the demo.
+async fn completed(stores: &Stores, uploads: &[Upload]) -> Result<usize> {
     let mut redis = stores.redis.clone();
     let mut completed = 0;
     for upload in uploads {
@@ -268,7 +266,7 @@ async fn finished(stores: &Stores, uploads: &[Upload]) -> Result<usize> {
     Ok(completed)
 }
 
-/// Asks what the documents answer, with the worker's own `search`.
+/// Asks the questions that the documents answer, with the worker's `search` command.
 async fn ask(
     scene: &Scene,
     testbed: &Testbed,
@@ -288,7 +286,7 @@ async fn ask(
     Ok(answers)
 }
 
-/// The questions whose document is among these.
+/// The questions that these documents answer.
 fn questions(documents: &[PathBuf]) -> impl Iterator<Item = &'static str> {
     let is_there = |name: &str| documents.iter().any(|document| document.ends_with(name));
     QUESTIONS
@@ -297,7 +295,7 @@ fn questions(documents: &[PathBuf]) -> impl Iterator<Item = &'static str> {
         .map(|(_, question)| question)
 }
 
-/// Resident bytes of each process: the servers now, the product's own at their highest.
+/// Resident bytes of each process: the servers' at present, the product's at their peak.
 fn memory(testbed: &Testbed, timeline: &Timeline) -> Result<Vec<(String, u64)>> {
     let servers = processes(testbed.settings())?
         .into_iter()
@@ -309,7 +307,7 @@ fn memory(testbed: &Testbed, timeline: &Timeline) -> Result<Vec<(String, u64)>> 
     Ok(own.chain(servers).collect())
 }
 
-/// The PDFs of the demo, by size.
+/// The PDFs of the demo, smallest first.
 fn documents(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut pdfs: Vec<PathBuf> = std::fs::read_dir(folder)
         .context("the demo's documents")?
@@ -326,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_the_documents_answer_is_asked() {
+    fn only_questions_that_the_documents_answer_are_asked() {
         let documents =
             ["fhs-3.0.pdf", "debian-faq-it.pdf"].map(|name| Path::new("/pdfs").join(name));
         let asked: Vec<&str> = questions(&documents).collect();

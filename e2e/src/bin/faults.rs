@@ -1,32 +1,31 @@
-//! `cargo faults`: documents flow while processes and servers die, and then all is counted.
+//! `cargo faults`: ingests documents while processes and servers are killed, and counts the
+//! results.
 //!
 //! The last line reads `documents=N kills=K dead_lettered=D lost=L duplicated=U orphans=O`; the
-//! exit code is 0 only when the last three are.
+//! exit code is 0 only when the last three are 0.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use layra_e2e::cluster::Scene;
-use layra_e2e::faults::{self, Plan};
-use layra_e2e::stores::Stores;
-use layra_testbed::arguments;
-use layra_testbed::{Testbed, check_prerequisites};
+use layra_e2e::command::{NewTestbed, in_namespace};
+use layra_e2e::faults::{self, FaultPlan};
+use layra_testbed::{Ended, arguments};
 
-/// Kills workers, renderers and servers while documents flow, and counts what became of each.
+/// Kills workers, renderers and servers while documents are ingested, and counts the results.
 #[derive(Parser)]
 #[command(name = "cargo faults", bin_name = "cargo faults")]
 struct Arguments {
-    /// Documents.
+    /// Number of documents to send.
     #[arg(long, default_value_t = 1000)]
     documents: usize,
-    /// Faults.
+    /// Number of faults to inject.
     #[arg(long, default_value_t = 50)]
     kills: usize,
-    /// Decides documents and faults: the same seed makes the same ones.
+    /// Determines documents and faults: the same seed gives the same ones.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Worker processes.
+    /// Number of worker processes.
     #[arg(long, default_value_t = 3)]
     workers: usize,
 }
@@ -39,26 +38,21 @@ async fn main() -> Result<ExitCode> {
         seed,
         workers,
     } = Arguments::parse_from(arguments::of_alias());
-    let was_running = Testbed::find().await?.is_some();
-    if !was_running {
-        check_prerequisites()?;
-    }
-    let testbed = Testbed::obtain().await?;
-    let images = testbed.images().await?;
-    let stores = Stores::prepare(&testbed).await?;
-    let scene = Scene::open(&testbed, &images, "faults").await?;
-    let plan = Plan {
+    let plan = FaultPlan {
         documents,
         kills,
         seed,
         workers,
     };
-    let totals = faults::run(&testbed, &scene, &stores, plan).await;
-    scene.close().await?;
-    if !was_running {
-        Testbed::down().await?;
-    }
-    let totals = totals?;
+    let run = in_namespace(
+        "faults",
+        NewTestbed::Stop,
+        async |testbed, scene, stores| faults::run(testbed, scene, stores, plan).await,
+    );
+    let totals = match run.await? {
+        Ended::Finished(totals) => totals,
+        Ended::Interrupted(code) => return Ok(code),
+    };
     println!("{totals}");
     Ok(if totals.is_clean() {
         ExitCode::SUCCESS

@@ -1,10 +1,11 @@
-//! `cargo scaling`: how soon the operator follows the backlog, and what it costs when there is none.
+//! `cargo scaling`: how soon the operator reacts to a backlog, and its cost with idle pipelines.
 //!
-//! `lag-step` measures the time from the last message of a burst to the number of workers in the
-//! Deployment, `fleet` the operator with many idle pipelines. Both print what they measured; neither
-//! judges it.
+//! `lag-step` measures the time from the last message of a burst until the Deployment asks for all
+//! workers; `fleet` measures the operator with many idle pipelines. Both print their measurements
+//! and judge nothing.
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,25 +14,25 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::runtime::{WatchStreamExt, watcher};
 use layra_e2e::cluster::{Scene, eventually};
+use layra_e2e::command::{NewTestbed, in_namespace};
 use layra_e2e::layra::random_id;
-use layra_e2e::memory;
-use layra_testbed::Testbed;
-use layra_testbed::arguments;
+use layra_e2e::processes::{self, cpu_time, resident_bytes};
+use layra_testbed::{Ended, Testbed, arguments};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-const PATIENCE: Duration = Duration::from_mins(2);
-/// Partitions and workers of a step.
+const TIMEOUT: Duration = Duration::from_mins(2);
+/// Partitions and workers of the pipeline.
 const WORKERS: i32 = 8;
-/// Messages for each worker of a step.
+/// Messages per worker in each burst.
 const MESSAGES: i32 = 50;
-/// Pipelines that are applied at the same time.
-const AT_ONCE: usize = 16;
+/// Pipelines that are applied concurrently.
+const CONCURRENCY: usize = 16;
 
-/// Measures the operator's scaling on the test-bed.
+/// Measures the operator's scaling on the test-bed. The test-bed keeps running afterwards.
 #[derive(Parser)]
 #[command(name = "cargo scaling", bin_name = "cargo scaling")]
 struct Arguments {
@@ -41,40 +42,44 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// From the last message of a burst to the Deployment's replicas.
+    /// Time from the last message of a burst until the Deployment has all replicas.
     LagStep {
-        /// Bursts.
+        /// Number of bursts.
         #[arg(long, default_value_t = 50)]
         steps: usize,
     },
-    /// Many pipelines without work.
+    /// CPU, memory and API requests of the operator with many idle pipelines.
     Fleet {
-        /// Pipelines.
+        /// Number of pipelines.
         #[arg(long, default_value_t = 1000)]
         pipelines: usize,
-        /// Quiet minutes to measure.
+        /// Minutes to measure.
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse_from(arguments::of_alias());
-    let testbed = Testbed::obtain().await?;
-    let images = testbed.images().await?;
-    let scene = Scene::open(&testbed, &images, "scaling").await?;
-    let result = match arguments.what {
-        What::LagStep { steps } => lag_step(&testbed, &scene, steps).await,
-        What::Fleet { pipelines, minutes } => {
-            fleet(&scene, pipelines, Duration::from_mins(minutes)).await
-        }
-    };
-    scene.close().await?;
-    result
+async fn main() -> Result<ExitCode> {
+    let what = Arguments::parse_from(arguments::of_alias()).what;
+    let run = in_namespace(
+        "scaling",
+        NewTestbed::Keep,
+        async |testbed, scene, _| match what {
+            What::LagStep { steps } => Box::pin(lag_step(testbed, scene, steps)).await,
+            What::Fleet { pipelines, minutes } => {
+                Box::pin(fleet(scene, pipelines, Duration::from_mins(minutes))).await
+            }
+        },
+    );
+    Ok(match run.await? {
+        Ended::Finished(()) => ExitCode::SUCCESS,
+        Ended::Interrupted(code) => code,
+    })
 }
 
-/// Workers that no node takes show the operator's own time, without that of any start.
+/// The workers fit no node, so that only the operator's reaction is measured and no start of a
+/// worker.
 async fn lag_step(testbed: &Testbed, scene: &Scene, steps: usize) -> Result<()> {
     let name = format!("step-{}", &random_id()[..6]);
     let topic = format!("{name}-tasks");
@@ -88,7 +93,7 @@ async fn lag_step(testbed: &Testbed, scene: &Scene, steps: usize) -> Result<()> 
     }});
     scene.apply(&scene.pipeline(&name, &topic, &patch)).await?;
     scene
-        .wait_condition(&name, "TopicReady", "True", "", PATIENCE)
+        .wait_condition(&name, "TopicReady", "True", "", TIMEOUT)
         .await?;
     let mut replicas = watch_replicas(scene, &name);
     let mut client = ClientConfig::new();
@@ -101,8 +106,10 @@ async fn lag_step(testbed: &Testbed, scene: &Scene, steps: usize) -> Result<()> 
 
     let (mut first, mut full) = (Vec::new(), Vec::new());
     for step in 0..steps {
-        wait_for(&mut replicas, 0).await.context("no worker")?;
-        // Bursts must not come in step with the operator's looks.
+        wait_for(&mut replicas, 0)
+            .await
+            .context("waiting for zero replicas")?;
+        // Bursts must not be synchronous with the operator's reconciles.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(2000..5000))).await;
         let begun = Instant::now();
         for number in 0..WORKERS * MESSAGES {
@@ -111,7 +118,7 @@ async fn lag_step(testbed: &Testbed, scene: &Scene, steps: usize) -> Result<()> 
                 .payload("{\"type\": \"none\"}");
             producer.send(record).map_err(|(error, _)| error)?;
         }
-        producer.flush(PATIENCE)?;
+        producer.flush(TIMEOUT)?;
         let sent = begun.elapsed();
         let begun = Instant::now();
         let mut seen = Vec::new();
@@ -132,20 +139,20 @@ async fn lag_step(testbed: &Testbed, scene: &Scene, steps: usize) -> Result<()> 
             first[step],
             full[step]
         );
-        let mut done = TopicPartitionList::new();
+        let mut processed = TopicPartitionList::new();
         for partition in 0..WORKERS {
-            let (_, end) = group.fetch_watermarks(&topic, partition, PATIENCE)?;
-            done.add_partition_offset(&topic, partition, Offset::Offset(end))?;
+            let (_, end) = group.fetch_watermarks(&topic, partition, TIMEOUT)?;
+            processed.add_partition_offset(&topic, partition, Offset::Offset(end))?;
         }
-        group.commit(&done, CommitMode::Sync)?;
+        group.commit(&processed, CommitMode::Sync)?;
     }
-    println!("\nfrom the last message, in seconds: median, P95, longest");
+    println!("\nseconds after the last message: median, p95, maximum");
     println!("first change      {}", quantiles(&mut first));
     println!("{WORKERS} workers         {}", quantiles(&mut full));
     Ok(())
 }
 
-/// Every new number of workers that a Deployment asks for.
+/// Every change of the replicas in the Deployment's spec.
 fn watch_replicas(scene: &Scene, pipeline: &str) -> mpsc::UnboundedReceiver<i32> {
     let (sender, receiver) = mpsc::unbounded_channel();
     let config = watcher::Config::default().fields(&format!("metadata.name={pipeline}-worker"));
@@ -169,8 +176,8 @@ fn watch_replicas(scene: &Scene, pipeline: &str) -> mpsc::UnboundedReceiver<i32>
 }
 
 async fn next(replicas: &mut mpsc::UnboundedReceiver<i32>) -> Result<i32> {
-    let next = tokio::time::timeout(PATIENCE, replicas.recv()).await;
-    next.context("the Deployment does not change")?
+    let next = tokio::time::timeout(TIMEOUT, replicas.recv()).await;
+    next.context("the Deployment did not change in time")?
         .context("the watch ended")
 }
 
@@ -198,7 +205,7 @@ async fn fleet(scene: &Scene, count: usize, quiet: Duration) -> Result<()> {
             }});
             scene.apply(&scene.pipeline(name, name, &patch)).await
         })
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(CONCURRENCY)
         .collect::<Vec<_>>()
         .await
         .into_iter()
@@ -208,7 +215,7 @@ async fn fleet(scene: &Scene, count: usize, quiet: Duration) -> Result<()> {
         begun.elapsed().as_secs_f64()
     );
     let limit = Duration::from_mins(20);
-    eventually("all to be Ready", limit, async || {
+    eventually("all pipelines to be Ready", limit, async || {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let shown = scene
             .kubectl(&[
@@ -224,44 +231,45 @@ async fn fleet(scene: &Scene, count: usize, quiet: Duration) -> Result<()> {
     .await?;
     println!("all Ready after {:.0} s", begun.elapsed().as_secs_f64());
 
-    // What is still on its way settles.
+    // The last writes of the start-up settle.
     tokio::time::sleep(Duration::from_secs(40)).await;
-    let operator = memory::find("layra-operator").context("the operator's process")?;
-    let before = (api_calls(scene).await?, operator.cpu_seconds()?);
+    let operator = processes::newest("layra-operator").context("the operator's process")?;
+    let before = (api_calls(scene).await?, cpu_time(&operator.stat()?));
     let begun = Instant::now();
     tokio::time::sleep(quiet).await;
     let seconds = begun.elapsed().as_secs_f64();
-    let (calls, cpu) = (api_calls(scene).await?, operator.cpu_seconds()?);
+    let calls = api_calls(scene).await?;
+    let cpu = cpu_time(&operator.stat()?).saturating_sub(before.1);
     ensure!(
         calls.reads >= before.0.reads,
         "the API server was restarted"
     );
-    println!("\nin {seconds:.0} quiet seconds with {count} idle pipelines:");
+    println!("\nin {seconds:.0} seconds with {count} idle pipelines:");
     println!(
         "resident          {} MB",
-        operator.resident_bytes()? / 1_000_000
+        resident_bytes(&operator.status()?) / 1_000_000
     );
     println!(
         "processor         {:.1} % of a core",
-        100.0 * (cpu - before.1) / seconds
+        100.0 * cpu.as_secs_f64() / seconds
     );
     println!(
-        "reads             {:.0} a minute (all clients of these kinds)",
+        "reads             {:.0} per minute (by all clients, of these kinds)",
         (calls.reads - before.0.reads) * 60.0 / seconds
     );
     for (kind, count) in &calls.writes {
         let earlier = before.0.writes.get(kind).copied().unwrap_or_default();
         println!("writes {kind:28} {:.0}", count - earlier);
     }
-    println!("(leases: of all components; events: of the kubelet too)");
+    println!("(leases: of all components; events: including those of the kubelet)");
     Ok(())
 }
 
-/// Requests that the API server has answered, of the kinds that the operator has to do with.
+/// Requests that the API server has answered, for the kinds that the operator uses.
 #[derive(Default)]
 struct Calls {
     reads: f64,
-    /// By kind.
+    /// Writes by kind.
     writes: BTreeMap<String, f64>,
 }
 

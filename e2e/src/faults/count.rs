@@ -1,41 +1,35 @@
-//! Counting, from the stores and the topics alone.
+//! Counts the results of a run in the stores and the topics, without asking the worker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use object_store::ObjectStore;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::Sent;
 use crate::audit::Audit;
 use crate::layra::User;
 use crate::stores::Stores;
+use crate::topics::records;
 
-/// Longest wait for an answer of Kafka.
-const REQUEST: Duration = Duration::from_secs(10);
-
-/// What became of all documents.
+/// The results of a run.
 #[derive(Debug, Default)]
 pub struct Totals {
     /// Documents sent.
     pub documents: usize,
-    /// Faults, by kind.
+    /// Injected faults, by kind.
     pub faults: BTreeMap<String, usize>,
     /// Documents in the dead-letter topic, by reason.
     pub dead_letters: BTreeMap<String, usize>,
-    /// Documents that are neither complete nor in the dead-letter topic.
+    /// Documents that are neither complete nor dead-lettered.
     pub lost: usize,
-    /// Pages or rows that are there more than once.
+    /// Pages or rows that exist more than once.
     pub duplicated: u64,
-    /// Rows and objects that no document has.
+    /// Rows and objects that belong to no document.
     pub orphans: usize,
-    /// Everything that is not as it should be, in words.
+    /// Every broken invariant, in words.
     pub violations: Vec<String>,
 }
 
@@ -46,7 +40,7 @@ impl Totals {
         self.faults.values().sum()
     }
 
-    /// Whether nothing was lost, doubled or left over.
+    /// Whether nothing is lost, duplicated or orphaned.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.lost == 0 && self.duplicated == 0 && self.orphans == 0 && self.violations.is_empty()
@@ -77,7 +71,7 @@ impl fmt::Display for Totals {
     }
 }
 
-/// Reads everything and compares it with what was sent.
+/// Reads the stores and topics and compares them with what was sent.
 pub(super) async fn count(
     stores: &Stores,
     user: &User,
@@ -99,7 +93,7 @@ pub(super) async fn count(
     let mut expected_rows = 0;
     for Sent { upload, pages } in sent {
         let file = &upload.file_id;
-        // MongoDB knows a page that another store lacks.
+        // MongoDB lists a page that another store lacks.
         let incomplete = audit.violations.iter().any(|text| {
             text.starts_with(file) && (text.contains("not in Milvus") || text.contains("no object"))
         });
@@ -125,12 +119,12 @@ pub(super) async fn count(
             (_, Some(reason), Some(_)) => {
                 totals.orphans += 1;
                 totals.violations.push(format!(
-                    "{file} is a dead letter ({reason}) and in the stores"
+                    "{file} is dead-lettered ({reason}) and also in the stores"
                 ));
             }
             (Some(_), Some(reason), None) => totals
                 .violations
-                .push(format!("{file} is sound and a dead letter: {reason}")),
+                .push(format!("{file} is valid and dead-lettered: {reason}")),
             (None, Some(_), None) => {}
         }
     }
@@ -141,16 +135,16 @@ pub(super) async fn count(
         .iter()
         .filter(|text| text.contains("twice"));
     totals.duplicated += twice.count() as u64;
-    let strays = audit
+    let orphans = audit
         .violations
         .iter()
         .filter(|text| text.contains("not in MongoDB"));
-    totals.orphans += strays.count() + orphaned_objects(stores, user, sent).await?.len();
+    totals.orphans += orphans.count() + orphaned_objects(stores, user, sent).await?.len();
     totals.violations.extend(audit.violations);
     Ok(totals)
 }
 
-/// Objects of the user that are neither an original nor a page image that MongoDB knows.
+/// Objects of the user that are neither an original nor a page image that MongoDB lists.
 async fn orphaned_objects(stores: &Stores, user: &User, sent: &[Sent]) -> Result<Vec<String>> {
     let mut known: BTreeSet<String> = sent.iter().map(|sent| sent.upload.key.clone()).collect();
     let files: Vec<Document> = stores
@@ -177,85 +171,24 @@ async fn orphaned_objects(stores: &Stores, user: &User, sent: &[Sent]) -> Result
 
 /// Reasons of the dead letters, by file.
 fn dead_letters(stores: &Stores, topic: &str) -> Result<BTreeMap<String, String>> {
-    let consumer = consumer(stores, "faults-reader")?;
-    let mut assignment = TopicPartitionList::new();
-    let mut expected = 0;
-    for partition in partitions(&consumer, topic)? {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, REQUEST)?;
-        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
-        expected += high - low;
-    }
-    consumer.assign(&assignment)?;
     let mut letters = BTreeMap::new();
-    for _ in 0..expected {
-        let message = consumer.poll(REQUEST).context("a dead letter")??;
-        let task: serde_json::Value =
-            serde_json::from_slice(message.payload().unwrap_or_default())?;
+    for record in records(&stores.endpoints.kafka, topic)? {
+        let task: serde_json::Value = serde_json::from_str(&record.value)?;
         let file = task["file_meta"]["file_id"].as_str().context("file_id")?;
-        let reason = message
-            .headers()
-            .into_iter()
-            .flat_map(|headers| headers.iter())
-            .find(|header| header.key == "layra-error-reason")
-            .and_then(|header| header.value)
-            .context("a reason")?;
-        letters.insert(
-            file.to_owned(),
-            String::from_utf8_lossy(reason).into_owned(),
-        );
+        let reason = record.header("layra-error-reason").context("a reason")?;
+        letters.insert(file.to_owned(), reason.to_owned());
     }
     Ok(letters)
 }
 
-/// Messages that the group has not committed.
-pub(super) fn lag(stores: &Stores, group: &str, topics: &[String]) -> Result<i64> {
-    let consumer = consumer(stores, group)?;
-    let mut lag = 0;
-    for topic in topics {
-        let mut list = TopicPartitionList::new();
-        for partition in partitions(&consumer, topic)? {
-            list.add_partition(topic, partition);
-        }
-        let committed = consumer.committed_offsets(list, REQUEST)?;
-        for element in committed.elements() {
-            let (low, high) = consumer.fetch_watermarks(topic, element.partition(), REQUEST)?;
-            let next = match element.offset() {
-                Offset::Offset(offset) => offset.max(low),
-                _ => low,
-            };
-            lag += high - next;
-        }
-    }
-    Ok(lag)
-}
-
-/// Documents in work, or to be looked at once more.
-pub(super) async fn restless(stores: &Stores, knowledge_base: &str) -> Result<u64> {
-    let restless = doc! { "knowledge_db_id": knowledge_base, "$or": [
+/// Documents in progress, or due for a recheck.
+pub(super) async fn unfinished(stores: &Stores, knowledge_base: &str) -> Result<u64> {
+    let unfinished = doc! { "knowledge_db_id": knowledge_base, "$or": [
         { "state": "working" }, { "recheck_at": { "$ne": null } },
     ] };
     Ok(stores
         .mongodb
         .collection::<Document>("ingestion_ledger")
-        .count_documents(restless)
+        .count_documents(unfinished)
         .await?)
-}
-
-fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
-    let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
-    let topic = metadata.topics().first().context("the topic")?;
-    Ok(topic
-        .partitions()
-        .iter()
-        .map(rdkafka::metadata::MetadataPartition::id)
-        .collect())
-}
-
-/// A client that never joins the group.
-fn consumer(stores: &Stores, group: &str) -> Result<BaseConsumer> {
-    Ok(ClientConfig::new()
-        .set("bootstrap.servers", &stores.endpoints.kafka)
-        .set("group.id", group)
-        .set("enable.auto.commit", "false")
-        .create()?)
 }

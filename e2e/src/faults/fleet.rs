@@ -1,4 +1,4 @@
-//! Worker processes that are started, killed and started again.
+//! Worker processes: started, killed and restarted.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -9,19 +9,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::processes::children;
 use crate::worker_cli::WorkerCli;
 
-/// A worker that is told to stop has this long.
-const LEAVE: Duration = Duration::from_mins(1);
-
-/// How long a renderer is waited for, to be killed.
-const WORK: Duration = Duration::from_secs(20);
+/// How long a worker may take to exit after SIGTERM.
+const SHUTDOWN_LIMIT: Duration = Duration::from_mins(1);
+/// How long to wait until a worker starts a renderer or uses its disk.
+const WORK_LIMIT: Duration = Duration::from_secs(20);
 /// What a worker logs when it cannot write to its cache directory.
 const DISK_FULL: &str = "CacheUnwritable";
-/// What fits under a small cache directory.
+/// Size of a small cache directory.
 const SMALL_DISK_BYTES: u64 = 4 << 20;
-/// Runs a program with a small file system of its own under its cache directory, which goes with
-/// it; the model, which is larger, stays where it is. Arguments: the cache, then the program's.
+/// Runs a program with a small file system mounted on its cache directory, in a mount namespace
+/// that ends with it. The model is larger and stays on the machine's disk. Arguments: the cache
+/// directory, then the program with its arguments.
 const SMALL_DISK: &str = r#"
     mkdir -p "$0/models" "$0.models"
     mount -t tmpfs -o size=$SIZE layra-faults "$0"
@@ -34,22 +35,22 @@ pub struct Fleet<'a> {
     cli: &'a WorkerCli,
     disk: Disk,
     workers: Vec<Worker>,
-    /// Workers that ended and were not made to.
-    deaths: Vec<String>,
+    /// Workers that exited without being killed or terminated.
+    unexpected_exits: Vec<String>,
 }
 
-/// What is under a worker's cache directory.
+/// The file system of a worker's cache directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disk {
-    /// This machine's.
+    /// The machine's.
     Shared,
-    /// A small one of its own, which can be filled. Takes root.
+    /// A small one for this worker, which can be filled. Needs root.
     Small,
 }
 
 struct Worker {
     child: Child,
-    is_told_to_end: bool,
+    exit_is_expected: bool,
     cache: PathBuf,
     log: PathBuf,
 }
@@ -60,7 +61,7 @@ impl<'a> Fleet<'a> {
         Self::on(Disk::Shared, cli, count)
     }
 
-    /// Starts `count` workers whose cache directories can be filled. Takes root.
+    /// Starts `count` workers whose cache directories can be filled. Needs root.
     pub fn with_small_disks(cli: &'a WorkerCli, count: usize) -> Result<Self> {
         Self::on(Disk::Small, cli, count)
     }
@@ -73,18 +74,19 @@ impl<'a> Fleet<'a> {
             cli,
             disk,
             workers,
-            deaths: Vec::new(),
+            unexpected_exits: Vec::new(),
         })
     }
 
-    /// Starts those again that have ended, as the kubelet would, without its growing pauses.
+    /// Restarts workers that have exited, as the kubelet would, without its back-off.
     pub fn restart_dead(&mut self) -> Result<()> {
         for (index, worker) in self.workers.iter_mut().enumerate() {
             if let Some(status) = worker.child.try_wait()? {
-                if !worker.is_told_to_end {
-                    let words = last_error(&worker.log);
-                    self.deaths
-                        .push(format!("worker {index} ended by itself: {status}: {words}"));
+                if !worker.exit_is_expected {
+                    let error = last_error(&worker.log);
+                    self.unexpected_exits.push(format!(
+                        "worker {index} exited by itself: {status}: {error}"
+                    ));
                 }
                 *worker = Worker::start(self.cli, self.disk, index)?;
             }
@@ -92,26 +94,26 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
-    /// Workers that were started again and had ended by themselves.
+    /// Workers that exited by themselves and were restarted.
     #[must_use]
-    pub fn deaths(&self) -> &[String] {
-        &self.deaths
+    pub fn unexpected_exits(&self) -> &[String] {
+        &self.unexpected_exits
     }
 
-    /// How many workers there are.
+    /// Number of workers.
     #[must_use]
     pub fn size(&self) -> usize {
         self.workers.len()
     }
 
-    /// Their process ids.
+    /// Process ids of the workers.
     #[must_use]
     pub fn process_ids(&self) -> Vec<u32> {
         let workers = self.workers.iter();
         workers.map(|worker| worker.child.id()).collect()
     }
 
-    /// Whether each has written this to its log.
+    /// Whether every worker has logged `text`.
     #[must_use]
     pub fn all_have_logged(&self, text: &str) -> bool {
         self.workers.iter().all(|worker| {
@@ -120,7 +122,7 @@ impl<'a> Fleet<'a> {
         })
     }
 
-    /// How often this stands in all their logs.
+    /// How often `text` occurs in the logs of all workers.
     #[must_use]
     pub fn count_logged(&self, text: &str) -> usize {
         let logs = self.workers.iter().map(|worker| {
@@ -130,30 +132,30 @@ impl<'a> Fleet<'a> {
         logs.sum()
     }
 
-    /// Ends one at once, with its renderers, as an out-of-memory kill of its container does.
+    /// Kills a worker and its renderers, as an out-of-memory kill of its container does.
     pub fn kill(&mut self, index: usize) -> Result<()> {
         let worker = &mut self.workers[index];
-        for renderer in renderers(worker.child.id()) {
-            let _ = signal(renderer, Signal::KILL);
+        for renderer in children(worker.child.id()) {
+            let _ = signal(renderer.pid.cast_unsigned(), Signal::KILL);
         }
-        worker.is_told_to_end = true;
+        worker.exit_is_expected = true;
         worker.child.kill()?;
         worker.child.wait()?;
         Ok(())
     }
 
-    /// Ends one renderer of any worker, as soon as there is one. Says which.
+    /// Kills a renderer of any worker, as soon as there is one. Returns whose it was.
     pub async fn kill_renderer(&self, random: &mut fastrand::Rng) -> Result<String> {
-        let deadline = Instant::now() + WORK;
+        let deadline = Instant::now() + WORK_LIMIT;
         while Instant::now() < deadline {
             let workers = self.workers.iter().enumerate();
             let all: Vec<(usize, u32)> = workers
                 .flat_map(|(index, worker)| {
-                    let renderers = renderers(worker.child.id());
-                    renderers.into_iter().map(move |pid| (index, pid))
+                    let renderers = children(worker.child.id());
+                    renderers.map(move |renderer| (index, renderer.pid.cast_unsigned()))
                 })
                 .collect();
-            // It may end meanwhile, and renderers live for milliseconds.
+            // Renderers live for milliseconds: this one may have exited already.
             if let Some((index, pid)) = random.choice(all)
                 && signal(pid, Signal::KILL).is_ok()
             {
@@ -161,11 +163,11 @@ impl<'a> Fleet<'a> {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok("there was none".to_owned())
+        Ok("no renderer was found".to_owned())
     }
 
-    /// Fills the disks under all cache directories, until a worker has met that, and for some time
-    /// after.
+    /// Fills the disks of all cache directories until a worker has failed to write, and for `time`
+    /// after that.
     pub async fn fill_disks(&self, time: Duration) -> Result<String> {
         anyhow::ensure!(self.disk == Disk::Small, "only small disks can be filled");
         let before = self.count_logged(DISK_FULL);
@@ -174,7 +176,7 @@ impl<'a> Fleet<'a> {
             fillers.push(worker.fill_disk().await?);
         }
         let full = Instant::now();
-        while self.count_logged(DISK_FULL) == before && full.elapsed() < 2 * WORK {
+        while self.count_logged(DISK_FULL) == before && full.elapsed() < 2 * WORK_LIMIT {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         tokio::time::sleep(time).await;
@@ -182,31 +184,32 @@ impl<'a> Fleet<'a> {
             std::fs::remove_file(&filler).context("emptying a disk")?;
         }
         Ok(format!(
-            "for {} s; workers met it {} times",
+            "for {} s; workers failed to write {} times",
             full.elapsed().as_secs(),
             self.count_logged(DISK_FULL) - before
         ))
     }
 
-    /// Asks one to leave, and waits until it has. Returns how long that took.
+    /// Sends SIGTERM to a worker and waits until it has exited. Returns how long that took.
     pub async fn terminate(&mut self, index: usize) -> Result<Duration> {
         let worker = &mut self.workers[index];
-        worker.is_told_to_end = true;
+        worker.exit_is_expected = true;
         signal(worker.child.id(), Signal::TERM)?;
-        let asked = Instant::now();
-        let deadline = asked + LEAVE;
+        let start = Instant::now();
+        let deadline = start + SHUTDOWN_LIMIT;
         while worker.child.try_wait()?.is_none() {
             anyhow::ensure!(
                 Instant::now() < deadline,
-                "worker {index} does not leave within {} s",
-                LEAVE.as_secs()
+                "worker {index} did not exit within {} s",
+                SHUTDOWN_LIMIT.as_secs()
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Ok(asked.elapsed())
+        Ok(start.elapsed())
     }
 
-    /// Holds one, so that the group gives its partitions away, and lets it go on.
+    /// Stops a worker with SIGSTOP, so that the group reassigns its partitions, and resumes it
+    /// after `time`.
     pub async fn pause(&self, index: usize, time: Duration) -> Result<()> {
         let pid = self.workers[index].child.id();
         signal(pid, Signal::STOP)?;
@@ -214,7 +217,7 @@ impl<'a> Fleet<'a> {
         signal(pid, Signal::CONT)
     }
 
-    /// Asks all to leave.
+    /// Terminates all workers and waits until they have exited.
     pub async fn stop(&mut self) -> Result<()> {
         for index in 0..self.workers.len() {
             if self.workers[index].child.try_wait()?.is_none() {
@@ -224,7 +227,7 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
-    /// The last lines of every worker.
+    /// The last lines of every worker's log.
     #[must_use]
     pub fn logs(&self) -> String {
         let tail = |worker: &Worker| {
@@ -247,17 +250,17 @@ impl Drop for Fleet<'_> {
 }
 
 impl Worker {
-    /// Fills the small disk. Returns the file that does.
+    /// Fills the small disk. Returns the file that fills it.
     async fn fill_disk(&self) -> Result<PathBuf> {
-        // The file system is seen by its worker alone.
+        // Only the worker's mount namespace has this file system.
         let cache = self.cache.strip_prefix("/").unwrap_or(&self.cache);
         let root = format!("/proc/{}/root", self.child.id());
         let filler = Path::new(&root).join(cache).join("filler");
-        let deadline = Instant::now() + WORK;
+        let deadline = Instant::now() + WORK_LIMIT;
         loop {
             match fill(&filler) {
                 Ok(()) => return Ok(filler),
-                // It has only just been started.
+                // The worker may have started only a moment ago.
                 Err(_) if Instant::now() < deadline => {}
                 Err(error) => return Err(error).context(filler.display().to_string()),
             }
@@ -274,7 +277,7 @@ impl Worker {
         if disk == Disk::Small {
             command = on_small_disk(&command, &cache);
         }
-        let child = with_this_program(&command)
+        let child = bound_to_this_process(&command)
             .env("POD_NAME", format!("worker-{index}"))
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
@@ -284,7 +287,7 @@ impl Worker {
             .context("starting a worker")?;
         Ok(Self {
             child,
-            is_told_to_end: false,
+            exit_is_expected: false,
             cache,
             log,
         })
@@ -294,42 +297,43 @@ impl Worker {
 /// The last error in a log.
 fn last_error(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let errors = text
+    let error = text
         .lines()
         .rfind(|line| line.contains(r#""level":"ERROR""#));
-    errors.unwrap_or("without a word").to_owned()
+    error.unwrap_or("no error logged").to_owned()
 }
 
-/// The same command behind [`SMALL_DISK`].
+/// The command, started through [`SMALL_DISK`].
 fn on_small_disk(command: &Command, cache: &Path) -> Command {
     let mut small = Command::new("unshare");
     small
         .env("SIZE", SMALL_DISK_BYTES.to_string())
         .args(["--mount", "sh", "-ec", SMALL_DISK])
         .arg(cache);
-    before(small, command)
+    wrapped(small, command)
 }
 
-/// The same command, killed when this program ends, however it does.
-fn with_this_program(command: &Command) -> Command {
+/// The command, killed when this process ends for whatever reason.
+fn bound_to_this_process(command: &Command) -> Command {
     let mut bound = Command::new("setpriv");
     bound.args(["--pdeathsig", "KILL"]);
-    before(bound, command)
+    wrapped(bound, command)
 }
 
-/// A program that becomes another one, the process staying the same: `first`, then `command`.
-fn before(mut first: Command, command: &Command) -> Command {
-    first.arg(command.get_program()).args(command.get_args());
+/// `wrapper` with `command` as its last arguments. A wrapper executes the command in its own
+/// process.
+fn wrapped(mut wrapper: Command, command: &Command) -> Command {
+    wrapper.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => first.env(name, value),
-            None => first.env_remove(name),
+            Some(value) => wrapper.env(name, value),
+            None => wrapper.env_remove(name),
         };
     }
-    first
+    wrapper
 }
 
-/// Writes until nothing fits any more; a disk that is not small is spared.
+/// Writes until the disk is full. Gives up on a disk that is not a small one.
 fn fill(path: &Path) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     let mut written = 0;
@@ -341,29 +345,11 @@ fn fill(path: &Path) -> std::io::Result<()> {
         }
     }
     std::fs::remove_file(path)?;
-    Err(std::io::Error::other("it is not full yet"))
+    Err(std::io::Error::other("the small disk is not mounted yet"))
 }
 
 /// Sends a signal to a process.
 pub(super) fn signal(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     kill_process(pid.context("a process id")?, signal).context("signalling a process")
-}
-
-/// The children of a process.
-fn renderers(parent: u32) -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| parent_of(*pid) == Some(parent))
-        .collect()
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(1)?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! How each thing is made to go wrong.
+//! Injects each kind of fault.
 
 use std::time::{Duration, Instant};
 
@@ -13,24 +13,25 @@ use super::kinds::Fault;
 use super::{SESSION_SECONDS, Sent};
 use crate::cluster::{Scene, eventually};
 use crate::layra::User;
+use crate::topics;
 
-/// Twice the session timeout: the group has given the partitions away.
+/// Twice the session timeout: by then the group has reassigned the partitions.
 const PAST_SESSION: Duration = Duration::from_secs(2 * SESSION_SECONDS);
 /// The worker sets `max.poll.interval.ms` to six session timeouts.
 const PAST_POLL_INTERVAL: Duration = Duration::from_secs(6 * SESSION_SECONDS + 4);
-/// How long the disk is full, another member holds partitions, a server stands still.
-const A_WHILE: Duration = Duration::from_secs(8);
-/// What a worker logs when Milvus refuses a write for its rate.
+/// How long the disk is full, another member holds partitions, a server is frozen.
+const FAULT_TIME: Duration = Duration::from_secs(8);
+/// What a worker logs when Milvus throttles its writes.
 const THROTTLED: &str = "MilvusThrottled";
-/// Most partitions that a run makes: each is a directory of the broker's.
-const MOST_PARTITIONS: u64 = 16;
+/// Upper limit for added partitions: each takes a directory and open files of the broker.
+const MAX_PARTITIONS: u64 = 16;
 
-/// What faults are done to.
+/// The system that faults are injected into.
 pub(super) struct Target<'a> {
     pub(super) testbed: &'a Testbed,
     pub(super) scene: &'a Scene,
     pub(super) user: &'a User,
-    /// The pipeline's.
+    /// The pipeline's name.
     pub(super) name: String,
     pub(super) pipeline: Value,
     pub(super) topic: String,
@@ -38,7 +39,7 @@ pub(super) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Makes it go wrong. Returns what was seen of it, when the next thing may.
+    /// Injects a fault and returns when the next one may follow. The text describes what happened.
     pub(super) async fn inject(
         &mut self,
         fault: Fault,
@@ -56,9 +57,7 @@ impl Target<'_> {
             Fault::KillOperator => self.kill_operator().await,
             Fault::TerminateWorker => {
                 let seconds = fleet.terminate(index).await?.as_secs_f64();
-                Ok(format!(
-                    "worker {index}, which took {seconds:.1} s to leave"
-                ))
+                Ok(format!("worker {index}, which took {seconds:.1} s to exit"))
             }
             Fault::PauseWorker => self.pause(fleet, index, PAST_SESSION).await,
             Fault::PauseWorkerPastPollInterval => {
@@ -67,14 +66,14 @@ impl Target<'_> {
             Fault::MovePartitions => self.move_partitions().await,
             Fault::AddPartitions => self.add_partitions().await,
             Fault::Duplicate => self.duplicate(sent, random).await,
-            Fault::FillDisk => fleet.fill_disks(A_WHILE).await,
+            Fault::FillDisk => fleet.fill_disks(FAULT_TIME).await,
             Fault::LimitMilvus => self.limit_milvus(fleet).await,
             Fault::Restart(service) => self.restart(service).await,
             Fault::Freeze(service) => {
                 let frozen = self.testbed.service(service)?.freeze()?;
-                tokio::time::sleep(A_WHILE).await;
+                tokio::time::sleep(FAULT_TIME).await;
                 drop(frozen);
-                Ok(format!("for {} s", A_WHILE.as_secs()))
+                Ok(format!("for {} s", FAULT_TIME.as_secs()))
             }
         }
     }
@@ -96,7 +95,7 @@ impl Target<'_> {
     async fn restart(&self, service: Service) -> Result<String> {
         let server = self.testbed.service(service)?;
         let start = Instant::now();
-        // The MongoDB stand-in has no journal: it may only be asked to end.
+        // The MongoDB stand-in has no journal: it must be stopped gracefully.
         if service == Service::MongoDb {
             server.stop().await?;
         } else {
@@ -104,12 +103,12 @@ impl Target<'_> {
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
         server.start().await?;
-        Ok(format!("away for {:.0} s", start.elapsed().as_secs_f64()))
+        Ok(format!("down for {:.0} s", start.elapsed().as_secs_f64()))
     }
 
-    /// Kills the operator's process; the kubelet starts another.
+    /// Kills the operator's process; the kubelet restarts it.
     async fn kill_operator(&self) -> Result<String> {
-        // After a few kills the kubelet takes its time.
+        // After a few kills the kubelet backs off.
         let pid = eventually("an operator to kill", Duration::from_mins(6), async || {
             self.scene.operator_process().await
         })
@@ -118,23 +117,19 @@ impl Target<'_> {
         Ok(format!("process {pid}"))
     }
 
-    /// One more partition, which the operator gives to both topics.
+    /// Raises the number of partitions by one, which the operator applies to both topics.
     async fn add_partitions(&mut self) -> Result<String> {
         let partitions = &mut self.pipeline["spec"]["source"]["kafka"]["partitions"];
         let before = partitions.as_u64().context("partitions of the pipeline")?;
-        let after = (before + 1).min(MOST_PARTITIONS);
+        let after = (before + 1).min(MAX_PARTITIONS);
         *partitions = json!(after);
         self.scene.apply(&self.pipeline).await?;
-        let topics = [self.topic.clone(), format!("{}.ranges", self.topic)];
-        let consumer = self.consumer("faults-reader", &[])?;
-        // The operator may be dead, and its next start held back for minutes.
+        let raised = [self.topic.clone(), format!("{}.ranges", self.topic)];
+        let servers = &self.testbed.endpoints().kafka;
+        // The operator may be down, and the kubelet may delay its restart for minutes.
         eventually("the partitions", Duration::from_mins(6), async || {
-            for topic in &topics {
-                let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(5))?;
-                let found = metadata
-                    .topics()
-                    .first()
-                    .map_or(0, |topic| topic.partitions().len());
+            for topic in &raised {
+                let found = topics::partitions(servers, topic)?.len();
                 if (found as u64) < after {
                     return Ok(None);
                 }
@@ -145,20 +140,22 @@ impl Target<'_> {
         Ok(format!("{before} to {after}"))
     }
 
-    /// A member that takes its share of the partitions, and messages, and finishes none.
+    /// Adds a group member that is assigned partitions and consumes messages without processing
+    /// any, then closes it.
     async fn move_partitions(&self) -> Result<String> {
         let session = (SESSION_SECONDS * 1000).to_string();
-        let member = self.consumer(
-            &self.group,
-            &[
-                ("partition.assignment.strategy", "cooperative-sticky"),
-                ("auto.offset.reset", "earliest"),
-                ("session.timeout.ms", &session),
-            ],
-        )?;
+        let member: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.testbed.endpoints().kafka)
+            .set("group.id", &self.group)
+            .set("enable.auto.commit", "false")
+            .set("log_level", "0")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("auto.offset.reset", "earliest")
+            .set("session.timeout.ms", &session)
+            .create()?;
         let ranges = format!("{}.ranges", self.topic);
         member.subscribe(&[&self.topic, &ranges])?;
-        // Until it has partitions, which the workers first have to wind up, and for a while after.
+        // The workers finish their work in progress before partitions are revoked from them.
         let limit = Instant::now() + Duration::from_mins(2);
         let (most, taken) = tokio::task::spawn_blocking(move || -> Result<(usize, usize)> {
             let (mut most, mut taken) = (0, 0);
@@ -169,53 +166,37 @@ impl Target<'_> {
                 }
                 let held = member.assignment()?.count();
                 if most == 0 && held > 0 {
-                    end = Instant::now() + A_WHILE;
+                    end = Instant::now() + FAULT_TIME;
                 }
                 most = most.max(held);
             }
             Ok((most, taken))
         })
         .await??;
-        ensure!(most > 0, "the group gave the other member no partition");
+        ensure!(most > 0, "the other member was assigned no partition");
         Ok(format!(
-            "{most} partitions, {taken} messages taken and not finished"
+            "{most} partitions, {taken} messages consumed and not processed"
         ))
     }
 
-    /// Milvus is restarted with a limit, and again without.
+    /// Restarts Milvus with a write limit, and later without.
     async fn limit_milvus(&self, fleet: &Fleet<'_>) -> Result<String> {
         let milvus = self.testbed.service(Service::Milvus)?;
         let before = fleet.count_logged(THROTTLED);
         milvus.kill().await?;
         milvus.start_limited().await?;
         let limited = Instant::now();
-        // Until somebody has met the limit, and for a while after.
         let met = eventually("a refused write", Duration::from_secs(40), async || {
             Ok((fleet.count_logged(THROTTLED) > before).then_some(()))
         })
         .await;
         if met.is_ok() {
-            tokio::time::sleep(A_WHILE).await;
+            tokio::time::sleep(FAULT_TIME).await;
         }
         let time = limited.elapsed().as_secs();
         milvus.kill().await?;
         milvus.start().await?;
         let refused = fleet.count_logged(THROTTLED).saturating_sub(before);
-        Ok(format!(
-            "for {time} s; workers met the limit {refused} times"
-        ))
-    }
-
-    fn consumer(&self, group: &str, settings: &[(&str, &str)]) -> Result<BaseConsumer> {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.testbed.endpoints().kafka)
-            .set("group.id", group)
-            .set("enable.auto.commit", "false")
-            .set("log_level", "0");
-        for (name, value) in settings {
-            config.set(*name, *value);
-        }
-        Ok(config.create()?)
+        Ok(format!("for {time} s; {refused} writes were throttled"))
     }
 }

@@ -1,10 +1,10 @@
-//! What can go wrong, and in which order it does.
+//! The kinds of faults and the order in which they are injected.
 
 use std::fmt;
 
 use layra_testbed::Service;
 
-/// Something that goes wrong.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// A worker is killed.
@@ -13,25 +13,25 @@ pub(super) enum Fault {
     KillRenderer,
     /// The operator is killed.
     KillOperator,
-    /// A worker is told to leave, with work in flight.
+    /// A worker is terminated with work in flight.
     TerminateWorker,
-    /// A worker stands still until its session ends and its partitions are given away.
+    /// A worker is stopped until its session expires and its partitions are reassigned.
     PauseWorker,
-    /// A worker stands still until it has also missed `max.poll.interval.ms`.
+    /// A worker is stopped until it has also exceeded `max.poll.interval.ms`.
     PauseWorkerPastPollInterval,
-    /// Another member takes partitions, works on nothing, and leaves again.
+    /// Another member joins the group, is assigned partitions, processes nothing, and leaves.
     MovePartitions,
-    /// The topics get more partitions, through the operator.
+    /// The pipeline is given more partitions, which the operator adds to the topics.
     AddPartitions,
-    /// Tasks are delivered once more.
+    /// Tasks are sent again.
     Duplicate,
-    /// The workers' cache directories are full for a while.
+    /// The disks of the workers' cache directories are full for some seconds.
     FillDisk,
-    /// Milvus refuses writes beyond a rate that no write keeps to, for a while.
+    /// Milvus throttles all writes for some seconds.
     LimitMilvus,
-    /// A server ends and is started again.
+    /// A server is killed and started again.
     Restart(Service),
-    /// A server stands still, its connections open.
+    /// A server is stopped with SIGSTOP, its connections open.
     Freeze(Service),
 }
 
@@ -42,30 +42,32 @@ impl fmt::Display for Fault {
             Self::KillRenderer => f.write_str("kill -9 of a renderer"),
             Self::KillOperator => f.write_str("kill -9 of the operator"),
             Self::TerminateWorker => f.write_str("SIGTERM to a worker"),
-            Self::PauseWorker => f.write_str("a worker stands still past its session"),
+            Self::PauseWorker => f.write_str("a worker is stopped past its session timeout"),
             Self::PauseWorkerPastPollInterval => {
-                f.write_str("a worker stands still past max.poll.interval")
+                f.write_str("a worker is stopped past max.poll.interval")
             }
-            Self::MovePartitions => f.write_str("partitions move to another member and back"),
+            Self::MovePartitions => {
+                f.write_str("partitions are assigned to another member and back")
+            }
             Self::AddPartitions => f.write_str("partitions are added"),
-            Self::Duplicate => f.write_str("tasks are delivered again"),
-            Self::FillDisk => f.write_str("the disks under the workers' caches are full"),
-            Self::LimitMilvus => f.write_str("Milvus limits the rate of writes"),
+            Self::Duplicate => f.write_str("tasks are sent again"),
+            Self::FillDisk => f.write_str("the disks of the workers' caches are full"),
+            Self::LimitMilvus => f.write_str("Milvus throttles writes"),
             Self::Restart(service) => write!(f, "{} is restarted", service.name()),
-            Self::Freeze(service) => write!(f, "{} stands still", service.name()),
+            Self::Freeze(service) => write!(f, "{} is frozen", service.name()),
         }
     }
 }
 
 impl Fault {
-    /// Whether only a worker that begins something new meets it.
+    /// Whether only a worker that starts a new document notices it.
     pub(super) fn needs_new_work(self) -> bool {
         matches!(self, Self::FillDisk | Self::LimitMilvus)
     }
 }
 
-/// Deals faults by the seed: each kind once, then decks in which a worker's death is the most
-/// frequent kind.
+/// The faults of a run, drawn by its seed: each kind once, then decks in which the kill of a worker
+/// is the most frequent kind.
 pub(super) struct Deck {
     cards: Vec<Fault>,
 }
@@ -114,7 +116,7 @@ fn kinds() -> Vec<Fault> {
     kinds
 }
 
-/// How many kinds there are: a run with as many faults has seen each.
+/// Number of kinds: a run with this many faults has injected each of them.
 pub const KINDS: usize = 11 + 2 * Service::ALL.len();
 
 #[cfg(test)]
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_comes_before_any_comes_again() {
+    fn every_kind_is_drawn_before_any_is_repeated() {
         let mut random = fastrand::Rng::with_seed(3);
         let mut deck = Deck::new(&mut random);
         let first: Vec<Fault> = (0..KINDS).map(|_| deck.draw(&mut random)).collect();
@@ -130,12 +132,12 @@ mod tests {
             assert_eq!(first.iter().filter(|fault| **fault == kind).count(), 1);
         }
         let later: Vec<Fault> = (0..KINDS + 10).map(|_| deck.draw(&mut random)).collect();
-        let deaths = later.iter().filter(|fault| **fault == Fault::KillWorker);
-        assert_eq!(deaths.count(), 7);
+        let kills = later.iter().filter(|fault| **fault == Fault::KillWorker);
+        assert_eq!(kills.count(), 7);
     }
 
     #[test]
-    fn the_seed_decides() {
+    fn the_seed_determines_the_order() {
         let draw = |seed| {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut deck = Deck::new(&mut random);

@@ -1,5 +1,5 @@
-//! The fault suite: documents flow through real workers while processes and servers die, and then
-//! everything is counted from the stores and the topics themselves.
+//! The fault suite: real workers ingest documents while processes and servers are killed;
+//! afterwards everything is counted in the stores and the topics themselves.
 
 mod count;
 pub mod fleet;
@@ -17,6 +17,7 @@ use crate::cluster::{Scene, eventually};
 use crate::layra::{Upload, User, random_id};
 use crate::pdf;
 use crate::stores::Stores;
+use crate::topics::lag;
 use crate::worker_cli::WorkerCli;
 
 pub use count::Totals;
@@ -25,43 +26,48 @@ use inject::Target;
 use kinds::Deck;
 pub use kinds::KINDS;
 
-/// Pages of one range: documents with more are split.
+/// Pages of one range: documents with more pages are split.
 pub const RANGE_PAGES: u32 = 8;
-/// The workers' session timeout: a worker that stands still for longer loses its partitions.
+/// The workers' session timeout: a worker that is stopped for longer loses its partitions.
 const SESSION_SECONDS: u64 = 6;
-/// Documents that are sent just before a fault that only new work meets.
-const NEW_WORK: usize = 6;
-/// How long all work may take after the last fault.
-const PATIENCE: Duration = Duration::from_mins(20);
+/// Documents that are sent just before a fault that only new documents notice.
+const NEW_DOCUMENTS: usize = 6;
+/// How long processing may take after the last fault.
+const SETTLE_LIMIT: Duration = Duration::from_mins(20);
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// How much is done to the system.
+/// The size of a run.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Documents.
+pub struct FaultPlan {
+    /// Number of documents to send.
     pub documents: usize,
-    /// Faults.
+    /// Number of faults to inject.
     pub kills: usize,
-    /// Decides documents and faults.
+    /// Determines documents and faults.
     pub seed: u64,
-    /// Worker processes.
+    /// Number of worker processes.
     pub workers: usize,
 }
 
-/// A document that was sent, and what must become of it.
+/// A document that was sent, with the expected result.
 struct Sent {
     upload: Upload,
-    /// Pages that must be searchable; none of a document that cannot be processed.
+    /// Pages that must be searchable; none for a document that cannot be processed.
     pages: Option<u64>,
 }
 
-/// Runs the plan in a namespace with an operator, and counts.
-pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) -> Result<Totals> {
+/// Carries out the plan in a namespace with an operator, and counts the results.
+pub async fn run(
+    testbed: &Testbed,
+    scene: &Scene,
+    stores: &Stores,
+    plan: FaultPlan,
+) -> Result<Totals> {
     let mut random = fastrand::Rng::with_seed(plan.seed);
     let id = random_id();
     let name = format!("faults-{}", &id[..6]);
     let topic = format!("{name}-tasks");
-    // The operator makes the topics; the workers are processes of this program, to be killed.
+    // The operator creates the topics. The workers are child processes, so that they can be killed.
     let patch = json!({"spec": {
         "documents": {"rangePages": RANGE_PAGES},
         "source": {"kafka": {"sessionTimeoutSeconds": SESSION_SECONDS}},
@@ -92,16 +98,16 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: Plan) 
     totals
 }
 
-/// Sends documents and makes things go wrong, waits until all is dealt with, and counts.
+/// Sends documents, injects faults, waits until everything is processed, and counts.
 async fn carry_out(
     fleet: &mut Fleet<'_>,
     target: &mut Target<'_>,
     stores: &Stores,
-    plan: Plan,
+    plan: FaultPlan,
     random: &mut fastrand::Rng,
 ) -> Result<Totals> {
     let user = target.user;
-    eventually("workers at work", 5 * MINUTE, async || {
+    eventually("all workers to be ready", 5 * MINUTE, async || {
         Ok(fleet.all_have_logged("ready for work").then_some(()))
     })
     .await?;
@@ -111,22 +117,22 @@ async fn carry_out(
     let mut deck = Deck::new(random);
     let mut sent: Vec<Sent> = Vec::new();
     let mut faults: BTreeMap<String, usize> = BTreeMap::new();
-    let mut done = 0;
-    while sent.len() < plan.documents || done < plan.kills {
+    let mut injected = 0;
+    while sent.len() < plan.documents || injected < plan.kills {
         // Faults are spread evenly over the documents.
         let due = plan.kills * (sent.len() + 1) / plan.documents.max(1);
-        if done < due.min(plan.kills) || sent.len() >= plan.documents {
+        if injected < due.min(plan.kills) || sent.len() >= plan.documents {
             let fault = deck.draw(random);
             if fault.needs_new_work() {
-                let more = NEW_WORK.min(plan.documents - sent.len());
+                let more = NEW_DOCUMENTS.min(plan.documents - sent.len());
                 send_more(user, &mut sent, more, random).await?;
             }
             let kind = fault.to_string();
             let seen = target.inject(fault, fleet, &sent, random).await;
             log(&format!("{kind}: {}", seen.with_context(|| kind.clone())?));
             *faults.entry(kind).or_default() += 1;
-            done += 1;
-            // Work goes on between two faults.
+            injected += 1;
+            // Let the workers make progress between two faults.
             tokio::time::sleep(Duration::from_millis(random.u64(500..4000))).await;
         } else {
             let batch = (plan.documents / plan.kills.max(1)).clamp(1, 25);
@@ -136,23 +142,25 @@ async fn carry_out(
         fleet.restart_dead()?;
     }
     log(&format!(
-        "{} documents sent, {done} faults; waiting until everything is dealt with",
+        "{} documents sent, {injected} faults injected; waiting until everything is processed",
         sent.len()
     ));
     settle(fleet, stores, target, plan.documents).await?;
-    // The operator is back from its last death, too.
+    // The operator must have recovered from its last kill, too.
     target
         .scene
         .wait_condition(&target.name, "TopicReady", "True", "", 6 * MINUTE)
         .await?;
-    log("at rest; counting");
+    log("everything is processed; counting");
     fleet.stop().await?;
     let mut totals = count::count(stores, user, &target.topic, &sent, faults).await?;
-    totals.violations.extend_from_slice(fleet.deaths());
+    totals
+        .violations
+        .extend_from_slice(fleet.unexpected_exits());
     Ok(totals)
 }
 
-/// Waits until no message and no document is left to be dealt with.
+/// Waits until every message is committed and no document is in progress or due for a recheck.
 async fn settle(
     fleet: &mut Fleet<'_>,
     stores: &Stores,
@@ -160,14 +168,18 @@ async fn settle(
     documents: usize,
 ) -> Result<()> {
     let topics = [target.topic.clone(), format!("{}.ranges", target.topic)];
-    let limit = PATIENCE.max(Duration::from_secs(2 * documents as u64));
-    eventually("an empty backlog and a ledger at rest", limit, async || {
-        fleet.restart_dead()?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let lag = count::lag(stores, &target.group, &topics)?;
-        let restless = count::restless(stores, &target.user.knowledge_base).await?;
-        Ok((lag == 0 && restless == 0).then_some(()))
-    })
+    let limit = SETTLE_LIMIT.max(Duration::from_secs(2 * documents as u64));
+    eventually(
+        "an empty backlog and a ledger without unfinished documents",
+        limit,
+        async || {
+            fleet.restart_dead()?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let lag = lag(&stores.endpoints.kafka, &target.group, &topics)?;
+            let unfinished = count::unfinished(stores, &target.user.knowledge_base).await?;
+            Ok((lag == 0 && unfinished == 0).then_some(()))
+        },
+    )
     .await
 }
 
@@ -185,7 +197,7 @@ async fn send_more(
     Ok(())
 }
 
-/// Sends a document: mostly short ones, some that are split, some that cannot be processed.
+/// Sends a document: most are short, some are split, some cannot be processed.
 async fn send(user: &User, number: usize, random: &mut fastrand::Rng) -> Result<Sent> {
     let kind = random.u32(0..100);
     let count = match kind {

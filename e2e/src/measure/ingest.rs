@@ -1,5 +1,5 @@
-//! `cargo measure ingest`: documents to searchable pages, by the worker and by a Python script with
-//! LAYRA's stages and libraries, in turns, on the same documents and servers.
+//! `cargo measure ingest`: the worker and a Python script with LAYRA's stages and libraries ingest
+//! the same documents on the same servers, alternately.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::processes::{Cpu, resident};
+use super::processes::{Cpu, resident_with_children};
 use super::{MINUTE, collection_of, completed, smallest_pdfs};
 use crate::audit::Audit;
 use crate::cluster::{Scene, eventually};
@@ -24,20 +24,20 @@ use crate::pdf;
 use crate::stores::{BUCKET, DATABASE, Stores};
 use crate::worker_cli::WorkerCli;
 
-/// What is measured.
+/// Size and settings of the measurement.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// Documents, the smallest of the demo's.
+pub struct IngestPlan {
+    /// Number of documents, the smallest of the demo's.
     pub documents: usize,
-    /// Turns of each.
+    /// Rounds; in each, the worker and the script ingest all documents once.
     pub rounds: usize,
-    /// Dots per inch; LAYRA's are 200.
+    /// Resolution in dots per inch; LAYRA uses 200.
     pub dpi: u32,
-    /// A Python with `e2e/bench/requirements-ingest.txt`.
+    /// A Python interpreter with `e2e/bench/requirements-ingest.txt`.
     pub python: PathBuf,
 }
 
-/// What one way took.
+/// Result of one run of the worker or of the script.
 #[derive(Debug)]
 struct Run {
     pages: u64,
@@ -47,7 +47,7 @@ struct Run {
     peak_bytes: u64,
 }
 
-/// What the script says.
+/// The report that the script prints.
 #[derive(Debug, Deserialize)]
 struct PythonReport {
     pages: u64,
@@ -66,7 +66,7 @@ impl Run {
             .map(|(stage, seconds)| format!("{stage} {:.1}", of(*seconds)))
             .collect();
         println!(
-            "{name:7} {:.2} pages/s, {:.1} ms of CPU a page ({}), {} MB",
+            "{name:7} {:.2} pages/s, {:.1} ms of CPU per page ({}), {} MB",
             pages / self.seconds,
             of(self.cpu_seconds()),
             stages.join(", "),
@@ -84,8 +84,13 @@ impl Run {
     }
 }
 
-/// Measures, and prints what was found.
-pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: &Plan) -> Result<()> {
+/// Measures and prints the results.
+pub async fn run(
+    testbed: &Testbed,
+    scene: &Scene,
+    stores: &Stores,
+    plan: &IngestPlan,
+) -> Result<()> {
     let files = smallest_pdfs(&PDFS.path(testbed.settings()), plan.documents)?;
     let mut best: Option<(Run, Run)> = None;
     for round in 1..=plan.rounds {
@@ -101,11 +106,11 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: &Plan)
         });
     }
     let (worker, python) = best.context("at least one round")?;
-    println!("\nthe faster round of each, {} pages:", worker.pages);
+    println!("\nfaster round of each, {} pages:", worker.pages);
     worker.print("worker");
     python.print("Python");
     println!(
-        "pages/s: {:.2} times; CPU a page: {:.2}; CPU outside the model: {:.2}; memory: {:.2}",
+        "worker / Python: pages/s {:.2}; CPU per page {:.2}; CPU outside the model {:.2}; memory {:.2}",
         python.seconds / worker.seconds,
         worker.cpu_seconds() / python.cpu_seconds(),
         worker.outside_the_model() / python.outside_the_model(),
@@ -118,12 +123,12 @@ fn faster(a: Run, b: Run) -> Run {
     if a.seconds <= b.seconds { a } else { b }
 }
 
-/// One worker process, from its first task to the last page.
+/// Measures one worker process, from its first task to the last page.
 async fn by_worker(
     testbed: &Testbed,
     scene: &Scene,
     stores: &Stores,
-    plan: &Plan,
+    plan: &IngestPlan,
     files: &[PathBuf],
 ) -> Result<Run> {
     let id = random_id();
@@ -144,7 +149,7 @@ async fn by_worker(
     })
     .await?;
     let pid = fleet.process_ids()[0];
-    // As in the script, the collection is there and the model has run when the clock starts.
+    // As in the script, the collection exists and the model has run once when the clock starts.
     let first = user.put("first.pdf", pdf::with_pages(&["warm"])).await?;
     user.send_task(&first).await?;
     eventually("the first document", MINUTE, async || {
@@ -153,18 +158,18 @@ async fn by_worker(
     })
     .await?;
 
-    let (start, before) = (Instant::now(), Cpu::of_worker(pid));
+    let (start, before) = (Instant::now(), Cpu::of_worker(pid)?);
     for upload in &uploads {
         user.send_task(upload).await?;
     }
     let mut peak_bytes = 0;
     while !completed(stores, &uploads).await? {
-        peak_bytes = peak_bytes.max(resident(pid));
+        peak_bytes = peak_bytes.max(resident_with_children(pid));
         ensure!(start.elapsed() < 20 * MINUTE, "{}", fleet.logs());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let seconds = start.elapsed().as_secs_f64();
-    let cpu = Cpu::of_worker(pid).since(before);
+    let cpu = Cpu::of_worker(pid)?.since(before);
     fleet.stop().await?;
     let pages = check(stores, &user).await? - 1;
     Ok(Run {
@@ -181,11 +186,11 @@ async fn by_worker(
     })
 }
 
-/// The script, without the time it takes to load the model.
+/// Measures the script, without the time that loading the model takes.
 async fn by_python(
     testbed: &Testbed,
     stores: &Stores,
-    plan: &Plan,
+    plan: &IngestPlan,
     files: &[PathBuf],
 ) -> Result<Run> {
     let (user, uploads) = upload(stores, "nobody-reads-this", files).await?;
@@ -231,7 +236,7 @@ async fn by_python(
     })
 }
 
-/// Uploads without sending tasks, for a user of its own.
+/// Uploads the files for a new user, without sending tasks.
 async fn upload(stores: &Stores, topic: &str, files: &[PathBuf]) -> Result<(User, Vec<Upload>)> {
     let user = User::with_knowledge_base(stores, topic, "measure", &random_id()).await?;
     let mut uploads = Vec::new();
@@ -242,7 +247,8 @@ async fn upload(stores: &Stores, topic: &str, files: &[PathBuf]) -> Result<(User
     Ok((user, uploads))
 }
 
-/// Every page is in every store. Returns how many there are, and removes their vectors.
+/// Checks that every page is in every store, deletes their vectors, and returns the number of
+/// pages.
 async fn check(stores: &Stores, user: &User) -> Result<u64> {
     let collection = collection_of(&user.knowledge_base);
     let audit = Audit::of(stores, &user.knowledge_base, &collection).await?;

@@ -1,5 +1,5 @@
-//! `cargo measure memory`: a long document beside short ones. It is never in memory as a whole, and
-//! nobody waits for it; where that does not hold, the command fails.
+//! `cargo measure memory`: a long document together with short ones. The worker must never hold it
+//! in memory as a whole, and the short ones must not wait for it; otherwise the command fails.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -15,18 +15,19 @@ use crate::audit::Audit;
 use crate::cluster::{Scene, eventually};
 use crate::layra::{User, random_id};
 use crate::pdf;
+use crate::processes::with_pid;
 use crate::stores::Stores;
 use crate::timeline::stored_pages;
 use crate::worker_cli::WorkerCli;
 
 const PAGES: usize = 2000;
-const SHORT_ONES: usize = 10;
-/// What the worker may hold of pages.
+const SHORT_DOCUMENTS: usize = 10;
+/// Memory that the worker may use for pages.
 const PAGES_MIB: u64 = 64;
-/// What it needs for itself: program, model, batches on their way.
-const ITSELF_MIB: u64 = 256;
+/// Memory for everything else: program, model, batches in progress.
+const BASE_MIB: u64 = 256;
 
-/// Measures, and fails where the bound is not kept.
+/// Measures, and fails when a limit is exceeded.
 pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores) -> Result<()> {
     let id = random_id();
     let name = format!("memory-{}", &id[..6]);
@@ -49,7 +50,7 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores) -> Result<()
             .stderr(log)
             .kill_on_drop(true)
             .spawn()?;
-    let process = worker.id().context("the worker runs")?;
+    let process = worker.id().context("the pid of the worker")?;
 
     let user = User::with_knowledge_base(stores, &topic, "sprint", &id).await?;
     let reader = User::with_knowledge_base(stores, &topic, &format!("m{}", &id[..6]), &id).await?;
@@ -64,9 +65,9 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores) -> Result<()
         Ok((pages_so_far().await? >= 100).then_some(()))
     })
     .await?;
-    let (before, begun) = (pages_so_far().await?, Instant::now());
+    let (before, sent) = (pages_so_far().await?, Instant::now());
     let mut uploads = Vec::new();
-    for number in 0..SHORT_ONES {
+    for number in 0..SHORT_DOCUMENTS {
         let name = format!("short{number}.pdf");
         let content = pdf::with_pages(&["A short document."]);
         uploads.push(user.upload_bytes(&name, content).await?);
@@ -75,14 +76,14 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores) -> Result<()
         Ok(completed(stores, &uploads).await?.then_some(()))
     })
     .await?;
-    let (after, waited) = (pages_so_far().await?, begun.elapsed());
+    let (after, waited) = (pages_so_far().await?, sent.elapsed());
     println!(
-        "short_documents={SHORT_ONES} done_in={:.1}s long_document_pages={before}->{after}",
+        "short_documents={SHORT_DOCUMENTS} done_in={:.1}s long_document_pages={before}->{after}",
         waited.as_secs_f32()
     );
     ensure!(
         usize::try_from(after)? < PAGES,
-        "they waited for all {PAGES} pages"
+        "the short documents waited for all {PAGES} pages of the long one"
     );
 
     eventually("the long document", 15 * MINUTE, async || {
@@ -93,16 +94,19 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores) -> Result<()
     let seconds = started.elapsed().as_secs_f32();
     let peak = peak_mib(process)?;
     let total = image_bytes(stores, &reader).await? >> 20;
-    let bound = PAGES_MIB + ITSELF_MIB;
+    let bound = PAGES_MIB + BASE_MIB;
     println!(
         "pages={PAGES} seconds={seconds:.0} page_images_mib={total} worker_peak_mib={peak} \
          bound_mib={bound}"
     );
-    ensure!(worker.try_wait()?.is_none(), "the worker is still there");
-    ensure!(total > bound, "{total} MiB of pages show nothing");
+    ensure!(worker.try_wait()?.is_none(), "the worker has exited");
+    ensure!(
+        total > bound,
+        "{total} MiB of pages are too few to show anything"
+    );
     ensure!(
         peak < bound,
-        "the worker took {peak} MiB, more than {bound}"
+        "the worker used {peak} MiB, more than {bound}"
     );
     let audit = Audit::of(
         stores,
@@ -117,14 +121,9 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores) -> Result<()
 }
 
 /// Peak of a process's resident memory.
-fn peak_mib(process: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|line| line.split_whitespace().next())
-        .context("VmHWM")?;
-    Ok(peak.parse::<u64>()? / 1024)
+fn peak_mib(pid: u32) -> Result<u64> {
+    let status = with_pid(pid)?.status()?;
+    Ok(status.vmhwm.context("VmHWM")? / 1024)
 }
 
 /// Bytes of all page images of a user.

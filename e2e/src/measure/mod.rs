@@ -1,6 +1,6 @@
-//! Measurements on real servers: the worker beside a Python script with LAYRA's stages, several
-//! workers beside one, and what a worker holds in memory. Figures are ratios of things measured in
-//! one run.
+//! Measurements on real servers: the worker compared with a Python script that has LAYRA's stages,
+//! several workers compared with one, and the memory of a worker. All figures are ratios of values
+//! that were measured in the same run.
 
 pub mod ingest;
 pub mod memory;
@@ -20,7 +20,7 @@ use crate::stores::Stores;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Rows of a collection that a search would find now.
+/// Rows of a collection that a search finds at this moment.
 async fn searchable_rows(stores: &Stores, collection: &str) -> Result<i64> {
     let query = QueryRequest::builder()
         .collection_name(collection)
@@ -38,7 +38,7 @@ fn collection_of(knowledge_base: &str) -> String {
     format!("colqwen{}", knowledge_base.replace('-', "_"))
 }
 
-/// The PDFs of a directory, smallest first.
+/// The `count` smallest PDFs of a directory, smallest first.
 fn smallest_pdfs(directory: &Path, count: usize) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -60,7 +60,7 @@ fn short_document(number: usize, pages: usize) -> Vec<u8> {
     pdf::with_pages(&texts.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Whether LAYRA's display calls all of them completed; a failed one is an error.
+/// Whether LAYRA's progress display shows all of them as completed. A failed one is an error.
 async fn completed(stores: &Stores, uploads: &[Upload]) -> Result<bool> {
     let mut redis = stores.redis.clone();
     for upload in uploads {

@@ -1,5 +1,6 @@
-//! `cargo measure scaling`: 1, 2, 4 and 8 workers whose embedder takes a fixed time for each page, as
-//! a GPU of its own would. What is missing to the ideal is what workers cost each other.
+//! `cargo measure scaling`: 1, 2, 4 and 8 workers whose embedder takes a fixed time per page, as if
+//! each had its own GPU. The difference from linear speed-up is the overhead of workers on each
+//! other.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 use layra_testbed::Testbed;
 use serde_json::json;
 
+use super::processes::Cpu;
 use super::{MINUTE, collection_of, searchable_rows, short_document};
 use crate::cluster::{Scene, eventually};
 use crate::faults::fleet::Fleet;
@@ -20,30 +22,36 @@ use crate::worker_cli::WorkerCli;
 const PAGES: usize = 4;
 /// Partitions of the topic.
 const PARTITIONS: usize = 32;
-/// Tasks that are sent at the same time.
-const AT_ONCE: usize = 16;
+/// Documents that are uploaded at the same time.
+const CONCURRENT_UPLOADS: usize = 16;
 
-/// What is measured.
+/// Settings of the measurement.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// Numbers of workers.
+pub struct ScalingPlan {
+    /// The numbers of workers to measure.
     pub workers: Vec<usize>,
-    /// What the embedder takes for a page.
+    /// Time that the embedder takes per page.
     pub page: Duration,
-    /// How long each number is measured, after a start of a quarter of it.
+    /// How long each number of workers is measured, after a warm-up of a quarter of this time.
     pub window: Duration,
 }
 
-/// Measures, and prints what was found.
-pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: &Plan) -> Result<()> {
+/// Measures and prints the results.
+pub async fn run(
+    testbed: &Testbed,
+    scene: &Scene,
+    stores: &Stores,
+    plan: &ScalingPlan,
+) -> Result<()> {
     println!(
-        "paced embedder: {} ms a page; documents of {PAGES} pages; {PARTITIONS} partitions; {} s each",
+        "paced embedder: {} ms per page; documents of {PAGES} pages; {PARTITIONS} partitions; \
+         {} s per measurement",
         plan.page.as_millis(),
         plan.window.as_secs()
     );
     println!(
         "{:>8}{:>10}{:>10}{:>12}{:>12}",
-        "workers", "pages/s", "ideal", "efficiency", "CPU a page"
+        "workers", "pages/s", "ideal", "efficiency", "CPU/page"
     );
     for workers in &plan.workers {
         let (rate, cpu) = measure(testbed, scene, stores, plan, *workers).await?;
@@ -57,12 +65,12 @@ pub async fn run(testbed: &Testbed, scene: &Scene, stores: &Stores, plan: &Plan)
     Ok(())
 }
 
-/// Searchable pages a second of so many workers, and their CPU seconds a page.
+/// Searchable pages per second with this many workers, and CPU seconds per page.
 async fn measure(
     testbed: &Testbed,
     scene: &Scene,
     stores: &Stores,
-    plan: &Plan,
+    plan: &ScalingPlan,
     workers: usize,
 ) -> Result<(f64, f64)> {
     let id = random_id();
@@ -82,7 +90,7 @@ async fn measure(
     ]);
     let user = User::with_knowledge_base(stores, &topic, "measure", &random_id()).await?;
 
-    // Far more than can be done, so that nobody runs dry.
+    // Far more than the workers can process, so that none becomes idle.
     let ideal = workers as f64 / plan.page.as_secs_f64();
     let pages = ideal * (1.5 * plan.window.as_secs_f64() + 20.0);
     #[expect(
@@ -100,39 +108,38 @@ async fn measure(
     };
     futures::stream::iter(0..documents)
         .map(send)
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(CONCURRENT_UPLOADS)
         .try_collect::<Vec<_>>()
         .await?;
 
     let mut fleet = Fleet::start(&cli, workers)?;
-    eventually(
-        "every worker to have stored something",
-        2 * MINUTE,
-        async || Ok(fleet.all_have_logged(r#""message":"stored""#).then_some(())),
-    )
+    eventually("every worker to store a batch", 2 * MINUTE, async || {
+        Ok(fleet.all_have_logged(r#""message":"stored""#).then_some(()))
+    })
     .await?;
     tokio::time::sleep(plan.window / 4).await;
     let collection = collection_of(&user.knowledge_base);
     let (start, before) = (Instant::now(), searchable_rows(stores, &collection).await?);
-    let cpu = cpu_of(&fleet);
+    let cpu = cpu_of(&fleet)?;
     tokio::time::sleep(plan.window).await;
     let after = searchable_rows(stores, &collection).await?;
     let seconds = start.elapsed().as_secs_f64();
-    let cpu = cpu_of(&fleet) - cpu;
+    let cpu = cpu_of(&fleet)? - cpu;
     let all = i64::try_from(documents * PAGES)?;
-    ensure!(after < all, "the backlog was used up");
+    ensure!(after < all, "the backlog ran out during the measurement");
     fleet.stop().await?;
     milvus_admin::drop(&stores.milvus, &collection).await?;
     let pages = i32::try_from(after - before).context("pages of one measurement")?;
     Ok((f64::from(pages) / seconds, cpu / f64::from(pages)))
 }
 
-fn cpu_of(fleet: &Fleet<'_>) -> f64 {
+/// CPU seconds of all workers so far.
+fn cpu_of(fleet: &Fleet<'_>) -> Result<f64> {
     let workers = fleet.process_ids().into_iter();
     workers
         .map(|pid| {
-            let cpu = super::processes::Cpu::of_worker(pid);
-            (cpu.embed + cpu.render + cpu.rest).as_secs_f64()
+            let cpu = Cpu::of_worker(pid)?;
+            Ok((cpu.embed + cpu.render + cpu.rest).as_secs_f64())
         })
         .sum()
 }

@@ -1,8 +1,8 @@
 # Helpers of kubernetes.sh: daemons are recorded as "pid start-time" in $STATE/pid/NAME, in the
-# same form as e2e/testbed/src/process.rs does it, and log to $STATE/log/NAME.log.
+# same format as by e2e/testbed/src/process.rs, and log to $STATE/log/NAME.log.
 
-# The start time of a process, in clock ticks since boot: with the pid it names one process for
-# ever. Nothing for a zombie, which may stay for seconds where pid 1 is slow to reap.
+# The start time of a process in clock ticks since boot: together with the pid it identifies the
+# process. Nothing for a zombie, which may stay for seconds where pid 1 is slow to reap.
 start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" {print $20}'; }
 
 start_daemon() { # NAME COMMAND...

@@ -20,7 +20,7 @@ API=https://$NODE_IP:$PORT
 export PATH="$BIN:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin" KUBECACHEDIR=$K/kubectl-cache
 export KUBECONFIG=$STATE/kubeconfig
 
-# With a limit: a containerd that stands still would hold everything.
+# With a timeout: a frozen containerd would block everything.
 ctr() { timeout 10 ctr --address "$SOCKET" --namespace k8s.io "$@"; }
 
 # One CA; the certificates' CN and O are the identities that RBAC knows.
@@ -84,7 +84,7 @@ YAML
 
 start_control_plane_store() {
   local client=http://127.0.0.1:$((PORT + 1)) peer=http://127.0.0.1:$((PORT + 2))
-  # The data is thrown away: no fsync.
+  # The data is temporary: no fsync.
   start_daemon etcd etcd --name testbed --data-dir "$K/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls "$client" --advertise-client-urls "$client" \
     --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" \
@@ -109,7 +109,7 @@ start_control_plane_store() {
     --enable-aggregator-routing=true --allow-privileged=true --profiling=false
 }
 
-# containerd with a root, state, socket and runc root of its own; no systemd cgroups.
+# containerd with its own root, state, socket and runc root; no systemd cgroups.
 start_containerd() {
   cat >"$K/containerd.toml" <<TOML
 version = 2
@@ -124,7 +124,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   sandbox_image = "localhost/pause:1"
   netns_mounts_under_state_dir = true
   disable_apparmor = true
-  # Without CAP_SYS_RESOURCE nobody may lower an oom_score_adj: runc would fail.
+  # Without CAP_SYS_RESOURCE an oom_score_adj cannot be lowered: runc would fail.
   restrict_oom_score_adj = true
   stream_server_address = "127.0.0.1"
   stream_server_port = "$((PORT + 9))"
@@ -140,7 +140,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         SystemdCgroup = false
         Root = "$K/runc"
 TOML
-  # No masquerading: pods reach the host, one another and Services, never the outside.
+  # No masquerading: pods reach the host, each other and Services, but nothing outside.
   cat >"$K/cni/10-testbed.conflist" <<JSON
 {"cniVersion": "0.4.0", "name": "layra-testbed", "plugins": [
   {"type": "bridge", "bridge": "$BRIDGE", "isGateway": true, "ipMasq": false, "hairpinMode": true,
@@ -154,7 +154,7 @@ JSON
 }
 
 start_controllers() {
-  # The default request rate of the controller manager costs 4 s of start.
+  # With its default request rate, the controller manager takes 4 s longer to start.
   start_daemon kube-controller-manager kube-controller-manager \
     --kubeconfig="$P/controller-manager.kubeconfig" --bind-address=127.0.0.1 \
     --secure-port=$((PORT + 3)) --leader-elect=false --use-service-account-credentials=true \
@@ -185,18 +185,18 @@ authorization: {mode: Webhook}
 clusterDomain: cluster.local
 podLogsDir: $K/pod-logs
 volumePluginDir: $K/kubelet/plugins
-# With the default of 1m a CrashLoopBackOff shows after 4 minutes only.
+# With the default of 1m, a CrashLoopBackOff shows only after 4 minutes.
 syncFrequency: 10s
 makeIPTablesUtilChains: false
 serializeImagePulls: false
-# Images cannot be pulled again: never collect them.
+# Images cannot be pulled again: never garbage-collect them.
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%, imagefs.inodesFree: 1%}
 YAML
   cat >"$K/proxy.yaml" <<YAML
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-# One table a family: deleting it is the whole clean-up.
+# One nftables table per family: deleting it cleans everything up.
 mode: nftables
 hostnameOverride: $NODE
 clientConnection: {kubeconfig: $P/proxy.kubeconfig}
@@ -232,7 +232,7 @@ up() {
     kubectl -n default get serviceaccount/default configmap/kube-root-ca.crt
 }
 
-# The processes of containers whose containerd is gone: shims know their containerd by its socket.
+# The shims of containers whose containerd is gone: their arguments name its socket.
 our_shims() {
   local file pid
   for file in /proc/[0-9]*/cmdline; do
@@ -272,7 +272,7 @@ unmount_all() {
   done
 }
 
-# Paths outside STATE that kubelet, the shims and the CNI plugins insist on.
+# Paths outside STATE that kubelet, the shims and the CNI plugins always use.
 remove_fixed_paths() {
   local file id group
   for file in /var/lib/cni/results/layra-testbed-*-eth0; do
@@ -295,7 +295,7 @@ remove_fixed_paths() {
 }
 
 down() {
-  # The kubelet first, so that nothing is restarted. Nothing here is worth a graceful end.
+  # The kubelet first, so that nothing is restarted. No graceful shutdown: the data is temporary.
   for name in kubelet kube-proxy kube-scheduler kube-controller-manager kube-apiserver etcd; do
     stop_daemon $name KILL
   done

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # network.sh up|down: the bridge of pods and services. Variables: STATE, BRIDGE, NODE_IP, POD_NET,
-# SERVICE_NET, and CLOSED_PORTS: a range that this machine alone and its pods may reach.
+# SERVICE_NET, and CLOSED_PORTS: a range of ports for this machine and its pods only.
 #
-# Packets to the pods' and Services' ranges never leave by the machine's default route, also not
-# while the bed is half up: unreachable routes lie below the bridge's own.
+# Packets to the ranges of pods and Services never leave through the machine's default route, even
+# while the test-bed is only partly up: unreachable routes rank below the bridge's own.
 set -euo pipefail
 
 POD_RANGE=${NODE_IP%.*.*}.0.0/16
 LAST_METRIC=4000000
 TABLE=layra_testbed
-# What kubelet, kube-proxy and the CNI plugins overwrite; `down` puts it back.
+# Settings that kubelet, kube-proxy and the CNI plugins overwrite; `down` restores them.
 SYSCTLS="net.ipv4.ip_forward vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops
 kernel.keys.root_maxkeys kernel.keys.root_maxbytes net.netfilter.nf_conntrack_max
 net.netfilter.nf_conntrack_tcp_timeout_established
@@ -26,7 +26,7 @@ up() {
   ip link set "$BRIDGE" up
   ip route replace "$SERVICE_NET" dev "$BRIDGE" src "$NODE_IP"
   sysctl -qw net.ipv4.ip_forward=1
-  # Services between pods on one bridge need bridged packets to pass netfilter.
+  # Services between pods on one bridge need bridged packets to pass through netfilter.
   if [ -e /proc/sys/net/bridge ]; then sysctl -qw net.bridge.bridge-nf-call-iptables=1; fi
   # Milvus listens on every address, whatever its configuration says.
   nft -f - <<NFT
@@ -43,7 +43,7 @@ down() {
   nft delete table inet $TABLE 2>/dev/null || true
   ip link delete "$BRIDGE" 2>/dev/null || true
   if [ -s "$STATE/sysctl.saved" ]; then
-    # One by one: a key of a module that is gone must not keep the others.
+    # One by one: a key of an unloaded module must not prevent the others.
     while read -r setting; do sysctl -qw "$setting" 2>/dev/null || true; done <"$STATE/sysctl.saved"
     rm -f "$STATE/sysctl.saved"
   fi

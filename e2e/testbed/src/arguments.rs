@@ -1,14 +1,14 @@
-//! The arguments of a command that an alias of cargo runs. `cargo faults --seed 1` and
-//! `cargo faults -- --seed 1` are the same, as with `cargo run`.
+//! The arguments of a command that a cargo alias runs. `cargo faults --seed 1` and
+//! `cargo faults -- --seed 1` mean the same, as with `cargo run`.
 
 use std::ffi::OsString;
 
-/// The arguments of this process.
+/// The arguments of this process, without the separator.
 pub fn of_alias() -> impl Iterator<Item = OsString> {
     without_separator(std::env::args_os())
 }
 
-/// Without the `--` that may follow the name of the program: the alias has one already.
+/// Removes a `--` directly after the name of the program: the alias has one already.
 fn without_separator(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     arguments
         .enumerate()
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_separator_after_the_name_is_left_out() {
+    fn a_separator_after_the_name_is_removed() {
         let cleaned = |words: &str| {
             let words = words.split(' ').map(OsString::from);
             let words: Vec<_> = without_separator(words).collect();

@@ -1,5 +1,5 @@
-//! Cargo, run by a program that cargo runs. Everything optimised is built in the profile `release`,
-//! with the features of the whole workspace: once.
+//! Runs cargo from a program that cargo itself has started. Everything optimised is built once: in
+//! the profile `release`, with the features of the whole workspace.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,19 +12,19 @@ use tokio::process::Command;
 use super::progress::Progress;
 use super::settings::repository;
 
-/// What `cargo run` and `cargo test` tell the program about its own package. Build scripts of
-/// dependencies look at some of it: left in place, they would run again, and everything above
-/// them would be compiled again.
-const OF_THE_OUTER_CARGO: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+/// Prefixes of the variables with which `cargo run` and `cargo test` describe a program's own
+/// package. Build scripts of dependencies depend on some of them: if inherited, these scripts would
+/// run again, and everything that depends on them would be recompiled.
+const VARIABLES_OF_OUTER_CARGO: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
 
-/// Cargo in the repository's root, in the environment of a person's shell, without input.
+/// Cargo in the root of the repository, with the environment of a user's shell and no input.
 #[must_use]
 pub fn cargo() -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(repository()).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         let is_outer = |text: &str| {
-            OF_THE_OUTER_CARGO
+            VARIABLES_OF_OUTER_CARGO
                 .iter()
                 .any(|start| text.starts_with(start))
         };
@@ -34,7 +34,7 @@ pub fn cargo() -> Command {
     }
     for name in [
         "CARGO",
-        // With a target named, programs would lie in another folder.
+        // With a target, the programs would be in another directory.
         "CARGO_BUILD_TARGET",
         "CARGO_CRATE_NAME",
         "CARGO_PRIMARY_PACKAGE",
@@ -45,15 +45,15 @@ pub fn cargo() -> Command {
     command
 }
 
-/// The folder of everything that cargo builds, wherever `CARGO_TARGET_DIR` or a configuration puts
-/// it.
+/// Cargo's target directory, wherever `CARGO_TARGET_DIR` or a configuration puts it.
 pub async fn target_directory() -> Result<PathBuf> {
-    Ok(metadata().await?.target_directory)
+    Ok(Metadata::of_workspace().await?.target_directory)
 }
 
-/// The names of the integration tests of some packages; an error when there is none.
+/// Names of the integration tests of the packages that `of_package` selects. Fails when there is
+/// none.
 pub async fn test_targets(of_package: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-    let packages = metadata().await?.packages.into_iter();
+    let packages = Metadata::of_workspace().await?.packages.into_iter();
     let targets = packages
         .filter(|package| of_package(&package.name))
         .flat_map(|package| package.targets);
@@ -68,11 +68,11 @@ pub async fn test_targets(of_package: impl Fn(&str) -> bool) -> Result<Vec<Strin
     Ok(names)
 }
 
-/// Builds programs of the workspace as they ship, and says where they are. All packages are
-/// selected: with fewer, cargo would compile the shared dependencies again with fewer features.
+/// Builds programs of the workspace as they ship, and returns their directory. All packages are
+/// selected: with fewer, cargo would recompile the shared dependencies with fewer features.
 pub async fn build_release(programs: &[&str], progress: &Progress) -> Result<PathBuf> {
     let what = format!("compiling {} (release)", programs.join(", "));
-    let step = progress.step_that_tells("cargo", &what, async |step| {
+    let step = progress.step_with_status("cargo", &what, async |step| {
         let mut command = cargo();
         command
             .args(["build", "--release", "--workspace", "--quiet"])
@@ -87,7 +87,7 @@ pub async fn build_release(programs: &[&str], progress: &Progress) -> Result<Pat
         while let Some(line) = lines.next_line().await? {
             if line.contains(r#""reason":"compiler-artifact""#) {
                 units += 1;
-                step.tell(&format!("{what}: {units} parts are there"));
+                step.show(&format!("{what}: {units} crates done"));
             }
         }
         ensure!(child.wait().await?.success(), "{what} failed");
@@ -97,31 +97,92 @@ pub async fn build_release(programs: &[&str], progress: &Progress) -> Result<Pat
     Ok(target_directory().await?.join("release"))
 }
 
-/// What is read of cargo's description of the workspace.
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
+/// The parts of `cargo metadata` that are used here and by the tests of dependencies and licences.
+#[derive(Debug, Deserialize)]
+pub struct Metadata {
+    /// The packages of the workspace, and their dependencies if they were asked for.
+    pub packages: Vec<Package>,
+    /// The dependency graph, if it was asked for.
+    pub resolve: Option<DependencyGraph>,
     target_directory: PathBuf,
 }
 
-#[derive(Deserialize)]
-struct Package {
-    name: String,
+/// A package of the workspace or a dependency.
+#[derive(Debug, Deserialize)]
+pub struct Package {
+    /// Unique id.
+    pub id: String,
+    /// Name on the registry.
+    pub name: String,
+    /// Version, as a text.
+    pub version: String,
+    /// SPDX expression of the licence, if the package has one.
+    pub license: Option<String>,
     targets: Vec<Target>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Target {
     name: String,
     kind: Vec<String>,
 }
 
-async fn metadata() -> Result<Metadata> {
-    let output = cargo()
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .stderr(Stdio::inherit())
-        .output()
-        .await?;
-    ensure!(output.status.success(), "cargo metadata failed");
-    Ok(serde_json::from_slice(&output.stdout)?)
+/// The dependencies of all packages.
+#[derive(Debug, Deserialize)]
+pub struct DependencyGraph {
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Node {
+    id: String,
+    deps: Vec<Dependency>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Dependency {
+    pkg: String,
+    dep_kinds: Vec<DependencyKind>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DependencyKind {
+    kind: Option<String>,
+}
+
+impl Metadata {
+    /// Reads the packages of the workspace.
+    pub async fn of_workspace() -> Result<Self> {
+        Self::read(&["--no-deps"]).await
+    }
+
+    /// Reads the packages of the workspace and all dependencies on x86-64 Linux.
+    pub async fn with_dependencies() -> Result<Self> {
+        let platform = "x86_64-unknown-linux-gnu";
+        Self::read(&["--locked", "--filter-platform", platform]).await
+    }
+
+    async fn read(arguments: &[&str]) -> Result<Self> {
+        let output = cargo()
+            .args(["metadata", "--format-version", "1"])
+            .args(arguments)
+            .stderr(Stdio::inherit())
+            .output()
+            .await?;
+        ensure!(output.status.success(), "cargo metadata failed");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+impl DependencyGraph {
+    /// Ids of the normal dependencies of a package, without those of its tests and build scripts.
+    pub fn normal_dependencies(&self, id: &str) -> impl Iterator<Item = &str> {
+        let nodes = self.nodes.iter().filter(move |node| node.id == id);
+        let dependencies = nodes.flat_map(|node| &node.deps);
+        let normal = dependencies.filter(|dependency| {
+            let mut kinds = dependency.dep_kinds.iter();
+            kinds.any(|kind| kind.kind.is_none())
+        });
+        normal.map(|dependency| dependency.pkg.as_str())
+    }
 }

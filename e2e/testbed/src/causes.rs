@@ -1,15 +1,15 @@
-//! Why tests failed, in a few lines, from what the test harness prints.
+//! Extracts why tests failed, in a few lines, from the output of the test harness.
 
 use std::fmt;
 
-/// Longest part of a cause that is kept; all of it stands in the output above.
+/// Number of lines that are kept per test; the full text is in the output above.
 const LINES: usize = 12;
 
 /// Reads the output of test programs line by line.
 #[derive(Debug, Default)]
 pub struct Causes {
     causes: Vec<Cause>,
-    /// Whether the line belongs to the last cause.
+    /// Whether the next line belongs to the last cause.
     open: bool,
 }
 
@@ -20,7 +20,7 @@ struct Cause {
 }
 
 impl Causes {
-    /// Reads one more line.
+    /// Reads a line.
     pub fn read(&mut self, line: &str) {
         if let Some(test) = line
             .strip_prefix("---- ")
@@ -33,14 +33,14 @@ impl Causes {
             self.open = false;
             return;
         }
-        // Where it arose stands in the output; so does the list of names after the last test.
+        // Neither the backtrace nor the list of names at the end belongs to the cause.
         if line == "failures:" || line.trim() == "Stack backtrace:" {
             self.open = false;
         }
         let Some(cause) = self.causes.last_mut() else {
             return;
         };
-        // What a test returns, and what it panics with.
+        // The error that a test returns, or its panic message.
         let begins = line.starts_with("Error: ")
             || (line.starts_with("thread '") && line.contains("panicked at"));
         self.open |= begins;
@@ -75,12 +75,12 @@ test a::works ... ok
 failures:
 
 ---- a::returns stdout ----
-something it said
+some output
 --- a log
 Error: injecting
 
 Caused by:
-    worker 1 does not leave within 60 s
+    worker 1 did not exit within 60 s
 
 Stack backtrace:
    0: anyhow::error::Error::msg
@@ -100,13 +100,13 @@ test result: FAILED. 1 passed; 2 failed
 ";
 
     #[test]
-    fn names_each_failed_test_with_what_it_said_last() {
+    fn each_failed_test_is_listed_with_its_error_or_panic() {
         let mut causes = Causes::default();
         OUTPUT.lines().for_each(|line| causes.read(line));
         let expected = "a::returns
     Error: injecting
     Caused by:
-        worker 1 does not leave within 60 s
+        worker 1 did not exit within 60 s
 a::panics
     thread 'a::panics' (12) panicked at e2e/tests/x.rs:3:5:
     assertion `left == right` failed
@@ -117,7 +117,7 @@ a::panics
     }
 
     #[test]
-    fn is_empty_when_all_is_well() {
+    fn nothing_is_listed_when_all_tests_pass() {
         let mut causes = Causes::default();
         "running 1 test\ntest a ... ok\n\ntest result: ok."
             .lines()

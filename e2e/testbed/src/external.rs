@@ -1,4 +1,4 @@
-//! Servers that somebody else runs, named by environment variables. Nothing is started then.
+//! Existing servers, named by environment variables. Nothing is started then.
 
 use std::path::PathBuf;
 
@@ -17,8 +17,8 @@ const VARIABLES: [&str; 8] = [
     "LAYRA_E2E_REDIS_URI",
 ];
 
-/// The kubeconfig and the endpoints, when all are given; an error when only some are. A
-/// `KUBECONFIG` alone does not count: it may well belong to another cluster.
+/// The kubeconfig and the endpoints, if all are set; an error if only some are. A `KUBECONFIG`
+/// alone is ignored: it may well belong to another cluster.
 pub(super) fn from_env() -> Result<Option<(PathBuf, Endpoints)>> {
     parse(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }
@@ -68,13 +68,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kubeconfig_alone_starts_the_own_bed() {
+    fn a_kubeconfig_alone_is_ignored() {
         let given = parse(|name| (name == "KUBECONFIG").then(|| "/k".to_owned()));
         assert!(given.unwrap().is_none());
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_variables_are_named() {
         let error = parse(|name| (name == "LAYRA_E2E_KAFKA").then(|| "k:9092".to_owned()))
             .err()
             .unwrap()
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn all_variables_are_a_bed() {
+    fn all_variables_together_name_the_servers() {
         let (kubeconfig, endpoints) = parse(|name| Some(name.to_owned())).unwrap().unwrap();
         assert_eq!(kubeconfig, PathBuf::from("KUBECONFIG"));
         assert_eq!(endpoints.s3.secret_key, "LAYRA_E2E_S3_SECRET_KEY");

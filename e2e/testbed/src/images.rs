@@ -1,5 +1,6 @@
-//! The container images that ship, built from the repository's own `Containerfile`s and put into
-//! the bed's container runtime. Tagged by content: what is there already is not built again.
+//! Builds the container images that ship from the `Containerfile`s of the repository and imports
+//! them into the test-bed's container runtime. Tags are content hashes: an existing image is not
+//! rebuilt.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -18,22 +19,22 @@ use super::settings::{Settings, repository};
 
 const OPERATOR: &str = "layra-operator";
 const WORKER: &str = "layra-worker";
-/// Beside a binary, the place where tools look for its line tables.
+/// The directory, next to a binary, in which debuggers look for its line tables.
 const DEBUG: &str = ".debug";
-/// The only library that the binaries are linked to and that distroless/cc does not carry.
+/// The only library that the binaries need and that distroless/cc lacks.
 const ZLIB: &str = "/lib/x86_64-linux-gnu/libz.so.1";
 
-/// The images' full names, as they stand in a pod.
+/// Full names of the images, as pods refer to them.
 #[derive(Clone, Debug)]
 pub struct Images {
-    /// The operator's.
+    /// The operator's image.
     pub operator: String,
-    /// The worker's.
+    /// The worker's image.
     pub worker: String,
 }
 
 impl Images {
-    /// Images named by `LAYRA_E2E_OPERATOR_IMAGE` and `LAYRA_E2E_WORKER_IMAGE`, if both are.
+    /// Images named by `LAYRA_E2E_OPERATOR_IMAGE` and `LAYRA_E2E_WORKER_IMAGE`, if both are set.
     pub(super) fn from_env() -> Option<Self> {
         let image = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Some(Self {
@@ -42,7 +43,7 @@ impl Images {
         })
     }
 
-    /// Builds both and imports them into the running bed.
+    /// Builds both images and imports them into the running test-bed.
     pub(super) async fn build(settings: &Settings) -> Result<Self> {
         let progress = Progress::new();
         let dist = dist(settings).await?;
@@ -59,15 +60,12 @@ impl Images {
             }
             names.push(name);
         }
-        let [operator, worker] = names
-            .try_into()
-            .ok()
-            .context("one name for each of two components")?;
+        let [operator, worker] = names.try_into().ok().context("one name per component")?;
         Ok(Self { operator, worker })
     }
 }
 
-/// Builds the binaries and gathers everything that the images carry in `dist/` of the repository.
+/// Builds the binaries and collects the contents of the images in `dist/` of the repository.
 pub async fn dist(settings: &Settings) -> Result<PathBuf> {
     artifacts::provide(settings, &[artifacts::IMAGES, PDFIUM]).await?;
     let built = build_release(&[OPERATOR, WORKER], &Progress::new()).await?;
@@ -91,8 +89,8 @@ pub async fn dist(settings: &Settings) -> Result<PathBuf> {
     Ok(dist)
 }
 
-/// Puts the binary into `dist/` and what names its source lines beside it, into
-/// `dist/.debug/NAME.debug`: debuggers and `addr2line` look there by themselves.
+/// Puts the stripped binary into `dist/` and its debug information into `dist/.debug/NAME.debug`,
+/// where debuggers and `addr2line` find it by themselves.
 async fn strip(binary: &Path, dist: &Path, component: &str) -> Result<()> {
     let debug = dist.join(DEBUG).join(format!("{component}.debug"));
     let stripped = dist.join(component);
@@ -118,7 +116,7 @@ async fn strip(binary: &Path, dist: &Path, component: &str) -> Result<()> {
     Ok(())
 }
 
-/// The files of `dist/` that an image carries.
+/// The files of `dist/` that an image contains.
 fn contents(dist: &Path, component: &str) -> Result<Vec<PathBuf>> {
     let mut contents = vec![dist.join(component), dist.join("libz.so.1")];
     if component == WORKER {
@@ -128,7 +126,7 @@ fn contents(dist: &Path, component: &str) -> Result<Vec<PathBuf>> {
     Ok(contents)
 }
 
-/// All files of a folder and of its folders, in the order of their names.
+/// All files below a directory, sorted by name.
 fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut files = Vec::new();
@@ -147,11 +145,11 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
 fn containerfile(component: &str) -> Result<PathBuf> {
     let folder = component
         .strip_prefix("layra-")
-        .context("our components are named layra-*")?;
+        .context("components are named layra-*")?;
     Ok(repository().join(folder).join("Containerfile"))
 }
 
-/// Twelve digits that change with the binary, the base image, the fonts or the `Containerfile`.
+/// Twelve digits of a hash over the binary, the base image, the fonts and the `Containerfile`.
 fn content_hash(settings: &Settings, containerfile: &Path, contents: &[PathBuf]) -> Result<String> {
     let base = artifacts::IMAGES.path(settings).join("base.tar");
     let mut hash = Sha256::new();
@@ -165,7 +163,7 @@ fn content_hash(settings: &Settings, containerfile: &Path, contents: &[PathBuf])
 }
 
 async fn import(settings: &Settings, dist: &Path, containerfile: &Path, name: &str) -> Result<()> {
-    // A store of its own for each build: the machine's images are none of our business.
+    // Each build uses its own store, so that the machine's images stay untouched.
     let folder = tempfile::Builder::new()
         .prefix("image-")
         .tempdir_in(&settings.cache)?;
@@ -224,13 +222,13 @@ async fn import(settings: &Settings, dist: &Path, containerfile: &Path, name: &s
     wait_until_imported(settings, name).await
 }
 
-/// Pods see an image only after the runtime has taken notice of it.
+/// Pods can use an image only after the runtime has registered it.
 async fn wait_until_imported(settings: &Settings, name: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is_imported(settings, name).await? {
         ensure!(
             Instant::now() < deadline,
-            "the container runtime does not take {name}"
+            "the container runtime does not register {name}"
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -269,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_is_known_by_its_fonts_too() {
+    fn the_hash_of_an_image_covers_its_fonts() {
         let dist = tempfile::tempdir().unwrap();
         let fonts = dist.path().join("fonts");
         fs::create_dir_all(fonts.join("b")).unwrap();

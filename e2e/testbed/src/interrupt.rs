@@ -1,19 +1,47 @@
-//! Ctrl-C and SIGTERM: a program that is told to end does not leave others at work.
+//! Ctrl-C and SIGTERM: an interrupted command terminates its child processes and describes what is
+//! left running.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What a shell reports of a program that Ctrl-C ended.
+/// Exit code of a program that SIGINT has ended, by the convention of shells.
 const INTERRUPTED: u8 = 130;
-/// The same of SIGTERM.
+/// The same for SIGTERM.
 const TERMINATED: u8 = 143;
 
-/// Waits until this process is told to end, ends what it has started, and says the exit code.
-/// Daemons of the bed are in sessions of their own and go on.
-pub async fn interrupted() -> Result<u8> {
+/// How a command ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Ended<T> {
+    /// With this result.
+    Finished(T),
+    /// By a signal; the process should exit with this code.
+    Interrupted(ExitCode),
+}
+
+/// Runs a command until it finishes, or until Ctrl-C or SIGTERM. Then the command is dropped, its
+/// child processes are terminated, and `left` describes for people what is left running. Daemons of
+/// the test-bed have separate sessions and keep running.
+pub async fn unless_interrupted<T>(
+    command: impl Future<Output = Result<T>>,
+    left: impl FnOnce() -> Result<String>,
+) -> Result<Ended<T>> {
+    tokio::select! {
+        // Signals first: Ctrl-C also reaches the children, whose exits are no failures then.
+        biased;
+        code = interrupted() => {
+            let code = code?;
+            eprintln!("\ninterrupted. {}", left()?);
+            Ok(Ended::Interrupted(ExitCode::from(code)))
+        }
+        result = command => result.map(Ended::Finished),
+    }
+}
+
+/// Waits for a signal, terminates the child processes, and returns the exit code.
+async fn interrupted() -> Result<u8> {
     let waiting = "waiting for signals";
     let mut interrupt = signal(SignalKind::interrupt()).context(waiting)?;
     let mut terminate = signal(SignalKind::terminate()).context(waiting)?;
@@ -21,11 +49,11 @@ pub async fn interrupted() -> Result<u8> {
         _ = interrupt.recv() => INTERRUPTED,
         _ = terminate.recv() => TERMINATED,
     };
-    end_children()?;
+    terminate_children()?;
     Ok(code)
 }
 
-/// One of `/proc`.
+/// A process of `/proc`.
 #[derive(Clone, Copy, Debug)]
 struct Process {
     pid: u32,
@@ -33,7 +61,7 @@ struct Process {
     session: u32,
 }
 
-fn end_children() -> Result<()> {
+fn terminate_children() -> Result<()> {
     let processes: Vec<Process> = fs::read_dir("/proc")?
         .flatten()
         .filter_map(|entry| {
@@ -41,9 +69,9 @@ fn end_children() -> Result<()> {
             read(pid, &fs::read_to_string(entry.path().join("stat")).ok()?)
         })
         .collect();
-    let pids = below(&processes, std::process::id());
+    let pids = descendants(&processes, std::process::id());
     if !pids.is_empty() {
-        // One may have ended by itself, as Ctrl-C reaches all of a terminal's programs.
+        // Some may have exited already: Ctrl-C reaches all processes of the terminal.
         Command::new("kill")
             .arg("-TERM")
             .args(pids.iter().map(u32::to_string))
@@ -53,7 +81,7 @@ fn end_children() -> Result<()> {
     Ok(())
 }
 
-/// From `/proc/PID/stat`. The name before the fields may hold anything.
+/// Parses `/proc/PID/stat`. The name before the fields may contain anything.
 fn read(pid: u32, stat: &str) -> Option<Process> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = fields.split(' ').collect();
@@ -64,8 +92,8 @@ fn read(pid: u32, stat: &str) -> Option<Process> {
     })
 }
 
-/// What a process has started and what was started by that, parents first, in its own session.
-fn below(processes: &[Process], root: u32) -> Vec<u32> {
+/// All descendants of a process that are in its session, parents first.
+fn descendants(processes: &[Process], root: u32) -> Vec<u32> {
     let root_process = processes.iter().find(|process| process.pid == root);
     let Some(session) = root_process.map(|process| process.session) else {
         return Vec::new();
@@ -87,13 +115,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parent_and_session_stand_behind_a_name_with_anything_in_it() {
+    fn parent_and_session_are_parsed_after_a_name_with_spaces_and_parentheses() {
         let process = read(9, "9 (a) S (b) S 7 8 6 0 -1 4194560").unwrap();
         assert_eq!((process.parent, process.session), (7, 6));
     }
 
     #[test]
-    fn children_and_theirs_are_below_but_daemons_and_others_are_not() {
+    fn descendants_are_found_without_daemons_and_other_processes() {
         let processes = [
             (1, 0, 1),
             (5, 1, 5),
@@ -108,8 +136,8 @@ mod tests {
             parent,
             session,
         });
-        assert_eq!(below(&processes, 5), [7, 8]);
-        assert!(below(&processes, 8).is_empty());
-        assert!(below(&processes, 4711).is_empty());
+        assert_eq!(descendants(&processes, 5), [7, 8]);
+        assert!(descendants(&processes, 8).is_empty());
+        assert!(descendants(&processes, 4711).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! One real Kubernetes node and the bed's network: runs the scripts that know how.
+//! Starts and stops one real Kubernetes node and the test-bed's network, through scripts.
 
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use super::process::tail;
 use super::services;
 use super::settings::{BRIDGE, NODE_IP, POD_NET, SERVICE_API, SERVICE_NET, Settings, scripts};
 
-/// The node's processes with the offset of their port from the first one.
+/// The node's processes, each with the offset of its port from the first port.
 pub(super) const PROCESSES: [(&str, Option<u16>); 7] = [
     ("kube-apiserver", Some(0)),
     ("etcd", Some(1)),
@@ -43,7 +43,7 @@ pub(super) async fn up(settings: &Settings) -> Result<()> {
     }) {
         TcpListener::bind((address, port + offset)).with_context(|| {
             let taken = port + offset;
-            format!("{address}:{taken} is taken (others: LAYRA_TESTBED_KUBERNETES_PORT)")
+            format!("{address}:{taken} is in use (other ports: LAYRA_TESTBED_KUBERNETES_PORT)")
         })?;
     }
     let Err(error) = script(settings, "kubernetes.sh", "up").await else {
@@ -53,21 +53,21 @@ pub(super) async fn up(settings: &Settings) -> Result<()> {
         .iter()
         .map(|(name, _)| format!("--- {name}\n{}", tail(&settings.log(name), 8)))
         .collect();
-    Err(error).with_context(|| format!("Kubernetes does not start\n{}", tails.join("\n")))
+    Err(error).with_context(|| format!("Kubernetes did not start\n{}", tails.join("\n")))
 }
 
 pub(super) async fn down(settings: &Settings) -> Result<()> {
     script(settings, "kubernetes.sh", "down").await
 }
 
-/// The API server answers and its node is ready.
+/// Checks that the API server answers and its node is ready.
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
     const READY: &str = r#"jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#;
     let kubectl = tokio::process::Command::new(settings.bin("kubectl"))
         .arg("--kubeconfig")
         .arg(settings.kubeconfig())
         .args(["--request-timeout=3s", "get", "nodes", "--output", READY])
-        // What kubectl remembers of another cluster at this address is of no use.
+        // A separate cache: the user's may describe an earlier cluster at this address.
         .env(
             "KUBECACHEDIR",
             settings.state.join("kubernetes/kubectl-cache"),
@@ -78,8 +78,8 @@ pub(super) async fn probe(settings: &Settings) -> Result<()> {
     let output = tokio::time::timeout(Duration::from_secs(5), kubectl).await??;
     let ready = String::from_utf8_lossy(&output.stdout);
     if !ready.split(' ').any(|status| status == "True") {
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        bail!("the node is not ready: {ready}{complaint}");
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!("the node is not ready: {ready}{error}");
     }
     Ok(())
 }
@@ -92,7 +92,7 @@ async fn script(settings: &Settings, name: &str, action: &str) -> Result<()> {
         .open(&log)?;
     let status = tokio::process::Command::new(scripts().join(name))
         .arg(action)
-        // What the scripts start inherits it.
+        // Inherited by everything that the scripts start.
         .envs([settings.mark()])
         .env("STATE", &settings.state)
         .env("BIN", settings.cache.join("bin"))

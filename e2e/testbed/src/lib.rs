@@ -1,6 +1,7 @@
-//! The test-bed: Kubernetes and the data services, real ones, on this machine, and the images that
-//! run there. It is started at most once and reused; it never touches anything that it did not
-//! make, and it is no client of what it starts: that takes libraries which are long to compile.
+//! The test-bed: real Kubernetes and data services on this machine, and the images that run there.
+//!
+//! It is started at most once and reused, and it never touches anything that it did not create. The
+//! crate uses no client library of the servers that it starts: those take long to compile.
 
 pub mod arguments;
 pub mod artifacts;
@@ -29,55 +30,58 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::future::join_all;
 
-pub use cargo::{build_release, cargo, target_directory, test_targets};
+pub use cargo::{
+    DependencyGraph, Metadata, Package, build_release, cargo, target_directory, test_targets,
+};
 pub use images::{Images, dist};
-pub use interrupt::interrupted;
+pub use interrupt::{Ended, unless_interrupted};
 pub use logs::print_logs;
-pub use prerequisites::{check as check_prerequisites, is_root};
-pub use process::{Daemon, Signal};
+pub use prerequisites::{Purpose, check as check_prerequisites};
 pub use progress::{Progress, Step};
 pub use running::{Frozen, RunningService};
 pub use services::{Service, WriteLimit};
 pub use settings::Settings;
-pub use status::{ProcessStatus, processes};
+pub use status::{ProcessStatus, describe_testbed, processes};
 
 use lock::Lock;
+use process::{Daemon, Signal};
 
-/// How an end-to-end test begins the line with its time: seconds and name follow.
+/// Start of the line with the duration of an end-to-end test; seconds and name follow.
 pub const TOOK: &str = "took ";
 
-/// A bed that answers. It keeps running when this value is dropped.
+/// A running test-bed. It keeps running when this value is dropped.
 #[derive(Clone, Debug)]
 pub struct Testbed {
     settings: Settings,
     kubeconfig: PathBuf,
     endpoints: Endpoints,
     is_external: bool,
+    is_new: bool,
 }
 
-/// Where the services are, for pods and the host alike.
+/// Addresses of the services, the same for pods and the host.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
     /// Kafka's bootstrap servers, `host:port`.
     pub kafka: String,
-    /// `http://host:port`.
+    /// Milvus, `http://host:port`.
     pub milvus: String,
     /// The S3 server.
     pub s3: S3Endpoint,
-    /// `mongodb://host:port`.
+    /// The MongoDB wire server, `mongodb://host:port`.
     pub mongodb_uri: String,
-    /// `redis://host:port`.
+    /// Redis, `redis://host:port`.
     pub redis_uri: String,
 }
 
-/// An S3 server and the credentials of a user that may do everything.
+/// An S3 server and the credentials of a user with all rights.
 #[derive(Clone)]
 pub struct S3Endpoint {
-    /// `http://host:port`.
+    /// Address, `http://host:port`.
     pub endpoint: String,
-    /// The user.
+    /// Access key of the user.
     pub access_key: String,
-    /// The user's secret.
+    /// Secret key of the user.
     pub secret_key: String,
 }
 
@@ -91,49 +95,43 @@ impl std::fmt::Debug for S3Endpoint {
 }
 
 impl Testbed {
-    /// A bed that answers: the servers named by the environment, else the one that is running,
-    /// else a new one. What a killed run or a reboot left behind is removed first.
+    /// Returns the servers that the environment names, else the running test-bed, else a new one.
+    /// The remains of a killed run or of a reboot are removed first.
     pub async fn obtain() -> Result<Self> {
         let settings = Settings::from_env()?;
-        if let Some((kubeconfig, endpoints)) = external::from_env()? {
-            return Ok(Self {
-                settings,
-                kubeconfig,
-                endpoints,
-                is_external: true,
-            });
+        if let Some(external) = Self::external(&settings)? {
+            return Ok(external);
         }
         let _lock = bed_lock(&settings).await?;
-        if !is_healthy(&settings).await {
-            prerequisites::check()?;
+        let is_new = !is_healthy(&settings).await;
+        if is_new {
+            prerequisites::check(Purpose::Servers)?;
             artifacts::provide(&settings, artifacts::BED).await?;
             restart(&settings).await?;
         }
-        Ok(Self::running(settings))
+        Ok(Self {
+            is_new,
+            ..Self::running(settings)
+        })
     }
 
-    /// The running bed, or none when there is none that answers. Starts nothing.
+    /// Returns the running test-bed, or none when there is no healthy one. Starts nothing.
     pub async fn find() -> Result<Option<Self>> {
         let settings = Settings::from_env()?;
-        if let Some((kubeconfig, endpoints)) = external::from_env()? {
-            return Ok(Some(Self {
-                settings,
-                kubeconfig,
-                endpoints,
-                is_external: true,
-            }));
+        if let Some(external) = Self::external(&settings)? {
+            return Ok(Some(external));
         }
         Ok(is_healthy(&settings).await.then(|| Self::running(settings)))
     }
 
-    /// Stops the bed and removes everything of it but the logs. Safe when nothing runs.
+    /// Stops the test-bed and removes everything but its logs. Does nothing when nothing runs.
     pub async fn down() -> Result<()> {
         let settings = Settings::from_env()?;
         let _lock = bed_lock(&settings).await?;
         tear_down(&settings).await
     }
 
-    /// Where the services are.
+    /// Addresses of the services.
     #[must_use]
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
@@ -145,36 +143,44 @@ impl Testbed {
         &self.kubeconfig
     }
 
-    /// Folders and ports.
+    /// Directories and ports.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Whether the servers are somebody else's.
+    /// Whether the environment named the servers, so that they must not be stopped.
     #[must_use]
     pub fn is_external(&self) -> bool {
         self.is_external
     }
 
+    /// Whether [`Testbed::obtain`] has started it, so that this program may stop it again.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
     /// The images to test: those named by `LAYRA_E2E_OPERATOR_IMAGE` and `LAYRA_E2E_WORKER_IMAGE`,
-    /// else built from this repository and put into the bed.
+    /// else images built from this repository and imported into the test-bed.
     pub async fn images(&self) -> Result<Images> {
         match Images::from_env() {
             Some(images) => Ok(images),
             None if self.is_external => bail!(
-                "on servers that are not ours, name the images: LAYRA_E2E_OPERATOR_IMAGE and \
+                "with your own servers, name the images in LAYRA_E2E_OPERATOR_IMAGE and \
                  LAYRA_E2E_WORKER_IMAGE"
             ),
-            // Boxed: it would make every future that awaits it large.
             None => Box::pin(Images::build(&self.settings)).await,
         }
     }
 
-    /// A service of our own bed, to be stopped and started by fault tests.
+    /// A service of the test-bed that fault tests may stop and start.
     pub fn service(&self, service: Service) -> Result<RunningService<'_>> {
         if self.is_external {
-            bail!("{} is not ours to stop", service.name());
+            bail!(
+                "{} was not started by the test-bed and must not be stopped",
+                service.name()
+            );
         }
         Ok(RunningService {
             settings: &self.settings,
@@ -201,19 +207,32 @@ impl Testbed {
             endpoints,
             settings,
             is_external: false,
+            is_new: false,
         }
+    }
+
+    /// The servers that the environment names, if it does.
+    fn external(settings: &Settings) -> Result<Option<Self>> {
+        let external = external::from_env()?;
+        Ok(external.map(|(kubeconfig, endpoints)| Self {
+            settings: settings.clone(),
+            kubeconfig,
+            endpoints,
+            is_external: true,
+            is_new: false,
+        }))
     }
 }
 
 async fn bed_lock(settings: &Settings) -> Result<Lock> {
     Lock::acquire(
         &settings.cache.join("bed.lock"),
-        "starts or stops the test-bed",
+        "is starting or stopping the test-bed",
     )
     .await
 }
 
-/// Every process that was started still runs and answers, with the settings asked for.
+/// Whether every process of the test-bed runs with these settings and answers.
 async fn is_healthy(settings: &Settings) -> bool {
     let started_with = fs::read_to_string(settings.state.join("settings"));
     if started_with.is_ok_and(|text| text != format!("{settings:?}")) || !has_all(settings) {
@@ -235,15 +254,15 @@ fn has_all(settings: &Settings) -> bool {
 async fn restart(settings: &Settings) -> Result<()> {
     tear_down(settings)
         .await
-        .context("removing what an earlier run left")?;
+        .context("removing the remains of an earlier run")?;
     let progress = Progress::new();
     match start(settings, &progress).await {
         Ok(()) => Ok(()),
         Err(error) => {
-            // Nobody can use half a bed; its logs stay.
+            // A partly started test-bed is of no use; its logs stay.
             tear_down(settings)
                 .await
-                .context("removing a bed that did not start")?;
+                .context("removing a test-bed that did not start")?;
             Err(error.context(format!("logs: {}/log", settings.state.display())))
         }
     }
@@ -259,7 +278,7 @@ async fn start(settings: &Settings, progress: &Progress) -> Result<()> {
     let kubernetes = progress.step("kubernetes", "starting", kubernetes::up(settings));
     let services = Service::ALL
         .map(|service| progress.step(service.name(), "starting", service.start(settings)));
-    // To the end, also when one fails: nothing may be starting when the rest is torn down.
+    // Wait for all, even when one fails: nothing may be starting while the rest is torn down.
     let (kubernetes, services) = tokio::join!(kubernetes, join_all(services));
     kubernetes?;
     services.into_iter().collect()
@@ -277,7 +296,8 @@ async fn tear_down(settings: &Settings) -> Result<()> {
     }
     kubernetes::down(settings).await?;
     for daemon in Daemon::recorded(settings)? {
-        // Nothing here is worth a graceful end: a loaded Milvus takes most of a minute for it.
+        // No graceful shutdown: the data is deleted anyway, and a loaded Milvus takes most of a
+        // minute.
         daemon.stop(Signal::Kill, Duration::from_secs(10)).await?;
     }
     strays::kill(settings).await?;

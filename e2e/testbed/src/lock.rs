@@ -1,4 +1,4 @@
-//! One starter at a time: a file lock that ends with its holder, however that ends.
+//! A file lock, released when the process that holds it exits for whatever reason.
 
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// How often a lock that is held is tried again. Waiting in the kernel could not be interrupted.
+/// Interval of attempts to take the lock. A blocking wait in the kernel could not be interrupted.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Holds the lock until it is dropped.
+/// The lock, held until this value is dropped.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "closing the file is the unlocking")] File);
+pub(super) struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
 
 impl Lock {
-    /// Waits for the lock `file`; `what` tells people what is waited for.
+    /// Waits for the lock `file`; `what` describes for people what its holder does.
     pub(super) async fn acquire(file: &Path, what: &str) -> Result<Self> {
         if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         let lock = File::create(file).with_context(|| format!("opening {}", file.display()))?;
-        let mut is_told = false;
+        let mut is_reported = false;
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(Self(lock)),
@@ -29,9 +29,9 @@ impl Lock {
                     return Err(error).with_context(|| format!("locking {}", file.display()));
                 }
             }
-            if !is_told {
-                eprintln!("waiting for another program that {what}");
-                is_told = true;
+            if !is_reported {
+                eprintln!("waiting: another program {what}");
+                is_reported = true;
             }
             tokio::time::sleep(INTERVAL).await;
         }
@@ -43,12 +43,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_held_lock_is_waited_for_until_nobody_wants_it_or_it_is_free() {
+    async fn waiting_for_a_held_lock_ends_on_a_timeout_or_when_it_is_released() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("new/lock");
         let held = Lock::acquire(&file, "holds it").await.unwrap();
         let second = Lock::acquire(&file, "holds it");
-        // Were it waited for in a thread, the end of this test's runtime would never come.
+        // If a thread waited for it, the runtime of this test would never shut down.
         let given_up = tokio::time::timeout(Duration::from_millis(50), second).await;
         assert!(given_up.is_err());
         let third = Lock::acquire(&file, "holds it");

@@ -1,4 +1,4 @@
-//! What people want to see when a test on real servers fails.
+//! Prints logs when a test on real servers fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::process::tail;
 use super::services::Service;
 use super::settings::Settings;
 
-/// Prints the last lines of every service and of every container that still exists.
+/// Prints the last log lines of every service and of every container that still exists.
 pub fn print_logs(settings: &Settings) {
     for service in Service::ALL {
         print_tail(&settings.log(service.name()), 5);
@@ -21,7 +21,7 @@ fn print_tail(file: &Path, lines: usize) {
     println!("--- {}\n{}", file.display(), tail(file, lines));
 }
 
-/// All files below a folder; none when it cannot be read.
+/// All files below a directory; none when it cannot be read.
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();

@@ -1,25 +1,25 @@
-//! What a command did and how long that took, handed on from the program that prepares to the one
-//! that it becomes. It measures and prints, nothing else.
+//! The phases of a command and their durations, passed on from the program that prepares to the
+//! program that it executes.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// Carries the phases so far to the next program: `seconds name`, a line each.
+/// Passes the phases so far to the next program: one line `seconds name` each.
 const VARIABLE: &str = "LAYRA_PHASES";
 
-/// Names and seconds, in order.
+/// Names of the phases with their seconds, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Phases(Vec<(String, f64)>);
 
 impl Phases {
-    /// Those of the program that became this one, if there was one.
+    /// The phases of the program that has executed this one, if any.
     #[must_use]
     pub fn inherited() -> Self {
         Self(parse(&std::env::var(VARIABLE).unwrap_or_default()))
     }
 
-    /// The variable for the program that this one becomes.
+    /// Name and value of the variable for the next program.
     #[must_use]
     pub fn to_variable(&self) -> (&'static str, String) {
         let lines: Vec<String> = self
@@ -30,7 +30,7 @@ impl Phases {
         (VARIABLE, lines.join("\n"))
     }
 
-    /// Runs one phase, and prints its name before and its time after.
+    /// Runs a phase. Prints its name before and its duration after.
     pub async fn run<T>(&mut self, name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
         println!("== {name}");
         let start = Instant::now();
@@ -39,43 +39,43 @@ impl Phases {
         Ok(value)
     }
 
-    /// Notes and prints a phase that began at `start` and ends now.
+    /// Adds and prints a phase that began at `start` and ends now.
     pub fn done(&mut self, name: &str, start: Instant) {
         self.add(name, start.elapsed());
         println!("== {name}: {:.1} s", start.elapsed().as_secs_f64());
     }
 
-    /// Notes a phase.
+    /// Adds a phase.
     pub fn add(&mut self, name: &str, time: Duration) {
         self.0.push((name.to_owned(), time.as_secs_f64()));
     }
 
-    /// Names and seconds.
+    /// Names of the phases with their seconds.
     #[must_use]
     pub fn all(&self) -> &[(String, f64)] {
         &self.0
     }
 
-    /// All of them as a table with their sum.
+    /// Prints all phases as a table with their sum.
     pub fn print(&self) {
         println!("\ntime:");
         for (name, seconds) in &self.0 {
             println!("  {seconds:>7.1} s  {name}");
         }
         let sum: f64 = self.0.iter().map(|(_, seconds)| seconds).sum();
-        println!("  {sum:>7.1} s  all ({:.0} minutes)", sum / 60.0);
+        println!("  {sum:>7.1} s  total ({:.0} minutes)", sum / 60.0);
     }
 }
 
-/// How long this process has run. `cargo run` becomes the program that it has compiled: at the
-/// program's beginning that is what compiling it took. None where `/proc` does not tell.
+/// Age of this process; none without `/proc`. `cargo run` executes the program that it has compiled
+/// in its own process: at the start of the program, this is the time that compiling it took.
 #[must_use]
 pub fn since_start_of_process() -> Option<Duration> {
-    // Clock ticks of /proc are hundredths of a second on every Linux.
-    const TICKS_A_SECOND: f64 = 100.0;
+    // Clock ticks in /proc are hundredths of a second on every Linux.
+    const TICKS_PER_SECOND: f64 = 100.0;
     let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
     let now: f64 = uptime.split(' ').next()?.parse().ok()?;
-    let start = super::process::start_time(std::process::id())? as f64 / TICKS_A_SECOND;
+    let start = super::process::start_time(std::process::id())? as f64 / TICKS_PER_SECOND;
     Some(Duration::from_secs_f64((now - start).max(0.0)))
 }
 
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_go_on_in_the_next_program() {
+    fn phases_are_passed_on_to_the_next_program() {
         let mut phases = Phases::default();
         phases.add("release build", Duration::from_secs(90));
         phases.add("rest of the artifacts", Duration::from_millis(500));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_began_a_moment_ago() {
+    fn this_process_is_young() {
         let time = since_start_of_process().unwrap();
         assert!(time < Duration::from_hours(1), "{time:?}");
     }

@@ -1,5 +1,5 @@
-//! Daemons that outlive the program that started them, recorded as `STATE/pid/NAME` with pid and
-//! start time, so that a process that only inherited the pid is never taken for ours.
+//! Daemons that outlive the program that started them. `STATE/pid/NAME` records pid and start time,
+//! so that another process with a reused pid is never mistaken for the daemon.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::settings::Settings;
 
-/// How long a killed process may take to be gone.
+/// How long a killed process may take to exit.
 const DEATH_LIMIT: Duration = Duration::from_secs(30);
 
-/// One daemon of the bed, by name. It may or may not be running.
+/// A daemon of the test-bed, by name. It may or may not be running.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     name: String,
@@ -22,7 +22,7 @@ pub struct Daemon {
     mark: (&'static str, PathBuf),
 }
 
-/// A running process: the pid alone may be given to another one after its end.
+/// Identifies a process: its pid alone may be reused after it exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     pid: u32,
@@ -30,21 +30,21 @@ struct Identity {
     start_time: u64,
 }
 
-/// What a daemon is told.
+/// A signal for a daemon.
 #[derive(Clone, Copy, Debug)]
 pub enum Signal {
-    /// Asks it to end (TERM).
+    /// Asks it to shut down (TERM).
     Terminate,
-    /// Ends it at once (KILL).
+    /// Kills it (KILL).
     Kill,
-    /// Lets it stand still (STOP).
+    /// Freezes it (STOP).
     Freeze,
-    /// Lets it go on (CONT).
+    /// Resumes it (CONT).
     Thaw,
 }
 
 impl Daemon {
-    /// The daemon `name` of the bed with these settings.
+    /// The daemon `name` of the test-bed with these settings.
     #[must_use]
     pub fn new(settings: &Settings, name: &str) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl Daemon {
         }
     }
 
-    /// All daemons that have been started and not been stopped.
+    /// All daemons that have a record: started and not stopped.
     pub fn recorded(settings: &Settings) -> Result<Vec<Self>> {
         let folder = settings.state.join("pid");
         if !folder.exists() {
@@ -75,13 +75,7 @@ impl Daemon {
         &self.name
     }
 
-    /// The file that its output is appended to.
-    #[must_use]
-    pub fn log(&self) -> &Path {
-        &self.log
-    }
-
-    /// Starts it in a session of its own, so that Ctrl-C in the terminal does not reach it.
+    /// Starts it in its own session, so that Ctrl-C in the terminal does not reach it.
     pub fn start(&self, command: &Command) -> Result<()> {
         if self.is_alive() {
             bail!("{} is already running", self.name);
@@ -91,7 +85,7 @@ impl Daemon {
             .append(true)
             .open(&self.log)?;
         let mut detached = Command::new("setsid");
-        // Servers want more open files than an interactive shell is given.
+        // Servers need more open files than the soft limit of a shell allows.
         detached.args([
             "sh",
             "-c",
@@ -117,12 +111,12 @@ impl Daemon {
             .spawn()
             .with_context(|| format!("starting {}", self.name))?;
         let start_time = start_time(child.id())
-            .with_context(|| format!("{} ended at once, see {}", self.name, self.log.display()))?;
+            .with_context(|| format!("{} exited at once, see {}", self.name, self.log.display()))?;
         fs::write(&self.record, format!("{} {start_time}\n", child.id()))?;
         Ok(())
     }
 
-    /// Whether the recorded process still runs. A zombie does not.
+    /// Whether the recorded process is running. A zombie is not.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.pid().is_some()
@@ -146,8 +140,8 @@ impl Daemon {
         Some(kibibytes * 1024)
     }
 
-    /// Sends the signal and waits for the end; after `patience` the process is killed. One that is
-    /// not gone then for long is an error.
+    /// Sends the signal and waits until the process has exited; after `patience` it is killed.
+    /// Fails when it does not exit then.
     pub async fn stop(&self, signal: Signal, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         self.send(signal)?;
@@ -155,7 +149,7 @@ impl Daemon {
             let late = Instant::now().saturating_duration_since(deadline);
             ensure!(
                 late < DEATH_LIMIT,
-                "{} (process {pid}) does not end, although it was killed",
+                "{} (process {pid}) was killed and does not exit",
                 self.name
             );
             if !late.is_zero() {
@@ -169,7 +163,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// The last lines of the log, for people.
+    /// The last lines of the log.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {
         tail(&self.log, lines)
@@ -184,7 +178,7 @@ impl Daemon {
             Signal::Freeze => "-STOP",
             Signal::Thaw => "-CONT",
         };
-        // Whether it worked is seen by the end of the process.
+        // It may have exited already; the caller watches for that.
         Command::new("kill")
             .args([flag, &pid.to_string()])
             .stderr(Stdio::null())
@@ -202,7 +196,7 @@ impl Daemon {
     }
 }
 
-/// The last lines of a file; an explanation when it cannot be read.
+/// The last lines of a file, or an explanation when it cannot be read.
 pub(super) fn tail(file: &Path, lines: usize) -> String {
     match fs::read(file) {
         Ok(content) => {
@@ -218,7 +212,7 @@ pub(super) fn start_time(pid: u32) -> Option<u64> {
     start_time_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Field 22 of `/proc/PID/stat`; none for a zombie. The name before it may hold anything.
+/// Field 22 of `/proc/PID/stat`; none for a zombie. The name before it may contain anything.
 fn start_time_of(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
@@ -235,12 +229,12 @@ mod tests {
     const REST: &str = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
 
     #[test]
-    fn start_time_is_read_behind_a_name_with_spaces_and_parentheses() {
+    fn start_time_is_parsed_after_a_name_with_spaces_and_parentheses() {
         assert_eq!(start_time_of(&format!("7 (a) S (b) S {REST}")), Some(4711));
     }
 
     #[test]
-    fn a_zombie_counts_as_gone() {
+    fn a_zombie_is_not_running() {
         assert_eq!(start_time_of(&format!("7 (x) Z {REST}")), None);
     }
 

@@ -1,5 +1,5 @@
-//! What is being done, for people: a line with a running clock for each step on a terminal, plain
-//! lines elsewhere.
+//! Progress for people: on a terminal a line with a running clock for each step, elsewhere plain
+//! lines.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -17,7 +17,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Writes to standard error.
+    /// Shows progress on standard error.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -26,18 +26,19 @@ impl Progress {
         }
     }
 
-    /// Runs one step and shows how long it takes; `what` is shown while it runs.
+    /// Runs a step and shows its duration; `what` is shown while it runs.
     pub async fn step<T>(
         &self,
         name: &str,
         what: &str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        self.step_that_tells(name, what, async |_| work.await).await
+        self.step_with_status(name, what, async |_| work.await)
+            .await
     }
 
-    /// The same for work that says how far it is.
-    pub async fn step_that_tells<T>(
+    /// Runs a step that updates its status.
+    pub async fn step_with_status<T>(
         &self,
         name: &str,
         what: &str,
@@ -56,7 +57,7 @@ impl Progress {
         result.with_context(|| name.to_owned())
     }
 
-    /// A line that stays, above the running steps.
+    /// Prints a permanent line above the running steps.
     pub fn line(&self, text: impl Display) {
         if self.is_terminal {
             self.bars.suspend(|| eprintln!("{text}"));
@@ -81,13 +82,13 @@ impl Progress {
     }
 }
 
-/// A step that is being done.
+/// A running step.
 #[derive(Debug)]
 pub struct Step(ProgressBar);
 
 impl Step {
-    /// Shows this beside the clock, on a terminal.
-    pub fn tell(&self, what: &str) {
+    /// On a terminal, shows this next to the clock.
+    pub fn show(&self, what: &str) {
         self.0.set_message(what.to_owned());
     }
 }

@@ -1,4 +1,4 @@
-//! Single services of a running bed, for those who make things go wrong.
+//! Single services of a running test-bed, for fault injection.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use super::process::{Daemon, Signal};
 use super::services::{Service, WriteLimit};
 use super::settings::Settings;
 
-/// A service of a running bed. Its data stays when it ends.
+/// A service of a running test-bed. Its data is kept when it is stopped.
 #[derive(Clone, Copy, Debug)]
 pub struct RunningService<'a> {
     pub(super) settings: &'a Settings,
@@ -14,37 +14,37 @@ pub struct RunningService<'a> {
 }
 
 impl RunningService<'_> {
-    /// Ends it at once, as a crash would.
+    /// Kills it, as a crash would.
     pub async fn kill(&self) -> Result<()> {
         self.service.stop(self.settings, Signal::Kill).await
     }
 
-    /// Asks it to end and waits for that.
+    /// Shuts it down gracefully.
     pub async fn stop(&self) -> Result<()> {
         self.service.stop(self.settings, Signal::Terminate).await
     }
 
-    /// Starts it on its old data and waits until it answers.
+    /// Starts it on its existing data and waits until it answers.
     pub async fn start(&self) -> Result<()> {
         self.service.start(self.settings).await
     }
 
-    /// Lets it stand still, its connections open, until the guard is dropped: what a network that
-    /// swallows packets looks like.
+    /// Freezes it, its connections open, until the guard is dropped: to clients, this looks like a
+    /// network that drops all packets.
     pub fn freeze(&self) -> Result<Frozen> {
         let daemon = Daemon::new(self.settings, self.service.name());
         daemon.send(Signal::Freeze)?;
         Ok(Frozen { daemon })
     }
 
-    /// Starts Milvus, which refuses writes for their rate until it is started again.
+    /// Starts Milvus with a rate limit that throttles all writes until its next start.
     pub async fn start_limited(&self) -> Result<()> {
         let limit = WriteLimit::Refusing;
         self.service.start_with(self.settings, limit).await
     }
 }
 
-/// A service that stands still.
+/// A frozen service, resumed when this value is dropped.
 #[derive(Debug)]
 pub struct Frozen {
     daemon: Daemon,
@@ -53,7 +53,7 @@ pub struct Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         if let Err(error) = self.daemon.send(Signal::Thaw) {
-            eprintln!("a server may still stand still: {error:#}");
+            eprintln!("a server may still be frozen: {error:#}");
         }
     }
 }

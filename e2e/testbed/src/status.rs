@@ -1,4 +1,4 @@
-//! What of a bed runs, and what it takes.
+//! The running processes of a test-bed, with their ports and memory.
 
 use anyhow::Result;
 
@@ -7,20 +7,32 @@ use super::process::Daemon;
 use super::services::Service;
 use super::settings::Settings;
 
-/// One process of a bed, for `cargo testbed status`.
+/// One process of a test-bed.
 #[derive(Debug)]
 pub struct ProcessStatus {
-    /// The name of its log.
+    /// Name of the process and of its log.
     pub name: String,
-    /// None when it has ended.
+    /// None when it has exited.
     pub pid: Option<u32>,
-    /// The port that others use.
+    /// The port that its clients use.
     pub port: Option<u16>,
-    /// Resident memory.
+    /// Resident memory, while it runs.
     pub resident_bytes: Option<u64>,
 }
 
-/// Every process that the bed with these settings has started.
+/// Describes for people whether the test-bed is running, and how to stop it.
+pub fn describe_testbed() -> Result<String> {
+    let is_down = processes(&Settings::from_env()?)?.is_empty();
+    Ok(if is_down {
+        "No server is running.".to_owned()
+    } else {
+        "The test-bed is running, possibly only in part: the next command reuses or replaces it, and \
+         `cargo testbed down` stops it."
+            .to_owned()
+    })
+}
+
+/// Every process that the test-bed with these settings has started.
 pub fn processes(settings: &Settings) -> Result<Vec<ProcessStatus>> {
     let port = |name: &str| {
         let service = Service::ALL

@@ -1,5 +1,5 @@
-//! Processes of the bed that no record names: a program that was killed between starting one and
-//! noting it leaves such a process, and it would hold its port against the next bed.
+//! Processes of the test-bed without a record: a program that is killed between starting a process
+//! and recording it leaves one behind, whose port the next test-bed could not use.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -10,11 +10,12 @@ use anyhow::{Result, ensure};
 
 use super::settings::Settings;
 
-/// How long a killed process may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a killed process may take to exit.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Their pids: what was started with the bed's mark in its environment, by the bed or by another
-/// process of it. Containers have an environment of their own, and are ended with their shims.
+/// Pids of the processes that have the test-bed's mark in their environment, inherited from the
+/// test-bed or one of its processes. Containers have their own environment; they end with their
+/// shims.
 pub(super) fn find(settings: &Settings) -> Vec<u32> {
     let (name, state) = settings.mark();
     let mut mark = format!("{name}=").into_bytes();
@@ -28,9 +29,9 @@ pub(super) fn find(settings: &Settings) -> Vec<u32> {
         .collect()
 }
 
-/// Ends them and waits until they are gone.
+/// Kills them and waits until they have exited.
 pub(super) async fn kill(settings: &Settings) -> Result<()> {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + KILL_LIMIT;
     loop {
         let strays = find(settings);
         if strays.is_empty() {
@@ -38,10 +39,10 @@ pub(super) async fn kill(settings: &Settings) -> Result<()> {
         }
         ensure!(
             std::time::Instant::now() < deadline,
-            "processes of an earlier test-bed do not end: {strays:?}"
+            "killed processes of an earlier test-bed do not exit: {strays:?}"
         );
         let pids: Vec<String> = strays.iter().map(u32::to_string).collect();
-        // Whether it worked is seen by their end; one may have ended by itself.
+        // Some may have exited already. Success shows in the next iteration.
         std::process::Command::new("kill")
             .arg("-KILL")
             .args(pids)
@@ -51,7 +52,7 @@ pub(super) async fn kill(settings: &Settings) -> Result<()> {
     }
 }
 
-/// `process` is its folder in `/proc`. One that has ended has no environment any more.
+/// `process` is its directory in `/proc`. A process that has exited has no environment.
 fn is_marked(process: &Path, mark: &[u8]) -> bool {
     let environment = fs::read(process.join("environ")).unwrap_or_default();
     environment.split(|&byte| byte == 0).any(|set| set == mark)
@@ -63,7 +64,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn only_what_carries_the_mark_of_this_bed_is_found() {
+    fn only_processes_with_the_mark_of_this_test_bed_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::from_env().unwrap();
         settings.state = folder.path().join("bed");
@@ -81,7 +82,13 @@ mod tests {
         fs::write(&log, "").unwrap();
         reader.arg("-f").arg(log).current_dir(&settings.state);
         let mut children = [marked(&settings), marked(&other), reader.spawn().unwrap()];
-        let found = find(&settings);
+        // A child's environment may appear a moment after its start.
+        let deadline = std::time::Instant::now() + KILL_LIMIT;
+        let mut found = find(&settings);
+        while found.is_empty() && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            found = find(&settings);
+        }
         for child in &mut children {
             child.kill().unwrap();
             child.wait().unwrap();

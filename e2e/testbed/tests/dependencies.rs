@@ -1,15 +1,14 @@
-//! What a crate cannot name, because nothing that it depends on brings it: sentences about the
-//! architecture that hold as long as this passes.
+//! Checks which dependencies a crate must not have, directly or indirectly. This guards the
+//! statements of `docs/architecture.md` about the crates.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use layra_testbed::Metadata;
 
-/// Packages of the workspace, and what must not be among all that they are compiled with.
-const NEVER: [(&str, &[&str]); 6] = [
-    // What the aliases compile before anything else happens is small.
+/// Packages of the workspace, each with forbidden dependencies.
+const FORBIDDEN: [(&str, &[&str]); 6] = [
+    // The aliases compile this crate before anything else happens: it must stay small.
     (
         "layra-testbed",
         &[
@@ -24,10 +23,10 @@ const NEVER: [(&str, &[&str]); 6] = [
             "rustls",
         ],
     ),
-    // How many workers there should be is decided without looking anywhere.
+    // The scaling decision is computed without any I/O.
     ("layra-autoscaler", CLIENTS),
     ("layra-simulator", CLIENTS),
-    // Pages are drawn and embedded without a server.
+    // Pages are rendered and embedded without a server.
     ("layra-rendering", SERVERS),
     ("layra-embedding", SERVERS),
     ("layra-embedding", &["tokio"]),
@@ -43,92 +42,39 @@ const SERVERS: &[&str] = &[
     "redis",
 ];
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    resolve: Resolve,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    pkg: String,
-    dep_kinds: Vec<Kind>,
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    kind: Option<String>,
-}
-
-#[test]
-fn no_crate_brings_what_another_must_not_name() -> Result<()> {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked"])
-        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
+#[tokio::test]
+async fn no_crate_depends_on_what_it_must_not_use() -> Result<()> {
+    let metadata = Metadata::with_dependencies().await?;
     let names: BTreeMap<&str, &str> = metadata
         .packages
         .iter()
         .map(|package| (package.id.as_str(), package.name.as_str()))
         .collect();
-    for (package, never) in NEVER {
-        let reached = reached(&metadata, package)?;
-        let found: Vec<&str> = reached
+    for (package, forbidden) in FORBIDDEN {
+        let found: Vec<&str> = all_dependencies(&metadata, package)?
             .iter()
             .map(|id| names[id])
-            .filter(|name| never.contains(name))
+            .filter(|name| forbidden.contains(name))
             .collect();
-        ensure!(found.is_empty(), "{package} is compiled with {found:?}");
+        ensure!(found.is_empty(), "{package} depends on {found:?}");
     }
     Ok(())
 }
 
-/// Everything that a package is compiled with, its tests and build scripts apart.
-fn reached<'a>(metadata: &'a Metadata, package: &str) -> Result<BTreeSet<&'a str>> {
+/// Ids of a package and of everything that it is compiled with, except for tests and build scripts.
+fn all_dependencies<'a>(metadata: &'a Metadata, package: &str) -> Result<BTreeSet<&'a str>> {
+    let graph = metadata.resolve.as_ref().context("a dependency graph")?;
     let start = metadata
         .packages
         .iter()
         .find(|candidate| candidate.name == package)
         .with_context(|| format!("there is no package {package}"))?;
-    let mut reached = BTreeSet::new();
+    let mut found = BTreeSet::new();
     let mut next = vec![start.id.as_str()];
     while let Some(id) = next.pop() {
-        if !reached.insert(id) {
-            continue;
+        if found.insert(id) {
+            next.extend(graph.normal_dependencies(id));
         }
-        let nodes = metadata.resolve.nodes.iter();
-        let dependencies = nodes
-            .filter(|node| node.id == id)
-            .flat_map(|node| &node.deps);
-        let normal = dependencies.filter(|dependency| {
-            let mut kinds = dependency.dep_kinds.iter();
-            kinds.any(|kind| kind.kind.is_none())
-        });
-        next.extend(normal.map(|dependency| dependency.pkg.as_str()));
     }
-    Ok(reached)
+    Ok(found)
 }

@@ -1,9 +1,9 @@
-//! Every dependency has a licence that `deny.toml` allows, and none that it bans is there.
+//! Checks that `deny.toml` allows the licence of every dependency and bans none of them.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use layra_testbed::Metadata;
 use serde::Deserialize;
 use spdx::{Expression, ParseMode};
 
@@ -37,20 +37,8 @@ struct Banned {
     name: String,
 }
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    version: String,
-    license: Option<String>,
-}
-
-#[test]
-fn every_licence_is_allowed_and_nothing_banned_is_used() -> Result<()> {
+#[tokio::test]
+async fn every_licence_is_allowed_and_no_dependency_is_banned() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let deny: Deny = toml::from_str(&std::fs::read_to_string(root.join("deny.toml"))?)?;
     let allowed: Vec<Expression> = deny
@@ -59,18 +47,11 @@ fn every_licence_is_allowed_and_nothing_banned_is_used() -> Result<()> {
         .iter()
         .map(|licence| Expression::parse(licence))
         .collect::<Result<_, _>>()?;
-    let metadata = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked"])
-        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
-        .current_dir(&root)
-        .output()?;
+    let metadata = Metadata::with_dependencies().await?;
     ensure!(
-        metadata.status.success(),
-        "{}",
-        String::from_utf8_lossy(&metadata.stderr)
+        metadata.packages.len() > 100,
+        "cargo metadata lists too few packages"
     );
-    let metadata: Metadata = serde_json::from_slice(&metadata.stdout)?;
-    ensure!(metadata.packages.len() > 100, "cargo metadata is short");
 
     let mut refused = Vec::new();
     for package in metadata.packages {
@@ -91,15 +72,15 @@ fn every_licence_is_allowed_and_nothing_banned_is_used() -> Result<()> {
         let licence = clarified
             .map(|clarified| clarified.expression.clone())
             .or(package.license)
-            .with_context(|| format!("{} names no licence", package.name))?;
+            .with_context(|| format!("{} has no licence", package.name))?;
         let expression = Expression::parse_mode(&licence, ParseMode::LAX)
             .with_context(|| format!("{}: {licence}", package.name))?;
-        let fine = expression.evaluate(|required| {
+        let is_allowed = expression.evaluate(|required| {
             allowed
                 .iter()
                 .any(|one| one.requirements().any(|allowed| allowed.req == *required))
         });
-        if !fine {
+        if !is_allowed {
             refused.push(format!("{} {}: {licence}", package.name, package.version));
         }
     }

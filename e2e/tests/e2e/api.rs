@@ -1,4 +1,4 @@
-//! What the API server itself refuses, explains and accepts.
+//! Objects that the API server itself refuses or accepts, and its explanations.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::scene::on_stage;
 const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
-async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() -> Result<()> {
+async fn invalid_objects_are_refused_with_a_message_that_names_the_fix() -> Result<()> {
     on_stage("invalid", async |stage| {
         let cases: [(Value, &str); 14] = [
             (
@@ -74,7 +74,7 @@ async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() 
                 "uplicate",
             ),
         ];
-        for (patch, sentence) in cases {
+        for (patch, message) in cases {
             let object = stage.pipeline(&json!({"spec": patch}));
             let error = stage
                 .scene
@@ -83,7 +83,7 @@ async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() 
                 .err()
                 .with_context(|| format!("accepted: {patch}"))?;
             let text = format!("{error:#}");
-            ensure!(text.contains(sentence), "{patch}: {text}");
+            ensure!(text.contains(message), "{patch}: {text}");
         }
         Ok(())
     })
@@ -91,7 +91,7 @@ async fn invalid_objects_are_refused_with_a_sentence_that_says_what_to_change() 
 }
 
 #[tokio::test]
-async fn the_topic_of_an_object_cannot_be_changed() -> Result<()> {
+async fn the_topic_of_a_pipeline_cannot_be_changed() -> Result<()> {
     on_stage("topic", async |stage| {
         stage.scene.apply(&stage.pipeline(&json!({}))).await?;
         let other = stage.pipeline(&json!({"spec": {"source": {"kafka": {"topic": "other"}}}}));
@@ -106,10 +106,10 @@ async fn the_topic_of_an_object_cannot_be_changed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn kubectl_explains_and_lists() -> Result<()> {
+async fn kubectl_explains_fields_and_lists_pipelines() -> Result<()> {
     on_stage("explain", async |stage| {
-        // A definition that was made a moment ago is not yet in every answer of the API server.
-        let text = eventually("the definition to be explained", MINUTE, async || {
+        // The API server serves a new CRD's schema with a short delay.
+        let text = eventually("the schema of the CRD", MINUTE, async || {
             let arguments = ["explain", "ipl.spec.stores.milvus.index"];
             stage.scene.kubectl(&arguments).await.map(Some)
         })

@@ -1,4 +1,4 @@
-//! Documents good and bad, delivered once, twice, or while processes die.
+//! Valid and invalid documents, delivered once, twice, or while processes are killed.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use layra_e2e::pdf;
 use layra_e2e::worker_cli::WorkerCli;
 use serde_json::json;
 
-use crate::scene::{Stage, alone_on_stage, on_stage};
+use crate::scene::{alone_on_stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 const DOCX: &[u8] = include_bytes!("../../../worker/rendering/tests/fixtures/office/text.docx");
 
 #[tokio::test]
-async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason() -> Result<()> {
+async fn documents_that_cannot_be_processed_are_dead_lettered_with_their_reason() -> Result<()> {
     on_stage("bad", async |stage| {
         let patch = json!({"spec": {"scaling": {"minReplicas": 1, "maxReplicas": 1}}});
         stage.apply_until_ready(&patch).await?;
@@ -51,13 +51,13 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
         stage.wait_tasks(&bad, "failed", MINUTE).await?;
         let dead_letters = format!("{}.dlq", stage.topic());
         let letters = eventually("eight dead letters", MINUTE, async || {
-            let letters = stage.messages(&dead_letters)?;
+            let letters = stage.records(&dead_letters)?;
             Ok((letters.len() >= 8).then_some(letters))
         })
         .await?;
         ensure!(
             letters.len() == 8,
-            "the workflow message is LAYRA's: {letters:#?}"
+            "the workflow message must not be dead-lettered: {letters:#?}"
         );
         let reason_of = |needle: &str| -> Result<&str> {
             let letter = letters
@@ -88,7 +88,7 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
             ("truncated.pdf", "Damaged"),
             ("encrypted.pdf", "Encrypted"),
             ("noise.xyz", "Unsupported"),
-            // The image of worker/Containerfile has no LibreOffice.
+            // The image of worker/Containerfile contains no LibreOffice.
             ("report.docx", "Unsupported"),
         ] {
             let found = reason_of(needle)?;
@@ -109,7 +109,7 @@ async fn what_cannot_be_processed_goes_to_the_dead_letter_topic_with_its_reason(
 }
 
 #[tokio::test]
-async fn a_task_that_is_delivered_twice_is_stored_once() -> Result<()> {
+async fn a_document_that_is_delivered_again_is_stored_once() -> Result<()> {
     on_stage("twice", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let user = stage.user().await?;
@@ -121,7 +121,7 @@ async fn a_task_that_is_delivered_twice_is_stored_once() -> Result<()> {
             .await?;
         user.send_task(&upload).await?;
         user.send_task(&upload).await?;
-        wait_done(stage).await?;
+        stage.wait_until_processed().await?;
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.total_pages() == 3 && audit.vectors == 3, "{audit:?}");
@@ -131,7 +131,7 @@ async fn a_task_that_is_delivered_twice_is_stored_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn operator_and_workers_that_are_killed_in_the_middle_lose_nothing() -> Result<()> {
+async fn nothing_is_lost_when_operator_and_workers_are_killed() -> Result<()> {
     alone_on_stage("kill", async |stage| {
         stage
             .apply_until_ready(&json!({"spec": {"scaling": {"minReplicas": 1}}}))
@@ -148,7 +148,7 @@ async fn operator_and_workers_that_are_killed_in_the_middle_lose_nothing() -> Re
                     .await?,
             );
         }
-        eventually("some pages stored", 2 * MINUTE, async || {
+        eventually("some pages to be stored", 2 * MINUTE, async || {
             let pages =
                 layra_e2e::timeline::stored_pages(&stage.stores, &user.knowledge_base).await?;
             Ok((pages >= 6).then_some(()))
@@ -168,7 +168,7 @@ async fn operator_and_workers_that_are_killed_in_the_middle_lose_nothing() -> Re
                 .await?;
         }
         stage.wait_tasks(&uploads, "completed", 5 * MINUTE).await?;
-        wait_done(stage).await?;
+        stage.wait_until_processed().await?;
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(
@@ -185,12 +185,12 @@ async fn operator_and_workers_that_are_killed_in_the_middle_lose_nothing() -> Re
 }
 
 #[tokio::test]
-async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<()> {
+async fn foreign_messages_are_forwarded_and_page_images_can_be_webp() -> Result<()> {
     on_stage("foreign", async |stage| {
-        let elsewhere = format!("{}-workflows", stage.name);
-        stage.create_topic(&elsewhere).await?;
+        let target = format!("{}-workflows", stage.name);
+        stage.create_topic(&target).await?;
         let patch = json!({"spec": {
-            "source": {"kafka": {"foreignMessages": {"action": "Forward", "topic": elsewhere}}},
+            "source": {"kafka": {"foreignMessages": {"action": "Forward", "topic": target}}},
             "documents": {"render": {"imageFormat": "WebP", "quality": 80}},
         }});
         stage.apply_until_ready(&patch).await?;
@@ -202,13 +202,13 @@ async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<
             .upload_bytes("webp.pdf", pdf::with_pages(&["Small.", "Smaller."]))
             .await?;
         stage.wait_tasks(&[upload], "completed", 2 * MINUTE).await?;
-        let handed_on = eventually("the workflow's message", MINUTE, async || {
-            Ok(stage.messages(&elsewhere)?.pop())
+        let forwarded = eventually("the forwarded message", MINUTE, async || {
+            Ok(stage.records(&target)?.pop())
         })
         .await?;
-        ensure!(handed_on.value == workflow, "byte for byte: {handed_on:?}");
-        ensure!(handed_on.header("priority") == Some("1"), "{handed_on:?}");
-        ensure!(handed_on.key.as_deref() == Some("run 7"), "{handed_on:?}");
+        ensure!(forwarded.value == workflow, "byte for byte: {forwarded:?}");
+        ensure!(forwarded.header("priority") == Some("1"), "{forwarded:?}");
+        ensure!(forwarded.key.as_deref() == Some("run 7"), "{forwarded:?}");
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.total_pages() == 2, "{audit:?}");
@@ -219,7 +219,7 @@ async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<
             ensure!(extension == Some("webp"), "{key}");
             ensure!(
                 content.starts_with(b"RIFF") && content[8..12] == *b"WEBP",
-                "{key} is no WebP"
+                "{key} is not a WebP image"
             );
         }
         Ok(())
@@ -228,11 +228,12 @@ async fn foreign_messages_are_handed_on_and_page_images_can_be_webp() -> Result<
 }
 
 #[tokio::test]
-async fn office_documents_are_searchable_where_libreoffice_is() -> Result<()> {
+async fn office_documents_are_searchable_where_libreoffice_is_installed() -> Result<()> {
     on_stage("office", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let user = stage.user().await?;
-        // The test-bed installs LibreOffice on this machine; the worker's image is without.
+        // The test-bed installs LibreOffice on this machine; the worker's image does not contain
+        // it.
         let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
         let file = cli.directory().join("report of the quarter");
         std::fs::write(&file, DOCX)?;
@@ -249,17 +250,4 @@ async fn office_documents_are_searchable_where_libreoffice_is() -> Result<()> {
         Ok(())
     })
     .await
-}
-
-/// Waits until the operator has seen that no task is left.
-async fn wait_done(stage: &Stage) -> Result<()> {
-    // A lag that was read before the last message was sent does not count.
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    stage
-        .scene
-        .wait_status(&stage.name, "no task left", 3 * MINUTE, |status| {
-            status.lag == Some(0)
-        })
-        .await?;
-    Ok(())
 }

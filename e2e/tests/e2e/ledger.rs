@@ -1,4 +1,4 @@
-//! What the ledger is for: documents that are split, deleted, put back, or that kill workers.
+//! Documents that need the ledger: split, deleted, redriven, orphaned, or deadly for workers.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn entry(stage: &Stage, file_id: &str) -> Result<Option<Document>> {
         .await?)
 }
 
-/// Keys of all objects that begin with a user's name.
+/// Keys of all objects of a user.
 async fn objects(stage: &Stage, username: &str) -> Result<Vec<String>> {
     let prefix = format!("{username}_");
     let all: Vec<_> = stage.stores.objects.list(None).try_collect().await?;
@@ -34,7 +34,7 @@ async fn objects(stage: &Stage, username: &str) -> Result<Vec<String>> {
 }
 
 #[tokio::test]
-async fn a_long_document_is_split_and_is_whole_in_the_end() -> Result<()> {
+async fn a_long_document_is_split_and_becomes_complete() -> Result<()> {
     on_stage("long", async |stage| {
         let patch = json!({"spec": {"documents": {"rangePages": 4}}});
         stage.apply_until_ready(&patch).await?;
@@ -57,23 +57,23 @@ async fn a_long_document_is_split_and_is_whole_in_the_end() -> Result<()> {
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.pages[&long.file_id] == 18, "{audit:?}");
         ensure!(audit.vectors == 19, "{audit:?}");
-        let ranges = stage.messages(&format!("{}.ranges", stage.topic()))?;
+        let ranges = stage.records(&format!("{}.ranges", stage.topic()))?;
         ensure!(ranges.len() == 5, "{ranges:#?}");
         let mut partitions: Vec<i32> = ranges.iter().map(|range| range.partition).collect();
         partitions.sort_unstable();
         partitions.dedup();
         ensure!(
             partitions.len() >= 4,
-            "all workers get some: {partitions:?}"
+            "ranges are spread over all partitions: {partitions:?}"
         );
         for range in &ranges {
             ensure!(
                 range.value.contains(&long.file_id),
-                "the value is the task's: {range:?}"
+                "a range has the value of its task: {range:?}"
             );
             ensure!(
                 range.header("priority") == Some("1"),
-                "and so are its headers: {range:?}"
+                "a range has the headers of its task: {range:?}"
             );
         }
         let entry = entry(stage, &long.file_id).await?.context("an entry")?;
@@ -85,7 +85,7 @@ async fn a_long_document_is_split_and_is_whole_in_the_end() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_is_deleted_is_gone_from_every_store() -> Result<()> {
+async fn deleted_documents_disappear_from_every_store() -> Result<()> {
     on_stage("delete", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let name = format!("d{}", &stage.name[stage.name.len() - 6..]);
@@ -108,37 +108,39 @@ async fn what_is_deleted_is_gone_from_every_store() -> Result<()> {
             "type": "delete_file", "file_id": gone.file_id,
             "knowledge_db_id": user.knowledge_base,
         });
-        // The second one finds nothing to do.
+        // The second message finds nothing to delete.
         user.send(message.to_string().as_bytes()).await?;
         user.send(message.to_string().as_bytes()).await?;
-        eventually("one file and its two objects", MINUTE, async || {
-            let audit = stage.audit(&user).await?;
-            let left = objects(stage, &name).await?;
-            let alone = audit.pages.len() == 1 && audit.pages.contains_key(&kept.file_id);
-            let clean = audit.violations.is_empty() && audit.vectors == 1;
-            Ok((alone && clean && left.len() == 2).then_some(()))
-        })
+        eventually(
+            "one file to be left, with two objects",
+            MINUTE,
+            async || {
+                let audit = stage.audit(&user).await?;
+                let left = objects(stage, &name).await?;
+                let alone = audit.pages.len() == 1 && audit.pages.contains_key(&kept.file_id);
+                let clean = audit.violations.is_empty() && audit.vectors == 1;
+                Ok((alone && clean && left.len() == 2).then_some(()))
+            },
+        )
         .await?;
 
         let message = json!({
             "type": "delete_knowledge_base", "knowledge_db_id": user.knowledge_base,
         });
         user.send(message.to_string().as_bytes()).await?;
-        eventually("nothing", MINUTE, async || {
+        eventually("the knowledge base to be deleted", MINUTE, async || {
             let bases = stage
                 .stores
                 .mongodb
                 .collection::<Document>("knowledge_bases");
             let base = bases.find_one(doc! { "knowledge_base_id": &user.knowledge_base });
-            let nothing = base.await?.is_none() && objects(stage, &name).await?.is_empty();
-            Ok(nothing.then_some(()))
+            let is_gone = base.await?.is_none() && objects(stage, &name).await?.is_empty();
+            Ok(is_gone.then_some(()))
         })
         .await?;
         ensure!(
-            stage
-                .messages(&format!("{}.dlq", stage.topic()))?
-                .is_empty(),
-            "a deletion is no failure"
+            stage.records(&format!("{}.dlq", stage.topic()))?.is_empty(),
+            "a deletion is not a failure"
         );
         Ok(())
     })
@@ -146,7 +148,7 @@ async fn what_is_deleted_is_gone_from_every_store() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_put_back_once_when_its_cause_is_gone() -> Result<()> {
+async fn a_dead_letter_is_redriven_once_after_its_cause_is_fixed() -> Result<()> {
     on_stage("redrive", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let user = stage.user().await?;
@@ -195,33 +197,34 @@ async fn a_dead_letter_is_put_back_once_when_its_cause_is_gone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_document_that_kills_workers_becomes_a_dead_letter_and_the_others_go_on() -> Result<()> {
+async fn a_document_that_kills_workers_is_dead_lettered_and_others_are_processed() -> Result<()> {
     on_stage("poison", async |stage| {
         let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
         stage.apply_until_ready(&patch).await?;
         let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        // Slow, so that each attempt is still in progress when the test notices and kills it.
+        let cli = cli.with_arguments(&["--benchmark-paced-embedder-ms", "3000"]);
         let mut fleet = Fleet::start(&cli, 1)?;
         let user = stage.user().await?;
-        let text = "A page with a good many words that takes its time to embed. ".repeat(60);
         let poison = user
-            .upload_bytes("poison.pdf", pdf::with_pages(&[text.as_str(); 8]))
+            .upload_bytes("poison.pdf", pdf::with_pages(&["Deadly."; 8]))
             .await?;
         let innocent = user
             .upload_bytes("innocent.pdf", pdf::with_pages(&["Fine."]))
             .await?;
 
-        // Whoever begins the document dies at once.
+        // Every worker that starts the document is killed.
         let mut turn = 0;
-        let letters = eventually("the dead letter", 4 * MINUTE, async || {
-            let begun = entry(stage, &poison.file_id).await?.and_then(|entry| {
+        let letters = eventually("a dead letter", 4 * MINUTE, async || {
+            let started = entry(stage, &poison.file_id).await?.and_then(|entry| {
                 let unit = entry.get_document("units").ok()?.get_document("0").ok()?;
                 unit.get_i64("turns").ok()
             });
-            let failed = stage.messages(&format!("{}.dlq", stage.topic()))?;
+            let failed = stage.records(&format!("{}.dlq", stage.topic()))?;
             if !failed.is_empty() {
                 return Ok(Some(failed));
             }
-            if let Some(now) = begun.filter(|now| *now > turn) {
+            if let Some(now) = started.filter(|now| *now > turn) {
                 turn = now;
                 fleet.kill(0)?;
             }
@@ -253,7 +256,7 @@ async fn a_document_that_kills_workers_becomes_a_dead_letter_and_the_others_go_o
 }
 
 #[tokio::test]
-async fn a_document_that_nobody_has_any_more_is_sent_once_more() -> Result<()> {
+async fn the_task_of_an_orphaned_document_is_sent_again() -> Result<()> {
     on_stage("orphan", async |stage| {
         let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 1}}});
         stage.apply_until_ready(&patch).await?;
@@ -265,8 +268,8 @@ async fn a_document_that_nobody_has_any_more_is_sent_once_more() -> Result<()> {
             .wait_tasks(std::slice::from_ref(&first), "completed", 2 * MINUTE)
             .await?;
 
-        // Claimed by a worker that was dead when its claim arrived; the one that had the message
-        // believed it, and committed.
+        // Claimed by a worker that had died by the time its claim was written; the worker with the
+        // message respected the claim and committed the message.
         let orphan = user.put("orphan.pdf", pdf::with_pages(&["Two."])).await?;
         let mut entry = entry(stage, &first.file_id).await?.context("an entry")?;
         let long_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 11 * 60_000);
@@ -282,21 +285,25 @@ async fn a_document_that_nobody_has_any_more_is_sent_once_more() -> Result<()> {
             .mongodb
             .collection::<Document>("ingestion_ledger");
         ledger.insert_one(entry).await?;
-        eventually("the document", 2 * MINUTE, async || {
-            let audit = stage.audit(&user).await?;
-            let is_there = audit.pages.get(&orphan.file_id) == Some(&1);
-            Ok((is_there && audit.vectors == 2 && audit.violations.is_empty()).then_some(()))
-        })
+        eventually(
+            "the orphaned document to be ingested",
+            2 * MINUTE,
+            async || {
+                let audit = stage.audit(&user).await?;
+                let is_stored = audit.pages.get(&orphan.file_id) == Some(&1);
+                Ok((is_stored && audit.vectors == 2 && audit.violations.is_empty()).then_some(()))
+            },
+        )
         .await?;
-        let tasks = stage.messages(&stage.topic())?;
-        ensure!(tasks.len() == 2, "sent once: {tasks:#?}");
+        let tasks = stage.records(&stage.topic())?;
+        ensure!(tasks.len() == 2, "the task is sent again once: {tasks:#?}");
         Ok(())
     })
     .await
 }
 
 #[tokio::test]
-async fn a_document_whose_renderers_are_killed_becomes_a_dead_letter_and_the_worker_stays()
+async fn a_document_whose_renderers_are_killed_is_dead_lettered_and_the_worker_survives()
 -> Result<()> {
     on_stage("deadly", async |stage| {
         let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
@@ -308,7 +315,7 @@ async fn a_document_whose_renderers_are_killed_becomes_a_dead_letter_and_the_wor
             .upload_bytes("deadly.pdf", pdf::with_pages(&["Too much."; 60]))
             .await?;
         let mut random = fastrand::Rng::with_seed(1);
-        // As the kernel does it, again and again, when a document takes all memory.
+        // As the kernel does, repeatedly, when a document exhausts the memory.
         let killing = async {
             loop {
                 fleet.kill_renderer(&mut random).await?;
@@ -316,7 +323,7 @@ async fn a_document_whose_renderers_are_killed_becomes_a_dead_letter_and_the_wor
         };
         let dead_letters = format!("{}.dlq", stage.topic());
         let letter = eventually("a dead letter", 2 * MINUTE, async || {
-            Ok(stage.messages(&dead_letters)?.pop())
+            Ok(stage.records(&dead_letters)?.pop())
         });
         let letter = tokio::select! {
             letter = letter => letter?,
@@ -337,7 +344,11 @@ async fn a_document_whose_renderers_are_killed_becomes_a_dead_letter_and_the_wor
             .await?;
         stage.wait_tasks(&[next], "completed", MINUTE).await?;
         fleet.restart_dead()?;
-        ensure!(fleet.deaths().is_empty(), "{:?}", fleet.deaths());
+        ensure!(
+            fleet.unexpected_exits().is_empty(),
+            "{:?}",
+            fleet.unexpected_exits()
+        );
         Ok(())
     })
     .await

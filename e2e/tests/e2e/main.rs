@@ -1,12 +1,11 @@
-//! End to end on the test-bed: real Kubernetes, Kafka, Milvus, MongoDB wire server, S3 and Redis.
+//! End-to-end tests on the test-bed: real Kubernetes, Kafka, Milvus, MongoDB wire server, S3 and
+//! Redis.
 //!
-//! Every assertion reads the servers themselves. `cargo e2e` starts what these tests need. None takes
-//! more than a minute or has 300 pages embedded: such ones belong to `cargo faults` and
-//! `cargo measure`.
+//! Every assertion reads the servers themselves. `cargo e2e` starts the servers. No test takes more
+//! than a minute or embeds 300 pages: such tests belong to `cargo faults` and `cargo measure`.
 
 mod api;
 mod documents;
-mod leaving;
 mod ledger;
 mod lifecycle;
 mod progress;
@@ -14,5 +13,6 @@ mod scaling;
 mod scene;
 mod secured_broker;
 mod secured_kafka;
+mod shutdown;
 mod trouble;
 mod visual;

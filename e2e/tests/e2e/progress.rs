@@ -1,4 +1,4 @@
-//! LAYRA's progress display, read from the real Redis.
+//! LAYRA's progress display, read from a real Redis.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::scene::on_stage;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// The task of an upload, without its announcement.
+/// Sends the task of an upload without initialising the progress display.
 async fn send(user: &User, task_id: &str, upload: &Upload) -> Result<()> {
     let task = json!({
         "task_id": task_id,
@@ -34,7 +34,7 @@ async fn send(user: &User, task_id: &str, upload: &Upload) -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_file_of_a_task_counts_and_an_expired_task_stays_away() -> Result<()> {
+async fn every_file_of_a_task_is_counted_and_an_expired_task_is_not_recreated() -> Result<()> {
     on_stage("progress", async |stage| {
         let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
         stage.apply_until_ready(&patch).await?;
@@ -54,7 +54,7 @@ async fn every_file_of_a_task_counts_and_an_expired_task_stays_away() -> Result<
         send(&user, &task, &bad).await?;
         let display = async |processed: &str| {
             let mut redis = stage.stores.redis.clone();
-            eventually("the display", 2 * MINUTE, async || {
+            eventually("the progress display", 2 * MINUTE, async || {
                 let now: HashMap<String, String> = redis.hgetall(&key).await?;
                 Ok((now["processed"] == processed).then_some(now))
             })
@@ -76,24 +76,27 @@ async fn every_file_of_a_task_counts_and_an_expired_task_stays_away() -> Result<
         let all = display("4").await?;
         ensure!(all["status"] == "failed", "not overwritten: {all:?}");
         ensure!(all["message"] == both["message"], "{all:?}");
-        ensure!(all.len() == 4, "LAYRA knows no further field: {all:?}");
+        ensure!(all.len() == 4, "no field that LAYRA does not know: {all:?}");
         let left: i64 = redis.ttl(&key).await?;
         ensure!(
             (1..=1800).contains(&left),
-            "its time to live is LAYRA's: {left}"
+            "the time to live stays as LAYRA set it: {left}"
         );
 
         let expired = format!("{}_{}", user.name, random_id());
         let upload = user.put("late.pdf", good).await?;
         send(&user, &expired, &upload).await?;
-        eventually("the late file's page", 2 * MINUTE, async || {
+        eventually("the page of the late file", 2 * MINUTE, async || {
             let pages = stored_pages(&stage.stores, &user.knowledge_base).await?;
             Ok((pages == 3).then_some(()))
         })
         .await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let is_back: bool = redis.exists(format!("task:{expired}")).await?;
-        ensure!(!is_back, "a hash without an end would be there for ever");
+        let was_recreated: bool = redis.exists(format!("task:{expired}")).await?;
+        ensure!(
+            !was_recreated,
+            "without a time to live it would stay forever"
+        );
         worker.stop().await
     })
     .await

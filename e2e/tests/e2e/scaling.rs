@@ -1,4 +1,5 @@
-//! Scaling on real servers: what counts as work in a real Kafka, pods that wait for GPUs, and modes.
+//! Scaling on real servers: the backlog in a real Kafka, pods that wait for GPUs, and scaling
+//! modes.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use serde_json::json;
 use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
-const PATIENCE: Duration = Duration::from_secs(20);
-/// A message that workers skip.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(20);
+/// A message that is not a task.
 const FOREIGN: &str = r#"{"type": "workflow"}"#;
 
 fn scaling(status: &IngestionPipelineStatus) -> ScalingStatus {
@@ -38,14 +39,14 @@ fn open_transaction(stage: &Stage, messages: usize) -> Result<BaseProducer> {
     let producer: BaseProducer = client(stage)
         .set("transactional.id", format!("{}-producer", stage.name))
         .create()?;
-    producer.init_transactions(PATIENCE)?;
+    producer.init_transactions(KAFKA_TIMEOUT)?;
     producer.begin_transaction()?;
     let topic = stage.topic();
     for _ in 0..messages {
         let record: BaseRecord<'_, (), str> = BaseRecord::to(&topic).partition(0).payload(FOREIGN);
         producer.send(record).map_err(|(error, _)| error)?;
     }
-    producer.flush(PATIENCE)?;
+    producer.flush(KAFKA_TIMEOUT)?;
     Ok(producer)
 }
 
@@ -60,16 +61,16 @@ async fn wait_lag(stage: &Stage, lag: i64) -> Result<()> {
 }
 
 #[tokio::test]
-async fn only_committed_records_that_are_still_there_are_work() -> Result<()> {
+async fn only_committed_records_that_still_exist_count_as_backlog() -> Result<()> {
     on_stage("offsets", async |stage| {
-        let nobody = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
-        stage.apply_until_ready(&nobody).await?;
+        let no_workers = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        stage.apply_until_ready(&no_workers).await?;
 
         let producer = open_transaction(stage, 3)?;
-        // Twice the time in which the operator reads offsets.
+        // Twice the interval in which the operator reads offsets.
         tokio::time::sleep(Duration::from_secs(5)).await;
         wait_lag(stage, 0).await.context("an open transaction")?;
-        producer.commit_transaction(PATIENCE)?;
+        producer.commit_transaction(KAFKA_TIMEOUT)?;
         // Three records and the marker that ends the transaction.
         wait_lag(stage, 4)
             .await
@@ -86,21 +87,21 @@ async fn only_committed_records_that_are_still_there_are_work() -> Result<()> {
 
         drop(producer);
         let producer = open_transaction(stage, 2)?;
-        producer.abort_transaction(PATIENCE)?;
+        producer.abort_transaction(KAFKA_TIMEOUT)?;
         wait_lag(stage, 5).await.context("an aborted transaction")?;
 
-        // A worker skips what is no task, and passes what it is never handed.
+        // A worker skips foreign messages, and its position passes transaction markers.
         stage.scene.apply(&stage.pipeline(&json!({}))).await?;
         stage
             .scene
-            .wait_status(&stage.name, "nothing left", 3 * MINUTE, |status| {
+            .wait_status(&stage.name, "an empty backlog", 3 * MINUTE, |status| {
                 status.lag == Some(0)
             })
             .await
-            .context("markers are no work")?;
+            .context("transaction markers are no backlog")?;
         stage
             .scene
-            .wait_status(&stage.name, "no worker left", 2 * MINUTE, |status| {
+            .wait_status(&stage.name, "all workers to stop", 2 * MINUTE, |status| {
                 status.replicas == Some(0) && scaling(status).reason == "Idle"
             })
             .await?;
@@ -110,22 +111,23 @@ async fn only_committed_records_that_are_still_there_are_work() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_group_behind_the_end_of_a_topic_made_anew_loses_nothing() -> Result<()> {
-    on_stage("anew", async |stage| {
+async fn nothing_is_lost_when_committed_offsets_are_past_the_end_of_a_recreated_topic() -> Result<()>
+{
+    on_stage("recreated", async |stage| {
         stage.apply_until_ready(&json!({})).await?;
         let admin: AdminClient<DefaultClientContext> = client(stage).create()?;
         let topic = stage.topic();
         for result in admin.delete_topics(&[&topic], &AdminOptions::new()).await? {
             result.map_err(|(name, code)| anyhow!("deleting {name}: {code}"))?;
         }
-        // The operator makes it again, so soon that nobody may see it gone.
+        // The operator recreates it so soon that its absence may never be visible.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        eventually("the topic to be made again", MINUTE, async || {
-            Ok((stage.partitions(&topic)? == Some(4)).then_some(()))
+        eventually("the topic to be recreated", MINUTE, async || {
+            Ok((stage.partitions(&topic)? == 4).then_some(()))
         })
         .await?;
 
-        // As if the group had been far ahead in the old one.
+        // As if the group had committed high offsets of the old topic.
         let consumer: BaseConsumer = client(stage)
             .set("group.id", format!("{topic}-workers"))
             .create()?;
@@ -138,19 +140,24 @@ async fn a_group_behind_the_end_of_a_topic_made_anew_loses_nothing() -> Result<(
 
         let user = stage.user().await?;
         let upload = user
-            .upload_bytes("anew.pdf", pdf::with_pages(&["Nothing is lost."]))
+            .upload_bytes("recreated.pdf", pdf::with_pages(&["Nothing is lost."]))
             .await?;
         stage
             .scene
-            .wait_status(&stage.name, "the reason", MINUTE, |status| {
-                scaling(status).reason == "CommittedAheadOfEnd"
-                    && condition(status, "Scaling").is_some_and(|c| c.status == "Unknown")
-            })
+            .wait_status(
+                &stage.name,
+                "the reason CommittedAheadOfEnd",
+                MINUTE,
+                |status| {
+                    scaling(status).reason == "CommittedAheadOfEnd"
+                        && condition(status, "Scaling").is_some_and(|c| c.status == "Unknown")
+                },
+            )
             .await?;
         stage.wait_tasks(&[upload], "completed", 2 * MINUTE).await?;
         stage
             .scene
-            .wait_status(&stage.name, "no worker left", 2 * MINUTE, |status| {
+            .wait_status(&stage.name, "all workers to stop", 2 * MINUTE, |status| {
                 status.replicas == Some(0) && status.lag == Some(0)
             })
             .await?;
@@ -159,7 +166,7 @@ async fn a_group_behind_the_end_of_a_topic_made_anew_loses_nothing() -> Result<(
     .await
 }
 
-/// Makes the test-bed's node offer so many of a resource.
+/// Makes the test-bed's node offer this many of a resource; none removes it.
 async fn offer(stage: &Stage, resource: &str, count: Option<u32>) -> Result<()> {
     let nodes: Api<Node> = Api::all(stage.scene.client.clone());
     let list = nodes.list(&ListParams::default()).await?;
@@ -175,26 +182,24 @@ async fn offer(stage: &Stage, resource: &str, count: Option<u32>) -> Result<()> 
 }
 
 #[tokio::test]
-async fn only_a_few_workers_wait_for_gpus_and_work_begins_when_there_are_some() -> Result<()> {
+async fn pending_workers_are_limited_and_start_when_gpus_appear() -> Result<()> {
     on_stage("gpus", async |stage| {
         let resource = format!("example.com/{}", stage.name);
-        let result = gpus_come(stage, &resource).await;
+        let result = wait_for_gpus(stage, &resource).await;
         result.and(offer(stage, &resource, None).await)
     })
     .await
 }
 
-async fn gpus_come(stage: &Stage, resource: &str) -> Result<()> {
+async fn wait_for_gpus(stage: &Stage, resource: &str) -> Result<()> {
     let patch = json!({"spec": {
         "worker": {"gpu": {"resource": resource}},
         "scaling": {"maxReplicas": 4, "maxPendingWorkers": 2},
     }});
     stage.apply_until_ready(&patch).await?;
-    let user = stage.user().await?;
-    // Enough pages that the operator looks at the workers several times before everything is done,
-    // and enough documents that more than two of the four partitions have work: Kafka's client
-    // picks the partition of each by chance, and more workers than partitions with work are not
-    // asked for.
+    // More workers than partitions with tasks are never required.
+    let user = stage.user().await?.using_partitions_in_turn(4);
+    // Enough pages that the operator reads the workers' counts several times while they work.
     let page = "Every word of this page is read by the model. ".repeat(60);
     let document = pdf::with_pages(&[page.as_str(); 10]);
     let mut uploads = Vec::new();
@@ -204,11 +209,11 @@ async fn gpus_come(stage: &Stage, resource: &str) -> Result<()> {
     }
     stage
         .scene
-        .wait_status(&stage.name, "two workers that wait", MINUTE, |status| {
-            let waiting = condition(status, "WorkersAvailable")
+        .wait_status(&stage.name, "two pending workers", MINUTE, |status| {
+            let is_waiting = condition(status, "WorkersAvailable")
                 .is_some_and(|c| c.reason == "WaitingForGPU" && c.message.contains("since"));
             let scaling = scaling(status);
-            waiting
+            is_waiting
                 && scaling.desired_replicas == 2
                 && scaling.limits.contains(&"PendingWorkers".to_owned())
                 && scaling
@@ -220,13 +225,13 @@ async fn gpus_come(stage: &Stage, resource: &str) -> Result<()> {
     stage.wait_tasks(&uploads, "completed", 5 * MINUTE).await?;
     let idle = stage
         .scene
-        .wait_status(&stage.name, "no worker left", 2 * MINUTE, |status| {
+        .wait_status(&stage.name, "all workers to stop", 2 * MINUTE, |status| {
             status.replicas == Some(0) && status.lag == Some(0)
         })
         .await?;
     let learned = scaling(&idle.status.unwrap_or_default())
         .learned
-        .context("what was learned of the workers")?;
+        .context("the learned figures of the workers")?;
     ensure!(
         learned.pages_per_second > 0.0
             && learned.startup_seconds > 0.0
@@ -237,7 +242,7 @@ async fn gpus_come(stage: &Stage, resource: &str) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_recommendation_is_explained_and_not_carried_out() -> Result<()> {
+async fn a_recommendation_is_explained_and_not_applied() -> Result<()> {
     on_stage("recommend", async |stage| {
         stage
             .apply_until_ready(&json!({"spec": {"scaling": {"mode": "Recommend"}}}))

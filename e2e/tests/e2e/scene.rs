@@ -1,4 +1,4 @@
-//! What the tests share: one namespace with one operator, and helpers that read the servers.
+//! The frame of all tests: one namespace with one operator, and functions that read the servers.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -9,32 +9,31 @@ use layra_e2e::audit::Audit;
 use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::layra::{Upload, User, random_id};
 use layra_e2e::stores::Stores;
+use layra_e2e::topics::{self, Record};
 use layra_testbed::{Images, TOOK, Testbed};
 use mongodb::bson::{Document, doc};
 use object_store::ObjectStoreExt;
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use redis::AsyncCommands;
 use serde_json::Value;
 use tokio::sync::{OnceCell, RwLock};
 
-/// The namespace is made once a test run; the operator in it serves all tests.
+/// The namespace is created once per run; its operator serves all tests.
 static OPENED: OnceCell<(Testbed, Images)> = OnceCell::const_new();
 
-/// Tests run side by side, each with topics, a pipeline and users of its own; one that stops a
-/// server or the operator runs alone.
+/// Tests run concurrently, each with its own topics, pipeline and users. A test that stops a server
+/// or the operator runs alone.
 static SERVERS: RwLock<()> = RwLock::const_new(());
 
-/// Runs a test on a stage of its own, beside others.
+/// Runs a test on its own stage, concurrently with others.
 pub async fn on_stage(name: &str, test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
     let _others = SERVERS.read().await;
     perform(name, test).await
 }
 
-/// Runs a test that others would notice.
+/// Runs a test that would disturb others, or be disturbed by them.
 pub async fn alone_on_stage(
     name: &str,
     test: impl AsyncFnOnce(&Stage) -> Result<()>,
@@ -48,49 +47,33 @@ async fn perform(name: &str, test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Re
     let stage = Stage::new(name).await?;
     let result = Box::pin(test(&stage)).await;
     let result = stage.finish(result).await;
-    // Not caught by the test harness, which prints what only failed tests say.
+    // Bypasses the test harness, which shows only the output of failed tests.
     let seconds = start.elapsed().as_secs_f64();
     writeln!(std::io::stdout(), "{TOOK}{seconds:6.1} s  {name}")?;
     result
 }
 
-/// `LAYRA_E2E_NAMESPACE` lets two test runs share one test-bed.
+/// With `LAYRA_E2E_NAMESPACE`, two test runs can share one test-bed.
 fn namespace() -> String {
     let named = std::env::var("LAYRA_E2E_NAMESPACE");
     named.unwrap_or_else(|_| "e2e".to_owned())
 }
 
-/// A message as it was read back.
-#[derive(Debug)]
-pub struct Letter {
-    pub partition: i32,
-    pub key: Option<String>,
-    pub value: String,
-    pub headers: Vec<(String, String)>,
-}
-
-impl Letter {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    }
-}
-
-/// One test's view of the test-bed, with names of its own.
+/// The test-bed as one test uses it, with its own names.
 pub struct Stage {
     pub testbed: Testbed,
     pub scene: Scene,
     pub stores: Stores,
-    /// Name of the test's pipeline and prefix of its topics.
+    /// Name of the test's pipeline, and prefix of its topics.
     pub name: String,
 }
 
 impl Stage {
-    /// A test has one from [`on_stage`]; further ones are its own to finish.
+    /// For tests that need more stages than the one of [`on_stage`]; they must finish these
+    /// themselves.
     pub async fn new(name: &str) -> Result<Self> {
-        // Once: a look at a busy server must not end in a new bed under the feet of other tests.
+        // Only once: otherwise a probe that a busy server answers late would restart the test-bed
+        // during other tests.
         let open = async || {
             let testbed = Testbed::obtain().await?;
             Stores::prepare(&testbed).await?;
@@ -113,7 +96,7 @@ impl Stage {
         })
     }
 
-    /// The test's pipeline, changed by `patch`.
+    /// The object of the test's pipeline, changed by `patch`.
     pub fn pipeline(&self, patch: &Value) -> Value {
         self.scene.pipeline(&self.name, &self.topic(), patch)
     }
@@ -126,7 +109,7 @@ impl Stage {
     pub async fn apply_until_ready(&self, patch: &Value) -> Result<()> {
         self.scene.apply(&self.pipeline(patch)).await?;
         self.scene
-            .wait_condition(&self.name, "Ready", "True", "", Duration::from_secs(90))
+            .wait_condition(&self.name, "Ready", "True", "", Duration::from_mins(3))
             .await?;
         Ok(())
     }
@@ -144,7 +127,7 @@ impl Stage {
         Audit::of(&self.stores, &user.knowledge_base, &collection).await
     }
 
-    /// Waits until LAYRA's progress display says `status` for every upload.
+    /// Waits until LAYRA's progress display shows `status` for every upload.
     pub async fn wait_tasks(
         &self,
         uploads: &[Upload],
@@ -170,20 +153,33 @@ impl Stage {
         .await
     }
 
-    /// Partitions of a topic, or none when it does not exist.
-    pub fn partitions(&self, topic: &str) -> Result<Option<usize>> {
-        let consumer = self.consumer()?;
-        let metadata = consumer.fetch_metadata(None, Duration::from_secs(10))?;
-        Ok(metadata
-            .topics()
-            .iter()
-            .find(|t| t.name() == topic)
-            .map(|t| t.partitions().len()))
+    /// Waits until the group has committed everything in its topics.
+    pub async fn wait_until_processed(&self) -> Result<()> {
+        let group = format!("{}-workers", self.topic());
+        let topics = [self.topic(), format!("{}.ranges", self.topic())];
+        eventually(
+            "all tasks to be processed",
+            Duration::from_mins(3),
+            async || {
+                let lag = topics::lag(self.kafka(), &group, &topics)?;
+                Ok((lag == 0).then_some(()))
+            },
+        )
+        .await
+    }
+
+    fn kafka(&self) -> &str {
+        &self.testbed.endpoints().kafka
+    }
+
+    /// Number of partitions of a topic; 0 when it does not exist.
+    pub fn partitions(&self, topic: &str) -> Result<usize> {
+        Ok(topics::partitions(self.kafka(), topic)?.len())
     }
 
     pub async fn create_topic(&self, name: &str) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-            .set("bootstrap.servers", &self.testbed.endpoints().kafka)
+            .set("bootstrap.servers", self.kafka())
             .create()?;
         let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
         for result in admin.create_topics(&[topic], &AdminOptions::new()).await? {
@@ -192,7 +188,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Keys and contents of the page images of a knowledge base.
+    /// Keys and contents of the page images in the user's knowledge base.
     pub async fn page_images(&self, user: &User) -> Result<Vec<(String, Vec<u8>)>> {
         let files: Vec<Document> = self
             .stores
@@ -216,46 +212,12 @@ impl Stage {
         Ok(images)
     }
 
-    fn consumer(&self) -> Result<BaseConsumer> {
-        Ok(ClientConfig::new()
-            .set("bootstrap.servers", &self.testbed.endpoints().kafka)
-            .set("group.id", "e2e-reader")
-            .set("enable.auto.commit", "false")
-            .create()?)
+    /// All records of a topic.
+    pub fn records(&self, topic: &str) -> Result<Vec<Record>> {
+        topics::records(self.kafka(), topic)
     }
 
-    /// All messages of a topic.
-    pub fn messages(&self, topic: &str) -> Result<Vec<Letter>> {
-        let consumer = self.consumer()?;
-        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10))?;
-        let partitions = metadata.topics()[0].partitions();
-        let mut assignment = TopicPartitionList::new();
-        let mut expected = 0;
-        for partition in partitions {
-            assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
-            let (low, high) =
-                consumer.fetch_watermarks(topic, partition.id(), Duration::from_secs(10))?;
-            expected += high - low;
-        }
-        consumer.assign(&assignment)?;
-        let mut messages = Vec::new();
-        while i64::try_from(messages.len())? < expected {
-            let message = consumer
-                .poll(Duration::from_secs(10))
-                .context("a message within 10 s")??;
-            messages.push(Letter {
-                partition: message.partition(),
-                key: message
-                    .key()
-                    .map(|key| String::from_utf8_lossy(key).into_owned()),
-                value: String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned(),
-                headers: headers(&message),
-            });
-        }
-        Ok(messages)
-    }
-
-    /// Shows the pods' logs when a test fails, and deletes the pipeline in any case.
+    /// Deletes the pipeline. Prints the pods' logs if the test has failed.
     pub async fn finish(self, result: Result<()>) -> Result<()> {
         if result.is_err() {
             eprintln!("{}", self.scene.logs().await);
@@ -266,16 +228,4 @@ impl Stage {
             .await;
         result
     }
-}
-
-fn headers(message: &BorrowedMessage<'_>) -> Vec<(String, String)> {
-    message
-        .headers()
-        .into_iter()
-        .flat_map(|headers| headers.iter())
-        .map(|header| {
-            let value = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
-            (header.key.to_owned(), value)
-        })
-        .collect()
 }

@@ -1,6 +1,6 @@
-//! A broker of one test's own that nobody reaches without a login or a certificate. It listens on
-//! the bridge, so that pods reach it too, and ends with the value that stands for it, or, when the
-//! test is killed, with the test-bed: it has its mark, and its folder is there.
+//! A Kafka broker for one test that requires logins or certificates. It listens on the bridge, so
+//! that pods reach it too. It stops when its value is dropped. If the test is killed, it stops with
+//! the test-bed, whose mark it has and in whose data directory it stores its files.
 
 use std::fs;
 use std::net::TcpListener;
@@ -16,32 +16,32 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tempfile::TempDir;
 
-/// The only user of the listener with SASL/PLAIN, and of the one with SCRAM.
+/// The only user of the listeners with SASL/PLAIN and SCRAM.
 pub const USER: &str = "alice";
-/// The user's password.
+/// Password of that user.
 pub const PASSWORD: &str = "alice-secret";
 
-/// A running broker with a listener for each way to secure a connection.
+/// A running broker with one listener per security protocol.
 pub struct SecuredBroker {
     process: Child,
     folder: TempDir,
-    /// SASL/PLAIN without encryption.
+    /// Address of the listener with SASL/PLAIN, without encryption.
     pub plain: String,
-    /// SASL/SCRAM-SHA-512 over TLS.
+    /// Address of the listener with SASL/SCRAM-SHA-512 over TLS.
     pub scram: String,
-    /// TLS with client certificates.
+    /// Address of the listener with TLS and client certificates.
     pub mutual: String,
-    /// What clients need.
+    /// Certificates for clients.
     pub certificates: Certificates,
 }
 
 /// Certificates and keys in PEM form.
 pub struct Certificates {
-    /// The authority of brokers and clients.
+    /// The certificate authority of broker and clients.
     pub authority: String,
-    /// A client's certificate.
+    /// A client certificate.
     pub client: String,
-    /// The client's private key.
+    /// The private key of the client certificate.
     pub client_key: String,
     server: String,
     server_key: String,
@@ -117,7 +117,7 @@ impl SecuredBroker {
     }
 
     async fn wait(&self, port: u16) -> Result<()> {
-        eventually("the secured broker", Duration::from_secs(30), async || {
+        eventually("the secured broker", Duration::from_mins(1), async || {
             let answers = tokio::task::spawn_blocking(move || {
                 let client: BaseConsumer = ClientConfig::new()
                     .set("bootstrap.servers", format!("127.0.0.1:{port}"))
@@ -140,7 +140,7 @@ impl SecuredBroker {
 
 impl Drop for SecuredBroker {
     fn drop(&mut self) {
-        // One that has ended already cannot be killed.
+        // Both fail if it has exited already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -176,7 +176,7 @@ fn named(name: &str, addresses: &[&str]) -> Result<CertificateParams> {
     Ok(certificate)
 }
 
-/// Ports that nobody listens on at this moment: controller, internal, plain, scram, mutual.
+/// Ports that are free at this moment: controller, internal, plain, scram, mutual.
 fn free_ports() -> Result<[u16; 5]> {
     let mut listeners = Vec::new();
     for address in ["127.0.0.1", "127.0.0.1", NODE_IP, NODE_IP, NODE_IP] {

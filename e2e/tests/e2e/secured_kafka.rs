@@ -1,5 +1,5 @@
-//! Kafka with logins and encryption: the operator and the workers read the same Secret, and both
-//! reach a real broker with it. A Secret that only one of them could use does not exist.
+//! Kafka with logins and encryption: operator and workers connect to a real broker with the same
+//! Secret.
 
 use std::time::Duration;
 
@@ -18,13 +18,17 @@ use crate::secured_broker::{PASSWORD, SecuredBroker, USER};
 const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
-async fn logins_and_certificates_reach_a_real_broker_from_operator_and_worker() -> Result<()> {
+async fn operator_and_worker_connect_with_logins_and_certificates() -> Result<()> {
     on_stage("plain", async |plain| {
         let (scram, mutual) = (Stage::new("scram").await?, Stage::new("mutual").await?);
         let broker = SecuredBroker::start(plain.testbed.settings()).await?;
-        let result = Box::pin(three_ways(&broker, [plain, &scram, &mutual])).await;
+        let result = Box::pin(ingest_through_every_listener(
+            &broker,
+            [plain, &scram, &mutual],
+        ))
+        .await;
         let result = result.with_context(|| broker.output());
-        // The logs are of the one namespace: the first stage shows them when something failed.
+        // After a failure, the first stage prints the logs of the whole namespace.
         for stage in [scram, mutual] {
             stage.finish(Ok(())).await?;
         }
@@ -33,7 +37,10 @@ async fn logins_and_certificates_reach_a_real_broker_from_operator_and_worker() 
     .await
 }
 
-async fn three_ways(broker: &SecuredBroker, [plain, scram, mutual]: [&Stage; 3]) -> Result<()> {
+async fn ingest_through_every_listener(
+    broker: &SecuredBroker,
+    [plain, scram, mutual]: [&Stage; 3],
+) -> Result<()> {
     let certificates = &broker.certificates;
     let login = json!({"username": USER, "password": PASSWORD});
     // `kubectl create secret --from-file` keeps the line break at the end of a file.
@@ -50,17 +57,17 @@ async fn three_ways(broker: &SecuredBroker, [plain, scram, mutual]: [&Stage; 3])
     });
     tokio::try_join!(
         async {
-            is_refused_without_password(plain, &broker.plain).await?;
-            ingests(plain, &broker.plain, &login, "SASL_PLAINTEXT").await
+            expect_refusal_without_password(plain, &broker.plain).await?;
+            ingest(plain, &broker.plain, &login, "SASL_PLAINTEXT").await
         },
-        ingests(scram, &broker.scram, &scram_login, "SASL_SSL"),
-        ingests(mutual, &broker.mutual, &certificate, "SSL"),
+        ingest(scram, &broker.scram, &scram_login, "SASL_SSL"),
+        ingest(mutual, &broker.mutual, &certificate, "SSL"),
     )?;
     Ok(())
 }
 
-/// Once the Secret says how, the operator makes the topics and a worker stores a page.
-async fn ingests(stage: &Stage, servers: &str, secret: &Value, protocol: &str) -> Result<()> {
+/// Creates the Secret, and checks that the operator creates the topics and a worker stores a page.
+async fn ingest(stage: &Stage, servers: &str, secret: &Value, protocol: &str) -> Result<()> {
     put_secret(stage, secret).await?;
     stage.apply_until_ready(&spec(stage, servers)).await?;
 
@@ -76,14 +83,14 @@ async fn ingests(stage: &Stage, servers: &str, secret: &Value, protocol: &str) -
     let user = stage.user().await?.sending_through(client)?;
     let page = pdf::with_pages(&["A page that came through a secured broker."]);
     let upload = user.upload_bytes("page.pdf", page).await?;
-    stage.wait_tasks(&[upload], "completed", MINUTE).await?;
+    stage.wait_tasks(&[upload], "completed", 2 * MINUTE).await?;
     let audit = stage.audit(&user).await?;
     ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
     ensure!(audit.total_pages() == 1, "{audit:?}");
     Ok(())
 }
 
-async fn is_refused_without_password(stage: &Stage, servers: &str) -> Result<()> {
+async fn expect_refusal_without_password(stage: &Stage, servers: &str) -> Result<()> {
     put_secret(stage, &json!({"username": USER})).await?;
     stage
         .scene
@@ -105,7 +112,7 @@ async fn is_refused_without_password(stage: &Stage, servers: &str) -> Result<()>
     Ok(())
 }
 
-/// Creates or replaces the Secret that is called like the pipeline.
+/// Creates or replaces the Secret with the name of the pipeline.
 async fn put_secret(stage: &Stage, data: &Value) -> Result<()> {
     let secret = json!({
         "apiVersion": "v1",
@@ -128,7 +135,7 @@ fn spec(stage: &Stage, servers: &str) -> Value {
             "partitions": 1,
             "authSecretRef": {"name": stage.name},
         }},
-        // The broker ends with the test: nobody would hear a farewell.
+        // The broker stops with the test: the worker cannot leave the group gracefully.
         "worker": {"terminationGracePeriodSeconds": 5},
         "scaling": {"minReplicas": 1, "maxReplicas": 1},
     }})

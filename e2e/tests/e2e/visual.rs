@@ -1,5 +1,5 @@
-//! Pages that are seen: a tiny ColQwen2.5 checkpoint from the S3 server, pages and questions, and
-//! what the reference implementation makes of them.
+//! Visual embedding: a tiny ColQwen2.5 checkpoint from the S3 server must give pages and questions
+//! the same vectors as the reference implementation.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ use crate::scene::{Stage, on_stage};
 const MINUTE: Duration = Duration::from_mins(1);
 const MODEL: &str = "tiny-colqwen2.5";
 const PAGES: usize = 3;
-/// Most that a stored number may differ from the reference's.
+/// Largest accepted difference of a stored value from the reference.
 const VECTOR_TOLERANCE: f32 = 1e-5;
 const SCORE_TOLERANCE: f64 = 2e-4;
 
@@ -30,7 +30,7 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/embedding/tests/fixtures")
 }
 
-/// Serves the checkpoint, with sums that the worker verifies.
+/// Uploads the checkpoint, with checksums for the worker to verify.
 async fn serve_model(stage: &Stage) -> Result<()> {
     let models = bucket(&stage.testbed.endpoints().s3, MODELS)?;
     let mut sums = String::new();
@@ -57,13 +57,13 @@ async fn serve_model(stage: &Stage) -> Result<()> {
 
 fn pipeline(family: &str) -> Value {
     json!({"spec": {
-        // Enough that no page is scaled down before the model sees it.
+        // High enough that no page is scaled down before the model gets it.
         "documents": {"render": {"dpi": [{"dpi": 200}]}},
         "embedding": {"model": {"family": family, "uri": format!("s3://{MODELS}/{MODEL}")}},
     }})
 }
 
-/// The rows of a tensor of the reference.
+/// The rows of a reference tensor.
 fn reference(file: &SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
     let tensor = file.tensor(name)?;
     let width = *tensor.shape().last().context("a matrix")?;
@@ -75,7 +75,7 @@ fn reference(file: &SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
     Ok(values.chunks_exact(width).map(<[f32]>::to_vec).collect())
 }
 
-/// A file's vectors as Milvus holds them, in the order in which they were written.
+/// A file's vectors in Milvus, in the order in which they were written.
 async fn stored(stage: &Stage, collection: &str, file_id: &str) -> Result<Vec<Vec<f32>>> {
     let query = QueryRequest::builder()
         .collection_name(collection)
@@ -138,7 +138,7 @@ async fn pages_and_questions_get_the_vectors_of_the_reference() -> Result<()> {
     .await
 }
 
-/// `layra-worker search` gives each question the reference's score with every page.
+/// Checks that `layra-worker search` gives every page the score of the reference.
 async fn check_scores(stage: &Stage, knowledge_base: &str, expected: &[Vec<f32>]) -> Result<()> {
     let facts = std::fs::read(fixtures().join(MODEL).join("reference.json"))?;
     let facts: Value = serde_json::from_slice(&facts)?;
@@ -165,7 +165,7 @@ async fn check_scores(stage: &Stage, knowledge_base: &str, expected: &[Vec<f32>]
     Ok(())
 }
 
-/// The object says which model its workers fetched.
+/// Checks that the status names the model that the workers have loaded.
 async fn check_status(stage: &Stage) -> Result<()> {
     let pipeline = stage
         .scene
@@ -185,7 +185,7 @@ async fn check_status(stage: &Stage) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_checkpoint_of_another_family_is_said_before_any_work() -> Result<()> {
+async fn a_checkpoint_of_another_family_is_reported_before_any_work() -> Result<()> {
     on_stage("family", async |stage| {
         serve_model(stage).await?;
         let mut object = pipeline("colqwen3");

@@ -1,27 +1,26 @@
-//! The list of what the bed is made of. How each part is made, and its pins, is in
-//! `artifacts/NAME`.
+//! The list of artifacts. The recipe of each, with its pinned versions, is in `artifacts/NAME`.
 
 use std::path::PathBuf;
 
 use crate::settings::Settings;
 
-/// Something that is fetched or built once and kept in the cache.
+/// Something that is downloaded or built once and kept in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Artifact {
-    /// Its recipe's folder.
+    /// Name of the artifact and of its recipe's directory.
     pub name: &'static str,
-    /// What it is, with the size of the download or the time on two cores.
+    /// Description, with the size of the download or the build time on two cores.
     pub what: &'static str,
-    /// Its folder in the cache.
+    /// Its directory in the cache.
     pub destination: &'static str,
-    /// The programs in it, which `bin/` of the cache points to.
+    /// Its programs; `bin/` of the cache has a link to each.
     pub programs: &'static [&'static str],
-    /// Whether it is compiled: one at a time, while others are downloaded.
+    /// Whether it is compiled. These are built one at a time, while others are downloaded.
     pub is_compiled: bool,
 }
 
 impl Artifact {
-    /// Its folder.
+    /// Path of its directory.
     #[must_use]
     pub fn path(&self, settings: &Settings) -> PathBuf {
         settings.cache.join(self.destination)
@@ -58,7 +57,7 @@ const MINIO: Artifact = Artifact {
     is_compiled: true,
 };
 
-/// `kubectl` and `helm`.
+/// The command-line tools `kubectl` and `helm`.
 pub const KUBECTL: Artifact = Artifact {
     name: "kubectl",
     what: "kubectl 1.36 and helm 4 (37 MB)",
@@ -91,7 +90,7 @@ const MILVUS: Artifact = Artifact {
     is_compiled: false,
 };
 
-/// The base of our container images, fonts for them, and the pause image.
+/// The base image, the fonts of the worker image, and the pause image.
 pub const IMAGES: Artifact = Artifact {
     name: "images",
     what: "base of the container images, from Debian packages (15 MB)",
@@ -100,7 +99,7 @@ pub const IMAGES: Artifact = Artifact {
     is_compiled: false,
 };
 
-/// The PDF renderer's library, `libpdfium.so`.
+/// The library of the PDF renderer, `libpdfium.so`.
 pub const PDFIUM: Artifact = Artifact {
     name: "pdfium",
     what: "PDFium, build 8149 (4 MB)",
@@ -127,15 +126,15 @@ pub const PDFS: Artifact = Artifact {
     is_compiled: false,
 };
 
-/// What unit tests read.
+/// The files that unit tests read.
 pub const FILES: &[Artifact] = &[PDFIUM, MINILM, PDFS];
 
-/// What a running bed needs.
+/// Everything that a running test-bed needs.
 pub const BED: &[Artifact] = &[
     KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES,
 ];
 
-/// Everything.
+/// All artifacts.
 pub const ALL: &[Artifact] = &[
     KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS,
 ];

@@ -1,5 +1,5 @@
-//! Everything from outside: fetched or built once from package registries, pinned by version and
-//! checksum, kept in the cache. Never makes a thing twice, never leaves half a thing.
+//! Everything that comes from package registries: pinned by version and checksum, downloaded or
+//! built once, and kept in the cache. An artifact is complete or absent, never partly there.
 
 mod catalog;
 mod packages;
@@ -19,16 +19,16 @@ use super::process::tail;
 use super::progress::Progress;
 use super::settings::{Settings, recipes};
 
-/// Written as the last file of an artifact: the hash of the recipe that made it.
+/// The last file that is written of an artifact: the hash of its recipe.
 const STAMP: &str = ".recipe";
 
-/// Makes those of the artifacts that are not there yet, and installs Debian's packages. Downloads
-/// go on while something is compiled.
+/// Provides the artifacts that are missing, and installs the Debian packages. Downloads and
+/// compilations run at the same time.
 pub async fn provide(settings: &Settings, artifacts: &[Artifact]) -> Result<()> {
     provide_with(settings, artifacts, &Progress::new()).await
 }
 
-/// The same among the steps of a program that does something else beside it.
+/// The same, as part of the progress of a program that does other things at the same time.
 pub async fn provide_with(
     settings: &Settings,
     artifacts: &[Artifact],
@@ -37,10 +37,17 @@ pub async fn provide_with(
     if is_complete(settings, artifacts)? {
         return Ok(());
     }
-    let _lock = Lock::acquire(&settings.cache.join("artifacts.lock"), "makes artifacts").await?;
+    let _lock = Lock::acquire(
+        &settings.cache.join("artifacts.lock"),
+        "is building artifacts",
+    )
+    .await?;
     let missing = missing(settings, artifacts)?;
     if !missing.is_empty() {
-        progress.line(format!("Into {} (once):", settings.cache.display()));
+        progress.line(format!(
+            "downloading and building once, into {}:",
+            settings.cache.display()
+        ));
     }
     let (compiled, fetched): (Vec<Artifact>, Vec<Artifact>) = missing
         .into_iter()
@@ -53,12 +60,12 @@ pub async fn provide_with(
         }
         make_all(settings, progress, &fetched).await
     };
-    // One lane's failure does not end the other: what it makes is of use for the next attempt.
+    // A failure of one does not stop the other: the next attempt can use its artifacts.
     let (compile, fetch) = tokio::join!(compile, fetch);
     both(fetch, compile)
 }
 
-/// The error of either, or of both.
+/// Combines two results; two errors become one.
 fn both(first: Result<()>, second: Result<()>) -> Result<()> {
     match (first, second) {
         (Err(first), Err(second)) => bail!("{first:#}\nand {second:#}"),
@@ -66,7 +73,7 @@ fn both(first: Result<()>, second: Result<()>) -> Result<()> {
     }
 }
 
-/// Whether [`provide`] would do nothing.
+/// Whether all artifacts and packages are there, so that [`provide`] has nothing to do.
 pub fn is_complete(settings: &Settings, artifacts: &[Artifact]) -> Result<bool> {
     Ok(missing(settings, artifacts)?.is_empty() && packages::missing()?.is_empty())
 }
@@ -82,7 +89,7 @@ fn missing(settings: &Settings, artifacts: &[Artifact]) -> Result<Vec<Artifact>>
     Ok(missing)
 }
 
-/// Whether it is made from Debian packages, which apt must know to download them.
+/// Whether it is made from Debian packages, for which apt needs its package lists.
 fn is_of_packages(artifact: &Artifact) -> bool {
     let recipe = recipes().join(artifact.name);
     recipe.join("packages.txt").exists()
@@ -127,13 +134,17 @@ async fn make(settings: &Settings, artifact: &Artifact) -> Result<()> {
     fs::write(out.join(STAMP), recipe_hash(artifact)?)?;
     let destination = artifact.path(settings);
     remove(&destination)?;
-    fs::create_dir_all(destination.parent().context("an artifact has a folder")?)?;
+    fs::create_dir_all(
+        destination
+            .parent()
+            .context("the parent directory of an artifact")?,
+    )?;
     fs::rename(&out, &destination)?;
     remove(&making)?;
     link_programs(settings, artifact)
 }
 
-/// `bin/PROGRAM` points to the artifact's program.
+/// Links `bin/PROGRAM` to each program of the artifact.
 fn link_programs(settings: &Settings, artifact: &Artifact) -> Result<()> {
     fs::create_dir_all(settings.cache.join("bin"))?;
     for program in artifact.programs {
@@ -146,9 +157,9 @@ fn link_programs(settings: &Settings, artifact: &Artifact) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command with its output in a log; shows the log's end when it fails.
+/// Runs a command with its output in a log. The error shows the end of the log.
 async fn run(command: &mut tokio::process::Command, log: &Path) -> Result<()> {
-    fs::create_dir_all(log.parent().context("a log has a folder")?)?;
+    fs::create_dir_all(log.parent().context("the parent directory of a log")?)?;
     let output = fs::File::create(log)?;
     let status = command
         .stdin(Stdio::null())
@@ -163,7 +174,7 @@ async fn run(command: &mut tokio::process::Command, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The hash over everything that decides how an artifact is made.
+/// The hash over all files of a recipe.
 fn recipe_hash(artifact: &Artifact) -> Result<String> {
     let recipes = recipes();
     let mut files = vec![recipes.join("lib.sh")];
@@ -192,10 +203,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_failures_are_both_told() {
+    fn two_errors_are_both_reported() {
         let failure = |what: &str| Err(anyhow::anyhow!("cause").context(what.to_owned()));
-        let told = both(failure("packages"), failure("etcd")).unwrap_err();
-        assert_eq!(told.to_string(), "packages: cause\nand etcd: cause");
+        let error = both(failure("packages"), failure("etcd")).unwrap_err();
+        assert_eq!(error.to_string(), "packages: cause\nand etcd: cause");
         assert_eq!(
             both(Ok(()), failure("etcd")).unwrap_err().to_string(),
             "etcd"
@@ -204,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn artifacts_of_packages_are_known_by_their_recipe() {
+    fn artifacts_from_debian_packages_are_recognised_by_their_recipe() {
         assert!(is_of_packages(&IMAGES) && is_of_packages(&PDFS));
         assert!(!is_of_packages(&PDFIUM));
     }

@@ -1,4 +1,4 @@
-//! Debian packages that must be installed: the container runtime, Redis, LibreOffice and tools.
+//! Debian packages that must be installed: container runtime, Redis, LibreOffice and tools.
 
 use std::fs;
 use std::path::Path;
@@ -29,11 +29,11 @@ const PACKAGES: [&str; 16] = [
     "util-linux",
 ];
 
-/// Where apt keeps what it knows of packages.
+/// Directory of apt's package lists.
 const LISTS: &str = "/var/lib/apt/lists";
 
-/// Package installation starts services where there is an init system: not here, the bed starts
-/// its own. A policy of the machine's owner is left alone.
+/// With an init system, installing a package would start its service. The policy prevents that,
+/// since the test-bed starts its own services; an existing policy of the machine is respected.
 const INSTALL: &str = "
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
@@ -62,7 +62,7 @@ pub(super) fn missing() -> Result<Vec<&'static str>> {
         .collect())
 }
 
-/// Installs what is missing; needs root then.
+/// Installs the missing packages, which needs root.
 pub(super) async fn install(settings: &Settings, progress: &Progress) -> Result<()> {
     let missing = missing()?;
     if missing.is_empty() {
@@ -82,18 +82,21 @@ pub(super) async fn install(settings: &Settings, progress: &Progress) -> Result<
         super::run(&mut command, &log).await
     };
     progress
-        .step("packages", "Debian packages (about 165 MB)", work)
+        .step(
+            "packages",
+            "installing Debian packages (about 165 MB)",
+            work,
+        )
         .await
 }
 
-/// Fetches the lists of packages where there are none, as in many container images; needs root
-/// then.
+/// Downloads the package lists where there are none, as in many container images. This needs root.
 pub(super) async fn update_lists(settings: &Settings, progress: &Progress) -> Result<()> {
     if has_lists(Path::new(LISTS)) {
         return Ok(());
     }
     if !is_root() {
-        bail!("apt knows no package; as root: apt-get update");
+        bail!("apt has no package lists; as root: apt-get update");
     }
     let log = settings.cache.join("log/package-lists.log");
     let work = async {
@@ -101,11 +104,11 @@ pub(super) async fn update_lists(settings: &Settings, progress: &Progress) -> Re
         super::run(command.args(["update", "-qq"]), &log).await
     };
     progress
-        .step("package lists", "Debian's lists of packages", work)
+        .step("package lists", "downloading Debian's package lists", work)
         .await
 }
 
-/// They may be compressed; an empty folder has `partial` and `lock` in it.
+/// The lists may be compressed. Without any, the directory contains `partial` and `lock`.
 fn has_lists(folder: &Path) -> bool {
     let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
@@ -116,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_there_when_one_of_packages_is() {
+    fn package_lists_are_recognised_by_name() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!has_lists(&folder.path().join("absent")));
         fs::create_dir(folder.path().join("partial")).unwrap();

@@ -1,5 +1,5 @@
 //! `cargo e2e`: every check and test of the repository, from formatting to the tests on real
-//! servers. What the servers need is downloaded and built while cargo compiles.
+//! servers. The servers are downloaded and built while cargo compiles.
 
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -8,24 +8,24 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use layra_testbed::causes::Causes;
 use layra_testbed::{
-    Images, Settings, TOOK, Testbed, arguments, artifacts, cargo, check_prerequisites, interrupted,
-    phases, print_logs, processes, test_targets,
+    Ended, Images, Purpose, Settings, TOOK, Testbed, arguments, artifacts, cargo,
+    check_prerequisites, describe_testbed, phases, print_logs, test_targets, unless_interrupted,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// The package whose integration tests need servers.
 const HARNESS: &str = "layra-e2e";
-/// Tests on servers that run at the same time; those that stop a server wait to be alone.
-const AT_ONCE: &str = "--test-threads=3";
+/// Number of concurrent end-to-end tests; tests that stop a server run alone.
+const TEST_THREADS: &str = "--test-threads=3";
 
 /// Runs every check and test: formatting, lints, unit tests, end-to-end tests on real servers.
 #[derive(Parser)]
 #[command(name = "cargo e2e", bin_name = "cargo e2e")]
 struct Arguments {
-    /// Only what needs no server, in the quick profile: a first answer while you write.
+    /// Only formatting, lints and unit tests, in the dev profile and without servers.
     #[arg(long, conflicts_with = "filter")]
     fast: bool,
-    /// Run only the end-to-end tests whose name contains this.
+    /// Run only the end-to-end tests whose name contains this text.
     filter: Option<String>,
 }
 
@@ -34,61 +34,46 @@ async fn main() -> Result<ExitCode> {
     let compiling = phases::since_start_of_process().unwrap_or_default();
     let arguments = Arguments::parse_from(arguments::of_alias());
     let settings = Settings::from_env()?;
-    let mut report = Report::beginning_with("this runner", compiling);
-    let work = async {
+    let mut report = Report::starting_with("this runner", compiling);
+    let work = Box::pin(async {
         if arguments.fast {
-            fast(&mut report, &settings).await;
-            return Ok(());
+            return fast(&mut report, &settings).await;
         }
         let filter = arguments.filter.as_deref();
         everything(&mut report, &settings, filter).await
-    };
-    tokio::select! {
-        // First: cargo, which Ctrl-C reaches too, is no failure then.
-        biased;
-        code = interrupted() => {
-            let code = code?;
-            eprintln!("\ninterrupted. {}", what_is_left(&settings)?);
-            return Ok(ExitCode::from(code));
-        }
-        done = work => done?,
-    }
-    Ok(report.print())
-}
-
-fn what_is_left(settings: &Settings) -> Result<&'static str> {
-    Ok(if processes(settings)?.is_empty() {
-        "No server runs."
-    } else {
-        "The test-bed still runs, perhaps only half of it. Stop it: cargo testbed down"
+    });
+    Ok(match unless_interrupted(work, describe_testbed).await? {
+        Ended::Finished(()) => report.print(),
+        Ended::Interrupted(code) => code,
     })
 }
 
-/// The checks that a person waits for.
-async fn fast(report: &mut Report, settings: &Settings) {
+/// The checks that need no server.
+async fn fast(report: &mut Report, settings: &Settings) -> Result<()> {
+    check_prerequisites(Purpose::UnitTests)?;
     report.phase("format", format()).await;
-    report.phase("lints", lints(Profile::Quick)).await;
+    report.phase("lints", lints(Profile::Dev)).await;
     let files = artifacts::provide(settings, artifacts::FILES);
     if report.phase("artifacts", files).await.is_some() {
-        let tests = unit_tests(settings, Profile::Quick);
+        let tests = unit_tests(settings, Profile::Dev);
         report.phase("unit tests", tests).await;
     }
+    Ok(())
 }
 
 async fn everything(report: &mut Report, settings: &Settings, filter: Option<&str>) -> Result<()> {
-    let was_running = Testbed::find().await?.is_some();
-    if !was_running {
-        check_prerequisites()?;
+    if Testbed::find().await?.is_none() {
+        check_prerequisites(Purpose::Servers)?;
     }
-    let (tell, files) = tokio::sync::oneshot::channel();
-    let provided = tokio::spawn(provide(settings.clone(), tell));
+    let (announce, files) = tokio::sync::oneshot::channel();
+    let provided = tokio::spawn(provide(settings.clone(), announce));
     if filter.is_none() {
         report.phase("format", format()).await;
         report.phase("lints", lints(Profile::Release)).await;
     }
     report.phase("compile", compile()).await;
     if filter.is_none() {
-        let files = async { files.await.context("the files that tests read") };
+        let files = async { files.await.context("providing the files of the unit tests") };
         if report.phase("files", files).await.is_some() {
             let tests = unit_tests(settings, Profile::Release);
             report.phase("unit tests", tests).await;
@@ -96,28 +81,23 @@ async fn everything(report: &mut Report, settings: &Settings, filter: Option<&st
         let examples = ["test", "--release", "--workspace", "--doc", "--quiet"];
         report.phase("documentation", run(&examples, &[])).await;
     }
-    let provided = async { provided.await.context("making the artifacts")? };
+    let provided = async { provided.await.context("providing the artifacts")? };
     if report.phase("artifacts", provided).await.is_some() {
-        test_on_servers(report, settings, filter, was_running).await;
+        test_on_servers(report, settings, filter).await;
     }
     Ok(())
 }
 
-/// Makes all artifacts; tells when those are there that unit tests read.
-async fn provide(settings: Settings, files: tokio::sync::oneshot::Sender<()>) -> Result<()> {
+/// Provides all artifacts; announces when the files of the unit tests are there.
+async fn provide(settings: Settings, announce: tokio::sync::oneshot::Sender<()>) -> Result<()> {
     artifacts::provide(&settings, artifacts::FILES).await?;
-    // Nobody waits where only some tests are asked for.
-    let _ = files.send(());
+    // Without unit tests, nothing waits for the announcement.
+    let _ = announce.send(());
     artifacts::provide(&settings, artifacts::ALL).await
 }
 
-/// A bed that this run started is stopped again.
-async fn test_on_servers(
-    report: &mut Report,
-    settings: &Settings,
-    filter: Option<&str>,
-    was_running: bool,
-) {
+/// Runs the end-to-end tests. A test-bed that was started for them is stopped again.
+async fn test_on_servers(report: &mut Report, settings: &Settings, filter: Option<&str>) {
     let Some(testbed) = report.phase("test-bed", Testbed::obtain()).await else {
         return;
     };
@@ -127,23 +107,23 @@ async fn test_on_servers(
             print_logs(settings);
         }
     }
-    if !was_running {
+    if testbed.is_new() {
         report.phase("stop", Testbed::down()).await;
     }
 }
 
-/// How code is compiled.
+/// The profile in which code is compiled.
 #[derive(Clone, Copy, Debug)]
 enum Profile {
-    /// As it ships; every dependency once, for checks, tests, images and the demo.
+    /// As it ships. Checks, tests, images and the demo share every compiled dependency.
     Release,
-    /// Cargo's `dev`: soon there, slow to run.
-    Quick,
+    /// Fast to compile, slow to run.
+    Dev,
 }
 
 impl Profile {
-    /// A cargo command for all packages. With fewer, cargo would compile the shared dependencies
-    /// again with fewer features; that is why tests are selected by target.
+    /// A cargo command for all packages. With fewer, cargo would recompile the shared dependencies
+    /// with fewer features; therefore tests are selected by target.
     fn command(self, command: &'static str) -> Vec<&'static str> {
         let mut arguments = vec![command, "--workspace"];
         if matches!(self, Self::Release) {
@@ -169,7 +149,7 @@ async fn compile() -> Result<()> {
     run(&arguments, &[]).await.map(|_| ())
 }
 
-/// All tests but those that need servers.
+/// Runs all tests except those that need servers.
 async fn unit_tests(settings: &Settings, profile: Profile) -> Result<()> {
     let mut arguments = profile.command("test");
     arguments.extend(["--no-fail-fast", "--lib", "--bins"]);
@@ -183,17 +163,17 @@ async fn unit_tests(settings: &Settings, profile: Profile) -> Result<()> {
     Ok(())
 }
 
-/// The paths of the CPU kernels that this CPU has and would not choose by itself.
+/// The variants of the CPU kernels that this CPU supports and would not choose by itself.
 fn other_kernels() -> Vec<&'static str> {
-    let mut paths = vec!["portable"];
+    let mut variants = vec!["portable"];
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
-        paths.push("avx2");
+        variants.push("avx2");
     }
-    paths
+    variants
 }
 
-/// The models' tests against their references, by kernels that this CPU would not choose.
+/// Compares the models with their references, with kernels that this CPU would not choose.
 async fn parity_tests(settings: &Settings, profile: Profile, kernels: &'static str) -> Result<()> {
     let mut arguments = profile.command("test");
     arguments.extend(["--quiet", "--test", "colqwen", "--test", "minilm"]);
@@ -213,18 +193,18 @@ async fn end_to_end_tests(
     arguments.push("--no-fail-fast");
     let targets = test_targets(|package| package == HARNESS).await?;
     arguments.extend(targets.iter().flat_map(|target| ["--test", target]));
-    arguments.extend(["--", AT_ONCE]);
+    arguments.extend(["--", TEST_THREADS]);
     arguments.extend(filter);
     let mut variables = cached_files(settings);
     variables.push(("LAYRA_E2E_OPERATOR_IMAGE", images.operator.clone()));
     variables.push(("LAYRA_E2E_WORKER_IMAGE", images.worker.clone()));
     let passed = run(&arguments, &variables).await?;
-    let of_name = filter.map(|filter| format!(": none has {filter} in its name"));
-    ensure!(passed > 0, "no test ran{}", of_name.unwrap_or_default());
+    let reason = filter.map(|filter| format!(": no name contains {filter}"));
+    ensure!(passed > 0, "no test ran{}", reason.unwrap_or_default());
     Ok(())
 }
 
-/// What tests read from the cache.
+/// The variables that tell tests where files of the cache are.
 fn cached_files(settings: &Settings) -> Vec<(&'static str, String)> {
     let library = artifacts::PDFIUM.path(settings).join("libpdfium.so");
     let model = artifacts::MINILM.path(settings);
@@ -236,7 +216,7 @@ fn cached_files(settings: &Settings) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Runs cargo, prints what it prints, and counts the tests that passed. An error says why tests
+/// Runs cargo, passes its output on, and counts the tests that passed. The error says why tests
 /// failed.
 async fn run(arguments: &[&str], variables: &[(&str, String)]) -> Result<usize> {
     let mut child = cargo()
@@ -269,24 +249,24 @@ async fn run(arguments: &[&str], variables: &[(&str, String)]) -> Result<usize> 
         arguments.join(" ")
     );
     if !slow.is_empty() {
-        println!("longer than a minute: {}", slow.join("; "));
+        println!("tests that took more than a minute: {}", slow.join("; "));
     }
     Ok(all_passed)
 }
 
-/// How many tests passed, from the line in which a test program says that.
+/// Number of passed tests, from the last line of a test program.
 fn passed(line: &str) -> Option<usize> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     counts.split_once(" passed")?.0.parse().ok()
 }
 
-/// Whether a test took longer than one of this run should: `62.1 s  name`.
+/// Whether a test took longer than the limit of a minute: `62.1 s  name`.
 fn is_slow(took: &str) -> bool {
     let seconds = took.split_whitespace().next();
     seconds.is_some_and(|seconds| seconds.parse().is_ok_and(|seconds: f64| seconds > 60.0))
 }
 
-/// What was done, and how it ended.
+/// The phases of a run and their results.
 struct Report {
     start: Instant,
     phases: Vec<Phase>,
@@ -299,8 +279,8 @@ struct Phase {
 }
 
 impl Report {
-    /// A report with something that was done before.
-    fn beginning_with(name: &'static str, duration: Duration) -> Self {
+    /// A report with a phase that has ended already.
+    fn starting_with(name: &'static str, duration: Duration) -> Self {
         let first = Phase {
             name,
             duration,
@@ -313,7 +293,7 @@ impl Report {
         }
     }
 
-    /// Runs one phase. A failure is printed and remembered; none is returned then.
+    /// Runs a phase. A failure is printed and recorded, and none is returned.
     async fn phase<T>(
         &mut self,
         name: &'static str,
@@ -334,8 +314,8 @@ impl Report {
         result.ok()
     }
 
-    /// The closing lines and the exit code. What failed is said once more: logs may have come after
-    /// it.
+    /// Prints the closing lines and returns the exit code. Failures are repeated, since logs may
+    /// have followed them.
     fn print(&self) -> ExitCode {
         for phase in &self.phases {
             if let Some(failure) = &phase.failure {
@@ -365,7 +345,7 @@ mod tests {
     use super::passed;
 
     #[test]
-    fn passed_tests_are_read_from_the_closing_line_of_a_program() {
+    fn passed_tests_are_counted_from_the_last_line_of_a_test_program() {
         let line = "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out";
         assert_eq!(passed(line), Some(12));
         assert_eq!(passed("test result: FAILED. 1 passed; 2 failed"), Some(1));

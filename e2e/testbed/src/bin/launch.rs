@@ -1,15 +1,18 @@
-//! `cargo demo`, `cargo faults`, `cargo measure`, `cargo scaling`: makes what the program of that
-//! name needs, then becomes it. Artifacts are downloaded and built while cargo compiles.
+//! `cargo demo`, `cargo faults`, `cargo measure`, `cargo scaling`: prepares everything that the
+//! program of that name needs, then executes it. Artifacts are downloaded and built while cargo
+//! compiles.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use layra_testbed::phases::{Phases, since_start_of_process};
 use layra_testbed::{
-    Progress, Settings, Testbed, artifacts, build_release, check_prerequisites, interrupted,
+    Ended, Progress, Purpose, Settings, Testbed, artifacts, build_release, check_prerequisites,
+    unless_interrupted,
 };
 
 /// The programs of `layra-e2e`.
@@ -21,30 +24,29 @@ async fn main() -> Result<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let program = arguments.next().unwrap_or_default();
     let Some(program) = PROGRAMS.into_iter().find(|name| program == *name) else {
-        bail!("cargo demo, cargo faults, cargo measure or cargo scaling");
+        bail!("use cargo demo, cargo faults, cargo measure or cargo scaling");
     };
     let arguments: Vec<OsString> = arguments.collect();
     let mut phases = Phases::default();
-    phases.add("this runner compiled", compiling);
+    phases.add("this runner", compiling);
 
     let asks_for_help = |argument: &OsString| argument == "--help" || argument == "-h";
-    let prepared = async {
+    let prepared = Box::pin(async {
         if arguments.iter().any(asks_for_help) {
             build_release(&[program], &Progress::new()).await
         } else {
             prepare(program, &mut phases).await
         }
+    });
+    let left = || {
+        Ok(format!(
+            "No server was started. Downloads and compiled programs are kept; `cargo {program}` \
+             continues from there."
+        ))
     };
-    let binaries = tokio::select! {
-        binaries = prepared => binaries?,
-        code = interrupted() => {
-            let code = code?;
-            eprintln!(
-                "\ninterrupted. Nothing was started; what was downloaded and compiled is kept: \
-                 `cargo {program}` goes on from there"
-            );
-            return Ok(ExitCode::from(code));
-        }
+    let binaries = match unless_interrupted(prepared, left).await? {
+        Ended::Finished(binaries) => binaries,
+        Ended::Interrupted(code) => return Ok(code),
     };
     let (name, value) = phases.to_variable();
     let error = Command::new(binaries.join(program))
@@ -54,19 +56,19 @@ async fn main() -> Result<ExitCode> {
     Err(error).with_context(|| format!("running {program}"))
 }
 
-/// Compiles the program and what ships, and makes all artifacts beside that. Says where the
-/// programs are.
-async fn prepare(program: &str, phases: &mut Phases) -> Result<std::path::PathBuf> {
+/// Compiles the program, the operator and the worker, and provides all artifacts at the same time.
+/// Returns the directory of the programs.
+async fn prepare(program: &str, phases: &mut Phases) -> Result<PathBuf> {
     let settings = Settings::from_env()?;
     let bed = Testbed::find().await?;
     if bed.is_none() {
-        check_prerequisites()?;
+        check_prerequisites(Purpose::Servers)?;
     }
     let needed = match &bed {
         Some(bed) if bed.is_external() => [artifacts::FILES, &[artifacts::KUBECTL]].concat(),
         _ => artifacts::ALL.to_vec(),
     };
-    // The images are made of the first two: whichever cargo finishes first, nothing is built twice.
+    // The images need the first two. Built together, no dependency is compiled twice.
     let programs = ["layra-worker", "layra-operator", program];
     let start = Instant::now();
     let progress = Progress::new();
@@ -80,7 +82,10 @@ async fn prepare(program: &str, phases: &mut Phases) -> Result<std::path::PathBu
     );
     let built = built?;
     made?;
-    phases.add("release build, artifacts beside it", compiled - start);
-    phases.add("rest of the artifacts", compiled.elapsed());
+    phases.add(
+        "release build (artifacts at the same time)",
+        compiled - start,
+    );
+    phases.add("remaining artifacts", compiled.elapsed());
     Ok(built)
 }

@@ -1,4 +1,4 @@
-//! `cargo testbed`: the test-bed by hand.
+//! `cargo testbed`: controls the test-bed by hand.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -6,7 +6,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use layra_testbed::{
-    Settings, Testbed, arguments, artifacts, check_prerequisites, dist, interrupted, processes,
+    Ended, Purpose, Settings, Testbed, arguments, artifacts, check_prerequisites, describe_testbed,
+    dist, processes, unless_interrupted,
 };
 
 /// Real servers for tests: Kubernetes, Kafka, Milvus, S3, MongoDB, Redis.
@@ -19,23 +20,23 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Start it, or show that it runs. Fetches and builds what is missing.
+    /// Start the test-bed or reuse the running one; download and build what is missing.
     Up,
-    /// Stop it and remove everything but its logs.
+    /// Stop the test-bed and remove everything except its logs and the cache.
     Down,
-    /// Show each process with its port and memory.
+    /// Show every process with its port and memory.
     Status,
-    /// Fetch and build everything, start nothing.
+    /// Download and build everything, start nothing.
     Artifacts,
-    /// Build the binaries and gather what the container images carry in dist/.
+    /// Build the binaries and collect the contents of the container images in dist/.
     Dist,
-    /// Build the container images and put them into the running bed; print their names.
+    /// Build the container images, import them into the running test-bed, and print their names.
     Images,
-    /// Print the variables with which tests and programs use the running bed.
+    /// Print the environment variables with which tests and programs use the running test-bed.
     Env,
-    /// Run kubectl on the running bed.
+    /// Run kubectl against the running test-bed.
     Kubectl {
-        /// Arguments of kubectl.
+        /// Arguments for kubectl.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -44,14 +45,14 @@ enum Action {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
     let action = Arguments::parse_from(arguments::of_alias()).action;
-    tokio::select! {
-        biased;
-        code = interrupted() => code.map(ExitCode::from),
-        done = act(action) => done.map(|()| ExitCode::SUCCESS),
-    }
+    let run = Box::pin(run(action));
+    Ok(match unless_interrupted(run, describe_testbed).await? {
+        Ended::Finished(()) => ExitCode::SUCCESS,
+        Ended::Interrupted(code) => code,
+    })
 }
 
-async fn act(action: Action) -> Result<()> {
+async fn run(action: Action) -> Result<()> {
     match action {
         Action::Up => {
             let testbed = Testbed::obtain().await?;
@@ -61,7 +62,7 @@ async fn act(action: Action) -> Result<()> {
         Action::Down => Testbed::down().await,
         Action::Status => status().await,
         Action::Artifacts => {
-            check_prerequisites()?;
+            check_prerequisites(Purpose::Servers)?;
             artifacts::provide(&Settings::from_env()?, artifacts::ALL).await
         }
         Action::Dist => dist(&Settings::from_env()?).await.map(|_| ()),
@@ -81,7 +82,7 @@ async fn act(action: Action) -> Result<()> {
 async fn running() -> Result<Testbed> {
     Testbed::find()
         .await?
-        .context("no test-bed answers: cargo testbed up")
+        .context("no test-bed is running; start one with `cargo testbed up`")
 }
 
 async fn status() -> Result<()> {
@@ -151,7 +152,7 @@ fn print_environment(testbed: &Testbed) {
 fn kubectl(arguments: &[String]) -> Result<()> {
     let settings = Settings::from_env()?;
     if !settings.kubeconfig().exists() {
-        bail!("no test-bed is up: cargo testbed up");
+        bail!("no test-bed is running; start one with `cargo testbed up`");
     }
     let error = Command::new(settings.bin("kubectl"))
         .env("KUBECONFIG", settings.kubeconfig())

@@ -7,7 +7,7 @@ use super::wire::{self, Length};
 use crate::settings::{NODE_IP, Settings};
 use anyhow::{Context, Result, bail, ensure};
 
-/// Any 16 bytes in URL-safe base64: a bed has one cluster, which ends with it.
+/// Any 16 bytes in URL-safe base64.
 const CLUSTER_ID: &str = "bGF5cmEtdGVzdGJlZC0wMQ";
 
 pub(super) fn command(settings: &Settings) -> Result<Command> {
@@ -23,7 +23,7 @@ pub(super) fn command(settings: &Settings) -> Result<Command> {
             .context("running java")?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stdout);
-            bail!("Kafka's storage cannot be formatted: {text}");
+            bail!("formatting Kafka's storage failed: {text}");
         }
     }
     let mut command = java(settings, "300m");
@@ -31,16 +31,16 @@ pub(super) fn command(settings: &Settings) -> Result<Command> {
     Ok(command)
 }
 
-/// The broker lists itself.
+/// Checks that the broker lists itself.
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
     let request = metadata_request();
     let answer = wire::message(settings.ports.kafka, Length::Following, &request).await?;
-    let brokers = brokers(&answer).context("an answer to Metadata")?;
+    let brokers = brokers(&answer).context("a response to the Metadata request")?;
     ensure!(brokers > 0, "the cluster has no broker yet");
     Ok(())
 }
 
-/// Kafka's Metadata request, version 4, of no topic.
+/// Kafka's Metadata request, version 4, for no topic.
 fn metadata_request() -> Vec<u8> {
     const METADATA: u16 = 3;
     const VERSION: u16 = 4;
@@ -49,12 +49,12 @@ fn metadata_request() -> Vec<u8> {
     request.extend(METADATA.to_be_bytes());
     request.extend(VERSION.to_be_bytes());
     request.extend(CORRELATION.to_be_bytes());
-    // No client id, no topics, and none is to be made.
+    // No client id, no topics, no automatic creation of topics.
     request.extend([0xff, 0xff, 0, 0, 0, 0, 0]);
     request
 }
 
-/// Brokers in the answer: behind the correlation and the time for which clients are held back.
+/// Number of brokers in the response, after correlation id and throttle time.
 fn brokers(answer: &[u8]) -> Option<u32> {
     let count = answer.get(8..12)?;
     Some(u32::from_be_bytes(count.try_into().ok()?))
@@ -88,7 +88,7 @@ advertised.listeners=PLAINTEXT://{NODE_IP}:{port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 log.dirs={log}
-# Topics are made by the operator or by a test, never by accident.
+# Topics are created by the operator or a test, never automatically.
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=10
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brokers_are_counted_and_a_short_answer_has_none() {
+    fn brokers_are_counted_and_a_truncated_response_is_rejected() {
         let answer = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 9];
         assert_eq!(brokers(&answer), Some(2));
         assert_eq!(brokers(&answer[..10]), None);

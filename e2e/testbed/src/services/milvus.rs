@@ -1,4 +1,4 @@
-//! Milvus standalone with its embedded etcd, configured from the template that comes with it.
+//! Milvus standalone with embedded etcd, configured from the template in its package.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_yaml_ng::{Mapping, Value};
 use super::wire;
 use crate::settings::{NODE_IP, Settings};
 
-/// Ports as offsets from the first one, which is the proxy's.
+/// Ports as offsets from the first one, which the proxy uses.
 const PORTS: [(&str, u16); 8] = [
     ("proxy.port", 0),
     ("proxy.internalPort", 1),
@@ -25,7 +25,7 @@ const ETCD_CLIENT: u16 = 9;
 const ETCD_PEER: u16 = 10;
 const METRICS: u16 = 11;
 
-/// Every port of the server, as `first-last`.
+/// The range of the server's ports, as `first-last`.
 pub(crate) fn milvus_ports(settings: &Settings) -> String {
     format!(
         "{}-{}",
@@ -34,20 +34,20 @@ pub(crate) fn milvus_ports(settings: &Settings) -> String {
     )
 }
 
-/// How fast writes may be.
+/// Rate limit for writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WriteLimit {
-    /// As the server can.
+    /// No limit.
     #[default]
     None,
-    /// About one byte a second: after the first write every one is refused for its rate.
+    /// About one byte per second: every write after the first is throttled.
     Refusing,
 }
 
 pub(super) fn command(settings: &Settings, limit: WriteLimit) -> Result<Command> {
     let artifact = settings.cache.join("milvus");
     let folder = settings.data("milvus");
-    // The place where Milvus looks for its configuration: below its working folder.
+    // Milvus looks for its configuration here, below its working directory.
     let configs = folder.join("configs");
     fs::create_dir_all(&configs)?;
     fs::create_dir_all(folder.join("logs"))?;
@@ -79,17 +79,18 @@ pub(super) fn command(settings: &Settings, limit: WriteLimit) -> Result<Command>
     Ok(command)
 }
 
-/// Healthy (the server accepts requests before it is) and answering a request of the API.
+/// Checks that the server is healthy, since it accepts requests earlier, and answers an API
+/// request.
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
     let health = wire::http_get(settings.ports.milvus + METRICS, "/healthz").await?;
-    ensure!(health.contains("OK"), "Milvus says {health}");
+    ensure!(health.contains("OK"), "Milvus is not healthy: {health}");
     wire::http_get(settings.ports.milvus, "/v1/vector/collections").await?;
     Ok(())
 }
 
 fn configure(template: &str, folder: &Path, port: u16) -> Result<Value> {
     let mut configuration: Value = serde_yaml_ng::from_str(&with_defaults(template))
-        .context("Milvus' configuration template has changed")?;
+        .context("parsing the template of Milvus' configuration")?;
     for (key, offset) in PORTS {
         set(&mut configuration, key, port + offset)?;
     }
@@ -125,7 +126,8 @@ fn configure(template: &str, folder: &Path, port: u16) -> Result<Value> {
     Ok(configuration)
 }
 
-/// Only at the start: this version hangs when it reads a changed configuration while it runs.
+/// Limits can be set only at the start: this version hangs when its configuration changes at run
+/// time.
 fn limit_writes(configuration: &mut Value, limit: WriteLimit) -> Result<()> {
     if limit == WriteLimit::None {
         return Ok(());
@@ -134,14 +136,15 @@ fn limit_writes(configuration: &mut Value, limit: WriteLimit) -> Result<()> {
     for kind in ["insertRate", "deleteRate"] {
         for scope in ["max", "collection.max"] {
             let key = format!("quotaAndLimits.dml.{kind}.{scope}");
-            // MB a second.
+            // MB per second.
             set(configuration, &key, 1e-6)?;
         }
     }
     Ok(())
 }
 
-/// Without a file of its own the embedded etcd takes 2379 and 2380 whatever `etcd.endpoints` says.
+/// Without its own file, the embedded etcd uses ports 2379 and 2380, whatever `etcd.endpoints`
+/// says.
 fn etcd_configuration(folder: &Path, port: u16) -> Result<String> {
     let client = format!("http://127.0.0.1:{}", port + ETCD_CLIENT);
     let peer = format!("http://127.0.0.1:{}", port + ETCD_PEER);
@@ -161,7 +164,7 @@ fn etcd_configuration(folder: &Path, port: u16) -> Result<String> {
     Ok(serde_yaml_ng::to_string(&yaml)?)
 }
 
-/// Puts the default into every `{{ name(type): default }}`; one without default becomes empty.
+/// Replaces every `{{ name(type): default }}` by its default, or by nothing if there is none.
 fn with_defaults(template: &str) -> String {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
@@ -181,7 +184,7 @@ fn with_defaults(template: &str) -> String {
     text
 }
 
-/// Sets `a.b.c`, making what is missing on the way.
+/// Sets `a.b.c`, creating missing sections.
 fn set(configuration: &mut Value, key: &str, value: impl Into<Value>) -> Result<()> {
     let mut place = configuration;
     for part in key.split('.') {
@@ -190,7 +193,7 @@ fn set(configuration: &mut Value, key: &str, value: impl Into<Value>) -> Result<
         }
         let mapping = place
             .as_mapping_mut()
-            .with_context(|| format!("{key} is no section"))?;
+            .with_context(|| format!("{key}: a parent is not a section"))?;
         place = mapping.entry(part.into()).or_insert(Value::Null);
     }
     *place = value.into();
@@ -205,7 +208,7 @@ mod tests {
                             data:\n    dir: {{ etcd_data_dir }}\nother: {{ level: info }} # text\n";
 
     #[test]
-    fn settings_replace_the_template_and_the_rest_keeps_its_defaults() {
+    fn settings_override_the_template_and_the_rest_keeps_its_defaults() {
         let configuration = configure(TEMPLATE, Path::new("/data"), 17530).unwrap();
         assert_eq!(configuration["proxy"]["port"], Value::from(17530));
         assert_eq!(configuration["proxy"]["ip"], Value::from(NODE_IP));
@@ -221,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_are_limited_on_request() {
+    fn writes_are_limited_only_on_request() {
         let mut configuration = configure(TEMPLATE, Path::new("/data"), 17530).unwrap();
         limit_writes(&mut configuration, WriteLimit::None).unwrap();
         assert!(configuration.get("quotaAndLimits").is_none());
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_no_section() {
+    fn a_setting_below_a_value_is_an_error() {
         let mut configuration = Value::from(1);
         assert!(set(&mut configuration, "a.b", 1).is_err());
     }

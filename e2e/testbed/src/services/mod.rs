@@ -1,4 +1,4 @@
-//! The data services: how each is started and which real request shows that it works.
+//! The data services: how each is started, and the request that shows that it works.
 
 mod kafka;
 mod milvus;
@@ -20,29 +20,29 @@ pub(super) use s3::{ACCESS_KEY, SECRET_KEY};
 use super::process::{Daemon, Signal};
 use super::settings::{NODE_IP, Settings};
 
-/// How long a service may take from its start to its first answer.
+/// How long a service may take from its start to its first response.
 const START_LIMIT: Duration = Duration::from_secs(90);
 
-/// How long a killed server may hold its port.
+/// How long the port of a killed server may stay in use.
 const PORT_LIMIT: Duration = Duration::from_secs(15);
 
-/// The data services of the bed.
+/// A data service of the test-bed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// Apache Kafka, one broker.
     Kafka,
     /// Milvus standalone.
     Milvus,
-    /// A server of MongoDB's wire protocol.
+    /// A server that speaks MongoDB's wire protocol.
     MongoDb,
-    /// MinIO.
+    /// The S3 server, MinIO.
     S3,
-    /// Redis.
+    /// Redis, one server.
     Redis,
 }
 
 impl Service {
-    /// All of them, in the order in which they are shown.
+    /// All services, in the order of display.
     pub const ALL: [Self; 5] = [
         Self::Kafka,
         Self::Milvus,
@@ -51,7 +51,7 @@ impl Service {
         Self::Redis,
     ];
 
-    /// The name of its process and log.
+    /// Name of its process and of its log.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl Service {
         }
     }
 
-    /// The port that its clients use.
+    /// Port for clients.
     #[must_use]
     pub fn port(self, settings: &Settings) -> u16 {
         match self {
@@ -75,12 +75,12 @@ impl Service {
         }
     }
 
-    /// Starts it, on the data of its last run if there is any, and waits until it answers.
+    /// Starts it on its existing data, if any, and waits until it answers.
     pub async fn start(self, settings: &Settings) -> Result<()> {
         self.start_with(settings, WriteLimit::None).await
     }
 
-    /// The same, with a limit that Milvus alone has.
+    /// The same, with a write limit for Milvus.
     pub async fn start_with(self, settings: &Settings, limit: WriteLimit) -> Result<()> {
         wait_for_port(self.name(), self.port(settings)).await?;
         std::fs::create_dir_all(settings.data(self.name()))?;
@@ -89,14 +89,14 @@ impl Service {
         self.wait_until_ready(settings).await
     }
 
-    /// Ends it; its data stays.
+    /// Stops it; its data is kept.
     pub async fn stop(self, settings: &Settings, signal: Signal) -> Result<()> {
         Daemon::new(settings, self.name())
             .stop(signal, Duration::from_mins(1))
             .await
     }
 
-    /// Waits until a real request is answered. Fails early when the process has ended.
+    /// Waits until it answers a real request. Fails early when the process has exited.
     pub async fn wait_until_ready(self, settings: &Settings) -> Result<()> {
         let daemon = Daemon::new(settings, self.name());
         let deadline = Instant::now() + START_LIMIT;
@@ -106,7 +106,7 @@ impl Service {
             };
             if !daemon.is_alive() {
                 bail!(
-                    "{} ended; its log ends with\n{}",
+                    "{} exited; its log ends with\n{}",
                     self.name(),
                     daemon.log_tail(20)
                 );
@@ -121,7 +121,7 @@ impl Service {
         }
     }
 
-    /// One real request, bounded in time.
+    /// Sends one real request, with a timeout.
     pub async fn probe(self, settings: &Settings) -> Result<()> {
         let request = async {
             match self {
@@ -149,8 +149,8 @@ impl Service {
     }
 }
 
-/// Waits until the last server has let go of its port: one that was killed takes a moment for that.
-/// A port in use by somebody else would show as a server that never gets ready.
+/// Waits until the previous server has released its port, which takes a moment after a kill. A port
+/// that another program uses is reported here, rather than as a server that never becomes ready.
 async fn wait_for_port(name: &str, port: u16) -> Result<()> {
     let deadline = Instant::now() + PORT_LIMIT;
     loop {

@@ -1,4 +1,5 @@
-//! A server of MongoDB's wire protocol on one file; no package registry carries mongod.
+//! A server with MongoDB's wire protocol that stores everything in one file. No package registry
+//! offers mongod.
 
 use std::process::Command;
 
@@ -28,22 +29,22 @@ pub(super) fn command(settings: &Settings) -> Command {
     command
 }
 
-/// The command `ping` is answered.
+/// Checks that the server answers the command `ping`.
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
     let answer = wire::message(settings.ports.mongodb, Length::Whole, &ping()).await?;
-    ensure!(says_ok(&answer), "MongoDB refuses a ping");
+    ensure!(is_ok(&answer), "MongoDB rejects a ping");
     Ok(())
 }
 
-/// `{ping: 1, $db: "admin"}` in the wire protocol's one kind of message, without its length.
+/// `{ping: 1, $db: "admin"}` as an `OP_MSG`, without its length.
 fn ping() -> Vec<u8> {
-    const MESSAGE: u32 = 2013;
-    // BSON: the document's length, then fields. Types: 0x10 a number of 32 bits, 2 a text with its
-    // length and a closing zero.
+    const OP_MSG: u32 = 2013;
+    // BSON: the length of the document, then its fields. Type 0x10 is a 32-bit integer, type 2 a
+    // string with its length and a final zero.
     let document = b"\x1e\0\0\0\x10ping\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0";
     let mut message = Vec::new();
-    // The request's id, that of what it answers, and the kind; then no flags and one document.
-    for number in [1, 0, MESSAGE, 0] {
+    // Request id, id of the request that it answers, and opcode; then no flags and one document.
+    for number in [1, 0, OP_MSG, 0] {
         message.extend(number.to_le_bytes());
     }
     message.push(0);
@@ -51,8 +52,8 @@ fn ping() -> Vec<u8> {
     message
 }
 
-/// Whether `ok` is 1 in an answer, whichever type of number the server takes for it.
-fn says_ok(answer: &[u8]) -> bool {
+/// Whether `ok` is 1 in a response, as a double or an integer.
+fn is_ok(answer: &[u8]) -> bool {
     let fields: [&[u8]; 2] = [b"\x01ok\0\0\0\0\0\0\0\xf0\x3f", b"\x10ok\0\x01\0\0\0"];
     let is_in = |field: &&[u8]| answer.windows(field.len()).any(|window| window == *field);
     fields.iter().any(is_in)
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ping_is_a_document_of_its_own_length() {
+    fn a_ping_has_the_length_that_it_states() {
         let ping = ping();
         let (_, document) = ping.split_at(17);
         let size = u32::from_le_bytes(document[..4].try_into().unwrap());
@@ -71,8 +72,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_good_when_ok_is_one() {
-        assert!(says_ok(b"...\x01ok\0\0\0\0\0\0\0\xf0\x3f\0"));
-        assert!(!says_ok(b"...\x01ok\0\0\0\0\0\0\0\0\0\0"));
+    fn a_response_is_ok_when_its_field_is_one() {
+        assert!(is_ok(b"...\x01ok\0\0\0\0\0\0\0\xf0\x3f\0"));
+        assert!(!is_ok(b"...\x01ok\0\0\0\0\0\0\0\0\0\0"));
     }
 }

@@ -1,4 +1,4 @@
-//! Redis, with every write on disk before the next second.
+//! Redis, which writes its append-only file to disk every second.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ pub(super) fn command(settings: &Settings) -> Command {
             "--port",
             &settings.ports.redis.to_string(),
         ])
-        // Open on the bridge, which only this machine and its pods reach.
+        // No password: only this machine and its pods reach the bridge.
         .args([
             "--protected-mode",
             "no",
@@ -24,7 +24,7 @@ pub(super) fn command(settings: &Settings) -> Command {
             "yes",
             "--save",
             "",
-            // A title is written over the environment, with the bed's mark in it.
+            // A process title would overwrite the environment, which holds the test-bed's mark.
             "--set-proc-title",
             "no",
             "--dir",
@@ -35,6 +35,6 @@ pub(super) fn command(settings: &Settings) -> Command {
 
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
     let answer = wire::line(settings.ports.redis, "PING").await?;
-    ensure!(answer == "+PONG", "Redis says {answer}");
+    ensure!(answer == "+PONG", "Redis answers {answer}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! MinIO on one folder.
+//! MinIO with one data directory.
 
 use std::process::Command;
 
@@ -7,9 +7,9 @@ use anyhow::Result;
 use super::wire;
 use crate::settings::{NODE_IP, Settings};
 
-/// The bed's only S3 user.
+/// Access key of the only S3 user.
 pub(crate) const ACCESS_KEY: &str = "layra-testbed";
-/// That user's secret, known to everybody: the server is reached from this machine alone.
+/// Secret key of that user. It is public, since only this machine reaches the server.
 pub(crate) const SECRET_KEY: &str = "layra-testbed-secret";
 
 pub(super) fn command(settings: &Settings) -> Command {
@@ -30,7 +30,7 @@ pub(super) fn command(settings: &Settings) -> Command {
     command
 }
 
-/// Reads and writes can be answered.
+/// Checks that the server can answer reads and writes.
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
     wire::http_get(settings.ports.s3, "/minio/health/cluster").await?;
     Ok(())
