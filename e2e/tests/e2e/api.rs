@@ -1,4 +1,4 @@
-//! What the API server itself refuses, explains and accepts.
+//! Objects that the API server itself refuses or accepts, and its explanations.
 
 use std::time::Duration;
 
