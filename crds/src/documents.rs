@@ -141,7 +141,7 @@ pub enum ImageFormat {
     /// Lossless.
     #[default]
     Png,
-    /// Lossy, at most about half the size.
+    /// Lossy; about half the size of PNG, or less.
     WebP,
 }
 

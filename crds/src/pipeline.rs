@@ -24,7 +24,7 @@ use crate::{
     status = "IngestionPipelineStatus",
     derive = "PartialEq",
     cel,
-    doc = "Documents from Kafka to searchable page vectors: topic, workers, index and scaling in one object.",
+    doc = "Ingests documents from Kafka into searchable page vectors: topic, workers, index and scaling in one object.",
     scale(
         spec_replicas_path = ".spec.scaling.replicas",
         status_replicas_path = ".status.replicas",

@@ -36,7 +36,7 @@ pub struct PodTemplate {
     validation = Rule::new("!has(self.labels) || ['app.kubernetes.io/name', 'app.kubernetes.io/instance', 'app.kubernetes.io/component', 'app.kubernetes.io/managed-by', 'app.kubernetes.io/part-of'].all(k, !(k in self.labels))")
         .message("worker.podTemplate.metadata.labels must not contain app.kubernetes.io/name, instance, component, managed-by or part-of: the operator selects the pods by them. Use other labels"),
     validation = Rule::new("!has(self.annotations) || ['ingest.layra.io/config-hash', 'ingest.layra.io/secrets-hash'].all(k, !(k in self.annotations))")
-        .message("worker.podTemplate.metadata.annotations must not contain ingest.layra.io/config-hash or ingest.layra.io/secrets-hash: the operator rolls the pods by them. Remove them")
+        .message("worker.podTemplate.metadata.annotations must not contain ingest.layra.io/config-hash or ingest.layra.io/secrets-hash: the operator uses them to detect changes that roll the pods. Remove them")
 )]
 pub struct PodTemplateMetadata {
     /// Labels added to the pods.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
         .message("scaling.fallback.replicas must not exceed scaling.maxReplicas"),
     // On updates only: a value set by `kubectl scale` may stay when the mode returns to Auto.
     validation = Rule::new("!has(self.replicas) || self.mode == 'Manual' || (has(oldSelf.replicas) && oldSelf.replicas == self.replicas)")
-        .message("scaling.replicas and `kubectl scale` need scaling.mode: Manual; in mode Auto the operator decides")
+        .message("scaling.replicas and `kubectl scale` need scaling.mode: Manual; in other modes the operator decides")
 )]
 pub struct ScalingSpec {
     /// `Auto`: the operator scales the workers with the backlog. `Recommend`: it reports its
@@ -89,8 +89,8 @@ pub struct FallbackSpec {
     #[schemars(range(min = 30, max = 86_400))]
     pub after_seconds: u32,
 
-    /// Minimum number of workers from then on, until the backlog is known again. The operator never
-    /// scales down to it.
+    /// Minimum number of workers from then on, until the backlog is known again. It never causes a
+    /// scale-down.
     #[schemars(range(min = 0))]
     pub replicas: i32,
 }

@@ -20,9 +20,9 @@ pub struct SourceSpec {
 #[x_kube(
     cel,
     validation = Rule::new("!has(self.deadLetterTopic) || self.deadLetterTopic != self.topic")
-        .message("deadLetterTopic must differ from topic: a failed task would be consumed in an endless loop"),
+        .message("source.kafka.deadLetterTopic must differ from source.kafka.topic: a failed task would be consumed in an endless loop"),
     validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != self.topic")
-        .message("foreignMessages.topic must differ from topic: a forwarded message would be consumed in an endless loop")
+        .message("source.kafka.foreignMessages.topic must differ from source.kafka.topic: a forwarded message would be consumed in an endless loop")
 )]
 pub struct KafkaSource {
     /// Comma-separated list of brokers, `host:port`. Workers and operator must reach them.
@@ -42,9 +42,10 @@ pub struct KafkaSource {
     #[schemars(length(min = 1, max = 249))]
     pub consumer_group: String,
 
-    /// Partitions of the topic, and so the upper limit for workers. The operator adds partitions if
-    /// the topic has fewer. Kafka cannot remove partitions: fewer than the topic has is refused
-    /// with the condition reason `PartitionsDecreaseRefused`. Default: 10.
+    /// Number of partitions of the topic, which is also the maximum number of workers. The operator
+    /// adds partitions if the topic has fewer. A number below the topic's is refused with the
+    /// condition reason `PartitionsDecreaseRefused`, because Kafka cannot remove partitions.
+    /// Default: 10.
     #[serde(default = "default_partitions")]
     #[schemars(range(min = 1, max = 10000))]
     pub partitions: i32,
@@ -80,8 +81,8 @@ pub struct KafkaSource {
     /// TLS. `security.protocol`: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`; it follows
     /// from the other keys and is needed only for TLS with the system's CA certificates.
     /// Certificates and keys are in PEM format. An empty value counts as absent, and trailing line
-    /// breaks are ignored. A Secret with an unused or missing key is refused, and so is one with a
-    /// similar key of another name, such as `ca.pem`.
+    /// breaks are ignored. A Secret with an unused, missing or misspelt key (such as `ca.pem`) is
+    /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
 }
@@ -109,7 +110,7 @@ impl KafkaSource {
 #[x_kube(
     cel,
     validation = Rule::new("(has(self.action) && self.action == 'Forward') == has(self.topic)")
-        .message("foreignMessages.topic is required with action Forward, and only then")
+        .message("source.kafka.foreignMessages.topic is required with action: Forward and must be absent otherwise")
 )]
 pub struct ForeignMessages {
     /// `Skip` commits the messages and leaves them to LAYRA's own consumer group. `Forward` copies

@@ -128,7 +128,7 @@ pub struct ScalingInputs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<f64>,
 
-    /// Age of the oldest task in the backlog, in seconds, at least.
+    /// Minimum age of the oldest task in the backlog, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_seconds: Option<f64>,
 
@@ -167,7 +167,7 @@ pub struct ScalingTerms {
     /// Workers needed to process the backlog within the drain target.
     pub for_backlog: u32,
 
-    /// The larger of the two with a reserve of a tenth. Workers above this number can stop.
+    /// Workers needed if they were a tenth slower. Workers above this number may be stopped.
     pub to_scale_down: u32,
 
     /// Minimum: `minReplicas` or the scheduled floor.

@@ -99,15 +99,15 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         ),
         (
             json!({"spec": {"source": {"kafka": {"deadLetterTopic": "task_generation"}}}}),
-            "deadLetterTopic must differ from topic",
+            "source.kafka.deadLetterTopic must differ from source.kafka.topic",
         ),
         (
             json!({"spec": {"source": {"kafka": {"foreignMessages": {"action": "Forward"}}}}}),
-            "foreignMessages.topic is required with action Forward",
+            "source.kafka.foreignMessages.topic is required with action: Forward",
         ),
         (
             json!({"spec": {"source": {"kafka": {"foreignMessages": {"action": "Forward", "topic": "task_generation"}}}}}),
-            "foreignMessages.topic must differ from topic",
+            "source.kafka.foreignMessages.topic must differ from source.kafka.topic",
         ),
         (
             json!({"spec": {"documents": {"render": {"dpi": [{"below": 20, "dpi": 300}]}}}}),
@@ -170,7 +170,7 @@ fn what_the_operator_depends_on_cannot_be_overridden() {
         ),
         (
             json!({"metadata": {"annotations": {"ingest.layra.io/config-hash": "1"}}}),
-            "the operator rolls the pods by them",
+            "the operator uses them to detect changes that roll the pods",
         ),
         (
             json!({"spec": {"automountServiceAccountToken": false}}),

@@ -69,7 +69,7 @@ impl Audit {
         for (image, page) in &rows {
             if !known_images.contains(image) {
                 audit.violations.push(format!(
-                    "image {image} (file {}, page {}) is in Milvus and not in MongoDB",
+                    "image {image} (file {}, page {}) is in Milvus but not in MongoDB",
                     page.file_id, page.page_number
                 ));
             }

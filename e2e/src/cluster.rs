@@ -435,7 +435,7 @@ pub async fn eventually<T>(
         if Instant::now() > end {
             match result {
                 Err(error) => return Err(error.context(format!("waiting for {what}"))),
-                Ok(_) => bail!("waited {} s in vain for {what}", limit.as_secs()),
+                Ok(_) => bail!("timed out after {} s waiting for {what}", limit.as_secs()),
             }
         }
         tokio::time::sleep(Duration::from_millis(300)).await;

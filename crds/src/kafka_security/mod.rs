@@ -133,7 +133,7 @@ impl KafkaSecurity {
 pub fn refused_setting(name: &str, description: &str, value: &str) -> String {
     let has_value = !value.is_empty() && description.contains(value);
     if has_value || description.starts_with("Invalid value") {
-        format!("`{name}`: its value is not accepted")
+        format!("`{name}`: the Kafka client rejects the value")
     } else {
         format!("`{name}`: {description}")
     }

@@ -321,12 +321,12 @@ fn a_refused_setting_is_named_without_its_value() {
         ),
         (
             "Unsupported value \"hunter2\" for configuration property \"ssl.key.pem\"",
-            "`ssl.key.pem`: its value is not accepted",
+            "`ssl.key.pem`: the Kafka client rejects the value",
         ),
         // As long as librdkafka has room.
         (
             "Invalid value for configuration property \"ssl.key.pem\": hunt",
-            "`ssl.key.pem`: its value is not accepted",
+            "`ssl.key.pem`: the Kafka client rejects the value",
         ),
     ] {
         assert_eq!(

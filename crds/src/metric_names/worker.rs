@@ -1,7 +1,7 @@
 //! Metrics of a worker. The names without the prefix `ingestion_` are those of the operators'
 //! guide.
 
-/// Documents that ended, by [`STATUS`].
+/// Documents processed, by [`STATUS`].
 pub const FILES: &str = "ingestion_files_total";
 /// Label of [`FILES`].
 pub const STATUS: &str = "status";
@@ -58,7 +58,7 @@ pub const KIND_KNOWLEDGE_BASE: &str = "knowledge_base";
 pub const DEAD_LETTERS: &str = "ingestion_dead_letters_total";
 /// Label of [`DEAD_LETTERS`].
 pub const REASON: &str = "reason";
-/// Messages of other types, by [`ACTION`].
+/// Foreign messages, by [`ACTION`].
 pub const FOREIGN_MESSAGES: &str = "ingestion_foreign_messages_total";
 /// Label of [`FOREIGN_MESSAGES`].
 pub const ACTION: &str = "action";

@@ -250,7 +250,7 @@ async fn fleet(scene: &Scene, count: usize, quiet: Duration) -> Result<()> {
         resident_bytes(&operator.status()?) / 1_000_000
     );
     println!(
-        "processor         {:.1} % of a core",
+        "CPU               {:.1} % of a core",
         100.0 * cpu.as_secs_f64() / seconds
     );
     println!(

@@ -63,7 +63,7 @@ pub async fn test_targets(of_package: impl Fn(&str) -> bool) -> Result<Vec<Strin
         .collect();
     ensure!(
         !names.is_empty(),
-        "cargo knows no integration test of these packages"
+        "these packages have no integration tests"
     );
     Ok(names)
 }

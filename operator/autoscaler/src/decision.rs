@@ -194,7 +194,7 @@ impl Limit {
             Self::ScaleDownDelay => {
                 "Fewer workers would suffice, but the scale-down delay has not passed."
             }
-            Self::Unknown => "The number of workers stays.",
+            Self::Unknown => "The number of workers is held.",
             Self::Fallback => "scaling.fallback applies.",
         }
     }
@@ -216,7 +216,7 @@ pub(super) fn message(
     if terms.for_arrivals > terms.for_backlog {
         let _ = write!(
             text,
-            " Keeping up with {} arriving pages/s requires {} at {speed} pages/s each.",
+            " Keeping up with arrivals of {} pages/s requires {} at {speed} pages/s each.",
             rounded(inputs.arriving.unwrap_or(0.0)),
             workers(terms.for_arrivals),
         );

@@ -10,7 +10,7 @@ use jiff::{Timestamp, tz::TimeZone};
 pub enum ScheduleError {
     /// Not a cron expression.
     #[error(
-        "scaling.floors: `{expression}` is not a schedule; expected minute, hour, day of month, month, day of week: {reason}"
+        "scaling.floors: `{expression}` is not a valid cron schedule; expected minute, hour, day of month, month, day of week: {reason}"
     )]
     Expression {
         /// As written in the object.
@@ -20,7 +20,7 @@ pub enum ScheduleError {
     },
     /// Not a time zone of the IANA database.
     #[error(
-        "scaling.floors: `{0}` is not a time zone; expected an IANA name such as Europe/Berlin"
+        "scaling.floors: `{0}` is not a known time zone; expected an IANA name such as Europe/Berlin"
     )]
     TimeZone(String),
 }
@@ -129,7 +129,9 @@ mod tests {
         let refused = |floor| floor_now(1, [floor], now).unwrap_err();
         let error = refused(floor("0 25 * * *", "0 4 * * *", "UTC"));
         assert!(
-            error.to_string().contains("`0 25 * * *` is not a schedule"),
+            error
+                .to_string()
+                .contains("`0 25 * * *` is not a valid cron schedule"),
             "{error}"
         );
         let error = refused(floor("0 1 * * *", "0 4 * * *", "Mars/Base"));

@@ -257,7 +257,7 @@ fn pain_10_unknown_offsets_hold_and_never_stop_a_worker() {
     assert_eq!(decision.limits, [Limit::Unknown]);
     assert_eq!(
         decision.message,
-        "Kafka at kafka:9092 does not answer. The number of workers stays. Desired: 3 workers."
+        "Kafka at kafka:9092 does not answer. The number of workers is held. Desired: 3 workers."
     );
 }
 
@@ -341,7 +341,7 @@ fn a_committed_offset_past_the_end_holds_and_starts_one_worker() {
     );
     assert_eq!(
         decision.message,
-        "Committed offset 500 is past the end offset 3 of partition 0 of the tasks topic: the topic was recreated or truncated. The number of workers stays. Desired: 1 worker."
+        "Committed offset 500 is past the end offset 3 of partition 0 of the tasks topic: the topic was recreated or truncated. The number of workers is held. Desired: 1 worker."
     );
     // An empty topic needs no worker.
     scenario.tasks()[0].log_start = 3;

@@ -11,7 +11,7 @@ use kube::{Api, Client, Config, Resource};
 use layra_crds::IngestionPipeline;
 use serde::de::DeserializeOwned;
 
-/// Where the cluster is, and which namespace of it is meant.
+/// The cluster and the namespace to use.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Cluster")]
 pub(crate) struct Access {
@@ -39,7 +39,7 @@ impl Cluster {
         // The errors of kube contain those below them: as a chain they would be printed twice.
         let config = config(access)
             .await
-            .map_err(|error| anyhow!("there is no access to a Kubernetes cluster: {error}"))?;
+            .map_err(|error| anyhow!("cannot access a Kubernetes cluster: {error}"))?;
         let client = Client::try_from(config)?;
         let namespace = match &access.namespace {
             Some(namespace) => namespace.clone(),
@@ -97,8 +97,8 @@ impl Cluster {
             // Quotas and admission answer 403, too, and a role would not help.
             403 if message.contains(&format!("cannot {verb} ")) => anyhow!(
                 "no permission to {verb} {resource} in namespace {namespace}. The chart's value \
-                 cliRole makes a Role with all rights that kubectl layra needs. The API server's \
-                 answer: {message}"
+                 cliRole creates a Role with all permissions that kubectl layra needs. The API \
+                 server replied: {message}"
             ),
             404 if status.reason != "NotFound" => anyhow!(
                 "the API server does not serve {resource}: install the chart layra-operator in \

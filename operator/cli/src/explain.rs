@@ -27,7 +27,7 @@ pub(crate) struct ExplainArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
-    /// For people.
+    /// A table.
     Table,
     Json,
     Yaml,

@@ -25,7 +25,7 @@ const PROGRAM: &str = "kubectl-layra";
 #[command(after_help = "\
 Exit codes: 0 success, 1 failure, 2 wrong usage. For the codes of `run` see `run --help`.
 
-Flags follow the plugin's name: `kubectl layra explain NAME -n NAMESPACE`.")]
+Flags come after the plugin's name: `kubectl layra explain NAME -n NAMESPACE`.")]
 struct Cli {
     #[command(flatten)]
     access: Access,

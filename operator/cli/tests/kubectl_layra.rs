@@ -410,7 +410,7 @@ fn an_api_server_that_cannot_be_reached_is_no_riddle() {
         command.arg("--kubeconfig").arg(&kubeconfig);
         Printed::from(command.args(["explain", "contracts"]).output().unwrap())
     };
-    let start = "error: there is no access to a Kubernetes cluster: failed to read kubeconfig";
+    let start = "error: cannot access a Kubernetes cluster: failed to read kubeconfig";
     let notes = run().notes;
     assert!(notes.starts_with(start), "{notes}");
     let config = json!({

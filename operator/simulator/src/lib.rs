@@ -47,7 +47,7 @@ Figures, from the start of the trace until an hour after its end, for every poli
   max_lag_documents    the most documents that had arrived and were not processed
   drained_at_second    when the last document was processed; null or `never`: some were not
   p95_wait_seconds     95 of 100 documents took no longer from arrival to processed
-  peak_gpus            the most GPUs held at the same time
+  peak_gpus            largest number of allocated GPUs
 JSON adds unfinished_documents, mean_wait_seconds, gpu_utilization (the part of the GPU-seconds with
 work), rebalances, seconds, and each change with its explanation.
 

@@ -43,7 +43,7 @@ pub(super) struct Figures {
     pub(super) mean_wait_seconds: f64,
     /// 95 of 100 documents took no longer.
     pub(super) p95_wait_seconds: u32,
-    /// The most GPUs held at the same time.
+    /// Largest number of allocated GPUs.
     pub(super) peak_gpus: u32,
     /// The part of the GPU-seconds with work.
     pub(super) gpu_utilization: f64,

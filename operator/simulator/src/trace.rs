@@ -86,7 +86,7 @@ pub(super) fn from_csv(path: &Path, text: &str, partitions: u32) -> anyhow::Resu
     }
     arrivals.sort_by_key(|arrival| arrival.second);
     let ends = arrivals.last().map(|last| last.second + 1).with_context(|| {
-        format!("{file}: no document arrives; expected at least one line after the header with documents")
+        format!("{file}: the trace has no documents; expected at least one line after the header with documents")
     })?;
     Ok(Trace {
         arrivals,
@@ -265,7 +265,7 @@ mod tests {
             ),
             (
                 format!("{header}\n7,0,1,0\n"),
-                "t.csv: no document arrives; expected at least one line after the header with documents",
+                "t.csv: the trace has no documents; expected at least one line after the header with documents",
             ),
         ] {
             assert_eq!(refused(&text), error);

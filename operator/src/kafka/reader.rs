@@ -243,7 +243,9 @@ impl ClusterState {
             let backlog = match (read.remove(question), self.readings.get(question)) {
                 (Some(backlog), _) => backlog,
                 (None, Some(reading)) => Ok(reading.backlog.clone()),
-                (None, None) => Err(KafkaError::Unreachable("no offsets were read".to_owned())),
+                (None, None) => Err(KafkaError::Unreachable(
+                    "no offsets have been read yet".to_owned(),
+                )),
             };
             (question.clone(), backlog)
         });
@@ -332,7 +334,9 @@ impl ClusterState {
                     })
                 }
                 Some(Err(error)) => Err(error),
-                None => Err(KafkaError::Unreachable("no offsets were read".to_owned())),
+                None => Err(KafkaError::Unreachable(
+                    "no offsets have been read yet".to_owned(),
+                )),
             };
             match &backlog {
                 Ok(backlog) => {

@@ -138,10 +138,7 @@ fn data_of(
     let problem = |reason, what: String| {
         let name = reference.name;
         let directory = reference.kind.directory();
-        Problem::new(
-            reason,
-            format!("Secret {name}, needed for {directory}, {what}"),
-        )
+        Problem::new(reason, format!("Secret {name} ({directory}) {what}"))
     };
     let secret = read
         .map_err(|error| problem(Reason::SecretUnreadable, format!("cannot be read: {error}")))?

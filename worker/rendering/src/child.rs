@@ -159,7 +159,7 @@ fn sniff(document: &Path) -> Result<DocumentFormat, RenderError> {
         })
         .map_err(|error| RenderError::Io(error.to_string()))?;
     if start.is_empty() {
-        return Err(RenderError::Empty("it has no bytes".to_owned()));
+        return Err(RenderError::Empty("the file has no bytes".to_owned()));
     }
     format::sniff(&start).map_err(|guess| RenderError::Unsupported(guess.to_owned()))
 }

@@ -25,7 +25,7 @@ pub enum RenderError {
     Empty(String),
 
     /// More pages than the pipeline accepts.
-    #[error("the document has {pages} pages, the pipeline accepts {limit}")]
+    #[error("the document has {pages} pages, but the pipeline accepts at most {limit}")]
     TooManyPages {
         /// Pages of the document.
         pages: u32,
@@ -59,8 +59,8 @@ pub enum RenderError {
         pages: u32,
     },
 
-    /// The document needs more memory than the renderer may use.
-    #[error("the document needs more memory than a renderer may use")]
+    /// The document needs more memory than the renderer's limit.
+    #[error("the document needs more memory than the renderer's limit")]
     OutOfMemory,
 
     /// The PDFium library cannot be loaded, or no renderer can be started.

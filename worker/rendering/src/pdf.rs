@@ -103,7 +103,7 @@ impl PageSource for PdfSource<'_> {
             .set_reverse_byte_order(true)
             .clear_before_rendering(false);
         page.render_into_bitmap_with_config(&mut bitmap, &config)
-            .map_err(|_| damaged("it cannot be drawn"))?;
+            .map_err(|_| damaged("it cannot be rendered"))?;
         drop(bitmap);
 
         canvas.width = width;

@@ -146,7 +146,7 @@ impl RenderProcess {
         };
         let Ok(Ok(status)) = timeout(GRACE, self.child.wait()).await else {
             self.kill().await;
-            return RenderError::GarbledAnswer(format!("it closed its pipe: {error}"));
+            return RenderError::GarbledAnswer(format!("it closed its pipe unexpectedly: {error}"));
         };
         let stderr_tail = match timeout(GRACE, &mut self.stderr_tail).await {
             Ok(Ok(tail)) => tail,

@@ -253,7 +253,7 @@ impl ConsumerContext for Context {
         );
         if !consumer.assignment_lost() {
             if !self.tracker.drain(&partitions, REVOKE_TIMEOUT) {
-                tracing::warn!(?partitions, "work continues on revoked partitions");
+                tracing::warn!(?partitions, "work still in progress on revoked partitions");
             }
             commit(consumer, &self.tracker, Some(&partitions), CommitMode::Sync);
         }

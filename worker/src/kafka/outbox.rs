@@ -82,7 +82,7 @@ impl Outbox {
         {
             Err(error) if is_too_large(&error) => {
                 // The origin headers identify the original.
-                let note = "left out: with these headers the message is larger than Kafka accepts";
+                let note = "omitted: with it the message would exceed Kafka's size limit";
                 let headers = add(headers, "payload", note);
                 self.send(topic, message.key(), None, headers).await
             }

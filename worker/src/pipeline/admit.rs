@@ -221,8 +221,11 @@ impl Pipeline {
     pub(super) async fn withdraw_rejected(&self, entry: Box<Entry>) -> Result<Outcome, Failure> {
         self.withdraw(&entry).await?;
         let rejection = entry.failure.clone().unwrap_or_else(|| {
-            let unknown =
-                Failure::permanent(Stage::Intake, Reason::Unknown, "the ledger has no reason");
+            let unknown = Failure::permanent(
+                Stage::Intake,
+                Reason::Unknown,
+                "the ledger has no failure reason",
+            );
             (&unknown).into()
         });
         Ok(Outcome::Rejected(entry, rejection))

@@ -30,7 +30,7 @@ const TOKEN_BUCKETS: [f64; 9] = [
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    /// Documents that ended, by status.
+    /// Documents processed, by outcome.
     pub(crate) files: IntCounterVec,
     /// Seconds from the task's arrival in the pipeline to its last vector.
     pub(crate) ingestion_duration: Histogram,
@@ -64,7 +64,7 @@ pub(crate) struct Metrics {
     pub(crate) deletions: IntCounterVec,
     /// Dead letters, by reason.
     pub(crate) dead_letters: IntCounterVec,
-    /// Messages of other types, by action.
+    /// Foreign messages, by action.
     pub(crate) foreign_messages: IntCounterVec,
     /// Documents and page ranges in progress.
     pub(crate) documents_in_flight: IntGauge,
@@ -93,7 +93,7 @@ impl Metrics {
             files: counters(
                 &registry,
                 names::FILES,
-                "Documents that ended.",
+                "Documents processed, by outcome.",
                 names::STATUS,
             ),
             ingestion_duration: histogram(
@@ -185,7 +185,7 @@ impl Metrics {
             foreign_messages: counters(
                 &registry,
                 names::FOREIGN_MESSAGES,
-                "Messages of other types.",
+                "Foreign messages: skipped or forwarded.",
                 names::ACTION,
             ),
             documents_in_flight: gauge(
@@ -204,7 +204,7 @@ impl Metrics {
                 &registry,
                 Gauge::new(
                     names::LONGEST_WORK,
-                    "Time that the longest document or page range has taken so far.",
+                    "Longest processing time of a document or page range so far.",
                 ),
             ),
             assigned: Mutex::default(),

@@ -67,7 +67,7 @@ reasons! {
     TimedOut,
     /// The renderer crashed.
     Crashed,
-    /// The document needs more memory than a renderer may use, or a page more than the device has.
+    /// The document needs more memory than the renderer's limit, or a page more than the device has.
     OutOfMemory,
     /// The renderer's answer was not valid.
     GarbledAnswer,

@@ -160,7 +160,9 @@ async fn wait_for_port(name: &str, port: u16) -> Result<()> {
             Err(error) => {
                 let variable = format!("LAYRA_TESTBED_{}_PORT", name.to_uppercase());
                 return Err(error).with_context(|| {
-                    format!("{name} cannot listen on {NODE_IP}:{port} (another port: {variable})")
+                    format!(
+                        "{name} cannot listen on {NODE_IP}:{port}; set another port with {variable}"
+                    )
                 });
             }
         }

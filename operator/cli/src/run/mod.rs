@@ -23,7 +23,7 @@ use crate::cluster::{Access, Cluster};
 use notes::Notes;
 use signals::Signals;
 
-/// The exit code when the command could not be run, or its result is not known.
+/// The exit code when the command could not be run, or its result is unknown.
 pub(crate) const CANNOT_RUN: u8 = 125;
 /// The exit code when `--timeout` has passed.
 const TIMED_OUT: u8 = 124;
@@ -35,8 +35,8 @@ const TIMED_OUT: u8 = 124;
 /// standard output and ends with its exit code. The Job is deleted at the end, and on Ctrl-C.
 #[derive(Args)]
 #[command(after_help = "\
-Exit codes: that of the command; 2 wrong usage; 124 the time of --timeout has passed; 125 the
-command could not be run, or its result is not known; 130 Ctrl-C, 143 SIGTERM.
+Exit codes: that of the command; 2 wrong usage; 124 --timeout expired; 125 the command could
+not be run, or its result is unknown; 130 Ctrl-C, 143 SIGTERM.
 
 Examples:
   kubectl layra run contracts -- search --knowledge-base alice_manuals \"Who is the sponsor?\"
@@ -137,8 +137,7 @@ async fn prepare(
     let Some(deployment) = cluster.find::<Deployment>(&workers).await? else {
         bail!(
             "IngestionPipeline {name} in namespace {namespace} has no Deployment {workers} yet; \
-             the operator creates it. `kubectl -n {namespace} describe ipl {name}` shows what \
-             prevents that"
+             the operator creates it. `kubectl -n {namespace} describe ipl {name}` shows why"
         );
     };
     let status = pipeline.status.as_ref();

@@ -19,7 +19,7 @@ use crate::{
 /// An event to publish on the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PipelineEvent {
-    /// Somebody should look at it.
+    /// Needs attention.
     pub(crate) warning: bool,
     pub(crate) reason: Reason,
     pub(crate) message: String,

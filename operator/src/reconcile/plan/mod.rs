@@ -291,7 +291,7 @@ fn ready(
     if pipeline.spec.paused {
         verdict.reason = Reason::Paused;
         verdict.message = format!(
-            "The pipeline is paused, so nothing is changed. {}",
+            "The pipeline is paused; the operator changes nothing. {}",
             verdict.message
         );
     }

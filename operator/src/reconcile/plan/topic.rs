@@ -46,7 +46,7 @@ pub(super) fn plan(
         let verdict = Verdict::no(
             Reason::ReplicationFactorTooHigh,
             format!(
-                "Topic {} cannot be created: replication factor {} needs as many brokers, and Kafka has {}. Lower source.kafka.replicationFactor or add brokers.",
+                "Topic {} cannot be created: replication factor {} needs at least as many brokers, but the cluster has {}. Lower source.kafka.replicationFactor or add brokers.",
                 first.topic(),
                 kafka.replication_factor,
                 topics.brokers

@@ -17,11 +17,11 @@ pub(super) fn judge(indexes: &Result<IndexReport, Problem>) -> Verdict {
     match (report.collections, drifted) {
         (0, _) => Verdict::yes(
             Reason::IndexesMatch,
-            "There is no collection yet. The workers create them.",
+            "No collection exists yet; workers create collections when needed.",
         ),
         (all, 0) => Verdict::yes(
             Reason::IndexesMatch,
-            format!("Collections with the index of the spec: {all}."),
+            format!("All {all} collections have the index of the spec."),
         ),
         (all, _) => Verdict::yes(
             Reason::IndexDrift,

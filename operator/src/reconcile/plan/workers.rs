@@ -163,9 +163,7 @@ fn crash(container: &ContainerStatus) -> Option<Problem> {
         .map(last_lines)
         .filter(|text| !text.is_empty());
     let cause = match (exit.reason.as_deref(), output) {
-        (Some("OOMKilled"), _) => {
-            "it needed more memory than worker.resources.limits.memory".to_owned()
-        }
+        (Some("OOMKilled"), _) => "it exceeded worker.resources.limits.memory".to_owned(),
         (_, Some(output)) => output,
         (Some(reason), None) => format!("{reason}, exit code {}", exit.exit_code),
         (None, None) => format!("exit code {}", exit.exit_code),

@@ -180,8 +180,8 @@ impl Change {
         }
         let name = &self.name;
         let reason = format!(
-            "tensor {name} changes a weight of shape {found:?}, the base has {base:?}: \
-             the adapter is for another base"
+            "tensor {name} changes a weight of shape {found:?}, but the base has {base:?}: \
+             the adapter belongs to another base model"
         );
         Err(ColQwenError::adapter(&self.path, reason))
     }
