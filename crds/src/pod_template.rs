@@ -22,7 +22,7 @@ pub struct PodTemplate {
     /// merged strategically: containers, initContainers, volumes and env by name, volumeMounts by
     /// mountPath; other lists replace the operator's. The worker's container is `worker`; the init
     /// container `fetch-model` downloads the model. Other containers are added to the pod. Unknown
-    /// fields are refused with the condition reason `TemplateRefused`, and so is whatever the API
+    /// fields are refused with the condition reason `TemplateRefused`, and so is anything the API
     /// server does not accept; the workers then keep their previous template.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(schema_with = "pod_spec_schema")]
@@ -88,7 +88,7 @@ fn pod_spec_schema(_: &mut SchemaGenerator) -> Schema {
             "containers": containers(
                 "worker",
                 "Merged by name. `worker` is the worker's own; its env, volumeMounts, \
-                 securityContext and other fields that the operator does not set can be given.",
+                 securityContext and other fields that the operator leaves unset can be set.",
             ),
             "initContainers": containers(
                 "fetch-model",

@@ -124,7 +124,7 @@ pub enum ScalingMode {
     /// The operator, by the backlog.
     #[default]
     Auto,
-    /// Nobody: the operator only reports its decision.
+    /// The current number stays; the operator only reports its decision.
     Recommend,
     /// A person or an external autoscaler, through the scale subresource.
     Manual,

@@ -82,7 +82,7 @@ pub struct ScalingStatus {
     #[serde(default)]
     pub reason: String,
 
-    /// Explanation of the decision, in one sentence.
+    /// Explanation of the decision.
     pub message: String,
 
     /// Limits that changed the number: `Floor`, `MaxReplicas`, `Partitions`,

@@ -38,7 +38,7 @@ pub struct WorkerSpec {
     pub termination_grace_period_seconds: Option<u32>,
 
     /// Additions to the pods, for example tolerations, labels, volumes or `hostUsers: false`. The
-    /// fields of `worker` itself cannot be given here.
+    /// fields of `worker` itself cannot be set here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
 }

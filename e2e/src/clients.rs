@@ -38,7 +38,7 @@ pub fn bucket(server: &S3Endpoint, name: &str) -> Result<AmazonS3> {
         .context("S3 client")
 }
 
-/// Creates a bucket; one that exists already stays as it is.
+/// Creates a bucket; an existing one is left unchanged.
 pub async fn create_bucket(server: &S3Endpoint, bucket: &str) -> Result<()> {
     let store = self::bucket(server, bucket)?;
     // The client has no call for this: a signed PUT of the bucket itself creates it.

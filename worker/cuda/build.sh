@@ -24,7 +24,7 @@ fetch() {
     for wheel in "$kit"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$kit"; done
     chmod +x "$toolkit"/bin/* "$toolkit"/nvvm/bin/*
     ln -sfn lib "$toolkit/lib64"
-    # Without a libcudart.so beside it the static one is linked.
+    # Without a libcudart.so next to it the static one is linked.
     ln -sf libcudart_static.a "$toolkit/lib/libcudart.a"
     touch "$kit/complete"
 }

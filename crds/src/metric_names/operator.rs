@@ -14,7 +14,7 @@ pub const APPLIED_OBJECTS: &str = "layra_operator_applied_objects_total";
 /// 1 in the process that holds the lease.
 pub const LEADER: &str = "layra_operator_leader";
 
-/// Worker replicas that the autoscaler or the user asks for.
+/// Desired worker replicas, set by the autoscaler or the user.
 pub const DESIRED_REPLICAS: &str = "layra_operator_desired_replicas";
 /// Worker replicas that are ready.
 pub const READY_REPLICAS: &str = "layra_operator_ready_replicas";

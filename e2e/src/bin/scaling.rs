@@ -1,7 +1,7 @@
 //! `cargo scaling`: how soon the operator reacts to a backlog, and its cost with idle pipelines.
 //!
-//! `lag-step` measures the time from the last message of a burst until the Deployment asks for all
-//! workers; `fleet` measures the operator with many idle pipelines. Both print their measurements
+//! `lag-step` measures the time from the last message of a burst until the Deployment requests all
+//! replicas; `fleet` measures the operator with many idle pipelines. Both print their measurements
 //! and judge nothing.
 
 use std::collections::BTreeMap;

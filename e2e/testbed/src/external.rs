@@ -44,7 +44,7 @@ fn parse(get: impl Fn(&str) -> Option<String>) -> Result<Option<(PathBuf, Endpoi
         Some(redis_uri),
     ] = values
     else {
-        bail!("to use existing servers, set also {}", missing.join(", "));
+        bail!("to use existing servers, also set {}", missing.join(", "));
     };
     let s3 = S3Endpoint {
         endpoint,

@@ -184,7 +184,7 @@ impl Limit {
             Self::MaxReplicas => "maxReplicas is the limit.",
             Self::Partitions => "The number of partitions is the limit.",
             Self::PartitionsWithWork => "The number of partitions with work is the limit.",
-            Self::PendingWorkers => "No workers are added while these are pending.",
+            Self::PendingWorkers => "No workers are added while others are pending.",
             Self::IneffectiveScaleUp => {
                 "The last scale-up did not increase the throughput, so no workers are added."
             }

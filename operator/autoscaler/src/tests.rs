@@ -19,7 +19,7 @@ const LEARNED: Learned = Learned {
 fn unreachable_kafka() -> UnknownBacklog {
     UnknownBacklog::OffsetsNotRead {
         reason: "KafkaUnreachable",
-        message: "Kafka at kafka:9092 does not answer".into(),
+        message: "Kafka at kafka:9092 does not respond".into(),
     }
 }
 
@@ -257,7 +257,7 @@ fn pain_10_unknown_offsets_hold_and_never_stop_a_worker() {
     assert_eq!(decision.limits, [Limit::Unknown]);
     assert_eq!(
         decision.message,
-        "Kafka at kafka:9092 does not answer. The number of workers is held. Desired: 3 workers."
+        "Kafka at kafka:9092 does not respond. The number of workers is held. Desired: 3 workers."
     );
 }
 

@@ -131,7 +131,7 @@ impl Cluster {
                 }
                 (Ok(()), _) => {
                     *answer = Err(KafkaError::Unreachable(format!(
-                        "no offset of {topic}/{partition} in the answer"
+                        "no offset of {topic}/{partition} in the response"
                     )));
                 }
             }
@@ -139,7 +139,7 @@ impl Cluster {
         for (topic, answer) in &mut found {
             if answer.as_ref().is_ok_and(|all| all.contains(&-1)) {
                 *answer = Err(KafkaError::Unreachable(format!(
-                    "not all offsets of {topic} are in the answer"
+                    "not all offsets of {topic} are in the response"
                 )));
             }
         }

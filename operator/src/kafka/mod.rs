@@ -77,7 +77,7 @@ impl TopicAction {
     }
 }
 
-/// Why there is no answer from Kafka.
+/// Why a request to Kafka failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KafkaError {
     /// The client cannot be created with the settings from the spec and the Secret.

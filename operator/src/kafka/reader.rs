@@ -85,9 +85,9 @@ impl Reader {
         match first {
             Ok(Ok(answer)) => answer
                 .clone()
-                .unwrap_or_else(|| Err(KafkaError::Unreachable("no answer".to_owned()))),
+                .unwrap_or_else(|| Err(KafkaError::Unreachable("no response".to_owned()))),
             Ok(Err(_)) | Err(_) => Err(KafkaError::Unreachable(format!(
-                "no answer within {} seconds",
+                "no response within {} seconds",
                 FIRST_ANSWER_TIMEOUT.as_secs()
             ))),
         }
@@ -226,7 +226,7 @@ impl ClusterState {
         }
     }
 
-    /// The offsets of every pipeline. An error for all means that the cluster does not answer.
+    /// The offsets of every pipeline. An error for all means that the cluster does not respond.
     fn backlogs(
         &mut self,
         cluster: &Cluster,

@@ -19,7 +19,7 @@ pub(super) struct Subscriptions {
     entries: Mutex<HashMap<Question, Entry>>,
     /// Topics that were changed since the last round.
     changed: Mutex<HashSet<String>>,
-    /// Somebody waits for a first answer: the next round must start soon.
+    /// A caller waits for its first answer: the next round must start soon.
     urgent: Mutex<bool>,
     wake: Condvar,
 }

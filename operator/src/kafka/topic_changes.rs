@@ -61,7 +61,7 @@ impl TopicChanges {
         match tokio::time::timeout(timeout, self.permits.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(KafkaError::Unreachable(
-                "changes of other topics take too long".to_owned(),
+                "changes to other topics take too long".to_owned(),
             )),
         }
     }
@@ -165,10 +165,10 @@ fn result_of(topic: &str, results: &KafkaResult<Vec<TopicResult>>) -> Result<(),
         Ok(name) | Err((name, _)) => name == topic,
     });
     match of_topic {
-        // Somebody else was faster: the next reading shows the topic.
+        // Another client was faster: the next reading shows the topic.
         Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
         Some(Err((_, code))) => Err(KafkaError::Refused(description(*code))),
-        None => Err(KafkaError::Unreachable("no answer".to_owned())),
+        None => Err(KafkaError::Unreachable("no response".to_owned())),
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(result_of("there", &results), Ok(()));
         let refused = KafkaError::Refused("Broker: Policy violation".to_owned());
         assert_eq!(result_of("refused", &results), Err(refused));
-        let silence = KafkaError::Unreachable("no answer".to_owned());
+        let silence = KafkaError::Unreachable("no response".to_owned());
         assert_eq!(result_of("other", &results), Err(silence));
         let lost = Err(ClientError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
         assert!(matches!(

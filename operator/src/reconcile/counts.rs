@@ -1,5 +1,5 @@
 //! Reads the workers' counts: the autoscaler needs pages and busy seconds, which offsets do not
-//! show. A worker that does not answer has no counts.
+//! show. A worker that does not respond has no counts.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -63,9 +63,9 @@ fn url(address: &str) -> String {
 enum FetchError {
     #[error(transparent)]
     Http(#[from] reqwest::Error),
-    #[error("the answer is larger than {MAX_BYTES} bytes")]
+    #[error("the response is larger than {MAX_BYTES} bytes")]
     TooLarge,
-    #[error("the answer is not valid: {0}")]
+    #[error("the response is not valid: {0}")]
     Invalid(#[from] serde_json::Error),
 }
 

@@ -23,7 +23,7 @@ use crate::{
 
 /// How often the workers' counts are read.
 const COUNTS_AGE: SignedDuration = SignedDuration::from_secs(5);
-/// For this long the topics are taken as unchanged while Kafka does not answer: one lost answer is
+/// For this long the topics are taken as unchanged while Kafka does not respond: one lost answer is
 /// not an outage.
 const TOPICS_AGE: SignedDuration = SignedDuration::from_secs(30);
 /// How often indexes are checked, after a success and after a failure.
@@ -212,7 +212,7 @@ fn kafka_problem(error: &KafkaError, servers: &str) -> Problem {
         ),
         KafkaError::Unreachable(message) => Problem::new(
             Reason::KafkaUnreachable,
-            format!("Kafka at {servers} does not answer: {message}"),
+            format!("Kafka at {servers} does not respond: {message}"),
         ),
         KafkaError::Refused(message) => Problem::new(
             Reason::KafkaRefused,
@@ -285,7 +285,7 @@ async fn indexes(
         .map_err(|error| match error {
             MilvusError::Unreachable(message) => Problem::new(
                 Reason::MilvusUnreachable,
-                format!("Milvus at {} does not answer: {message}", spec.uri),
+                format!("Milvus at {} does not respond: {message}", spec.uri),
             ),
             MilvusError::Unauthenticated(message) => Problem::new(
                 Reason::MilvusUnauthenticated,

@@ -6,7 +6,7 @@
 pub(crate) enum Progress {
     /// The operator or Kubernetes is still working towards the spec.
     InProgress,
-    /// The spec cannot be reached until somebody edits it.
+    /// The spec cannot be reached until it is edited.
     Stalled,
 }
 
@@ -68,7 +68,7 @@ reasons! {
     /// Some collections have another index than the spec. Searches work;
     /// `status.driftedCollections` lists the differences.
     IndexDrift,
-    /// Milvus does not answer: check `stores.milvus.uri` and the server.
+    /// Milvus does not respond: check `stores.milvus.uri` and the server.
     MilvusUnreachable,
     /// Milvus rejected the token: fix the Secret.
     MilvusUnauthenticated,

@@ -64,7 +64,7 @@ impl World {
     /// A world in which nothing was observed yet, for tests to fill in.
     #[cfg(test)]
     pub(crate) fn unobserved() -> Self {
-        let unknown = || Problem::new(Reason::KafkaUnreachable, "no answer");
+        let unknown = || Problem::new(Reason::KafkaUnreachable, "no response");
         Self {
             live: Live::default(),
             pods: Vec::new(),

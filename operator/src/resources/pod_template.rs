@@ -14,7 +14,9 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PodTemplateError {
     /// A misspelt or misplaced field, or one of a newer Kubernetes version.
-    #[error("worker.podTemplate.{0} is not a known field of a pod. Check its spelling and place.")]
+    #[error(
+        "worker.podTemplate.{0} is not a known field of a pod. Check its spelling and nesting."
+    )]
     UnknownField(String),
     /// A value of the wrong type.
     #[error("worker.podTemplate.spec is not a partial PodSpec: {0}. Correct the value.")]

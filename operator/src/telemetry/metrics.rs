@@ -72,7 +72,7 @@ impl Metrics {
             )?,
             desired: pipeline_gauge(
                 names::DESIRED_REPLICAS,
-                "Worker replicas that the autoscaler or the user asks for.",
+                "Desired worker replicas, set by the autoscaler or the user.",
             )?,
             ready: pipeline_gauge(names::READY_REPLICAS, "Worker replicas that are ready.")?,
             condition: IntGaugeVec::new(

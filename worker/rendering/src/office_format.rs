@@ -37,7 +37,7 @@ pub(super) enum OfficeFormat {
     Xlsx,
 }
 
-/// What is known about an office document before its conversion.
+/// Properties of an office document that are known before its conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OfficeDocument {
     pub(super) format: OfficeFormat,

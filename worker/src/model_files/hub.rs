@@ -146,11 +146,11 @@ impl Hub {
     }
 }
 
-/// The hub did not answer, or the connection broke. The error's own URL may contain a signature: it
-/// is left out.
+/// The hub did not respond, or the connection broke. The error's own URL may contain a signature and
+/// is therefore omitted.
 fn unavailable(endpoint: &str, error: &reqwest::Error) -> Failure {
     let cause = std::error::Error::source(error).map(ToString::to_string);
-    let cause = cause.unwrap_or_else(|| "no answer".to_owned());
+    let cause = cause.unwrap_or_else(|| "no response".to_owned());
     let message = format!("request to {endpoint} failed: {cause}");
     Failure::transient(Stage::Model, Reason::HubUnavailable, message)
 }

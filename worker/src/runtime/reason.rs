@@ -85,13 +85,13 @@ reasons! {
     EmbeddingFailed,
     /// A computation failed on the GPU, which then needs another process.
     DeviceFailed,
-    /// The model's thread ended.
+    /// The embedding thread exited.
     EmbedderDied,
     /// A thread cannot be started.
     NoThread,
 
     // Stores.
-    /// The object store did not answer, or answered with an error.
+    /// The object store did not respond, or responded with an error.
     ObjectStoreUnavailable,
     /// The object store refuses the credentials.
     ObjectStoreForbidden,
@@ -99,7 +99,7 @@ reasons! {
     InvalidObjectStore,
     /// The bucket does not exist.
     BucketNotFound,
-    /// MongoDB did not answer, or answered with an error.
+    /// MongoDB did not respond, or responded with an error.
     MongodbUnavailable,
     /// MongoDB refuses the credentials or the operation.
     MongodbForbidden,
@@ -111,7 +111,7 @@ reasons! {
     DocumentNotStorable,
     /// The knowledge base does not exist.
     KnowledgeBaseNotFound,
-    /// Milvus did not answer, or answered with an error.
+    /// Milvus did not respond, or responded with an error.
     MilvusUnavailable,
     /// Milvus limits the rate of requests.
     MilvusThrottled,
@@ -125,13 +125,13 @@ reasons! {
     InvalidVectors,
     /// Milvus does not hold every vector of a page range exactly once.
     RowsNotOnce,
-    /// Redis did not answer, or answered with an error.
+    /// Redis did not respond, or responded with an error.
     RedisUnavailable,
     /// The connection string of Redis is not valid.
     InvalidRedisUri,
 
     // Kafka.
-    /// Kafka did not answer, or answered with an error.
+    /// Kafka did not respond, or responded with an error.
     KafkaUnavailable,
     /// Kafka refuses writes to a topic.
     KafkaForbidden,
@@ -147,7 +147,7 @@ reasons! {
     ModelNotFound,
     /// The hub refuses access to the model.
     ModelForbidden,
-    /// The hub did not answer, or answered with an error.
+    /// The hub did not respond, or responded with an error.
     HubUnavailable,
     /// A file of the model has another checksum than its source states.
     ModelCorrupted,

@@ -80,7 +80,7 @@ impl Vectors {
         })
     }
 
-    /// Fails if the server does not answer.
+    /// Fails if the server does not respond.
     pub(crate) async fn check(&self) -> Result<(), Failure> {
         let request = sdk::ListCollectionsRequest::builder().build()?;
         self.client.list_collections(request).await?;

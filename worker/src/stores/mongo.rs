@@ -79,7 +79,7 @@ impl Documents {
         })
     }
 
-    /// Fails if the server does not answer. Creates LAYRA's unique indexes, unless they exist.
+    /// Fails if the server does not respond. Creates LAYRA's unique indexes, unless they exist.
     pub(crate) async fn prepare(&self) -> Result<(), Failure> {
         let unique = |key: &str, name: &str| {
             let options = IndexOptions::builder()
@@ -336,7 +336,7 @@ pub(crate) async fn answer<T>(
     tokio::time::timeout(LONGEST_REQUEST, request)
         .await
         .map_err(|_| {
-            let message = format!("no answer within {} s", LONGEST_REQUEST.as_secs());
+            let message = format!("no response within {} s", LONGEST_REQUEST.as_secs());
             Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, message)
         })
 }

@@ -78,7 +78,7 @@ impl Objects {
         })
     }
 
-    /// Fails if the bucket does not answer.
+    /// Fails if the bucket does not respond.
     pub(crate) async fn check(&self) -> Result<(), Failure> {
         self.client
             .list_with_delimiter(Some(&Path::from("layra-worker-check")))

@@ -114,7 +114,7 @@ impl Service {
             if Instant::now() > deadline {
                 return Err(error).with_context(|| {
                     let (name, tail) = (self.name(), daemon.log_tail(20));
-                    format!("{name} does not answer; its log ends with\n{tail}")
+                    format!("{name} does not respond; its log ends with\n{tail}")
                 });
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -134,7 +134,7 @@ impl Service {
         };
         match tokio::time::timeout(Duration::from_secs(5), request).await {
             Ok(answer) => answer,
-            Err(_) => bail!("no answer from {} within 5 s", self.name()),
+            Err(_) => bail!("no response from {} within 5 s", self.name()),
         }
     }
 

@@ -137,7 +137,7 @@ impl Follower<'_> {
         loop {
             let chunk = stream.fill_buf().await;
             let chunk = chunk
-                .context("the log of the pod breaks off")
+                .context("the pod's log stream was interrupted")
                 .map_err(Failure::Transient)?;
             if chunk.is_empty() {
                 return Ok(());

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_verdict_is_read_back_from_its_condition() {
-        let verdict = Verdict::unknown(Reason::KafkaUnreachable, "Kafka does not answer.");
+        let verdict = Verdict::unknown(Reason::KafkaUnreachable, "Kafka does not respond.");
         let mut conditions = update(&[], vec![(SCALING, verdict.clone())], None, at(10));
         assert_eq!(Verdict::of(&conditions[0]), Some(verdict));
         conditions[0].reason = "FromTheFuture".to_owned();

@@ -111,7 +111,9 @@ fn scaled(
     let new = after.desired_replicas;
     let (reason, verb) = match new.cmp(&old) {
         std::cmp::Ordering::Equal => return None,
-        _ if mode == ScalingMode::Recommend => (Reason::ScalingRecommended, "Recommended to scale"),
+        _ if mode == ScalingMode::Recommend => {
+            (Reason::ScalingRecommended, "Recommendation: scale")
+        }
         std::cmp::Ordering::Greater => (Reason::ScaledUp, "Scaled up"),
         std::cmp::Ordering::Less => (Reason::ScaledDown, "Scaled down"),
     };

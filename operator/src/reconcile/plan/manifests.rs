@@ -1,5 +1,5 @@
 //! The objects to apply: those that are absent, that the operator would now write differently, or
-//! that somebody else changed. Pure.
+//! that another client changed. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;

@@ -195,7 +195,7 @@ fn an_edit_rolls_the_workers_and_is_in_progress_until_they_are_replaced() {
 #[test]
 fn unknown_offsets_hold_the_workers_and_leave_ready_alone() {
     let (pipeline, mut world) = settled(500, 3);
-    world.backlog = Err(Problem::new(Reason::KafkaUnreachable, "no answer"));
+    world.backlog = Err(Problem::new(Reason::KafkaUnreachable, "no response"));
     let plan = step(&pipeline, &world);
     assert_eq!(plan.manifests, []);
     assert_eq!(plan.status.lag, None);
@@ -206,7 +206,7 @@ fn unknown_offsets_hold_the_workers_and_leave_ready_alone() {
 #[test]
 fn an_unreachable_milvus_is_reported_and_workers_keep_working() {
     let (pipeline, mut world) = settled(500, 3);
-    world.indexes = Err(Problem::new(Reason::MilvusUnreachable, "no answer"));
+    world.indexes = Err(Problem::new(Reason::MilvusUnreachable, "no response"));
     let plan = step(&pipeline, &world);
     assert_eq!(plan.manifests, []);
     assert_eq!(condition(&plan, VECTOR_STORE_READY).status, "False");

@@ -106,14 +106,14 @@ fn wanted_actions(kafka: &KafkaSource, topics: &Topics) -> Vec<TopicAction> {
             // Dead letters are few and read by people: one partition keeps them in order.
             partitions: 1,
             replication_factor: kafka.replication_factor,
-            // They are kept until somebody handles them.
+            // They are kept until they are redriven or deleted.
             config: config(kafka, None),
         });
     }
     actions
 }
 
-/// Configuration of a new topic. That of an existing one belongs to whoever created it.
+/// Configuration of a new topic. The configuration of an existing topic is left unchanged.
 fn config(kafka: &KafkaSource, retention: Option<SignedDuration>) -> Vec<(&'static str, String)> {
     let retention = retention.map_or_else(|| "-1".to_owned(), |time| time.as_millis().to_string());
     let mut config = vec![
@@ -136,7 +136,7 @@ fn existing_topics(kafka: &KafkaSource, topics: &Topics) -> Verdict {
         return Verdict::no(
             Reason::PartitionsDecreaseRefused,
             format!(
-                "Topic {} has {has} partitions, but source.kafka.partitions is {}, and Kafka cannot remove partitions. Set source.kafka.partitions to {has}. The workers keep working.",
+                "Topic {} has {has} partitions, but source.kafka.partitions is {}, and Kafka cannot remove partitions. Set source.kafka.partitions to {has}. The workers keep running.",
                 kafka.topic, kafka.partitions
             ),
         );

@@ -34,7 +34,7 @@ const EXIT_MARGIN: Duration = Duration::from_secs(3);
 /// fatal failure.
 ///
 /// During a shutdown, work continues for most of `grace`. Unfinished work is then released, and its
-/// stored pages are kept. Requests are not interrupted: if a server or the group does not answer,
+/// stored pages are kept. Requests are not interrupted: if a server or the group does not respond,
 /// the worker exits shortly before the end of `grace` and logs the reason. Other workers then
 /// continue its work, as after a crash.
 pub(crate) async fn run(
@@ -50,7 +50,7 @@ pub(crate) async fn run(
     tokio::select! {
         result = server => {
             let problem = result.err().map(|error| error.to_string());
-            let problem = problem.unwrap_or_else(|| "the server ended".to_owned());
+            let problem = problem.unwrap_or_else(|| "the server stopped unexpectedly".to_owned());
             Err(Failure::fatal(Stage::Intake, Reason::HttpServer, format!("{listen}: {problem}")))
         }
         result = work(&common, grace) => match result {

@@ -364,7 +364,7 @@ fn thread_ended() -> Failure {
     Failure::fatal(
         Stage::Embed,
         Reason::EmbedderDied,
-        "the model's thread ended",
+        "the embedding thread exited",
     )
 }
 

@@ -147,6 +147,6 @@ impl Vectors {
 }
 
 fn unexpected_answer() -> Failure {
-    let message = "the server's answer does not have the requested columns";
+    let message = "the server's response lacks the requested columns";
     Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, message)
 }
