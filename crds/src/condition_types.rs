@@ -5,7 +5,7 @@
 pub const READY: &str = "Ready";
 /// All topics exist as the spec describes them.
 pub const TOPIC_READY: &str = "TopicReady";
-/// Milvus answers.
+/// Milvus responds.
 pub const VECTOR_STORE_READY: &str = "VectorStoreReady";
 /// Workers are ready, or none are needed.
 pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";

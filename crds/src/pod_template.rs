@@ -196,7 +196,7 @@ fn container_properties(own: &str) -> Value {
     })
 }
 
-/// What the container of the operator must not set.
+/// Fields that must not be set in the operator's own containers.
 fn container_rules(own: &str) -> Value {
     let place = format!("worker.podTemplate.spec: container `{own}` must not");
     let rule = |condition: &str, message: &str| {

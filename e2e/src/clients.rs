@@ -15,7 +15,7 @@ pub(crate) fn install_crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A Kubernetes client with all rights.
+/// A Kubernetes client with all permissions.
 pub async fn kubernetes(testbed: &Testbed) -> Result<kube::Client> {
     install_crypto();
     let kubeconfig = Kubeconfig::read_from(testbed.kubeconfig())?;

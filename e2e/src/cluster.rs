@@ -26,7 +26,7 @@ use crate::{clients, processes};
 pub struct Scene {
     /// Name of the namespace.
     pub namespace: String,
-    /// A client with all rights.
+    /// A client with all permissions.
     pub client: Client,
     endpoints: Endpoints,
     images: Images,

@@ -74,7 +74,7 @@ pub struct Endpoints {
     pub redis_uri: String,
 }
 
-/// An S3 server and the credentials of a user with all rights.
+/// An S3 server and the credentials of a user with all permissions.
 #[derive(Clone)]
 pub struct S3Endpoint {
     /// Address, `http://host:port`.

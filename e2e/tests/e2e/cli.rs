@@ -1,4 +1,4 @@
-//! `kubectl layra`, run by a person who has the rights of the chart's Role and no other.
+//! `kubectl layra`, run by a person who has the permissions of the chart's Role and no others.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -108,7 +108,7 @@ struct Person {
 }
 
 impl Person {
-    /// Makes an account that has no right yet.
+    /// Creates an account without any permissions.
     async fn create(scene: &Scene, name: &str) -> Result<Self> {
         scene.kubectl(&["create", "serviceaccount", name]).await?;
         let token = scene.kubectl(&["create", "token", name]).await?;

@@ -1,8 +1,9 @@
 //! End-to-end tests on the test-bed: real Kubernetes, Kafka, Milvus, MongoDB wire server, S3 and
 //! Redis.
 //!
-//! Every assertion reads the servers themselves. `cargo e2e` starts the servers. No test takes more
-//! than a minute or embeds 300 pages: such tests belong to `cargo faults` and `cargo measure`.
+//! Every assertion reads the servers themselves. `cargo e2e` starts the servers. A test should
+//! take at most a minute and embed fewer than 300 pages: longer ones belong to `cargo faults` and
+//! `cargo measure`.
 
 mod api;
 mod cli;

@@ -35,7 +35,7 @@ pub struct SecuredBroker {
     pub certificates: Certificates,
 }
 
-/// Certificates and keys in PEM form.
+/// Certificates and keys in PEM format.
 pub struct Certificates {
     /// The certificate authority of broker and clients.
     pub authority: String,

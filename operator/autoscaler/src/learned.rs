@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn nor_does_it_when_the_first_observation_could_not_read_the_worker() {
+    fn work_before_the_first_known_counts_does_not_count() {
         let mut learner = Learner::new(None, ASSUMED);
         let unread = Worker {
             counts: None,

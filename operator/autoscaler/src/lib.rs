@@ -108,7 +108,7 @@ fn known_backlog<'a>(
     Err(UnknownBacklog::GroupRebalancing)
 }
 
-/// The backlog is unknown: the number of workers stays, and after the fallback's delay it is at
+/// The backlog is unknown: the number of workers is held, and after the fallback's delay it is at
 /// least the fallback. One worker starts for records that the group can only find by reading.
 fn hold(
     observation: &Observation,

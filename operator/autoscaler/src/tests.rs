@@ -565,7 +565,7 @@ fn pain_15_a_long_start_up_is_part_of_the_target() {
 }
 
 #[test]
-fn pain_16_pending_pods_are_requested_but_are_no_capacity() {
+fn pain_16_pending_pods_are_requested_but_are_not_capacity() {
     let mut scenario = Scenario::new(policy(0, 20), 20);
     scenario.decide();
     scenario.send(2000);

@@ -245,7 +245,7 @@ fn the_log_goes_to_standard_output_and_the_exit_code_is_that_of_the_command() {
 }
 
 #[test]
-fn a_log_that_breaks_off_is_completed_without_a_line_twice() {
+fn an_interrupted_log_is_completed_without_repeated_lines() {
     let server = ApiServer::start(Script {
         pods: vec![running(), running(), ended(0)],
         logs: vec!["one\ntw", "one\ntwo\n", "one\ntwo\nthree\n"],
@@ -379,7 +379,7 @@ fn objects_that_are_missing_are_named_before_anything_is_created() {
 }
 
 #[test]
-fn a_missing_right_is_named() {
+fn a_missing_permission_is_named() {
     let message = "jobs.batch is forbidden: User \"jane\" cannot create resource \"jobs\" in API \
                    group \"batch\" in the namespace \"rag\"";
     let create = "POST /apis/batch/v1/namespaces/rag/jobs";
@@ -402,7 +402,7 @@ fn a_missing_right_is_named() {
 }
 
 #[test]
-fn an_api_server_that_cannot_be_reached_is_no_riddle() {
+fn an_unreachable_api_server_is_reported_clearly() {
     let directory = TempDir::new().unwrap();
     let kubeconfig = directory.path().join("config");
     let run = || {
@@ -426,7 +426,7 @@ fn an_api_server_that_cannot_be_reached_is_no_riddle() {
 }
 
 #[test]
-fn explain_prints_the_decision_for_people_and_for_machines() {
+fn explain_prints_the_decision_as_a_table_and_as_json() {
     let scaling = json!({
         "desiredReplicas": 2, "reason": "Draining", "message": "60 documents in the backlog.",
     });

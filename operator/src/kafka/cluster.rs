@@ -176,7 +176,7 @@ impl Cluster {
     }
 
     /// The error with the reason that the client logged in the background: "timed out" alone does
-    /// not help anybody.
+    /// not help.
     fn unreachable(&self, error: &ClientError) -> KafkaError {
         self.serve_events();
         let reason = self.consumer.context().get();

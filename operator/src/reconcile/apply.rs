@@ -82,7 +82,7 @@ async fn change_topics(
 }
 
 /// A failure does not delay scaling: without the cost Kubernetes may delete another worker, which
-/// finishes its work or gives it back.
+/// finishes or releases its work.
 async fn set_deletion_cost(context: &Context, pod: &str, cost: &str) {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &context.namespace);
     let body = json!({"metadata": {"annotations": {DELETION_COST: cost}}});

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_no_counts_is_unknown() {
+    async fn a_response_without_counts_is_unknown() {
         let text = Router::new().route(WORKER_COUNTS_PATH, get(async || "go_goroutines 12"));
         assert!(matches!(
             fetch_from(text).await,

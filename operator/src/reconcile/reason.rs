@@ -91,7 +91,7 @@ reasons! {
     WorkersCannotStart,
     /// The image cannot be pulled: check `worker.image` and its pull secrets.
     ImagePullFailed,
-    /// Workers are pending for want of GPUs: add GPU nodes or lower `scaling.maxReplicas`.
+    /// Workers are pending because no GPU is free: add GPU nodes or lower `scaling.maxReplicas`.
     WaitingForGPU,
     /// Workers are pending for another reason. The message has the scheduler's reason.
     Unschedulable,

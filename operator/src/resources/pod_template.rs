@@ -1,7 +1,7 @@
 //! Merges `worker.podTemplate` into the operator's pod template. Pure.
 //!
 //! CEL rules of the definition refuse what the operator depends on. Here the partial `PodSpec` is
-//! parsed strictly, because a misspelt field must not be dropped in silence.
+//! parsed strictly, because a misspelt field must not be dropped silently.
 
 use k8s_openapi::{
     DeepMerge,

@@ -23,7 +23,7 @@ impl Watermark {
         self.open.remove(&offset);
     }
 
-    /// Records that there are no messages below `offset` but those that were received.
+    /// Records that there are no messages below `offset` except those that were received.
     pub(crate) fn reached(&mut self, offset: i64) {
         if self.open.is_empty() {
             self.end = self.end.max(Some(offset));

@@ -169,9 +169,9 @@ reasons! {
     CacheUnwritable,
     /// The HTTP server cannot listen, or ended.
     HttpServer,
-    /// The thread that polls Kafka ended unexpectedly.
+    /// The thread that polls Kafka exited unexpectedly.
     PollLoopDied,
-    /// The task that processed a message ended unexpectedly.
+    /// The task that processed a message exited unexpectedly.
     WorkerDied,
     /// Several workers died while they processed the same pages.
     WorkersDied,

@@ -26,8 +26,8 @@ pub(crate) struct Retry {
 }
 
 impl Retry {
-    /// A policy that reports to `metrics` and `health`. Once `shutdown` is cancelled, it does not
-    /// wait any more.
+    /// A policy that reports to `metrics` and `health`. Once `shutdown` is cancelled, it no
+    /// longer waits.
     pub(crate) fn new(
         metrics: Arc<Metrics>,
         health: Arc<Health>,

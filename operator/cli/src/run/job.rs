@@ -28,7 +28,7 @@ const DEVICE: &str = "LAYRA_DEVICE";
 /// one that does.
 const WITHOUT_MODEL: [&str; 6] = ["bench", "delete", "embed", "fetch-model", "help", "redrive"];
 
-/// What a Job that was kept, or left behind, costs is limited.
+/// Limits the cost of a Job that was kept or left behind.
 const SECONDS_TO_KEEP: i32 = 3600;
 /// Time for the command to react to SIGTERM.
 const MAX_GRACE_SECONDS: i64 = 30;

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_by_somebody_else_is_reverted() {
+    fn an_edit_by_another_client_is_reverted() {
         let workload = workload(1);
         let mut live = applied(&workload);
         let mut edited = live.deployment.as_deref().unwrap().clone();

@@ -74,7 +74,7 @@ pub struct EmbedArgs {
     #[arg(value_name = "PAGE")]
     pages: Vec<PathBuf>,
 
-    /// Queries
+    /// Query texts to embed
     #[arg(long, value_name = "TEXT", num_args = 1..)]
     query: Vec<String>,
 }

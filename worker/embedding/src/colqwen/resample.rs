@@ -232,8 +232,9 @@ mod avx2 {
 
     /// Computes one output row as the weighted sum of `rows`.
     ///
-    /// # Safety `rows` must contain one row for each tap, `target` one row; a row must have at
-    /// least a block.
+    /// # Safety
+    /// `rows` must contain one row for each tap, `target` one row; a row must have at least a
+    /// block.
     #[target_feature(enable = "avx2")]
     unsafe fn column_blocks(
         rows: &[u8],

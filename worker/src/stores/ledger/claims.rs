@@ -1,7 +1,7 @@
 //! Claims: the right to work on a page range.
 //!
 //! The claim is checked with each batch. When two workers have the same range, the later one wins
-//! and the earlier one stops. A claim that was never given back belongs to a worker that died or is
+//! and the earlier one stops. A claim that was never released belongs to a worker that died or is
 //! late: the document is rechecked once a late write must have landed.
 
 use mongodb::bson::{DateTime, Document, doc};
@@ -86,7 +86,7 @@ impl Ledger {
         self.update(claim.filter(), update).await
     }
 
-    /// Gives a range back: this attempt does not count. A repeated call counts once, because the
+    /// Releases a range: this attempt does not count. A repeated call counts once, because the
     /// first one closes the claim.
     pub(crate) async fn release(&self, claim: &Claim) -> Result<(), Failure> {
         let mut filter = claim.filter();
@@ -102,7 +102,7 @@ impl Ledger {
         }
     }
 
-    /// Records that no write of this claim is in flight any more.
+    /// Records that no write of this claim is in flight.
     pub(crate) async fn close(&self, claim: &Claim) -> Result<(), Failure> {
         let update = doc! { "$pull": { "open": &claim.token } };
         self.update(doc! { "_id": &claim.file_id }, update).await?;

@@ -93,7 +93,7 @@ pub(crate) struct RangeEntry {
     /// Claims so far, the current one included.
     #[serde(default)]
     pub(crate) turns: u32,
-    /// Claims since the last page was stored that were not given back, the current one included.
+    /// Claims since the last page was stored that were not released, the current one included.
     #[serde(default)]
     pub(crate) attempts: u32,
     /// Number of leading pages of the range that all stores hold.
@@ -233,7 +233,7 @@ impl Entry {
 }
 
 impl RangeEntry {
-    /// Whether a worker has claimed the range and has neither completed it nor given it back: it
+    /// Whether a worker has claimed the range and has neither completed nor released it: it
     /// died, or it is still busy.
     pub(crate) fn was_begun(&self) -> bool {
         self.attempts > 0
