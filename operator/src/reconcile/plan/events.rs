@@ -88,7 +88,7 @@ pub(crate) fn topic_changed(action: &TopicAction) -> PipelineEvent {
         } => PipelineEvent::normal(
             Reason::TopicCreated,
             format!(
-                "Topic {topic} was created with {partitions} partitions and replication factor {replication_factor}."
+                "Topic {topic} was created (partitions: {partitions}, replication factor: {replication_factor})."
             ),
         ),
         TopicAction::AddPartitions { topic, partitions } => PipelineEvent::normal(
@@ -117,7 +117,7 @@ fn scaled(
         std::cmp::Ordering::Greater => (Reason::ScaledUp, "Scaled up"),
         std::cmp::Ordering::Less => (Reason::ScaledDown, "Scaled down"),
     };
-    let message = format!("{verb} from {old} to {new} workers. {}", after.message);
+    let message = format!("{verb} the workers from {old} to {new}. {}", after.message);
     Some(PipelineEvent::normal(reason, message))
 }
 

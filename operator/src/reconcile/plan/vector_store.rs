@@ -19,6 +19,10 @@ pub(super) fn judge(indexes: &Result<IndexReport, Problem>) -> Verdict {
             Reason::IndexesMatch,
             "No collection exists yet; workers create collections when needed.",
         ),
+        (1, 0) => Verdict::yes(
+            Reason::IndexesMatch,
+            "The only collection has the index of the spec.",
+        ),
         (all, 0) => Verdict::yes(
             Reason::IndexesMatch,
             format!("All {all} collections have the index of the spec."),
@@ -26,7 +30,7 @@ pub(super) fn judge(indexes: &Result<IndexReport, Problem>) -> Verdict {
         (all, _) => Verdict::yes(
             Reason::IndexDrift,
             format!(
-                "The index of {drifted} of {all} collections differs from the spec, for example {}: {}. Searches work; status.driftedCollections lists every difference.",
+                "The index differs from the spec in {drifted} of {all} collections, for example {}: {}. Searches work; status.driftedCollections lists every difference.",
                 report.drifted[0].name, report.drifted[0].difference
             ),
         ),
