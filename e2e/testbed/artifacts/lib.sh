@@ -7,7 +7,7 @@ export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 
 # go_build OUTPUT LDFLAGS PACKAGE...: static binaries from the pinned modules (go.sum is the
 # checksum); OUTPUT is a file, or a folder with a slash at its end. At low priority: what cargo
-# compiles meanwhile is waited for first. Without debug information, which has no use here.
+# compiles meanwhile is waited for first. Without debug information, which nobody would read.
 go_build() {
   local output=$1 ldflags=$2
   shift 2
