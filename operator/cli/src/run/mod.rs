@@ -32,7 +32,7 @@ const TIMED_OUT: u8 = 124;
 ///
 /// Starts a Kubernetes Job from the pod template of the pipeline's workers: the same image,
 /// ConfigMap, Secrets, service account and node selection. Prints the log of the command to
-/// standard output and ends with its exit code. The Job is deleted at the end, and on Ctrl-C.
+/// standard output and exits with its exit code. The Job is deleted at the end, and on Ctrl-C.
 #[derive(Args)]
 #[command(after_help = "\
 Exit codes: that of the command; 2 wrong usage; 124 --timeout expired; 125 the command could
