@@ -45,7 +45,33 @@ use kube::CustomResourceExt as _;
 
 /// The CustomResourceDefinition as YAML, as `layra-operator crd` prints it.
 pub fn crd_yaml() -> Result<String, ConfigError> {
-    Ok(serde_yaml_ng::to_string(&IngestionPipeline::crd())?)
+    let mut definition = serde_yaml_ng::to_value(IngestionPipeline::crd())?;
+    join_lines(&mut definition);
+    Ok(serde_yaml_ng::to_string(&definition)?)
+}
+
+/// Descriptions come from doc comments, which wrap at 100 columns. `kubectl explain` wraps for the
+/// terminal itself, so each paragraph becomes one line.
+fn join_lines(value: &mut serde_yaml_ng::Value) {
+    use serde_yaml_ng::Value;
+    match value {
+        Value::Mapping(fields) => {
+            for (key, field) in fields {
+                match field {
+                    Value::String(text) if key.as_str() == Some("description") => {
+                        let paragraphs: Vec<String> = text
+                            .split("\n\n")
+                            .map(|paragraph| paragraph.replace('\n', " "))
+                            .collect();
+                        *text = paragraphs.join("\n\n");
+                    }
+                    other => join_lines(other),
+                }
+            }
+        }
+        Value::Sequence(items) => items.iter_mut().for_each(join_lines),
+        _ => {}
+    }
 }
 
 /// The API group of `IngestionPipeline`.

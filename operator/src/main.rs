@@ -14,8 +14,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use kube::{Client, Config, CustomResourceExt, client::ClientBuilder, runtime::events::Reporter};
-use layra_crds::IngestionPipeline;
+use kube::{Client, Config, client::ClientBuilder, runtime::events::Reporter};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::limit::ConcurrencyLimitLayer;
@@ -90,7 +89,7 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 }
 
 fn print_crd() -> anyhow::Result<()> {
-    print!("{}", serde_yaml_ng::to_string(&IngestionPipeline::crd())?);
+    print!("{}", layra_crds::crd_yaml()?);
     Ok(())
 }
 

@@ -114,8 +114,11 @@ async fn kubectl_explains_fields_and_lists_pipelines() -> Result<()> {
             stage.scene.kubectl(&arguments).await.map(Some)
         })
         .await?;
+        // kubectl wraps the lines.
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let words = words.join(" ");
         ensure!(
-            text.contains("efConstruction") && text.contains("Default: 500"),
+            words.contains("efConstruction") && words.contains("Default: 500"),
             "{text}"
         );
         stage.scene.apply(&stage.pipeline(&json!({}))).await?;
