@@ -1,5 +1,6 @@
 //! The task of a document, its page ranges, and its names in the stores. No I/O.
 
+pub(crate) mod headers;
 pub(crate) mod ids;
 mod origin;
 pub(crate) mod page_range;
