@@ -13,7 +13,7 @@ use crate::document::page_range::Range;
 use crate::document::task::Task;
 use crate::pipeline::stages::fetch::Original;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
-use crate::stores::ledger::{Entry, Request};
+use crate::stores::ledger::{Entry, Request, State};
 
 /// A document and the request to ingest it.
 #[derive(Clone, Debug)]
@@ -91,12 +91,40 @@ impl Pipeline {
                 if job.request.recipe.matches(&entry.recipe) {
                     self.ingest_pages(job, &entry, range.first, cancel, &|_| {})
                         .await
+                } else if entry.state == State::Working {
+                    self.restart_split(job, range, cancel).await
                 } else {
-                    // The configuration changed since the split: ingest the whole document again.
                     self.ingest_document(job, cancel, &|_| {}).await
                 }
             }
             _ => Ok(Outcome::Superseded),
+        }
+    }
+
+    /// Ingests a whole document again whose configuration changed since it was split. Of its page
+    /// ranges, which arrive at the same time, one begins the new round. The others are void: if they
+    /// joined that round, each would take the claim of the one before.
+    async fn restart_split(
+        &self,
+        job: &Job<'_>,
+        range: &Range,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        let file_id = &job.task.file.file_id;
+        let begin = |_| async {
+            let known = self.stores.ledger.find(file_id).await?;
+            let Some(entry) = known.filter(|entry| entry.round == range.round) else {
+                return Ok(None);
+            };
+            match decide(Some(Box::new(entry)), &job.request) {
+                Decision::Begin(before) => self.begin_round(job, before.as_deref()).await,
+                Decision::WaitForNewerWorker => Err(newer_configuration()),
+                _ => Ok(None),
+            }
+        };
+        match self.retry.run(Stage::Mongodb, cancel, begin).await? {
+            Some(entry) => self.ingest_pages(job, &entry, 0, cancel, &|_| {}).await,
+            None => Ok(Outcome::Superseded),
         }
     }
 
@@ -139,14 +167,7 @@ impl Pipeline {
                         outcome => return Ok(ControlFlow::Break(outcome)),
                     }
                 }
-                Decision::WaitForNewerWorker => {
-                    let message = "a worker with a newer configuration is processing the document";
-                    return Err(Failure::transient(
-                        Stage::Intake,
-                        Reason::NewerConfiguration,
-                        message,
-                    ));
-                }
+                Decision::WaitForNewerWorker => return Err(newer_configuration()),
                 Decision::End(outcome) => return Ok(ControlFlow::Break(outcome)),
             };
             if Box::pin(self.drop_if_deleted(job)).await? {
@@ -310,4 +331,9 @@ impl Pipeline {
         timer.stop_and_record();
         Ok(LocalOriginal::Copy(copy))
     }
+}
+
+fn newer_configuration() -> Failure {
+    let message = "a worker with a newer configuration is processing the document";
+    Failure::transient(Stage::Intake, Reason::NewerConfiguration, message)
 }

@@ -64,16 +64,12 @@ impl Stages<'_> {
     }
 
     /// Inserts rows. Milvus cannot replace rows, and a failed insert may have added some: they are
-    /// deleted before the next attempt. The worker may have waited long for that attempt, so the
-    /// claim is checked again.
+    /// deleted before the next attempt.
     async fn insert(&self, pages: &[PageVectors], attempts: u32) -> Result<u64, Failure> {
         let vectors = &self.pipeline.stores.vectors;
         let collection = &self.plan.collection;
+        self.check_claim_again(attempts).await?;
         if attempts > 0 {
-            let ledger = &self.pipeline.stores.ledger;
-            if ledger.claimed_range(self.claim).await?.is_none() {
-                return Err(Failure::superseded(Stage::Milvus));
-            }
             let image_ids = pages.iter().map(|page| page.image_id.as_str());
             vectors.delete_pages(collection, image_ids).await?;
         }
