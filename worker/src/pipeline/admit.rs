@@ -197,7 +197,7 @@ impl Pipeline {
         let (file_id, knowledge_base) = (&task.file.file_id, &task.knowledge_base);
         let original = Some(task.file.key.as_str());
         let deleted = ledger.delete(file_id, knowledge_base, original, request.at);
-        let Some(lease) = deleted.await? else {
+        let Some((lease, _)) = deleted.await? else {
             // The file was sent again after the deletion: that task has the original.
             return Ok(true);
         };
@@ -208,7 +208,7 @@ impl Pipeline {
             Err(failure) if failure.class == Class::Superseded => return Ok(true),
             removed => removed?,
         }
-        ledger.end_lease(&lease).await?;
+        ledger.end_deletion(&lease).await?;
         Ok(true)
     }
 

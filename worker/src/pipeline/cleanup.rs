@@ -123,10 +123,15 @@ impl Pipeline {
         let lease = ledger.lease(entry).await?;
         let removal = Box::pin(self.remove(entry));
         ledger.under_lease(&lease, removal).await?;
-        ledger.end_lease(&lease).await
+        if removes_original(entry) {
+            ledger.end_deletion(&lease).await
+        } else {
+            ledger.end_lease(&lease).await
+        }
     }
 
-    /// Does the same, and retries while a server is unavailable or another worker has the lease.
+    /// Withdraws a failed document, and retries while a server is unavailable or another worker has
+    /// the lease.
     pub(super) async fn withdraw_with_retries(
         &self,
         entry: &Entry,
@@ -157,7 +162,7 @@ impl Pipeline {
                 .delete_file(&collection, file_id)
                 .await?;
         }
-        let with_original = entry.state == State::Deleted && entry.deletion_requested;
+        let with_original = removes_original(entry);
         let task = Task::from(entry);
         let mut keys: BTreeSet<String> =
             page_plan::image_keys(&task, entry.pages.unwrap_or_default(), &self.render).collect();
@@ -183,5 +188,26 @@ impl Pipeline {
             self.stores.drop_unused_collection(knowledge_db_id).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether the removal of a document includes its original: only if somebody asked for the deletion.
+fn removes_original(entry: &Entry) -> bool {
+    entry.state == State::Deleted && entry.deletion_requested
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::ledger::an_entry;
+
+    #[test]
+    fn an_original_is_removed_only_if_somebody_asked() {
+        for state in [State::Working, State::Done, State::Failed, State::Deleted] {
+            let mut entry = an_entry(state);
+            assert!(!removes_original(&entry), "{state:?}");
+            entry.deletion_requested = true;
+            assert_eq!(removes_original(&entry), state == State::Deleted);
+        }
     }
 }

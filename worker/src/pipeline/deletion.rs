@@ -3,6 +3,8 @@
 //! The ledger comes first: work in flight stops at its next write, and a recheck removes its last
 //! write. Deleting again has no effect, not even on what was sent after the deletion.
 
+use std::collections::BTreeSet;
+
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +12,7 @@ use crate::document::task::Deletion;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Retry;
 use crate::stores::Stores;
+use crate::stores::ledger::Entry;
 
 /// Deletes files and knowledge bases.
 #[derive(Clone, Copy, Debug)]
@@ -100,16 +103,17 @@ impl Deleter<'_> {
         };
         let original = stored.original.as_deref();
         let deleted = ledger.delete(file_id, &knowledge_base, original, at);
-        let Some(lease) = deleted.await? else {
+        let Some((lease, entry)) = deleted.await? else {
             tracing::info!(file = file_id, "the file was sent again after its deletion");
             return Ok(());
         };
-        let removal = Box::pin(self.remove_file(file_id, &knowledge_base));
+        let removal = Box::pin(self.remove_file(&entry, &knowledge_base));
         ledger.under_lease(&lease, removal).await?;
-        ledger.end_lease(&lease).await
+        ledger.end_deletion(&lease).await
     }
 
-    async fn remove_file(&self, file_id: &str, knowledge_base: &str) -> Result<(), Failure> {
+    async fn remove_file(&self, entry: &Entry, knowledge_base: &str) -> Result<(), Failure> {
+        let file_id = &entry.file_id;
         let collection = self.stores.collection_of(knowledge_base);
         if self.stores.vectors.has_collection(&collection).await? {
             self.stores
@@ -117,7 +121,7 @@ impl Deleter<'_> {
                 .delete_file(&collection, file_id)
                 .await?;
         }
-        self.objects(file_id).await?;
+        self.objects(entry).await?;
         self.stores
             .documents
             .remove_file(knowledge_base, file_id)
@@ -142,22 +146,27 @@ impl Deleter<'_> {
         if !is_recreated {
             self.stores.drop_unused_collection(id).await?;
         }
-        for file_id in documents.files_of(id).await? {
+        let mut files: BTreeSet<String> = documents.files_of(id).await?.into_iter().collect();
+        files.extend(ledger.deleted_files_of(id).await?);
+        for file_id in files {
             Box::pin(self.file(&file_id, id, at)).await?;
         }
         ledger.complete_knowledge_base_deletion(id, at).await
     }
 
-    /// Deletes the original and the page images that MongoDB lists for a file. Images that were
+    /// Deletes the original, and the page images that MongoDB lists for a file. Images that were
     /// written and are not listed have derived names: the recheck removes them.
-    async fn objects(&self, file_id: &str) -> Result<(), Failure> {
-        let Some(stored) = self.stores.documents.stored_file(file_id).await? else {
-            return Ok(());
-        };
+    async fn objects(&self, entry: &Entry) -> Result<(), Failure> {
+        let stored = self.stores.documents.stored_file(&entry.file_id).await?;
+        let stored = stored.unwrap_or_default();
         let images = stored.pages.into_iter().map(|(_, key)| key);
+        let mut keys: BTreeSet<String> = images.chain(stored.original).collect();
+        if !entry.minio_filename.is_empty() {
+            keys.insert(entry.minio_filename.clone());
+        }
         self.stores
             .objects
-            .delete_all(images.chain(stored.original).collect())
+            .delete_all(keys.into_iter().collect())
             .await
     }
 }

@@ -81,7 +81,13 @@ impl Ledger {
     /// Ends a lease after a complete removal. After a failed one a request may still be in flight,
     /// so the lease must end by itself.
     pub(crate) async fn end_lease(&self, lease: &Lease) -> Result<(), Failure> {
-        let update = doc! { "$set": { "cleaner": null, "cleaning_until": null } };
+        self.finish(lease, Document::new()).await
+    }
+
+    /// Ends a lease and sets further fields.
+    pub(super) async fn finish(&self, lease: &Lease, mut set: Document) -> Result<(), Failure> {
+        set.extend(doc! { "cleaner": null, "cleaning_until": null });
+        let update = doc! { "$set": set };
         self.update(lease.filter(), update).await?;
         Ok(())
     }

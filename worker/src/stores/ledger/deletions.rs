@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 
 use super::{Entry, LATE_WRITES, Lease, Ledger, State, after, is_duplicate, token};
@@ -22,7 +23,7 @@ impl Ledger {
         knowledge_base: &str,
         original: Option<&str>,
         at: DateTime,
-    ) -> Result<Option<Lease>, Failure> {
+    ) -> Result<Option<(Lease, Entry)>, Failure> {
         let lease = Lease::new(file_id);
         let mut filter = not_later(at);
         filter.insert("_id", file_id);
@@ -33,12 +34,12 @@ impl Ledger {
         }
         loop {
             let update = doc! { "$set": set.clone() };
-            if self.update(filter.clone(), update).await?.is_some() {
-                return Ok(Some(lease));
+            if let Some(entry) = self.update(filter.clone(), update).await? {
+                return Ok(Some((lease, entry)));
             }
             let entry = self.deleted_entry(file_id, knowledge_base, at);
+            // The loop then takes the lease.
             match answer(self.entries.insert_one(entry)).await? {
-                // The loop takes the lease.
                 Ok(_) => {}
                 Err(error) if is_duplicate(&error) => {
                     let entry = self.find(file_id).await?;
@@ -49,6 +50,29 @@ impl Ledger {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Ends the lease after everything of a deleted document is removed, its original included. A
+    /// recheck does not remove the original again: the same key may be in use by then.
+    pub(crate) async fn end_deletion(&self, lease: &Lease) -> Result<(), Failure> {
+        self.finish(lease, doc! { "minio_filename": "" }).await
+    }
+
+    /// The files of a knowledge base that are marked as deleted, and whose originals may be left.
+    pub(crate) async fn deleted_files_of(
+        &self,
+        knowledge_base: &str,
+    ) -> Result<Vec<String>, Failure> {
+        let left = doc! {
+            "knowledge_db_id": knowledge_base, "state": "deleted",
+            "minio_filename": { "$ne": "" },
+        };
+        let mut found = ask(self.entries.find(left)).await?;
+        let mut ids = Vec::new();
+        while let Some(entry) = ask(found.try_next()).await? {
+            ids.push(entry.file_id);
+        }
+        Ok(ids)
     }
 
     /// Marks every file of a knowledge base as deleted at the time `at`, except those that were
