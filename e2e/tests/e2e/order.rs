@@ -71,7 +71,7 @@ fn configure(cli: &WorkerCli, key: &str, value: u32) -> Result<()> {
     Ok(std::fs::write(&path, lines.join("\n"))?)
 }
 
-/// One worker splits a document and dies. A worker with another configuration finishes it.
+/// One worker splits a document and dies. Workers with another configuration finish it.
 async fn split_before_a_change(stage: &Stage, key: &str, value: u32) -> Result<Vec<Record>> {
     without_workers(stage).await?;
     let user = stage.user().await?;
@@ -92,7 +92,8 @@ async fn split_before_a_change(stage: &Stage, key: &str, value: u32) -> Result<V
 
     let changed = paced(stage, "1").await?;
     configure(&changed, key, value)?;
-    let mut fleet = Fleet::start(&changed, 1)?;
+    // Each gets a range at the same time.
+    let mut fleet = Fleet::start(&changed, 4)?;
     let done = wait_state(stage, &long.file_id, "done").await;
     if done.is_err() {
         eprintln!("{}", fleet.logs());
