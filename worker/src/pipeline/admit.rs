@@ -102,8 +102,8 @@ impl Pipeline {
     }
 
     /// Ingests a whole document again whose configuration changed since it was split. Of its page
-    /// ranges, which arrive at the same time, one begins the new round. The others are void: if they
-    /// joined that round, each would take the claim of the one before.
+    /// ranges, which arrive at the same time, one begins the new round. The others are void: if
+    /// they joined that round, each would take the claim of the one before.
     async fn restart_split(
         &self,
         job: &Job<'_>,

@@ -146,8 +146,8 @@ impl Pipeline {
         self.ledger(cancel, || ledger.end_lease(&lease)).await
     }
 
-    /// Removes a document from the stores, vectors first: LAYRA deletes the whole file when it finds
-    /// a vector that MongoDB does not know. The original is removed only if somebody asked for the
+    /// Removes a document from the stores, vectors first: LAYRA deletes the whole file when it
+    /// finds a vector that MongoDB does not know. The original is removed only if somebody asked for the
     /// deletion.
     async fn remove(&self, entry: &Entry) -> Result<(), Failure> {
         let Entry {
@@ -191,7 +191,7 @@ impl Pipeline {
     }
 }
 
-/// Whether the removal of a document includes its original: only if somebody asked for the deletion.
+/// Whether a document's removal includes its original: only if somebody asked for the deletion.
 fn removes_original(entry: &Entry) -> bool {
     entry.state == State::Deleted && entry.deletion_requested
 }

@@ -105,8 +105,8 @@ pub(super) fn being_removed() -> Failure {
     Failure::transient(Stage::Mongodb, Reason::BeingRemoved, message)
 }
 
-/// Runs `work` and calls `renew` in intervals, until that returns `false` or fails. After a pause of
-/// the whole process `renew` comes first.
+/// Runs `work` and calls `renew` in intervals, until that returns `false` or fails. After a pause
+/// of the whole process `renew` comes first.
 async fn while_renewed<T, Renewal>(
     work: impl Future<Output = Result<T, Failure>>,
     interval: Duration,

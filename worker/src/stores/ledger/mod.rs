@@ -3,8 +3,8 @@
 //!
 //! An entry is written before the first effect of a piece of work. Its states and rounds are in
 //! [`rounds`], the right to work on a page range in [`claims`], the right to remove a document from
-//! the stores in [`cleaning`], deletions in [`deletions`], and checks after the end of a round, or of
-//! a round without progress, in [`rechecks`].
+//! the stores in [`cleaning`], deletions in [`deletions`], and checks after the end of a round, or
+//! of a round without progress, in [`rechecks`].
 
 mod claims;
 mod cleaning;

@@ -14,8 +14,8 @@ use crate::runtime::failure::Failure;
 use crate::stores::mongo::{answer, ask};
 
 impl Ledger {
-    /// Begins a round. `before` is the entry of the previous one. `None`: another worker changed the
-    /// entry in the meantime. Fails, to be retried, while a worker removes the document's data.
+    /// Begins a round. `before` is the entry of the previous one. `None`: another worker changed
+    /// the entry in the meantime. Fails, to be retried, while a worker removes the document's data.
     pub(crate) async fn begin(
         &self,
         task: &Task,
