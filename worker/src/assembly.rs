@@ -1,17 +1,16 @@
 //! Builds the parts of a worker from its settings. Retries while a server is unavailable.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use layra_crds::{ModelStatus, WorkerConfig};
+use layra_crds::ModelStatus;
 use layra_embedding::{DeviceChoice, Paced};
 use layra_rendering::{RenderOptions, Renderer};
 use mongodb::bson::DateTime;
-use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use crate::document::Recipe;
 use crate::model_files;
 use crate::pipeline::Pipeline;
 use crate::pipeline::budget::Budget;
@@ -58,8 +57,7 @@ pub(crate) struct Common {
     pub(crate) metrics: Arc<Metrics>,
     /// Cancelled when the worker must shut down.
     pub(crate) stop: CancellationToken,
-    /// A digest of the settings that pages depend on.
-    recipe: String,
+    recipe: Recipe,
     /// When the worker was started.
     since: DateTime,
 }
@@ -67,7 +65,7 @@ pub(crate) struct Common {
 impl Common {
     pub(crate) fn new(settings: Settings, paths: Paths, stop: CancellationToken) -> Self {
         let health = Arc::new(Health::default());
-        let recipe = recipe(&settings.config);
+        let recipe = Recipe::of(&settings.config);
         Self {
             recipe,
             since: DateTime::now(),
@@ -259,15 +257,4 @@ impl Common {
             office_timeout: Duration::from_secs(render.office_timeout_seconds.into()),
         }))
     }
-}
-
-/// A digest of the settings of the model and of rendering.
-fn recipe(config: &WorkerConfig) -> String {
-    let parts = serde_json::json!([config.embedding, config.documents.render]);
-    let digest = Sha256::digest(parts.to_string());
-    digest[..8].iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -117,7 +117,7 @@ pub(crate) async fn redrive(common: &Common, choice: &Choice) -> Result<Report, 
     }
     for (message, letter, entry) in work {
         if !choice.dry_run {
-            outbox.redrive(&message).await?;
+            outbox.send_again(&message).await?;
             if let Some(entry) = &entry {
                 ledger.record_redrive(entry).await?;
             }

@@ -1,17 +1,15 @@
 //! A page range, as a message of the pipeline's internal topic.
 //!
-//! The message has the value and the headers of the task, so that a byte-exact dead letter can be
-//! sent from any range. Further headers describe the range.
+//! The message has the value, the key and the [headers](super::headers) of the task, so that a
+//! byte-exact dead letter can be sent from any range. Further headers describe the range.
 
 use std::str::FromStr;
 
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
 use crate::document::Origin;
+use crate::document::headers::{RANGE_PREFIX as PREFIX, task_headers};
 use crate::runtime::failure::{Failure, Reason, Stage};
-
-/// Prefix of the headers that describe a range.
-const PREFIX: &str = "layra-range-";
 
 /// A page range of a document. It is processed on its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,12 +26,10 @@ pub(crate) struct Range {
 }
 
 impl Range {
-    /// The task's own headers and those of the range.
-    pub(crate) fn headers(&self, task: Option<&OwnedHeaders>) -> OwnedHeaders {
-        let mut headers = OwnedHeaders::new();
-        for header in task.into_iter().flat_map(Headers::iter) {
-            headers = headers.insert(header);
-        }
+    /// The task's own headers and those of the range. `message` has the headers of the task or of
+    /// any of its ranges: a document can be split again from a range of an earlier round.
+    pub(crate) fn headers(&self, message: Option<&OwnedHeaders>) -> OwnedHeaders {
+        let mut headers = task_headers(message);
         for (name, value) in [
             ("round", self.round.clone()),
             ("first", self.first.to_string()),
@@ -52,7 +48,8 @@ impl Range {
         headers
     }
 
-    /// Reads a range from a message's headers.
+    /// Reads a range from a message's headers. A message with a header twice describes two ranges,
+    /// so it is refused.
     pub(crate) fn from_headers(headers: Option<&OwnedHeaders>) -> Result<Self, Failure> {
         Ok(Self {
             round: value(headers, "round")?,
@@ -68,26 +65,29 @@ impl Range {
     }
 }
 
-/// Whether a header describes a range. Other headers are the task's own.
-pub(crate) fn is_range_header(key: &str) -> bool {
-    key.starts_with(PREFIX)
-}
-
 fn value<T: FromStr>(headers: Option<&OwnedHeaders>, name: &str) -> Result<T, Failure> {
     let key = format!("{PREFIX}{name}");
-    headers
+    let invalid = |problem: &str| {
+        let message = format!("header `{key}` {problem}");
+        Failure::permanent(Stage::Intake, Reason::InvalidRange, message)
+    };
+    let mut found = headers
         .into_iter()
         .flat_map(Headers::iter)
-        .find(|header| header.key == key)
-        .and_then(|header| std::str::from_utf8(header.value?).ok()?.parse().ok())
-        .ok_or_else(|| {
-            let message = format!("header `{key}` is missing or has no valid value");
-            Failure::permanent(Stage::Intake, Reason::InvalidRange, message)
-        })
+        .filter(|header| header.key == key);
+    let first = found.next().and_then(|header| header.value);
+    if found.next().is_some() {
+        return Err(invalid("is present more than once"));
+    }
+    first
+        .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok())
+        .ok_or_else(|| invalid("is missing or has no valid value"))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn range() -> Range {
@@ -114,7 +114,64 @@ mod tests {
         assert_eq!(Range::from_headers(Some(&headers)), Ok(range()));
         let names: Vec<&str> = headers.iter().map(|header| header.key).collect();
         assert_eq!(names[0], "priority");
-        assert!(names[1..].iter().all(|name| is_range_header(name)));
+        assert!(names[1..].iter().all(|name| name.starts_with(PREFIX)));
+    }
+
+    fn any_range() -> impl Strategy<Value = Range> {
+        (
+            ("[a-z0-9-]{1,36}", 0..10_000_u32, 1..500_u32),
+            ("[a-z.]{1,20}", 0..100_i32, 0..i64::MAX, any::<i64>()),
+        )
+            .prop_map(|((round, first, count), (topic, partition, offset, at))| {
+                let origin = Origin {
+                    topic,
+                    partition,
+                    offset,
+                };
+                Range {
+                    round,
+                    first,
+                    count,
+                    origin,
+                    at,
+                }
+            })
+    }
+
+    proptest! {
+        /// A split that starts from a range of an earlier round describes the new range alone.
+        #[test]
+        fn a_range_of_a_range_is_read_as_it_was_written(
+            earlier in any_range(),
+            later in any_range(),
+            own in proptest::collection::vec(("[a-z-]{1,12}", "[ -~]{0,12}"), 0..4),
+        ) {
+            let task = own.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+                headers.insert(Header { key, value: Some(value) })
+            });
+            let headers = later.headers(Some(&earlier.headers(Some(&task))));
+            prop_assert_eq!(Range::from_headers(Some(&headers)), Ok(later.clone()));
+            let from_task = later.headers(Some(&task));
+            let texts = |headers: &OwnedHeaders| -> Vec<(String, Vec<u8>)> {
+                let pair = |header: Header<'_, &[u8]>| {
+                    (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
+                };
+                headers.iter().map(pair).collect()
+            };
+            prop_assert_eq!(texts(&headers), texts(&from_task), "the task's own headers remain");
+        }
+    }
+
+    #[test]
+    fn a_message_with_two_sets_of_range_headers_is_refused() {
+        let twice = range().headers(None).insert(Header {
+            key: "layra-range-round",
+            value: Some("another"),
+        });
+        let failure = Range::from_headers(Some(&twice)).unwrap_err();
+        assert!(failure.rejects_document(), "{failure}");
+        assert_eq!(failure.reason, Reason::InvalidRange);
+        assert!(failure.message.contains("more than once"), "{failure}");
     }
 
     #[test]

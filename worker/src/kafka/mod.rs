@@ -2,6 +2,7 @@
 //! ranges and repeated tasks. It never reads a document.
 
 pub(crate) mod client;
+pub(crate) mod committed;
 pub(crate) mod consumer;
 pub(crate) mod outbox;
 pub(crate) mod tracker;

@@ -13,15 +13,14 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
 use crate::document::Origin;
-use crate::document::page_range::{self, Range};
+use crate::document::headers::{ATTEMPTS, FAILURE_PREFIX as PREFIX, task_headers};
+use crate::document::page_range::Range;
 use crate::document::task::Task;
 use crate::kafka::client::{client_config, describe_error};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Settings;
 use crate::stores::ledger::Rejection;
 
-/// Prefix of the headers that describe a failure.
-const PREFIX: &str = "layra-error-";
 /// Longest value of a header, in bytes.
 const LONGEST_VALUE: usize = 1000;
 
@@ -92,11 +91,11 @@ impl Outbox {
     }
 
     /// Sends page ranges of a task to the pipeline's internal topic, evenly to all partitions, so
-    /// that all workers get some. By default librdkafka sends all messages without a key to the
+    /// that all workers get some. `message` is the task or one of its page ranges. By default librdkafka sends all messages without a key to the
     /// same partition for some milliseconds (`sticky.partitioning.linger.ms`).
     pub(crate) async fn ranges(
         &self,
-        task: &OwnedMessage,
+        message: &OwnedMessage,
         ranges: &[Range],
     ) -> Result<(), Failure> {
         let topic = &self.ranges_topic;
@@ -108,33 +107,28 @@ impl Outbox {
         let sends = ranges.iter().zip(places).map(|(range, partition)| {
             let mut record = FutureRecord::<[u8], [u8]>::to(topic)
                 .partition(partition)
-                .headers(range.headers(task.headers()));
-            record.payload = task.payload();
+                .headers(range.headers(message.headers()));
+            record.key = message.key();
+            record.payload = message.payload();
             self.send_record(record)
         });
         futures::future::try_join_all(sends).await.map_err(failed)?;
         Ok(())
     }
 
-    /// Sends a task again.
-    pub(crate) async fn send_task(&self, task: &Task) -> Result<(), Failure> {
-        let message = task.to_message();
-        self.send(&self.topic, None, Some(&message), OwnedHeaders::new())
+    /// Sends the task of a message again: its own value, key and headers. `message` is the task,
+    /// one of its page ranges, or its dead letter.
+    pub(crate) async fn send_again(&self, message: &OwnedMessage) -> Result<(), Failure> {
+        let headers = task_headers(message.headers());
+        self.send(&self.topic, message.key(), message.payload(), headers)
             .await
             .map_err(|error| classify(&self.topic, &error))
     }
 
-    /// Sends a dead letter to the pipeline's topic: the original message, with the number of
-    /// attempts.
-    pub(crate) async fn redrive(&self, letter: &OwnedMessage) -> Result<(), Failure> {
-        let mut headers = OwnedHeaders::new();
-        for header in letter.headers().into_iter().flat_map(Headers::iter) {
-            let failure_header = header.key.strip_prefix(PREFIX);
-            if failure_header.is_none_or(|name| name == "attempts") {
-                headers = headers.insert(header);
-            }
-        }
-        self.send(&self.topic, letter.key(), letter.payload(), headers)
+    /// Sends the task of a document whose message is no longer known.
+    pub(crate) async fn send_task(&self, task: &Task) -> Result<(), Failure> {
+        let message = task.to_message();
+        self.send(&self.topic, None, Some(&message), OwnedHeaders::new())
             .await
             .map_err(|error| classify(&self.topic, &error))
     }
@@ -203,18 +197,15 @@ fn failure_headers(
 ) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new();
     let mut attempts = 1_u32;
-    for header in message.headers().into_iter().flat_map(Headers::iter) {
-        match header.key.strip_prefix(PREFIX) {
-            None if page_range::is_range_header(header.key) => {}
-            None => headers = headers.insert(header),
-            Some("attempts") => {
-                let before = header
-                    .value
-                    .and_then(|value| std::str::from_utf8(value).ok());
-                let before = before.and_then(|text| text.parse::<u32>().ok());
-                attempts = before.unwrap_or_default().saturating_add(1);
-            }
-            Some(_) => {}
+    for header in task_headers(message.headers()).iter() {
+        if header.key == ATTEMPTS {
+            let before = header
+                .value
+                .and_then(|value| std::str::from_utf8(value).ok());
+            let before = before.and_then(|text| text.parse::<u32>().ok());
+            attempts = before.unwrap_or_default().saturating_add(1);
+        } else {
+            headers = headers.insert(header);
         }
     }
     let class = if rejection.poison {

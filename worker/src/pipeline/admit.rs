@@ -4,16 +4,16 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use layra_crds::metric_names::worker::STATUS_RETRIED;
-use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::decision::{Decision, decide};
 use super::{Observer, Outcome, Pipeline};
+use crate::document::Recipe;
 use crate::document::page_range::Range;
 use crate::document::task::Task;
 use crate::pipeline::stages::fetch::Original;
-use crate::runtime::failure::{Failure, Reason, Stage};
-use crate::stores::ledger::{Entry, Request};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::stores::ledger::{Entry, Request, State};
 
 /// A document and the request to ingest it.
 #[derive(Clone, Debug)]
@@ -57,7 +57,9 @@ impl Pipeline {
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
         loop {
-            let admitted = self.retry.run(Stage::Mongodb, cancel, |_| self.admit(job));
+            let admitted = self
+                .retry
+                .run(Stage::Mongodb, cancel, |_| self.admit(job, cancel));
             let entry = match admitted.await? {
                 ControlFlow::Continue(entry) => entry,
                 ControlFlow::Break(outcome) => return Ok(outcome),
@@ -86,11 +88,12 @@ impl Pipeline {
             .await?;
         match entry {
             Some(entry) if entry.round == range.round => {
-                if entry.recipe == job.request.recipe {
+                if job.request.recipe.matches(&entry.recipe) {
                     self.ingest_pages(job, &entry, range.first, cancel, &|_| {})
                         .await
+                } else if entry.state == State::Working {
+                    self.restart_split(job, range, cancel).await
                 } else {
-                    // The configuration changed since the split: ingest the whole document again.
                     self.ingest_document(job, cancel, &|_| {}).await
                 }
             }
@@ -98,16 +101,57 @@ impl Pipeline {
         }
     }
 
+    /// Ingests a whole document again whose configuration changed since it was split. Of its page
+    /// ranges, which arrive at the same time, one begins the new round. The others are void: if
+    /// they joined that round, each would take the claim of the one before.
+    async fn restart_split(
+        &self,
+        job: &Job<'_>,
+        range: &Range,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        let file_id = &job.task.file.file_id;
+        let begin = |_| async {
+            let known = self.stores.ledger.find(file_id).await?;
+            let Some(entry) = known.filter(|entry| entry.round == range.round) else {
+                return Ok(None);
+            };
+            match decide(Some(Box::new(entry)), &job.request) {
+                Decision::Begin(before) => self.begin_round(job, before.as_deref()).await,
+                Decision::WaitForNewerWorker => Err(newer_configuration()),
+                _ => Ok(None),
+            }
+        };
+        match self.retry.run(Stage::Mongodb, cancel, begin).await? {
+            Some(entry) => self.ingest_pages(job, &entry, 0, cancel, &|_| {}).await,
+            None => Ok(Outcome::Superseded),
+        }
+    }
+
     /// Enters the task into the ledger. `Break`: there is nothing to do.
-    async fn admit(&self, job: &Job<'_>) -> Result<ControlFlow<Outcome, Box<Entry>>, Failure> {
+    async fn admit(
+        &self,
+        job: &Job<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<ControlFlow<Outcome, Box<Entry>>, Failure> {
         let Job { task, request, .. } = job;
         loop {
             let known = self.stores.ledger.find(&task.file.file_id).await?;
             let before = match decide(known.map(Box::new), request) {
                 Decision::Begin(before) => before,
-                Decision::Resume(entry) => return Ok(ControlFlow::Continue(entry)),
+                Decision::Resume(entry) => {
+                    self.stores
+                        .ledger
+                        .record_request(&entry, request.at)
+                        .await?;
+                    return Ok(ControlFlow::Continue(entry));
+                }
                 Decision::Inspect(entry) => match self.inspect(&entry).await? {
                     Outcome::AlreadyStored => {
+                        self.stores
+                            .ledger
+                            .record_request(&entry, request.at)
+                            .await?;
                         return Ok(ControlFlow::Break(Outcome::AlreadyStored));
                     }
                     // The user deleted it through LAYRA after this same task was processed.
@@ -117,22 +161,55 @@ impl Pipeline {
                     _ => Some(entry),
                 },
                 Decision::SendDeadLetter(entry) => {
-                    return self.withdraw_rejected(entry).await.map(ControlFlow::Break);
+                    match self.withdraw_rejected(entry, cancel).await? {
+                        // Another worker changed the entry in the meantime.
+                        Outcome::Superseded => continue,
+                        outcome => return Ok(ControlFlow::Break(outcome)),
+                    }
                 }
-                Decision::WaitForNewerWorker => {
-                    let message = "a worker with a newer configuration is processing the document";
-                    return Err(Failure::transient(
-                        Stage::Intake,
-                        Reason::NewerConfiguration,
-                        message,
-                    ));
-                }
+                Decision::WaitForNewerWorker => return Err(newer_configuration()),
                 Decision::End(outcome) => return Ok(ControlFlow::Break(outcome)),
             };
+            if Box::pin(self.drop_if_deleted(job)).await? {
+                return Ok(ControlFlow::Break(Outcome::Deleted));
+            }
             if let Some(entry) = self.begin_round(job, before.as_deref()).await? {
                 return Ok(ControlFlow::Continue(Box::new(entry)));
             }
         }
+    }
+
+    /// Whether the deletion of the task's knowledge base was requested after the task was sent.
+    pub(super) async fn is_knowledge_base_deleted(&self, job: &Job<'_>) -> Result<bool, Failure> {
+        let id = &job.task.knowledge_base;
+        let deleted_at = self.stores.ledger.knowledge_base_deleted_at(id).await?;
+        Ok(deleted_at.is_some_and(|at| job.request.at <= at))
+    }
+
+    /// Drops the task of a deleted knowledge base, with its original: no worker had received it
+    /// when the knowledge base was deleted. Returns whether it did.
+    async fn drop_if_deleted(&self, job: &Job<'_>) -> Result<bool, Failure> {
+        if !self.is_knowledge_base_deleted(job).await? {
+            return Ok(false);
+        }
+        let Job { task, request, .. } = job;
+        let ledger = &self.stores.ledger;
+        let (file_id, knowledge_base) = (&task.file.file_id, &task.knowledge_base);
+        let original = Some(task.file.key.as_str());
+        let deleted = ledger.delete(file_id, knowledge_base, original, request.at);
+        let Some((lease, _)) = deleted.await? else {
+            // The file was sent again after the deletion: that task has the original.
+            return Ok(true);
+        };
+        tracing::info!("the knowledge base was deleted after the task was sent, original deleted");
+        let removal = self.stores.objects.delete_all(vec![task.file.key.clone()]);
+        match ledger.under_lease(&lease, Box::pin(removal)).await {
+            // Another deletion of the same file continues.
+            Err(failure) if failure.class == Class::Superseded => return Ok(true),
+            removed => removed?,
+        }
+        ledger.end_deletion(&lease).await?;
+        Ok(true)
     }
 
     /// Begins a round. `None`: another worker changed the entry in the meantime.
@@ -204,8 +281,9 @@ impl Pipeline {
         let task = Task::from(entry);
         let request = Request {
             origin: entry.origin.clone(),
-            at: DateTime::now(),
-            recipe: entry.recipe.clone(),
+            // A later deletion may be on its way.
+            at: entry.requested_at.unwrap_or(entry.created_at),
+            recipe: Recipe::stored(&entry.recipe),
             worker_since: entry.worker_since,
         };
         let restarted = self.ledger(cancel, || {
@@ -218,8 +296,16 @@ impl Pipeline {
     }
 
     /// Withdraws a failed document from the stores. Its dead letter must be sent next.
-    pub(super) async fn withdraw_rejected(&self, entry: Box<Entry>) -> Result<Outcome, Failure> {
-        self.withdraw(&entry).await?;
+    /// [`Outcome::Superseded`]: the entry changed, and there is nothing to send.
+    pub(super) async fn withdraw_rejected(
+        &self,
+        entry: Box<Entry>,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        match Box::pin(self.withdraw_with_retries(&entry, cancel)).await {
+            Err(failure) if failure.class == Class::Superseded => return Ok(Outcome::Superseded),
+            withdrawn => withdrawn?,
+        }
         let rejection = entry.failure.clone().unwrap_or_else(|| {
             let unknown = Failure::permanent(
                 Stage::Intake,
@@ -248,4 +334,9 @@ impl Pipeline {
         timer.stop_and_record();
         Ok(LocalOriginal::Copy(copy))
     }
+}
+
+fn newer_configuration() -> Failure {
+    let message = "a worker with a newer configuration is processing the document";
+    Failure::transient(Stage::Intake, Reason::NewerConfiguration, message)
 }

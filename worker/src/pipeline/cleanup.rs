@@ -10,7 +10,7 @@ use super::Pipeline;
 use super::page_plan::{self, PagePlan};
 use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Reason, Stage};
-use crate::stores::ledger::{Entry, State};
+use crate::stores::ledger::{Claim, Entry, State};
 
 impl Pipeline {
     /// Enters the file, and removes the data of earlier rounds: all rows, and the pages that this
@@ -20,7 +20,7 @@ impl Pipeline {
     /// task, so it was deleted; storing into it would recreate a collection that is never deleted.
     pub(super) async fn prepare(
         &self,
-        entry: &Entry,
+        claim: &Claim,
         plan: &PagePlan<'_>,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
@@ -77,7 +77,7 @@ impl Pipeline {
             .await?;
         }
         let prepared = self
-            .ledger(cancel, || self.stores.ledger.record_prepared(entry))
+            .ledger(cancel, || self.stores.ledger.record_prepared(claim))
             .await?;
         prepared
             .map(|_| ())
@@ -116,10 +116,40 @@ impl Pipeline {
         .await
     }
 
-    /// Withdraws a document from the stores, vectors first: LAYRA deletes the whole file when it
-    /// finds a vector that MongoDB does not know. The original of a deleted document is removed
-    /// too.
+    /// Withdraws a document that is not in progress from the stores, under the lease of its entry.
+    /// Fails with the class `Superseded`, before or between two steps, if the entry changed.
     pub(super) async fn withdraw(&self, entry: &Entry) -> Result<(), Failure> {
+        let ledger = &self.stores.ledger;
+        let lease = ledger.lease(entry).await?;
+        let removal = Box::pin(self.remove(entry));
+        ledger.under_lease(&lease, removal).await?;
+        if removes_original(entry) {
+            ledger.end_deletion(&lease).await
+        } else {
+            ledger.end_lease(&lease).await
+        }
+    }
+
+    /// Withdraws a failed document, and retries while a server is unavailable or another worker has
+    /// the lease.
+    pub(super) async fn withdraw_with_retries(
+        &self,
+        entry: &Entry,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let ledger = &self.stores.ledger;
+        let lease = self.ledger(cancel, || ledger.lease(entry)).await?;
+        let removal = self
+            .retry
+            .run(Stage::Mongodb, cancel, |_| self.remove(entry));
+        ledger.under_lease(&lease, Box::pin(removal)).await?;
+        self.ledger(cancel, || ledger.end_lease(&lease)).await
+    }
+
+    /// Removes a document from the stores, vectors first: LAYRA deletes the whole file when it
+    /// finds a vector that MongoDB does not know. The original is removed only if somebody asked for the
+    /// deletion.
+    async fn remove(&self, entry: &Entry) -> Result<(), Failure> {
         let Entry {
             file_id,
             knowledge_db_id,
@@ -132,16 +162,17 @@ impl Pipeline {
                 .delete_file(&collection, file_id)
                 .await?;
         }
+        let with_original = removes_original(entry);
         let task = Task::from(entry);
         let mut keys: BTreeSet<String> =
             page_plan::image_keys(&task, entry.pages.unwrap_or_default(), &self.render).collect();
         if let Some(stored) = self.stores.documents.stored_file(file_id).await? {
             keys.extend(stored.pages.into_iter().map(|(_, key)| key));
-            if entry.state == State::Deleted {
+            if with_original {
                 keys.extend(stored.original);
             }
         }
-        if entry.state == State::Deleted && !entry.minio_filename.is_empty() {
+        if with_original && !entry.minio_filename.is_empty() {
             keys.insert(entry.minio_filename.clone());
         }
         self.stores
@@ -153,15 +184,30 @@ impl Pipeline {
             .remove_file(knowledge_db_id, file_id)
             .await?;
         // A late worker may have recreated the collection of a deleted knowledge base.
-        if entry.state == State::Deleted
-            && !self
-                .stores
-                .documents
-                .has_knowledge_base(knowledge_db_id)
-                .await?
-        {
-            self.stores.vectors.drop_collection(&collection).await?;
+        if entry.state == State::Deleted {
+            self.stores.drop_unused_collection(knowledge_db_id).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether a document's removal includes its original: only if somebody asked for the deletion.
+fn removes_original(entry: &Entry) -> bool {
+    entry.state == State::Deleted && entry.deletion_requested
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::ledger::an_entry;
+
+    #[test]
+    fn an_original_is_removed_only_if_somebody_asked() {
+        for state in [State::Working, State::Done, State::Failed, State::Deleted] {
+            let mut entry = an_entry(state);
+            assert!(!removes_original(&entry), "{state:?}");
+            entry.deletion_requested = true;
+            assert_eq!(removes_original(&entry), state == State::Deleted);
+        }
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn decide(entry: Option<Box<Entry>>, request: &Request) -> Decision {
         return Decision::Begin(None);
     };
     let same_request = entry.origin == request.origin;
-    let same_recipe = entry.recipe == request.recipe;
+    let same_recipe = request.recipe.matches(&entry.recipe);
     let newer = request.worker_since > entry.worker_since;
     let sent_later = entry.finished_at.is_some_and(|at| request.at > at);
     let lacks_dead_letter = entry.failure.as_ref().is_some_and(|why| !why.letter);
@@ -48,6 +48,7 @@ mod tests {
     use mongodb::bson::DateTime;
 
     use super::*;
+    use crate::document::Recipe;
     use crate::runtime::failure::{Failure, Reason, Stage};
     use crate::stores::ledger::{Rejection, an_entry};
 
@@ -55,7 +56,7 @@ mod tests {
         Request {
             origin: "tasks/0/7".into(),
             at: DateTime::from_millis(500),
-            recipe: "recipe".into(),
+            recipe: Recipe::stored("recipe"),
             worker_since: DateTime::from_millis(1_000),
         }
     }
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn the_newer_configuration_wins() {
         let other = Request {
-            recipe: "another".into(),
+            recipe: Recipe::stored("another"),
             ..request()
         };
         let newer = Request {

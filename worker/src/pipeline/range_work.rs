@@ -72,6 +72,10 @@ impl Pipeline {
             }
             Err(failure) => Err(failure),
         };
+        let result = match result {
+            Err(failure) => Err(self.check_deletion(job, failure, cancel).await),
+            stored => stored,
+        };
         match result {
             Ok((_, Some(stored))) => self.finish_range(&claim, stored, cancel).await,
             Ok((split, None)) => {
@@ -84,12 +88,7 @@ impl Pipeline {
                 self.yield_claim(&claim, cancel).await
             }
             Err(failure) if failure.class == Class::Deleted => {
-                let knowledge_base = &entry.knowledge_db_id;
-                self.ledger(cancel, || {
-                    self.stores.ledger.delete(&claim.file_id, knowledge_base)
-                })
-                .await?;
-                self.yield_claim(&claim, cancel).await
+                self.drop_deleted(job, &claim, cancel).await
             }
             Err(failure) if failure.rejects_document() => {
                 self.reject(&claim, &failure, cancel).await
@@ -103,6 +102,48 @@ impl Pipeline {
                 Err(failure)
             }
         }
+    }
+
+    /// A document whose knowledge base is gone because somebody asked for that did not fail: it was
+    /// deleted.
+    async fn check_deletion(
+        &self,
+        job: &Job<'_>,
+        failure: Failure,
+        cancel: &CancellationToken,
+    ) -> Failure {
+        if !matches!(
+            failure.reason,
+            Reason::KnowledgeBaseNotFound | Reason::CollectionGone
+        ) {
+            return failure;
+        }
+        let deleted = self.ledger(cancel, || self.is_knowledge_base_deleted(job));
+        match deleted.await {
+            Ok(true) => Failure::deleted(failure.stage, failure.message),
+            Ok(false) => failure,
+            Err(error) => error,
+        }
+    }
+
+    /// Drops a document that was deleted while it was processed. The original of a file that LAYRA
+    /// deleted is LAYRA's: it stays, unless somebody asked for the deletion of the knowledge base.
+    async fn drop_deleted(
+        &self,
+        job: &Job<'_>,
+        claim: &Claim,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        let requested = self
+            .ledger(cancel, || self.is_knowledge_base_deleted(job))
+            .await?;
+        let dropped = self.ledger(cancel, || {
+            self.stores.ledger.record_deleted(claim, requested)
+        });
+        if dropped.await?.is_some() {
+            tracing::warn!("the file was deleted while it was processed, dropping it");
+        }
+        self.yield_claim(claim, cancel).await
     }
 
     /// Takes the lock for normal work, or for exclusive work on a suspect document. If a worker
@@ -161,7 +202,7 @@ impl Pipeline {
             _ => {
                 let split = matches!(job.source, Source::ObjectStore) && pages > self.range_pages;
                 let length = split.then_some(self.range_pages);
-                let record = || self.stores.ledger.record_page_count(entry, pages, length);
+                let record = || self.stores.ledger.record_page_count(claim, pages, length);
                 self.ledger(cancel, record)
                     .await?
                     .ok_or_else(|| Failure::superseded(Stage::Mongodb))?
@@ -169,7 +210,7 @@ impl Pipeline {
         };
         observer(Event::Opened(pages));
         if !entry.prepared {
-            self.prepare(&entry, &plan, cancel).await?;
+            self.prepare(claim, &plan, cancel).await?;
             if entry.range_pages.is_some() {
                 drop(document);
                 return Ok((entry, None));
@@ -341,43 +382,27 @@ impl Pipeline {
             },
             (State::Done, _) => Ok(Outcome::AlreadyStored),
             (State::Failed, Some(rejection)) if !rejection.letter => {
-                self.retry
-                    .run(Stage::Mongodb, cancel, |_| {
-                        self.withdraw_rejected(Box::new(entry.clone()))
-                    })
-                    .await
+                self.withdraw_rejected(Box::new(entry), cancel).await
             }
             (State::Failed | State::Deleted, _) => Ok(Outcome::Settled),
         }
     }
 
-    /// Rejects the document. The first range that fails does this.
+    /// Rejects the document, if this worker still has the claim: another worker that has taken over
+    /// the range may succeed. The first range that fails rejects the document.
     async fn reject(
         &self,
         claim: &Claim,
         failure: &Failure,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let Claim { file_id, round, .. } = claim;
+        let failed = self.ledger(cancel, || self.stores.ledger.record_failed(claim, failure));
+        let Some(entry) = failed.await? else {
+            return self.yield_claim(claim, cancel).await;
+        };
         self.ledger(cancel, || self.stores.ledger.close(claim))
             .await?;
-        let is_first = self.ledger(cancel, || {
-            self.stores.ledger.record_failed(file_id, round, failure)
-        });
-        if !is_first.await? {
-            return self.yield_claim(claim, cancel).await;
-        }
-        let entry = self
-            .ledger(cancel, || self.stores.ledger.find(file_id))
-            .await?;
-        let Some(entry) = entry else {
-            return Ok(Outcome::Superseded);
-        };
-        self.retry
-            .run(Stage::Mongodb, cancel, |_| {
-                self.withdraw_rejected(Box::new(entry.clone()))
-            })
-            .await
+        self.withdraw_rejected(Box::new(entry), cancel).await
     }
 
     /// Leaves the range to the worker that has taken it over. A late write of this worker may have

@@ -1,5 +1,5 @@
 //! Rechecks of documents. A write that was in flight when its worker was replaced may have landed
-//! after the document was finished, and a document that another worker took over may be orphaned.
+//! after the document was finished. A document in progress that does not change may be orphaned.
 
 use std::time::Duration;
 
@@ -7,8 +7,9 @@ use mongodb::bson::DateTime;
 
 use super::{Outcome, Pipeline};
 use crate::document::task::Task;
+use crate::kafka::committed::Committed;
 use crate::kafka::outbox::Outbox;
-use crate::runtime::failure::Failure;
+use crate::runtime::failure::{Class, Failure, Reason};
 use crate::stores::ledger::{Entry, State};
 
 /// How often a worker looks for documents that are due for a recheck.
@@ -16,64 +17,89 @@ const INTERVAL: Duration = Duration::from_secs(20);
 
 impl Pipeline {
     /// Rechecks documents as they become due, until the worker ends.
-    pub(crate) async fn recheck_all(&self, outbox: &Outbox) {
+    pub(crate) async fn recheck_all(&self, outbox: &Outbox, committed: &Committed) {
+        if let Err(error) = self.stores.ledger.schedule_missing_rechecks().await {
+            tracing::warn!(%error, "missing rechecks not scheduled");
+        }
         loop {
             tokio::time::sleep(INTERVAL).await;
-            if let Err(error) = self.recheck_due(outbox).await {
+            if let Err(error) = self.recheck_due(outbox, committed).await {
                 tracing::warn!(%error, "recheck failed, will retry");
             }
         }
     }
 
-    async fn recheck_due(&self, outbox: &Outbox) -> Result<(), Failure> {
+    async fn recheck_due(&self, outbox: &Outbox, committed: &Committed) -> Result<(), Failure> {
         let ledger = &self.stores.ledger;
         while let Some(entry) = ledger.next_recheck().await? {
             if entry.state == State::Working {
                 // The recheck stays scheduled until the document is done.
-                if entry.is_orphaned(DateTime::now()) {
-                    tracing::warn!(file = entry.file_id, "orphaned document: task sent again");
-                    outbox.send_task(&Task::from(&entry)).await?;
-                    ledger.record_resend(&entry).await?;
-                }
+                self.recheck_progress(&entry, outbox, committed).await?;
                 continue;
             }
-            if let Outcome::Repeat(entry) = self.recheck(&entry).await? {
-                outbox.send_task(&Task::from(entry.as_ref())).await?;
+            match self.recheck(&entry).await {
+                Ok(Outcome::Superseded) => continue,
+                Ok(Outcome::Repeat(entry)) => outbox.send_task(&Task::from(entry.as_ref())).await?,
+                Ok(_) => {}
+                // It is rechecked when that worker must be done.
+                Err(failure) if failure.reason == Reason::BeingRemoved => continue,
+                Err(failure) => return Err(failure),
             }
             ledger.record_rechecked(&entry).await?;
         }
         Ok(())
     }
 
-    /// Rechecks a document that is done, failed or deleted, and removes the effects of late writes.
-    pub(super) async fn recheck(&self, entry: &Entry) -> Result<Outcome, Failure> {
-        match entry.state {
-            State::Working => Ok(Outcome::Superseded),
-            State::Done => {
-                let outcome = self.inspect(entry).await?;
-                match &outcome {
-                    // It was deleted through LAYRA in the meantime: nothing may remain.
-                    Outcome::Deleted => self.withdraw(entry).await?,
-                    Outcome::Repeat(_) => {
-                        tracing::warn!(
-                            file = entry.file_id,
-                            "a late write changed the document, ingesting it again"
-                        );
-                        self.metrics.repeats.inc();
-                    }
-                    _ => {}
-                }
-                Ok(outcome)
-            }
-            State::Failed => {
-                self.withdraw(entry).await?;
-                Ok(Outcome::Settled)
-            }
-            State::Deleted => {
-                self.withdraw(entry).await?;
-                Ok(Outcome::Deleted)
-            }
+    /// Rechecks a document in progress. Its task is sent again if the entry does not change and
+    /// Kafka has no message of it left: neither its task nor a page range waits for a worker, and
+    /// no worker processes one.
+    async fn recheck_progress(
+        &self,
+        entry: &Entry,
+        outbox: &Outbox,
+        committed: &Committed,
+    ) -> Result<(), Failure> {
+        let ledger = &self.stores.ledger;
+        let Some(last_sent) = entry.last_sent(DateTime::now()) else {
+            return Ok(());
+        };
+        let last_sent = last_sent.timestamp_millis();
+        if !committed.is_everything_before(last_sent).await? {
+            return ledger.postpone_recheck(entry).await;
         }
+        tracing::warn!(file = entry.file_id, "orphaned document: task sent again");
+        outbox.send_task(&Task::from(entry)).await?;
+        ledger.record_resend(entry).await
+    }
+
+    /// Rechecks a document that is done, failed or deleted, and removes the effects of late writes.
+    /// [`Outcome::Superseded`]: the document is in another state now, and nothing was removed.
+    pub(super) async fn recheck(&self, entry: &Entry) -> Result<Outcome, Failure> {
+        let outcome = match entry.state {
+            State::Working => return Ok(Outcome::Superseded),
+            State::Done => self.inspect(entry).await?,
+            State::Failed => Outcome::Settled,
+            State::Deleted => Outcome::Deleted,
+        };
+        match &outcome {
+            // A document that is done was deleted through LAYRA in the meantime: nothing of it may
+            // remain.
+            Outcome::Deleted | Outcome::Settled => match Box::pin(self.withdraw(entry)).await {
+                Err(failure) if failure.class == Class::Superseded => {
+                    return Ok(Outcome::Superseded);
+                }
+                withdrawn => withdrawn?,
+            },
+            Outcome::Repeat(_) => {
+                tracing::warn!(
+                    file = entry.file_id,
+                    "a late write changed the document, ingesting it again"
+                );
+                self.metrics.repeats.inc();
+            }
+            _ => {}
+        }
+        Ok(outcome)
     }
 
     /// Compares the stores with the ledger for a document that is done, and changes nothing.

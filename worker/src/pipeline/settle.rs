@@ -42,7 +42,7 @@ enum Step<'a> {
     /// Send the ranges of a split document.
     SendRanges(&'a Entry, &'a [(u32, u32)]),
     /// Send the document's task again.
-    SendTask(&'a Entry),
+    SendAgain,
     /// Send the dead letter.
     SendDeadLetter(&'a Rejection),
     /// Record in the ledger that the dead letter was sent.
@@ -60,7 +60,7 @@ fn steps(outcome: &Outcome, is_range: bool) -> Vec<Step<'_>> {
         // A range that is stored does not mean that its document is.
         Outcome::AlreadyStored | Outcome::Deleted if !is_range => vec![Step::ShowSuccess],
         Outcome::Split(entry, ranges) => vec![Step::SendRanges(entry, ranges)],
-        Outcome::Repeat(entry) => vec![Step::SendTask(entry)],
+        Outcome::Repeat(_) => vec![Step::SendAgain],
         Outcome::Rejected(entry, rejection) => vec![
             Step::SendDeadLetter(rejection),
             Step::RecordDeadLetter(entry),
@@ -145,9 +145,8 @@ impl Settlement<'_> {
             (Step::SendRanges(entry, ranges), Some(incoming)) => {
                 self.ranges(incoming, entry, ranges).await
             }
-            (Step::SendTask(entry), Some(incoming)) => {
-                let task = Task::from(entry);
-                let send = |_| incoming.outbox.send_task(&task);
+            (Step::SendAgain, Some(incoming)) => {
+                let send = |_| incoming.outbox.send_again(incoming.message);
                 self.retry.run(Stage::DeadLetter, self.cancel, send).await
             }
             (Step::SendDeadLetter(rejection), Some(incoming)) => {
@@ -265,8 +264,7 @@ mod tests {
         let ranges = vec![(0, 64), (64, 36)];
         let split = Outcome::Split(entry.clone(), ranges.clone());
         assert_eq!(steps(&split, false), [Step::SendRanges(&entry, &ranges)]);
-        let repeat = Outcome::Repeat(entry.clone());
-        assert_eq!(steps(&repeat, true), [Step::SendTask(&entry)]);
+        assert_eq!(steps(&Outcome::Repeat(entry), true), [Step::SendAgain]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ reasons! {
     NotJson,
     /// A field of the task is missing or has a value that cannot be used.
     InvalidTask,
-    /// The headers of a page range are missing, or no such range exists.
+    /// The headers of a page range are missing or present twice, or no such range exists.
     InvalidRange,
     /// The message failed in a way that was not recorded, or in one that this worker does not know.
     Unknown,
@@ -177,6 +177,8 @@ reasons! {
     WorkersDied,
     /// A worker with a newer configuration is processing the document.
     NewerConfiguration,
+    /// A worker removes what the stores hold of the document: wait.
+    BeingRemoved,
     /// The document failed before: the message holds the stage and the reason.
     Rejected,
     /// Another worker has taken over the document.

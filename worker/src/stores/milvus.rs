@@ -20,6 +20,8 @@ mod read;
 
 pub(crate) use read::{Hit, SearchLimits};
 
+/// Longest wait for the answer to one request.
+pub(crate) const LONGEST_REQUEST: Duration = Duration::from_mins(1);
 /// Name of the vector index, as LAYRA names it.
 const INDEX_NAME: &str = "vector_index";
 /// Longest value of LAYRA's text columns.
@@ -65,7 +67,7 @@ impl Vectors {
         let mut config = ConnectConfig::new()
             .uri(&spec.uri)
             .connect_timeout(Duration::from_secs(5))
-            .rpc_timeout(Duration::from_mins(1))
+            .rpc_timeout(LONGEST_REQUEST)
             .retry(sdk::RetryConfig::new().max_attempts(1))
             .telemetry(sdk::TelemetryConfig::new().enabled(false));
         if let Some(token) = token {

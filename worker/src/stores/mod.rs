@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use layra_crds::MilvusSpec;
 
+use crate::runtime::failure::Failure;
 use ledger::Ledger;
 use milvus::Vectors;
 use mongo::Documents;
@@ -34,5 +35,22 @@ impl Stores {
     /// The name of a knowledge base's collection.
     pub(crate) fn collection_of(&self, knowledge_base: &str) -> String {
         self.milvus.collection_of(knowledge_base)
+    }
+
+    /// Drops the collection of a knowledge base that does not exist. A knowledge base whose id maps
+    /// to the same name keeps it: in that name `-` and `_` are the same.
+    pub(crate) async fn drop_unused_collection(&self, knowledge_base: &str) -> Result<(), Failure> {
+        let collection = self.collection_of(knowledge_base);
+        let alike = self.documents.knowledge_bases_like(knowledge_base).await?;
+        let mut users = alike.iter();
+        if let Some(id) = users.find(|id| self.collection_of(id) == collection) {
+            tracing::debug!(
+                collection,
+                knowledge_base = id,
+                "the collection is kept for a knowledge base"
+            );
+            return Ok(());
+        }
+        self.vectors.drop_collection(&collection).await
     }
 }

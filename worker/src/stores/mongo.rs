@@ -44,6 +44,8 @@ pub(crate) struct PageEntry {
 pub(crate) struct StoredFile {
     /// The name of the uploaded file.
     pub(crate) name: String,
+    /// The id of its knowledge base.
+    pub(crate) knowledge_base: Option<String>,
     /// The key of the original.
     pub(crate) original: Option<String>,
     /// `images_id` and `minio_filename` of its pages.
@@ -192,12 +194,27 @@ impl Documents {
         Ok(ids)
     }
 
+    /// The knowledge bases whose ids differ from `id` at most in `-` and `_`.
+    pub(crate) async fn knowledge_bases_like(&self, id: &str) -> Result<Vec<String>, Failure> {
+        let found = self
+            .knowledge_bases
+            .find(doc! { "knowledge_base_id": { "$regex": pattern_like(id) } })
+            .projection(doc! { "knowledge_base_id": 1 });
+        let mut found = ask(found).await?;
+        let mut ids = Vec::new();
+        while let Some(found) = ask(found.try_next()).await? {
+            ids.push(text(&found, "knowledge_base_id"));
+        }
+        Ok(ids)
+    }
+
     /// Removes a knowledge base, without its files.
     pub(crate) async fn remove_knowledge_base(&self, id: &str) -> Result<(), Failure> {
         let filter = doc! { "knowledge_base_id": id };
         ask(self.knowledge_bases.delete_one(filter)).await?;
         Ok(())
     }
+
     pub(crate) fn database(&self) -> &Database {
         &self.database
     }
@@ -262,8 +279,8 @@ impl Documents {
             .files
             .find(doc! { "file_id": { "$in": file_ids } })
             .projection(doc! {
-                "file_id": 1, "filename": 1, "minio_filename": 1, "images.images_id": 1,
-                "images.minio_filename": 1,
+                "file_id": 1, "filename": 1, "knowledge_db_id": 1, "minio_filename": 1,
+                "images.images_id": 1, "images.minio_filename": 1,
             });
         let mut found = ask(found).await?;
         let mut files = Vec::new();
@@ -308,6 +325,7 @@ impl From<&Document> for StoredFile {
         let images = images.map(Vec::as_slice).unwrap_or_default();
         Self {
             name: text(file, "filename"),
+            knowledge_base: file.get_str("knowledge_db_id").ok().map(str::to_owned),
             original: file.get_str("minio_filename").ok().map(str::to_owned),
             pages: images
                 .iter()
@@ -316,6 +334,16 @@ impl From<&Document> for StoredFile {
                 .collect(),
         }
     }
+}
+
+/// A regular expression for ids that differ from `id` at most in `-` and `_`.
+fn pattern_like(id: &str) -> String {
+    let letters = id.chars().map(|letter| match letter {
+        '-' | '_' => "[-_]".to_owned(),
+        letter if letter.is_ascii_alphanumeric() => letter.to_string(),
+        letter => format!("\\{letter}"),
+    });
+    format!("^{}$", letters.collect::<String>())
 }
 
 fn text(document: &Document, key: &str) -> String {
@@ -385,6 +413,12 @@ fn by_code(code: i32, message: &str) -> Failure {
 mod tests {
     use super::*;
     use crate::runtime::failure::Class;
+
+    #[test]
+    fn ids_that_share_a_collection_are_found() {
+        assert_eq!(pattern_like("roger_26-x"), "^roger[-_]26[-_]x$");
+        assert_eq!(pattern_like("a.b"), "^a\\.b$");
+    }
 
     #[test]
     fn unknown_error_codes_are_transient() {

@@ -49,7 +49,9 @@ impl Dispatcher {
         let result = match (range.transpose(), parsed) {
             (Err(failure), _) | (_, Err(failure)) => Err(failure),
             (Ok(None), Ok(Message::Foreign)) => self.foreign(message, cancel).await,
-            (Ok(None), Ok(Message::Delete(deletion))) => self.delete(&deletion, cancel).await,
+            (Ok(None), Ok(Message::Delete(deletion))) => {
+                self.delete(&deletion, message, cancel).await
+            }
             (Ok(range), Ok(Message::Task(task))) => {
                 self.task(&task, range, position.clone(), message, cancel)
                     .await
@@ -94,10 +96,10 @@ impl Dispatcher {
         };
         let outcome = if let Some(range) = &range {
             span.record("first_page", range.first + 1);
-            self.pipeline.ingest_range(&job, range, cancel).await?
+            Box::pin(self.pipeline.ingest_range(&job, range, cancel)).await?
         } else {
             self.progress.started(task).await;
-            self.pipeline.ingest_document(&job, cancel, &|_| {}).await?
+            Box::pin(self.pipeline.ingest_document(&job, cancel, &|_| {})).await?
         };
         self.report(&outcome, task, started.elapsed().as_secs_f64());
         let incoming = Incoming {
@@ -146,12 +148,18 @@ impl Dispatcher {
         }
     }
 
-    async fn delete(&self, deletion: &Deletion, cancel: &CancellationToken) -> Result<(), Failure> {
+    async fn delete(
+        &self,
+        deletion: &Deletion,
+        message: &OwnedMessage,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
         let deleter = Deleter {
             stores: &self.pipeline.stores,
             retry: &self.pipeline.retry,
         };
-        deleter.delete(deletion, cancel).await?;
+        let at = DateTime::from_millis(written_at(message));
+        deleter.delete(deletion, at, cancel).await?;
         let kind = match deletion {
             Deletion::File { .. } => names::KIND_FILE,
             Deletion::KnowledgeBase(_) => names::KIND_KNOWLEDGE_BASE,

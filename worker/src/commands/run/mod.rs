@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::assembly::Common;
+use crate::kafka::committed::Committed;
 use crate::kafka::consumer::Intake;
 use crate::kafka::outbox::Outbox;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
@@ -82,13 +83,14 @@ async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
         outbox,
         progress,
     });
+    let committed = Committed::new(&common.settings)?;
     let rechecks = {
         let dispatcher = Arc::clone(&dispatcher);
         tokio::spawn(async move {
             let Dispatcher {
                 pipeline, outbox, ..
             } = dispatcher.as_ref();
-            pipeline.recheck_all(outbox).await;
+            pipeline.recheck_all(outbox, &committed).await;
         })
     };
     let _rechecks = tokio_util::task::AbortOnDropHandle::new(rechecks);

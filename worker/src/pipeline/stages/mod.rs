@@ -114,6 +114,15 @@ impl Stages<'_> {
         }
     }
 
+    /// Checks the claim before a repeated attempt: the worker may have waited long for it.
+    async fn check_claim_again(&self, attempts: u32) -> Result<(), Failure> {
+        let ledger = &self.pipeline.stores.ledger;
+        if attempts > 0 && ledger.claimed_range(self.claim).await?.is_none() {
+            return Err(Failure::superseded(Stage::Mongodb));
+        }
+        Ok(())
+    }
+
     async fn batch(&self, pages: Vec<PendingPage>) -> Result<Vec<EmbeddedPage>, Failure> {
         let (contents, images): (Vec<_>, Vec<_>) = pages
             .into_iter()

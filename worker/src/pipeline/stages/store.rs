@@ -68,6 +68,7 @@ impl Stages<'_> {
     async fn insert(&self, pages: &[PageVectors], attempts: u32) -> Result<u64, Failure> {
         let vectors = &self.pipeline.stores.vectors;
         let collection = &self.plan.collection;
+        self.check_claim_again(attempts).await?;
         if attempts > 0 {
             let image_ids = pages.iter().map(|page| page.image_id.as_str());
             vectors.delete_pages(collection, image_ids).await?;

@@ -15,7 +15,13 @@ impl Stages<'_> {
             .map(|image| (image.key.clone(), image.bytes.clone()))
             .collect();
         let content_type = self.plan.content_type();
-        let put = |_| objects.put_all(files.clone(), content_type);
+        let put = |attempts| {
+            let put = objects.put_all(files.clone(), content_type);
+            async move {
+                self.check_claim_again(attempts).await?;
+                put.await
+            }
+        };
         self.pipeline
             .server(Stage::Objects, self.cancel, put)
             .await?;

@@ -6,8 +6,11 @@
 
 use mongodb::bson::{DateTime, Document, doc};
 
-use super::{Entry, Ledger, RangeEntry, State, number, token, working};
-use crate::runtime::failure::Failure;
+use super::{
+    Entry, LATE_WRITES, Ledger, RangeEntry, Rejection, State, after, number, token,
+    unchanged_recheck, working,
+};
+use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// The right to work on a page range until another worker takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +35,10 @@ impl Ledger {
         let mut filter = working(file_id, round);
         filter.insert(path(*first, "done"), doc! { "$ne": true });
         filter.insert(path(*first, "claim"), doc! { "$ne": token });
+        let mut set = doc! { path(*first, "claim"): token, "updated_at": DateTime::now() };
+        set.extend(unchanged_recheck());
         let update = doc! {
-            "$set": { path(*first, "claim"): token, "updated_at": DateTime::now() },
+            "$set": set,
             "$inc": { path(*first, "attempts"): 1_i64, path(*first, "turns"): 1_i64 },
             "$push": { "open": token },
         };
@@ -57,12 +62,77 @@ impl Ledger {
             path(claim.first, "rows"): number(rows),
             path(claim.first, "attempts"): 1_i64,
         };
-        Ok(self.set(&claim.filter(), set).await?.is_some())
+        Ok(self.progress(&claim.filter(), set).await?.is_some())
+    }
+
+    /// Records the number of pages and the length of a range, if the document is split. `None`: the
+    /// claim is void.
+    pub(crate) async fn record_page_count(
+        &self,
+        claim: &Claim,
+        pages: u32,
+        range_pages: Option<u32>,
+    ) -> Result<Option<Entry>, Failure> {
+        let set = doc! { "pages": i64::from(pages), "range_pages": range_pages.map(i64::from) };
+        self.progress(&claim.filter(), set).await
+    }
+
+    /// Records that the stores hold nothing of earlier rounds. `None`: the claim is void.
+    pub(crate) async fn record_prepared(&self, claim: &Claim) -> Result<Option<Entry>, Failure> {
+        self.progress(&claim.filter(), doc! { "prepared": true })
+            .await
+    }
+
+    /// Records that the document cannot be processed. Returns its entry if this claim decided that,
+    /// also when the call is repeated. `None`: the claim is void, or another range failed first.
+    pub(crate) async fn record_failed(
+        &self,
+        claim: &Claim,
+        failure: &Failure,
+    ) -> Result<Option<Entry>, Failure> {
+        let rejection = Rejection {
+            claim: claim.token.clone(),
+            ..Rejection::from(failure)
+        };
+        let rejection = mongodb::bson::serialize_to_document(&rejection).map_err(|error| {
+            Failure::permanent(Stage::Mongodb, Reason::DocumentNotStorable, error)
+        })?;
+        let now = DateTime::now();
+        let set = doc! {
+            "state": "failed", "failure": rejection, "finished_at": now,
+            // Other workers may be processing ranges of the document.
+            "recheck_at": after(now, LATE_WRITES),
+        };
+        if let Some(entry) = self.set(&claim.filter(), set).await? {
+            return Ok(Some(entry));
+        }
+        let now = self.find(&claim.file_id).await?;
+        Ok(now.filter(|entry| claim.has_failed(entry)))
+    }
+
+    /// Records that LAYRA deleted the file while it was processed. `requested`: somebody asked for
+    /// the deletion of its knowledge base. `None`: the claim is void.
+    pub(crate) async fn record_deleted(
+        &self,
+        claim: &Claim,
+        requested: bool,
+    ) -> Result<Option<Entry>, Failure> {
+        let now = DateTime::now();
+        // The round stays: a repeated call finds its own entry.
+        let set = doc! {
+            "state": "deleted", "finished_at": now, "deletion_requested": requested,
+            "recheck_at": after(now, LATE_WRITES),
+        };
+        if let Some(entry) = self.set(&claim.filter(), set).await? {
+            return Ok(Some(entry));
+        }
+        let now = self.find(&claim.file_id).await?;
+        Ok(now.filter(|entry| entry.state == State::Deleted && entry.round == claim.round))
     }
 
     /// The state of the claimed range. `None`: the claim is void.
     pub(crate) async fn claimed_range(&self, claim: &Claim) -> Result<Option<RangeEntry>, Failure> {
-        let entry = self.set(&claim.filter(), doc! {}).await?;
+        let entry = self.progress(&claim.filter(), doc! {}).await?;
         Ok(entry.map(|entry| entry.range_entry(claim.first)))
     }
 
@@ -73,14 +143,16 @@ impl Ledger {
         pages: u32,
         rows: u64,
     ) -> Result<Option<Entry>, Failure> {
+        let mut set = doc! {
+            path(claim.first, "stored"): i64::from(pages),
+            path(claim.first, "rows"): number(rows),
+            path(claim.first, "done"): true,
+            path(claim.first, "attempts"): 0_i64,
+            "updated_at": DateTime::now(),
+        };
+        set.extend(unchanged_recheck());
         let update = doc! {
-            "$set": {
-                path(claim.first, "stored"): i64::from(pages),
-                path(claim.first, "rows"): number(rows),
-                path(claim.first, "done"): true,
-                path(claim.first, "attempts"): 0_i64,
-                "updated_at": DateTime::now(),
-            },
+            "$set": set,
             "$pull": { "open": &claim.token },
         };
         self.update(claim.filter(), update).await
@@ -91,9 +163,11 @@ impl Ledger {
     pub(crate) async fn release(&self, claim: &Claim) -> Result<(), Failure> {
         let mut filter = claim.filter();
         filter.insert("open", &claim.token);
+        let mut set = doc! { "updated_at": DateTime::now() };
+        set.extend(unchanged_recheck());
         let update = doc! {
             "$inc": { path(claim.first, "attempts"): -1_i64 },
-            "$set": { "updated_at": DateTime::now() },
+            "$set": set,
             "$pull": { "open": &claim.token },
         };
         match self.update(filter, update).await? {
@@ -127,6 +201,14 @@ impl Claim {
         is_current && !range.done && range.claim == self.token
     }
 
+    fn has_failed(&self, entry: &Entry) -> bool {
+        let failure = entry.failure.as_ref();
+        let is_own = failure.is_some_and(|failure| failure.claim == self.token);
+        entry.state == State::Failed && entry.round == self.round && is_own
+    }
+
+    /// Matches the document as long as the claim is held. Every write that decides on the document
+    /// uses it.
     fn filter(&self) -> Document {
         let mut filter = working(&self.file_id, &self.round);
         filter.insert(path(self.first, "claim"), &self.token);
@@ -136,4 +218,37 @@ impl Claim {
 
 fn path(first: u32, field: &str) -> String {
     format!("units.{first}.{field}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::ledger::an_entry;
+
+    #[test]
+    fn a_failure_counts_as_recorded_only_for_the_claim_that_recorded_it() {
+        let claim = Claim::new("u_f", "round", 0);
+        let failure = Failure::permanent(Stage::Render, Reason::Damaged, "x");
+        let mut entry = an_entry(State::Failed);
+        entry.failure = Some(Rejection {
+            claim: claim.token.clone(),
+            ..Rejection::from(&failure)
+        });
+        assert!(claim.has_failed(&entry));
+        assert!(!Claim::new("u_f", "round", 0).has_failed(&entry));
+        entry.round = "later".into();
+        assert!(!claim.has_failed(&entry));
+    }
+
+    #[test]
+    fn a_claim_matches_its_own_round_and_token_only() {
+        let claim = Claim::new("u_f", "round", 64);
+        let filter = claim.filter();
+        assert_eq!(filter.get_str("round").ok(), Some("round"));
+        assert_eq!(filter.get_str("state").ok(), Some("working"));
+        assert_eq!(
+            filter.get_str("units.64.claim").ok(),
+            Some(claim.token.as_str())
+        );
+    }
 }

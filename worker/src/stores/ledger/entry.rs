@@ -1,16 +1,22 @@
 //! A document's entry in the ledger. No I/O.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
+use super::after;
+use crate::document::Recipe;
 use crate::document::task::{FileMeta, Task};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 
-/// A document that another worker has taken over and that is unchanged for at least this long is
-/// orphaned.
-const ORPHANED_MS: i64 = 10 * 60 * 1000;
+/// A document in progress that is unchanged for at least this long, and of which Kafka has no
+/// message left, is orphaned.
+pub(super) const UNCHANGED: Duration = Duration::from_mins(10);
+/// A message about a document can be sent this long after the entry's last change, and the clocks
+/// of workers and producers differ by less.
+const SENT_LATER: Duration = Duration::from_mins(5);
 
 /// A document's entry in the collection `ingestion_ledger`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +38,7 @@ pub(crate) struct Entry {
     /// The request that began the round: a message, `topic/partition/offset`, or a command,
     /// `topic/ingest/file` or `topic/deleted`. The topic identifies the pipeline.
     pub(crate) origin: String,
-    /// The digest of the settings that pages depend on: see [`Request::recipe`].
+    /// The digest of the [`Recipe`].
     pub(crate) recipe: String,
     /// When the worker that began the round was started. A worker that was started later has a
     /// newer configuration.
@@ -58,14 +64,28 @@ pub(crate) struct Entry {
     /// Tokens of claims that were not closed: their workers are busy, late or dead.
     #[serde(default)]
     pub(crate) open: Vec<String>,
-    /// When to recheck the document.
+    /// When to recheck the document. Set as long as it is in progress: each change moves it.
     #[serde(default)]
     pub(crate) recheck_at: Option<DateTime>,
+    /// Token of the worker that removes the document from the stores: see
+    /// [`Lease`](super::Lease).
+    #[serde(default)]
+    pub(crate) cleaner: Option<String>,
+    /// When that worker's right ends, unless it is renewed.
+    #[serde(default)]
+    pub(crate) cleaning_until: Option<DateTime>,
+    /// When the latest request for the document was made: the time of its message.
+    #[serde(default)]
+    pub(crate) requested_at: Option<DateTime>,
+    /// Whether somebody asked for the deletion, by a message or a command. Only then the original
+    /// is deleted too.
+    #[serde(default)]
+    pub(crate) deletion_requested: bool,
     /// When the first round began.
     pub(crate) created_at: DateTime,
     /// When the entry changed last.
     pub(crate) updated_at: DateTime,
-    /// When the document was done, failed or deleted.
+    /// When the document was done or failed. Of a deleted one: when its deletion was requested.
     #[serde(default)]
     pub(crate) finished_at: Option<DateTime>,
 }
@@ -80,7 +100,7 @@ pub(crate) enum State {
     Done,
     /// It cannot be processed. The stores hold nothing of it but the original.
     Failed,
-    /// It was deleted by a message or a command.
+    /// It was deleted by a message or a command, or through LAYRA while it was processed.
     Deleted,
 }
 
@@ -117,6 +137,9 @@ pub(crate) struct Rejection {
     /// Whether workers or renderers died while they processed it.
     #[serde(default)]
     pub(crate) poison: bool,
+    /// Token of the claim under which it failed.
+    #[serde(default)]
+    pub(crate) claim: String,
     /// Whether the dead letter was sent.
     #[serde(default)]
     pub(crate) letter: bool,
@@ -132,6 +155,7 @@ impl From<&Failure> for Rejection {
             reason: failure.reason.as_str().to_owned(),
             message: failure.message.clone(),
             poison: failure.class == Class::Poison,
+            claim: String::new(),
             letter: false,
             redriven: false,
         }
@@ -164,8 +188,8 @@ pub(crate) struct Request {
     pub(crate) origin: String,
     /// When the request was made.
     pub(crate) at: DateTime,
-    /// A digest of the settings that pages depend on: model, resolution, image format.
-    pub(crate) recipe: String,
+    /// What decides the document's pixels and vectors.
+    pub(crate) recipe: Recipe,
     /// When this worker was started.
     pub(crate) worker_since: DateTime,
 }
@@ -213,11 +237,12 @@ impl Entry {
         ranges
     }
 
-    /// Whether a document that another worker has taken over is orphaned: it is in progress and
-    /// does not change.
-    pub(crate) fn is_orphaned(&self, now: DateTime) -> bool {
-        let idle = now.timestamp_millis() - self.updated_at.timestamp_millis();
-        self.state == State::Working && idle >= ORPHANED_MS
+    /// The time until which messages about the document may have been sent, if it is in progress
+    /// and does not change. When Kafka holds no such message any more, it is orphaned.
+    pub(crate) fn last_sent(&self, now: DateTime) -> Option<DateTime> {
+        let due = after(self.updated_at, UNCHANGED);
+        let is_idle = self.state == State::Working && now >= due;
+        is_idle.then(|| after(self.updated_at, SENT_LATER))
     }
 
     /// Rows of all ranges, if every range is done.
@@ -274,6 +299,10 @@ pub(crate) mod tests {
             failure: None,
             open: Vec::new(),
             recheck_at: None,
+            cleaner: None,
+            cleaning_until: None,
+            requested_at: None,
+            deletion_requested: false,
             created_at: then,
             updated_at: then,
             finished_at: None,
@@ -281,11 +310,34 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_working_document_unchanged_for_ten_minutes_is_orphaned() {
+    fn any_working_document_unchanged_for_ten_minutes_is_checked_for_messages() {
         let after = |ms: i64| DateTime::from_millis(1_000 + ms);
-        assert!(!entry(State::Working).is_orphaned(after(599_999)));
-        assert!(entry(State::Working).is_orphaned(after(600_000)));
-        assert!(!entry(State::Done).is_orphaned(after(600_000)));
+        let working = entry(State::Working);
+        assert_eq!(working.last_sent(after(599_999)), None);
+        let sent = working.last_sent(after(600_000));
+        assert_eq!(
+            sent,
+            Some(after(300_000)),
+            "the ranges of a split are sent after it"
+        );
+        assert_eq!(entry(State::Done).last_sent(after(600_000)), None);
+    }
+
+    /// Workers of the earlier version wrote fewer fields.
+    #[test]
+    fn an_entry_of_an_earlier_version_is_readable() {
+        let mut stored = mongodb::bson::serialize_to_document(&entry(State::Deleted)).unwrap();
+        for field in [
+            "cleaner",
+            "cleaning_until",
+            "requested_at",
+            "deletion_requested",
+        ] {
+            assert!(stored.remove(field).is_some(), "{field}");
+        }
+        let read: Entry = mongodb::bson::deserialize_from_document(stored).unwrap();
+        assert_eq!(read, entry(State::Deleted));
+        assert!(!read.deletion_requested, "its original is kept");
     }
 
     #[test]

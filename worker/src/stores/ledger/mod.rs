@@ -2,10 +2,13 @@
 //! `ingestion_ledger` next to LAYRA's own collections.
 //!
 //! An entry is written before the first effect of a piece of work. Its states and rounds are in
-//! [`rounds`], the right to work on a page range in [`claims`], checks after the end of a round in
-//! [`rechecks`].
+//! [`rounds`], the right to work on a page range in [`claims`], the right to remove a document from
+//! the stores in [`cleaning`], deletions in [`deletions`], and checks after the end of a round, or
+//! of a round without progress, in [`rechecks`].
 
 mod claims;
+mod cleaning;
+mod deletions;
 mod entry;
 mod rechecks;
 mod rounds;
@@ -18,22 +21,36 @@ use mongodb::{Collection, Database, IndexModel};
 use uuid::Uuid;
 
 pub(crate) use claims::Claim;
+pub(crate) use cleaning::Lease;
 pub(crate) use entry::{Entry, RangeEntry, Rejection, Request, State};
 
 #[cfg(test)]
 pub(crate) use entry::tests::entry as an_entry;
 
 use crate::runtime::failure::Failure;
-use crate::stores::mongo::ask;
+use crate::stores::milvus;
+use crate::stores::mongo::{self, ask};
+use entry::UNCHANGED;
 
 /// After this time a write that was in flight when its worker was replaced has landed or failed:
-/// twice the longest request.
-const LATE_WRITES: Duration = Duration::from_mins(2);
+/// twice the longest request to a database. A put of an object may take longer; that of a dead
+/// worker fails, because the object is incomplete.
+const LATE_WRITES: Duration = Duration::from_secs(2 * longest_request().as_secs());
+
+const fn longest_request() -> Duration {
+    let (milvus, mongodb) = (milvus::LONGEST_REQUEST, mongo::LONGEST_REQUEST);
+    if milvus.as_secs() > mongodb.as_secs() {
+        milvus
+    } else {
+        mongodb
+    }
+}
 
 /// One pipeline's view of the ledger. All pipelines with the same database share the collection.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     entries: Collection<Entry>,
+    deleted_knowledge_bases: Collection<Document>,
     topic: String,
 }
 
@@ -42,6 +59,7 @@ impl Ledger {
     pub(crate) fn new(database: &Database, topic: &str) -> Self {
         Self {
             entries: database.collection("ingestion_ledger"),
+            deleted_knowledge_bases: database.collection("ingestion_deleted_knowledge_bases"),
             topic: topic.to_owned(),
         }
     }
@@ -67,6 +85,17 @@ impl Ledger {
         ask(self.entries.find_one(doc! { "_id": file_id })).await
     }
 
+    /// Records progress of a document that is processed: it need not be rechecked for a while.
+    /// `None`: no entry matches the filter.
+    async fn progress(
+        &self,
+        filter: &Document,
+        mut set: Document,
+    ) -> Result<Option<Entry>, Failure> {
+        set.extend(unchanged_recheck());
+        self.set(filter, set).await
+    }
+
     /// Sets fields and returns the new entry. `None`: no entry matches the filter.
     async fn set(&self, filter: &Document, mut set: Document) -> Result<Option<Entry>, Failure> {
         set.insert("updated_at", DateTime::now());
@@ -84,9 +113,33 @@ fn working(file_id: &str, round: &str) -> Document {
     doc! { "_id": file_id, "round": round, "state": "working" }
 }
 
+/// The time of the recheck of a document in progress that does not change from now on.
+fn unchanged_recheck() -> Document {
+    doc! { "recheck_at": after(DateTime::now(), UNCHANGED) }
+}
+
 /// A unique name.
 fn token() -> String {
     Uuid::new_v4().to_string()
+}
+
+/// Matches an entry whose round and state are still those of `entry`.
+fn in_state(entry: &Entry) -> Document {
+    doc! { "_id": &entry.file_id, "round": &entry.round, "state": state(entry.state) }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Working => "working",
+        State::Done => "done",
+        State::Failed => "failed",
+        State::Deleted => "deleted",
+    }
+}
+
+fn is_duplicate(error: &mongodb::error::Error) -> bool {
+    use mongodb::error::{ErrorKind, WriteFailure};
+    matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == 11000)
 }
 
 fn number(count: u64) -> i64 {
@@ -96,4 +149,24 @@ fn number(count: u64) -> i64 {
 fn after(time: DateTime, pause: Duration) -> DateTime {
     let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
     DateTime::from_millis(time.timestamp_millis().saturating_add(pause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_name_states_as_they_are_stored() {
+        for each in [State::Working, State::Done, State::Failed, State::Deleted] {
+            let stored = mongodb::bson::serialize_to_bson(&each).unwrap();
+            assert_eq!(stored.as_str(), Some(state(each)));
+        }
+    }
+
+    #[test]
+    fn late_writes_have_twice_the_time_of_the_longest_request() {
+        for request in [milvus::LONGEST_REQUEST, mongo::LONGEST_REQUEST] {
+            assert!(LATE_WRITES >= 2 * request);
+        }
+    }
 }

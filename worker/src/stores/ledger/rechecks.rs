@@ -1,13 +1,14 @@
 //! Rechecks: documents whose stores, or whose workers, must be inspected at a later time.
 
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::{DateTime, Document, doc};
 
-use super::{Entry, LATE_WRITES, Ledger, after, working};
+use super::{Entry, LATE_WRITES, Ledger, after, in_state, unchanged_recheck, working};
 use crate::runtime::failure::Failure;
+use crate::stores::mongo::ask;
 
 impl Ledger {
-    /// Schedules a recheck of a document that another worker has taken over. That worker may have
-    /// died while its claim was in flight: then no message of the document is left in Kafka.
+    /// Schedules a recheck of a document in progress that has none: a worker of an earlier version
+    /// began its round.
     pub(crate) async fn schedule_recheck(&self, file_id: &str) -> Result<(), Failure> {
         let filter = doc! { "_id": file_id, "state": "working", "recheck_at": null };
         let at = after(DateTime::now(), LATE_WRITES);
@@ -19,31 +20,51 @@ impl Ledger {
     /// that no other worker gets the document now.
     pub(crate) async fn next_recheck(&self) -> Result<Option<Entry>, Failure> {
         let now = DateTime::now();
-        // Every text that begins with the topic and a slash. `0` follows the slash in the order of
-        // texts.
-        let (first, end) = (format!("{}/", self.topic), format!("{}0", self.topic));
-        let due = doc! {
-            "recheck_at": { "$lte": now }, "origin": { "$gte": first, "$lt": end },
-        };
+        let mut due = self.of_this_pipeline();
+        due.insert("recheck_at", doc! { "$lte": now });
         let set = doc! { "$set": { "recheck_at": after(now, LATE_WRITES) } };
         self.update(due, set).await
+    }
+
+    /// Schedules rechecks of all documents in progress that have none: workers of an earlier
+    /// version began their rounds.
+    pub(crate) async fn schedule_missing_rechecks(&self) -> Result<(), Failure> {
+        let mut filter = self.of_this_pipeline();
+        filter.extend(doc! { "state": "working", "recheck_at": null });
+        let update = doc! { "$set": unchanged_recheck() };
+        ask(self.entries.update_many(filter, update)).await?;
+        Ok(())
+    }
+
+    /// Postpones the recheck of a document in progress whose message Kafka still has.
+    pub(crate) async fn postpone_recheck(&self, entry: &Entry) -> Result<(), Failure> {
+        let update = doc! { "$set": unchanged_recheck() };
+        self.update(working(&entry.file_id, &entry.round), update)
+            .await?;
+        Ok(())
     }
 
     /// Records that the task of an orphaned document was sent again.
     pub(crate) async fn record_resend(&self, entry: &Entry) -> Result<(), Failure> {
         let filter = working(&entry.file_id, &entry.round);
-        self.set(&filter, doc! {}).await?;
+        self.progress(&filter, doc! {}).await?;
         Ok(())
     }
 
     /// Records that the recheck of a document is complete.
     pub(crate) async fn record_rechecked(&self, entry: &Entry) -> Result<(), Failure> {
-        let filter = doc! { "_id": &entry.file_id, "round": &entry.round };
         let update = doc! {
             "$unset": { "recheck_at": "" },
             "$pull": { "open": { "$in": &entry.open } },
         };
-        self.update(filter, update).await?;
+        self.update(in_state(entry), update).await?;
         Ok(())
+    }
+
+    fn of_this_pipeline(&self) -> Document {
+        // Every text that begins with the topic and a slash. `0` follows the slash in the order of
+        // texts.
+        let (first, end) = (format!("{}/", self.topic), format!("{}0", self.topic));
+        doc! { "origin": { "$gte": first, "$lt": end } }
     }
 }

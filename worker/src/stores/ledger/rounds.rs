@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{DateTime, doc};
 
-use super::{Entry, LATE_WRITES, Ledger, Rejection, Request, State, after, number, token, working};
+use super::cleaning::{being_removed, no_lease};
+use super::{
+    Entry, LATE_WRITES, Ledger, Request, State, UNCHANGED, after, in_state, is_duplicate, number,
+    token, working,
+};
 use crate::document::task::Task;
-use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::runtime::failure::Failure;
 use crate::stores::mongo::{answer, ask};
 
 impl Ledger {
-    /// Begins a round. `before` is the entry of the previous one. `None`: another worker changed the
-    /// entry in the meantime.
+    /// Begins a round. `before` is the entry of the previous one. `None`: another worker changed
+    /// the entry in the meantime. Fails, to be retried, while a worker removes the document's data.
     pub(crate) async fn begin(
         &self,
         task: &Task,
@@ -29,7 +33,7 @@ impl Ledger {
             state: State::Working,
             round: token(),
             origin: request.origin.clone(),
-            recipe: request.recipe.clone(),
+            recipe: request.recipe.digest().to_owned(),
             worker_since: request.worker_since,
             prepared: false,
             pages: None,
@@ -38,7 +42,11 @@ impl Ledger {
             vectors: None,
             failure: None,
             open: Vec::new(),
-            recheck_at: None,
+            recheck_at: Some(after(now, UNCHANGED)),
+            cleaner: None,
+            cleaning_until: None,
+            requested_at: Some(request.at),
+            deletion_requested: false,
             created_at: now,
             updated_at: now,
             finished_at: None,
@@ -52,33 +60,38 @@ impl Ledger {
             Some(before) => {
                 entry.created_at = before.created_at;
                 entry.open.clone_from(&before.open);
-                entry.recheck_at = before.recheck_at;
-                let unchanged = doc! {
-                    "_id": &before.file_id, "round": &before.round,
-                    "state": state(before.state),
-                };
+                // A repeated message does not make the document's latest request older.
+                entry.requested_at = entry.requested_at.max(before.requested_at);
+                let mut unchanged = in_state(before);
+                unchanged.extend(no_lease());
                 let replaced = ask(self.entries.replace_one(unchanged, &entry));
-                replaced.await?.matched_count == 1
+                let written = replaced.await?.matched_count == 1;
+                if !written && self.is_being_removed(before).await? {
+                    return Err(being_removed());
+                }
+                written
             }
         };
         Ok(written.then_some(entry))
     }
 
-    /// Records the number of pages and the length of a range, if the document is split.
-    pub(crate) async fn record_page_count(
-        &self,
-        entry: &Entry,
-        pages: u32,
-        range_pages: Option<u32>,
-    ) -> Result<Option<Entry>, Failure> {
-        let set = doc! { "pages": i64::from(pages), "range_pages": range_pages.map(i64::from) };
-        self.set(&working(&entry.file_id, &entry.round), set).await
+    /// Whether the entry is unchanged and a worker removes the document from the stores.
+    async fn is_being_removed(&self, before: &Entry) -> Result<bool, Failure> {
+        let now = self.find(&before.file_id).await?;
+        Ok(now.is_some_and(|now| {
+            (&now.round, now.state) == (&before.round, before.state) && now.cleaner.is_some()
+        }))
     }
 
-    /// Records that the stores hold nothing of earlier rounds.
-    pub(crate) async fn record_prepared(&self, entry: &Entry) -> Result<Option<Entry>, Failure> {
-        let filter = working(&entry.file_id, &entry.round);
-        self.set(&filter, doc! { "prepared": true }).await
+    /// Records a later request for a document that is in progress or done: a deletion that was
+    /// requested before it does not touch the document.
+    pub(crate) async fn record_request(&self, entry: &Entry, at: DateTime) -> Result<(), Failure> {
+        if entry.requested_at.is_some_and(|known| known >= at) {
+            return Ok(());
+        }
+        let update = doc! { "$max": { "requested_at": at } };
+        self.update(in_state(entry), update).await?;
+        Ok(())
     }
 
     /// Records that the document is searchable. Returns whether this call changed the state.
@@ -87,31 +100,11 @@ impl Ledger {
         let mut set = doc! {
             "state": "done", "vectors": number(vectors), "finished_at": now,
         };
-        if !entry.open.is_empty() {
-            set.insert("recheck_at", after(now, LATE_WRITES));
-        }
+        // Without late writes there is nothing to recheck.
+        let late = (!entry.open.is_empty()).then(|| after(now, LATE_WRITES));
+        set.insert("recheck_at", late);
         let filter = working(&entry.file_id, &entry.round);
         Ok(self.set(&filter, set).await?.is_some())
-    }
-
-    /// Records that the document cannot be processed. Returns whether this call changed the state.
-    pub(crate) async fn record_failed(
-        &self,
-        file_id: &str,
-        round: &str,
-        failure: &Failure,
-    ) -> Result<bool, Failure> {
-        let rejection =
-            mongodb::bson::serialize_to_document(&Rejection::from(failure)).map_err(|error| {
-                Failure::permanent(Stage::Mongodb, Reason::DocumentNotStorable, error)
-            })?;
-        let now = DateTime::now();
-        let set = doc! {
-            "state": "failed", "failure": rejection, "finished_at": now,
-            // Other workers may be processing ranges of the document.
-            "recheck_at": after(now, LATE_WRITES),
-        };
-        Ok(self.set(&working(file_id, round), set).await?.is_some())
     }
 
     /// Records that the dead letter was sent.
@@ -130,67 +123,5 @@ impl Ledger {
         let filter = doc! { "_id": &entry.file_id, "round": &entry.round, "state": "failed" };
         self.set(&filter, doc! { "failure.redriven": true }).await?;
         Ok(())
-    }
-
-    /// Marks a file as deleted, whether it has an entry or not. Work on it is void from now on.
-    pub(crate) async fn delete(&self, file_id: &str, knowledge_base: &str) -> Result<(), Failure> {
-        let now = DateTime::now();
-        let mut update = deleted(now);
-        update.insert(
-            "$setOnInsert",
-            doc! {
-                "knowledge_db_id": knowledge_base, "username": "", "task_id": "",
-                "filename": "", "minio_filename": "", "recipe": "",
-                "origin": format!("{}/deleted", self.topic),
-                "worker_since": now, "created_at": now,
-            },
-        );
-        let update = self.entries.update_one(doc! { "_id": file_id }, update);
-        ask(update.upsert(true)).await?;
-        Ok(())
-    }
-
-    /// Marks every file of a knowledge base as deleted.
-    pub(crate) async fn delete_knowledge_base(&self, knowledge_base: &str) -> Result<(), Failure> {
-        ask(self.entries.update_many(
-            doc! { "knowledge_db_id": knowledge_base, "state": { "$ne": "deleted" } },
-            deleted(DateTime::now()),
-        ))
-        .await?;
-        Ok(())
-    }
-}
-
-fn deleted(now: DateTime) -> Document {
-    doc! { "$set": {
-        "state": "deleted", "round": token(), "finished_at": now, "updated_at": now,
-        "recheck_at": after(now, LATE_WRITES),
-    } }
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Working => "working",
-        State::Done => "done",
-        State::Failed => "failed",
-        State::Deleted => "deleted",
-    }
-}
-
-fn is_duplicate(error: &mongodb::error::Error) -> bool {
-    use mongodb::error::{ErrorKind, WriteFailure};
-    matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == 11000)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_name_states_as_they_are_stored() {
-        for each in [State::Working, State::Done, State::Failed, State::Deleted] {
-            let stored = mongodb::bson::serialize_to_bson(&each).unwrap();
-            assert_eq!(stored.as_str(), Some(state(each)));
-        }
     }
 }
