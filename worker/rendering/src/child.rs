@@ -17,6 +17,7 @@ use super::page_source::PageSource;
 use super::pdf::{self, PdfSource};
 use super::protocol::{OpenRequest, Reply, Request, read_request, write_reply};
 use super::raster::RasterDocument;
+use super::source::DocumentFile;
 use super::{PageRequest, RenderError, RenderedPage, sandbox, trial};
 
 /// Runs a renderer on standard input and output until the worker closes them. Must be called
@@ -69,15 +70,18 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> 
 }
 
 fn inspect(document: &Path, container: Container) -> Result<OfficeDocument, RenderError> {
-    let file = File::open(document).map_err(|error| RenderError::Io(error.to_string()))?;
-    match container {
+    let file = DocumentFile::open(document)?;
+    let failure = file.failure();
+    let found = match container {
         Container::Zip => office_format::inspect_zip(file),
         Container::Ole => office_format::inspect_ole(file),
         Container::Rtf => Ok(OfficeDocument {
             format: OfficeFormat::Rtf,
             encrypted: false,
         }),
-    }
+    };
+    // A part that could not be read may have been taken for one that is not there.
+    failure.check().and(found)
 }
 
 fn confine(document: &Path, open: &OpenRequest) -> std::io::Result<String> {

@@ -14,6 +14,8 @@ mod process;
 mod protocol;
 mod raster;
 mod sandbox;
+mod source;
+mod tiff_pages;
 mod trial;
 
 pub mod child;
