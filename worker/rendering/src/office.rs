@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::office_format::OfficeDocument;
-use super::process::{exit_cause, read_tail};
-use super::{RenderError, RenderOptions};
+use super::process::{exit_cause, not_started, read_tail};
+use super::{RenderError, RenderOptions, cpu_time};
 
 /// Prefix of the names of conversion directories.
 pub const PREFIX: &str = "office-";
@@ -149,6 +149,7 @@ async fn start(
     let unavailable = |error: &dyn std::fmt::Display| {
         RenderError::Unavailable(format!("{}: {error}", options.soffice.display()))
     };
+    let limit = deadline.saturating_duration_since(Instant::now());
     let mut child = Command::new(&options.program)
         .arg("office-child")
         .arg(&options.soffice)
@@ -164,19 +165,20 @@ async fn start(
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| unavailable(&error))?;
+        .map_err(|error| not_started(&options.program, &error))?;
     let errors = child
         .stderr
         .take()
         .ok_or_else(|| unavailable(&"the process has no pipe"))?;
     let mut group = ProcessGroup(child);
+    let process = group.0.id();
     let exit = async { tokio::join!(group.0.wait(), read_tail(errors)) };
-    let Ok((status, stderr_tail)) = timeout_at(deadline, exit).await else {
+    let Some((status, stderr_tail)) = cpu_time::within(limit, exit).await else {
+        let used = process.and_then(cpu_time::of_process);
         group.kill();
         // The process must not write to the directory while it is being removed.
         let _ = group.0.wait().await;
-        let limit = options.office_timeout;
-        return Err(RenderError::TimedOut { limit });
+        return Err(cpu_time::timed_out(limit, None, used));
     };
     Ok((status.map_err(|error| unavailable(&error))?, stderr_tail))
 }

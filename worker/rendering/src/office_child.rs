@@ -32,6 +32,7 @@ fn start(arguments: &[String]) -> io::Result<Infallible> {
     let number = |text: &str| text.parse::<u64>().map_err(io::Error::other);
     let (program, directory) = (Path::new(program), Path::new(directory));
     let cpu = Duration::from_secs(number(seconds)?);
+    sandbox::be_killed_first()?;
     sandbox::office::confine(program, directory, number(memory)?, cpu)?;
     let profile = url::Url::from_directory_path(directory.join("profile"))
         .map_err(|()| io::Error::other("the directory is not absolute"))?;

@@ -7,12 +7,9 @@ use std::path::Path;
 use pdfium_render::prelude::*;
 
 use super::encode::Canvas;
-use super::page_source::PageSource;
+use super::page_source::{MAX_TEXT_BYTES, PageSource};
 use super::source::{DocumentFile, ReadFailure};
 use super::{RenderError, Resolution, geometry};
-
-/// Longest text of a page in bytes; the rest is cut off. A dense page has 10 KiB.
-const MAX_TEXT_BYTES: usize = 1024 * 1024;
 
 /// Binds to the PDFium library at `path`.
 pub(super) fn bind(path: &Path) -> Result<Pdfium, RenderError> {

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::DumpableBehavior;
+
 use super::sandbox::{self, Layer};
 
 /// Memory limit of the self-test, which draws nothing.
@@ -38,6 +40,14 @@ pub(super) fn run(arguments: &[String]) -> io::Result<()> {
     println!(
         "missing {}",
         if gaps.is_empty() { "nothing" } else { &gaps }
+    );
+    let dumpable = rustix::process::dumpable_behavior();
+    println!(
+        "dumpable {}",
+        match dumpable {
+            Ok(behavior) => i32::from(behavior != DumpableBehavior::NotDumpable),
+            Err(error) => error.raw_os_error(),
+        }
     );
     for (name, attempt) in ATTEMPTS {
         match attempt(&trial) {

@@ -159,7 +159,7 @@ async fn photographs_are_turned_as_their_metadata_asks() {
 
 #[tokio::test]
 async fn a_turned_image_is_scaled_like_an_upright_one() {
-    let mut image = TiffImage::rgb(300, 20, &[90; 300 * 20 * 3]);
+    let mut image = TiffImage::rgb(300, 20, &vec![90; 300 * 20 * 3]);
     image.orientation = 6;
     let page = first_page(&tiff(LAYOUT, &[image]), 10).await.unwrap();
     assert_eq!((page.width, page.height), (7, 117));

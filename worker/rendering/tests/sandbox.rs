@@ -142,6 +142,11 @@ fn seccomp_allows_reading_and_computing() {
 }
 
 #[test]
+fn the_memory_of_a_renderer_is_its_own() {
+    assert_eq!(tried("limits")["dumpable"], 0);
+}
+
+#[test]
 fn the_memory_limit_holds() {
     assert_eq!(tried("limits")["more-memory"], NO_ROOM);
 }
