@@ -126,6 +126,10 @@ async fn run(options: &RenderOptions, directory: &Path, name: &str) -> Result<()
     for _ in 0..MAX_STARTS {
         let (status, stderr_tail) = start(options, directory, name, deadline).await?;
         tracing::debug!(%status, stderr_tail, "LibreOffice exited");
+        let gaps = stderr_tail
+            .lines()
+            .find_map(|line| line.strip_prefix(super::office_child::GAPS));
+        super::log_once(gaps.unwrap_or_default());
         match status.code() {
             Some(EXIT_RESTART) => {}
             // No other exit code depends on the result.

@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn pages_of_an_impossible_size_are_refused() {
-        for (width, height) in [(0, 5), (5, 0), (16_384, 1), (16_000, 16_000)] {
+        for (width, height) in [(0, 5), (5, 0), (16_384, 1), (8000, 8000)] {
             let pixels = 3 * (width * height) as usize;
             assert_eq!(
                 Reply::decode(&body(&page(width, height, pixels))),
