@@ -17,7 +17,7 @@ use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
 use crate::pipeline::stages::fetch::Originals;
 use crate::pipeline::{Pipeline, render_failure};
-use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
@@ -165,7 +165,7 @@ impl Common {
         let renderer = self.renderer()?;
         let objects = self.objects().await?;
         let originals = Originals::new(objects.clone(), self.paths.cache.clone())?;
-        self.test(&renderer).await?;
+        test_renderer(&renderer).await?;
         let documents = self.documents().await?;
         let embedder = self.embedder().await?;
         let dimensions = embedder.dimensions();
@@ -232,16 +232,6 @@ impl Common {
         }
     }
 
-    /// Tests the renderer, so that a fault of the image or the node ends the worker and is not
-    /// charged to documents.
-    async fn test(&self, renderer: &Renderer) -> Result<(), Failure> {
-        let test = |_| async {
-            let tested = renderer.self_test().await;
-            tested.map_err(|error| render_failure(&error))
-        };
-        self.retry().run(Stage::Render, &self.stop, test).await
-    }
-
     fn renderer(&self) -> Result<Renderer, Failure> {
         let pdfium = self.paths.pdfium.clone();
         if !pdfium.is_file() {
@@ -276,6 +266,20 @@ impl Common {
             office_timeout: Duration::from_secs(render.office_timeout_seconds.into()),
         }))
     }
+}
+
+/// Tests the renderer, so that a fault of the image or the node ends the worker and is not charged
+/// to documents. A renderer that was killed, or stood still, proves no such fault.
+async fn test_renderer(renderer: &Renderer) -> Result<(), Failure> {
+    let Err(error) = renderer.self_test().await else {
+        return Ok(());
+    };
+    let failure = render_failure(&error);
+    if failure.class == Class::Fatal {
+        return Err(failure);
+    }
+    tracing::warn!(%error, "renderer could not be tested");
+    Ok(())
 }
 
 /// A digest of the settings of the model and of rendering.

@@ -341,3 +341,17 @@ async fn damaged_content_of_any_compression_is_the_documents_fault() {
     }
     assert!(damaged > 30, "{damaged}");
 }
+
+/// Before, these were "the file cannot be read", which is retried without end.
+#[tokio::test]
+async fn a_strip_that_cannot_be_unpacked_is_damage() {
+    for content in [
+        include_bytes!("fixtures/tiff/lzw.tiff").as_slice(),
+        include_bytes!("fixtures/tiff/deflate.tiff"),
+    ] {
+        let mut broken = content.to_vec();
+        broken[8..40].fill(0xff);
+        let error = open(&broken).await.unwrap_err();
+        assert_eq!(error.reason(), "Damaged", "{error}");
+    }
+}
