@@ -22,6 +22,8 @@ pub const PREFIX: &str = "office-";
 const EXIT_RESTART: i32 = 81;
 /// How often LibreOffice is started for one document.
 const MAX_STARTS: usize = 3;
+/// Memory that LibreOffice may use at least, in bytes. It takes the place of a renderer.
+const MEMORY_BYTES: u64 = 1 << 30;
 /// File name of the converted document.
 const RESULT: &str = "document.pdf";
 
@@ -159,7 +161,7 @@ async fn start(
         .arg(&options.soffice)
         .arg(directory)
         .arg(name)
-        .arg(options.memory_limit_bytes.to_string())
+        .arg(options.memory_limit_bytes.max(MEMORY_BYTES).to_string())
         .arg(options.office_timeout.as_secs().to_string())
         .env_clear()
         .current_dir(directory)
