@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use layra_crds::ModelStatus;
 use layra_embedding::{DeviceChoice, Paced};
-use layra_rendering::{RenderOptions, Renderer};
+use layra_rendering::{RenderOptions, Renderer, RendererShare, container_limit_bytes};
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::document::Recipe;
 use crate::model_files;
-use crate::pipeline::Pipeline;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
 use crate::pipeline::stages::fetch::Originals;
-use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::pipeline::{Pipeline, render_failure};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
@@ -26,9 +26,6 @@ use crate::stores::ledger::{Ledger, Request};
 use crate::stores::milvus::Vectors;
 use crate::stores::mongo::Documents;
 use crate::stores::objects::Objects;
-
-/// Memory limit of one renderer.
-const RENDERER_MEMORY_BYTES: u64 = 1 << 30;
 
 /// Local paths and limits, from the command line.
 #[derive(Clone, Debug)]
@@ -165,12 +162,14 @@ impl Common {
         let config = &self.settings.config;
         let renderer = self.renderer()?;
         let objects = self.objects().await?;
+        let originals = Originals::new(objects.clone(), self.paths.cache.clone())?;
+        test_renderer(&renderer).await?;
         let documents = self.documents().await?;
         let embedder = self.embedder().await?;
         let dimensions = embedder.dimensions();
         let stores = self.all_stores(objects, documents, dimensions).await?;
         Ok(Pipeline {
-            originals: Originals::new(stores.objects.clone(), self.paths.cache.clone())?,
+            originals,
             stores,
             renderer,
             render: config.documents.render.clone(),
@@ -245,16 +244,38 @@ impl Common {
             .map_err(|error| Failure::fatal(Stage::Render, Reason::RendererUnavailable, error))?;
         let render = &self.settings.config.documents.render;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let container_limit_bytes = container_limit_bytes();
+        let share = RendererShare::new(container_limit_bytes, cores);
+        tracing::info!(
+            container_limit_bytes,
+            renderers = share.processes,
+            renderer_limit_bytes = share.memory_limit_bytes,
+            "memory divided among renderers"
+        );
         Ok(Renderer::new(RenderOptions {
             pdfium,
             program,
             page_timeout: Duration::from_secs(render.timeout_seconds.into()),
-            memory_limit_bytes: RENDERER_MEMORY_BYTES,
+            memory_limit_bytes: share.memory_limit_bytes,
             max_pages: render.max_pages,
-            processes: cores.max(2),
+            processes: share.processes,
             soffice: self.paths.soffice.clone(),
             scratch: self.paths.cache.clone(),
             office_timeout: Duration::from_secs(render.office_timeout_seconds.into()),
         }))
     }
+}
+
+/// Tests the renderer, so that a fault of the image or the node ends the worker and is not charged
+/// to documents. A renderer that was killed, or stood still, proves no such fault.
+async fn test_renderer(renderer: &Renderer) -> Result<(), Failure> {
+    let Err(error) = renderer.self_test().await else {
+        return Ok(());
+    };
+    let failure = render_failure(&error);
+    if failure.class == Class::Fatal {
+        return Err(failure);
+    }
+    tracing::warn!(%error, "renderer could not be tested");
+    Ok(())
 }

@@ -14,6 +14,9 @@ use serde_json::json;
 use crate::scene::{alone_on_stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
+const LZW_TIFF: &[u8] = include_bytes!("../../../worker/rendering/tests/fixtures/tiff/lzw.tiff");
+const THREE_PAGES: &[u8] =
+    include_bytes!("../../../worker/rendering/tests/fixtures/tiff/three-pages.tiff");
 const DOCX: &[u8] = include_bytes!("../../../worker/rendering/tests/fixtures/office/text.docx");
 
 #[tokio::test]
@@ -103,6 +106,51 @@ async fn documents_that_cannot_be_processed_are_dead_lettered_with_their_reason(
             !logs.contains("renderer sandbox is incomplete"),
             "an ordinary container's renderers lack a part of their sandbox: {logs}"
         );
+        Ok(())
+    })
+    .await
+}
+
+/// Eight of them take all places of a worker, so that nothing else would get one.
+#[tokio::test]
+async fn corrupt_images_stop_no_worker_and_every_page_of_a_tiff_is_stored() -> Result<()> {
+    on_stage("tiff", async |stage| {
+        let patch = json!({"spec": {"scaling": {"minReplicas": 1, "maxReplicas": 1}}});
+        stage.apply_until_ready(&patch).await?;
+        let user = stage.user().await?;
+        let mut corrupt = Vec::new();
+        for number in 0..8 {
+            let mut content = LZW_TIFF.to_vec();
+            // The beginning of the compressed pixels.
+            content[8..40].fill(0xff);
+            let name = format!("corrupt-{number}.tiff");
+            corrupt.push(user.upload_bytes(&name, content).await?);
+        }
+        let scanned = user
+            .upload_bytes("three-pages.tiff", THREE_PAGES.to_vec())
+            .await?;
+        let good = user
+            .upload_bytes("good.pdf", pdf::with_pages(&["A good page."]))
+            .await?;
+        stage
+            .wait_tasks(&[scanned, good], "completed", 2 * MINUTE)
+            .await?;
+        stage.wait_tasks(&corrupt, "failed", MINUTE).await?;
+        let dead_letters = format!("{}.dlq", stage.topic());
+        let letters = eventually("eight dead letters", MINUTE, async || {
+            let letters = stage.records(&dead_letters)?;
+            Ok((letters.len() >= 8).then_some(letters))
+        })
+        .await?;
+        for letter in &letters {
+            ensure!(
+                letter.header("layra-error-reason") == Some("Damaged"),
+                "{letter:?}"
+            );
+        }
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.total_pages() == 4, "{audit:?}");
         Ok(())
     })
     .await

@@ -17,6 +17,7 @@ use super::page_source::PageSource;
 use super::pdf::{self, PdfSource};
 use super::protocol::{OpenRequest, Reply, Request, read_request, write_reply};
 use super::raster::RasterDocument;
+use super::source::DocumentFile;
 use super::{PageRequest, RenderError, RenderedPage, sandbox, trial};
 
 /// Runs a renderer on standard input and output until the worker closes them. Must be called
@@ -50,18 +51,24 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> 
         Ok(DocumentFormat::Pdf) => match pdf::bind(Path::new(OsStr::from_bytes(&open.pdfium))) {
             Err(error) => write_reply(output, &Reply::Failed(error)),
             Ok(pdfium) => {
-                let sandbox_gaps = confine(document, &open)?;
+                if !confine(document, &open, output)? {
+                    return Ok(());
+                }
                 let source = PdfSource::open(&pdfium, document, open.memory_limit_bytes);
-                serve_pages(source, sandbox_gaps, &open, input, output)
+                serve_pages(source, &open, input, output)
             }
         },
         Ok(DocumentFormat::Raster(format)) => {
-            let sandbox_gaps = confine(document, &open)?;
+            if !confine(document, &open, output)? {
+                return Ok(());
+            }
             let source = RasterDocument::open(document, format, open.memory_limit_bytes);
-            serve_pages(source, sandbox_gaps, &open, input, output)
+            serve_pages(source, &open, input, output)
         }
         Ok(DocumentFormat::Container(container)) => {
-            confine(document, &open)?;
+            if !confine(document, &open, output)? {
+                return Ok(());
+            }
             let found = inspect(document, container);
             write_reply(output, &found.map_or_else(Reply::Failed, Reply::Office))
         }
@@ -69,26 +76,36 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> 
 }
 
 fn inspect(document: &Path, container: Container) -> Result<OfficeDocument, RenderError> {
-    let file = File::open(document).map_err(|error| RenderError::Io(error.to_string()))?;
-    match container {
+    let file = DocumentFile::open(document)?;
+    let failure = file.failure();
+    let found = match container {
         Container::Zip => office_format::inspect_zip(file),
         Container::Ole => office_format::inspect_ole(file),
         Container::Rtf => Ok(OfficeDocument {
             format: OfficeFormat::Rtf,
             encrypted: false,
         }),
-    }
+    };
+    // A part that could not be read may have been taken for one that is not there.
+    failure.check().and(found)
 }
 
-fn confine(document: &Path, open: &OpenRequest) -> std::io::Result<String> {
-    let sandbox_gaps = sandbox::confine(document, open.memory_limit_bytes)?;
-    sandbox::allow_cpu(open.page_timeout)?;
-    Ok(sandbox_gaps)
+/// Enters the sandbox and tells the worker. Returns whether the document may be opened.
+fn confine(document: &Path, open: &OpenRequest, output: &mut impl Write) -> std::io::Result<bool> {
+    let gaps = sandbox::confine(document, open.memory_limit_bytes);
+    let reply = match gaps.and_then(|gaps| sandbox::allow_cpu(open.page_timeout).map(|()| gaps)) {
+        Ok(sandbox_gaps) => Reply::Confined { sandbox_gaps },
+        Err(error) => {
+            let message = format!("the sandbox cannot be set up: {error}");
+            Reply::Failed(RenderError::Unavailable(message))
+        }
+    };
+    write_reply(output, &reply)?;
+    Ok(matches!(reply, Reply::Confined { .. }))
 }
 
 fn serve_pages(
     source: Result<impl PageSource, RenderError>,
-    sandbox_gaps: String,
     open: &OpenRequest,
     input: &mut impl Read,
     output: &mut impl Write,
@@ -97,11 +114,7 @@ fn serve_pages(
         Ok(checked) => checked,
         Err(error) => return write_reply(output, &Reply::Failed(error)),
     };
-    let opened = Reply::Opened {
-        pages,
-        sandbox_gaps,
-    };
-    write_reply(output, &opened)?;
+    write_reply(output, &Reply::Opened { pages })?;
     let mut canvas = Canvas::default();
     while let Some(request) = read_request(input)? {
         let Request::Render(request) = request else {

@@ -35,6 +35,23 @@ pub fn encode_png(width: u32, height: u32, rgb: Vec<u8>) -> Result<Vec<u8>, Rend
     png(&Canvas { width, height, rgb })
 }
 
+/// Format, width and height of an image file, as far as its first bytes tell.
+pub(super) fn header(file: &[u8]) -> Option<(ImageFormat, u32, u32)> {
+    if let Some(header) = file.strip_prefix(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR") {
+        let (width, rest) = header.split_first_chunk()?;
+        let (height, _) = rest.split_first_chunk()?;
+        let (width, height) = (u32::from_be_bytes(*width), u32::from_be_bytes(*height));
+        return Some((ImageFormat::Png, width, height));
+    }
+    // After the length of the file: a lossy image, its length, the tag and the start of its frame.
+    let frame = file.strip_prefix(b"RIFF")?.get(4..)?;
+    let frame = frame.strip_prefix(b"WEBPVP8 ")?.get(7..)?;
+    let (width, rest) = frame.strip_prefix(b"\x9d\x01\x2a")?.split_first_chunk()?;
+    let (height, _) = rest.split_first_chunk()?;
+    let side = |bytes: &[u8; 2]| u32::from(u16::from_le_bytes(*bytes) & 0x3fff);
+    Some((ImageFormat::WebP, side(width), side(height)))
+}
+
 fn png(canvas: &Canvas) -> Result<Vec<u8>, RenderError> {
     let grey = grey(&canvas.rgb);
     let (pixels, colour) = match &grey {
@@ -119,6 +136,18 @@ mod tests {
         );
         let decoded = image::load_from_memory(&file.unwrap()).unwrap();
         assert_eq!(decoded.color(), image::ColorType::L8);
+    }
+
+    #[test]
+    fn the_header_of_an_image_tells_format_and_size() {
+        for format in [ImageFormat::Png, ImageFormat::WebP] {
+            let file = encode(&image_of(|_, _| [1, 2, 3]), format, 80).unwrap();
+            assert_eq!(header(&file), Some((format, 40, 30)));
+            for length in 0..24 {
+                assert_eq!(header(&file[..length]), None, "{length}");
+            }
+        }
+        assert_eq!(header(b"GIF89a and more than thirty further bytes"), None);
     }
 
     #[test]

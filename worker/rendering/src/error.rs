@@ -97,6 +97,31 @@ pub enum RenderError {
         /// Number of the signal.
         signal: i32,
     },
+
+    /// The time limit passed, but the renderer hardly computed: it was stopped, or starved of CPU
+    /// or disk. It was killed.
+    #[error(
+        "rendering was given up after {} s, of which the renderer had the CPU for {} s",
+        limit.as_secs_f32(), used.as_secs_f32()
+    )]
+    #[serde(skip)]
+    Stalled {
+        /// Time limit for one page.
+        limit: Duration,
+        /// CPU time that the renderer used.
+        used: Duration,
+    },
+
+    /// The renderer reported that it cannot read the file, but the worker can read all of it. The
+    /// renderer was killed.
+    #[error("the renderer could not read the file, but the worker can: {0}")]
+    #[serde(skip)]
+    ReadRefuted(String),
+
+    /// The system has no process, memory or descriptor left for another renderer.
+    #[error("no renderer can be started at the moment: {0}")]
+    #[serde(skip)]
+    NoResources(String),
 }
 
 impl RenderError {
@@ -116,8 +141,9 @@ impl RenderError {
             Self::Crashed(_) => "Crashed",
             Self::OutOfMemory => "OutOfMemory",
             Self::GarbledAnswer(_) => "GarbledAnswer",
-            Self::Killed { .. } => "RendererKilled",
-            Self::Unavailable(_) => "RendererUnavailable",
+            Self::Killed { .. } | Self::ReadRefuted(_) => "RendererKilled",
+            Self::Stalled { .. } => "RendererStalled",
+            Self::Unavailable(_) | Self::NoResources(_) => "RendererUnavailable",
             Self::Io(_) => "Io",
         }
     }
@@ -137,9 +163,29 @@ impl RenderError {
             | Self::Crashed(_)
             | Self::OutOfMemory
             | Self::GarbledAnswer(_) => true,
-            Self::NoSuchPage { .. } | Self::Killed { .. } | Self::Unavailable(_) | Self::Io(_) => {
-                false
-            }
+            Self::NoSuchPage { .. }
+            | Self::Killed { .. }
+            | Self::Stalled { .. }
+            | Self::ReadRefuted(_)
+            | Self::NoResources(_)
+            | Self::Unavailable(_)
+            | Self::Io(_) => false,
+        }
+    }
+
+    /// The cause of an error before the renderer is confined. It has not read the document yet, so
+    /// the document is never to blame.
+    pub(super) fn before_the_document(self) -> Self {
+        match self {
+            Self::Killed { .. }
+            | Self::Stalled { .. }
+            | Self::ReadRefuted(_)
+            | Self::NoResources(_)
+            | Self::Unavailable(_)
+            | Self::Io(_) => self,
+            Self::OutOfMemory => Self::NoResources("the renderer ran out of memory".to_owned()),
+            Self::TimedOut { limit } => Self::Stalled { limit, used: limit },
+            other => Self::Unavailable(other.to_string()),
         }
     }
 

@@ -41,6 +41,9 @@ const RASTERS: [RasterFormat; 7] = [
     RasterFormat::Ico,
 ];
 
+/// Beginnings of TIFF files with 64-bit offsets.
+const BIG_TIFF: [&[u8]; 2] = [b"II\x2b\0\x08\0", b"MM\0\x2b\0\x08"];
+
 /// The format of a file that starts with these bytes, or a description of what it seems to be.
 pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
     // PDF readers accept a header anywhere within the first KiB.
@@ -51,6 +54,10 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
         && RASTERS.contains(&format)
     {
         return Ok(DocumentFormat::Raster(format));
+    }
+    // `image` knows the file format, but not its beginning.
+    if BIG_TIFF.iter().any(|magic| start.starts_with(magic)) {
+        return Ok(DocumentFormat::Raster(RasterFormat::Tiff));
     }
     for (magic, container) in [
         (b"PK\x03\x04".as_slice(), Container::Zip),
@@ -85,7 +92,7 @@ mod tests {
 
     #[test]
     fn formats_are_detected_from_content() {
-        let cases: [(&[u8], DocumentFormat); 12] = [
+        let cases: [(&[u8], DocumentFormat); 14] = [
             (b"%PDF-1.7\n", DocumentFormat::Pdf),
             (b"\xef\xbb\xbfjunk\r\n%PDF-1.4", DocumentFormat::Pdf),
             (
@@ -101,6 +108,14 @@ mod tests {
                 DocumentFormat::Raster(RasterFormat::WebP),
             ),
             (b"II*\x00", DocumentFormat::Raster(RasterFormat::Tiff)),
+            (
+                b"II\x2b\0\x08\0",
+                DocumentFormat::Raster(RasterFormat::Tiff),
+            ),
+            (
+                b"MM\0\x2b\0\x08",
+                DocumentFormat::Raster(RasterFormat::Tiff),
+            ),
             (b"GIF89a", DocumentFormat::Raster(RasterFormat::Gif)),
             (b"BM\x00\x00", DocumentFormat::Raster(RasterFormat::Bmp)),
             (

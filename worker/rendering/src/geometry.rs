@@ -21,6 +21,15 @@ pub(super) fn max_pixels(memory_limit_bytes: u64) -> u64 {
     (memory_limit_bytes / 16).clamp(1, MAX_PIXELS)
 }
 
+/// Whether a page image can have this size in pixels.
+#[must_use]
+pub(super) fn is_page_size(width: u32, height: u32) -> bool {
+    let side = 1..=MAX_SIDE;
+    side.contains(&width)
+        && side.contains(&height)
+        && u64::from(width) * u64::from(height) <= MAX_PIXELS
+}
+
 /// Lowest automatic resolution: people read the stored image, too.
 const MIN_AUTO_DPI: f64 = 100.0;
 /// Highest automatic resolution.
@@ -161,9 +170,16 @@ mod tests {
             limit in 1_000_000..=MAX_PIXELS,
         ) {
             let (width, height) = page_size(width, height, dpi, limit);
-            prop_assert!((1..=MAX_SIDE).contains(&width));
-            prop_assert!((1..=MAX_SIDE).contains(&height));
+            prop_assert!(is_page_size(width, height));
             prop_assert!(u64::from(width) * u64::from(height) <= limit);
+        }
+
+        #[test]
+        fn every_image_fits(
+            width in 1..=u32::MAX, height in 1..=u32::MAX, dpi in 1..=1200_u32,
+        ) {
+            let (width, height) = image_size(width, height, dpi, MAX_PIXELS);
+            prop_assert!(is_page_size(width, height));
         }
     }
 }

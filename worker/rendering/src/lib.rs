@@ -2,10 +2,12 @@
 //! process with limits and without credentials, and whatever happens there becomes a typed error
 //! here. The process that uses this crate never parses a document itself. No servers are involved.
 
+mod cpu_time;
 mod encode;
 mod error;
 mod format;
 mod geometry;
+mod memory;
 mod office;
 mod office_format;
 mod page_source;
@@ -14,6 +16,9 @@ mod process;
 mod protocol;
 mod raster;
 mod sandbox;
+mod self_test;
+mod source;
+mod tiff_pages;
 mod trial;
 
 pub mod child;
@@ -30,6 +35,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use encode::encode_png;
 pub use error::RenderError;
+pub use memory::{RendererShare, container_limit_bytes};
 pub use office::PREFIX as OFFICE_PREFIX;
 use office::{Conversions, Converted};
 use process::RenderProcess;
@@ -137,6 +143,7 @@ impl Renderer {
         drop(core);
         Ok(Document {
             state: State::Open(process),
+            file: converted.as_ref().map_or(file, Converted::path),
             pages,
             page_timeout: self.options.page_timeout,
             cores: Arc::clone(&self.cores),
@@ -155,19 +162,48 @@ impl Renderer {
             memory_limit_bytes: options.memory_limit_bytes,
             page_timeout: options.page_timeout,
         });
-        match process.exchange(&request, options.page_timeout).await? {
-            Reply::Opened {
-                pages,
-                sandbox_gaps,
-            } if (1..=options.max_pages).contains(&pages) => {
-                log_once(&sandbox_gaps);
+        let confined = process.exchange(&request, options.page_timeout).await;
+        match confined.map_err(RenderError::before_the_document)? {
+            Reply::Confined { sandbox_gaps } => log_once(&sandbox_gaps),
+            // The renderer is the worker's own program, and the document is not open yet.
+            Reply::Failed(error) => return Err(error),
+            _ => return Err(unexpected("another reply than its confinement").before_the_document()),
+        }
+        match process.next_reply(options.page_timeout).await? {
+            Reply::Opened { pages } if (1..=options.max_pages).contains(&pages) => {
                 Ok(Opened::Document(Box::new(process), pages))
             }
             Reply::Opened { .. } => Err(unexpected("a number of pages outside the limits")),
             Reply::Office(found) => Ok(Opened::Office(found)),
-            Reply::Failed(error) => Err(error),
+            Reply::Failed(error) => {
+                process.kill().await;
+                Err(believable(error, file).await)
+            }
             Reply::Page(_) => Err(unexpected("a page before the document was open")),
+            Reply::Confined { .. } => Err(unexpected("a second confinement")),
         }
+    }
+}
+
+/// What the worker believes of an error that a confined renderer reports. The renderer may be in
+/// the hands of the document: nothing that it reports may end the worker, or be retried without
+/// end.
+async fn believable(error: RenderError, file: &Path) -> RenderError {
+    match error {
+        RenderError::Io(reported) => {
+            let path = file.to_owned();
+            let read = tokio::task::spawn_blocking(move || {
+                std::io::copy(&mut std::fs::File::open(path)?, &mut std::io::sink())
+            });
+            match read.await {
+                Ok(Err(found)) => RenderError::Io(found.to_string()),
+                _ => RenderError::ReadRefuted(reported),
+            }
+        }
+        RenderError::Unavailable(_) | RenderError::NoSuchPage { .. } => {
+            unexpected(&format!("an error that cannot be: {error}"))
+        }
+        other => other,
     }
 }
 
@@ -193,6 +229,8 @@ fn log_once(sandbox_gaps: &str) {
 #[derive(Debug)]
 pub struct Document {
     state: State,
+    /// What the renderer reads.
+    file: PathBuf,
     pages: u32,
     page_timeout: Duration,
     cores: Arc<Semaphore>,
@@ -242,10 +280,13 @@ impl Document {
             .exchange(&Request::Render(request), self.page_timeout)
             .await
         {
-            Ok(Reply::Page(page)) if page.page == request.page => return Ok(page),
-            Ok(Reply::Failed(error)) => return Err(error),
+            Ok(Reply::Page(page)) if page.answers(&request) => return Ok(page),
             Ok(Reply::Page(_)) => unexpected("a page that was not requested"),
-            Ok(Reply::Opened { .. } | Reply::Office(_)) => {
+            Ok(Reply::Failed(error)) => match believable(error, &self.file).await {
+                lie @ (RenderError::GarbledAnswer(_) | RenderError::ReadRefuted(_)) => lie,
+                error => return Err(error),
+            },
+            Ok(Reply::Confined { .. } | Reply::Opened { .. } | Reply::Office(_)) => {
                 unexpected("a second reply to opening the document")
             }
             Err(error) => error,
@@ -312,4 +353,14 @@ pub struct RenderedPage {
     pub pixels: Option<Bytes>,
     /// The text of the page, in the document's order; empty for images.
     pub text: String,
+}
+
+impl RenderedPage {
+    /// Whether this is what was requested. The page was checked in itself before.
+    fn answers(&self, request: &PageRequest) -> bool {
+        let format = encode::header(&self.encoded).map(|(format, _, _)| format);
+        self.page == request.page
+            && self.pixels.is_some() == request.pixels
+            && format == Some(request.format)
+    }
 }

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::office_format::OfficeDocument;
-use super::process::{exit_cause, read_tail};
-use super::{RenderError, RenderOptions};
+use super::process::{exit_cause, not_started, read_tail};
+use super::{RenderError, RenderOptions, cpu_time};
 
 /// Prefix of the names of conversion directories.
 pub const PREFIX: &str = "office-";
@@ -22,6 +22,8 @@ pub const PREFIX: &str = "office-";
 const EXIT_RESTART: i32 = 81;
 /// How often LibreOffice is started for one document.
 const MAX_STARTS: usize = 3;
+/// Memory that LibreOffice may use at least, in bytes. It takes the place of a renderer.
+const MEMORY_BYTES: u64 = 1 << 30;
 /// File name of the converted document.
 const RESULT: &str = "document.pdf";
 
@@ -126,6 +128,10 @@ async fn run(options: &RenderOptions, directory: &Path, name: &str) -> Result<()
     for _ in 0..MAX_STARTS {
         let (status, stderr_tail) = start(options, directory, name, deadline).await?;
         tracing::debug!(%status, stderr_tail, "LibreOffice exited");
+        let gaps = stderr_tail
+            .lines()
+            .find_map(|line| line.strip_prefix(super::office_child::GAPS));
+        super::log_once(gaps.unwrap_or_default());
         match status.code() {
             Some(EXIT_RESTART) => {}
             // No other exit code depends on the result.
@@ -149,12 +155,13 @@ async fn start(
     let unavailable = |error: &dyn std::fmt::Display| {
         RenderError::Unavailable(format!("{}: {error}", options.soffice.display()))
     };
+    let limit = deadline.saturating_duration_since(Instant::now());
     let mut child = Command::new(&options.program)
         .arg("office-child")
         .arg(&options.soffice)
         .arg(directory)
         .arg(name)
-        .arg(options.memory_limit_bytes.to_string())
+        .arg(options.memory_limit_bytes.max(MEMORY_BYTES).to_string())
         .arg(options.office_timeout.as_secs().to_string())
         .env_clear()
         .current_dir(directory)
@@ -164,19 +171,20 @@ async fn start(
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| unavailable(&error))?;
+        .map_err(|error| not_started(&options.program, &error))?;
     let errors = child
         .stderr
         .take()
         .ok_or_else(|| unavailable(&"the process has no pipe"))?;
     let mut group = ProcessGroup(child);
+    let process = group.0.id();
     let exit = async { tokio::join!(group.0.wait(), read_tail(errors)) };
-    let Ok((status, stderr_tail)) = timeout_at(deadline, exit).await else {
+    let Some((status, stderr_tail)) = cpu_time::within(limit, exit).await else {
+        let used = process.and_then(cpu_time::of_process);
         group.kill();
         // The process must not write to the directory while it is being removed.
         let _ = group.0.wait().await;
-        let limit = options.office_timeout;
-        return Err(RenderError::TimedOut { limit });
+        return Err(cpu_time::timed_out(limit, None, used));
     };
     Ok((status.map_err(|error| unavailable(&error))?, stderr_tail))
 }

@@ -2,7 +2,6 @@
 //! streams of an OLE file. Runs in the renderer. Archives that would unpack to more than any real
 //! document are refused here, before another program sees them.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 
 use flate2::read::DeflateDecoder;
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::RenderError;
+use super::source::DocumentFile;
 
 /// Largest unpacked size of all parts of a document, in bytes.
 const MAX_UNPACKED_BYTES: u64 = 1 << 30;
@@ -79,9 +79,9 @@ impl OfficeFormat {
 }
 
 /// Detects the format of a ZIP archive, and checks its size and encryption.
-pub(super) fn inspect_zip(file: File) -> Result<OfficeDocument, RenderError> {
+pub(super) fn inspect_zip(file: DocumentFile) -> Result<OfficeDocument, RenderError> {
     let damaged = |error: &dyn std::fmt::Display| RenderError::Damaged(format!("ZIP: {error}"));
-    let packed = file.metadata().map_or(0, |metadata| metadata.len());
+    let packed = file.length();
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(&error))?;
     if archive.len() > MAX_PARTS {
         return Err(RenderError::TooLarge(format!("{} parts", archive.len())));
@@ -161,7 +161,9 @@ impl Unpacked {
     }
 }
 
-fn zip_format(archive: &mut ZipArchive<BufReader<File>>) -> Result<OfficeFormat, RenderError> {
+fn zip_format(
+    archive: &mut ZipArchive<BufReader<DocumentFile>>,
+) -> Result<OfficeFormat, RenderError> {
     if let Some(kind) = read_part(archive, "mimetype") {
         let kind = String::from_utf8_lossy(&kind);
         let kind = kind
@@ -194,14 +196,14 @@ fn zip_format(archive: &mut ZipArchive<BufReader<File>>) -> Result<OfficeFormat,
 }
 
 /// `OpenDocument` encrypts its parts one by one and names the method in its manifest.
-fn has_encrypted_parts(archive: &mut ZipArchive<BufReader<File>>) -> bool {
+fn has_encrypted_parts(archive: &mut ZipArchive<BufReader<DocumentFile>>) -> bool {
     const METHOD: &[u8] = b"encryption-data";
     let manifest = read_part(archive, "META-INF/manifest.xml").unwrap_or_default();
     manifest.windows(METHOD.len()).any(|bytes| bytes == METHOD)
 }
 
 /// The first bytes of a part.
-fn read_part(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Option<Vec<u8>> {
+fn read_part(archive: &mut ZipArchive<BufReader<DocumentFile>>, name: &str) -> Option<Vec<u8>> {
     let index = archive.index_for_name(name)?;
     let part = archive.by_index_raw(index).ok()?;
     let mut content = Vec::new();
@@ -217,7 +219,7 @@ fn read_part(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Option<Ve
 
 /// Detects the format of an OLE file (the binary formats of Office 97 to 2003), and whether it is
 /// encrypted.
-pub(super) fn inspect_ole(file: File) -> Result<OfficeDocument, RenderError> {
+pub(super) fn inspect_ole(file: DocumentFile) -> Result<OfficeDocument, RenderError> {
     let damaged = |error: io::Error| RenderError::Damaged(format!("OLE: {error}"));
     let mut container = cfb::CompoundFile::open(file).map_err(damaged)?;
     let mut start = |name: &str, length: u64| {

@@ -3,6 +3,9 @@
 use super::encode::Canvas;
 use super::{RenderError, Resolution};
 
+/// Longest text of a page in bytes; the rest is cut off. A dense page has 10 KiB.
+pub(super) const MAX_TEXT_BYTES: usize = 1024 * 1024;
+
 pub(super) trait PageSource {
     /// Number of pages.
     fn pages(&self) -> u32;

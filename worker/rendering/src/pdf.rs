@@ -7,11 +7,9 @@ use std::path::Path;
 use pdfium_render::prelude::*;
 
 use super::encode::Canvas;
-use super::page_source::PageSource;
+use super::page_source::{MAX_TEXT_BYTES, PageSource};
+use super::source::{DocumentFile, ReadFailure};
 use super::{RenderError, Resolution, geometry};
-
-/// Longest text of a page in bytes; the rest is cut off. A dense page has 10 KiB.
-const MAX_TEXT_BYTES: usize = 1024 * 1024;
 
 /// Binds to the PDFium library at `path`.
 pub(super) fn bind(path: &Path) -> Result<Pdfium, RenderError> {
@@ -30,6 +28,7 @@ pub(super) struct PdfSource<'a> {
     max_pixels: u64,
     /// The bitmap that PDFium draws on, reused from page to page.
     bitmap: Vec<u8>,
+    failure: ReadFailure,
 }
 
 impl<'a> PdfSource<'a> {
@@ -39,8 +38,10 @@ impl<'a> PdfSource<'a> {
         file: &Path,
         memory_limit_bytes: u64,
     ) -> Result<Self, RenderError> {
+        let file = DocumentFile::open(file)?;
+        let failure = file.failure();
         let document = pdfium
-            .load_pdf_from_file(file, None)
+            .load_pdf_from_reader(file, None)
             .map_err(|error| match error {
                 PdfiumError::PdfiumLibraryInternalError(PdfiumInternalError::PasswordError) => {
                     RenderError::Encrypted
@@ -48,24 +49,19 @@ impl<'a> PdfSource<'a> {
                 PdfiumError::PdfiumLibraryInternalError(PdfiumInternalError::SecurityError) => {
                     RenderError::Unsupported("unknown encryption method".to_owned())
                 }
-                PdfiumError::IoError(error) => RenderError::Io(error.to_string()),
                 _ => RenderError::Damaged("no PDF structure found".to_owned()),
-            })?;
+            })
+            .map_err(|error| failure.or(error))?;
         let max_pixels = geometry::max_pixels(memory_limit_bytes);
         Ok(Self {
             document,
             max_pixels,
             bitmap: Vec::new(),
+            failure,
         })
     }
-}
 
-impl PageSource for PdfSource<'_> {
-    fn pages(&self) -> u32 {
-        u32::try_from(self.document.pages().len()).unwrap_or(0)
-    }
-
-    fn draw(
+    fn draw_page(
         &mut self,
         page: u32,
         resolution: Resolution,
@@ -110,6 +106,24 @@ impl PageSource for PdfSource<'_> {
         canvas.height = height;
         without_fourth_byte(&self.bitmap, &mut canvas.rgb)?;
         Ok(text(&page))
+    }
+}
+
+impl PageSource for PdfSource<'_> {
+    fn pages(&self) -> u32 {
+        u32::try_from(self.document.pages().len()).unwrap_or(0)
+    }
+
+    fn draw(
+        &mut self,
+        page: u32,
+        resolution: Resolution,
+        canvas: &mut Canvas,
+    ) -> Result<String, RenderError> {
+        // PDFium leaves out what it cannot read, and reports success.
+        let drawn = self.draw_page(page, resolution, canvas);
+        self.failure.check()?;
+        drawn
     }
 }
 

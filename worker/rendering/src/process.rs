@@ -13,6 +13,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::cpu_time;
+
 use super::RenderError;
 use super::protocol::{HEADER_BYTES, MAX_REPLY_BYTES, ProtocolError, Reply, Request, body_length};
 
@@ -56,7 +58,7 @@ impl RenderProcess {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| unavailable(&error))?;
+            .map_err(|error| not_started(program, &error))?;
         let (Some(requests), Some(replies), Some(errors)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -84,6 +86,19 @@ impl RenderProcess {
         request: &Request,
         limit: Duration,
     ) -> Result<Reply, RenderError> {
+        self.await_reply(Some(request), limit).await
+    }
+
+    /// Waits for another reply to the last request.
+    pub(super) async fn next_reply(&mut self, limit: Duration) -> Result<Reply, RenderError> {
+        self.await_reply(None, limit).await
+    }
+
+    async fn await_reply(
+        &mut self,
+        request: Option<&Request>,
+        limit: Duration,
+    ) -> Result<Reply, RenderError> {
         if std::mem::replace(&mut self.in_exchange, true) {
             // An earlier call was cancelled halfway, so the next reply belongs to it.
             self.kill().await;
@@ -91,24 +106,32 @@ impl RenderProcess {
                 signal: libc::SIGKILL,
             });
         }
-        match timeout(limit, self.send_and_receive(request)).await {
-            Ok(Ok(reply)) => {
+        let process = self.id();
+        let used_before = process.and_then(cpu_time::of_process);
+        match cpu_time::within(limit, self.send_and_receive(request)).await {
+            Some(Ok(reply)) => {
                 self.in_exchange = false;
                 Ok(reply)
             }
-            Ok(Err(error)) => Err(self.diagnose(error, limit).await),
-            Err(_) => {
+            Some(Err(error)) => Err(self.diagnose(error, limit).await),
+            None => {
+                let used = process.and_then(cpu_time::of_process);
                 self.kill().await;
-                Err(RenderError::TimedOut { limit })
+                Err(cpu_time::timed_out(limit, used_before, used))
             }
         }
     }
 
-    async fn send_and_receive(&mut self, request: &Request) -> Result<Reply, ExchangeError> {
-        self.requests
-            .write_all(&request.encode())
-            .await
-            .map_err(ExchangeError::Pipe)?;
+    async fn send_and_receive(
+        &mut self,
+        request: Option<&Request>,
+    ) -> Result<Reply, ExchangeError> {
+        if let Some(request) = request {
+            self.requests
+                .write_all(&request.encode())
+                .await
+                .map_err(ExchangeError::Pipe)?;
+        }
         let mut header = [0; HEADER_BYTES];
         self.replies
             .read_exact(&mut header)
@@ -129,7 +152,8 @@ impl RenderProcess {
         Reply::decode(&Bytes::from(body)).map_err(ExchangeError::Protocol)
     }
 
-    async fn kill(&mut self) {
+    /// Kills the process and waits for its end.
+    pub(super) async fn kill(&mut self) {
         if let Err(error) = self.child.kill().await {
             tracing::warn!(%error, "renderer cannot be killed");
         }
@@ -160,6 +184,17 @@ impl RenderProcess {
 impl Drop for RenderProcess {
     fn drop(&mut self) {
         self.stderr_tail.abort();
+    }
+}
+
+/// Why a process could not be started. A lack of processes, memory or descriptors passes.
+pub(super) fn not_started(program: &Path, error: &io::Error) -> RenderError {
+    let message = format!("{}: {error}", program.display());
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
+            RenderError::NoResources(message)
+        }
+        _ => RenderError::Unavailable(message),
     }
 }
 
@@ -243,6 +278,34 @@ mod tests {
     #[test]
     fn exceeding_the_cpu_time_limit_is_a_timeout() {
         assert_eq!(died(libc::SIGXCPU, "").reason(), "TimedOut");
+    }
+
+    #[test]
+    fn a_lack_of_resources_is_not_the_end_of_the_worker() {
+        let cause = |number| {
+            let error = io::Error::from_raw_os_error(number);
+            not_started("renderer".as_ref(), &error)
+        };
+        for number in [libc::EAGAIN, libc::ENOMEM, libc::EMFILE] {
+            assert!(matches!(cause(number), RenderError::NoResources(_)));
+        }
+        assert!(matches!(cause(libc::ENOENT), RenderError::Unavailable(_)));
+    }
+
+    #[test]
+    fn before_the_document_is_read_it_is_not_to_blame() {
+        for status in [
+            ExitStatus::from_raw(127 << 8),
+            ExitStatus::from_raw(1 << 8),
+            ExitStatus::from_raw(libc::SIGSEGV),
+            ExitStatus::from_raw(libc::SIGSYS),
+            ExitStatus::from_raw(libc::SIGABRT),
+            ExitStatus::from_raw(libc::SIGXCPU),
+            ExitStatus::from_raw(libc::SIGKILL),
+        ] {
+            let error = exit_cause(status, "", Duration::from_secs(1));
+            assert!(!error.before_the_document().is_document_fault(), "{status}");
+        }
     }
 
     #[test]

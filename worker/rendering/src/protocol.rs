@@ -1,8 +1,12 @@
 //! Messages between the worker and a renderer, over a pipe. Neither side trusts the other: both
 //! check version and size before they allocate.
 //!
-//! The worker sends one request and reads one reply; the first request is `Open`. A message is
-//! `b"LR"`, version (1 byte), length of the body (u32, little-endian) and body. The body is encoded
+//! The worker sends one request and reads one reply. The first request is `Open`, with two replies:
+//! `Confined` before the renderer reads the document, and one afterwards. From then on the renderer
+//! may be in the hands of the document, and the worker believes no more of a reply than it checks
+//! in [`Reply::decode`].
+//!
+//! A message is `b"LR"`, version (1 byte), length of the body (u32, little-endian) and body. The body is encoded
 //! by `postcard`; the images of a page follow it as raw bytes.
 
 use std::io::{Read, Write};
@@ -12,7 +16,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::office_format::OfficeDocument;
-use super::{PageRequest, RenderError, RenderedPage};
+use super::page_source::MAX_TEXT_BYTES;
+use super::{PageRequest, RenderError, RenderedPage, encode, geometry};
 
 /// Bytes before the body.
 pub(super) const HEADER_BYTES: usize = 7;
@@ -25,7 +30,7 @@ pub(super) const MAX_REPLY_BYTES: u32 = 256 * 1024 * 1024;
 const MAX_DETAIL_BYTES: usize = 1024;
 
 const MAGIC: [u8; 2] = *b"LR";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// A message that does not follow the protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +46,10 @@ pub(super) enum ProtocolError {
     Body(#[from] postcard::Error),
     #[error("{found} bytes of images, expected {expected}")]
     Images { found: usize, expected: u64 },
+    #[error("a page of {width} x {height} pixels")]
+    Size { width: u32, height: u32 },
+    #[error("a page image that is no PNG or WebP of the page's size")]
+    Encoding,
 }
 
 /// What the renderer needs to know before it opens a document.
@@ -60,7 +69,8 @@ pub(super) struct OpenRequest {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Request {
-    /// Open a document; answered by `Opened`, `Office` or `Failed`.
+    /// Open a document; answered by `Confined`, and then by `Opened`, `Office` or `Failed`. A
+    /// `Failed` in place of `Confined` comes from a renderer that has not opened the document.
     Open(OpenRequest),
     /// Render a page; answered by `Page` or `Failed`.
     Render(PageRequest),
@@ -68,11 +78,14 @@ pub(super) enum Request {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
+    /// The renderer is in its sandbox, and will now open the document.
+    Confined {
+        /// Parts of the sandbox that this kernel does not support; empty if it supports all.
+        sandbox_gaps: String,
+    },
     /// The document is open.
     Opened {
         pages: u32,
-        /// Parts of the sandbox that this kernel does not support; empty if it supports all.
-        sandbox_gaps: String,
     },
     /// The document is an office document, which must be converted first.
     Office(OfficeDocument),
@@ -86,7 +99,6 @@ pub(super) enum Reply {
 enum ReplyHead {
     Opened {
         pages: u32,
-        sandbox_gaps: String,
     },
     Office(OfficeDocument),
     Page {
@@ -98,6 +110,9 @@ enum ReplyHead {
         has_pixels: bool,
     },
     Failed(RenderError),
+    Confined {
+        sandbox_gaps: String,
+    },
 }
 
 impl Request {
@@ -117,16 +132,11 @@ impl Reply {
     /// The whole message. A page above the size limit becomes a failure.
     pub(super) fn encode(&self) -> Result<Vec<u8>, ProtocolError> {
         match self {
-            Self::Opened {
-                pages,
-                sandbox_gaps,
-            } => {
-                let head = ReplyHead::Opened {
-                    pages: *pages,
-                    sandbox_gaps: sandbox_gaps.clone(),
-                };
-                encode(&head, &[])
+            Self::Confined { sandbox_gaps } => {
+                let sandbox_gaps = sandbox_gaps.clone();
+                encode(&ReplyHead::Confined { sandbox_gaps }, &[])
             }
+            Self::Opened { pages } => encode(&ReplyHead::Opened { pages: *pages }, &[]),
             Self::Office(document) => encode(&ReplyHead::Office(*document), &[]),
             Self::Failed(error) => encode(&ReplyHead::Failed(error.clone()), &[]),
             Self::Page(page) => {
@@ -148,30 +158,30 @@ impl Reply {
         }
     }
 
-    /// Decodes a body. Images share its memory; texts that may be logged are shortened.
+    /// Decodes a body. Images share its memory. Texts are shortened, and a page must have a
+    /// possible size and an image file of that size.
     pub(super) fn decode(body: &Bytes) -> Result<Self, ProtocolError> {
         let (head, rest) = postcard::take_from_bytes(body)?;
         let reply = match head {
-            ReplyHead::Opened {
-                pages,
-                mut sandbox_gaps,
-            } => {
+            ReplyHead::Confined { mut sandbox_gaps } => {
                 sandbox_gaps.truncate(sandbox_gaps.floor_char_boundary(MAX_DETAIL_BYTES));
-                Self::Opened {
-                    pages,
-                    sandbox_gaps,
-                }
+                Self::Confined { sandbox_gaps }
             }
+            ReplyHead::Opened { pages } => Self::Opened { pages },
             ReplyHead::Office(document) => Self::Office(document),
             ReplyHead::Failed(error) => Self::Failed(error.shortened(MAX_DETAIL_BYTES)),
             ReplyHead::Page {
                 page,
                 width,
                 height,
-                text,
+                mut text,
                 encoded_bytes,
                 has_pixels,
             } => {
+                if !geometry::is_page_size(width, height) {
+                    return Err(ProtocolError::Size { width, height });
+                }
+                text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
                 let pixel_bytes = if has_pixels {
                     u64::from(width).saturating_mul(3 * u64::from(height))
                 } else {
@@ -180,6 +190,10 @@ impl Reply {
                 expect_images(rest, pixel_bytes.saturating_add(encoded_bytes.into()))?;
                 let mut images = body.slice_ref(rest);
                 let encoded = images.split_to(encoded_bytes as usize);
+                let size = encode::header(&encoded).map(|(_, columns, rows)| (columns, rows));
+                if size != Some((width, height)) {
+                    return Err(ProtocolError::Encoding);
+                }
                 return Ok(Self::Page(RenderedPage {
                     page,
                     width,
@@ -313,7 +327,8 @@ mod tests {
     fn any_reply() -> impl Strategy<Value = Reply> {
         let size = (1..5_u32, 1..5_u32);
         let page = (any::<u32>(), size, any_bytes(), ".*", any::<bool>()).prop_map(
-            |(page, (width, height), encoded, text, has_pixels)| {
+            |(page, (width, height), rest, text, has_pixels)| {
+                let encoded = [png_header(width, height), rest].concat();
                 let pixels = has_pixels.then(|| vec![7; 3 * (width * height) as usize].into());
                 Reply::Page(RenderedPage {
                     page,
@@ -343,10 +358,8 @@ mod tests {
             },
         );
         prop_oneof![
-            (any::<u32>(), ".{0,40}").prop_map(|(pages, sandbox_gaps)| Reply::Opened {
-                pages,
-                sandbox_gaps
-            }),
+            any::<u32>().prop_map(|pages| Reply::Opened { pages }),
+            ".{0,40}".prop_map(|sandbox_gaps| Reply::Confined { sandbox_gaps }),
             (0..OfficeFormat::ALL.len(), any::<bool>()).prop_map(|(format, encrypted)| {
                 let format = OfficeFormat::ALL[format];
                 Reply::Office(OfficeDocument { format, encrypted })
@@ -389,12 +402,19 @@ mod tests {
         }
     }
 
+    fn png_header(width: u32, height: u32) -> Vec<u8> {
+        let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+        file.extend(width.to_be_bytes());
+        file.extend(height.to_be_bytes());
+        file
+    }
+
     fn page(width: u32, height: u32, pixels: usize) -> Reply {
         Reply::Page(RenderedPage {
             page: 0,
             width,
             height,
-            encoded: Bytes::new(),
+            encoded: png_header(width, height).into(),
             pixels: Some(vec![0; pixels].into()),
             text: String::new(),
         })
@@ -409,9 +429,55 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_an_impossible_size_are_refused() {
+        for (width, height) in [(0, 5), (5, 0), (16_384, 1), (8000, 8000)] {
+            let pixels = 3 * (width * height) as usize;
+            assert_eq!(
+                Reply::decode(&body(&page(width, height, pixels))),
+                Err(ProtocolError::Size { width, height })
+            );
+        }
+    }
+
+    #[test]
+    fn a_page_image_that_is_something_else_is_refused() {
+        for encoded in [
+            Bytes::new(),
+            Bytes::from_static(b"<html><script>"),
+            png_header(2, 3).into(),
+        ] {
+            let Reply::Page(page) = page(2, 2, 12) else {
+                unreachable!("a page was built");
+            };
+            let reply = Reply::Page(RenderedPage { encoded, ..page });
+            assert_eq!(Reply::decode(&body(&reply)), Err(ProtocolError::Encoding));
+        }
+    }
+
+    #[test]
+    fn long_text_of_a_page_is_cut_off() {
+        let Reply::Page(page) = page(2, 2, 12) else {
+            unreachable!("a page was built");
+        };
+        let text = "é".repeat(MAX_TEXT_BYTES);
+        let decoded = Reply::decode(&body(&Reply::Page(RenderedPage { text, ..page })));
+        let Ok(Reply::Page(page)) = decoded else {
+            panic!("a page arrives as a page");
+        };
+        assert_eq!(page.text.len(), MAX_TEXT_BYTES);
+    }
+
+    #[test]
     fn failures_that_only_the_worker_can_determine_are_not_sent() {
-        let killed = Reply::Failed(RenderError::Killed { signal: 9 });
-        assert!(killed.encode().is_err());
+        let limit = Duration::from_secs(1);
+        for error in [
+            RenderError::Killed { signal: 9 },
+            RenderError::TimedOut { limit },
+            RenderError::Stalled { limit, used: limit },
+            RenderError::NoResources("processes".into()),
+        ] {
+            assert!(Reply::Failed(error).encode().is_err());
+        }
     }
 
     #[test]

@@ -1,94 +1,185 @@
-//! Images as documents of one page. Runs in the renderer.
+//! Images as documents. Runs in the renderer.
 //!
-//! The first frame becomes RGB on white, scaled down to an A4 page. The size is checked before
-//! decoding.
+//! A TIFF file has a page for each of its images; of other formats the first frame is the only
+//! page. An image becomes RGB on white, scaled down to an A4 page, and turned as its metadata asks.
+//! The size is checked before decoding.
 
-use std::fs::File;
+use std::borrow::Cow;
 use std::io::BufReader;
 use std::path::Path;
 
 use image::error::{ImageError, LimitErrorKind};
 use image::imageops::FilterType;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::encode::Canvas;
 use super::page_source::PageSource;
+use super::source::DocumentFile;
+use super::tiff_pages::TiffPages;
 use super::{RenderError, Resolution, geometry};
 
 /// Largest number of pixels of an image before scaling: a scan of A2 at 600 DPI has 139 million.
 const MAX_DECODED_PIXELS: u64 = 150_000_000;
 
-/// A decoded image.
+/// A file of one or more images.
 pub(super) struct RasterDocument {
+    file: DocumentFile,
+    format: ImageFormat,
+    memory_limit_bytes: u64,
+    /// The images of a TIFF file with more than one.
+    pages: Option<TiffPages>,
+    /// The page that was decoded last.
+    decoded: Option<(u32, Picture)>,
+}
+
+/// A decoded image, before it is turned.
+struct Picture {
     image: DynamicImage,
-    max_pixels: u64,
+    orientation: Orientation,
 }
 
 impl RasterDocument {
-    /// Decodes the image within the memory limit.
+    /// Opens the file. A single image is decoded at once, within the memory limit.
     pub(super) fn open(
         file: &Path,
         format: ImageFormat,
         memory_limit_bytes: u64,
     ) -> Result<Self, RenderError> {
-        let file = File::open(file).map_err(|error| RenderError::Io(error.to_string()))?;
-        let mut reader = ImageReader::with_format(BufReader::new(file), format);
+        let file = DocumentFile::open(file)?;
+        let failure = file.failure();
+        let mut document = Self {
+            file,
+            format,
+            memory_limit_bytes,
+            pages: None,
+            decoded: None,
+        };
+        document.read_start().map_err(|error| failure.or(error))?;
+        Ok(document)
+    }
+
+    fn read_start(&mut self) -> Result<(), RenderError> {
+        if self.format == ImageFormat::Tiff {
+            self.pages = TiffPages::find(&mut BufReader::new(self.file.clone()))?
+                .filter(|pages| pages.count() > 1);
+            self.file.failure().check()?;
+        }
+        if self.pages.is_none() {
+            self.decoded = Some((0, self.decode(self.file.clone())?));
+        }
+        Ok(())
+    }
+
+    /// Decodes a page, unless it was the last one.
+    fn take_page(&mut self, page: u32) -> Result<Picture, RenderError> {
+        // The memory of another page must be free before this one is decoded.
+        let decoded = self.decoded.take().filter(|(decoded, _)| *decoded == page);
+        if let Some((_, picture)) = decoded {
+            return Ok(picture);
+        }
+        let Some(pages) = &self.pages else {
+            return self.decode(self.file.clone());
+        };
+        let start = pages.start(page as usize).unwrap_or_default();
+        let decoded = self.decode(self.file.starting_with(start));
+        decoded.map_err(|error| match error {
+            RenderError::Damaged(detail) | RenderError::Empty(detail) => {
+                RenderError::DamagedPage { page, detail }
+            }
+            other => other,
+        })
+    }
+
+    fn decode(&self, file: DocumentFile) -> Result<Picture, RenderError> {
+        let mut reader = ImageReader::with_format(BufReader::new(file), self.format);
         let mut limits = Limits::default();
-        limits.max_alloc = Some(memory_limit_bytes);
+        limits.max_alloc = Some(self.memory_limit_bytes);
         reader.limits(limits);
-        let decoder = reader.into_decoder().map_err(|error| cause(&error))?;
+        let mut decoder = reader.into_decoder().map_err(|error| cause(&error))?;
         let (width, height) = decoder.dimensions();
         if width == 0 || height == 0 {
             return Err(RenderError::Empty("the image has no pixels".to_owned()));
         }
         if u64::from(width) * u64::from(height) > MAX_DECODED_PIXELS
-            || decoder.total_bytes() > memory_limit_bytes / 2
+            || decoder.total_bytes() > self.memory_limit_bytes / 2
         {
             return Err(RenderError::TooLarge(format!("{width} x {height} pixels")));
         }
+        let orientation = orientation(&mut decoder);
         let image = DynamicImage::from_decoder(decoder).map_err(|error| cause(&error))?;
-        Ok(Self {
-            image,
-            max_pixels: geometry::max_pixels(memory_limit_bytes),
-        })
+        Ok(Picture { image, orientation })
     }
+}
+
+/// How the image must be turned. Metadata that cannot be read turns nothing.
+fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
+    /// Some programs write the marker of JPEG before the metadata of other formats.
+    const JPEG_MARKER: &[u8] = b"Exif\0\0";
+    let found = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    if found != Orientation::NoTransforms {
+        return found;
+    }
+    let metadata = decoder.exif_metadata().ok().flatten().unwrap_or_default();
+    let metadata = metadata.strip_prefix(JPEG_MARKER);
+    metadata
+        .and_then(Orientation::from_exif_chunk)
+        .unwrap_or(Orientation::NoTransforms)
 }
 
 impl PageSource for RasterDocument {
     fn pages(&self) -> u32 {
-        1
+        let pages = self.pages.as_ref().map_or(1, TiffPages::count);
+        u32::try_from(pages).unwrap_or(u32::MAX)
     }
 
     fn draw(
         &mut self,
-        _page: u32,
+        page: u32,
         resolution: Resolution,
         canvas: &mut Canvas,
     ) -> Result<String, RenderError> {
-        let (source_width, source_height) = (self.image.width(), self.image.height());
-        let (width_inches, height_inches) = geometry::image_inches(source_width, source_height);
-        let dpi = geometry::dpi(resolution, width_inches, height_inches);
-        let (width, height) =
-            geometry::image_size(source_width, source_height, dpi, self.max_pixels);
-        let flat = flatten(&self.image);
-        let flat = if (width, height) == (source_width, source_height) {
-            flat
-        } else {
-            image::imageops::resize(&flat, width, height, FilterType::Lanczos3)
-        };
-        *canvas = Canvas {
-            width,
-            height,
-            rgb: flat.into_raw(),
-        };
+        let failure = self.file.failure();
+        let picture = self.take_page(page).map_err(|error| failure.or(error))?;
+        failure.check()?;
+        let max_pixels = geometry::max_pixels(self.memory_limit_bytes);
+        *canvas = picture.draw(resolution, max_pixels);
+        self.decoded = Some((page, picture));
         Ok(String::new())
     }
 }
 
+impl Picture {
+    fn draw(&self, resolution: Resolution, max_pixels: u64) -> Canvas {
+        let (source_width, source_height) = (self.image.width(), self.image.height());
+        let (width_inches, height_inches) = geometry::image_inches(source_width, source_height);
+        let dpi = geometry::dpi(resolution, width_inches, height_inches);
+        let (width, height) = geometry::image_size(source_width, source_height, dpi, max_pixels);
+        let flat = flatten(&self.image);
+        let flat = if (width, height) == (source_width, source_height) {
+            flat.into_owned()
+        } else {
+            image::imageops::resize(flat.as_ref(), width, height, FilterType::Lanczos3)
+        };
+        // Turned after scaling, which takes less memory and gives the same pixels.
+        let mut turned = DynamicImage::ImageRgb8(flat);
+        turned.apply_orientation(self.orientation);
+        let flat = turned.into_rgb8();
+        Canvas {
+            width: flat.width(),
+            height: flat.height(),
+            rgb: flat.into_raw(),
+        }
+    }
+}
+
 /// The image as RGB on white.
-fn flatten(image: &DynamicImage) -> image::RgbImage {
+fn flatten(image: &DynamicImage) -> Cow<'_, RgbImage> {
+    if let DynamicImage::ImageRgb8(image) = image {
+        return Cow::Borrowed(image);
+    }
     if !image.color().has_alpha() {
-        return image.to_rgb8();
+        return Cow::Owned(image.to_rgb8());
     }
     let image = image.to_rgba8();
     let (pixels, _) = image.as_raw().as_chunks::<4>();
@@ -99,10 +190,12 @@ fn flatten(image: &DynamicImage) -> image::RgbImage {
         };
         [over_white(*red), over_white(*green), over_white(*blue)]
     });
-    image::RgbImage::from_raw(image.width(), image.height(), rgb.collect())
-        .expect("three bytes for each pixel")
+    let flat = RgbImage::from_raw(image.width(), image.height(), rgb.collect());
+    Cow::Owned(flat.expect("three bytes for each pixel"))
 }
 
+/// The cause of a decoder's error. Decoders report damaged content as errors of I/O, too, of any
+/// kind; whether the system failed to read the file is known to [`DocumentFile`] only.
 fn cause(error: &ImageError) -> RenderError {
     match error {
         ImageError::Limits(limit) => match limit.kind() {
@@ -110,9 +203,6 @@ fn cause(error: &ImageError) -> RenderError {
             _ => RenderError::OutOfMemory,
         },
         ImageError::Unsupported(_) => RenderError::Unsupported(error.to_string()),
-        ImageError::IoError(io) if io.kind() != std::io::ErrorKind::UnexpectedEof => {
-            RenderError::Io(error.to_string())
-        }
         _ => RenderError::Damaged(error.to_string()),
     }
 }
@@ -127,7 +217,8 @@ mod tests {
         let mut image = RgbaImage::from_pixel(3, 1, Rgba([10, 20, 30, 255]));
         image.put_pixel(1, 0, Rgba([10, 20, 30, 0]));
         image.put_pixel(2, 0, Rgba([0, 0, 0, 128]));
-        let flat = flatten(&DynamicImage::ImageRgba8(image));
+        let image = DynamicImage::ImageRgba8(image);
+        let flat = flatten(&image);
         assert_eq!(
             flat.as_raw().as_slice(),
             [10, 20, 30, 255, 255, 255, 127, 127, 127]
@@ -142,5 +233,30 @@ mod tests {
             image::Luma([0x8080_u16]),
         ));
         assert_eq!(flatten(&deep).as_raw().as_slice(), [128, 128, 128]);
+    }
+
+    #[test]
+    fn errors_of_content_are_damage_whatever_their_kind() {
+        use std::io::{Error, ErrorKind};
+        for kind in [
+            ErrorKind::InvalidData,
+            ErrorKind::InvalidInput,
+            ErrorKind::Other,
+            ErrorKind::UnexpectedEof,
+            ErrorKind::WriteZero,
+        ] {
+            let error = ImageError::IoError(Error::new(kind, "strip"));
+            assert_eq!(cause(&error).reason(), "Damaged", "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_the_system_cannot_read_is_not_damaged() {
+        // No address of this process is 0: reading there fails with EIO.
+        for format in [ImageFormat::Tiff, ImageFormat::Png, ImageFormat::Jpeg] {
+            let opened = RasterDocument::open("/proc/self/mem".as_ref(), format, 1 << 30);
+            let error = opened.err().unwrap();
+            assert_eq!(error.reason(), "Io", "{format:?}: {error}");
+        }
     }
 }

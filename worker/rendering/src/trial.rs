@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::DumpableBehavior;
+
 use super::sandbox::{self, Layer};
 
 /// Memory limit of the self-test, which draws nothing.
@@ -35,17 +37,52 @@ pub(super) fn run(arguments: &[String]) -> io::Result<()> {
         fs::write(trial.here(name), name)?;
     }
     let gaps = sandbox::confine_by(&trial.layers, &trial.document, MEMORY_BYTES)?;
-    println!(
-        "missing {}",
-        if gaps.is_empty() { "nothing" } else { &gaps }
-    );
-    for (name, attempt) in ATTEMPTS {
-        match attempt(&trial) {
-            Ok(()) => println!("{name} done"),
-            Err(error) => println!("{name} {}", error.raw_os_error().unwrap_or(-1)),
+    trial.attempt_all(&gaps);
+    Ok(())
+}
+
+/// The same in the sandbox of LibreOffice, which may write in its directory only. Arguments:
+/// LibreOffice's program, its directory, and the address of a server.
+pub(super) fn run_office(arguments: &[String]) -> io::Result<()> {
+    let [program, directory, server] = arguments else {
+        return Err(io::Error::other("expected: try PROGRAM DIRECTORY SERVER"));
+    };
+    let trial = Trial {
+        layers: Vec::new(),
+        document: Path::new(directory).join("document"),
+        directory: directory.into(),
+        server: server.parse().map_err(io::Error::other)?,
+    };
+    for name in ["document", "victim", "condemned"] {
+        fs::write(trial.here(name), name)?;
+    }
+    let cpu = Duration::from_mins(1);
+    let gaps = sandbox::office::confine(program.as_ref(), &trial.directory, MEMORY_BYTES, cpu)?;
+    trial.attempt_all(&gaps);
+    Ok(())
+}
+
+impl Trial {
+    fn attempt_all(&self, gaps: &str) {
+        println!(
+            "missing {}",
+            if gaps.is_empty() { "nothing" } else { &gaps }
+        );
+        let dumpable = rustix::process::dumpable_behavior();
+        println!(
+            "dumpable {}",
+            match dumpable {
+                Ok(behavior) => i32::from(behavior != DumpableBehavior::NotDumpable),
+                Err(error) => error.raw_os_error(),
+            }
+        );
+        for (name, attempt) in ATTEMPTS {
+            match attempt(self) {
+                Ok(()) => println!("{name} done"),
+                Err(error) => println!("{name} {}", error.raw_os_error().unwrap_or(-1)),
+            }
         }
     }
-    Ok(())
 }
 
 impl Trial {
@@ -115,6 +152,9 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("execute", |_| execute("/no/such/program")),
     ("trace", |_| trace()),
     ("signal", |_| signal_parent()),
+    ("signal-thread", |_| signal_thread_of_parent()),
+    ("limits-of-parent", |_| limit_parent()),
+    ("other-numbers", |_| call_by_other_number()),
     ("memory-file", |_| memory_file()),
     ("executable-memory", |_| executable_memory()),
     ("raise-limit", |_| raise_limit()),
@@ -183,6 +223,36 @@ fn signal_parent() -> io::Result<()> {
     #[allow(unsafe_code, reason = "a system call")]
     // SAFETY: signal 0 only checks whether a signal could be sent.
     result(unsafe { libc::kill(libc::getppid(), 0) })
+}
+
+fn signal_thread_of_parent() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: signal 0 only checks whether a signal could be sent.
+    result(unsafe { libc::syscall(libc::SYS_tkill, libc::getppid(), 0) })
+}
+
+fn limit_parent() -> io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: a pointer to a limit that outlives the call; nothing is set.
+    result(unsafe {
+        libc::prlimit(
+            libc::getppid(),
+            libc::RLIMIT_NOFILE,
+            std::ptr::null(),
+            &raw mut limit,
+        )
+    })
+}
+
+/// `getpid` by its number of x32. Fails with ENOSYS if the kernel does not have the interface.
+fn call_by_other_number() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "a system call")]
+    // SAFETY: no pointers are passed.
+    result(unsafe { libc::syscall(0x4000_0000 | libc::SYS_getpid) })
 }
 
 fn memory_file() -> io::Result<()> {

@@ -250,6 +250,22 @@ async fn images_of_every_format_are_one_page() {
 }
 
 #[tokio::test]
+async fn scans_in_pdf_are_drawn() {
+    for (what, content) in [
+        (
+            "JPEG 2000",
+            include_bytes!("fixtures/jpeg2000.pdf").as_slice(),
+        ),
+        ("JBIG2", include_bytes!("fixtures/jbig2.pdf")),
+    ] {
+        let page = first_page(content, 72).await.unwrap();
+        assert_eq!((page.width, page.height), (32, 24), "{what}");
+        let ink = page.pixels.as_ref().unwrap().iter().any(|byte| *byte < 30);
+        assert!(ink, "{what}: the page is blank");
+    }
+}
+
+#[tokio::test]
 async fn large_images_are_scaled_down_to_a4_and_transparency_is_white() {
     let image = RgbaImage::from_pixel(3000, 1500, image::Rgba([0, 0, 0, 0]));
     let content = image_file(&image.into(), image::ImageFormat::Png);

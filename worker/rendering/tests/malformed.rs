@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::time::{Duration, Instant};
 
-use common::documents::{Page, pdf};
+use common::documents::{Page, TiffImage, TiffLayout, pdf, tiff};
 use common::renderer::{at, file, options};
 use fastrand::Rng;
 use futures::{StreamExt, stream};
 use image::{DynamicImage, RgbImage};
 use layra_rendering::{RenderError, RenderOptions, Renderer};
 
-const CASES: u64 = 300;
+const CASES: u64 = 600;
 const SEED: u64 = 1;
 /// Number of concurrent renderers.
 const AT_ONCE: usize = 4;
@@ -121,6 +121,24 @@ fn corpus() -> Vec<Vec<u8>> {
         include_bytes!("fixtures/office/text.odt").to_vec(),
         include_bytes!("fixtures/office/text.doc").to_vec(),
         include_bytes!("fixtures/office/sheet.xls").to_vec(),
+        include_bytes!("fixtures/office/sheet.xlsx").to_vec(),
+        include_bytes!("fixtures/office/slide.pptx").to_vec(),
+        include_bytes!("fixtures/office/slide.odp").to_vec(),
+        include_bytes!("fixtures/office/text.rtf").to_vec(),
+        include_bytes!("fixtures/jpeg2000.pdf").to_vec(),
+        include_bytes!("fixtures/jbig2.pdf").to_vec(),
+        include_bytes!("fixtures/tiff/lzw.tiff").to_vec(),
+        include_bytes!("fixtures/tiff/deflate.tiff").to_vec(),
+        include_bytes!("fixtures/tiff/old-deflate.tiff").to_vec(),
+        include_bytes!("fixtures/tiff/packbits.tiff").to_vec(),
+        include_bytes!("fixtures/tiff/jpeg.tiff").to_vec(),
+        include_bytes!("fixtures/tiff/group3.tiff").to_vec(),
+        include_bytes!("fixtures/tiff/group4.tiff").to_vec(),
+        include_bytes!("fixtures/tiff/ccitt.tiff").to_vec(),
+        include_bytes!("fixtures/tiff/zstd.tiff").to_vec(),
+        include_bytes!("fixtures/tiff/three-pages.tiff").to_vec(),
+        lossy_webp(&picture),
+        webp_in_tiff(),
     ];
     for format in [
         image::ImageFormat::Png,
@@ -149,6 +167,19 @@ fn corpus() -> Vec<Vec<u8>> {
         corpus.extend(real.iter().cloned());
     }
     corpus
+}
+
+fn lossy_webp(picture: &DynamicImage) -> Vec<u8> {
+    let rgb = picture.to_rgb8();
+    let encoder = webp::Encoder::from_rgb(&rgb, rgb.width(), rgb.height());
+    encoder.encode(60.0).to_vec()
+}
+
+fn webp_in_tiff() -> Vec<u8> {
+    let picture = DynamicImage::new_rgb8(32, 24);
+    let mut image = TiffImage::rgb(32, 24, &lossy_webp(&picture));
+    image.compression = 50_001;
+    tiff(TiffLayout::ALL[0], &[image])
 }
 
 /// A document with one to four defects.

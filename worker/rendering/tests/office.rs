@@ -233,7 +233,9 @@ async fn a_conversion_that_times_out_is_killed_with_its_children() {
         renderer(|options| options.office_timeout = Duration::from_millis(20));
     let started = Instant::now();
     let error = pages(&renderer, TEXT).await.unwrap_err();
-    assert_eq!(error.reason(), "TimedOut", "{error}");
+    // It depends on the machine how much of the time LibreOffice had the CPU.
+    let reasons = ["TimedOut", "RendererStalled"];
+    assert!(reasons.contains(&error.reason()), "{error}");
     assert!(started.elapsed() < Duration::from_secs(20));
     assert_empty(scratch.path());
     assert_eq!(processes_below(scratch.path()), 0);

@@ -10,6 +10,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 
 const NOT_PERMITTED: i32 = 1;
@@ -22,16 +23,34 @@ type Outcomes = BTreeMap<String, i32>;
 
 /// Runs the renderer's self-test under these layers.
 fn tried(layers: &str) -> Outcomes {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let directory = tempfile::tempdir().unwrap();
     let document = directory.path().join("document");
     std::fs::write(&document, "a document").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_layra-renderer"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_layra-renderer"));
+    command
         .args(["render-child", "try", layers])
-        .args([&document, directory.path()])
+        .args([&document, directory.path()]);
+    outcomes(command, directory.path())
+}
+
+/// Runs the self-test of LibreOffice's sandbox.
+fn tried_for_office() -> Outcomes {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_layra-renderer"));
+    command
+        .args(["office-child", "try"])
+        .arg("/usr/lib/libreoffice/program/soffice.bin")
+        .arg(directory.path());
+    outcomes(command, directory.path())
+}
+
+fn outcomes(mut command: Command, directory: &Path) -> Outcomes {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = command
         .arg(server.local_addr().unwrap().to_string())
         .output()
         .unwrap();
+    let layers = format!("{command:?}");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{layers}: {output:?}");
     let mut lines = text.lines();
@@ -51,7 +70,7 @@ fn tried(layers: &str) -> Outcomes {
         })
         .collect();
     // Under any layers, the files must match the reported results.
-    let is_there = |name: &str| directory.path().join(name).exists();
+    let is_there = |name: &str| directory.join(name).exists();
     for (attempt, file) in [
         ("create", "new"),
         ("make-directory", "made"),
@@ -92,7 +111,7 @@ const FILES: [&str; 11] = [
     "remove",
 ];
 
-const CALLS: [&str; 11] = [
+const CALLS: [&str; 13] = [
     "connect",
     "socket-tcp",
     "socket-unix",
@@ -102,6 +121,8 @@ const CALLS: [&str; 11] = [
     "execute",
     "trace",
     "signal",
+    "signal-thread",
+    "limits-of-parent",
     "memory-file",
     "executable-memory",
 ];
@@ -142,8 +163,37 @@ fn seccomp_allows_reading_and_computing() {
 }
 
 #[test]
+fn the_memory_of_a_renderer_is_its_own() {
+    assert_eq!(tried("limits")["dumpable"], 0);
+}
+
+#[test]
 fn the_memory_limit_holds() {
     assert_eq!(tried("limits")["more-memory"], NO_ROOM);
+}
+
+#[test]
+fn libreoffice_touches_no_other_process_and_no_network() {
+    let outcomes = tried_for_office();
+    for attempt in [
+        "connect",
+        "socket-tcp",
+        "process",
+        "fork",
+        "trace",
+        "signal",
+        "signal-thread",
+        "limits-of-parent",
+        "other-numbers",
+    ] {
+        assert_all(&outcomes, &[attempt], &[NOT_PERMITTED, DENIED]);
+    }
+    // What it needs: its directory, threads, and signals to itself.
+    assert_all(
+        &outcomes,
+        &["read-document", "create", "remove", "thread"],
+        &[0],
+    );
 }
 
 #[test]

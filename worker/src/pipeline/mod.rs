@@ -155,7 +155,7 @@ impl Pipeline {
 }
 
 /// Finds the class and the reason of a renderer's error.
-fn render_failure(error: &RenderError) -> Failure {
+pub(crate) fn render_failure(error: &RenderError) -> Failure {
     let reason = Reason::from_word(error.reason());
     match error {
         RenderError::Unavailable(_) => Failure::fatal(Stage::Render, reason, error),
@@ -176,6 +176,14 @@ mod tests {
             (RenderError::OutOfMemory, Class::Permanent),
             (RenderError::Killed { signal: 9 }, Class::Transient),
             (RenderError::Io("disk".into()), Class::Transient),
+            (RenderError::NoResources("fork".into()), Class::Transient),
+            (
+                RenderError::Stalled {
+                    limit: std::time::Duration::from_mins(1),
+                    used: std::time::Duration::from_secs(3),
+                },
+                Class::Transient,
+            ),
             (RenderError::Unavailable("no library".into()), Class::Fatal),
         ] {
             assert_eq!(render_failure(&error).class, class, "{error}");
@@ -216,6 +224,18 @@ mod tests {
             (RenderError::OutOfMemory, Reason::OutOfMemory),
             (RenderError::GarbledAnswer(text()), Reason::GarbledAnswer),
             (RenderError::Killed { signal: 9 }, Reason::RendererKilled),
+            (RenderError::ReadRefuted(text()), Reason::RendererKilled),
+            (
+                RenderError::Stalled {
+                    limit: std::time::Duration::from_mins(1),
+                    used: std::time::Duration::from_secs(3),
+                },
+                Reason::RendererStalled,
+            ),
+            (
+                RenderError::NoResources(text()),
+                Reason::RendererUnavailable,
+            ),
             (
                 RenderError::Unavailable(text()),
                 Reason::RendererUnavailable,

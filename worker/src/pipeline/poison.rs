@@ -23,18 +23,14 @@ pub(super) fn check_worker_deaths(range: &RangeEntry) -> Result<(), Failure> {
     ))
 }
 
-/// Fails if too many renderers were killed on the same page. The kernel kills the process that uses
+/// Fails if too many renderers were killed, or stood still, on the same page. The kernel kills the process that uses
 /// the most memory, so the document may be the cause.
 pub(super) fn check_renderer_deaths(killed: u32, failure: &Failure) -> Result<(), Failure> {
     if killed <= DEATHS_ALLOWED {
         return Ok(());
     }
     let message = format!("{killed} times: {}", failure.message);
-    Err(Failure::poison(
-        Stage::Render,
-        Reason::RendererKilled,
-        message,
-    ))
+    Err(Failure::poison(Stage::Render, failure.reason, message))
 }
 
 #[cfg(test)]
@@ -62,5 +58,8 @@ mod tests {
         let failure = check_renderer_deaths(DEATHS_ALLOWED + 1, &killed).unwrap_err();
         assert_eq!(failure.class, Class::Poison);
         assert_eq!(failure.message, "4 times: signal 9");
+        let stalled = Failure::transient(Stage::Render, Reason::RendererStalled, "60 s");
+        let failure = check_renderer_deaths(DEATHS_ALLOWED + 1, &stalled).unwrap_err();
+        assert_eq!(failure.reason, Reason::RendererStalled);
     }
 }

@@ -297,7 +297,7 @@ impl Pipeline {
                         (attempts, renderers_killed) = (0, 0);
                     }
                     range = now;
-                    if failure.reason == Reason::RendererKilled {
+                    if failure.reason.is_lost_renderer() {
                         renderers_killed += 1;
                         check_renderer_deaths(renderers_killed, &failure)?;
                     }
@@ -331,7 +331,7 @@ impl Pipeline {
                 Ok(document) => return Ok(document),
                 Err(error) => render_failure(&error),
             };
-            if failure.reason == Reason::RendererKilled {
+            if failure.reason.is_lost_renderer() {
                 check_renderer_deaths(killed.fetch_add(1, Ordering::Relaxed) + 1, &failure)?;
             }
             Err(failure)

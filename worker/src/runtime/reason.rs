@@ -73,6 +73,8 @@ reasons! {
     GarbledAnswer,
     /// Something outside the worker killed the renderer, for example the kernel's OOM killer.
     RendererKilled,
+    /// The time limit passed, but the renderer hardly computed.
+    RendererStalled,
     /// No renderer can be started.
     RendererUnavailable,
     /// The PDFium library does not exist.
@@ -194,6 +196,12 @@ impl Reason {
     pub(crate) fn from_word(word: &str) -> Self {
         let known = Self::ALL.iter().find(|reason| reason.as_str() == word);
         known.copied().unwrap_or(Self::Unknown)
+    }
+
+    /// Whether a renderer was lost without an answer. Only repetition on the same page tells
+    /// whether the document is the cause.
+    pub(crate) fn is_lost_renderer(self) -> bool {
+        matches!(self, Self::RendererKilled | Self::RendererStalled)
     }
 }
 

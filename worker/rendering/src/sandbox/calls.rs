@@ -7,8 +7,8 @@ use std::io;
 
 use libc::c_long;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Is, SeccompCondition,
-    SeccompFilter, SeccompRule,
+    BpfProgram, BpfProgramRef, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Is,
+    SeccompCondition, SeccompFilter, SeccompRule,
 };
 
 /// Calls that are allowed with any arguments: they concern the process's own memory and time, or
@@ -94,7 +94,12 @@ pub(super) fn apply(
     let program: BpfProgram = SeccompFilter::new(rules, others, listed, architecture)
         .and_then(TryInto::try_into)
         .map_err(io::Error::other)?;
-    match seccompiler::apply_filter(&program) {
+    install(&program)
+}
+
+/// Installs a program. Returns what the kernel does not support.
+pub(super) fn install(program: BpfProgramRef<'_>) -> io::Result<Option<String>> {
+    match seccompiler::apply_filter(program) {
         Ok(()) => Ok(None),
         Err(seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error))
             if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) =>
@@ -173,7 +178,7 @@ const LARGE_FILE: libc::c_int = 0o100_000;
 const LARGE_FILE: libc::c_int = 0o400_000;
 
 /// A condition on one argument, counted from 0.
-fn condition(argument: u8, is: Is, value: u64) -> Built<SeccompCondition> {
+pub(super) fn condition(argument: u8, is: Is, value: u64) -> Built<SeccompCondition> {
     SeccompCondition::new(argument, Length::Dword, is, value)
 }
 

@@ -9,13 +9,22 @@ pub(super) mod office;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Descriptors for the document and the fonts that it uses.
 const OPEN_FILES: u64 = 32;
 /// Size of a memory page.
 const PAGE_BYTES: u64 = 4096;
+
+/// If memory runs out, the kernel kills this process before the worker, whose model may be larger.
+///
+/// Must be called before the process is confined.
+pub(super) fn be_killed_first() -> std::io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", "1000")
+}
 
 /// Closes all descriptors except the standard three: a C library of the worker may have leaked one
 /// to this process.
@@ -57,6 +66,7 @@ impl Layer {
 /// `document` and fonts. The memory limit counts from what is mapped now, so call this after
 /// loading libraries. Returns what this kernel does not support; empty if it supports everything.
 pub(super) fn confine(document: &Path, memory_limit_bytes: u64) -> std::io::Result<String> {
+    be_killed_first()?;
     confine_by(&Layer::ALL, document, memory_limit_bytes)
 }
 
@@ -67,6 +77,8 @@ pub(super) fn confine_by(
     memory_limit_bytes: u64,
 ) -> std::io::Result<String> {
     rustix::thread::set_no_new_privs(true)?;
+    // Other processes of the same user may not read the document from this one's memory.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let mut gaps = Vec::new();
     for layer in layers {
         match layer {

@@ -1,6 +1,6 @@
 //! The sandbox of LibreOffice. It is far larger than a renderer, so its seccomp filter lists what
 //! is forbidden instead of what is allowed: connecting, starting processes, accessing other
-//! processes. Landlock restricts writing to its own directory.
+//! processes, signals to them and their limits. Landlock restricts writing to its own directory.
 
 use std::io;
 use std::path::Path;
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use landlock::{Access, AccessFs, BitFlags};
 use rustix::process::Resource;
-use seccompiler::{SeccompAction, SeccompCmpOp as Is};
+use seccompiler::{SeccompAction, SeccompCmpOp as Is, SeccompRule, sock_filter};
 
-use super::calls::{Built, Rules, apply, refuse, when};
+use super::calls::{Built, Rules, apply, condition, install, refuse, when};
 use super::{files, limit};
 
 /// Descriptors that LibreOffice may have open at the same time.
@@ -54,20 +54,36 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_finit_module,
     libc::SYS_init_module,
     libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
+    libc::SYS_migrate_pages,
     libc::SYS_mount,
+    libc::SYS_move_pages,
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
     libc::SYS_perf_event_open,
     libc::SYS_pidfd_getfd,
     libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
     libc::SYS_pivot_root,
+    libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_ptrace,
     libc::SYS_request_key,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    // Of another process, too. LibreOffice ignores the error.
+    libc::SYS_ioprio_set,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_setpriority,
     libc::SYS_setns,
+    libc::SYS_tkill,
     libc::SYS_umount2,
     libc::SYS_unshare,
     libc::SYS_userfaultfd,
@@ -90,6 +106,7 @@ pub(in super::super) fn confine(
     limit(Resource::Cpu, cpu.as_secs() + 1)?;
     let gaps = [
         restrict_files(program, directory)?,
+        forbid_other_numbers()?,
         forbid_calls()?,
         hide_clone3()?,
     ];
@@ -137,6 +154,16 @@ fn forbidden() -> Built<Rules> {
     for call in [libc::SYS_fork, libc::SYS_vfork] {
         rules.insert(call, Vec::new());
     }
+    // An abort is a signal to the process itself. Its number stays when it becomes LibreOffice.
+    let own_process = u64::from(std::process::id());
+    for call in [libc::SYS_kill, libc::SYS_tgkill] {
+        rules.insert(call, vec![when(0, Is::Ne, own_process)?]);
+    }
+    let of_another_process = SeccompRule::new(vec![
+        condition(0, Is::Ne, 0)?,
+        condition(0, Is::Ne, own_process)?,
+    ])?;
+    rules.insert(libc::SYS_prlimit64, vec![of_another_process]);
     // If the common directories for temporary files are not writable, LibreOffice keeps its socket
     // in its own directory.
     let write = u64::from(libc::W_OK.cast_unsigned());
@@ -147,6 +174,29 @@ fn forbidden() -> Built<Rules> {
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_access, vec![asks_to_write(1)?]);
     Ok(rules)
+}
+
+/// Forbids the system calls of the x32 interface. They have other numbers, which the list does not
+/// name, and the same architecture, so that nothing else would refuse them.
+fn forbid_other_numbers() -> io::Result<Option<String>> {
+    /// The lowest number of x32.
+    const OTHER_NUMBERS: u32 = 0x4000_0000;
+    let statement = |code: u32, if_true: u8, if_false: u8, value: u32| sock_filter {
+        code: u16::try_from(code).expect("codes have few bits"),
+        jt: if_true,
+        jf: if_false,
+        k: value,
+    };
+    let number = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let is_at_least = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    let answer = libc::BPF_RET | libc::BPF_K;
+    let program = [
+        statement(number, 0, 0, 0),
+        statement(is_at_least, 0, 1, OTHER_NUMBERS),
+        statement(answer, 0, 0, refuse(libc::EACCES).into()),
+        statement(answer, 0, 0, SeccompAction::Allow.into()),
+    ];
+    install(&program)
 }
 
 /// `clone3` passes its flags in memory, which a filter cannot read. It fails as if the kernel did

@@ -180,3 +180,121 @@ pub fn zip(parts: &[Part]) -> Vec<u8> {
     file.extend([0, 0]);
     file
 }
+
+/// An image of a TIFF file to build.
+#[derive(Clone)]
+pub struct TiffImage {
+    pub width: u16,
+    pub height: u16,
+    /// Scheme of the compression; 1 for none.
+    pub compression: u16,
+    /// The only strip. Uncompressed, it has three bytes for each pixel.
+    pub strip: Vec<u8>,
+    /// Whether it is a page (0), a reduced version of another image (1) or a mask (4).
+    pub kind: u16,
+    pub orientation: u16,
+}
+
+impl TiffImage {
+    /// An uncompressed page.
+    pub fn rgb(width: u16, height: u16, rgb: &[u8]) -> Self {
+        Self {
+            width,
+            height,
+            compression: 1,
+            strip: rgb.to_vec(),
+            kind: 0,
+            orientation: 1,
+        }
+    }
+}
+
+/// The four kinds of TIFF files: byte order, and width of offsets.
+#[derive(Clone, Copy, Debug)]
+pub struct TiffLayout {
+    pub big_endian: bool,
+    pub big: bool,
+}
+
+impl TiffLayout {
+    pub const ALL: [Self; 4] = [
+        Self::new(false, false),
+        Self::new(true, false),
+        Self::new(false, true),
+        Self::new(true, true),
+    ];
+
+    const fn new(big_endian: bool, big: bool) -> Self {
+        Self { big_endian, big }
+    }
+
+    /// A number of 2, 4 or 8 bytes.
+    fn number(self, number: u64, bytes: usize) -> Vec<u8> {
+        let mut number = number.to_le_bytes()[..bytes].to_vec();
+        if self.big_endian {
+            number.reverse();
+        }
+        number
+    }
+
+    fn offset(self, offset: usize) -> Vec<u8> {
+        self.number(offset as u64, if self.big { 8 } else { 4 })
+    }
+}
+
+/// A TIFF file with these images.
+pub fn tiff(layout: TiffLayout, images: &[TiffImage]) -> Vec<u8> {
+    const SHORT: u64 = 3;
+    const LONG: u64 = 4;
+    let number = |number: u64, bytes| layout.number(number, bytes);
+    let mut file = if layout.big_endian { b"MM" } else { b"II" }.to_vec();
+    if layout.big {
+        file.extend([number(43, 2), number(8, 2), number(0, 2)].concat());
+    } else {
+        file.extend(number(42, 2));
+    }
+    // The place of the offset of the next directory.
+    let mut link = file.len();
+    file.extend(layout.offset(0));
+    for image in images {
+        let strip = file.len();
+        file.extend(&image.strip);
+        let depth = file.len();
+        file.extend([8, 8, 8].map(|bits| number(bits, 2)).concat());
+        let directory = layout.offset(file.len());
+        file[link..link + directory.len()].copy_from_slice(&directory);
+        let depth = if layout.big {
+            // Three numbers of 16 bits fit into the entry.
+            let bits = [8, 8, 8, 0].map(|bits| number(bits, 2)).concat();
+            (258, SHORT, 3, bits)
+        } else {
+            (258, SHORT, 3, layout.offset(depth))
+        };
+        let short = |tag, value: u16| (tag, SHORT, 1, number(value.into(), 2));
+        let long = |tag, value: usize| (tag, LONG, 1, number(value as u64, 4));
+        let entries: [(u64, u64, u64, Vec<u8>); 11] = [
+            (254, LONG, 1, number(image.kind.into(), 4)),
+            short(256, image.width),
+            short(257, image.height),
+            depth,
+            short(259, image.compression),
+            short(262, 2),
+            long(273, strip),
+            short(274, image.orientation),
+            short(277, 3),
+            short(278, image.height),
+            long(279, image.strip.len()),
+        ];
+        let (count_bytes, value_bytes) = if layout.big { (8, 8) } else { (2, 4) };
+        file.extend(number(entries.len() as u64, count_bytes));
+        for (tag, kind, count, mut value) in entries {
+            value.resize(value_bytes, 0);
+            file.extend([number(tag, 2), number(kind, 2)].concat());
+            file.extend(number(count, value_bytes));
+            file.extend(value);
+        }
+        link = file.len();
+        file.extend(layout.offset(0));
+    }
+    file
+}
