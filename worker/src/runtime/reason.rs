@@ -125,8 +125,6 @@ reasons! {
     InvalidVectors,
     /// Milvus does not hold every vector of a page range exactly once.
     RowsNotOnce,
-    /// Redis did not answer, or answered with an error.
-    RedisUnavailable,
     /// The connection string of Redis is not valid.
     InvalidRedisUri,
 
