@@ -20,6 +20,7 @@ pub(crate) struct Health {
     consumer_running: AtomicBool,
     last_poll: Mutex<Option<Instant>>,
     retrying: Mutex<BTreeMap<Stage, Vec<Arc<Mutex<String>>>>>,
+    served: Mutex<BTreeMap<Stage, Instant>>,
 }
 
 impl Health {
@@ -56,6 +57,18 @@ impl Health {
             stage,
             reason,
         }
+    }
+
+    /// Records that the server of a stage has served a request.
+    pub(crate) fn served(&self, stage: Stage, now: Instant) {
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.insert(stage, now);
+    }
+
+    /// Whether the server of a stage has served any request after `then`.
+    pub(crate) fn has_served_since(&self, stage: Stage, then: Instant) -> bool {
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.get(&stage).is_some_and(|last| *last > then)
     }
 
     /// Why the worker is not ready. Empty if it is ready.

@@ -95,6 +95,8 @@ reasons! {
     ObjectStoreUnavailable,
     /// The object store refuses the credentials.
     ObjectStoreForbidden,
+    /// The object store answers, and refuses a request of this document.
+    ObjectStoreRefused,
     /// The settings of the object store are not valid.
     InvalidObjectStore,
     /// The bucket does not exist.
@@ -103,6 +105,8 @@ reasons! {
     MongodbUnavailable,
     /// MongoDB refuses the credentials or the operation.
     MongodbForbidden,
+    /// MongoDB answers, and refuses a request of this document.
+    MongodbRefused,
     /// The connection string of MongoDB is not valid.
     InvalidMongodbUri,
     /// A document is larger than MongoDB accepts.
@@ -117,12 +121,16 @@ reasons! {
     MilvusThrottled,
     /// Milvus refuses the token or the operation.
     MilvusForbidden,
+    /// Milvus answers, and refuses a request of this document.
+    MilvusRefused,
     /// The collection was dropped while the document was in progress.
     CollectionGone,
     /// The collection has vectors of another width than the model's.
     DimensionMismatch,
     /// Milvus' client refuses the vectors.
     InvalidVectors,
+    /// The model computed a vector with a value that is not a finite number.
+    VectorsNotFinite,
     /// Milvus does not hold every vector of a page range exactly once.
     RowsNotOnce,
     /// The connection string of Redis is not valid.
@@ -131,6 +139,10 @@ reasons! {
     // Kafka.
     /// Kafka did not answer, or answered with an error.
     KafkaUnavailable,
+    /// A message is larger than Kafka accepts.
+    MessageTooLarge,
+    /// The topic for foreign messages does not exist.
+    TopicNotFound,
     /// Kafka refuses writes to a topic.
     KafkaForbidden,
     /// Kafka refuses the consumer.

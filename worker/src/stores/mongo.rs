@@ -347,8 +347,8 @@ impl From<mongodb::error::Error> for Failure {
     }
 }
 
-/// Finds the class and the reason of a driver's error. An error that neither the document nor the
-/// configuration causes counts as the server's.
+/// Finds the class, the reason and the cause of a driver's error. Without an answer it is the
+/// server's.
 fn classify(error: &mongodb::error::Error) -> Failure {
     match &*error.kind {
         ErrorKind::Authentication { .. } => Failure::fatal(
@@ -361,6 +361,11 @@ fn classify(error: &mongodb::error::Error) -> Failure {
         }
         ErrorKind::BsonSerialization(_) => {
             Failure::permanent(Stage::Mongodb, Reason::DocumentNotStorable, error)
+        }
+        _ if error.contains_label("RetryableWriteError")
+            || error.contains_label("TransientTransactionError") =>
+        {
+            Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, error)
         }
         ErrorKind::Command(command) => by_code(command.code, &command.message),
         ErrorKind::Write(WriteFailure::WriteError(write)) => by_code(write.code, &write.message),
@@ -377,26 +382,56 @@ fn by_code(code: i32, message: &str) -> Failure {
         10334 | 17419 | 17420 => {
             Failure::permanent(Stage::Mongodb, Reason::DocumentTooLarge, message)
         }
-        _ => Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, message),
+        code if is_server_state(code) => {
+            Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, message)
+        }
+        _ => {
+            let message = format!("{message} (code {code})");
+            Failure::refused(Stage::Mongodb, Reason::MongodbRefused, message)
+        }
     }
+}
+
+/// Whether an error code is about the server's own state: it starts, stops, elects a primary, is
+/// overloaded or has lost a connection. 0: there is no code. From the list of MongoDB's error codes.
+fn is_server_state(code: i32) -> bool {
+    matches!(
+        code,
+        // InternalError, HostUnreachable, HostNotFound, UnknownError, LockTimeout, OverflowDisk
+        0 | 1 | 6 | 7 | 8 | 24 | 39
+        // CursorNotFound, LockBusy, MaxTimeMSExpired, stale routing, WriteConcernFailed
+        | 43 | 46 | 50 | 63 | 64 | 70 | 71
+        // NetworkTimeout, ShutdownInProgress, OperationFailed, CannotSatisfyWriteConcern
+        | 89 | 91 | 96 | 100
+        // WriteConflict, read preference, read concern, primary stepped down, network limit
+        | 112 | 133 | 134 | 189 | 202 | 237 | 246 | 262 | 290 | 384 | 462
+        // Socket, legacy not primary, interrupted at shutdown or by elections
+        | 9001 | 10058 | 10107 | 11600 | 11601 | 11602 | 13388 | 13435 | 13436 | 14031
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::failure::Class;
+    use crate::runtime::failure::{Cause, Class};
 
     #[test]
-    fn unknown_error_codes_are_transient() {
-        for (code, class) in [
-            (13, Class::Fatal),
-            (18, Class::Fatal),
-            (17419, Class::Permanent),
-            (11000, Class::Transient),
-            (189, Class::Transient),
-            (0, Class::Transient),
+    fn an_error_code_is_about_the_server_or_about_the_request() {
+        for (code, class, cause) in [
+            (13, Class::Fatal, Cause::Server),
+            (18, Class::Fatal, Cause::Server),
+            (17419, Class::Permanent, Cause::Server),
+            // The primary steps down; the server shuts down; no code.
+            (189, Class::Transient, Cause::Server),
+            (11600, Class::Transient, Cause::Server),
+            (0, Class::Transient, Cause::Server),
+            // BadValue, a validator of the collection, and a code of the future.
+            (2, Class::Transient, Cause::Request),
+            (121, Class::Transient, Cause::Request),
+            (99_999, Class::Transient, Cause::Request),
         ] {
-            assert_eq!(by_code(code, "x").class, class, "{code}");
+            let failure = by_code(code, "x");
+            assert_eq!((failure.class, failure.cause), (class, cause), "{code}");
         }
     }
 
