@@ -238,9 +238,9 @@ impl Pipeline {
         }
         let timer = self.metrics.fetch_duration.start_timer();
         let key = &job.task.file.key;
-        let copy = self
-            .retry
-            .run(Stage::Fetch, cancel, |_| self.originals.get(key))
+        let copy = self.originals.place(key);
+        self.retry
+            .run(Stage::Fetch, cancel, |_| self.originals.fetch(key, &copy))
             .await?;
         timer.stop_and_record();
         Ok(LocalOriginal::Copy(copy))
