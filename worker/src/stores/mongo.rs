@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
-use mongodb::options::{ClientOptions, IndexOptions};
+use mongodb::options::{ClientOptions, IndexOptions, ReadConcern, ReadPreference, WriteConcern};
 use mongodb::{Client, Collection, Database, IndexModel};
 
 use crate::document::task::Task;
@@ -53,23 +53,7 @@ pub(crate) struct StoredFile {
 impl Documents {
     /// Creates a client, which connects in the background.
     pub(crate) async fn new(uri: &Secret, database: &str) -> Result<Self, Failure> {
-        let mut options = ClientOptions::parse(uri.reveal()).await.map_err(|error| {
-            // The driver's message may contain parts of the connection string.
-            let kind = match *error.kind {
-                ErrorKind::DnsResolve { .. } => "its host name cannot be resolved",
-                _ => "it is not a valid connection string",
-            };
-            Failure::fatal(
-                Stage::Mongodb,
-                Reason::InvalidMongodbUri,
-                format!("mongodb/uri: {kind}"),
-            )
-        })?;
-        options
-            .app_name
-            .get_or_insert_with(|| "layra-worker".to_owned());
-        options.server_selection_timeout = Some(Duration::from_secs(5));
-        options.connect_timeout = Some(Duration::from_secs(5));
+        let options = client_options(uri).await?;
         let client = Client::with_options(options)?;
         let database = client.database(database);
         Ok(Self {
@@ -223,7 +207,11 @@ impl Documents {
                 }
             })
             .collect();
-        let command = doc! { "update": self.files.name(), "updates": updates, "ordered": true };
+        // A command as text does not inherit the client's write concern.
+        let command = doc! {
+            "update": self.files.name(), "updates": updates, "ordered": true,
+            "writeConcern": { "w": "majority" },
+        };
         let reply = ask(self.database.run_command(command)).await?;
         if let Ok(errors) = reply.get_array("writeErrors")
             && let Some(error) = errors.first().and_then(Bson::as_document)
@@ -300,6 +288,33 @@ impl Documents {
         ask(self.files.delete_one(doc! { "file_id": file_id })).await?;
         Ok(())
     }
+}
+
+/// The settings of the client. What it writes and reads survives an election, whatever the
+/// connection string says: an offset is committed once the ledger has the document's end.
+async fn client_options(uri: &Secret) -> Result<ClientOptions, Failure> {
+    let mut options = ClientOptions::parse(uri.reveal()).await.map_err(|error| {
+        // The driver's message may contain parts of the connection string.
+        let kind = match *error.kind {
+            ErrorKind::DnsResolve { .. } => "its host name cannot be resolved",
+            _ => "it is not a valid connection string",
+        };
+        Failure::fatal(
+            Stage::Mongodb,
+            Reason::InvalidMongodbUri,
+            format!("mongodb/uri: {kind}"),
+        )
+    })?;
+    options
+        .app_name
+        .get_or_insert_with(|| "layra-worker".to_owned());
+    options.server_selection_timeout = Some(Duration::from_secs(5));
+    options.connect_timeout = Some(Duration::from_secs(5));
+    options.write_concern = Some(WriteConcern::majority());
+    options.read_concern = Some(ReadConcern::majority());
+    // A secondary may not have the latest claim yet.
+    options.selection_criteria = Some(ReadPreference::Primary.into());
+    Ok(options)
 }
 
 impl From<&Document> for StoredFile {
@@ -433,6 +448,23 @@ mod tests {
             let failure = by_code(code, "x");
             assert_eq!((failure.class, failure.cause), (class, cause), "{code}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_election_takes_nothing_back_whatever_the_connection_string_says() {
+        let uri = "mongodb://host/?w=1&journal=false&readConcernLevel=local\
+                   &readPreference=secondaryPreferred";
+        let options = client_options(&Secret::new(uri)).await.unwrap();
+        assert_eq!(options.write_concern, Some(WriteConcern::majority()));
+        assert_eq!(options.read_concern, Some(ReadConcern::majority()));
+        let primary = ReadPreference::Primary.into();
+        assert_eq!(options.selection_criteria, Some(primary));
+        let client = Client::with_options(options).unwrap();
+        let ledger = client
+            .database("d")
+            .collection::<Document>("ingestion_ledger");
+        assert_eq!(ledger.write_concern(), Some(&WriteConcern::majority()));
+        assert_eq!(ledger.read_concern(), Some(&ReadConcern::majority()));
     }
 
     #[tokio::test]
