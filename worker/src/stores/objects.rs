@@ -207,6 +207,16 @@ impl Objects {
         Ok((first, size, body.boxed()))
     }
 
+    /// Whether there is an object of this key.
+    pub(crate) async fn exists(&self, key: &str) -> Result<bool, Failure> {
+        let path = parse_key(Stage::Objects, key)?;
+        match self.client.head(&path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.failure(Stage::Objects, &error).await),
+        }
+    }
+
     /// Writes objects concurrently. Existing objects are replaced.
     pub(crate) async fn put_all(
         &self,
