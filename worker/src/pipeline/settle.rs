@@ -90,9 +90,36 @@ impl Pipeline {
         let is_range = incoming.is_some_and(|incoming| incoming.is_range);
         let settlement = self.settlement(cancel);
         for step in steps(outcome, is_range) {
-            settlement.carry_out(step, task, incoming.as_ref()).await?;
+            let carried_out = settlement.carry_out(step, task, incoming.as_ref()).await;
+            match (carried_out, outcome) {
+                (Ok(()), _) => {}
+                (Err(failure), Outcome::Split(entry, _)) if failure.rejects_document() => {
+                    let rejected = self.reject_split(entry, &failure, cancel).await?;
+                    return Box::pin(self.settle(&rejected, task, incoming, cancel)).await;
+                }
+                (Err(failure), _) => return Err(failure),
+            }
         }
         Ok(())
+    }
+
+    /// Rejects a document whose ranges cannot be sent, for example because they are too large. The
+    /// ledger must not expect them.
+    async fn reject_split(
+        &self,
+        entry: &Entry,
+        failure: &Failure,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        let (ledger, Entry { file_id, round, .. }) = (&self.stores.ledger, entry);
+        self.ledger(cancel, || ledger.record_failed(file_id, round, failure))
+            .await?;
+        let now = self.ledger(cancel, || ledger.find(file_id)).await?;
+        let Some(now) = now.filter(|now| now.round == *round && now.state == State::Failed) else {
+            return Ok(Outcome::Superseded);
+        };
+        let withdraw = |_| self.withdraw_rejected(Box::new(now.clone()));
+        self.retry.run(Stage::Mongodb, cancel, withdraw).await
     }
 
     /// Rejects a message without a ledger entry: it is not valid, or it failed for good before it
