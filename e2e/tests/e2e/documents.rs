@@ -304,3 +304,30 @@ async fn a_file_is_ingested_again_after_it_failed_or_was_deleted() -> Result<()>
     })
     .await
 }
+
+#[tokio::test]
+async fn a_document_whose_page_images_cannot_be_named_is_dead_lettered() -> Result<()> {
+    on_stage("names", async |stage| {
+        let patch = json!({"spec": {"scaling": {"minReplicas": 1, "maxReplicas": 1}}});
+        stage.apply_until_ready(&patch).await?;
+        let user = stage.user().await?;
+        // The object store takes 255 bytes between two slashes. The original's key is short.
+        let mut long = user.put("short.pdf", pdf::with_pages(&["One."])).await?;
+        long.filename = format!("{}.pdf", "x".repeat(240));
+        user.send_task(&long).await?;
+        stage.wait_tasks(&[long], "failed", MINUTE).await?;
+        let letter = stage.records(&format!("{}.dlq", stage.topic()))?;
+        let letter = letter.first().context("a dead letter")?;
+        let reason = letter.header("layra-error-reason");
+        ensure!(reason == Some("ObjectStoreRefused"), "{letter:?}");
+
+        let good = pdf::with_pages(&["Two."]);
+        let good = user.upload_bytes("good.pdf", good).await?;
+        stage.wait_tasks(&[good], "completed", MINUTE).await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.total_pages() == 1, "{audit:?}");
+        Ok(())
+    })
+    .await
+}

@@ -374,6 +374,10 @@ impl Objects {
                 Some(answer) if answer.is_forbidden() => {
                     setting(Reason::ObjectStoreForbidden, chain(error))
                 }
+                // No wait makes such a key possible.
+                Some(answer) if answer.is_impossible_key() => {
+                    Failure::permanent(stage, Reason::ObjectStoreRefused, chain(error))
+                }
                 Some(answer) if answer.is_refusal() => {
                     Failure::refused(stage, Reason::ObjectStoreRefused, chain(error))
                 }
@@ -798,61 +802,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_key_is_distinguished_from_a_server_in_trouble() {
-        for (status, code, cause, reason) in [
-            (
-                "400 Bad Request",
-                "XMinioInvalidObjectName",
-                Cause::Request,
-                Reason::ObjectStoreRefused,
-            ),
-            (
-                "400 Bad Request",
-                "KeyTooLongError",
-                Cause::Request,
-                Reason::ObjectStoreRefused,
-            ),
-            (
-                "400 Bad Request",
-                "InvalidArgument",
-                Cause::Request,
-                Reason::ObjectStoreRefused,
-            ),
-            (
-                "403 Forbidden",
-                "InvalidObjectState",
-                Cause::Request,
-                Reason::ObjectStoreRefused,
-            ),
-            (
-                "400 Bad Request",
-                "RequestTimeout",
-                Cause::Server,
-                Reason::ObjectStoreUnavailable,
-            ),
-            (
-                "503 Service Unavailable",
-                "SlowDown",
-                Cause::Server,
-                Reason::ObjectStoreUnavailable,
-            ),
-            (
-                "429 Too Many Requests",
-                "x",
-                Cause::Server,
-                Reason::ObjectStoreUnavailable,
-            ),
+        for code in ["XMinioInvalidObjectName", "KeyTooLongError"] {
+            let failure = put_answered_with("400 Bad Request", code, true).await;
+            assert_eq!(failure.class, Class::Permanent, "{failure}");
+            assert_eq!(failure.reason, Reason::ObjectStoreRefused);
+        }
+        let (request, server) = (
+            (Cause::Request, Reason::ObjectStoreRefused),
+            (Cause::Server, Reason::ObjectStoreUnavailable),
+        );
+        for (status, code, expected) in [
+            ("400 Bad Request", "InvalidArgument", request),
+            ("403 Forbidden", "InvalidObjectState", request),
+            ("400 Bad Request", "RequestTimeout", server),
+            ("503 Service Unavailable", "SlowDown", server),
+            ("429 Too Many Requests", "x", server),
         ] {
             let failure = put_answered_with(status, code, true).await;
             assert_eq!(failure.class, Class::Transient, "{code}");
-            assert_eq!(
-                (failure.cause, failure.reason),
-                (cause, reason),
-                "{failure}"
-            );
-            assert!(
-                failure.message.contains(code),
-                "the server's words: {failure}"
-            );
+            assert_eq!((failure.cause, failure.reason), expected, "{failure}");
+            assert!(failure.message.contains(code), "its words: {failure}");
         }
     }
 
