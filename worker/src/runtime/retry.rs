@@ -18,8 +18,8 @@ use crate::runtime::metrics::Metrics;
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
-/// Refusals that a document may meet at least. With the pauses above they take two minutes, so a
-/// request that is slow to be refused still gets as many chances as one that is refused at once.
+/// A request that is refused fewer times than this is always repeated. With the pauses below, ten
+/// refusals at once take a minute or more; a request that is refused slowly gets as many chances.
 const REFUSALS_ALLOWED: u32 = 10;
 /// How long a request is repeated that a server refuses while it serves others. Restarts, elections
 /// and rolling upgrades are over by then, and the partition is not held up for much longer.
@@ -32,7 +32,7 @@ const REFUSED_ALONE_FOR: Duration = Duration::from_hours(1);
 /// The refusals of one request in a row. This is the only place that decides when a document is to
 /// blame for them.
 #[derive(Clone, Copy, Debug, Default)]
-struct Refusals {
+pub(crate) struct Refusals {
     count: u32,
     first: Option<Instant>,
 }
@@ -131,13 +131,18 @@ impl Retry {
     }
 
     /// Waits after a failure with `attempts` before it, for callers that retry without
-    /// [`run`](Self::run).
+    /// [`run`](Self::run). Fails if the failure has become permanent.
     pub(crate) async fn pause(
         &self,
         cancel: &CancellationToken,
         failure: &Failure,
         attempts: u32,
+        refusals: &mut Refusals,
     ) -> Result<(), Failure> {
+        let served = |then| self.health.has_served_since(failure.stage, then);
+        if let Some(refused) = refusals.record(failure, Instant::now(), served) {
+            return Err(refused);
+        }
         let retrying = self.health.retrying(failure.stage);
         retrying.record(failure);
         self.wait(failure.stage, cancel, failure, attempts).await
@@ -311,7 +316,8 @@ mod tests {
         };
         let failure = Failure::transient(Stage::Render, Reason::RendererKilled, "killed");
         let cancel = CancellationToken::new();
-        let pause = slow.pause(&cancel, &failure, 0);
+        let mut refusals = Refusals::default();
+        let pause = slow.pause(&cancel, &failure, 0, &mut refusals);
         let observe = async {
             tokio::task::yield_now().await;
             let retries = slow.health.retries();
