@@ -21,6 +21,7 @@ use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
 use crate::runtime::settings::Settings;
+use crate::runtime::watched::Watched;
 use crate::stores::Stores;
 use crate::stores::ledger::{Ledger, Request};
 use crate::stores::milvus::Vectors;
@@ -90,7 +91,8 @@ impl Common {
         if let Some(time) = self.paths.paced_embedder {
             tracing::warn!(?time, "benchmark mode: vectors are meaningless");
             self.health.model_loaded();
-            let embedder = Box::new(Paced::new(time));
+            let paced = Box::new(Paced::new(time));
+            let embedder = Box::new(Watched::new(paced, Arc::clone(&self.health)));
             return EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics));
         }
         let cache = &self.paths.cache;
@@ -114,6 +116,7 @@ impl Common {
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(%family, dimensions = embedder.dimensions(), seconds, "model loaded");
         self.health.model_loaded();
+        let embedder = Box::new(Watched::new(embedder, Arc::clone(&self.health)));
         EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics))
     }
 

@@ -131,8 +131,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 file_id: file,
                 dry_run,
             };
-            let report = redrive::redrive(&common(worker)?, &choice).await?;
-            report.write(&mut std::io::stdout().lock(), dry_run)?;
+            return redrive(worker, &choice).await;
         }
         Command::Embed(args) => {
             let report =
@@ -165,6 +164,16 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn redrive(worker: WorkerArgs, choice: &redrive::Choice) -> anyhow::Result<ExitCode> {
+    let report = redrive::redrive(&common(worker)?, choice).await?;
+    report.write(&mut std::io::stdout().lock(), choice.dry_run)?;
+    Ok(if report.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn bench_embed(args: layra_embedding::colqwen::bench::BenchArgs) -> anyhow::Result<()> {

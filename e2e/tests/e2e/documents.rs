@@ -9,6 +9,7 @@ use layra_e2e::cluster::eventually;
 use layra_e2e::layra::Upload;
 use layra_e2e::pdf;
 use layra_e2e::worker_cli::WorkerCli;
+use mongodb::bson::{Document, doc};
 use serde_json::json;
 
 use crate::scene::{alone_on_stage, on_stage};
@@ -295,6 +296,85 @@ async fn office_documents_are_searchable_where_libreoffice_is_installed() -> Res
         ensure!(hits.len() == 1 && hits[0].page == 1, "{hits:?}");
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_file_is_ingested_again_after_it_failed_or_was_deleted() -> Result<()> {
+    on_stage("again", async |stage| {
+        let none = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        stage.apply_until_ready(&none).await?;
+        let user = stage.user().await?;
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let file = cli.directory().join("again.pdf");
+        std::fs::write(&file, pdf::with_pages(&["Once more."]))?;
+        let file = file.to_str().context("a path in UTF-8")?;
+        let knowledge_base = user.knowledge_base.as_str();
+        let ingest = ["ingest", "--knowledge-base", knowledge_base, file];
+        cli.run(&ingest).await?;
+        let audit = stage.audit(&user).await?;
+        let file_id = audit.pages.keys().next().context("a file")?.clone();
+        let ledger = stage
+            .stores
+            .mongodb
+            .collection::<Document>("ingestion_ledger");
+
+        cli.run(&[
+            "delete",
+            "--file",
+            &file_id,
+            "--knowledge-base",
+            knowledge_base,
+        ])
+        .await?;
+        cli.run(&ingest).await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.pages.get(&file_id) == Some(&1), "{audit:?}");
+
+        // As after a failure whose cause is gone now.
+        let failure = doc! {
+            "stage": "render", "reason": "Unsupported", "message": "no LibreOffice",
+            "poison": false, "letter": true, "redriven": false,
+        };
+        let failed = doc! { "$set": { "state": "failed", "failure": failure } };
+        ledger.update_one(doc! { "_id": &file_id }, failed).await?;
+        cli.run(&ingest).await?;
+        let entry = ledger.find_one(doc! { "_id": &file_id }).await?;
+        let entry = entry.context("the entry")?;
+        ensure!(entry.get_str("state")? == "done", "{entry:?}");
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.pages.get(&file_id) == Some(&1), "{audit:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_document_whose_page_images_cannot_be_named_is_dead_lettered() -> Result<()> {
+    on_stage("names", async |stage| {
+        let patch = json!({"spec": {"scaling": {"minReplicas": 1, "maxReplicas": 1}}});
+        stage.apply_until_ready(&patch).await?;
+        let user = stage.user().await?;
+        // The object store takes 255 bytes between two slashes. The original's key is short.
+        let mut long = user.put("short.pdf", pdf::with_pages(&["One."])).await?;
+        long.filename = format!("{}.pdf", "x".repeat(240));
+        user.send_task(&long).await?;
+        stage.wait_tasks(&[long], "failed", MINUTE).await?;
+        let letter = stage.records(&format!("{}.dlq", stage.topic()))?;
+        let letter = letter.first().context("a dead letter")?;
+        let reason = letter.header("layra-error-reason");
+        ensure!(reason == Some("ObjectStoreRefused"), "{letter:?}");
+
+        let good = pdf::with_pages(&["Two."]);
+        let good = user.upload_bytes("good.pdf", good).await?;
+        stage.wait_tasks(&[good], "completed", MINUTE).await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.total_pages() == 1, "{audit:?}");
         Ok(())
     })
     .await

@@ -10,6 +10,9 @@ use layra_e2e::pdf;
 use layra_e2e::worker_cli::WorkerCli;
 use mongodb::bson::{DateTime, Document, doc};
 use object_store::{ObjectStore, PutOptions};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::json;
 
 use crate::scene::{Stage, on_stage};
@@ -348,6 +351,58 @@ async fn a_document_whose_renderers_are_killed_is_dead_lettered_and_the_worker_s
             fleet.unexpected_exits().is_empty(),
             "{:?}",
             fleet.unexpected_exits()
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn redrive_leaves_dead_letters_of_others_and_those_without_a_task() -> Result<()> {
+    on_stage("letters", async |stage| {
+        let none = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        stage.apply_until_ready(&none).await?;
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let producer: FutureProducer = ClientConfig::new()
+            .set("bootstrap.servers", &stage.testbed.endpoints().kafka)
+            .create()?;
+        let (tasks, letters) = (stage.topic(), format!("{}.dlq", stage.topic()));
+        let send = async |headers: &[(&str, &str)], payload: Option<&str>| {
+            let headers = headers
+                .iter()
+                .fold(OwnedHeaders::new(), |all, (key, value)| {
+                    all.insert(Header {
+                        key,
+                        value: Some(*value),
+                    })
+                });
+            let mut record: FutureRecord<'_, str, str> =
+                FutureRecord::to(&letters).headers(headers);
+            record.payload = payload;
+            let result = producer.send(record, Duration::from_secs(20)).await;
+            result.map_err(|(error, _)| error)
+        };
+        let reason = ("layra-error-reason", "NotJson");
+        let other = ("layra-error-origin-topic", "tasks-of-others");
+        send(&[reason, other], Some("theirs")).await?;
+        let own = ("layra-error-origin-topic", tasks.as_str());
+        send(&[reason, own, ("layra-error-payload", "left out")], None).await?;
+
+        let skipped = cli.run(&["redrive", "--reason", "Encrypted"]).await?;
+        let expected = "0 dead letters redriven, 1 skipped, 1 of other pipelines";
+        ensure!(skipped.contains(expected), "{skipped}");
+        let failed = cli.run(&["redrive", "--reason", "NotJson"]).await;
+        ensure!(failed.is_err(), "a task is missing: {failed:?}");
+        let redriven = stage.records(&tasks)?;
+        ensure!(redriven.is_empty(), "{redriven:?}");
+
+        send(&[reason, own], Some("ours")).await?;
+        let failed = cli.run(&["redrive", "--reason", "NotJson"]).await;
+        ensure!(failed.is_err(), "one task is still missing: {failed:?}");
+        let redriven = stage.records(&tasks)?;
+        ensure!(
+            redriven.len() == 1 && redriven[0].value == "ours",
+            "{redriven:?}"
         );
         Ok(())
     })

@@ -1,7 +1,7 @@
 //! LAYRA's progress display, read from a real Redis.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use layra_e2e::cluster::eventually;
@@ -10,10 +10,11 @@ use layra_e2e::layra::{Upload, User, random_id};
 use layra_e2e::pdf;
 use layra_e2e::timeline::stored_pages;
 use layra_e2e::worker_cli::WorkerCli;
+use layra_testbed::Service;
 use redis::AsyncCommands;
 use serde_json::json;
 
-use crate::scene::on_stage;
+use crate::scene::{Stage, alone_on_stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -98,6 +99,59 @@ async fn every_file_of_a_task_is_counted_and_an_expired_task_is_not_recreated() 
             "without a time to live it would stay forever"
         );
         worker.stop().await
+    })
+    .await
+}
+
+/// Starts a worker while Redis is away, and sends it a second document.
+async fn work_without_redis(stage: &Stage, user: &User, first: &Upload) -> Result<()> {
+    let one = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 1}}});
+    stage.scene.apply(&stage.pipeline(&one)).await?;
+    send(user, &first.task_id, first).await?;
+    let pages = async |expected: u64| {
+        eventually("the pages", MINUTE, async || {
+            let pages = stored_pages(&stage.stores, &user.knowledge_base).await?;
+            Ok((pages == expected).then_some(()))
+        })
+        .await
+    };
+    pages(1).await?;
+    let second = user
+        .put("second.pdf", pdf::with_pages(&["Two.", "Three."]))
+        .await?;
+    let sent = Instant::now();
+    send(user, &second.task_id, &second).await?;
+    pages(3).await?;
+    stage.wait_until_processed().await?;
+    let took = sent.elapsed();
+    ensure!(took < Duration::from_secs(15), "{took:?} without Redis");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_starts_and_works_while_redis_is_away() -> Result<()> {
+    alone_on_stage("no-redis", async |stage| {
+        let none = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        stage.apply_until_ready(&none).await?;
+        let user = stage.user().await?;
+        let first = user.put("first.pdf", pdf::with_pages(&["One."])).await?;
+        let key = format!("task:{}", first.task_id);
+        let initial = [("status", "processing"), ("total", "1"), ("processed", "0")];
+        let mut redis = stage.stores.redis.clone();
+        let () = redis.hset_multiple(&key, &initial).await?;
+        let () = redis.expire(&key, 1800).await?;
+
+        let server = stage.testbed.service(Service::Redis)?;
+        server.stop().await?;
+        let worked = work_without_redis(stage, &user, &first).await;
+        server.start().await?;
+        worked?;
+        eventually("the count that was kept", MINUTE, async || {
+            let mut redis = stage.stores.redis.clone();
+            let now: HashMap<String, String> = redis.hgetall(&key).await?;
+            Ok((now["processed"] == "1" && now["status"] == "completed").then_some(()))
+        })
+        .await
     })
     .await
 }

@@ -1,7 +1,8 @@
 //! The `ingest` command: ingests local files into a knowledge base, without Kafka.
 //!
 //! The same content under the same name in the same knowledge base is the same file: ingesting it
-//! again has no effect.
+//! again has no effect while it is searchable. After a failure or a deletion it is ingested again:
+//! each call is a request of its own.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -129,25 +130,30 @@ async fn ingest_file(
             .objects
             .upload(&task.file.key, file, "application/octet-stream")
     };
-    common
-        .retry()
-        .run(Stage::Objects, &common.stop, upload)
-        .await?;
+    let retry = common.retry();
+    retry.run(Stage::Objects, &common.stop, upload).await?;
     let observer = |event| match event {
         Event::Opened(pages) => bar.inc_length(pages.into()),
         Event::Stored(pages) => bar.inc(pages.into()),
     };
     let topic = &common.settings.config.source.kafka.topic;
-    let origin = format!("{topic}/ingest/{}", task.file.file_id);
     let job = Job {
         task: &task,
-        request: common.request(origin, DateTime::now()),
+        request: common.request(origin(topic, &task.file.file_id), DateTime::now()),
         source: Source::Local(file),
     };
     let outcome = pipeline
         .ingest_document(&job, &common.stop, &observer)
         .await?;
     pipeline.settle(&outcome, &task, None, &common.stop).await?;
+    if matches!(outcome, Outcome::Stored(_) | Outcome::AlreadyStored) {
+        // Before the file was in the ledger, a worker may have cleaned up after its deletion.
+        let objects = &pipeline.stores.objects;
+        let exists = |_| objects.exists(&task.file.key);
+        if !retry.run(Stage::Objects, &common.stop, exists).await? {
+            retry.run(Stage::Objects, &common.stop, upload).await?;
+        }
+    }
     match outcome {
         Outcome::Stored(stored) => Ok(stored),
         Outcome::Rejected(_, rejection) => Err(rejection.into()),
@@ -161,6 +167,11 @@ async fn ingest_file(
             ))
         }
     }
+}
+
+/// Identifies one call of the command for one file. The topic identifies the pipeline.
+fn origin(topic: &str, file_id: &str) -> String {
+    format!("{topic}/ingest/{file_id}/{}", uuid::Uuid::new_v4())
 }
 
 /// The task that LAYRA would have sent for this file.
@@ -232,6 +243,13 @@ mod tests {
             first.file.file_id,
             describe(&file, "kb", "u").unwrap().file.file_id
         );
+    }
+
+    #[test]
+    fn each_call_is_a_request_of_its_own() {
+        let (first, second) = (origin("tasks", "f"), origin("tasks", "f"));
+        assert_ne!(first, second);
+        assert!(first.starts_with("tasks/ingest/f/"), "{first}");
     }
 
     #[test]

@@ -50,8 +50,8 @@ pub(crate) async fn search(
         ));
     }
     let question = embedder.embed_question(question).await?;
-    let rows = question.rows().map(<[f32]>::to_vec).collect();
-    let hits = vectors.candidates(&collection, rows, limits).await?;
+    let rows: Vec<Vec<f32>> = question.rows().map(<[f32]>::to_vec).collect();
+    let hits = vectors.candidates(&collection, &rows, limits).await?;
     let scored = score(&vectors, &collection, &question, hits).await?;
     answers(&documents, scored, top).await
 }

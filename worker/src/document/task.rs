@@ -4,7 +4,9 @@
 
 use serde_json::{Map, Value};
 
+use crate::document::ids;
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::stores::milvus::TEXT_LENGTH;
 
 /// Longest key of an S3 object, in bytes.
 const LONGEST_KEY: usize = 1024;
@@ -179,13 +181,11 @@ impl Task {
     /// Checks the limits of the stores for names.
     pub(crate) fn check(&self) -> Result<(), TaskError> {
         check_knowledge_base(&self.knowledge_base)?;
-        if self.file.key.len() > LONGEST_KEY {
-            return Err(TaskError::Invalid {
-                field: "file_meta.minio_filename",
-                problem: "is too long",
-            });
-        }
-        Ok(())
+        let file = &self.file;
+        check_key("file_meta.minio_filename", &file.key)?;
+        // The keys of page images contain the file's name.
+        let image = ids::image_key(&self.username, &file.name, &file.file_id, 0, "webp");
+        check_key("file_meta.original_filename", &image)
     }
 }
 
@@ -211,12 +211,30 @@ fn check_knowledge_base(id: &str) -> Result<(), TaskError> {
     })
 }
 
+/// Checks that S3 and its client can use a key exactly as it is.
+fn check_key(field: &'static str, key: &str) -> Result<(), TaskError> {
+    let is_exact = |segment: &str| !matches!(segment, "" | "." | "..");
+    let problem = if key.len() > LONGEST_KEY {
+        "is too long"
+    } else if !key.split('/').all(is_exact) {
+        "has a segment that is empty, `.` or `..`"
+    } else {
+        return Ok(());
+    };
+    Err(TaskError::Invalid { field, problem })
+}
+
 fn text(object: &Map<String, Value>, key: &str, field: &'static str) -> Result<String, TaskError> {
     match object.get(key) {
         None => Err(TaskError::Missing(field)),
         Some(Value::String(text)) if text.is_empty() => Err(TaskError::Invalid {
             field,
             problem: "is empty",
+        }),
+        // The limit of Milvus' columns, which hold the ids.
+        Some(Value::String(text)) if text.len() > TEXT_LENGTH as usize => Err(TaskError::Invalid {
+            field,
+            problem: "is too long",
         }),
         Some(Value::String(text)) if text.contains(char::is_control) => Err(TaskError::Invalid {
             field,
@@ -382,6 +400,36 @@ mod tests {
             message[field] = json!(value);
             let error = parsed(&message).unwrap_err().to_string();
             assert!(error.contains(field) && error.contains(words), "{error}");
+        }
+        let limit = TEXT_LENGTH as usize;
+        for (field, value, words) in [
+            ("file_id", "x".repeat(limit + 1), "long"),
+            ("minio_filename", "x".repeat(1025), "long"),
+            ("original_filename", "x".repeat(1000), "long"),
+            ("minio_filename", "/a.pdf".into(), "empty"),
+            ("minio_filename", "a.pdf/".into(), "empty"),
+            ("minio_filename", "a/../b.pdf".into(), "`..`"),
+            ("original_filename", "a//b.pdf".into(), "empty"),
+            ("original_filename", "x/./y.pdf".into(), "`.`"),
+        ] {
+            let mut message = layras();
+            message["file_meta"][field] = json!(value);
+            let error = parsed(&message).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_at_the_limits_are_accepted() {
+        for (field, value) in [
+            ("file_id", "x".repeat(TEXT_LENGTH as usize)),
+            ("minio_filename", "x".repeat(1024)),
+            ("minio_filename", "folder/a b.pdf".into()),
+            ("original_filename", "folder/...pdf".into()),
+        ] {
+            let mut message = layras();
+            message["file_meta"][field] = json!(value);
+            assert!(parsed(&message).is_ok(), "{field}");
         }
     }
 

@@ -83,11 +83,27 @@ impl Outbox {
                 // The origin headers identify the original.
                 let note = "omitted: with it the message would exceed Kafka's size limit";
                 let headers = add(headers, "payload", note);
-                self.send(topic, message.key(), None, headers).await
+                match self.send(topic, message.key(), None, headers).await {
+                    Err(error) if is_too_large(&error) => {
+                        let bare = without_content(message);
+                        let headers = failure_headers(&bare, origin, rejection, &time);
+                        let headers = add(headers, "payload", note);
+                        self.send(topic, None, None, headers).await
+                    }
+                    sent => sent,
+                }
             }
             sent => sent,
         }
         .map_err(|error| classify(topic, &error))
+        // Nothing is left to leave out, and the message must not be committed without it.
+        .map_err(|failure| match failure.class {
+            Class::Permanent => Failure {
+                class: Class::Transient,
+                ..failure
+            },
+            _ => failure,
+        })
     }
 
     /// Sends page ranges of a task to the pipeline's internal topic, evenly to all partitions, so
@@ -138,7 +154,7 @@ impl Outbox {
         let headers = message.headers().cloned().unwrap_or_default();
         self.send(topic, message.key(), message.payload(), headers)
             .await
-            .map_err(|error| classify(topic, &error))
+            .map_err(|error| classify_forward(topic, &error))
     }
 
     async fn send(
@@ -224,6 +240,20 @@ fn failure_headers(
     add(headers, "time", time)
 }
 
+/// The message without its key, headers and payload.
+fn without_content(message: &OwnedMessage) -> OwnedMessage {
+    let (topic, time) = (message.topic().to_owned(), message.timestamp());
+    OwnedMessage::new(
+        None,
+        None,
+        topic,
+        time,
+        message.partition(),
+        message.offset(),
+        None,
+    )
+}
+
 /// A failure header of a dead letter, for example `reason`.
 pub(crate) fn failure_header<'a>(letter: &'a OwnedMessage, name: &str) -> Option<&'a str> {
     letter
@@ -255,7 +285,29 @@ fn classify(topic: &str, error: &KafkaError) -> Failure {
             | RDKafkaErrorCode::Authentication
             | RDKafkaErrorCode::Fatal,
         ) => Failure::fatal(Stage::DeadLetter, Reason::KafkaForbidden, message),
+        // The limit is a setting of the topic: no server is in trouble.
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+            Failure::permanent(Stage::DeadLetter, Reason::MessageTooLarge, message)
+        }
         _ => Failure::transient(Stage::DeadLetter, Reason::KafkaUnavailable, message),
+    }
+}
+
+/// The topic for foreign messages belongs to others. It may be missing, or closed to the worker,
+/// while all topics of the pipeline are in order.
+fn classify_forward(topic: &str, error: &KafkaError) -> Failure {
+    let message = format!("topic {topic}: {error}");
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::InvalidTopic,
+        ) => Failure::refused(Stage::DeadLetter, Reason::TopicNotFound, message),
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            Failure::refused(Stage::DeadLetter, Reason::KafkaForbidden, message)
+        }
+        _ => classify(topic, error),
     }
 }
 
@@ -264,6 +316,7 @@ mod tests {
     use rdkafka::Timestamp;
 
     use super::*;
+    use crate::runtime::failure::Cause;
 
     fn message(headers: OwnedHeaders) -> OwnedMessage {
         let payload = Some(b"\xffraw".to_vec());
@@ -344,6 +397,24 @@ mod tests {
             "the old failure headers are replaced"
         );
         assert!(again.contains(&("layra-error-attempts".to_owned(), "2".to_owned())));
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_rejects_its_document_and_ends_no_worker() {
+        let error = |code| KafkaError::MessageProduction(code);
+        let too_large = classify("t", &error(RDKafkaErrorCode::MessageSizeTooLarge));
+        assert_eq!(too_large.class, Class::Permanent);
+        assert_eq!(too_large.reason, Reason::MessageTooLarge);
+        let missing = error(RDKafkaErrorCode::UnknownTopicOrPartition);
+        let closed = error(RDKafkaErrorCode::TopicAuthorizationFailed);
+        // The operator creates the pipeline's own topics.
+        assert_eq!(classify("t", &missing).cause, Cause::Server);
+        assert_eq!(classify("t", &closed).class, Class::Fatal);
+        for refused in [missing, closed] {
+            let failure = classify_forward("t", &refused);
+            assert_eq!(failure.class, Class::Transient, "{failure}");
+            assert_eq!(failure.cause, Cause::Request, "{failure}");
+        }
     }
 
     #[test]

@@ -133,10 +133,21 @@ impl Cache {
         let note = serde_json::to_vec(&local)
             .map_err(|error| Failure::fatal(Stage::Model, Reason::CacheUnwritable, error))?;
         let target = self.directory.join(&file.name);
-        // The note is written after the rename: only a file with a note is known to be complete.
+        // The note is written after the rename: only a file with a note is known to be complete. A
+        // power cut must not leave the note without the content, so each step is on the disk before
+        // the next one.
         let moved = async {
+            sync(&partial).await?;
             tokio::fs::rename(&partial, &target).await?;
-            tokio::fs::write(self.hidden(&file.name, "verified"), note).await?;
+            sync(&self.directory).await?;
+            let (written, verified) = (
+                self.hidden(&file.name, "verified.new"),
+                self.hidden(&file.name, "verified"),
+            );
+            tokio::fs::write(&written, note).await?;
+            sync(&written).await?;
+            tokio::fs::rename(&written, &verified).await?;
+            sync(&self.directory).await?;
             tokio::fs::remove_file(self.hidden(&file.name, "version")).await
         };
         moved.await.map_err(unwritable(&self.directory))?;
@@ -250,6 +261,16 @@ impl Cache {
 
     fn hidden(&self, name: &str, suffix: &str) -> PathBuf {
         self.directory.join(format!(".{name}.{suffix}"))
+    }
+}
+
+/// Waits until a file, or the entries of a directory, are on the disk. File systems that cannot do
+/// that for directories, for example over a network, order their operations themselves.
+async fn sync(path: &Path) -> std::io::Result<()> {
+    let file = tokio::fs::File::open(path).await?;
+    match file.sync_all().await {
+        Err(error) if file.metadata().await?.is_file() => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -407,6 +428,12 @@ mod tests {
         let path = directory.path().join("weights");
         assert_eq!(std::fs::read(&path).unwrap(), b"0123456789");
         assert_eq!(local.sha256, sha256_of(&path).unwrap());
+        let left: std::collections::BTreeSet<String> = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let expected = [".lock", ".weights.verified", "weights"].map(str::to_owned);
+        assert_eq!(left, expected.into(), "nothing else is left");
     }
 
     #[tokio::test]

@@ -92,7 +92,7 @@ impl Pipeline {
                     self.ingest_pages(job, &entry, range.first, cancel, &|_| {})
                         .await
                 } else if entry.state == State::Working {
-                    self.restart_split(job, range, cancel).await
+                    Box::pin(self.restart_split(job, range, cancel)).await
                 } else {
                     self.ingest_document(job, cancel, &|_| {}).await
                 }
@@ -327,9 +327,9 @@ impl Pipeline {
         }
         let timer = self.metrics.fetch_duration.start_timer();
         let key = &job.task.file.key;
-        let copy = self
-            .retry
-            .run(Stage::Fetch, cancel, |_| self.originals.get(key))
+        let copy = self.originals.place(key);
+        self.retry
+            .run(Stage::Fetch, cancel, |_| self.originals.fetch(key, &copy))
             .await?;
         timer.stop_and_record();
         Ok(LocalOriginal::Copy(copy))

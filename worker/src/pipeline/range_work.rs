@@ -13,6 +13,7 @@ use super::poison::{check_renderer_deaths, check_worker_deaths};
 use super::stages::Stages;
 use super::{Event, Observer, Outcome, Pipeline, Stored, render_failure};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::runtime::retry::Refusals;
 use crate::stores::ledger::{Claim, Entry, RangeEntry, State};
 
 /// A page range of an open document, and everything that the work on it needs.
@@ -257,6 +258,7 @@ impl Pipeline {
         let mut clean = range.turns <= 1;
         // Both count since a page was stored.
         let (mut attempts, mut renderers_killed) = (0, 0);
+        let mut refusals = Refusals::default();
         loop {
             let start = claim.first + range.stored;
             if !clean {
@@ -289,7 +291,7 @@ impl Pipeline {
                     range.rows = 0;
                     let message =
                         format!("Milvus holds {found} rows instead of {}", stored.vectors);
-                    Failure::transient(Stage::Milvus, Reason::RowsNotOnce, message)
+                    Failure::refused(Stage::Milvus, Reason::RowsNotOnce, message)
                 }
                 Err(failure) if failure.class == Class::Transient => {
                     let now = self.claimed_range(claim, cancel).await?;
@@ -305,7 +307,9 @@ impl Pipeline {
                 }
                 Err(failure) => return Err(failure),
             };
-            self.retry.pause(cancel, &failure, attempts).await?;
+            self.retry
+                .pause(cancel, &failure, attempts, &mut refusals)
+                .await?;
             attempts += 1;
             clean = false;
             document = self

@@ -18,7 +18,7 @@ use crate::kafka::outbox::Outbox;
 use crate::runtime::failure::{Failure, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
-use crate::stores::ledger::{Entry, Ledger, Rejection};
+use crate::stores::ledger::{Entry, Ledger, Rejection, State};
 use crate::stores::progress::Progress;
 
 /// A Kafka message that is being settled, and the clients that this needs.
@@ -51,6 +51,9 @@ enum Step<'a> {
     ShowFailure(&'a Rejection),
     /// Show users that the file is searchable.
     ShowSuccess,
+    /// Show users what the ledger holds, if the document is finished. A worker may have died after
+    /// it finished the document and before it showed that.
+    ShowRecorded,
 }
 
 /// The steps that an outcome requires, in order.
@@ -66,11 +69,10 @@ fn steps(outcome: &Outcome, is_range: bool) -> Vec<Step<'_>> {
             Step::RecordDeadLetter(entry),
             Step::ShowFailure(rejection),
         ],
-        Outcome::RangeStored
-        | Outcome::AlreadyStored
-        | Outcome::Deleted
-        | Outcome::Settled
-        | Outcome::Superseded => Vec::new(),
+        Outcome::RangeStored => Vec::new(),
+        Outcome::AlreadyStored | Outcome::Deleted | Outcome::Settled | Outcome::Superseded => {
+            vec![Step::ShowRecorded]
+        }
     }
 }
 
@@ -88,9 +90,33 @@ impl Pipeline {
         let is_range = incoming.is_some_and(|incoming| incoming.is_range);
         let settlement = self.settlement(cancel);
         for step in steps(outcome, is_range) {
-            settlement.carry_out(step, task, incoming.as_ref()).await?;
+            let carried_out = settlement.carry_out(step, task, incoming.as_ref()).await;
+            match (carried_out, outcome) {
+                (Ok(()), _) => {}
+                (Err(failure), Outcome::Split(entry, _)) if failure.rejects_document() => {
+                    let rejected = self.reject_split(entry, &failure, cancel).await?;
+                    return Box::pin(self.settle(&rejected, task, incoming, cancel)).await;
+                }
+                (Err(failure), _) => return Err(failure),
+            }
         }
         Ok(())
+    }
+
+    /// Rejects a document whose ranges cannot be sent, for example because they are too large. The
+    /// ledger must not expect them.
+    async fn reject_split(
+        &self,
+        entry: &Entry,
+        failure: &Failure,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        let ledger = &self.stores.ledger;
+        let failed = self.ledger(cancel, || ledger.record_split_failed(entry, failure));
+        match failed.await? {
+            Some(failed) => self.withdraw_rejected(Box::new(failed), cancel).await,
+            None => Ok(Outcome::Superseded),
+        }
     }
 
     /// Rejects a message without a ledger entry: it is not valid, or it failed for good before it
@@ -164,6 +190,9 @@ impl Settlement<'_> {
                 incoming.progress.succeeded(task).await;
                 Ok(())
             }
+            (Step::ShowRecorded, Some(incoming)) => {
+                self.show_recorded(task, incoming.progress).await
+            }
         }
     }
 
@@ -222,6 +251,22 @@ impl Settlement<'_> {
         Ok(())
     }
 
+    async fn show_recorded(&self, task: &Task, progress: &Progress) -> Result<(), Failure> {
+        let file_id = &task.file.file_id;
+        let find = |_| self.ledger.find(file_id);
+        let entry = self.retry.run(Stage::Mongodb, self.cancel, find).await?;
+        match entry.map(|entry| (entry.state, entry.failure)) {
+            Some((State::Done | State::Deleted, _)) => progress.succeeded(task).await,
+            Some((State::Failed, Some(rejection))) => {
+                let why = &rejection.message;
+                progress.failed(&task.task_id, file_id, why).await;
+            }
+            // Whoever finishes the document shows it.
+            Some((State::Working | State::Failed, _)) | None => {}
+        }
+        Ok(())
+    }
+
     async fn record_dead_letter(&self, entry: &Entry) -> Result<(), Failure> {
         let record = |_| {
             self.ledger
@@ -236,7 +281,7 @@ mod tests {
     use super::*;
     use crate::pipeline::Stored;
     use crate::runtime::failure::Reason;
-    use crate::stores::ledger::{State, an_entry};
+    use crate::stores::ledger::an_entry;
 
     fn rejection() -> Rejection {
         Rejection::from(&Failure::permanent(Stage::Render, Reason::Damaged, "x"))
@@ -275,10 +320,16 @@ mod tests {
         assert!(steps(&Outcome::RangeStored, true).is_empty());
         for outcome in [Outcome::AlreadyStored, Outcome::Deleted] {
             assert_eq!(steps(&outcome, false), [Step::ShowSuccess]);
-            assert!(steps(&outcome, true).is_empty());
+            assert_eq!(steps(&outcome, true), [Step::ShowRecorded]);
         }
+    }
+
+    #[test]
+    fn a_redelivery_shows_what_a_dead_worker_did_not() {
         for outcome in [Outcome::Settled, Outcome::Superseded] {
-            assert!(steps(&outcome, false).is_empty());
+            for is_range in [false, true] {
+                assert_eq!(steps(&outcome, is_range), [Step::ShowRecorded]);
+            }
         }
     }
 }

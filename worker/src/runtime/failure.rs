@@ -87,6 +87,16 @@ impl Class {
     }
 }
 
+/// What a transient failure is about. It decides whether retries may end: see
+/// [`Retry`](crate::runtime::retry::Retry).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The server is unavailable, slow, overloaded or not the leader. No document is to blame.
+    Server,
+    /// The server answers and refuses this request.
+    Request,
+}
+
 /// A failure of one step.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{stage}: {reason}: {message}")]
@@ -94,6 +104,8 @@ pub(crate) struct Failure {
     pub(crate) class: Class,
     pub(crate) stage: Stage,
     pub(crate) reason: Reason,
+    /// [`Cause::Request`] only for transient failures that another request would not have.
+    pub(crate) cause: Cause,
     /// The details for people, without any secret.
     pub(crate) message: String,
 }
@@ -102,6 +114,15 @@ impl Failure {
     /// A failure that retrying overcomes.
     pub(crate) fn transient(stage: Stage, reason: Reason, message: impl fmt::Display) -> Self {
         Self::new(Class::Transient, stage, reason, message)
+    }
+
+    /// A server answers and refuses this request. It is retried, because servers also refuse
+    /// requests while they start or are being changed, and becomes permanent if it repeats.
+    pub(crate) fn refused(stage: Stage, reason: Reason, message: impl fmt::Display) -> Self {
+        Self {
+            cause: Cause::Request,
+            ..Self::transient(stage, reason, message)
+        }
     }
 
     /// A failure that the document causes.
@@ -150,6 +171,7 @@ impl Failure {
             class,
             stage,
             reason,
+            cause: Cause::Server,
             message: message.to_string(),
         }
     }

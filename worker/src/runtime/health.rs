@@ -13,6 +13,10 @@ use crate::runtime::failure::{Failure, Stage};
 /// some seconds.
 const LONGEST_ITERATION: Duration = Duration::from_mins(2);
 
+/// A computation of the model that takes longer than this has hung, for example because its GPU does
+/// not answer any more. The largest batch of the largest model takes minutes on a few cores.
+const LONGEST_COMPUTATION: Duration = Duration::from_mins(30);
+
 /// The state of the worker.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
@@ -20,6 +24,15 @@ pub(crate) struct Health {
     consumer_running: AtomicBool,
     last_poll: Mutex<Option<Instant>>,
     retrying: Mutex<BTreeMap<Stage, Vec<Arc<Mutex<String>>>>>,
+    served: Mutex<BTreeMap<Stage, Instant>>,
+    computing: Mutex<Computations>,
+}
+
+/// The computations of the model that are under way.
+#[derive(Debug, Default)]
+struct Computations {
+    next: u64,
+    began: BTreeMap<u64, Instant>,
 }
 
 impl Health {
@@ -58,6 +71,18 @@ impl Health {
         }
     }
 
+    /// Records that the server of a stage has served a request.
+    pub(crate) fn served(&self, stage: Stage, now: Instant) {
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.insert(stage, now);
+    }
+
+    /// Whether the server of a stage has served any request after `then`.
+    pub(crate) fn has_served_since(&self, stage: Stage, then: Instant) -> bool {
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.get(&stage).is_some_and(|last| *last > then)
+    }
+
     /// Why the worker is not ready. Empty if it is ready.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -71,12 +96,31 @@ impl Health {
         problems
     }
 
-    /// Whether the poll loop is running. True before it starts.
-    pub(crate) fn is_alive(&self, now: Instant) -> bool {
-        self.last_poll
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none_or(|last| now.saturating_duration_since(last) <= LONGEST_ITERATION)
+    /// Records that the model computes something, until the guard is dropped.
+    #[must_use]
+    pub(crate) fn computing(self: &Arc<Self>, now: Instant) -> Computing {
+        let mut computations = lock(&self.computing);
+        let id = computations.next;
+        computations.next += 1;
+        computations.began.insert(id, now);
+        drop(computations);
+        Computing {
+            health: Arc::clone(self),
+            id,
+        }
+    }
+
+    /// What has hung, so that only a restart helps. A poll loop that has not started is fine.
+    pub(crate) fn stuck(&self, now: Instant) -> Option<&'static str> {
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let last_poll = *lock(&self.last_poll);
+        if last_poll.is_some_and(|last| since(last) > LONGEST_ITERATION) {
+            return Some("the poll loop is stuck");
+        }
+        let computing = lock(&self.computing);
+        let has_hung = |began: &Instant| since(*began) > LONGEST_COMPUTATION;
+        let has_hung = computing.began.values().any(has_hung);
+        has_hung.then_some("the model is stuck")
     }
 
     /// The stages that are retrying, with their latest failures.
@@ -92,6 +136,23 @@ impl Health {
                 Some(format!("stage {stage} is retrying: {reason}"))
             })
             .collect()
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The model computes something as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Computing {
+    health: Arc<Health>,
+    id: u64,
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        lock(&self.health.computing).began.remove(&self.id);
     }
 }
 
@@ -167,12 +228,26 @@ mod tests {
     fn a_stuck_poll_loop_is_not_alive() {
         let health = Health::default();
         let start = Instant::now();
-        assert!(
-            health.is_alive(start + 2 * LONGEST_ITERATION),
-            "not started yet"
-        );
+        let stuck_after = |duration| health.stuck(start + duration);
+        let second = Duration::from_secs(1);
+        assert_eq!(stuck_after(2 * LONGEST_ITERATION), None, "not started yet");
         health.polled(start);
-        assert!(health.is_alive(start + LONGEST_ITERATION));
-        assert!(!health.is_alive(start + LONGEST_ITERATION + Duration::from_secs(1)));
+        assert_eq!(stuck_after(LONGEST_ITERATION), None);
+        let stuck = stuck_after(LONGEST_ITERATION + second);
+        assert_eq!(stuck, Some("the poll loop is stuck"));
+    }
+
+    #[test]
+    fn a_model_that_never_returns_is_not_alive() {
+        let health = Arc::new(Health::default());
+        let start = Instant::now();
+        let hung = health.computing(start);
+        let (short, later) = (health.computing(start), start + LONGEST_COMPUTATION);
+        drop(short);
+        assert_eq!(health.stuck(later), None);
+        let later = later + Duration::from_secs(1);
+        assert_eq!(health.stuck(later), Some("the model is stuck"));
+        drop(hung);
+        assert_eq!(health.stuck(later), None);
     }
 }

@@ -9,3 +9,4 @@ pub(crate) mod retry;
 pub(crate) mod server;
 pub(crate) mod settings;
 pub(crate) mod telemetry;
+pub(crate) mod watched;

@@ -97,6 +97,8 @@ reasons! {
     ObjectStoreUnavailable,
     /// The object store refuses the credentials.
     ObjectStoreForbidden,
+    /// The object store answers, and refuses a request of this document.
+    ObjectStoreRefused,
     /// The settings of the object store are not valid.
     InvalidObjectStore,
     /// The bucket does not exist.
@@ -105,6 +107,8 @@ reasons! {
     MongodbUnavailable,
     /// MongoDB refuses the credentials or the operation.
     MongodbForbidden,
+    /// MongoDB answers, and refuses a request of this document.
+    MongodbRefused,
     /// The connection string of MongoDB is not valid.
     InvalidMongodbUri,
     /// A document is larger than MongoDB accepts.
@@ -119,22 +123,28 @@ reasons! {
     MilvusThrottled,
     /// Milvus refuses the token or the operation.
     MilvusForbidden,
+    /// Milvus answers, and refuses a request of this document.
+    MilvusRefused,
     /// The collection was dropped while the document was in progress.
     CollectionGone,
     /// The collection has vectors of another width than the model's.
     DimensionMismatch,
     /// Milvus' client refuses the vectors.
     InvalidVectors,
+    /// The model computed a vector with a value that is not a finite number.
+    VectorsNotFinite,
     /// Milvus does not hold every vector of a page range exactly once.
     RowsNotOnce,
-    /// Redis did not respond, or responded with an error.
-    RedisUnavailable,
     /// The connection string of Redis is not valid.
     InvalidRedisUri,
 
     // Kafka.
     /// Kafka did not respond, or responded with an error.
     KafkaUnavailable,
+    /// A message is larger than Kafka accepts.
+    MessageTooLarge,
+    /// The topic for foreign messages does not exist.
+    TopicNotFound,
     /// Kafka refuses writes to a topic.
     KafkaForbidden,
     /// Kafka refuses the consumer.

@@ -1,20 +1,75 @@
 //! Retries while a server is unavailable.
 //!
-//! There is no limit: a document is never rejected because of a server. The readiness, a metric and
-//! the log report each retry. Only transient failures are retried.
+//! There is no limit: a document is never rejected because of a server. But a server that answers,
+//! refuses one request again and again, and serves others, refuses the document: such a failure
+//! becomes permanent ([`Refusals`]). The readiness, a metric and the log report each retry. Only
+//! transient failures are retried.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::failure::{Class, Failure, Stage};
+use crate::runtime::failure::{Cause, Class, Failure, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
 
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
+
+/// A request that is refused fewer times than this is always repeated. With the pauses below, ten
+/// refusals at once take a minute or more; a request that is refused slowly gets as many chances.
+const REFUSALS_ALLOWED: u32 = 10;
+/// How long a request is repeated that a server refuses while it serves others. Restarts, elections
+/// and rolling upgrades are over by then, and the partition is not held up for much longer.
+const REFUSED_FOR: Duration = Duration::from_mins(5);
+/// The same if nothing else was served since, so that nothing shows that the request is to blame. A
+/// misconfigured server is usually noticed by then. Without this limit a single document would hold
+/// up its partition forever.
+const REFUSED_ALONE_FOR: Duration = Duration::from_hours(1);
+
+/// The refusals of one request in a row. This is the only place that decides when a document is to
+/// blame for them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Refusals {
+    count: u32,
+    first: Option<Instant>,
+}
+
+impl Refusals {
+    /// Counts a failure. Returns the permanent failure that it becomes, if it has repeated for long
+    /// enough. `served_since` says whether the server has served another request since a time.
+    fn record(
+        &mut self,
+        failure: &Failure,
+        now: Instant,
+        served_since: impl FnOnce(Instant) -> bool,
+    ) -> Option<Failure> {
+        if failure.cause == Cause::Server {
+            // The server is in trouble: earlier refusals may be part of it.
+            *self = Self::default();
+            return None;
+        }
+        self.count = self.count.saturating_add(1);
+        let first = *self.first.get_or_insert(now);
+        let lasted = now.saturating_duration_since(first);
+        let longest = if served_since(first) {
+            REFUSED_FOR
+        } else {
+            REFUSED_ALONE_FOR
+        };
+        if self.count < REFUSALS_ALLOWED || lasted < longest {
+            return None;
+        }
+        let (count, minutes) = (self.count, lasted.as_secs() / 60);
+        let message = format!(
+            "refused {count} times within {minutes} minutes: {}",
+            failure.message
+        );
+        Some(Failure::permanent(failure.stage, failure.reason, message))
+    }
+}
 
 /// Retries operations with exponential backoff.
 #[derive(Clone, Debug)]
@@ -54,11 +109,20 @@ impl Retry {
         Attempt: Future<Output = Result<T, Failure>>,
     {
         let mut retrying = None;
+        let mut refusals = Refusals::default();
         for attempts in 0_u32.. {
             let failure = match operation(attempts).await {
                 Err(failure) if failure.class == Class::Transient => failure,
-                finished => return finished,
+                Ok(value) => {
+                    self.health.served(stage, Instant::now());
+                    return Ok(value);
+                }
+                Err(failure) => return Err(failure),
             };
+            let served = |then| self.health.has_served_since(failure.stage, then);
+            if let Some(refused) = refusals.record(&failure, Instant::now(), served) {
+                return Err(refused);
+            }
             let guard = retrying.get_or_insert_with(|| self.health.retrying(stage));
             guard.record(&failure);
             self.wait(stage, cancel, &failure, attempts).await?;
@@ -67,13 +131,18 @@ impl Retry {
     }
 
     /// Waits after a failure with `attempts` before it, for callers that retry without
-    /// [`run`](Self::run).
+    /// [`run`](Self::run). Fails if the failure has become permanent.
     pub(crate) async fn pause(
         &self,
         cancel: &CancellationToken,
         failure: &Failure,
         attempts: u32,
+        refusals: &mut Refusals,
     ) -> Result<(), Failure> {
+        let served = |then| self.health.has_served_since(failure.stage, then);
+        if let Some(refused) = refusals.record(failure, Instant::now(), served) {
+            return Err(refused);
+        }
         let retrying = self.health.retrying(failure.stage);
         retrying.record(failure);
         self.wait(failure.stage, cancel, failure, attempts).await
@@ -167,6 +236,65 @@ mod tests {
         assert!(retry.health.retries().is_empty(), "the server is back");
     }
 
+    /// Repeats a failure every 30 s. Returns after how many seconds it becomes permanent.
+    fn ends_after(failure: &Failure, serves_others: bool) -> Option<u64> {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        (0..=2 * 60 * 60).step_by(30).find(|seconds| {
+            let now = start + Duration::from_secs(*seconds);
+            let ended = refusals.record(failure, now, |_| serves_others);
+            ended.is_some_and(|ended| {
+                assert_eq!(ended.class, Class::Permanent);
+                assert_eq!(ended.reason, failure.reason);
+                assert!(ended.message.ends_with(": key too long"), "{ended}");
+                true
+            })
+        })
+    }
+
+    #[test]
+    fn only_a_request_that_is_refused_while_others_are_served_ends_soon() {
+        let refused = Failure::refused(Stage::Objects, Reason::ObjectStoreRefused, "key too long");
+        assert_eq!(ends_after(&refused, true), Some(REFUSED_FOR.as_secs()));
+        assert_eq!(
+            ends_after(&refused, false),
+            Some(REFUSED_ALONE_FOR.as_secs())
+        );
+        let away = Failure::transient(Stage::Objects, Reason::ObjectStoreUnavailable, "refused");
+        assert_eq!(ends_after(&away, true), None);
+    }
+
+    #[test]
+    fn refusals_count_from_the_start_after_an_outage() {
+        let refused = Failure::refused(Stage::Milvus, Reason::MilvusRefused, "1100");
+        let away = Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, "no connection");
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        let later = |minutes| start + Duration::from_mins(minutes);
+        for _ in 0..2 * REFUSALS_ALLOWED {
+            assert_eq!(refusals.record(&refused, start, |_| true), None, "too soon");
+        }
+        assert_eq!(refusals.record(&away, later(6), |_| true), None);
+        assert_eq!(refusals.record(&refused, later(7), |_| true), None);
+        for _ in 2..REFUSALS_ALLOWED {
+            assert_eq!(refusals.record(&refused, later(30), |_| true), None, "few");
+        }
+        assert!(refusals.record(&refused, later(30), |_| true).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_success_shows_that_the_server_serves_others() {
+        let retry = without_delay();
+        let before = Instant::now();
+        let served = |stage| retry.health.has_served_since(stage, before);
+        assert!(!served(Stage::Milvus));
+        let cancel = CancellationToken::new();
+        let answer = retry.run(Stage::Milvus, &cancel, |_| async { Ok(()) });
+        answer.await.unwrap();
+        assert!(served(Stage::Milvus) && !served(Stage::Objects));
+        assert!(!retry.health.has_served_since(Stage::Milvus, Instant::now()));
+    }
+
     #[tokio::test]
     async fn a_permanent_failure_is_not_retried() {
         let calls = AtomicU32::new(0);
@@ -188,7 +316,8 @@ mod tests {
         };
         let failure = Failure::transient(Stage::Render, Reason::RendererKilled, "killed");
         let cancel = CancellationToken::new();
-        let pause = slow.pause(&cancel, &failure, 0);
+        let mut refusals = Refusals::default();
+        let pause = slow.pause(&cancel, &failure, 0, &mut refusals);
         let observe = async {
             tokio::task::yield_now().await;
             let retries = slow.health.retries();

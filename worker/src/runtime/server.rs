@@ -50,11 +50,10 @@ async fn counts(State(shared): State<Shared>) -> Json<WorkerCounts> {
     Json(shared.metrics.counts())
 }
 
-async fn healthz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if shared.health.is_alive(Instant::now()) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the poll loop is stuck\n")
+async fn healthz(State(shared): State<Shared>) -> (StatusCode, String) {
+    match shared.health.stuck(Instant::now()) {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),
     }
 }
 

@@ -24,8 +24,8 @@ pub(crate) use read::{Hit, SearchLimits};
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_mins(1);
 /// Name of the vector index, as LAYRA names it.
 const INDEX_NAME: &str = "vector_index";
-/// Longest value of LAYRA's text columns.
-const TEXT_LENGTH: u32 = 65_535;
+/// Longest value of LAYRA's text columns, in bytes.
+pub(crate) const TEXT_LENGTH: u32 = 65_535;
 /// Bytes of vectors per insert. The server accepts 64 MiB by default.
 const INSERT_BYTES: usize = 4 << 20;
 
@@ -128,6 +128,7 @@ impl Vectors {
         file_id: &str,
         pages: &[PageVectors],
     ) -> Result<u64, Failure> {
+        check_finite(pages)?;
         let row_bytes = self.dimensions * size_of::<f32>() + file_id.len() + 64;
         let rows_at_once = (INSERT_BYTES / row_bytes).max(1);
         let rows: Vec<(&PageVectors, &Vec<f32>)> = pages
@@ -321,6 +322,24 @@ impl Vectors {
     }
 }
 
+/// Milvus would refuse such vectors, with all others of the request.
+fn check_finite(pages: &[PageVectors]) -> Result<(), Failure> {
+    let is_finite =
+        |page: &&PageVectors| page.vectors.iter().flatten().all(|value| value.is_finite());
+    let Some(page) = pages.iter().find(|page| !is_finite(page)) else {
+        return Ok(());
+    };
+    let message = format!(
+        "the model computed a value for page {} that is not a finite number",
+        page.page + 1
+    );
+    Err(Failure::permanent(
+        Stage::Milvus,
+        Reason::VectorsNotFinite,
+        message,
+    ))
+}
+
 fn metric(metric: MetricType) -> sdk::MetricType {
     match metric {
         MetricType::Ip => sdk::MetricType::Ip,
@@ -355,11 +374,25 @@ mod code {
         error.code() == 700 || error.legacy_code() == 25
     }
 
+    /// The rate, or the quota of memory or disk space.
     pub(super) fn is_throttled(error: &ServerError) -> bool {
-        error.code() == 8 || error.legacy_code() == 49
+        throttled(error.code(), error.legacy_code())
     }
 
-    pub(super) fn is_refused(error: &ServerError) -> bool {
+    pub(super) fn throttled(code: i32, legacy: i32) -> bool {
+        matches!(code, 8 | 9) || matches!(legacy, 49 | 53 | 54)
+    }
+
+    /// A parameter that is invalid, missing or too large; a field that does not exist.
+    pub(super) fn is_invalid_request(error: &ServerError) -> bool {
+        invalid_request(error.code(), error.legacy_code())
+    }
+
+    pub(super) fn invalid_request(code: i32, legacy: i32) -> bool {
+        matches!(code, 1100..=1102 | 1700 | 1701) || matches!(legacy, 5 | 7)
+    }
+
+    pub(super) fn is_forbidden(error: &ServerError) -> bool {
         matches!(error.code(), 1400..=1403) || error.legacy_code() == 3
     }
 }
@@ -380,11 +413,18 @@ fn classify(error: &sdk::Error) -> Failure {
                 "the collection of the knowledge base was dropped while the document was processed";
             Failure::permanent(Stage::Milvus, Reason::CollectionGone, message)
         }
-        sdk::Error::Server(server) if code::is_refused(server) => {
+        sdk::Error::Server(server) if code::is_forbidden(server) => {
             Failure::fatal(Stage::Milvus, Reason::MilvusForbidden, error)
         }
         sdk::Error::Server(server) if code::is_throttled(server) => {
             Failure::transient(Stage::Milvus, Reason::MilvusThrottled, error)
+        }
+        sdk::Error::Server(server) if code::is_invalid_request(server) => {
+            Failure::refused(Stage::Milvus, Reason::MilvusRefused, error)
+        }
+        // 3 is INVALID_ARGUMENT.
+        sdk::Error::Grpc(status) if status.code() as i32 == 3 => {
+            Failure::refused(Stage::Milvus, Reason::MilvusRefused, status.message())
         }
         // 7 is PERMISSION_DENIED, 16 UNAUTHENTICATED.
         sdk::Error::Grpc(status) if matches!(status.code() as i32, 7 | 16) => {
@@ -400,6 +440,36 @@ fn classify(error: &sdk::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vector_that_is_not_finite_is_refused_before_it_is_sent() {
+        let page = |page, value| PageVectors {
+            image_id: "i".into(),
+            page,
+            vectors: vec![vec![0.0, 1.0], vec![0.5, value]],
+        };
+        assert_eq!(check_finite(&[page(0, 0.25), page(1, -1.0)]), Ok(()));
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let failure = check_finite(&[page(0, 0.25), page(6, value)]).unwrap_err();
+            assert_eq!(failure.reason, Reason::VectorsNotFinite);
+            assert!(failure.rejects_document());
+            assert!(failure.message.contains("page 7"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn quotas_are_throttling_and_invalid_parameters_are_refusals() {
+        for code in [8, 9] {
+            assert!(code::throttled(code, 1) && !code::invalid_request(code, 1));
+        }
+        assert!(code::throttled(0, 49));
+        for code in [1100, 1101, 1102] {
+            assert!(code::invalid_request(code, 1) && !code::throttled(code, 1));
+        }
+        for code in [1, 2, 5, 100, 101, 106, 500, 600, 1200] {
+            assert!(!code::invalid_request(code, 1), "the server's: {code}");
+        }
+    }
 
     #[test]
     fn quotes_in_names_are_escaped() {

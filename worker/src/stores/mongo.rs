@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
-use mongodb::options::{ClientOptions, IndexOptions};
+use mongodb::options::{ClientOptions, IndexOptions, ReadConcern, ReadPreference, WriteConcern};
 use mongodb::{Client, Collection, Database, IndexModel};
 
 use crate::document::task::Task;
@@ -55,23 +55,7 @@ pub(crate) struct StoredFile {
 impl Documents {
     /// Creates a client, which connects in the background.
     pub(crate) async fn new(uri: &Secret, database: &str) -> Result<Self, Failure> {
-        let mut options = ClientOptions::parse(uri.reveal()).await.map_err(|error| {
-            // The driver's message may contain parts of the connection string.
-            let kind = match *error.kind {
-                ErrorKind::DnsResolve { .. } => "its host name cannot be resolved",
-                _ => "it is not a valid connection string",
-            };
-            Failure::fatal(
-                Stage::Mongodb,
-                Reason::InvalidMongodbUri,
-                format!("mongodb/uri: {kind}"),
-            )
-        })?;
-        options
-            .app_name
-            .get_or_insert_with(|| "layra-worker".to_owned());
-        options.server_selection_timeout = Some(Duration::from_secs(5));
-        options.connect_timeout = Some(Duration::from_secs(5));
+        let options = client_options(uri).await?;
         let client = Client::with_options(options)?;
         let database = client.database(database);
         Ok(Self {
@@ -240,7 +224,11 @@ impl Documents {
                 }
             })
             .collect();
-        let command = doc! { "update": self.files.name(), "updates": updates, "ordered": true };
+        // A command as text does not inherit the client's write concern.
+        let command = doc! {
+            "update": self.files.name(), "updates": updates, "ordered": true,
+            "writeConcern": { "w": "majority" },
+        };
         let reply = ask(self.database.run_command(command)).await?;
         if let Ok(errors) = reply.get_array("writeErrors")
             && let Some(error) = errors.first().and_then(Bson::as_document)
@@ -319,6 +307,33 @@ impl Documents {
     }
 }
 
+/// The settings of the client. What it writes and reads survives an election, whatever the
+/// connection string says: an offset is committed once the ledger has the document's end.
+async fn client_options(uri: &Secret) -> Result<ClientOptions, Failure> {
+    let mut options = ClientOptions::parse(uri.reveal()).await.map_err(|error| {
+        // The driver's message may contain parts of the connection string.
+        let kind = match *error.kind {
+            ErrorKind::DnsResolve { .. } => "its host name cannot be resolved",
+            _ => "it is not a valid connection string",
+        };
+        Failure::fatal(
+            Stage::Mongodb,
+            Reason::InvalidMongodbUri,
+            format!("mongodb/uri: {kind}"),
+        )
+    })?;
+    options
+        .app_name
+        .get_or_insert_with(|| "layra-worker".to_owned());
+    options.server_selection_timeout = Some(Duration::from_secs(5));
+    options.connect_timeout = Some(Duration::from_secs(5));
+    options.write_concern = Some(WriteConcern::majority());
+    options.read_concern = Some(ReadConcern::majority());
+    // A secondary may not have the latest claim yet.
+    options.selection_criteria = Some(ReadPreference::Primary.into());
+    Ok(options)
+}
+
 impl From<&Document> for StoredFile {
     fn from(file: &Document) -> Self {
         let images = file.get_array("images");
@@ -375,8 +390,8 @@ impl From<mongodb::error::Error> for Failure {
     }
 }
 
-/// Finds the class and the reason of a driver's error. An error that neither the document nor the
-/// configuration causes counts as the server's.
+/// Finds the class, the reason and the cause of a driver's error. Without an answer it is the
+/// server's.
 fn classify(error: &mongodb::error::Error) -> Failure {
     match &*error.kind {
         ErrorKind::Authentication { .. } => Failure::fatal(
@@ -389,6 +404,11 @@ fn classify(error: &mongodb::error::Error) -> Failure {
         }
         ErrorKind::BsonSerialization(_) => {
             Failure::permanent(Stage::Mongodb, Reason::DocumentNotStorable, error)
+        }
+        _ if error.contains_label("RetryableWriteError")
+            || error.contains_label("TransientTransactionError") =>
+        {
+            Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, error)
         }
         ErrorKind::Command(command) => by_code(command.code, &command.message),
         ErrorKind::Write(WriteFailure::WriteError(write)) => by_code(write.code, &write.message),
@@ -405,14 +425,38 @@ fn by_code(code: i32, message: &str) -> Failure {
         10334 | 17419 | 17420 => {
             Failure::permanent(Stage::Mongodb, Reason::DocumentTooLarge, message)
         }
-        _ => Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, message),
+        code if is_server_state(code) => {
+            Failure::transient(Stage::Mongodb, Reason::MongodbUnavailable, message)
+        }
+        _ => {
+            let message = format!("{message} (code {code})");
+            Failure::refused(Stage::Mongodb, Reason::MongodbRefused, message)
+        }
     }
+}
+
+/// Whether an error code is about the server's own state: it starts, stops, elects a primary, is
+/// overloaded or has lost a connection. 0: there is no code. From the list of MongoDB's error codes.
+fn is_server_state(code: i32) -> bool {
+    matches!(
+        code,
+        // InternalError, HostUnreachable, HostNotFound, UnknownError, LockTimeout, OverflowDisk
+        0 | 1 | 6 | 7 | 8 | 24 | 39
+        // CursorNotFound, LockBusy, MaxTimeMSExpired, stale routing, WriteConcernFailed
+        | 43 | 46 | 50 | 63 | 64 | 70 | 71
+        // NetworkTimeout, ShutdownInProgress, OperationFailed, CannotSatisfyWriteConcern
+        | 89 | 91 | 96 | 100
+        // WriteConflict, read preference, read concern, primary stepped down, network limit
+        | 112 | 133 | 134 | 189 | 202 | 237 | 246 | 262 | 290 | 384 | 462
+        // Socket, legacy not primary, interrupted at shutdown or by elections
+        | 9001 | 10058 | 10107 | 11600 | 11601 | 11602 | 13388 | 13435 | 13436 | 14031
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::failure::Class;
+    use crate::runtime::failure::{Cause, Class};
 
     #[test]
     fn ids_that_share_a_collection_are_found() {
@@ -421,17 +465,40 @@ mod tests {
     }
 
     #[test]
-    fn unknown_error_codes_are_transient() {
-        for (code, class) in [
-            (13, Class::Fatal),
-            (18, Class::Fatal),
-            (17419, Class::Permanent),
-            (11000, Class::Transient),
-            (189, Class::Transient),
-            (0, Class::Transient),
+    fn an_error_code_is_about_the_server_or_about_the_request() {
+        for (code, class, cause) in [
+            (13, Class::Fatal, Cause::Server),
+            (18, Class::Fatal, Cause::Server),
+            (17419, Class::Permanent, Cause::Server),
+            // The primary steps down; the server shuts down; no code.
+            (189, Class::Transient, Cause::Server),
+            (11600, Class::Transient, Cause::Server),
+            (0, Class::Transient, Cause::Server),
+            // BadValue, a validator of the collection, and a code of the future.
+            (2, Class::Transient, Cause::Request),
+            (121, Class::Transient, Cause::Request),
+            (99_999, Class::Transient, Cause::Request),
         ] {
-            assert_eq!(by_code(code, "x").class, class, "{code}");
+            let failure = by_code(code, "x");
+            assert_eq!((failure.class, failure.cause), (class, cause), "{code}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_election_takes_nothing_back_whatever_the_connection_string_says() {
+        let uri = "mongodb://host/?w=1&journal=false&readConcernLevel=local\
+                   &readPreference=secondaryPreferred";
+        let options = client_options(&Secret::new(uri)).await.unwrap();
+        assert_eq!(options.write_concern, Some(WriteConcern::majority()));
+        assert_eq!(options.read_concern, Some(ReadConcern::majority()));
+        let primary = ReadPreference::Primary.into();
+        assert_eq!(options.selection_criteria, Some(primary));
+        let client = Client::with_options(options).unwrap();
+        let ledger = client
+            .database("d")
+            .collection::<Document>("ingestion_ledger");
+        assert_eq!(ledger.write_concern(), Some(&WriteConcern::majority()));
+        assert_eq!(ledger.read_concern(), Some(&ReadConcern::majority()));
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The object store: downloads originals and uploads page images, addressed by bucket and key only.
 //!
-//! It never follows a URL.
+//! It never follows a URL. A key is used exactly as it is, or refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use object_store::{
     Attribute, Attributes, ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutOptions, PutPayload, RetryConfig, WriteMultipart,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
-use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Secrets;
 use crate::stores::presign::Presigner;
 
@@ -26,10 +26,19 @@ const CONCURRENCY: usize = 8;
 /// Objects up to this size are written in one request.
 const SINGLE_PUT_BYTES: u64 = 16 << 20;
 
+/// Longest request, its body included. Bodies are at most [`SINGLE_PUT_BYTES`] long.
+const LONGEST_REQUEST: Duration = Duration::from_mins(5);
+/// The server has stopped answering without closing the connection.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+/// A prefix below which nothing is. Listing it shows whether the bucket answers.
+const CHECKED_PREFIX: &str = "layra-worker-check";
+
 /// A client of the object store, for one bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Objects {
     client: Arc<AmazonS3>,
+    /// A download may take as long as the server sends something.
+    downloads: Arc<AmazonS3>,
     bucket: String,
     presigner: Presigner,
 }
@@ -46,61 +55,91 @@ impl Objects {
         secrets: &Secrets,
         bucket: &str,
     ) -> Result<Self, Failure> {
-        let mut builder = AmazonS3Builder::new()
-            .with_bucket_name(bucket)
-            .with_region(&spec.region)
-            .with_access_key_id(secrets.access_key.reveal())
-            .with_secret_access_key(secrets.secret_key.reveal())
-            .with_allow_http(true)
-            .with_client_options(
-                ClientOptions::new()
-                    .with_allow_http(true)
-                    .with_connect_timeout(Duration::from_secs(5))
-                    // The server has stopped answering without closing the connection.
-                    .with_read_timeout(Duration::from_secs(30))
-                    .with_timeout(Duration::from_mins(5)),
-            )
-            // `Retry` retries, and reports it.
-            .with_retry(RetryConfig {
-                max_retries: 1,
-                ..RetryConfig::default()
-            });
-        if let Some(endpoint) = &spec.endpoint {
-            builder = builder.with_endpoint(endpoint);
-        }
-        let client = builder
-            .build()
-            .map_err(|error| Failure::fatal(Stage::Objects, Reason::InvalidObjectStore, error))?;
         Ok(Self {
-            client: Arc::new(client),
+            client: client(spec, secrets, bucket, Some(LONGEST_REQUEST))?,
+            downloads: client(spec, secrets, bucket, None)?,
             bucket: bucket.to_owned(),
             presigner: Presigner::new(spec, secrets, bucket),
         })
     }
 
-    /// Fails if the bucket does not respond.
+    /// Fails if the bucket does not respond. Only here, when the worker starts, is a missing bucket
+    /// or a refused key fatal: later, others may be at work.
     pub(crate) async fn check(&self) -> Result<(), Failure> {
-        self.client
-            .list_with_delimiter(Some(&Path::from("layra-worker-check")))
-            .await
-            .map_err(|error| self.failure(Stage::Objects, &error))?;
+        let answer = self.list_nothing().await;
+        answer.map_err(|error| match self.classify(Stage::Objects, &error) {
+            failure if is_setting(failure.reason) => Failure {
+                class: Class::Fatal,
+                ..failure
+            },
+            failure => failure,
+        })
+    }
+
+    async fn list_nothing(&self) -> object_store::Result<()> {
+        let nothing = Path::from(CHECKED_PREFIX);
+        self.client.list_with_delimiter(Some(&nothing)).await?;
         Ok(())
     }
 
-    /// Downloads an object of at most `limit_bytes` into a local file. Returns its size.
+    /// Downloads an object of at most `limit_bytes` into a local file. Returns its size. After a
+    /// failure, a call with the same `partial` continues where this one ended.
     pub(crate) async fn download(
         &self,
         stage: Stage,
         key: &str,
         limit_bytes: u64,
         to: &std::path::Path,
+        partial: &mut Partial,
+    ) -> Result<u64, Failure> {
+        loop {
+            let before = partial.bytes;
+            let failure = match self
+                .continue_download(stage, key, limit_bytes, to, partial)
+                .await
+            {
+                Err(failure) if failure.class == Class::Transient => failure,
+                finished => return finished,
+            };
+            if partial.bytes <= before {
+                return Err(failure);
+            }
+            let (bytes, error) = (partial.bytes, &failure.message);
+            tracing::info!(key, bytes, error, "download interrupted, continuing");
+        }
+    }
+
+    async fn continue_download(
+        &self,
+        stage: Stage,
+        key: &str,
+        limit_bytes: u64,
+        to: &std::path::Path,
+        partial: &mut Partial,
     ) -> Result<u64, Failure> {
         let path = parse_key(stage, key)?;
-        let object = self
-            .client
-            .get(&path)
-            .await
-            .map_err(|error| self.failure(stage, &error))?;
+        let from = partial.bytes;
+        let options = GetOptions {
+            range: (from > 0).then_some(GetRange::Offset(from)),
+            if_match: partial.version.clone().filter(|_| from > 0),
+            ..GetOptions::default()
+        };
+        let changed = || {
+            let message = format!("object {key} changed during the download");
+            Failure::transient(stage, Reason::ObjectStoreUnavailable, message)
+        };
+        let object = match self.downloads.get_opts(&path, options).await {
+            Ok(object) => object,
+            Err(object_store::Error::Precondition { .. }) => {
+                *partial = Partial::default();
+                return Err(changed());
+            }
+            Err(error) => return Err(self.failure(stage, &error).await),
+        };
+        if from > 0 && object.meta.e_tag != partial.version {
+            *partial = Partial::default();
+            return Err(changed());
+        }
         let size = object.meta.size;
         if size > limit_bytes {
             let message =
@@ -111,16 +150,33 @@ impl Objects {
             let message = format!("{}: {error}", to.display());
             Failure::transient(stage, Reason::CacheUnwritable, message)
         };
-        let mut file = tokio::fs::File::create(to).await.map_err(unwritable)?;
+        let mut file = open_at(to, from).await.map_err(unwritable)?;
+        // Without a version nobody could tell that the rest belongs to the same object.
+        partial.version.clone_from(&object.meta.e_tag);
+        let can_continue = partial.version.is_some();
+        let mut received = from;
         let mut body = object.into_stream();
-        while let Some(chunk) = body
-            .try_next()
-            .await
-            .map_err(|error| self.failure(stage, &error))?
-        {
-            file.write_all(&chunk).await.map_err(unwritable)?;
-        }
+        let ended = loop {
+            match body.try_next().await {
+                Ok(Some(chunk)) => {
+                    file.write_all(&chunk).await.map_err(unwritable)?;
+                    received += u64::try_from(chunk.len()).unwrap_or(0);
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(self.classify(stage, &error)),
+            }
+        };
         file.flush().await.map_err(unwritable)?;
+        partial.bytes = if can_continue { received } else { 0 };
+        ended?;
+        if received != size {
+            let message = format!("object {key}: received {received} of {size} bytes");
+            return Err(Failure::transient(
+                stage,
+                Reason::ObjectStoreUnavailable,
+                message,
+            ));
+        }
         Ok(size)
     }
 
@@ -139,17 +195,26 @@ impl Objects {
             if_match: version.map(ToOwned::to_owned),
             ..GetOptions::default()
         };
-        let object = self
-            .client
-            .get_opts(&path, options)
-            .await
-            .map_err(|error| self.failure(stage, &error))?;
+        let object = match self.downloads.get_opts(&path, options).await {
+            Ok(object) => object,
+            Err(error) => return Err(self.failure(stage, &error).await),
+        };
         let (first, size) = (object.range.start, object.meta.size);
         let store = self.clone();
         let body = object
             .into_stream()
-            .map_err(move |error| store.failure(stage, &error));
+            .map_err(move |error| store.classify(stage, &error));
         Ok((first, size, body.boxed()))
+    }
+
+    /// Whether there is an object of this key.
+    pub(crate) async fn exists(&self, key: &str) -> Result<bool, Failure> {
+        let path = parse_key(Stage::Objects, key)?;
+        match self.client.head(&path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.failure(Stage::Objects, &error).await),
+        }
     }
 
     /// Writes objects concurrently. Existing objects are replaced.
@@ -173,15 +238,14 @@ impl Objects {
         content_type: &'static str,
     ) -> Result<(), Failure> {
         let path = parse_key(Stage::Objects, key)?;
-        self.client
-            .put_opts(
-                &path,
-                PutPayload::from_bytes(bytes),
-                put_options(content_type),
-            )
-            .await
-            .map_err(|error| self.failure(Stage::Objects, &error))?;
-        Ok(())
+        let payload = PutPayload::from_bytes(bytes);
+        let put = self
+            .client
+            .put_opts(&path, payload, put_options(content_type));
+        match put.await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failure(Stage::Objects, &error).await),
+        }
     }
 
     /// Uploads a local file, in parts if it is large.
@@ -204,7 +268,7 @@ impl Objects {
             return self.put(key, bytes.into(), content_type).await;
         }
         let path = parse_key(Stage::Objects, key)?;
-        let failure = |error: object_store::Error| self.failure(Stage::Objects, &error);
+        let failure = |error: object_store::Error| self.classify(Stage::Objects, &error);
         let upload = self
             .client
             .put_multipart_opts(&path, put_options(content_type).attributes.into())
@@ -232,19 +296,24 @@ impl Objects {
         Ok(())
     }
 
-    /// Deletes objects. Keys without an object are ignored.
+    /// Deletes objects. Keys without an object are ignored, also those that no object can have.
     pub(crate) async fn delete_all(&self, keys: Vec<String>) -> Result<(), Failure> {
         futures::stream::iter(keys)
-            .map(|key| async move {
-                let path = parse_key(Stage::Objects, &key)?;
-                match self.client.delete(&path).await {
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                    Err(error) => Err(self.failure(Stage::Objects, &error)),
-                }
-            })
+            .map(|key| async move { self.delete(&key).await })
             .buffer_unordered(CONCURRENCY)
             .try_collect()
             .await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), Failure> {
+        let Ok(path) = parse_key(Stage::Objects, key) else {
+            return Ok(());
+        };
+        match self.client.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) if answer(&error).is_some_and(|answer| answer.is_impossible_key()) => Ok(()),
+            Err(error) => Err(self.failure(Stage::Objects, &error).await),
+        }
     }
 
     /// Lists the objects directly below a prefix.
@@ -253,12 +322,12 @@ impl Objects {
         stage: Stage,
         prefix: &str,
     ) -> Result<Vec<ObjectMeta>, Failure> {
-        let listing = self
-            .client
-            .list_with_delimiter(Some(&parse_key(stage, prefix)?))
-            .await
-            .map_err(|error| self.failure(stage, &error))?;
-        Ok(listing.objects)
+        let prefix = Path::parse(prefix)
+            .map_err(|error| Failure::permanent(stage, Reason::InvalidTask, error))?;
+        match self.client.list_with_delimiter(Some(&prefix)).await {
+            Ok(listing) => Ok(listing.objects),
+            Err(error) => Err(self.failure(stage, &error).await),
+        }
     }
 
     /// A link to an object, for browsers.
@@ -266,33 +335,205 @@ impl Objects {
         self.presigner.link(key, jiff::Timestamp::now())
     }
 
-    fn failure(&self, stage: Stage, error: &object_store::Error) -> Failure {
+    /// The failure of a request. If access is denied, the bucket is asked whether it denies this
+    /// request only, for example because of a policy for a prefix or an archived object.
+    async fn failure(&self, stage: Stage, error: &object_store::Error) -> Failure {
+        let failure = self.classify(stage, error);
+        let denied = failure.reason == Reason::ObjectStoreForbidden;
+        if denied && failure.class == Class::Transient && self.list_nothing().await.is_ok() {
+            return Failure::refused(stage, Reason::ObjectStoreRefused, failure.message);
+        }
+        failure
+    }
+
+    fn classify(&self, stage: Stage, error: &object_store::Error) -> Failure {
         use object_store::Error;
         let bucket = &self.bucket;
+        // The model is fetched when the worker starts.
+        let setting = |reason, message: String| match stage {
+            Stage::Model => Failure::fatal(stage, reason, message),
+            _ => Failure::transient(stage, reason, message),
+        };
+        let answer = answer(error);
+        let is_bucket_missing = |answer: &Answer| answer.code == "NoSuchBucket";
         match error {
-            Error::NotFound { source, .. } if source.to_string().contains("NoSuchBucket") => {
-                Failure::fatal(
-                    stage,
-                    Reason::BucketNotFound,
-                    format!("bucket {bucket} does not exist"),
-                )
-            }
+            _ if answer.as_ref().is_some_and(is_bucket_missing) => setting(
+                Reason::BucketNotFound,
+                format!("bucket {bucket} does not exist"),
+            ),
             Error::NotFound { path, .. } => Failure::permanent(
                 stage,
                 Reason::ObjectNotFound,
                 format!("bucket {bucket} has no object {path}"),
             ),
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-                Failure::fatal(stage, Reason::ObjectStoreForbidden, error)
+                setting(Reason::ObjectStoreForbidden, chain(error))
             }
             Error::InvalidPath { .. } => Failure::permanent(stage, Reason::InvalidTask, error),
-            _ => Failure::transient(stage, Reason::ObjectStoreUnavailable, chain(error)),
+            _ => match answer {
+                Some(answer) if answer.is_forbidden() => {
+                    setting(Reason::ObjectStoreForbidden, chain(error))
+                }
+                // No wait makes such a key possible.
+                Some(answer) if answer.is_impossible_key() => {
+                    Failure::permanent(stage, Reason::ObjectStoreRefused, chain(error))
+                }
+                Some(answer) if answer.is_refusal() => {
+                    Failure::refused(stage, Reason::ObjectStoreRefused, chain(error))
+                }
+                _ => Failure::transient(stage, Reason::ObjectStoreUnavailable, chain(error)),
+            },
         }
     }
 }
 
+/// How much of an object a local file holds.
+#[derive(Debug, Default)]
+pub(crate) struct Partial {
+    bytes: u64,
+    /// The entity tag of the object that the bytes are from.
+    version: Option<String>,
+}
+
+/// What the server answered to a request that failed.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    /// S3's word for the error. Empty if there is none.
+    code: String,
+}
+
+impl Answer {
+    fn is_forbidden(&self) -> bool {
+        matches!(self.status, 401 | 403)
+    }
+
+    /// Whether no object can have this key.
+    fn is_impossible_key(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "KeyTooLongError" | "KeyTooLong" | "XMinioInvalidObjectName" | "InvalidObjectName"
+        )
+    }
+
+    /// Whether the server refuses this request, rather than being slow, busy or set up wrongly.
+    fn is_refusal(&self) -> bool {
+        let is_servers = matches!(self.status, 408 | 409 | 412 | 425 | 429)
+            || matches!(
+                self.code.as_str(),
+                "RequestTimeout"
+                    | "IncompleteBody"
+                    | "BadDigest"
+                    | "SlowDown"
+                    | "InternalError"
+                    | "ServiceUnavailable"
+                    | "OperationAborted"
+                    | "ExpiredToken"
+                    | "InvalidToken"
+                    | "TokenRefreshRequired"
+                    | "RequestTimeTooSkewed"
+                    | "AuthorizationHeaderMalformed"
+            );
+        (400..500).contains(&self.status) && !is_servers
+    }
+}
+
+/// The server's answer. The client does not publish the type that holds it, so its text is read. A
+/// test with a real request notices if that changes.
+fn answer(error: &object_store::Error) -> Option<Answer> {
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if let Some(rest) = text.strip_prefix("Server returned non-2xx status code: ") {
+            let code = rest.split_once("<Code>").map(|(_, rest)| rest);
+            let code = code.and_then(|rest| rest.split_once("</Code>"));
+            return Some(Answer {
+                status: rest.get(..3)?.parse().ok()?,
+                code: code.map_or(String::new(), |(code, _)| code.to_owned()),
+            });
+        }
+        // One key of a request that deletes several.
+        if text.starts_with("DeleteObjects request failed for key ") {
+            let code = text.rsplit_once("(code: ")?.1.trim_end_matches(')');
+            return Some(Answer {
+                status: if code == "AccessDenied" { 403 } else { 400 },
+                code: code.to_owned(),
+            });
+        }
+        next = cause.source();
+    }
+    None
+}
+
+/// Whether only a change of the worker's settings or of the bucket helps.
+fn is_setting(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::BucketNotFound | Reason::ObjectStoreForbidden
+    )
+}
+
+fn client(
+    spec: &ObjectStoreSpec,
+    secrets: &Secrets,
+    bucket: &str,
+    longest: Option<Duration>,
+) -> Result<Arc<AmazonS3>, Failure> {
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(bucket)
+        .with_region(&spec.region)
+        .with_access_key_id(secrets.access_key.reveal())
+        .with_secret_access_key(secrets.secret_key.reveal())
+        .with_allow_http(true)
+        .with_client_options(client_options(longest))
+        // `Retry` retries, and reports it.
+        .with_retry(RetryConfig {
+            max_retries: 1,
+            ..RetryConfig::default()
+        });
+    if let Some(endpoint) = &spec.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    let client = builder
+        .build()
+        .map_err(|error| Failure::fatal(Stage::Objects, Reason::InvalidObjectStore, error))?;
+    Ok(Arc::new(client))
+}
+
+fn client_options(longest: Option<Duration>) -> ClientOptions {
+    let options = ClientOptions::new()
+        .with_allow_http(true)
+        .with_connect_timeout(Duration::from_secs(5))
+        .with_read_timeout(LONGEST_SILENCE);
+    match longest {
+        Some(longest) => options.with_timeout(longest),
+        None => options.with_timeout_disabled(),
+    }
+}
+
+/// Opens a file to write from a position. What follows the position is removed.
+async fn open_at(path: &std::path::Path, position: u64) -> std::io::Result<tokio::fs::File> {
+    let mut options = tokio::fs::File::options();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .await?;
+    file.set_len(position).await?;
+    file.seek(std::io::SeekFrom::Start(position)).await?;
+    Ok(file)
+}
+
+/// The client would drop a slash at the beginning or end, and so address another object.
 fn parse_key(stage: Stage, key: &str) -> Result<Path, Failure> {
-    Path::parse(key).map_err(|error| Failure::permanent(stage, Reason::InvalidTask, error))
+    let path =
+        Path::parse(key).map_err(|error| Failure::permanent(stage, Reason::InvalidTask, error))?;
+    if path.as_ref() == key {
+        return Ok(path);
+    }
+    let message = format!("object key `{key}` begins or ends with a slash");
+    Err(Failure::permanent(stage, Reason::InvalidTask, message))
 }
 
 fn put_options(content_type: &'static str) -> PutOptions {
@@ -315,4 +556,324 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use object_store::ClientConfigKey;
+    use tokio::io::AsyncBufReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::runtime::failure::Cause;
+    use crate::runtime::settings::Secret;
+
+    /// A request that the server received.
+    #[derive(Clone, Debug)]
+    struct Received {
+        /// Method and target.
+        line: String,
+        headers: Vec<String>,
+    }
+
+    impl Received {
+        fn header(&self, name: &str) -> Option<&str> {
+            let named = |line: &&String| line.to_ascii_lowercase().starts_with(name);
+            let line = self.headers.iter().find(named)?;
+            Some(line.split_once(':')?.1.trim())
+        }
+
+        /// First byte of the requested range.
+        fn from(&self) -> usize {
+            let range = self
+                .header("range:")
+                .and_then(|range| range.strip_prefix("bytes="));
+            let first = range.and_then(|range| range.split('-').next()?.parse().ok());
+            first.unwrap_or(0)
+        }
+    }
+
+    type Respond = dyn Fn(&Received, usize) -> Vec<u8> + Send + Sync;
+
+    /// An HTTP server that answers each request on a connection of its own, byte for byte as
+    /// `respond` says. It gets the request and the number of requests before.
+    async fn server(respond: Box<Respond>) -> (Objects, Arc<Mutex<Vec<Received>>>) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let received = Arc::clone(&log);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (request, mut stream) = receive(stream).await;
+                let number = received.lock().unwrap().len();
+                received.lock().unwrap().push(request.clone());
+                let answer = respond(&request, number);
+                // Slower than one packet, so that the client sees what came before a cut.
+                for part in answer.chunks(4096) {
+                    let _ = stream.write_all(part).await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                let _ = stream.shutdown().await;
+            }
+        });
+        let reference = serde_json::json!({"name": "s", "key": "k"});
+        let spec: ObjectStoreSpec = serde_json::from_value(serde_json::json!({
+            "endpoint": format!("http://{address}"), "bucket": "b",
+            "accessKeySecretRef": reference, "secretKeySecretRef": reference,
+        }))
+        .unwrap();
+        let secrets = Secrets {
+            kafka: layra_crds::KafkaSecurity::plaintext(),
+            access_key: Secret::new("a"),
+            secret_key: Secret::new("s"),
+            milvus_token: None,
+            mongodb_uri: Secret::new(""),
+            redis_uri: None,
+            model_token: None,
+        };
+        let objects = Objects::new(&spec, &secrets).unwrap();
+        (objects, log)
+    }
+
+    async fn receive(stream: TcpStream) -> (Received, TcpStream) {
+        let mut stream = tokio::io::BufReader::new(stream);
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let read = stream.read_line(&mut line).await.unwrap_or(0);
+            if read == 0 || line.trim().is_empty() {
+                break;
+            }
+            lines.push(line.trim().to_owned());
+        }
+        let mut lines = lines.into_iter();
+        let line = lines.next().unwrap_or_default();
+        let request = Received {
+            line,
+            headers: lines.collect(),
+        };
+        let length = request
+            .header("content-length:")
+            .and_then(|text| text.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        let _ = stream.read_exact(&mut body).await;
+        (request, stream.into_inner())
+    }
+
+    /// An answer with the object's bytes from `from` on, cut after `sent` of them.
+    fn part(content: &[u8], from: usize, sent: usize, version: &str) -> Vec<u8> {
+        let (total, rest) = (content.len(), &content[from..]);
+        let status = if from > 0 {
+            "206 Partial Content"
+        } else {
+            "200 OK"
+        };
+        let range = format!("Content-Range: bytes {from}-{}/{total}\r\n", total - 1);
+        let range = if from > 0 { range } else { String::new() };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{range}\
+             ETag: \"{version}\"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n\r\n",
+            rest.len()
+        );
+        [head.as_bytes(), &rest[..sent.min(rest.len())]].concat()
+    }
+
+    fn error(status: &str, code: &str) -> Vec<u8> {
+        let body = format!("<Error><Code>{code}</Code><Message>m</Message></Error>");
+        let length = body.len();
+        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    }
+
+    fn empty_list() -> Vec<u8> {
+        let body = "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>\
+                    </ListBucketResult>";
+        let length = body.len();
+        format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    }
+
+    fn pattern(length: usize) -> Vec<u8> {
+        (0..length)
+            .map(|at| u8::try_from(at % 251).unwrap())
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_download_that_is_cut_again_and_again_continues_where_it_broke() {
+        let content = pattern(1_000_000);
+        let sent = content.clone();
+        let respond = move |request: &Received, _| part(&sent, request.from(), 150_000, "v1");
+        let (objects, log) = server(Box::new(respond)).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut partial = Partial::default();
+        let size = objects
+            .download(Stage::Fetch, "k.pdf", 1 << 30, file.path(), &mut partial)
+            .await
+            .unwrap();
+        assert_eq!(size, 1_000_000);
+        assert_eq!(std::fs::read(file.path()).unwrap(), content);
+        let froms: Vec<usize> = log.lock().unwrap().iter().map(Received::from).collect();
+        assert!(froms.len() >= 6 && froms.is_sorted(), "{froms:?}");
+        assert_eq!(froms.iter().filter(|from| **from == 0).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_after_an_outage_continues_the_download() {
+        let content = pattern(300_000);
+        let sent = content.clone();
+        let respond = move |request: &Received, number| match number {
+            0 => part(&sent, 0, 100_000, "v1"),
+            1..=6 => error("503 Service Unavailable", "SlowDown"),
+            _ => part(&sent, request.from(), usize::MAX, "v1"),
+        };
+        let (objects, log) = server(Box::new(respond)).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut partial = Partial::default();
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let downloaded = objects
+                .download(Stage::Fetch, "k.pdf", 1 << 30, file.path(), &mut partial)
+                .await;
+            match downloaded {
+                Ok(_) => break,
+                Err(failure) => assert_eq!(failure.cause, Cause::Server, "{failure}"),
+            }
+            assert!(attempts < 10);
+        }
+        assert!(attempts > 1);
+        assert_eq!(std::fs::read(file.path()).unwrap(), content);
+        let log = log.lock().unwrap();
+        assert_eq!(log.last().unwrap().from(), 100_000);
+        assert_eq!(log.last().unwrap().header("if-match:"), Some("\"v1\""));
+    }
+
+    #[tokio::test]
+    async fn an_object_that_changes_during_the_download_is_never_mixed() {
+        let (old, new) = (vec![1; 200_000], vec![2; 200_000]);
+        let current = new.clone();
+        let respond = move |request: &Received, number| match (number, request.from()) {
+            (0, _) => part(&old, 0, 100_000, "v1"),
+            (_, 0) => part(&current, 0, usize::MAX, "v2"),
+            // It does not know `If-Match`.
+            (_, from) => part(&current, from, usize::MAX, "v2"),
+        };
+        let (objects, _) = server(Box::new(respond)).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut partial = Partial::default();
+        let mut download = async || {
+            let (objects, path) = (&objects, file.path());
+            objects
+                .download(Stage::Fetch, "k.pdf", 1 << 30, path, &mut partial)
+                .await
+        };
+        if let Err(failure) = download().await {
+            assert_eq!(failure.class, Class::Transient);
+            download().await.unwrap();
+        }
+        assert_eq!(std::fs::read(file.path()).unwrap(), new);
+    }
+
+    #[test]
+    fn only_downloads_have_no_total_time_limit() {
+        let limit = |longest| client_options(longest).get_config_value(&ClientConfigKey::Timeout);
+        assert_eq!(limit(None), None);
+        assert!(limit(Some(LONGEST_REQUEST)).is_some());
+        let silence = client_options(None).get_config_value(&ClientConfigKey::ReadTimeout);
+        assert!(silence.is_some());
+    }
+
+    async fn put_answered_with(status: &'static str, code: &'static str, lists: bool) -> Failure {
+        let respond = move |request: &Received, _| {
+            if request.line.starts_with("GET") && lists {
+                empty_list()
+            } else {
+                error(status, code)
+            }
+        };
+        let (objects, _) = server(Box::new(respond)).await;
+        let put = objects.put("k.png", Bytes::from_static(b"x"), "image/png");
+        put.await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_refused_key_is_distinguished_from_a_server_in_trouble() {
+        for code in ["XMinioInvalidObjectName", "KeyTooLongError"] {
+            let failure = put_answered_with("400 Bad Request", code, true).await;
+            assert_eq!(failure.class, Class::Permanent, "{failure}");
+            assert_eq!(failure.reason, Reason::ObjectStoreRefused);
+        }
+        let (request, server) = (
+            (Cause::Request, Reason::ObjectStoreRefused),
+            (Cause::Server, Reason::ObjectStoreUnavailable),
+        );
+        for (status, code, expected) in [
+            ("400 Bad Request", "InvalidArgument", request),
+            ("403 Forbidden", "InvalidObjectState", request),
+            ("400 Bad Request", "RequestTimeout", server),
+            ("503 Service Unavailable", "SlowDown", server),
+            ("429 Too Many Requests", "x", server),
+        ] {
+            let failure = put_answered_with(status, code, true).await;
+            assert_eq!(failure.class, Class::Transient, "{code}");
+            assert_eq!((failure.cause, failure.reason), expected, "{failure}");
+            assert!(failure.message.contains(code), "its words: {failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_access_key_is_fatal_only_at_the_start() {
+        let failure = put_answered_with("403 Forbidden", "InvalidAccessKeyId", false).await;
+        assert_eq!(
+            (failure.class, failure.cause),
+            (Class::Transient, Cause::Server)
+        );
+        assert_eq!(failure.reason, Reason::ObjectStoreForbidden);
+        for (status, code, reason) in [
+            (
+                "403 Forbidden",
+                "InvalidAccessKeyId",
+                Reason::ObjectStoreForbidden,
+            ),
+            ("404 Not Found", "NoSuchBucket", Reason::BucketNotFound),
+        ] {
+            let respond = move |_: &Received, _| error(status, code);
+            let (objects, _) = server(Box::new(respond)).await;
+            let failure = objects.check().await.unwrap_err();
+            assert_eq!((failure.class, failure.reason), (Class::Fatal, reason));
+            let put = objects.put("k.png", Bytes::from_static(b"x"), "image/png");
+            assert_eq!(put.await.unwrap_err().class, Class::Transient);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_no_object_can_have_is_deleted_already() {
+        let deleted = "<DeleteResult><Error><Key>k</Key><Code>KeyTooLongError</Code>\
+                       <Message>m</Message></Error></DeleteResult>";
+        let respond = move |_: &Received, _| {
+            let length = deleted.len();
+            format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{deleted}"
+            )
+            .into_bytes()
+        };
+        let (objects, _) = server(Box::new(respond)).await;
+        let keys = ["k", "a//b", "a/../b", "/k", "k/"].map(str::to_owned);
+        objects.delete_all(keys.to_vec()).await.unwrap();
+    }
+
+    #[test]
+    fn a_key_is_exact_or_refused() {
+        for key in ["a", "a/b.pdf", "Übersicht 1.pdf", "a b/c%20d"] {
+            assert_eq!(parse_key(Stage::Fetch, key).unwrap().as_ref(), key);
+        }
+        for key in ["", "/", "/a", "a/", "a//b", "./a", "a/../b", "a/."] {
+            let failure = parse_key(Stage::Fetch, key).map(|path| path.to_string());
+            assert!(failure.is_err() || key.is_empty(), "{key}: {failure:?}");
+        }
+    }
 }

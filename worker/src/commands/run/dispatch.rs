@@ -98,7 +98,7 @@ impl Dispatcher {
             span.record("first_page", range.first + 1);
             Box::pin(self.pipeline.ingest_range(&job, range, cancel)).await?
         } else {
-            self.progress.started(task).await;
+            self.progress.started(task);
             Box::pin(self.pipeline.ingest_document(&job, cancel, &|_| {})).await?
         };
         self.report(&outcome, task, started.elapsed().as_secs_f64());

@@ -28,6 +28,8 @@ const MAX_RANGES: usize = MAX_IN_PROGRESS - 2;
 const MAX_TASKS: usize = 2 * MAX_IN_PROGRESS;
 /// Part of the grace period that is reserved for releasing work, committing and leaving the group.
 const LEAVE_MARGIN: Duration = Duration::from_secs(20);
+/// Longest wait for updates of the progress display at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// A worker exits with work unfinished this long before the end of its grace period.
 const EXIT_MARGIN: Duration = Duration::from_secs(3);
 
@@ -76,7 +78,7 @@ async fn deadline(common: &Common, grace: Duration) {
 
 async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
     let outbox = Outbox::new(&common.settings)?;
-    let progress = connect_progress(common).await?;
+    let progress = progress(common)?;
     let dispatcher = Arc::new(Dispatcher {
         common: common.clone(),
         pipeline: common.pipeline().await?,
@@ -102,7 +104,9 @@ async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
     let drain_timeout = grace.saturating_sub(LEAVE_MARGIN).max(grace / 2);
     let outcome = in_flight::process_all(&dispatcher, deliveries, &shutdown, drain_timeout).await;
     shutdown.cancel();
-    outcome.and(polling.ended().await)
+    let ended = polling.ended().await;
+    dispatcher.progress.flush(FLUSH_TIMEOUT).await;
+    outcome.and(ended)
 }
 
 fn subscribe(common: &Common) -> Result<Intake, Failure> {
@@ -127,12 +131,7 @@ fn subscribe(common: &Common) -> Result<Intake, Failure> {
     Ok(intake)
 }
 
-async fn connect_progress(common: &Common) -> Result<Progress, Failure> {
-    let Some(uri) = &common.settings.secrets.redis_uri else {
-        return Ok(Progress::none());
-    };
-    common
-        .retry()
-        .run(Stage::Intake, &common.stop, |_| Progress::connect(uri))
-        .await
+fn progress(common: &Common) -> Result<Progress, Failure> {
+    let uri = common.settings.secrets.redis_uri.as_ref();
+    uri.map_or_else(|| Ok(Progress::none()), Progress::new)
 }

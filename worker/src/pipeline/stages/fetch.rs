@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use layra_rendering::OFFICE_PREFIX;
 use tempfile::TempPath;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use crate::runtime::failure::{Failure, Reason, Stage};
-use crate::stores::objects::Objects;
+use crate::stores::objects::{Objects, Partial};
 
 /// File names of local copies begin with this.
 const PREFIX: &str = "original-";
@@ -22,14 +22,21 @@ const LARGEST_ORIGINAL_BYTES: u64 = 2 << 30;
 pub(crate) struct Originals {
     objects: Objects,
     directory: PathBuf,
-    shared: Arc<Mutex<HashMap<String, Weak<OnceCell<TempPath>>>>>,
+    shared: Arc<Mutex<HashMap<String, Weak<LocalCopy>>>>,
     /// Locks the directory for this worker.
     _lock: Option<Arc<File>>,
 }
 
 /// A local copy. It is removed when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub(crate) struct Original(Arc<OnceCell<TempPath>>);
+pub(crate) struct Original(Arc<LocalCopy>);
+
+#[derive(Debug, Default)]
+struct LocalCopy {
+    complete: OnceCell<TempPath>,
+    /// The beginning of the object, after a download that failed.
+    partial: AsyncMutex<Option<(TempPath, Partial)>>,
+}
 
 impl Originals {
     /// Keeps copies in `directory`, which is created if it does not exist.
@@ -46,14 +53,22 @@ impl Originals {
         })
     }
 
-    /// Copies the object `key`, unless a local copy is in use.
-    pub(crate) async fn get(&self, key: &str) -> Result<Original, Failure> {
-        let cell = self.cell(key);
-        cell.get_or_try_init(|| self.copy(key)).await?;
-        Ok(Original(cell))
+    /// A place for a local copy of the object `key`, shared with all that need it now.
+    pub(crate) fn place(&self, key: &str) -> Original {
+        Original(self.shared_copy(key))
     }
 
-    fn cell(&self, key: &str) -> Arc<OnceCell<TempPath>> {
+    /// Copies the object `key` to its place, unless it is there. After a failure, the next call for
+    /// the same place continues.
+    pub(crate) async fn fetch(&self, key: &str, place: &Original) -> Result<(), Failure> {
+        let copy = &place.0;
+        copy.complete
+            .get_or_try_init(|| self.copy(key, &copy.partial))
+            .await?;
+        Ok(())
+    }
+
+    fn shared_copy(&self, key: &str) -> Arc<LocalCopy> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.retain(|_, copy| copy.strong_count() > 0);
         if let Some(cell) = shared.get(key).and_then(Weak::upgrade) {
@@ -64,7 +79,30 @@ impl Originals {
         cell
     }
 
-    async fn copy(&self, key: &str) -> Result<TempPath, Failure> {
+    async fn copy(
+        &self,
+        key: &str,
+        partial: &AsyncMutex<Option<(TempPath, Partial)>>,
+    ) -> Result<TempPath, Failure> {
+        let mut kept = partial.lock().await;
+        let (path, mut done) = match kept.take() {
+            Some(kept) => kept,
+            None => (self.new_file()?, Partial::default()),
+        };
+        let limit = LARGEST_ORIGINAL_BYTES;
+        let download = self
+            .objects
+            .download(Stage::Fetch, key, limit, &path, &mut done);
+        match download.await {
+            Ok(_) => Ok(path),
+            Err(failure) => {
+                *kept = Some((path, done));
+                Err(failure)
+            }
+        }
+    }
+
+    fn new_file(&self) -> Result<TempPath, Failure> {
         let directory = &self.directory;
         let file = tempfile::Builder::new()
             .prefix(PREFIX)
@@ -73,11 +111,7 @@ impl Originals {
                 let message = format!("{}: {error}", directory.display());
                 Failure::transient(Stage::Fetch, Reason::CacheUnwritable, message)
             })?;
-        let path = file.into_temp_path();
-        self.objects
-            .download(Stage::Fetch, key, LARGEST_ORIGINAL_BYTES, &path)
-            .await?;
-        Ok(path)
+        Ok(file.into_temp_path())
     }
 }
 
@@ -107,6 +141,7 @@ fn lock_and_clean(directory: &Path) -> std::io::Result<Option<File>> {
 impl AsRef<Path> for Original {
     fn as_ref(&self) -> &Path {
         self.0
+            .complete
             .get()
             .expect("an original is copied before it is returned")
     }

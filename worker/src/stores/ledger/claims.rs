@@ -12,6 +12,9 @@ use super::{
 };
 use crate::runtime::failure::{Failure, Reason, Stage};
 
+/// Stands for a claim's token in the failure of a document whose ranges cannot be sent.
+const SPLIT: &str = "split";
+
 /// The right to work on a page range until another worker takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
@@ -90,24 +93,31 @@ impl Ledger {
         claim: &Claim,
         failure: &Failure,
     ) -> Result<Option<Entry>, Failure> {
-        let rejection = Rejection {
-            claim: claim.token.clone(),
-            ..Rejection::from(failure)
-        };
-        let rejection = mongodb::bson::serialize_to_document(&rejection).map_err(|error| {
-            Failure::permanent(Stage::Mongodb, Reason::DocumentNotStorable, error)
-        })?;
-        let now = DateTime::now();
-        let set = doc! {
-            "state": "failed", "failure": rejection, "finished_at": now,
-            // Other workers may be processing ranges of the document.
-            "recheck_at": after(now, LATE_WRITES),
-        };
+        let set = failed(failure, &claim.token)?;
         if let Some(entry) = self.set(&claim.filter(), set).await? {
             return Ok(Some(entry));
         }
         let now = self.find(&claim.file_id).await?;
         Ok(now.filter(|entry| claim.has_failed(entry)))
+    }
+
+    /// Records that the ranges of a document cannot be sent, which fails the document as a whole.
+    /// Nobody holds a claim then. Returns its entry, also when the call is repeated. `None`:
+    /// another round began, or a range that was sent failed first.
+    pub(crate) async fn record_split_failed(
+        &self,
+        entry: &Entry,
+        failure: &Failure,
+    ) -> Result<Option<Entry>, Failure> {
+        let filter = working(&entry.file_id, &entry.round);
+        if let Some(entry) = self.set(&filter, failed(failure, SPLIT)?).await? {
+            return Ok(Some(entry));
+        }
+        let now = self.find(&entry.file_id).await?;
+        Ok(now.filter(|now| {
+            let by_split = now.failure.as_ref().is_some_and(|it| it.claim == SPLIT);
+            now.round == entry.round && now.state == State::Failed && by_split
+        }))
     }
 
     /// Records that LAYRA deleted the file while it was processed. `requested`: somebody asked for
@@ -218,6 +228,22 @@ impl Claim {
 
 fn path(first: u32, field: &str) -> String {
     format!("units.{first}.{field}")
+}
+
+/// The fields of an entry that failed, by whose decision.
+fn failed(failure: &Failure, decided_by: &str) -> Result<Document, Failure> {
+    let rejection = Rejection {
+        claim: decided_by.to_owned(),
+        ..Rejection::from(failure)
+    };
+    let rejection = mongodb::bson::serialize_to_document(&rejection)
+        .map_err(|error| Failure::permanent(Stage::Mongodb, Reason::DocumentNotStorable, error))?;
+    let now = DateTime::now();
+    Ok(doc! {
+        "state": "failed", "failure": rejection, "finished_at": now,
+        // Other workers may be processing ranges of the document.
+        "recheck_at": after(now, LATE_WRITES),
+    })
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(crate) struct Entry {
     /// Names the current round. Messages and claims of earlier rounds are void.
     pub(crate) round: String,
     /// The request that began the round: a message, `topic/partition/offset`, or a command,
-    /// `topic/ingest/file` or `topic/deleted`. The topic identifies the pipeline.
+    /// `topic/ingest/file/call` or `topic/deleted`. The topic identifies the pipeline.
     pub(crate) origin: String,
     /// The digest of the [`Recipe`].
     pub(crate) recipe: String,

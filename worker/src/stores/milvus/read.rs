@@ -12,6 +12,9 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// Rows per answer: below gRPC's 4 MiB, and below LAYRA's own limit.
 const ROWS_AT_ONCE: usize = 500;
+/// Hits per answer. One has two ids of some 60 bytes each and three numbers, so that twice the usual
+/// length still stays below gRPC's 4 MiB.
+const HITS_AT_ONCE: usize = 16_384;
 
 /// A page with a vector close to one of the question's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +39,24 @@ impl Vectors {
     pub(crate) async fn candidates(
         &self,
         collection: &str,
-        question: Vec<Vec<f32>>,
+        question: &[Vec<f32>],
         search: SearchLimits,
     ) -> Result<BTreeMap<String, Hit>, Failure> {
+        let mut hits = BTreeMap::new();
+        for question in question.chunks(questions_at_once(search.candidates)) {
+            self.add_candidates(collection, question, search, &mut hits)
+                .await?;
+        }
+        Ok(hits)
+    }
+
+    async fn add_candidates(
+        &self,
+        collection: &str,
+        question: &[Vec<f32>],
+        search: SearchLimits,
+        hits: &mut BTreeMap<String, Hit>,
+    ) -> Result<(), Failure> {
         let mut parameters = HashMap::new();
         if self.index.index_type == IndexType::Hnsw {
             let ef = search.ef.max(search.candidates);
@@ -47,7 +65,7 @@ impl Vectors {
         let request = sdk::SearchRequest::builder()
             .collection_name(collection)
             .vector_field("vector")
-            .vectors(sdk::SearchVectors::Float(question))
+            .vectors(sdk::SearchVectors::Float(question.to_vec()))
             .metric_type(metric(self.index.metric))
             .output_fields(["image_id", "page_number", "file_id"])
             .limit(i64::from(search.candidates))
@@ -55,7 +73,6 @@ impl Vectors {
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
         let answer = self.client.search(request).await?;
-        let mut hits = BTreeMap::new();
         for result in answer.results().get_results() {
             // The client's row API needs a field that older servers leave out.
             let column = |name: &str| result.get_output_field(name);
@@ -82,7 +99,7 @@ impl Vectors {
                 _ => return Err(unexpected_answer()),
             }
         }
-        Ok(hits)
+        Ok(())
     }
 
     /// Number of rows of a file, including the latest rows of other writers.
@@ -146,7 +163,29 @@ impl Vectors {
     }
 }
 
+/// Number of the question's vectors whose hits fit into one answer.
+fn questions_at_once(candidates: u32) -> usize {
+    let candidates = usize::try_from(candidates).unwrap_or(usize::MAX).max(1);
+    (HITS_AT_ONCE / candidates).max(1)
+}
+
 fn unexpected_answer() -> Failure {
     let message = "the server's response lacks the requested columns";
     Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hits_of_one_request_fit_into_an_answer() {
+        // 16,384 is the most that Milvus returns for one vector.
+        for candidates in [1, 100, 1_300, 16_384] {
+            let questions = questions_at_once(candidates);
+            assert!(questions >= 1);
+            assert!(questions * usize::try_from(candidates).unwrap() <= HITS_AT_ONCE);
+        }
+        assert_eq!(questions_at_once(0), HITS_AT_ONCE);
+    }
 }
