@@ -6,8 +6,8 @@
 //! may be in the hands of the document, and the worker believes no more of a reply than it checks
 //! in [`Reply::decode`].
 //!
-//! A message is `b"LR"`, version (1 byte), length of the body (u32, little-endian) and body. The body is encoded
-//! by `postcard`; the images of a page follow it as raw bytes.
+//! A message is `b"LR"`, version (1 byte), length of the body (u32, little-endian) and body. The
+//! body is encoded by `postcard`; the images of a page follow it as raw bytes.
 
 use std::io::{Read, Write};
 use std::time::Duration;

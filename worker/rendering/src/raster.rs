@@ -5,7 +5,7 @@
 //! The size is checked before decoding.
 
 use std::borrow::Cow;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::error::{ImageError, LimitErrorKind};
@@ -106,7 +106,13 @@ impl RasterDocument {
         {
             return Err(RenderError::TooLarge(format!("{width} x {height} pixels")));
         }
-        let orientation = orientation(&mut decoder);
+        let mut orientation = orientation(&mut decoder);
+        if self.format == ImageFormat::Png && orientation == Orientation::NoTransforms {
+            // The decoder knows the metadata before the pixels only.
+            let found = exif_of_png(&mut BufReader::new(self.file.clone()));
+            let found = found.and_then(|exif| Orientation::from_exif_chunk(&exif));
+            orientation = found.unwrap_or(orientation);
+        }
         let image = DynamicImage::from_decoder(decoder).map_err(|error| cause(&error))?;
         Ok(Picture { image, orientation })
     }
@@ -125,6 +131,32 @@ fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     metadata
         .and_then(Orientation::from_exif_chunk)
         .unwrap_or(Orientation::NoTransforms)
+}
+
+/// The EXIF metadata of a PNG file, wherever it is.
+fn exif_of_png(file: &mut (impl Read + Seek)) -> Option<Vec<u8>> {
+    const SIGNATURE_BYTES: u64 = 8;
+    const CHECKSUM_BYTES: i64 = 4;
+    /// Orientation is in the first bytes of the metadata; the rest may be long.
+    const MAX_EXIF_BYTES: u64 = 64 * 1024;
+    file.seek(SeekFrom::Start(SIGNATURE_BYTES)).ok()?;
+    loop {
+        let (mut length, mut kind) = ([0; 4], [0; 4]);
+        file.read_exact(&mut length).ok()?;
+        file.read_exact(&mut kind).ok()?;
+        let length = u32::from_be_bytes(length);
+        if &kind == b"IEND" {
+            return None;
+        }
+        if &kind == b"eXIf" {
+            let mut exif = Vec::new();
+            let wanted = u64::from(length).min(MAX_EXIF_BYTES);
+            file.take(wanted).read_to_end(&mut exif).ok()?;
+            return Some(exif);
+        }
+        file.seek(SeekFrom::Current(i64::from(length) + CHECKSUM_BYTES))
+            .ok()?;
+    }
 }
 
 impl PageSource for RasterDocument {

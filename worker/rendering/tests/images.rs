@@ -76,6 +76,17 @@ fn encoded(mut encoder: impl ImageEncoder, exif: Vec<u8>, (width, height): (u32,
         .unwrap();
 }
 
+/// The same PNG file with its metadata behind the pixels.
+fn with_late_metadata(png: &[u8]) -> Vec<u8> {
+    let place = |kind: &[u8]| png.windows(4).position(|bytes| bytes == kind).unwrap() - 4;
+    let start = place(b"eXIf");
+    let length = u32::from_be_bytes(png[start..start + 4].try_into().unwrap());
+    let exif = start..start + 12 + length as usize;
+    let end = place(b"IEND");
+    assert!(exif.end < end);
+    [&png[..start], &png[exif.end..end], &png[exif], &png[end..]].concat()
+}
+
 /// Each pixel of [`STORED`] as a square.
 fn enlarged(side: usize) -> Vec<u8> {
     let row = |row: usize| {
@@ -104,6 +115,14 @@ async fn images_are_turned_as_their_metadata_asks() {
             encoded(WebPEncoder::new_lossless(&mut webp), exif, (3, 2), &stored);
             files.push(("WebP", webp));
         }
+        let mut late = Vec::new();
+        encoded(
+            PngEncoder::new(&mut late),
+            exif(value, true),
+            (3, 2),
+            &stored,
+        );
+        files.push(("PNG with late metadata", with_late_metadata(&late)));
         let mut marked = Vec::new();
         let exif = [b"Exif\0\0".to_vec(), exif(value, false)].concat();
         encoded(
