@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use layra_crds::ModelStatus;
 use layra_embedding::{DeviceChoice, Paced};
-use layra_rendering::{RenderOptions, Renderer, RendererShare, container_limit_bytes};
+use layra_rendering::{
+    RENDERER_LIMIT_BYTES, RenderOptions, Renderer, container_limit_bytes, renderer_count,
+};
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -248,20 +250,15 @@ impl Common {
         let render = &self.settings.config.documents.render;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let container_limit_bytes = container_limit_bytes();
-        let share = RendererShare::new(container_limit_bytes, cores);
-        tracing::info!(
-            container_limit_bytes,
-            renderers = share.processes,
-            renderer_limit_bytes = share.memory_limit_bytes,
-            "memory divided among renderers"
-        );
+        let processes = renderer_count(container_limit_bytes, cores);
+        tracing::info!(container_limit_bytes, processes, "number of renderers");
         Ok(Renderer::new(RenderOptions {
             pdfium,
             program,
             page_timeout: Duration::from_secs(render.timeout_seconds.into()),
-            memory_limit_bytes: share.memory_limit_bytes,
+            memory_limit_bytes: RENDERER_LIMIT_BYTES,
             max_pages: render.max_pages,
-            processes: share.processes,
+            processes,
             soffice: self.paths.soffice.clone(),
             scratch: self.paths.cache.clone(),
             office_timeout: Duration::from_secs(render.office_timeout_seconds.into()),

@@ -79,10 +79,19 @@ fn refusal(error: &kube::Error) -> Option<String> {
     let kube::Error::Api(status) = error else {
         return None;
     };
-    let is_untyped = status
-        .message
-        .contains("failed to create typed patch object");
-    (matches!(status.code, 400 | 403 | 422) || is_untyped).then(|| status.message.clone())
+    let contains = |words: &str| status.message.contains(words);
+    // Also 403, but about the operator's rights, a quota or the namespace.
+    let is_elsewhere = [
+        "cannot patch resource",
+        "cannot create resource",
+        "exceeded quota",
+        "being terminated",
+    ]
+    .into_iter()
+    .any(contains);
+    let is_untyped = contains("failed to create typed patch object");
+    let is_refused = !is_elsewhere && (matches!(status.code, 400 | 403 | 422) || is_untyped);
+    is_refused.then(|| status.message.clone())
 }
 
 #[cfg(test)]
@@ -110,6 +119,11 @@ mod tests {
             (409, "conflict"),
             (429, "too many requests"),
             (404, "namespaces \"rag\" not found"),
+            (403, "User \"layra\" cannot patch resource \"deployments\""),
+            (
+                403,
+                "exceeded quota: pods, requested: count/deployments.apps=1",
+            ),
         ] {
             assert_eq!(refusal(&error(code, words)), None, "{code}");
         }

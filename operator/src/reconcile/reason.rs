@@ -176,9 +176,7 @@ impl Reason {
             | Self::PartitionsIncreasing
             | Self::RolloutInProgress
             | Self::WorkersStarting => Some(Progress::InProgress),
-            Self::PartitionsDecreaseRefused
-            | Self::ReplicationFactorTooHigh
-            | Self::TemplateRefused => Some(Progress::Stalled),
+            Self::PartitionsDecreaseRefused | Self::TemplateRefused => Some(Progress::Stalled),
             _ => None,
         }
     }
@@ -222,11 +220,7 @@ mod tests {
         };
         assert_eq!(
             with(Progress::Stalled),
-            [
-                Reason::PartitionsDecreaseRefused,
-                Reason::ReplicationFactorTooHigh,
-                Reason::TemplateRefused,
-            ]
+            [Reason::PartitionsDecreaseRefused, Reason::TemplateRefused]
         );
         assert_eq!(
             with(Progress::InProgress),

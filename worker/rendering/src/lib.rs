@@ -35,7 +35,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use encode::encode_png;
 pub use error::RenderError;
-pub use memory::{RendererShare, container_limit_bytes};
+pub use memory::{RENDERER_LIMIT_BYTES, container_limit_bytes, renderer_count};
 pub use office::PREFIX as OFFICE_PREFIX;
 use office::{Conversions, Converted};
 use process::RenderProcess;

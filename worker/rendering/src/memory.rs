@@ -1,50 +1,40 @@
-//! Divides the container's memory among renderers.
+//! How many renderers the container's memory bears.
 
 use std::path::Path;
 
-/// Memory limit of one renderer, in bytes, if the container has enough.
-const MOST_BYTES: u64 = 1 << 30;
-/// The least that a renderer needs for pages of the largest size. Less would change how pages look.
-const LEAST_BYTES: u64 = 640 << 20;
-
+/// Memory limit of one renderer, in bytes: enough to scale the largest accepted image. It reserves
+/// nothing; a typical page takes 31 MiB.
+pub const RENDERER_LIMIT_BYTES: u64 = 1 << 30;
+/// What is reckoned for a renderer. Pages that take more are rare, and rarely meet.
+const TYPICAL_BYTES: u64 = 256 << 20;
 /// Renderers that compute at the same time, whatever the memory.
 const LEAST_PROCESSES: usize = 2;
 
-/// How many renderers there may be, and what each of them may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RendererShare {
-    /// [`RenderOptions::processes`](super::RenderOptions::processes).
-    pub processes: usize,
-    /// [`RenderOptions::memory_limit_bytes`](super::RenderOptions::memory_limit_bytes).
-    pub memory_limit_bytes: u64,
+/// How many renderers may compute at the same time: as many as there are cores, and as fit into
+/// half of the container's memory. The other half is for the model, for pages that are not stored
+/// yet, and for files in the page cache. `None` is no limit.
+#[must_use]
+pub fn renderer_count(container_limit_bytes: Option<u64>, cores: usize) -> usize {
+    let budget = container_limit_bytes.map_or(u64::MAX, |limit| limit / 2);
+    let fitting = usize::try_from(budget / TYPICAL_BYTES).unwrap_or(usize::MAX);
+    fitting
+        .saturating_sub(super::EXTRA_SLOTS)
+        .clamp(LEAST_PROCESSES, cores.max(LEAST_PROCESSES))
 }
 
-impl RendererShare {
-    /// Half of the container's memory is for renderers. The rest is for the model, for pages that
-    /// are not stored yet, and for files in the page cache. `None` is no limit.
-    #[must_use]
-    pub fn new(container_limit_bytes: Option<u64>, cores: usize) -> Self {
-        let cores = cores.max(LEAST_PROCESSES);
-        let budget = container_limit_bytes.map_or(u64::MAX, |limit| limit / 2);
-        let fitting = usize::try_from(budget / LEAST_BYTES).unwrap_or(usize::MAX);
-        let processes = fitting
-            .saturating_sub(super::EXTRA_SLOTS)
-            .clamp(LEAST_PROCESSES, cores);
-        let share = budget / (processes + super::EXTRA_SLOTS) as u64;
-        Self {
-            processes,
-            memory_limit_bytes: share.clamp(LEAST_BYTES, MOST_BYTES),
-        }
-    }
-}
-
-/// Memory limit of this process's container (cgroup v2): the lowest of its group and of all groups
-/// above. `None` if there is no limit.
+/// Memory limit of this process's container: the lowest of its group and of all groups above
+/// (cgroup v2), or the one of its memory controller (cgroup v1). `None` if there is no limit.
 #[must_use]
 pub fn container_limit_bytes() -> Option<u64> {
+    /// Version 1 states no limit as a number near the largest.
+    const NO_LIMIT: u64 = 1 << 60;
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
-    limit_of(Path::new("/sys/fs/cgroup"), group.unwrap_or("/"))
+    limit_of(Path::new("/sys/fs/cgroup"), group.unwrap_or("/")).or_else(|| {
+        let path = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
+        let limit: u64 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        (limit < NO_LIMIT).then_some(limit)
+    })
 }
 
 fn limit_of(root: &Path, group: &str) -> Option<u64> {
@@ -95,37 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn renderers_share_half_of_the_container() {
-        let share = |gib: u64, cores| {
-            let share = RendererShare::new(Some(gib * GIB), cores);
-            (share.processes, share.memory_limit_bytes >> 20)
-        };
-        assert_eq!(share(4, 16), (2, 640));
-        assert_eq!(share(8, 16), (4, 682));
-        assert_eq!(share(16, 16), (10, 682));
-        assert_eq!(share(16, 4), (4, 1024));
-        assert_eq!(share(64, 8), (8, 1024));
-        // Too small for two: the kernel then kills renderers first.
-        assert_eq!(share(2, 8), (2, 640));
-        assert_eq!(
-            RendererShare::new(None, 8),
-            RendererShare {
-                processes: 8,
-                memory_limit_bytes: GIB
-            }
-        );
-        assert_eq!(RendererShare::new(None, 1).processes, 2);
-    }
-
-    #[test]
-    fn from_five_gibibytes_on_all_renderers_together_fit() {
-        for mebibytes in (5120..200_000).step_by(377) {
-            for cores in 1..64 {
-                let limit = mebibytes << 20;
-                let share = RendererShare::new(Some(limit), cores);
-                let open = (share.processes + super::super::EXTRA_SLOTS) as u64;
-                assert!(open * share.memory_limit_bytes <= limit / 2);
-            }
-        }
+    fn renderers_are_as_many_as_cores_that_the_memory_bears() {
+        let count = |gib: u64, cores| renderer_count(Some(gib * GIB), cores);
+        assert_eq!(count(4, 16), 6);
+        assert_eq!(count(8, 16), 14);
+        assert_eq!(count(16, 16), 16);
+        assert_eq!(count(16, 4), 4);
+        assert_eq!(count(1, 8), 2, "two compute whatever the memory");
+        assert_eq!(renderer_count(None, 8), 8);
+        assert_eq!(renderer_count(None, 1), 2);
     }
 }

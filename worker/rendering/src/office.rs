@@ -184,7 +184,8 @@ async fn start(
         group.kill();
         // The process must not write to the directory while it is being removed.
         let _ = group.0.wait().await;
-        return Err(cpu_time::timed_out(limit, None, used));
+        // A restarted process has only what is left of the time, and is judged by all of it.
+        return Err(cpu_time::timed_out(options.office_timeout, None, used));
     };
     Ok((status.map_err(|error| unavailable(&error))?, stderr_tail))
 }

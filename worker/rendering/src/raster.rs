@@ -61,9 +61,14 @@ impl RasterDocument {
 
     fn read_start(&mut self) -> Result<(), RenderError> {
         if self.format == ImageFormat::Tiff {
-            self.pages = TiffPages::find(&mut BufReader::new(self.file.clone()))?
-                .filter(|pages| pages.count() > 1);
+            let found = TiffPages::find(&mut BufReader::new(self.file.clone()))?;
             self.file.failure().check()?;
+            // The only page need not come first: a thumbnail may.
+            let only = found.as_ref().filter(|pages| pages.count() == 1);
+            if let Some(start) = only.and_then(|pages| pages.start(0)) {
+                self.file = self.file.starting_with(start);
+            }
+            self.pages = found.filter(|pages| pages.count() > 1);
         }
         if self.pages.is_none() {
             self.decoded = Some((0, self.decode(self.file.clone())?));
@@ -172,6 +177,8 @@ impl PageSource for RasterDocument {
         canvas: &mut Canvas,
     ) -> Result<String, RenderError> {
         let failure = self.file.failure();
+        // The memory of the page before must be free.
+        canvas.rgb = Vec::new();
         let picture = self.take_page(page).map_err(|error| failure.or(error))?;
         failure.check()?;
         let max_pixels = geometry::max_pixels(self.memory_limit_bytes);

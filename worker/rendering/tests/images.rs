@@ -236,6 +236,20 @@ async fn every_image_of_a_tiff_file_is_a_page() {
 }
 
 #[tokio::test]
+async fn a_thumbnail_in_front_of_the_only_page_is_not_the_page() {
+    let (mut images, colours) = coloured(2);
+    images[0].kind = 1;
+    for layout in TiffLayout::ALL {
+        let mut document = open(&tiff(layout, &images)).await.unwrap();
+        assert_eq!(document.pages(), 1, "{layout:?}");
+        for _ in 0..2 {
+            let drawn = document.render(at(0, 100)).await.unwrap();
+            assert_eq!(pixels(&drawn), [colours[1]], "{layout:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_image_of_a_tiff_file_is_turned_by_itself() {
     let stored = STORED.concat();
     let images: Vec<TiffImage> = (1..=8)

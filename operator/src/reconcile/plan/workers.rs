@@ -46,6 +46,11 @@ pub(super) fn judge(
             Verdict::from(&problem)
         };
     }
+    let is_stuck = desired > 0 && (replicas.ready == 0 || replicas.updated < replicas.total);
+    if let Some(why) = replica_failure(deployment).filter(|_| is_stuck) {
+        let message = format!("Kubernetes cannot create the pods of the workers: {why}");
+        return Verdict::no(Reason::WorkersCannotStart, message);
+    }
     if replicas.is_stale {
         return previous.unwrap_or_else(rolling_out);
     }
@@ -77,6 +82,15 @@ fn rolling_out() -> Verdict {
         Reason::RolloutInProgress,
         "The workers are being rolled out.",
     )
+}
+
+/// Why pods are refused, for example by a quota, Pod Security or a missing service account.
+fn replica_failure(deployment: &Deployment) -> Option<&str> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions
+        .iter()
+        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+    failure.message.as_deref()
 }
 
 /// The replicas that the Deployment reports.

@@ -55,6 +55,26 @@ fn judge_world(world: &World, desired: i32) -> Verdict {
 }
 
 #[test]
+fn pods_that_kubernetes_refuses_are_reported_with_its_words() {
+    let words = "pods \"ingest-worker-1\" is forbidden: exceeded quota: gpus";
+    let with = |replicas, updated, ready| {
+        let mut status = counts(replicas, updated, ready);
+        status["conditions"] = json!([
+            {"type": "Available", "status": "False", "message": "no"},
+            {"type": "ReplicaFailure", "status": "True", "message": words},
+        ]);
+        judge_world(&world(status, vec![]), 2)
+    };
+    for (replicas, updated, ready) in [(0, 0, 0), (2, 1, 2)] {
+        let verdict = with(replicas, updated, ready);
+        assert_eq!(verdict.reason, Reason::WorkersCannotStart);
+        assert!(verdict.message.contains(words), "{}", verdict.message);
+    }
+    // The workers that exist do the work; the scaling decision shows that there are fewer.
+    assert_eq!(with(1, 1, 1).reason, Reason::WorkersReady);
+}
+
+#[test]
 fn zero_workers_are_available_when_none_are_needed() {
     let verdict = judge_world(&world(counts(0, 0, 0), vec![]), 0);
     assert_eq!(

@@ -21,8 +21,16 @@ const PAGE_BYTES: u64 = 4096;
 
 /// If memory runs out, the kernel kills this process before the worker, whose model may be larger.
 ///
+/// Where the kernel kills all processes of the container together, as the kubelet asks for on
+/// cgroup v2, that would only make the worker an earlier victim on a node without memory: nothing
+/// is changed then.
+///
 /// Must be called before the process is confined.
 pub(super) fn be_killed_first() -> std::io::Result<()> {
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.oom.group");
+    if group.is_ok_and(|group| group.trim() == "1") {
+        return Ok(());
+    }
     std::fs::write("/proc/self/oom_score_adj", "1000")
 }
 
