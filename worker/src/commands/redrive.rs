@@ -270,7 +270,10 @@ fn describe(message: &OwnedMessage, topic: &str) -> Letter {
         name: parsed.map(|task| task.file.name),
         reason: text("reason"),
         message: text("message"),
-        is_own: header("origin-topic") == Some(topic),
+        is_own: header("origin-topic").is_some_and(|origin| {
+            // A message of the topic of page ranges may have been rejected, too.
+            matches!(origin.strip_prefix(topic), Some("" | ".ranges"))
+        }),
         is_complete: header("payload").is_none() && payload.is_some(),
     }
 }
@@ -473,6 +476,8 @@ mod tests {
         assert!(letter.is_own && letter.is_complete);
         assert_eq!(letter.file_id.as_deref(), Some("f"));
         let other = ("layra-error-origin-topic", "tasks-2");
+        let of_range = ("layra-error-origin-topic", "tasks.ranges");
+        assert!(describe(&message(Some(TASK), 1, &[of_range]), "tasks").is_own);
         assert!(!describe(&message(Some(TASK), 1, &[other]), "tasks").is_own);
         assert!(!describe(&message(Some(TASK), 1, &[]), "tasks").is_own);
         let left_out = ("layra-error-payload", "left out");

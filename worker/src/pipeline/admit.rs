@@ -252,7 +252,12 @@ impl Pipeline {
     ) -> Result<Outcome, Failure> {
         let collection = self.stores.collection_of(&entry.knowledge_db_id);
         let count = || self.stores.vectors.count_file(&collection, &entry.file_id);
-        let found = self.server(Stage::Milvus, cancel, |_| count()).await?;
+        let counted = self.server(Stage::Milvus, cancel, |_| count()).await;
+        let found = match counted {
+            // LAYRA deleted the knowledge base. The new round finds that out, and ends.
+            Err(gone) if gone.reason == Reason::CollectionGone => 0,
+            counted => counted?,
+        };
         if found != rows {
             tracing::warn!(
                 found,
@@ -304,7 +309,17 @@ impl Pipeline {
     ) -> Result<Outcome, Failure> {
         match Box::pin(self.withdraw_with_retries(&entry, cancel)).await {
             Err(failure) if failure.class == Class::Superseded => return Ok(Outcome::Superseded),
+            // The document's own reason counts. The scheduled recheck removes the rest.
+            Err(failure) if failure.rejects_document() => {
+                tracing::warn!(%failure, "failed document not removed, will be rechecked");
+            }
             withdrawn => withdrawn?,
+        }
+        // Another range of the document may have waited for the same lease before this one.
+        let find = || self.stores.ledger.find(&entry.file_id);
+        let now = self.ledger(cancel, find).await?;
+        if now.is_some_and(|now| now.round == entry.round && now.has_sent_dead_letter()) {
+            return Ok(Outcome::Settled);
         }
         let rejection = entry.failure.clone().unwrap_or_else(|| {
             let unknown = Failure::permanent(

@@ -138,12 +138,19 @@ impl Pipeline {
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let ledger = &self.stores.ledger;
-        let lease = self.ledger(cancel, || ledger.lease(entry)).await?;
-        let removal = self
-            .retry
-            .run(Stage::Mongodb, cancel, |_| self.remove(entry));
-        ledger.under_lease(&lease, Box::pin(removal)).await?;
-        self.ledger(cancel, || ledger.end_lease(&lease)).await
+        // All of it, since MongoDB may also be away when the lease is renewed. A lease that is left
+        // behind ends by itself.
+        let withdraw = |_| async {
+            let lease = ledger.lease(entry).await?;
+            let removal = self.retry.run(Stage::Mongodb, cancel, |_| async {
+                // A deletion may have taken the lease during a pause.
+                ledger.ensure_held(&lease).await?;
+                self.remove(entry).await
+            });
+            ledger.under_lease(&lease, Box::pin(removal)).await?;
+            ledger.end_lease(&lease).await
+        };
+        Box::pin(self.retry.run(Stage::Mongodb, cancel, withdraw)).await
     }
 
     /// Removes a document from the stores, vectors first: LAYRA deletes the whole file when it

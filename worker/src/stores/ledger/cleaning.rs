@@ -73,6 +73,15 @@ impl Ledger {
         while_renewed(removal, RENEWAL, || self.renew(lease)).await
     }
 
+    /// Renews a lease. Fails with the class `Superseded` if it is lost.
+    pub(crate) async fn ensure_held(&self, lease: &Lease) -> Result<(), Failure> {
+        if self.renew(lease).await? {
+            Ok(())
+        } else {
+            Err(Failure::superseded(Stage::Mongodb))
+        }
+    }
+
     async fn renew(&self, lease: &Lease) -> Result<bool, Failure> {
         let update = doc! { "$set": lease.fields() };
         Ok(self.update(lease.filter(), update).await?.is_some())

@@ -212,6 +212,11 @@ impl From<&Entry> for Task {
 }
 
 impl Entry {
+    /// Whether the document failed and its dead letter was sent.
+    pub(crate) fn has_sent_dead_letter(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.letter)
+    }
+
     /// The range that begins at `first`.
     pub(crate) fn range_entry(&self, first: u32) -> RangeEntry {
         self.units
