@@ -491,7 +491,7 @@ fn help_has_the_exit_codes() {
     let help = Printed::from(command.args(["run", "--help"]).output().unwrap());
     for words in [
         "Usage: kubectl layra run",
-        "124 the time of --timeout",
+        "124 --timeout expired",
         "130 Ctrl-C",
     ] {
         assert!(

@@ -144,7 +144,7 @@ fn a_backlog_starts_workers_and_the_event_explains_why() {
     assert_eq!(events(&plan), [Reason::ScaledUp]);
     assert_eq!(
         plan.events[0].message,
-        "Scaled up from 0 to 3 workers. Backlog: 500 documents, about 5000 pages, the oldest waiting for 0 s. Draining the backlog within 600 s requires 3 workers at 4 pages/s each. Desired: 3 workers."
+        "Scaled up the workers from 0 to 3. Backlog: 500 documents, about 5000 pages, the oldest waiting for 0 s. Draining the backlog within 600 s requires 3 workers at 4 pages/s each. Desired: 3 workers."
     );
 }
 
