@@ -46,7 +46,9 @@ use crate::{
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
     ),
     validation = Rule::new("self.metadata.name.size() <= 52")
-        .message("metadata.name must have at most 52 characters: the names of the workers' objects consist of it and a suffix")
+        .message("metadata.name must have at most 52 characters: the names of the workers' objects consist of it and a suffix"),
+    validation = Rule::new("!self.metadata.name.contains('.')")
+        .message("metadata.name must not contain a dot: the workers' Service has it in its name, and a Service's name is a DNS label. Use `-` instead")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -22,7 +22,15 @@ pub struct SourceSpec {
     validation = Rule::new("!has(self.deadLetterTopic) || self.deadLetterTopic != self.topic")
         .message("source.kafka.deadLetterTopic must differ from source.kafka.topic: a failed task would be consumed in an endless loop"),
     validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != self.topic")
-        .message("source.kafka.foreignMessages.topic must differ from source.kafka.topic: a forwarded message would be consumed in an endless loop")
+        .message("source.kafka.foreignMessages.topic must differ from source.kafka.topic: a forwarded message would be consumed in an endless loop"),
+    validation = Rule::new("!has(self.deadLetterTopic) || self.deadLetterTopic != self.topic + '.ranges'")
+        .message("source.kafka.deadLetterTopic must not be source.kafka.topic followed by `.ranges`: the workers read page ranges from that topic. Use another name"),
+    validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != self.topic + '.ranges'")
+        .message("source.kafka.foreignMessages.topic must not be source.kafka.topic followed by `.ranges`: the workers read page ranges from that topic. Use another name"),
+    validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != (has(self.deadLetterTopic) ? self.deadLetterTopic : self.topic + '.dlq')")
+        .message("source.kafka.foreignMessages.topic must differ from the dead-letter topic: a redrive would send the forwarded messages back. Use another name"),
+    validation = Rule::new("!(self.topic in ['.', '..']) && !(has(self.deadLetterTopic) && self.deadLetterTopic in ['.', '..']) && !(has(self.foreignMessages) && has(self.foreignMessages.topic) && self.foreignMessages.topic in ['.', '..'])")
+        .message("source.kafka: topic, deadLetterTopic and foreignMessages.topic must not be `.` or `..`, which Kafka refuses. Use another name")
 )]
 pub struct KafkaSource {
     /// Comma-separated list of brokers, `host:port`. Workers and operator must reach them.
@@ -33,8 +41,12 @@ pub struct KafkaSource {
     /// committed offsets belong to its topic. Default: `task_generation`, as in LAYRA.
     #[serde(default = "default_topic")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
-    #[x_kube(validation = Rule::new("self == oldSelf")
-        .message("source.kafka.topic cannot be changed: create another IngestionPipeline for another topic"))]
+    #[x_kube(
+        validation = Rule::new("self == oldSelf")
+            .message("source.kafka.topic cannot be changed: create another IngestionPipeline for another topic"),
+        validation = Rule::new("self.size() <= 242")
+            .message("source.kafka.topic must have at most 242 characters: the names of its other topics consist of it and a suffix such as `.ranges`, and Kafka allows 249. Use a shorter name")
+    )]
     pub topic: String,
 
     /// The workers' consumer group. Default: `task_consumer_group`, as in LAYRA.

@@ -50,7 +50,6 @@ fn the_full_example_names_every_default() {
         "/stores/milvus/tokenSecretRef",
         "/stores/redis",
         "/worker/image",
-        "/worker/gpu",
         "/worker/resources",
         "/worker/podTemplate",
         "/source/kafka/deadLetterTopic",
@@ -143,7 +142,7 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         ),
     ];
     for (patch, sentence) in cases {
-        let error = pipeline(MINIMAL, &patch)
+        let error = pipeline(MINIMAL, patch)
             .validate_cel()
             .expect_err(&format!("{patch} should be refused"))
             .to_string();

@@ -12,6 +12,7 @@ mod scaling;
 mod template;
 mod topic;
 mod vector_store;
+mod warnings;
 mod workers;
 
 use jiff::Timestamp;
@@ -156,7 +157,8 @@ pub(crate) fn plan(
         },
         ..workers_status(world)
     };
-    let events = events::between(&before, &status, world, &manifests, spec.scaling.mode);
+    let mut events = events::between(&before, &status, world, &manifests, spec.scaling.mode);
+    events.extend(warnings::of_new_spec(pipeline, &before));
     Ok(Plan {
         topic_actions,
         kafka: world.kafka.as_ref().ok().cloned(),
