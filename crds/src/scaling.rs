@@ -26,8 +26,10 @@ pub struct ScalingSpec {
     #[serde(default)]
     pub mode: ScalingMode,
 
-    /// Number of workers in mode `Manual`. In other modes it is ignored and cannot be changed.
-    /// Default: `minReplicas`.
+    /// Number of workers in mode `Manual`, at most `maxReplicas`. In other modes it is ignored and
+    /// cannot be changed. Default: the number of workers when the mode became `Manual`, for a new
+    /// pipeline `minReplicas`; the operator writes it here, so that an external autoscaler can read
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub replicas: Option<i32>,

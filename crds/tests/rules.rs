@@ -298,6 +298,27 @@ fn manual_mode_takes_replicas() {
 }
 
 #[test]
+fn the_longest_topic_leaves_room_for_the_suffix_of_its_ranges() {
+    let topic = "x".repeat(242);
+    let longest = pipeline(
+        MINIMAL,
+        &json!({"spec": {"source": {"kafka": {"topic": topic}}}}),
+    );
+    longest.validate_cel().expect("valid");
+    assert_eq!(longest.spec.source.kafka.ranges_topic().len(), 249);
+}
+
+/// The ceiling may be lowered below a number that is ignored.
+#[test]
+fn replicas_left_over_from_manual_mode_may_exceed_the_maximum() {
+    let replicas = |scaling: Value| pipeline(MINIMAL, &json!({"spec": {"scaling": scaling}}));
+    let before = replicas(json!({"replicas": 4}));
+    replicas(json!({"replicas": 4, "maxReplicas": 2}))
+        .validate_cel_update(&before)
+        .expect("valid");
+}
+
+#[test]
 fn pain_13_replicas_set_by_hand_may_stay_when_the_mode_goes_back_to_auto_but_not_change() {
     let manual = pipeline(
         MINIMAL,

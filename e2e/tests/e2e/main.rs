@@ -12,6 +12,7 @@ mod ledger;
 mod lifecycle;
 mod order;
 mod progress;
+mod scale_subresource;
 mod scaling;
 mod scene;
 mod secured_broker;

@@ -5,6 +5,8 @@ mod apply;
 mod controller;
 mod counts;
 mod dry_run;
+mod lost_records;
+mod manual;
 mod observe;
 mod plan;
 mod pods;

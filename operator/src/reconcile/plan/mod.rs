@@ -7,6 +7,7 @@ mod conditions;
 mod events;
 mod fleet;
 mod manifests;
+mod manual;
 mod model;
 mod scaling;
 mod template;
@@ -57,6 +58,8 @@ pub(crate) struct Plan {
     /// Pods whose deletion cost changes, with the new cost. Set before the Deployment is scaled
     /// down.
     pub(crate) deletion_costs: Vec<(String, &'static str)>,
+    /// The number of workers to write into `scaling.replicas`.
+    pub(crate) recorded_replicas: Option<i32>,
     /// The scaling decision; `None` while paused or in mode `Manual`.
     pub(crate) decision: Option<Decision>,
     /// State of the autoscaler for the next plan.
@@ -166,6 +169,7 @@ pub(crate) fn plan(
         dry_run,
         outdated: outdated_kinds,
         deletion_costs,
+        recorded_replicas: scaling.record,
         decision: scaling.decision,
         autoscaler: scaling.memory.or_else(|| memory.cloned()),
         status,

@@ -11,7 +11,7 @@ use layra_crds::{
 };
 use layra_policy::{fewest, floor_now, policy};
 
-use super::{conditions::Verdict, fleet};
+use super::{conditions::Verdict, fleet, manual};
 use crate::reconcile::{reason::Reason, world::World};
 
 /// Learned values are written to the status when one changes by more than this fraction.
@@ -32,6 +32,8 @@ pub(super) struct Scaling {
     pub(super) decision: Option<Decision>,
     /// State of the autoscaler for the next decision; `None` while paused or in mode `Manual`.
     pub(super) memory: Option<Memory>,
+    /// The number of workers to write into the spec.
+    pub(super) record: Option<i32>,
 }
 
 /// Decides. Without a `memory` it starts with the learned values in the status.
@@ -50,10 +52,12 @@ pub(super) fn plan(
         return fixed(live.unwrap_or(0), verdict, before, now);
     }
     if scaling.mode == ScalingMode::Manual {
-        let replicas = scaling.replicas.unwrap_or(scaling.min_replicas);
-        let message = "scaling.mode is Manual: scaling.replicas sets the number of workers.";
+        let (replicas, message) = manual::replicas(scaling, live);
         let verdict = Verdict::yes(Reason::Manual, message);
-        return fixed(replicas, verdict, before, now);
+        return Scaling {
+            record: manual::to_record(scaling, replicas),
+            ..fixed(replicas, verdict, before, now)
+        };
     }
 
     let floor = floor_now(scaling, now);
@@ -87,6 +91,7 @@ pub(super) fn plan(
         status: status(&decision, before, now),
         decision: Some(decision),
         memory: Some(memory),
+        record: None,
     }
 }
 
@@ -145,6 +150,7 @@ fn fixed(
         verdict,
         decision: None,
         memory: None,
+        record: None,
     }
 }
 
