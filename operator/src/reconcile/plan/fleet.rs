@@ -30,7 +30,8 @@ pub(super) fn workers(pods: &[WorkerPod], counts: &BTreeMap<String, Counts>) -> 
 }
 
 /// The pods whose value of `DELETION_COST` must change, with the new value, before `removed` workers
-/// are deleted: those with the least work in progress, and of these the youngest.
+/// are deleted: those with the least work in progress, and of these the youngest. A worker whose
+/// counts could not be read may have the most work, so it is deleted last.
 pub(super) fn deletion_costs(
     pods: &[WorkerPod],
     counts: &BTreeMap<String, Counts>,
@@ -41,7 +42,12 @@ pub(super) fn deletion_costs(
         .filter(|pod| !pod.terminating && !pod.ended)
         .collect();
     candidates.sort_by_key(|pod| {
-        let work = counts.get(&pod.name).map_or(0, |counts| counts.in_flight);
+        let work = match counts.get(&pod.name) {
+            Some(counts) => counts.in_flight,
+            // Its containers do not run yet.
+            None if pod.address.is_none() => 0,
+            None => u32::MAX,
+        };
         (work, std::cmp::Reverse(pod.created))
     });
     candidates
@@ -105,5 +111,30 @@ mod tests {
             costs(2),
             [("young".to_owned(), "-1"), ("old".to_owned(), "-1")]
         );
+    }
+
+    #[test]
+    fn a_worker_that_could_not_be_asked_is_deleted_last_and_one_that_does_not_run_yet_first() {
+        let running = json!({"phase": "Running", "podIP": "10.0.0.1"});
+        let pods = [
+            pod("silent", "2026-11-25T10:05:00Z", &running),
+            pod("busy", "2026-11-25T10:00:00Z", &running),
+            pod(
+                "pulling",
+                "2026-11-25T10:01:00Z",
+                &json!({"phase": "Pending"}),
+            ),
+        ];
+        let busy = Counts {
+            in_flight: 20,
+            ..Counts::default()
+        };
+        let counts = BTreeMap::from([("busy".to_owned(), busy)]);
+        let first = |removed| -> Vec<String> {
+            let costs = deletion_costs(&pods, &counts, removed).into_iter();
+            costs.map(|(name, _)| name).collect()
+        };
+        assert_eq!(first(1), ["pulling"]);
+        assert_eq!(first(2), ["pulling", "busy"]);
     }
 }
