@@ -41,14 +41,20 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
     let context = Arc::new(Context::new(shared, namespace.clone(), stores, triggers));
     let (pipelines, writer) = reflector::store();
 
-    let deleted_from = Arc::clone(&context);
+    let absent = (Arc::clone(&context), pipelines.clone());
+    let ended = (Arc::clone(&context), pipelines.clone());
     let edited = watcher(api, watcher::Config::default())
         .modify(|pipeline| pipeline.managed_fields_mut().clear())
         .default_backoff()
         .reflect(writer)
         .inspect(move |event| {
-            if let Ok(watcher::Event::Delete(pipeline)) = event {
-                deleted_from.forget(&pipeline.name_any());
+            let (context, pipelines) = &absent;
+            match event {
+                Ok(watcher::Event::Delete(pipeline)) => {
+                    context.forget_if_absent(&pipeline.name_any(), pipelines);
+                }
+                Ok(watcher::Event::InitDone) => context.forget_absent(pipelines),
+                _ => {}
             }
         })
         .applied_objects()
@@ -79,13 +85,23 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
         queue,
         config,
     )
-    .for_each(|result| async move {
-        match result {
-            Ok(_)
-            | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) =>
-                {}
-            Err(error) => tracing::warn!(%error, "controller error, continuing"),
+    .for_each(|result| {
+        let name = match result {
+            Ok((pipeline, _)) => Some(pipeline.name),
+            Err(
+                controller::Error::ObjectNotFound(pipeline)
+                | controller::Error::ReconcilerFailed(_, pipeline),
+            ) => Some(pipeline.name),
+            Err(error) => {
+                tracing::warn!(%error, "controller error, continuing");
+                None
+            }
+        };
+        if let Some(name) = name {
+            let (context, pipelines) = &ended;
+            context.forget_if_absent(&name, pipelines);
         }
+        std::future::ready(())
     })
     .await;
     tasks.shutdown().await;

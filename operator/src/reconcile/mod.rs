@@ -26,7 +26,11 @@ use std::{
 use jiff::Timestamp;
 use kube::{
     Client, ResourceExt,
-    runtime::{controller::Action, events::Reporter},
+    runtime::{
+        controller::Action,
+        events::Reporter,
+        reflector::{ObjectRef, Store},
+    },
 };
 use layra_crds::{ConfigError, IngestionPipeline};
 
@@ -226,6 +230,26 @@ impl Context {
         states.insert(pipeline.name_any(), state);
     }
 
+    /// Drops what is kept of pipelines that are not in `pipelines`: the watch does not report a
+    /// deletion that happened while it was interrupted.
+    fn forget_absent(&self, pipelines: &Store<IngestionPipeline>) {
+        let known: Vec<String> = {
+            let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+            states.keys().cloned().collect()
+        };
+        for name in known {
+            self.forget_if_absent(&name, pipelines);
+        }
+    }
+
+    /// Drops what is kept of one pipeline if it is not in `pipelines`: a reconcile that was running
+    /// during the deletion keeps its state, and shows its metrics, once more.
+    fn forget_if_absent(&self, name: &str, pipelines: &Store<IngestionPipeline>) {
+        if !contains(pipelines, &self.namespace, name) {
+            self.forget(name);
+        }
+    }
+
     /// Drops the state and the metrics of a deleted pipeline.
     fn forget(&self, name: &str) {
         self.states
@@ -234,6 +258,11 @@ impl Context {
             .remove(name);
         self.metrics.forget(&self.namespace, name);
     }
+}
+
+fn contains(pipelines: &Store<IngestionPipeline>, namespace: &str, name: &str) -> bool {
+    let reference = ObjectRef::new(name).within(namespace);
+    pipelines.get(&reference).is_some()
 }
 
 #[cfg(test)]
