@@ -3,6 +3,9 @@
 /// Tasks and page ranges that are not processed yet, of one pipeline. Absent while unknown.
 pub const CONSUMER_LAG: &str = "kafka_consumer_lag";
 
+/// Records that Kafka deleted before they were processed, of one pipeline. An upper bound.
+pub const LOST_RECORDS: &str = "layra_operator_lost_records_total";
+
 /// Reconciles that finished, successful or not.
 pub const RECONCILES: &str = "layra_operator_reconciles_total";
 /// Reconciles that failed, by [`REASON_LABEL`].

@@ -18,5 +18,6 @@ mod scene;
 mod secured_broker;
 mod secured_kafka;
 mod shutdown;
+mod topic_settings;
 mod trouble;
 mod visual;

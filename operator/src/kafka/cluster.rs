@@ -14,7 +14,11 @@ use rdkafka::{
     error::{KafkaError as ClientError, RDKafkaErrorCode},
 };
 
-use super::{Connection, KafkaError, TopicState, admin, connection::not_created};
+use super::{
+    Connection, KafkaError, TopicState, admin,
+    connection::not_created,
+    topic_settings::{CLEANUP_POLICY, RETENTION_MS, TopicSettings},
+};
 
 /// For each read.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
@@ -66,6 +70,25 @@ impl Cluster {
             (name, state)
         });
         Ok(answers.collect())
+    }
+
+    /// The settings of the topics, as far as they may be read.
+    pub(super) fn topic_settings(&self, topics: &[&str]) -> HashMap<String, TopicSettings> {
+        let client = self.consumer.client();
+        let factors = admin::replication_factors(client, topics, READ_TIMEOUT);
+        let keys = [CLEANUP_POLICY, RETENTION_MS];
+        let configurations = admin::configurations(client, topics, &keys, READ_TIMEOUT);
+        if let Err(error) = &configurations {
+            tracing::debug!(%error, "settings of topics not read");
+        }
+        let factors = factors.unwrap_or_default();
+        let configurations = configurations.unwrap_or_default();
+        let read = topics.iter().map(|topic| {
+            let factor = factors.get(*topic).copied();
+            let settings = TopicSettings::new(factor, configurations.get(*topic));
+            ((*topic).to_owned(), settings)
+        });
+        read.collect()
     }
 
     /// The number of brokers that are alive. `topic` keeps the answer small and need not exist.

@@ -9,12 +9,14 @@ mod connection;
 mod reader;
 mod subscriptions;
 mod topic_changes;
+mod topic_settings;
 
 use layra_autoscaler::Backlog;
 
 pub(crate) use clients::KafkaClients;
 pub(crate) use connection::Connection;
 pub(crate) use subscriptions::Subscriber;
+pub(crate) use topic_settings::TopicSettings;
 
 /// The topics and the consumer group that a pipeline asks about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +43,8 @@ pub(crate) struct Answer {
     pub(crate) topic: TopicState,
     pub(crate) ranges_topic: TopicState,
     pub(crate) dead_letter_topic: TopicState,
+    /// The settings of these three, at most some minutes old; `None`: not read yet.
+    pub(crate) settings: [Option<TopicSettings>; 3],
     /// The offsets of tasks and page ranges, or why they are unknown.
     pub(crate) backlog: Result<Backlog, KafkaError>,
 }

@@ -18,6 +18,7 @@ use super::{
     Answer, Connection, KafkaError, Question, TopicState,
     cluster::Cluster,
     subscriptions::{Subscriber, Subscriptions},
+    topic_settings::SettingsCache,
 };
 
 /// The shortest and the longest time between the starts of two rounds.
@@ -59,6 +60,8 @@ impl Reader {
                         state.forget(&subscriptions.take_changed());
                         let answers = state.round(&cluster, &questions);
                         subscriptions.publish(&answers);
+                        // The next round has them.
+                        state.refresh_settings(&cluster);
                     }
                     let round = started.elapsed();
                     let pause = (round * INTERVAL_PER_ROUND)
@@ -106,6 +109,7 @@ struct ClusterState {
     /// With the time of the read; `None`: it must be read again.
     topics: HashMap<String, (Option<Instant>, TopicState)>,
     readings: HashMap<Question, Reading>,
+    settings: SettingsCache,
 }
 
 /// The last full reading of a pipeline's offsets.
@@ -155,6 +159,7 @@ impl ClusterState {
                         topic: self.state(&question.topic),
                         ranges_topic: self.state(&question.ranges_topic),
                         dead_letter_topic: self.state(&question.dead_letter_topic),
+                        settings: question.topics().map(|topic| self.settings.get(topic)),
                         backlog: backlogs[question].clone(),
                     }),
                 };
@@ -211,6 +216,17 @@ impl ClusterState {
             }
         }
         Ok(refused)
+    }
+
+    /// Reads the settings of some of the topics that exist.
+    fn refresh_settings(&mut self, cluster: &Cluster) {
+        let existing: Vec<&str> = self
+            .topics
+            .iter()
+            .filter(|(_, (_, state))| *state != TopicState::Absent)
+            .map(|(topic, _)| topic.as_str())
+            .collect();
+        self.settings.refresh(cluster, &existing);
     }
 
     fn state(&self, topic: &str) -> TopicState {

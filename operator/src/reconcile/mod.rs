@@ -35,9 +35,12 @@ use kube::{
 use layra_crds::{ConfigError, IngestionPipeline};
 
 use crate::{kafka::KafkaClients, milvus::MilvusClients, resources::Kind, telemetry::Metrics};
+use lost_records::LostRecords;
+use plan::PipelineEvent;
 use secrets::SecretCache;
 use state::PipelineState;
 use stores::{Stores, Triggers};
+use world::World;
 
 pub(crate) use controller::run;
 pub(crate) use counts::client as worker_client;
@@ -158,10 +161,9 @@ async fn phases(
     let events: Vec<_> = plan.events.iter().chain(topic_events).cloned().collect();
     report::report(context, pipeline, &plan, &events, &mut state.reported, now).await?;
     applied?;
-
     let is_settled = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
     let idle = pipeline.spec.paused || is_settled;
-    let wait = if !plan.topic_actions.is_empty() {
+    let wait = if was_changed || !plan.topic_actions.is_empty() {
         FIRST_RETRY
     } else if idle {
         IDLE_INTERVAL
@@ -169,6 +171,21 @@ async fn phases(
         ACTIVE_INTERVAL
     };
     Ok(Action::requeue(jittered(wait)))
+}
+
+/// Counts the records that Kafka deleted unprocessed since the last reconcile, and returns an event
+/// if there are any.
+fn lost_records(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    world: &World,
+    records: &mut LostRecords,
+) -> Option<PipelineEvent> {
+    let lost = records.observe(world.backlog.as_ref().ok()?);
+    context
+        .metrics
+        .lost(&context.namespace, &pipeline.name_any(), lost);
+    (lost > 0).then(|| lost_records::event(lost, &pipeline.spec.source.kafka.topic))
 }
 
 /// When to retry after a failure: later with each consecutive one.
@@ -267,6 +284,8 @@ fn contains(pipelines: &Store<IngestionPipeline>, namespace: &str, name: &str) -
 
 #[cfg(test)]
 mod tests {
+    use kube::runtime::{reflector, watcher::Event};
+
     use super::*;
 
     #[test]

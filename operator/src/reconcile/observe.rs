@@ -16,7 +16,7 @@ use super::{
     world::{Live, PastWrites, Problem, SecretState, Topics, World},
 };
 use crate::{
-    kafka::{Connection, KafkaError, Question, Subscriber},
+    kafka::{Connection, KafkaError, Question, Subscriber, TopicSettings},
     milvus::{IndexReport, MilvusError},
     resources,
 };
@@ -72,13 +72,14 @@ pub(super) async fn observe(
         read_counts(context, pipeline, &pods, cache.counts.take(), now),
     );
     cache.counts = Some(counts.clone());
-    let (topics, backlog) = match answer {
-        Ok((topics, backlog)) => {
+    let (topics, topic_settings, backlog) = match answer {
+        Ok((topics, settings, backlog)) => {
             cache.topics = Some((now, topics));
-            (Ok(topics), backlog)
+            (Ok(topics), settings, backlog)
         }
         Err(problem) => (
             cache.recent_topics(now).ok_or(problem.clone()),
+            [None; 3],
             Err(problem),
         ),
     };
@@ -91,6 +92,7 @@ pub(super) async fn observe(
         secrets: secrets.into_iter().map(|secret| secret.state).collect(),
         kafka,
         topics,
+        topic_settings,
         backlog,
         counts: counts.1,
         past_writes: past_writes.clone(),
@@ -164,11 +166,14 @@ fn connection(pipeline: &IngestionPipeline, secrets: &[ReadSecret]) -> Result<Co
     })
 }
 
+/// Topics, their settings and their offsets.
+type KafkaAnswer = (Topics, [Option<TopicSettings>; 3], Result<Backlog, Problem>);
+
 async fn query_kafka(
     context: &Context,
     pipeline: &IngestionPipeline,
     connection: Result<&Connection, &Problem>,
-) -> Result<(Topics, Result<Backlog, Problem>), Problem> {
+) -> Result<KafkaAnswer, Problem> {
     let connection = connection.map_err(Clone::clone)?;
     let kafka = &pipeline.spec.source.kafka;
     let question = Question {
@@ -198,6 +203,7 @@ async fn query_kafka(
     };
     Ok((
         topics,
+        answer.settings,
         answer
             .backlog
             .map_err(|error| kafka_problem(&error, servers)),

@@ -50,6 +50,14 @@ reasons! {
     /// Kafka refused to create or extend a topic. The message has Kafka's reason; the operator
     /// retries every half minute.
     TopicChangeFailed,
+    /// An existing topic has `cleanup.policy=compact`, which deletes tasks with equal keys: set
+    /// `cleanup.policy=delete` on the topic.
+    TopicCompacted,
+    /// An existing topic keeps records for less than a week: raise its `retention.ms`.
+    RetentionShort,
+    /// An existing topic has another replication factor than the spec: reassign its partitions or
+    /// change `source.kafka.replicationFactor`.
+    ReplicationFactorDiffers,
     /// No broker answers: check `source.kafka.bootstrapServers` and the cluster.
     KafkaUnreachable,
     /// Kafka answered with an error. The message has it.
@@ -145,6 +153,11 @@ reasons! {
 
     // Events only.
 
+    /// Kafka deleted records before they were processed: raise the topic's retention and send the
+    /// documents again.
+    RecordsLost,
+    /// `worker.gpu` is set, but the model computes on the CPU: remove it.
+    GpuUnused,
     /// A topic was created.
     TopicCreated,
     /// Partitions were added to a topic.
@@ -179,6 +192,14 @@ impl Reason {
             Self::PartitionsDecreaseRefused | Self::TemplateRefused => Some(Progress::Stalled),
             _ => None,
         }
+    }
+
+    /// A setting of a topic that may lose tasks. The pipeline works with it.
+    pub(crate) fn is_topic_setting(self) -> bool {
+        matches!(
+            self,
+            Self::TopicCompacted | Self::RetentionShort | Self::ReplicationFactorDiffers
+        )
     }
 
     /// Workers are pending, which some ready workers make up for.

@@ -4,7 +4,7 @@
 
 use layra_autoscaler::Memory;
 
-use super::{observe::ReadCache, report::Reported, world::PastWrites};
+use super::{lost_records::LostRecords, observe::ReadCache, report::Reported, world::PastWrites};
 
 /// The state of one pipeline.
 #[derive(Default)]
@@ -17,6 +17,8 @@ pub(super) struct PipelineState {
     pub(super) autoscaler: Option<Memory>,
     /// Of apply.
     pub(super) past_writes: PastWrites,
+    /// The deleted records that were reported.
+    pub(super) lost_records: LostRecords,
     /// Of report.
     pub(super) reported: Reported,
     /// Consecutive failed reconciles.

@@ -13,7 +13,7 @@ use layra_crds::SecretKind;
 
 use super::{pods::WorkerPod, reason::Reason};
 use crate::{
-    kafka::{Connection, TopicState},
+    kafka::{Connection, TopicSettings, TopicState},
     milvus::IndexReport,
     resources::Kind,
 };
@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) kafka: Result<Connection, Problem>,
     /// The topics, at most 30 seconds old.
     pub(crate) topics: Result<Topics, Problem>,
+    /// The settings of the topics of tasks, page ranges and dead letters, as far as they are known.
+    pub(crate) topic_settings: [Option<TopicSettings>; 3],
     /// The offsets of tasks and page ranges.
     pub(crate) backlog: Result<Backlog, Problem>,
     /// The counts of the workers that answered, by pod.
@@ -72,6 +74,7 @@ impl World {
             secrets_hash: None,
             kafka: Err(unknown()),
             topics: Err(unknown()),
+            topic_settings: [None; 3],
             backlog: Err(unknown()),
             counts: BTreeMap::new(),
             past_writes: PastWrites::default(),

@@ -34,7 +34,7 @@ impl PipelineEvent {
         }
     }
 
-    fn warning(reason: Reason, message: impl Into<String>) -> Self {
+    pub(crate) fn warning(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             warning: true,
             reason,
@@ -189,7 +189,8 @@ fn condition_changed(
         let became_ready = new.status == "True" && old.is_none_or(|old| old.status != "True");
         return became_ready.then(|| PipelineEvent::normal(reason, new.message.clone()));
     }
-    let is_problem = new.status != "True" || reason.is_pending_workers();
+    let is_problem =
+        new.status != "True" || reason.is_pending_workers() || reason.is_topic_setting();
     let is_expected = reason == Reason::Paused || reason.progress() == Some(Progress::InProgress);
     (is_problem && !is_expected).then(|| PipelineEvent::warning(reason, new.message.clone()))
 }

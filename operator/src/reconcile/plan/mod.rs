@@ -3,6 +3,7 @@
 //!
 //! Read [`plan`] from top to bottom: it is the whole operator on one page.
 
+mod adopted;
 mod conditions;
 mod events;
 mod fleet;
@@ -120,6 +121,7 @@ pub(crate) fn plan(
         world.past_writes.topic_failure.as_ref(),
         now,
     );
+    let topic = adopted::judge(topic, &spec.source.kafka, &world.topic_settings);
     let verdicts = Verdicts {
         vector_store: vector_store::judge(&world.indexes),
         workers: template.refusal.unwrap_or_else(|| {

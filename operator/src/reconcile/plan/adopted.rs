@@ -1,0 +1,153 @@
+//! Topics that exist and do not suit the pipeline: TopicReady stays true, and its reason says what to
+//! change. The operator changes no setting of a topic that exists. Pure.
+
+use layra_crds::KafkaSource;
+
+use super::conditions::{Status, Verdict};
+use crate::{kafka::TopicSettings, reconcile::reason::Reason};
+
+/// Kafka's default. With less, tasks are deleted during an outage of a long weekend.
+const SHORTEST_RETENTION_MS: i64 = 7 * 24 * 3600 * 1000;
+
+/// The verdict on topics that exist, with the worst of their settings.
+pub(super) fn judge(
+    verdict: Verdict,
+    kafka: &KafkaSource,
+    settings: &[Option<TopicSettings>; 3],
+) -> Verdict {
+    if verdict.reason != Reason::TopicsExist || verdict.status != Status::True {
+        return verdict;
+    }
+    let names = [
+        kafka.topic.clone(),
+        kafka.ranges_topic(),
+        kafka.dead_letter_topic(),
+    ];
+    let known = || {
+        let pairs = names.iter().zip(settings);
+        pairs.filter_map(|(name, settings)| Some((name, settings.as_ref()?)))
+    };
+    let compacted = known().find_map(|(name, settings)| {
+        settings.compacted.then(|| {
+            Verdict::yes(
+                Reason::TopicCompacted,
+                format!(
+                    "Topic {name} has cleanup.policy=compact, so Kafka deletes a task when a later one has the same key. Set cleanup.policy=delete on the topic."
+                ),
+            )
+        })
+    });
+    let short = || {
+        known().find_map(|(name, settings)| {
+            let retention = settings.retention_ms?;
+            (0..SHORTEST_RETENTION_MS).contains(&retention).then(|| {
+                Verdict::yes(
+                    Reason::RetentionShort,
+                    format!(
+                        "Topic {name} has retention.ms={retention}, less than 7 days: Kafka deletes tasks that wait longer, for example during an outage. Raise retention.ms on the topic; topics that the operator creates keep tasks for 30 days."
+                    ),
+                )
+            })
+        })
+    };
+    let replicas = || {
+        known().find_map(|(name, settings)| {
+            let has = settings.replication_factor?;
+            let want = kafka.replication_factor;
+            (has != want).then(|| {
+                Verdict::yes(
+                    Reason::ReplicationFactorDiffers,
+                    format!(
+                        "Topic {name} has replication factor {has}, but source.kafka.replicationFactor is {want}. Reassign its partitions, or set source.kafka.replicationFactor to {has}."
+                    ),
+                )
+            })
+        })
+    };
+    compacted
+        .or_else(short)
+        .or_else(replicas)
+        .unwrap_or(verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+
+    fn judged(change: impl Fn(&mut TopicSettings), topic: usize) -> Verdict {
+        let kafka = fixtures::pipeline().spec.source.kafka;
+        let good = TopicSettings {
+            replication_factor: Some(kafka.replication_factor),
+            compacted: false,
+            retention_ms: Some(-1),
+        };
+        let mut settings = [Some(good); 3];
+        settings[topic].as_mut().map(change);
+        let verdict = Verdict::yes(Reason::TopicsExist, "They exist.");
+        judge(verdict, &kafka, &settings)
+    }
+
+    #[test]
+    fn suitable_topics_are_not_mentioned() {
+        assert_eq!(judged(|_| {}, 0).reason, Reason::TopicsExist);
+        let week = |settings: &mut TopicSettings| settings.retention_ms = Some(604_800_000);
+        assert_eq!(judged(week, 0).reason, Reason::TopicsExist);
+    }
+
+    #[test]
+    fn what_can_lose_tasks_is_a_reason_and_does_not_make_the_topics_unready() {
+        for (verdict, reason, words) in [
+            (
+                judged(|settings| settings.compacted = true, 0),
+                Reason::TopicCompacted,
+                "Topic task_generation has cleanup.policy=compact",
+            ),
+            (
+                judged(|settings| settings.retention_ms = Some(3_600_000), 2),
+                Reason::RetentionShort,
+                "Topic task_generation.dlq has retention.ms=3600000",
+            ),
+            (
+                judged(|settings| settings.replication_factor = Some(7), 1),
+                Reason::ReplicationFactorDiffers,
+                "Topic task_generation.ranges has replication factor 7",
+            ),
+        ] {
+            assert!(verdict.is_true());
+            assert_eq!(verdict.reason, reason);
+            assert!(verdict.message.contains(words), "{}", verdict.message);
+        }
+    }
+
+    #[test]
+    fn the_worst_setting_is_the_reason() {
+        let all = |settings: &mut TopicSettings| {
+            *settings = TopicSettings {
+                replication_factor: Some(7),
+                compacted: true,
+                retention_ms: Some(0),
+            };
+        };
+        assert_eq!(judged(all, 0).reason, Reason::TopicCompacted);
+    }
+
+    #[test]
+    fn settings_that_may_not_be_read_are_not_judged() {
+        let kafka = fixtures::pipeline().spec.source.kafka;
+        let verdict = Verdict::yes(Reason::TopicsExist, "They exist.");
+        assert_eq!(
+            judge(verdict, &kafka, &[None; 3]).reason,
+            Reason::TopicsExist
+        );
+        let creating = Verdict::no(Reason::TopicCreating, "Soon.");
+        let compacted = Some(TopicSettings {
+            compacted: true,
+            ..TopicSettings::default()
+        });
+        assert_eq!(
+            judge(creating, &kafka, &[compacted; 3]).reason,
+            Reason::TopicCreating
+        );
+    }
+}
