@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{AccessKeySecretRef, SecretKeySecretRef};
+use crate::{AccessKeySecretRef, CaSecretRef, SecretKeySecretRef};
 
 /// Where the original documents are stored, and how their pages are rendered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,8 +27,12 @@ pub struct DocumentsSpec {
 
 /// The S3-compatible store of original documents and page images. Objects are addressed by bucket
 /// and key only; a URL in a task is never fetched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.caSecretRef) || !has(self.endpoint) || self.endpoint.startsWith('https://')")
+        .message("documents.objectStore.caSecretRef is for an https:// endpoint. Remove it, or use https:// in endpoint")
+)]
 pub struct ObjectStoreSpec {
     /// `http(s)://host:port` of the store, addressed path-style. Absent: AWS S3 in `region`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,6 +61,11 @@ pub struct ObjectStoreSpec {
 
     /// The Secret and key that hold the S3 secret key. It may be the same Secret.
     pub secret_key_secret_ref: SecretKeySecretRef,
+
+    /// The Secret and key that hold the certificates of a private authority, in PEM format, for an
+    /// `https://` endpoint. Absent: only the authorities in the image are trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
 }
 
 /// How pages are rendered to images.

@@ -24,10 +24,10 @@ pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
-pub use scaling::{FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};
+pub use scaling::{ActivationSpec, FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};
 pub use secrets::{
-    AccessKeySecretRef, ReferencedKey, ReferencedSecret, SecretKeySecretRef, SecretKind, SecretRef,
-    TokenSecretRef, UriSecretRef,
+    AccessKeySecretRef, CA_FILE, CaSecretRef, ReferencedKey, ReferencedSecret, SecretKeySecretRef,
+    SecretKind, SecretRef, TokenSecretRef, UriSecretRef,
 };
 pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};
 pub use status::{

@@ -54,19 +54,28 @@ secret_key_ref!(
     TokenSecretRef, "token", default_token, "default_token"
 );
 
+secret_key_ref!(
+    /// The key of a Secret that holds the certificates of private certificate authorities, in PEM
+    /// format.
+    CaSecretRef, "ca.crt", default_ca, "default_ca"
+);
+
+/// Name of the file with the authorities of a store, in the directory of its [`SecretKind`].
+pub const CA_FILE: &str = "ca.crt";
+
 /// What a worker needs a Secret for. Its files are in a directory of this name, and their names do
 /// not depend on the keys in the Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SecretKind {
     /// `source.kafka.authSecretRef`: a file for each key of the Secret.
     Kafka,
-    /// `documents.objectStore`: the files `accessKey` and `secretKey`.
+    /// `documents.objectStore`: the files `accessKey`, `secretKey` and [`CA_FILE`].
     ObjectStore,
-    /// `stores.milvus.tokenSecretRef`: the file `token`.
+    /// `stores.milvus`: the files `token` and [`CA_FILE`].
     Milvus,
-    /// `stores.mongodb.uriSecretRef`: the file `uri`.
+    /// `stores.mongodb`: the files `uri` and [`CA_FILE`].
     Mongodb,
-    /// `stores.redis.uriSecretRef`: the file `uri`.
+    /// `stores.redis`: the files `uri` and [`CA_FILE`].
     Redis,
     /// `embedding.model.tokenSecretRef`: the file `token`.
     Model,
@@ -126,6 +135,7 @@ impl IngestionPipelineSpec {
         let kind = SecretKind::ObjectStore;
         secrets.push(one_key(kind, &access.name, &access.key, "accessKey"));
         secrets.push(one_key(kind, &secret.name, &secret.key, "secretKey"));
+        secrets.extend(authorities(kind, store.ca_secret_ref.as_ref()));
         if let Some(token) = &self.stores.milvus.token_secret_ref {
             secrets.push(one_key(
                 SecretKind::Milvus,
@@ -134,17 +144,32 @@ impl IngestionPipelineSpec {
                 "token",
             ));
         }
-        let uri = &self.stores.mongodb.uri_secret_ref;
+        let milvus = &self.stores.milvus;
+        secrets.extend(authorities(
+            SecretKind::Milvus,
+            milvus.ca_secret_ref.as_ref(),
+        ));
+        let mongodb = &self.stores.mongodb;
+        let uri = &mongodb.uri_secret_ref;
         secrets.push(one_key(SecretKind::Mongodb, &uri.name, &uri.key, "uri"));
+        secrets.extend(authorities(
+            SecretKind::Mongodb,
+            mongodb.ca_secret_ref.as_ref(),
+        ));
         if let Some(redis) = &self.stores.redis {
             let uri = &redis.uri_secret_ref;
             secrets.push(one_key(SecretKind::Redis, &uri.name, &uri.key, "uri"));
+            secrets.extend(authorities(SecretKind::Redis, redis.ca_secret_ref.as_ref()));
         }
         if let Some(token) = &self.embedding.model.token_secret_ref {
             secrets.push(one_key(SecretKind::Model, &token.name, &token.key, "token"));
         }
         secrets
     }
+}
+
+fn authorities(kind: SecretKind, reference: Option<&CaSecretRef>) -> Option<ReferencedSecret<'_>> {
+    reference.map(|ca| one_key(kind, &ca.name, &ca.key, CA_FILE))
 }
 
 fn one_key<'a>(
@@ -203,6 +228,35 @@ mod tests {
                 ("object-store", "s3", "secretKey", "secretKey"),
                 ("mongodb", "mongo", "uri", "uri"),
             ]
+        );
+    }
+
+    #[test]
+    fn the_authorities_of_a_store_are_next_to_its_credentials() {
+        let spec = spec(|spec| {
+            spec["documents"]["objectStore"]["caSecretRef"] = json!({"name": "ca"});
+            let stores = &mut spec["stores"];
+            stores["milvus"]["caSecretRef"] = json!({"name": "ca", "key": "milvus.pem"});
+            stores["mongodb"]["caSecretRef"] = json!({"name": "ca"});
+            stores["redis"] = json!({"uriSecretRef": {"name": "r"}, "caSecretRef": {"name": "ca"}});
+        });
+        let all = keys(&spec);
+        let found: Vec<_> = all.iter().filter(|key| key.1 == "ca").collect();
+        assert_eq!(
+            found,
+            [
+                &("object-store", "ca", "ca.crt", "ca.crt"),
+                &("milvus", "ca", "milvus.pem", "ca.crt"),
+                &("mongodb", "ca", "ca.crt", "ca.crt"),
+                &("redis", "ca", "ca.crt", "ca.crt"),
+            ]
+        );
+        let mut kinds: Vec<_> = all.iter().map(|key| key.0).collect();
+        kinds.dedup();
+        assert_eq!(
+            kinds,
+            ["object-store", "milvus", "mongodb", "redis"],
+            "one volume for each store"
         );
     }
 

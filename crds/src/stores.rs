@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{TokenSecretRef, UriSecretRef};
+use crate::{CaSecretRef, TokenSecretRef, UriSecretRef};
 
 /// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
 pub const COLLECTION_PLACEHOLDER: &str = "{knowledge_db_id}";
@@ -27,6 +27,10 @@ pub struct StoresSpec {
 /// The Milvus that stores the vectors, in one collection for each knowledge base.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.caSecretRef) || self.uri.startsWith('https://')")
+        .message("stores.milvus.caSecretRef is for an https:// uri. Remove it, or use https:// in uri")
+)]
 pub struct MilvusSpec {
     /// `http(s)://host:port` of Milvus.
     #[schemars(regex(pattern = r"^https?://.+$"))]
@@ -36,6 +40,11 @@ pub struct MilvusSpec {
     /// authentication.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<TokenSecretRef>,
+
+    /// The Secret and key that hold the certificates of a private authority, in PEM format, for an
+    /// `https://` uri. Absent: only the authorities in the image are trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
 
     /// Name of a knowledge base's collection. `{knowledge_db_id}` stands for the id in the task,
     /// with `-` replaced by `_`. Default: `colqwen{knowledge_db_id}`, as in LAYRA.
@@ -148,6 +157,11 @@ pub struct MongodbSpec {
     /// The Secret and key that hold the connection string.
     pub uri_secret_ref: UriSecretRef,
 
+    /// The Secret and key that hold the certificates of a private authority, in PEM format. It turns
+    /// on TLS. Absent: the connection string alone decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
+
     /// Name of the database. Default: `mongodb`, as in LAYRA.
     #[serde(default = "default_database")]
     #[schemars(length(min = 1, max = 63))]
@@ -159,8 +173,13 @@ pub struct MongodbSpec {
 #[serde(rename_all = "camelCase")]
 pub struct RedisSpec {
     /// The Secret and key that hold the URL, for example `redis://:password@host:6379/1`. LAYRA
-    /// keeps task progress in database 1.
+    /// keeps task progress in database 1. `rediss://` is with TLS.
     pub uri_secret_ref: UriSecretRef,
+
+    /// The Secret and key that hold the certificates of a private authority, in PEM format, for a
+    /// `rediss://` URL. Absent: only the authorities in the image are trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<CaSecretRef>,
 }
 
 impl Default for IndexSpec {
@@ -198,6 +217,7 @@ mod tests {
         MilvusSpec {
             uri: "http://milvus:19530".into(),
             token_secret_ref: None,
+            ca_secret_ref: None,
             collection: collection.into(),
             index: IndexSpec::default(),
         }

@@ -48,6 +48,7 @@ fn the_full_example_names_every_default() {
         "/source/kafka/bootstrapServers",
         "/documents/objectStore/publicEndpoint",
         "/stores/milvus/tokenSecretRef",
+        "/stores/mongodb/caSecretRef",
         "/stores/redis",
         "/worker/image",
         "/worker/resources",
@@ -131,6 +132,14 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         (
             json!({"spec": {"embedding": {"model": {"tokenSecretRef": {"name": "hub"}}}}}),
             "neither uri nor adapterUri is one",
+        ),
+        (
+            json!({"spec": {"stores": {"milvus": {"caSecretRef": {"name": "ca"}}}}}),
+            "stores.milvus.caSecretRef is for an https:// uri",
+        ),
+        (
+            json!({"spec": {"documents": {"objectStore": {"caSecretRef": {"name": "ca"}}}}}),
+            "documents.objectStore.caSecretRef is for an https:// endpoint",
         ),
         (
             json!({"spec": {"stores": {"milvus": {"collection": "everything"}}}}),

@@ -145,7 +145,12 @@ impl Common {
     pub(crate) async fn documents(&self) -> Result<Documents, Failure> {
         let Settings { config, secrets } = &self.settings;
         let database = &config.stores.mongodb.database;
-        let documents = Documents::new(&secrets.mongodb_uri, database).await?;
+        let documents = Documents::new(
+            &secrets.mongodb_uri,
+            secrets.authorities.mongodb.as_deref(),
+            database,
+        )
+        .await?;
         self.retry()
             .run(Stage::Mongodb, &self.stop, |_| documents.prepare())
             .await?;
@@ -156,7 +161,9 @@ impl Common {
         let Settings { config, secrets } = &self.settings;
         let connect = |_| async {
             let token = secrets.milvus_token.as_ref();
-            let vectors = Vectors::connect(&config.stores.milvus, token, dimensions).await?;
+            let authorities = secrets.authorities.milvus.as_deref();
+            let spec = &config.stores.milvus;
+            let vectors = Vectors::connect(spec, token, authorities, dimensions).await?;
             vectors.check().await?;
             Ok(vectors)
         };

@@ -19,7 +19,7 @@ impl BenchStore {
         collection: &str,
         dimensions: usize,
     ) -> anyhow::Result<Self> {
-        let vectors = Vectors::connect(spec, None, dimensions).await?;
+        let vectors = Vectors::connect(spec, None, None, dimensions).await?;
         vectors.ensure_collection(collection).await?;
         Ok(Self {
             vectors,

@@ -3,6 +3,9 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
+    io::Write as _,
+    os::fd::AsRawFd as _,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,6 +13,7 @@ use std::{
 use milvus::v2::prelude::{
     ClientV2, ConnectConfig, ListCollectionsRequest, RetryConfig, TelemetryConfig,
 };
+use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{MilvusError, from_client};
@@ -33,6 +37,8 @@ pub(crate) struct MilvusClients {
 struct Access {
     uri: String,
     token: Option<String>,
+    /// Certificates of private authorities, in PEM format.
+    authorities: Option<String>,
 }
 
 /// One server with one token.
@@ -51,10 +57,16 @@ pub(super) struct Listing {
 }
 
 impl MilvusClients {
-    pub(super) fn server(&self, uri: &str, token: Option<&str>) -> Arc<Server> {
+    pub(super) fn server(
+        &self,
+        uri: &str,
+        token: Option<&str>,
+        authorities: Option<&str>,
+    ) -> Arc<Server> {
         let access = Access {
             uri: uri.to_owned(),
             token: token.map(str::to_owned),
+            authorities: authorities.map(str::to_owned),
         };
         let now = Instant::now();
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,10 +140,28 @@ impl Access {
         if let Some(token) = &self.token {
             config = config.token(token);
         }
+        // The client reads the file before it connects.
+        let file = match &self.authorities {
+            Some(authorities) => Some(file_in_memory(authorities).map_err(|error| {
+                MilvusError::Unreachable(format!("the certificates cannot be used: {error}"))
+            })?),
+            None => None,
+        };
+        if let Some(file) = &file {
+            config = config.ca_certificate(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        }
         ClientV2::new(&config)
             .await
             .map_err(|error| from_client(&error))
     }
+}
+
+/// A file for a client that reads certificates only from files: the operator's file system is
+/// read-only.
+fn file_in_memory(text: &str) -> std::io::Result<File> {
+    let mut file = File::from(memfd_create("authorities", MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -143,19 +173,27 @@ mod tests {
     #[test]
     fn pipelines_with_the_same_server_and_token_share_a_client() {
         let clients = MilvusClients::default();
-        let one = clients.server("http://milvus:19530", Some("a"));
-        let same = clients.server("http://milvus:19530", Some("a"));
+        let one = clients.server("http://milvus:19530", Some("a"), None);
+        let same = clients.server("http://milvus:19530", Some("a"), None);
         assert!(Arc::ptr_eq(&one, &same));
-        for (uri, token) in [
-            ("http://milvus:19530", Some("b")),
-            ("http://milvus:19530", None),
-            ("http://other:19530", Some("a")),
+        for (uri, token, authorities) in [
+            ("http://milvus:19530", Some("b"), None),
+            ("http://milvus:19530", None, None),
+            ("http://other:19530", Some("a"), None),
+            ("http://milvus:19530", Some("a"), Some("PEM")),
         ] {
             assert!(
-                !Arc::ptr_eq(&one, &clients.server(uri, token)),
-                "{uri} {token:?}"
+                !Arc::ptr_eq(&one, &clients.server(uri, token, authorities)),
+                "{uri} {token:?} {authorities:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_file_in_memory_can_be_read_by_its_path() {
+        let file = file_in_memory("certificates").unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "certificates");
     }
 
     #[tokio::test]
@@ -170,7 +208,7 @@ mod tests {
                 counted.fetch_add(1, Ordering::Relaxed);
             }
         });
-        let server = MilvusClients::default().server(&uri, None);
+        let server = MilvusClients::default().server(&uri, None, None);
         assert!(server.listing().await.is_err());
         let attempts = connections.load(Ordering::Relaxed);
         assert!(attempts > 0);

@@ -35,8 +35,9 @@ impl MilvusClients {
         &self,
         spec: &MilvusSpec,
         token: Option<&str>,
+        authorities: Option<&str>,
     ) -> Result<IndexReport, MilvusError> {
-        tokio::time::timeout(CHECK_TIMEOUT, self.check(spec, token))
+        tokio::time::timeout(CHECK_TIMEOUT, self.check(spec, token, authorities))
             .await
             .unwrap_or_else(|_| Err(MilvusError::Unreachable("the check timed out".to_owned())))
     }
@@ -45,8 +46,9 @@ impl MilvusClients {
         &self,
         spec: &MilvusSpec,
         token: Option<&str>,
+        authorities: Option<&str>,
     ) -> Result<IndexReport, MilvusError> {
-        let server = self.server(&spec.uri, token);
+        let server = self.server(&spec.uri, token, authorities);
         let listing = server.listing().await?;
         let mut names: Vec<&String> = listing
             .collections
@@ -154,11 +156,14 @@ mod tests {
             // Nothing listens on port 1.
             uri: "http://127.0.0.1:1".into(),
             token_secret_ref: None,
+            ca_secret_ref: None,
             collection: "colqwen{knowledge_db_id}".into(),
             index: IndexSpec::default(),
         };
         let started = std::time::Instant::now();
-        let result = MilvusClients::default().check_indexes(&spec, None).await;
+        let result = MilvusClients::default()
+            .check_indexes(&spec, None, None)
+            .await;
         assert!(
             matches!(result, Err(MilvusError::Unreachable(_))),
             "{result:?}"

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use layra_autoscaler::{Backlog, Counts};
-use layra_crds::{IngestionPipeline, KafkaSecurity, SecretKind};
+use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, SecretKind};
 
 use super::{
     Context, counts,
@@ -277,16 +277,17 @@ async fn indexes(
     secrets: &[ReadSecret],
 ) -> Result<IndexReport, Problem> {
     let spec = &pipeline.spec.stores.milvus;
-    let secret = secrets
-        .iter()
-        .find(|secret| secret.state.kind == SecretKind::Milvus);
-    if let Some(problem) = secret.and_then(|secret| secret.state.problem.clone()) {
+    let of_milvus = || {
+        let all = secrets.iter();
+        all.filter(|secret| secret.state.kind == SecretKind::Milvus)
+    };
+    if let Some(problem) = of_milvus().find_map(|secret| secret.state.problem.clone()) {
         return Err(problem);
     }
-    let token = secret.and_then(|secret| secret.text("token"));
+    let text = |file| of_milvus().find_map(|secret| secret.text(file));
     context
         .milvus
-        .check_indexes(spec, token)
+        .check_indexes(spec, text("token"), text(CA_FILE))
         .await
         .map_err(|error| match error {
             MilvusError::Unreachable(message) => Problem::new(

@@ -7,7 +7,9 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use layra_crds::{KafkaSecurity, KafkaSecurityError, SecretKind, WorkerConfig, secret_text};
+use layra_crds::{
+    CA_FILE, CaSecretRef, KafkaSecurity, KafkaSecurityError, SecretKind, WorkerConfig, secret_text,
+};
 
 /// A text that is never printed or logged.
 #[derive(Clone, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub(crate) struct Secrets {
     pub(crate) mongodb_uri: Secret,
     /// Redis' connection string.
     pub(crate) redis_uri: Option<Secret>,
+    /// The files with the authorities of the stores; `None`: those of the image.
+    pub(crate) authorities: Authorities,
     /// Token for the source of the model. Only fetching the model needs it.
     pub(crate) model_token: Option<Secret>,
 }
@@ -121,10 +125,45 @@ impl Secrets {
                 Some(_) => Some(required(SecretKind::Redis, "uri")?),
                 None => None,
             },
+            authorities: Authorities::find(config, root)?,
             model_token: match config.embedding.model.token_secret_ref {
                 Some(_) => optional(root, SecretKind::Model, "token")?,
                 None => None,
             },
+        })
+    }
+}
+
+/// Files with the certificates of private authorities, in PEM format. The clients read them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Authorities {
+    pub(crate) object_store: Option<PathBuf>,
+    pub(crate) milvus: Option<PathBuf>,
+    pub(crate) mongodb: Option<PathBuf>,
+    pub(crate) redis: Option<PathBuf>,
+}
+
+impl Authorities {
+    /// The files that the configuration names. They must exist and have contents.
+    fn find(config: &WorkerConfig, root: &Path) -> Result<Self, SettingsError> {
+        let file = |kind: SecretKind, reference: Option<&CaSecretRef>| match reference {
+            Some(_) => {
+                required(root, kind, CA_FILE)?;
+                Ok(Some(root.join(kind.directory()).join(CA_FILE)))
+            }
+            None => Ok(None),
+        };
+        let stores = &config.stores;
+        let object_store = &config.documents.object_store;
+        let redis = stores.redis.as_ref();
+        Ok(Self {
+            object_store: file(SecretKind::ObjectStore, object_store.ca_secret_ref.as_ref())?,
+            milvus: file(SecretKind::Milvus, stores.milvus.ca_secret_ref.as_ref())?,
+            mongodb: file(SecretKind::Mongodb, stores.mongodb.ca_secret_ref.as_ref())?,
+            redis: file(
+                SecretKind::Redis,
+                redis.and_then(|redis| redis.ca_secret_ref.as_ref()),
+            )?,
         })
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
 use layra_crds::{IndexSpec, IndexType, MetricType, MilvusSpec};
@@ -58,10 +59,12 @@ pub(crate) struct PageVectors {
 }
 
 impl Vectors {
-    /// Connects to Milvus. `dimensions` is the width of the model's vectors.
+    /// Connects to Milvus. `authorities` is a file with the certificates to trust instead of those
+    /// of the image; `dimensions` is the width of the model's vectors.
     pub(crate) async fn connect(
         spec: &MilvusSpec,
         token: Option<&Secret>,
+        authorities: Option<&Path>,
         dimensions: usize,
     ) -> Result<Self, Failure> {
         let mut config = ConnectConfig::new()
@@ -72,6 +75,9 @@ impl Vectors {
             .telemetry(sdk::TelemetryConfig::new().enabled(false));
         if let Some(token) = token {
             config = config.token(token.reveal());
+        }
+        if let Some(file) = authorities {
+            config = config.ca_certificate(file.to_string_lossy());
         }
         let client = ClientV2::new(&config).await?;
         Ok(Self {

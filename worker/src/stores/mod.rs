@@ -1,5 +1,7 @@
 //! The stores that hold a document, the ledger of its state, and the progress that users see.
 
+#[cfg(test)]
+mod authority_tests;
 pub(crate) mod ledger;
 pub(crate) mod milvus;
 pub(crate) mod mongo;

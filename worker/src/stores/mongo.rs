@@ -2,12 +2,15 @@
 //!
 //! Every write is idempotent. Page numbers are 1-based here and 0-based in Milvus, as in LAYRA.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
-use mongodb::options::{ClientOptions, IndexOptions, ReadConcern, ReadPreference, WriteConcern};
+use mongodb::options::{
+    ClientOptions, IndexOptions, ReadConcern, ReadPreference, Tls, TlsOptions, WriteConcern,
+};
 use mongodb::{Client, Collection, Database, IndexModel};
 
 use crate::document::task::Task;
@@ -54,8 +57,13 @@ pub(crate) struct StoredFile {
 
 impl Documents {
     /// Creates a client, which connects in the background.
-    pub(crate) async fn new(uri: &Secret, database: &str) -> Result<Self, Failure> {
-        let options = client_options(uri).await?;
+    /// `authorities` is a file with the certificates to trust instead of those of the image.
+    pub(crate) async fn new(
+        uri: &Secret,
+        authorities: Option<&Path>,
+        database: &str,
+    ) -> Result<Self, Failure> {
+        let options = client_options(uri, authorities).await?;
         let client = Client::with_options(options)?;
         let database = client.database(database);
         Ok(Self {
@@ -309,7 +317,10 @@ impl Documents {
 
 /// The settings of the client. What it writes and reads survives an election, whatever the
 /// connection string says: an offset is committed once the ledger has the document's end.
-async fn client_options(uri: &Secret) -> Result<ClientOptions, Failure> {
+async fn client_options(
+    uri: &Secret,
+    authorities: Option<&Path>,
+) -> Result<ClientOptions, Failure> {
     let mut options = ClientOptions::parse(uri.reveal()).await.map_err(|error| {
         // The driver's message may contain parts of the connection string.
         let kind = match *error.kind {
@@ -322,6 +333,14 @@ async fn client_options(uri: &Secret) -> Result<ClientOptions, Failure> {
             format!("mongodb/uri: {kind}"),
         )
     })?;
+    if let Some(file) = authorities {
+        let mut tls = match options.tls.take() {
+            Some(Tls::Enabled(tls)) => tls,
+            Some(Tls::Disabled) | None => TlsOptions::default(),
+        };
+        tls.ca_file_path = Some(file.to_owned());
+        options.tls = Some(Tls::Enabled(tls));
+    }
     options
         .app_name
         .get_or_insert_with(|| "layra-worker".to_owned());
@@ -488,7 +507,7 @@ mod tests {
     async fn an_election_takes_nothing_back_whatever_the_connection_string_says() {
         let uri = "mongodb://host/?w=1&journal=false&readConcernLevel=local\
                    &readPreference=secondaryPreferred";
-        let options = client_options(&Secret::new(uri)).await.unwrap();
+        let options = client_options(&Secret::new(uri), None).await.unwrap();
         assert_eq!(options.write_concern, Some(WriteConcern::majority()));
         assert_eq!(options.read_concern, Some(ReadConcern::majority()));
         let primary = ReadPreference::Primary.into();
@@ -502,9 +521,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_private_authority_turns_on_tls_and_keeps_what_the_connection_string_says() {
+        let file = Path::new("/etc/layra/secrets/mongodb/ca.crt");
+        for (uri, key_file) in [
+            ("mongodb://host/", None),
+            ("mongodb://host/?tls=false", None),
+            (
+                "mongodb://host/?tls=true&tlsCertificateKeyFile=/client.pem",
+                Some("/client.pem"),
+            ),
+        ] {
+            let options = client_options(&Secret::new(uri), Some(file)).await.unwrap();
+            let Some(Tls::Enabled(tls)) = options.tls else {
+                panic!("{uri}: no TLS")
+            };
+            assert_eq!(tls.ca_file_path.as_deref(), Some(file), "{uri}");
+            assert_eq!(tls.cert_key_file_path, key_file.map(Into::into), "{uri}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_bad_connection_string_is_fatal_and_not_shown() {
         let uri = Secret::new("mongodb://root:hidden@:x:y");
-        let failure = Documents::new(&uri, "mongodb").await.unwrap_err();
+        let failure = Documents::new(&uri, None, "mongodb").await.unwrap_err();
         assert_eq!(failure.class, Class::Fatal);
         assert!(!failure.message.contains("hidden"));
     }

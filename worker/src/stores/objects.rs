@@ -12,8 +12,8 @@ use layra_crds::ObjectStoreSpec;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutOptions, PutPayload, RetryConfig, WriteMultipart,
+    Attribute, Attributes, Certificate, ClientOptions, GetOptions, GetRange, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutOptions, PutPayload, RetryConfig, WriteMultipart,
 };
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
@@ -479,13 +479,17 @@ fn client(
     bucket: &str,
     longest: Option<Duration>,
 ) -> Result<Arc<AmazonS3>, Failure> {
+    let mut options = client_options(longest);
+    if let Some(file) = &secrets.authorities.object_store {
+        options = trusting(options, file)?;
+    }
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(&spec.region)
         .with_access_key_id(secrets.access_key.reveal())
         .with_secret_access_key(secrets.secret_key.reveal())
         .with_allow_http(true)
-        .with_client_options(client_options(longest))
+        .with_client_options(options)
         // `Retry` retries, and reports it.
         .with_retry(RetryConfig {
             max_retries: 1,
@@ -509,6 +513,22 @@ fn client_options(longest: Option<Duration>) -> ClientOptions {
         Some(longest) => options.with_timeout(longest),
         None => options.with_timeout_disabled(),
     }
+}
+
+/// Trusts the certificates in this file, too.
+fn trusting(options: ClientOptions, file: &std::path::Path) -> Result<ClientOptions, Failure> {
+    let invalid = |error: &dyn std::fmt::Display| {
+        let message = format!("{} has no certificates: {error}", file.display());
+        Failure::fatal(Stage::Objects, Reason::InvalidObjectStore, message)
+    };
+    let bundle = std::fs::read(file).map_err(|error| invalid(&error))?;
+    let certificates = Certificate::from_pem_bundle(&bundle).map_err(|error| invalid(&error))?;
+    if certificates.is_empty() {
+        return Err(invalid(&"there is no PEM block"));
+    }
+    Ok(certificates
+        .into_iter()
+        .fold(options, ClientOptions::with_root_certificate))
 }
 
 /// Opens a file to write from a position. What follows the position is removed.
@@ -568,7 +588,7 @@ mod tests {
 
     use super::*;
     use crate::runtime::failure::Cause;
-    use crate::runtime::settings::Secret;
+    use crate::runtime::settings::{Authorities, Secret};
 
     /// A request that the server received.
     #[derive(Clone, Debug)]
@@ -632,6 +652,7 @@ mod tests {
             milvus_token: None,
             mongodb_uri: Secret::new(""),
             redis_uri: None,
+            authorities: Authorities::default(),
             model_token: None,
         };
         let objects = Objects::new(&spec, &secrets).unwrap();

@@ -8,6 +8,7 @@
 //! An expired hash is not recreated, its time to live is not changed, and no fields are added.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -110,12 +111,9 @@ impl Progress {
     }
 
     /// A display that connects in the background, once there is something to show.
-    pub(crate) fn new(uri: &Secret) -> Result<Self, Failure> {
-        let client = redis::Client::open(uri.reveal()).map_err(|_| {
-            // The library's message may contain the connection string.
-            let message = "redis/uri is not a valid connection string";
-            Failure::fatal(Stage::Intake, Reason::InvalidRedisUri, message)
-        })?;
+    /// `authorities` is a file with the certificates to trust instead of those of the image.
+    pub(crate) fn new(uri: &Secret, authorities: Option<&Path>) -> Result<Self, Failure> {
+        let client = client(uri, authorities)?;
         let queue = Arc::new(Queue::new());
         let redis = Redis {
             client,
@@ -322,6 +320,27 @@ impl Target for Redis {
     }
 }
 
+/// The library's messages may contain the connection string.
+pub(super) fn client(uri: &Secret, authorities: Option<&Path>) -> Result<redis::Client, Failure> {
+    let invalid = |message: String| Failure::fatal(Stage::Intake, Reason::InvalidRedisUri, message);
+    let Some(file) = authorities else {
+        return redis::Client::open(uri.reveal())
+            .map_err(|_| invalid("redis/uri is not a valid connection string".to_owned()));
+    };
+    let certificates = std::fs::read(file)
+        .map_err(|error| invalid(format!("{} cannot be read: {error}", file.display())))?;
+    let trusted = redis::TlsCertificates {
+        client_tls: None,
+        root_cert: Some(certificates),
+    };
+    redis::Client::build_with_tls(uri.reveal(), trusted).map_err(|_| {
+        invalid(format!(
+            "redis/uri is not a valid rediss:// URL, or {} has no certificate",
+            file.display()
+        ))
+    })
+}
+
 async fn connect(client: &redis::Client) -> Result<MultiplexedConnection, Undelivered> {
     let settings = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(TIMEOUT))
@@ -373,7 +392,7 @@ mod tests {
     }
 
     fn at(address: std::net::SocketAddr) -> Progress {
-        Progress::new(&Secret::new(format!("redis://{address}/0"))).unwrap()
+        Progress::new(&Secret::new(format!("redis://{address}/0")), None).unwrap()
     }
 
     fn update(script: &'static str, file_id: &str) -> Update {
@@ -500,8 +519,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_bad_connection_string_is_fatal_and_not_shown() {
-        let failure = Progress::new(&Secret::new("hidden")).unwrap_err();
+        let failure = Progress::new(&Secret::new("hidden"), None).unwrap_err();
         assert_eq!(failure.class, crate::runtime::failure::Class::Fatal);
+        assert!(!failure.message.contains("hidden"));
+    }
+
+    #[test]
+    fn a_private_authority_needs_a_url_with_tls() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let uri = Secret::new("redis://:hidden@redis:6379/1");
+        let failure = client(&uri, Some(file.path())).unwrap_err();
+        assert!(failure.message.contains("rediss://"), "{}", failure.message);
         assert!(!failure.message.contains("hidden"));
     }
 }

@@ -132,6 +132,9 @@ fn subscribe(common: &Common) -> Result<Intake, Failure> {
 }
 
 fn progress(common: &Common) -> Result<Progress, Failure> {
-    let uri = common.settings.secrets.redis_uri.as_ref();
-    uri.map_or_else(|| Ok(Progress::none()), Progress::new)
+    let secrets = &common.settings.secrets;
+    match &secrets.redis_uri {
+        Some(uri) => Progress::new(uri, secrets.authorities.redis.as_deref()),
+        None => Ok(Progress::none()),
+    }
 }
