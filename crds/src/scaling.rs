@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
         .message("scaling.floors: minReplicas must not exceed scaling.maxReplicas"),
     validation = Rule::new("!has(self.fallback) || self.fallback.replicas <= self.maxReplicas")
         .message("scaling.fallback.replicas must not exceed scaling.maxReplicas"),
+    validation = Rule::new("!has(self.replicas) || self.mode != 'Manual' || self.replicas <= self.maxReplicas")
+        .message("scaling.replicas and `kubectl scale` must not exceed scaling.maxReplicas. Raise maxReplicas, at most to the number of partitions, or use fewer replicas"),
+    validation = Rule::new("!has(self.activation) || self.activation.seconds < self.drainTargetSeconds")
+        .message("scaling.activation.seconds must be less than scaling.drainTargetSeconds: a document that waits longer for the first worker misses the target"),
     // On updates only: a value set by `kubectl scale` may stay when the mode returns to Auto.
     validation = Rule::new("!has(self.replicas) || self.mode == 'Manual' || (has(oldSelf.replicas) && oldSelf.replicas == self.replicas)")
         .message("scaling.replicas and `kubectl scale` need scaling.mode: Manual; in other modes the operator decides")
@@ -58,6 +62,12 @@ pub struct ScalingSpec {
     #[schemars(range(min = 10, max = 100))]
     pub target_utilization_percent: u32,
 
+    /// What a pipeline without workers waits for before it starts the first one, so that a single
+    /// message that is no document does not start a GPU. Absent: the first message starts a worker
+    /// at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<ActivationSpec>,
+
     /// Seconds for which fewer workers must have been sufficient before the operator scales down.
     /// Default: the observed startup time of a worker, at least 30 and at most 240. Keeping an idle
     /// worker longer costs more than starting one.
@@ -80,6 +90,21 @@ pub struct ScalingSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub floors: Vec<FloorSpec>,
+}
+
+/// What a pipeline without workers waits for: a backlog of some messages, or the age of the oldest
+/// one, whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ActivationSpec {
+    /// Number of messages.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub backlog: u32,
+
+    /// Seconds that a message has waited. They are part of `drainTargetSeconds`. After a restart of
+    /// the operator they count from the start.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub seconds: u32,
 }
 
 /// Minimum number of workers while the backlog is unknown for a long time.
@@ -141,6 +166,7 @@ impl Default for ScalingSpec {
             max_replicas: default_max_replicas(),
             drain_target_seconds: default_drain_target(),
             target_utilization_percent: default_target_utilization(),
+            activation: None,
             scale_down_delay_seconds: None,
             max_pending_workers: default_max_pending(),
             fallback: None,

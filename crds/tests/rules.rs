@@ -55,6 +55,7 @@ fn the_full_example_names_every_default() {
         "/worker/podTemplate",
         "/source/kafka/deadLetterTopic",
         "/embedding/model/cacheClaim",
+        "/scaling/activation",
         "/scaling/scaleDownDelaySeconds",
         "/scaling/fallback",
         "/scaling/floors",
@@ -150,6 +151,64 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
             "at most 52 characters",
         ),
     ];
+    assert_refused(&cases);
+}
+
+#[test]
+fn names_that_do_not_work_are_refused_with_a_sentence_that_says_what_to_change() {
+    let cases = [
+        (
+            json!({"metadata": {"name": "v1.contracts"}}),
+            "metadata.name must not contain a dot",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"deadLetterTopic": "task_generation.ranges"}}}}),
+            "source.kafka.deadLetterTopic must not be source.kafka.topic followed by `.ranges`",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"foreignMessages": {"action": "Forward", "topic": "task_generation.ranges"}}}}}),
+            "source.kafka.foreignMessages.topic must not be source.kafka.topic followed by `.ranges`",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"foreignMessages": {"action": "Forward", "topic": "task_generation.dlq"}}}}}),
+            "must differ from the dead-letter topic",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {
+                "deadLetterTopic": "letters",
+                "foreignMessages": {"action": "Forward", "topic": "letters"}}}}}),
+            "must differ from the dead-letter topic",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"topic": "x".repeat(243)}}}}),
+            "at most 242 characters",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"topic": ".."}}}}),
+            "must not be `.` or `..`",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"deadLetterTopic": "."}}}}),
+            "must not be `.` or `..`",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"foreignMessages": {"action": "Forward", "topic": "."}}}}}),
+            "must not be `.` or `..`",
+        ),
+        (
+            json!({"spec": {"scaling": {"activation": {"backlog": 2, "seconds": 600}}}}),
+            "scaling.activation.seconds must be less than scaling.drainTargetSeconds",
+        ),
+        (
+            json!({"spec": {"scaling": {"mode": "Manual", "replicas": 5}}}),
+            "scaling.replicas and `kubectl scale` must not exceed scaling.maxReplicas",
+        ),
+    ];
+    assert_refused(&cases);
+}
+
+/// Each patch of the minimal example is refused with a sentence that contains this one.
+fn assert_refused(cases: &[(Value, &str)]) {
     for (patch, sentence) in cases {
         let error = pipeline(MINIMAL, patch)
             .validate_cel()

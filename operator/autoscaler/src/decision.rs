@@ -124,6 +124,8 @@ pub enum Limit {
     Partitions,
     /// More workers would meet the drain target only if more partitions had work.
     PartitionsWithWork,
+    /// The backlog is too small and too young to start the first worker.
+    Activation,
     /// No more workers are added while this many are pending.
     PendingWorkers,
     /// The last scale-up did not increase the throughput.
@@ -144,11 +146,12 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, for metrics that show the absent ones too.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Floor,
         Self::MaxReplicas,
         Self::Partitions,
         Self::PartitionsWithWork,
+        Self::Activation,
         Self::PendingWorkers,
         Self::IneffectiveScaleUp,
         Self::DrainTargetAtRisk,
@@ -167,6 +170,7 @@ impl Limit {
             Self::MaxReplicas => "MaxReplicas",
             Self::Partitions => "Partitions",
             Self::PartitionsWithWork => "PartitionsWithWork",
+            Self::Activation => "Activation",
             Self::PendingWorkers => "PendingWorkers",
             Self::IneffectiveScaleUp => "IneffectiveScaleUp",
             Self::DrainTargetAtRisk => "DrainTargetAtRisk",
@@ -184,6 +188,9 @@ impl Limit {
             Self::MaxReplicas => "maxReplicas is the limit.",
             Self::Partitions => "The number of partitions is the limit.",
             Self::PartitionsWithWork => "The number of partitions with work is the limit.",
+            Self::Activation => {
+                "No worker is started before the backlog reaches scaling.activation."
+            }
             Self::PendingWorkers => "No workers are added while others are pending.",
             Self::IneffectiveScaleUp => {
                 "The last scale-up did not increase the throughput, so no workers are added."

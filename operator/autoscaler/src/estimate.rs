@@ -3,6 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{
+    activation::Queue,
     arrivals::Waiting,
     decision::Inputs,
     law::{Demand, Fleet},
@@ -94,6 +95,14 @@ impl Estimate {
     pub(super) fn is_overdue(&self) -> bool {
         let oldest = self.waiting.due.first();
         oldest.is_some_and(|due| due.within <= 0.0)
+    }
+
+    /// The work that waits.
+    pub(super) fn queue(&self, backlog: &Backlog) -> Queue {
+        Queue {
+            lag: backlog.lag(),
+            oldest_seconds: self.waiting.oldest_seconds,
+        }
     }
 
     /// The inputs of the decision's explanation.

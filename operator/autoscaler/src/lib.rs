@@ -7,12 +7,14 @@
 //!
 //! * An unknown backlog changes nothing ([`Limit::Unknown`]). When it has been unknown for long
 //!   enough, the spec's fallback applies ([`Limit::Fallback`]).
-//! * Scale-up is immediate, and the first message starts the first worker. It stops where the last
+//! * Scale-up is immediate, and the first message starts the first worker, unless it has to wait for
+//!   the spec's activation ([`Limit::Activation`]). It stops where the last
 //!   scale-up did not increase the throughput (`effect`), and while a few workers are pending.
 //! * Scale-down waits for the scale-down delay and goes to the largest number required during it
 //!   (`window`), computed at nine tenths of the workers' speed. No worker is stopped while work is
 //!   overdue, while other workers are shutting down, or while the workers' progress is unknown.
 
+mod activation;
 mod arrivals;
 mod decision;
 mod effect;
@@ -35,6 +37,7 @@ use law::{Fleet, Goal, RequiredReplicas};
 use learned::Progress;
 use step::{Bounds, Step};
 
+pub use activation::Activation;
 pub use decision::{Decision, Inputs, Limit, Reason, Terms};
 pub use floors::{Floor, ScheduleError, floor_now};
 pub use learned::Learned;
@@ -173,6 +176,8 @@ fn follow(
         required: required.at_full_speed,
         required_at_reduced_speed: required.at_reduced_speed,
         has_work: backlog.lag() > 0,
+        activation: policy.activation,
+        queue: estimate.queue(backlog),
         overdue: estimate.is_overdue(),
         partitions_with_work: estimate.demand.partitions_with_work,
         progress_unknown: !progress.known && estimate.ready > 0 && backlog.lag() > 0,

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use jiff::SignedDuration;
 
-use super::learned::Learned;
+use super::{activation::Activation, learned::Learned};
 
 /// The rules for one decision.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Policy {
     pub drain_target: SignedDuration,
     /// The part of the workers' speed that steady arrivals may use, above 0, at most 1.
     pub utilization: f64,
+    /// When work starts the first worker. `None`: at once.
+    pub activation: Option<Activation>,
     /// How long fewer workers must have been enough before some are stopped. `None`: as long as a
     /// worker takes to start.
     pub scale_down_delay: Option<SignedDuration>,

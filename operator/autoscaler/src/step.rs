@@ -4,6 +4,7 @@
 use jiff::SignedDuration;
 
 use super::{
+    activation::{Activation, Queue},
     decision::{Limit, Reason, Terms},
     law::RequiredReplicas,
     memory::Memory,
@@ -20,6 +21,8 @@ pub(super) struct Step<'a> {
     pub(super) required: RequiredReplicas,
     pub(super) required_at_reduced_speed: RequiredReplicas,
     pub(super) has_work: bool,
+    pub(super) activation: Option<Activation>,
+    pub(super) queue: Queue,
     /// Work has missed the drain target.
     pub(super) overdue: bool,
     /// The most workers that can have work at the same time.
@@ -34,7 +37,10 @@ impl Step<'_> {
         let now = self.observation.at;
         let current = self.observation.current;
         let mut limits = Vec::new();
-        let unbounded = self.at_least_one_for_work(self.required);
+        let required = self.at_least_one_for_work(self.required);
+        let unbounded = self
+            .queue
+            .activated(required, self.activation, current, &mut limits);
         let wanted = self.bounds.clamp(unbounded);
         let kept = self
             .bounds

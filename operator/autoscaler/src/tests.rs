@@ -29,6 +29,7 @@ fn policy(floor: u32, max: u32) -> Policy {
         max: NonZeroU32::new(max).unwrap(),
         drain_target: SignedDuration::from_secs(600),
         utilization: 0.8,
+        activation: None,
         scale_down_delay: Some(SignedDuration::from_secs(60)),
         max_pending: NonZeroU32::new(2).unwrap(),
         fallback: None,

@@ -5,7 +5,9 @@
 use std::num::NonZeroU32;
 
 use jiff::{SignedDuration, Timestamp};
-use layra_autoscaler::{self as autoscaler, Fallback, Floor, Learned, Policy, ScheduleError};
+use layra_autoscaler::{
+    self as autoscaler, Activation, Fallback, Floor, Learned, Policy, ScheduleError,
+};
 use layra_crds::{FloorSpec, IngestionPipelineSpec, ModelFamily, ScalingSpec};
 
 /// The scaling policy of a pipeline. `floor` is the minimum number of workers at this time.
@@ -18,6 +20,10 @@ pub fn policy(spec: &IngestionPipelineSpec, floor: u32) -> Policy {
         max: at_least_one(scaling.max_replicas),
         drain_target: seconds(scaling.drain_target_seconds),
         utilization: f64::from(scaling.target_utilization_percent.clamp(1, 100)) / 100.0,
+        activation: scaling.activation.map(|activation| Activation {
+            backlog: activation.backlog,
+            after: seconds(activation.seconds),
+        }),
         scale_down_delay: scaling.scale_down_delay_seconds.map(seconds),
         max_pending: NonZeroU32::new(scaling.max_pending_workers).unwrap_or(NonZeroU32::MIN),
         fallback: scaling.fallback.map(|fallback| Fallback {

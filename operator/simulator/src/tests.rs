@@ -22,6 +22,7 @@ fn pipeline() -> Pipeline {
             max: NonZeroU32::new(12).unwrap(),
             drain_target: SignedDuration::from_secs(600),
             utilization: 0.8,
+            activation: None,
             scale_down_delay: None,
             max_pending: NonZeroU32::new(2).unwrap(),
             fallback: None,
