@@ -1,7 +1,7 @@
 //! The reasons of conditions and events. They are part of the API: alerts and scripts match them,
 //! and `docs/operations.md` lists every one (a test checks that).
 
-/// What kstatus (Argo CD, Flux) makes of a reason while the pipeline is not ready.
+/// What kstatus (Flux) makes of a reason while the pipeline is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// The operator or Kubernetes is still working towards the spec.
