@@ -3,18 +3,19 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use layra_autoscaler::Decision;
 use layra_crds::{IngestionPipelineStatus, condition_types, metric_names::operator as names};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
-use super::scaling::ScalingMetrics;
+use super::{gauges::PipelineGauge, scaling::ScalingMetrics};
 use crate::resources::Kind;
 
 /// Labels of the metrics of a pipeline.
-pub(super) const PIPELINE_LABELS: &[&str] = &[names::NAMESPACE_LABEL, names::PIPELINE_LABEL];
+const PIPELINE_LABELS: &[&str] = &[names::NAMESPACE_LABEL, names::PIPELINE_LABEL];
 
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -24,16 +25,18 @@ pub(crate) struct Metrics {
     duration: Histogram,
     applied: IntCounterVec,
     leader: IntGauge,
-    lag: IntGaugeVec,
-    desired: IntGaugeVec,
-    ready: IntGaugeVec,
-    condition: IntGaugeVec,
+    lag: PipelineGauge,
+    desired: PipelineGauge,
+    ready: PipelineGauge,
+    condition: PipelineGauge,
+    lost: IntCounterVec,
     scaling: ScalingMetrics,
 }
 
 impl Metrics {
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
+        let gauge = |name, help, label| PipelineGauge::new(&registry, name, help, label);
         let metrics = Self {
             reconciles: IntCounter::new(
                 names::RECONCILES,
@@ -66,25 +69,32 @@ impl Metrics {
                 names::LEADER,
                 "1 while this process holds the lease and reconciles.",
             )?,
-            lag: pipeline_gauge(
+            lag: gauge(
                 names::CONSUMER_LAG,
                 "Tasks and page ranges that are not processed yet. Absent while unknown.",
+                None,
             )?,
-            desired: pipeline_gauge(
+            desired: gauge(
                 names::DESIRED_REPLICAS,
                 "Desired worker replicas, set by the autoscaler or the user.",
+                None,
             )?,
-            ready: pipeline_gauge(names::READY_REPLICAS, "Worker replicas that are ready.")?,
-            condition: IntGaugeVec::new(
+            ready: gauge(
+                names::READY_REPLICAS,
+                "Worker replicas that are ready.",
+                None,
+            )?,
+            condition: gauge(
+                names::PIPELINE_CONDITION,
+                "1 if the condition of the pipeline is true, 0 if it is false, -1 if it is unknown.",
+                Some(names::CONDITION_LABEL),
+            )?,
+            lost: IntCounterVec::new(
                 Opts::new(
-                    names::PIPELINE_CONDITION,
-                    "1 if the condition of the pipeline is true, 0 if it is false, -1 if it is unknown.",
+                    names::LOST_RECORDS,
+                    "Records that Kafka deleted before they were processed. An upper bound.",
                 ),
-                &[
-                    names::NAMESPACE_LABEL,
-                    names::PIPELINE_LABEL,
-                    names::CONDITION_LABEL,
-                ],
+                PIPELINE_LABELS,
             )?,
             scaling: ScalingMetrics::new(&registry)?,
             registry,
@@ -95,10 +105,7 @@ impl Metrics {
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.applied.clone()))?;
         registry.register(Box::new(metrics.leader.clone()))?;
-        registry.register(Box::new(metrics.lag.clone()))?;
-        registry.register(Box::new(metrics.desired.clone()))?;
-        registry.register(Box::new(metrics.ready.clone()))?;
-        registry.register(Box::new(metrics.condition.clone()))?;
+        registry.register(Box::new(metrics.lost.clone()))?;
         Ok(metrics)
     }
 
@@ -138,62 +145,57 @@ impl Metrics {
         decision: Option<&Decision>,
     ) {
         let labels = &[namespace, pipeline];
-        match status.lag {
-            Some(lag) => self.lag.with_label_values(labels).set(lag),
-            // An unknown lag must not look like a small one.
-            None => drop(self.lag.remove_label_values(labels)),
-        }
+        // An unknown lag must not look like a small one.
+        self.lag.set(labels, status.lag.map(|lag| lag as f64));
         let desired = status
             .scaling
             .as_ref()
             .map_or(0, |scaling| scaling.desired_replicas);
-        self.desired.with_label_values(labels).set(desired.into());
-        self.ready
-            .with_label_values(labels)
-            .set(status.ready_replicas.unwrap_or(0).into());
+        self.desired.set(labels, Some(desired.into()));
+        let ready = status.ready_replicas.unwrap_or(0);
+        self.ready.set(labels, Some(ready.into()));
         self.scaling.observe(labels, decision);
-        for condition in &status.conditions {
-            let value = match condition.status.as_str() {
-                "True" => 1,
-                "False" => 0,
-                _ => -1,
-            };
-            let labels = &[namespace, pipeline, condition.type_.as_str()];
-            self.condition.with_label_values(labels).set(value);
-        }
-        for absent in condition_types::TRANSIENT {
-            if status
-                .conditions
-                .iter()
-                .all(|condition| condition.type_ != absent)
-            {
-                let labels = &[namespace, pipeline, absent];
-                self.condition.with_label_values(labels).set(0);
-            }
-        }
+        let conditions = condition_types::PERMANENT.into_iter().filter_map(|type_| {
+            let condition = find(status, type_)?;
+            Some((type_, value(condition)))
+        });
+        let transient = condition_types::TRANSIENT
+            .into_iter()
+            .map(|type_| (type_, find(status, type_).map_or(0.0, value)));
+        self.condition.set_all(labels, conditions.chain(transient));
+    }
+
+    /// Counts records that Kafka deleted before they were processed. The series exists from the
+    /// first call on, so that `increase` sees the first loss.
+    pub(crate) fn lost(&self, namespace: &str, pipeline: &str, records: u64) {
+        self.lost
+            .with_label_values(&[namespace, pipeline])
+            .inc_by(records);
     }
 
     /// Removes the metrics of a deleted pipeline.
     pub(crate) fn forget(&self, namespace: &str, pipeline: &str) {
         let labels = &[namespace, pipeline];
-        for gauge in [&self.lag, &self.desired, &self.ready] {
-            // Fails only for a pipeline that had no metrics.
-            let _ = gauge.remove_label_values(labels);
+        for gauge in [&self.lag, &self.desired, &self.ready, &self.condition] {
+            gauge.remove(labels);
         }
+        // Fails only for a pipeline that had no metrics.
+        let _ = self.lost.remove_label_values(labels);
         self.scaling.forget(labels);
-        for type_ in condition_types::PERMANENT
-            .into_iter()
-            .chain(condition_types::TRANSIENT)
-        {
-            let _ = self
-                .condition
-                .remove_label_values(&[namespace, pipeline, type_]);
-        }
     }
 }
 
-fn pipeline_gauge(name: &str, help: &str) -> Result<IntGaugeVec, prometheus::Error> {
-    IntGaugeVec::new(Opts::new(name, help), PIPELINE_LABELS)
+fn find<'a>(status: &'a IngestionPipelineStatus, type_: &str) -> Option<&'a Condition> {
+    let mut conditions = status.conditions.iter();
+    conditions.find(|condition| condition.type_ == type_)
+}
+
+fn value(condition: &Condition) -> f64 {
+    match condition.status.as_str() {
+        "True" => 1.0,
+        "False" => 0.0,
+        _ => -1.0,
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +222,7 @@ mod tests {
         metrics.reconciled(Duration::from_millis(3), Some("apply"));
         metrics.applied(Kind::Deployment);
         metrics.observe("rag", "contracts", &status(Some(7)), None);
+        metrics.lost("rag", "contracts", 0);
         let text = metrics.text();
         let mut names: Vec<&str> = text
             .lines()
@@ -234,6 +237,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let lag = "kafka_consumer_lag{namespace=\"rag\",pipeline=\"contracts\"} 7";
         metrics.observe("rag", "contracts", &status(Some(7)), None);
+        metrics.lost("rag", "contracts", 3);
         assert!(metrics.text().contains(lag));
         metrics.observe("rag", "contracts", &status(None), None);
         assert!(!metrics.text().contains("kafka_consumer_lag{"));

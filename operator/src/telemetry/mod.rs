@@ -1,5 +1,6 @@
 //! Logs, metrics, and the HTTP endpoints.
 
+mod gauges;
 mod http;
 mod metrics;
 mod scaling;

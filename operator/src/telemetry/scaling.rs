@@ -2,9 +2,9 @@
 
 use layra_autoscaler::{Decision, Limit};
 use layra_crds::metric_names::operator as names;
-use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
+use prometheus::Registry;
 
-use super::metrics::PIPELINE_LABELS;
+use super::gauges::PipelineGauge;
 
 /// A number of a decision as a metric.
 struct Quantity {
@@ -95,43 +95,28 @@ const TERMS: [Term; 6] = [
 /// The metrics of scaling decisions.
 #[derive(Clone)]
 pub(super) struct ScalingMetrics {
-    quantities: Vec<GaugeVec>,
-    terms: IntGaugeVec,
-    limits: IntGaugeVec,
+    quantities: Vec<PipelineGauge>,
+    terms: PipelineGauge,
+    limits: PipelineGauge,
 }
 
 impl ScalingMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let mut quantities = Vec::new();
-        for quantity in &QUANTITIES {
-            let gauge = GaugeVec::new(Opts::new(quantity.name, quantity.help), PIPELINE_LABELS)?;
-            registry.register(Box::new(gauge.clone()))?;
-            quantities.push(gauge);
-        }
-        let terms = IntGaugeVec::new(
-            Opts::new(
-                names::SCALING_TERM_WORKERS,
-                "A term of the last scaling decision, in workers.",
-            ),
-            &[
-                names::NAMESPACE_LABEL,
-                names::PIPELINE_LABEL,
-                names::TERM_LABEL,
-            ],
+        let quantity =
+            |quantity: &Quantity| PipelineGauge::new(registry, quantity.name, quantity.help, None);
+        let quantities = QUANTITIES.iter().map(quantity).collect::<Result<_, _>>()?;
+        let terms = PipelineGauge::new(
+            registry,
+            names::SCALING_TERM_WORKERS,
+            "A term of the last scaling decision, in workers.",
+            Some(names::TERM_LABEL),
         )?;
-        registry.register(Box::new(terms.clone()))?;
-        let limits = IntGaugeVec::new(
-            Opts::new(
-                names::SCALING_LIMITED,
-                "1 while this limit keeps the number of workers from following the backlog.",
-            ),
-            &[
-                names::NAMESPACE_LABEL,
-                names::PIPELINE_LABEL,
-                names::LIMIT_LABEL,
-            ],
+        let limits = PipelineGauge::new(
+            registry,
+            names::SCALING_LIMITED,
+            "1 while this limit keeps the number of workers from following the backlog.",
+            Some(names::LIMIT_LABEL),
         )?;
-        registry.register(Box::new(limits.clone()))?;
         Ok(Self {
             quantities,
             terms,
@@ -146,39 +131,23 @@ impl ScalingMetrics {
             return;
         };
         for (quantity, gauge) in QUANTITIES.iter().zip(&self.quantities) {
-            match (quantity.value)(decision) {
-                Some(value) => gauge.with_label_values(labels).set(value),
-                // Fails only if there was no value.
-                None => drop(gauge.remove_label_values(labels)),
-            }
+            gauge.set(labels, (quantity.value)(decision));
         }
-        let [namespace, pipeline] = *labels;
-        for (term, value) in TERMS {
-            let labels = &[namespace, pipeline, term];
-            match value(decision) {
-                Some(value) => self.terms.with_label_values(labels).set(value.into()),
-                None => drop(self.terms.remove_label_values(labels)),
-            }
-        }
-        for limit in Limit::ALL {
-            let labels = &[namespace, pipeline, limit.as_str()];
+        let terms = TERMS.iter();
+        let terms = terms.filter_map(|(term, value)| Some((*term, f64::from(value(decision)?))));
+        self.terms.set_all(labels, terms);
+        let limits = Limit::ALL.into_iter().map(|limit| {
             let applies = decision.limits.contains(&limit);
-            self.limits.with_label_values(labels).set(applies.into());
-        }
+            (limit.as_str(), f64::from(u8::from(applies)))
+        });
+        self.limits.set_all(labels, limits);
     }
 
     /// Removes the metrics of a deleted pipeline.
     pub(super) fn forget(&self, labels: &[&str; 2]) {
-        for gauge in &self.quantities {
-            let _ = gauge.remove_label_values(labels);
-        }
-        let [namespace, pipeline] = *labels;
-        for (term, _) in TERMS {
-            let _ = self.terms.remove_label_values(&[namespace, pipeline, term]);
-        }
-        for limit in Limit::ALL {
-            let labels = &[namespace, pipeline, limit.as_str()];
-            let _ = self.limits.remove_label_values(labels);
+        let gauges = self.quantities.iter();
+        for gauge in gauges.chain([&self.terms, &self.limits]) {
+            gauge.remove(labels);
         }
     }
 }
