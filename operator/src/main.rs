@@ -26,6 +26,9 @@ use telemetry::{Health, Metrics};
 /// Concurrent requests to the API server.
 const MAX_REQUESTS: usize = 16;
 
+/// Threads of the async runtime.
+const WORKER_THREADS: usize = 2;
+
 #[derive(Parser)]
 #[command(version, about)]
 struct Cli {
@@ -83,6 +86,8 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is already installed"))?;
     tokio::runtime::Builder::new_multi_thread()
+        // It mostly waits. Each further thread would have a heap of its own.
+        .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()?
         .block_on(work)

@@ -11,23 +11,21 @@ use serde_json::json;
 
 use super::{
     Context, FIELD_MANAGER, ReconcileError, dry_run,
-    plan::{Manifest, PipelineEvent, Plan, topic_changed},
-    world::{Applied, PastWrites, TopicFailure},
+    plan::{Manifest, PipelineEvent, Plan, topic_actions, topic_changed},
+    world::{Applied, PastWrites, TopicFailure, World},
 };
 use crate::resources::{DELETION_COST, Kind, object_name};
 
-/// Applies a plan and returns the events for its changes of topics. `past` records the writes that
-/// the next plan must know, such as changes that Kafka refused.
+/// Applies the objects of a plan. `past` records the writes that the next plan must know.
 pub(super) async fn apply(
     context: &Context,
     pipeline: &IngestionPipeline,
     plan: &Plan,
     past: &mut PastWrites,
     now: Timestamp,
-) -> Result<Vec<PipelineEvent>, ReconcileError> {
-    let events = change_topics(context, plan, past, now).await;
+) -> Result<(), ReconcileError> {
     if !dry_run::accepted(context, pipeline, plan.dry_run.as_ref(), past, now).await? {
-        return Ok(events);
+        return Ok(());
     }
     past.applied
         .retain(|applied| plan.outdated.contains(&applied.write.kind));
@@ -43,24 +41,28 @@ pub(super) async fn apply(
             at: now,
         });
     }
-    Ok(events)
+    Ok(())
 }
 
-async fn change_topics(
+/// Changes the topics, and returns the events for it. `past` records the changes that Kafka refused.
+/// It comes before the plan of the other objects, which would be held in memory meanwhile: many
+/// pipelines at once wait for their topics for minutes.
+pub(super) async fn change_topics(
     context: &Context,
-    plan: &Plan,
+    pipeline: &IngestionPipeline,
+    world: &World,
     past: &mut PastWrites,
     now: Timestamp,
 ) -> Vec<PipelineEvent> {
-    if plan.topic_actions.is_empty() {
+    let actions = topic_actions(pipeline, world, now);
+    if actions.is_empty() {
         return Vec::new();
     }
-    let Some(connection) = &plan.kafka else {
+    let Ok(connection) = &world.kafka else {
         return Vec::new();
     };
     past.topic_failure = None;
-    let actions = &plan.topic_actions;
-    let results = context.kafka.change_topics(connection, actions).await;
+    let results = context.kafka.change_topics(connection, &actions).await;
     let mut events = Vec::new();
     for (action, result) in actions.iter().zip(results) {
         match result {

@@ -25,6 +25,9 @@ const TRIGGERS: usize = 1024;
 /// Changes within this time are merged into one reconcile.
 const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// Where a client-side `kubectl apply` keeps what it applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// Reconciles the pipelines of `namespace` until `stop`, and finishes reconciles in progress.
 pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
@@ -44,7 +47,11 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
     let absent = (Arc::clone(&context), pipelines.clone());
     let ended = (Arc::clone(&context), pipelines.clone());
     let edited = watcher(api, watcher::Config::default())
-        .modify(|pipeline| pipeline.managed_fields_mut().clear())
+        .modify(|pipeline| {
+            pipeline.managed_fields_mut().clear();
+            // A copy of the whole object.
+            pipeline.annotations_mut().remove(LAST_APPLIED);
+        })
         .default_backoff()
         .reflect(writer)
         .inspect(move |event| {

@@ -33,6 +33,7 @@ use kube::{
     },
 };
 use layra_crds::{ConfigError, IngestionPipeline};
+use tokio::sync::Semaphore;
 
 use crate::{kafka::KafkaClients, milvus::MilvusClients, resources::Kind, telemetry::Metrics};
 use lost_records::LostRecords;
@@ -58,6 +59,10 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
+/// Plans that are carried out at the same time. Each holds all objects of its pipeline, some hundred
+/// kilobytes, while it waits for the API server, which gets 16 requests at a time.
+const CONCURRENT_PLANS: usize = 32;
+
 /// Shared by the pipelines of all namespaces.
 pub(crate) struct Shared {
     pub(crate) client: Client,
@@ -80,6 +85,7 @@ pub(crate) struct Context {
     triggers: Triggers,
     states: Mutex<HashMap<String, PipelineState>>,
     secrets: SecretCache,
+    plans: Semaphore,
 }
 
 impl std::ops::Deref for Context {
@@ -151,15 +157,43 @@ async fn phases(
 ) -> Result<Action, ReconcileError> {
     let now = Timestamp::now();
     let past_writes = &mut state.past_writes;
-    let world = observe::observe(context, pipeline, &mut state.reads, past_writes, now).await;
+    // Each phase has its own allocation, which lives no longer than the phase.
+    let reads = &mut state.reads;
+    let world = Box::pin(observe::observe(context, pipeline, reads, past_writes, now)).await;
+    let topic_changes = Box::pin(apply::change_topics(
+        context,
+        pipeline,
+        &world,
+        past_writes,
+        now,
+    ));
+    let topic_events = topic_changes.await;
+    // The semaphore is never closed.
+    let _permit = context.plans.acquire().await;
     let memory = state.autoscaler.as_ref();
     let mut plan = plan::plan(pipeline, &world, memory, &context.worker_image, now)?;
     state.autoscaler = plan.autoscaler.take();
-    let applied = apply::apply(context, pipeline, &plan, past_writes, now).await;
+    let applied = Box::pin(apply::apply(context, pipeline, &plan, past_writes, now)).await;
+    // Before the status is written, which changes the version of the pipeline.
+    let was_changed = match plan.recorded_replicas {
+        Some(count) if applied.is_ok() => {
+            Box::pin(manual::record_replicas(context, pipeline, count)).await
+        }
+        _ => false,
+    };
     // The observed state is reported even after a failed write.
-    let topic_events = applied.as_deref().unwrap_or_default();
-    let events: Vec<_> = plan.events.iter().chain(topic_events).cloned().collect();
-    report::report(context, pipeline, &plan, &events, &mut state.reported, now).await?;
+    let mut events: Vec<_> = plan.events.iter().cloned().chain(topic_events).collect();
+    events.extend(lost_records(
+        context,
+        pipeline,
+        &world,
+        &mut state.lost_records,
+    ));
+    let reported = &mut state.reported;
+    Box::pin(report::report(
+        context, pipeline, &plan, &events, reported, now,
+    ))
+    .await?;
     applied?;
     let is_settled = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
     let idle = pipeline.spec.paused || is_settled;
@@ -227,6 +261,7 @@ impl Context {
             triggers,
             states: Mutex::default(),
             secrets: SecretCache::default(),
+            plans: Semaphore::new(CONCURRENT_PLANS),
         }
     }
 
@@ -287,6 +322,31 @@ mod tests {
     use kube::runtime::{reflector, watcher::Event};
 
     use super::*;
+    use crate::fixtures;
+
+    /// A thousand reconciles may wait at the same time.
+    #[test]
+    fn a_waiting_reconcile_is_small() {
+        fn size<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = size(reconcile);
+        assert!(bytes < 4096, "{bytes}");
+    }
+
+    #[test]
+    fn a_pipeline_that_a_new_list_lacks_is_absent() {
+        let (pipelines, mut writer) = reflector::store();
+        let pipeline = fixtures::pipeline();
+        let (namespace, name) = (pipeline.namespace().unwrap(), pipeline.name_any());
+        let is_known = || contains(&pipelines, &namespace, &name);
+        writer.apply_watcher_event(&Event::Apply(pipeline));
+        assert!(is_known());
+        writer.apply_watcher_event(&Event::Init);
+        assert!(is_known(), "the list has only begun");
+        writer.apply_watcher_event(&Event::InitDone);
+        assert!(!is_known());
+    }
 
     #[test]
     fn the_wait_doubles_with_each_failure_up_to_a_minute() {

@@ -32,7 +32,7 @@ use super::{
     world::World,
 };
 use crate::{
-    kafka::{Connection, TopicAction},
+    kafka::TopicAction,
     resources::{self, Inputs, Kind, Workload},
 };
 use conditions::{Status, Verdict};
@@ -46,10 +46,8 @@ pub(crate) use template::DryRun;
 /// The changes to make and the state to report.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Changes to Kafka, in order.
+    /// Changes to Kafka, in order; those of [`topic_actions`].
     pub(crate) topic_actions: Vec<TopicAction>,
-    /// The connection for them; `None` while the Kafka Secret cannot be used.
-    pub(crate) kafka: Option<Connection>,
     /// Objects to apply, in order: the ConfigMap comes before the Deployment that reads it.
     pub(crate) manifests: Vec<Manifest>,
     /// The Deployment to check by a dry run before the manifests are applied.
@@ -74,6 +72,19 @@ impl Plan {
         conditions::find(&self.status.conditions, READY)
             .is_some_and(|condition| condition.status == "True")
     }
+}
+
+/// The changes to make to Kafka, in order.
+pub(crate) fn topic_actions(
+    pipeline: &IngestionPipeline,
+    world: &World,
+    now: Timestamp,
+) -> Vec<TopicAction> {
+    if pipeline.spec.paused {
+        return Vec::new();
+    }
+    let failure = world.past_writes.topic_failure.as_ref();
+    topic::plan(&pipeline.spec.source.kafka, &world.topics, failure, now).0
 }
 
 /// Plans a reconcile of a pipeline. `memory` is the autoscaler's state after the last plan.
@@ -166,7 +177,6 @@ pub(crate) fn plan(
     events.extend(warnings::of_new_spec(pipeline, &before));
     Ok(Plan {
         topic_actions,
-        kafka: world.kafka.as_ref().ok().cloned(),
         manifests,
         dry_run,
         outdated: outdated_kinds,
