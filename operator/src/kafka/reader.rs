@@ -26,13 +26,15 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 /// Between these limits, the interval is this many times the duration of a round, so that reading
 /// takes only a fraction of a core here and at the brokers.
-const INTERVAL_PER_ROUND: u32 = 8;
+const INTERVAL_PER_ROUND: u32 = 16;
 /// An urgent round is delayed by this, or by the duration of the last round if that was longer, so
 /// that it serves other new questions, too.
 const COALESCE: Duration = Duration::from_millis(50);
-/// How often a topic, and the offsets of an idle pipeline, are read again.
+/// How often a topic, and the offsets of an idle pipeline, are read again. The end offsets of all
+/// pipelines are read in every round, so new messages are noticed at once; what waits is the notice
+/// of offsets that somebody reset.
 const TOPIC_AGE: Duration = Duration::from_secs(30);
-const GROUP_AGE: Duration = Duration::from_secs(30);
+const GROUP_AGE: Duration = Duration::from_mins(1);
 /// How often an absent topic is read again.
 const ABSENT_AGE: Duration = Duration::from_secs(2);
 /// How long a new question waits for its first answer.
