@@ -101,8 +101,8 @@ async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
     // Ends the poll loop, on a signal or after a fatal failure.
     let shutdown = common.stop.child_token();
     let (polling, deliveries) = Polling::start(intake, shutdown.clone());
-    let drain_timeout = grace.saturating_sub(LEAVE_MARGIN).max(grace / 2);
-    let outcome = in_flight::process_all(&dispatcher, deliveries, &shutdown, drain_timeout).await;
+    let time = drain_time(grace);
+    let outcome = in_flight::process_all(&dispatcher, deliveries, &shutdown, time).await;
     shutdown.cancel();
     let ended = polling.ended().await;
     dispatcher.progress.flush(FLUSH_TIMEOUT).await;
@@ -136,5 +136,22 @@ fn progress(common: &Common) -> Result<Progress, Failure> {
     match &secrets.redis_uri {
         Some(uri) => Progress::new(uri, secrets.authorities.redis.as_deref()),
         None => Ok(Progress::none()),
+    }
+}
+
+/// The part of the grace period in which work continues: at least half of it.
+fn drain_time(grace: Duration) -> Duration {
+    grace.saturating_sub(LEAVE_MARGIN).max(grace / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So the definition needs no rule against short periods.
+    #[test]
+    fn a_short_grace_period_leaves_half_of_it_for_work() {
+        let seconds = |grace| drain_time(Duration::from_secs(grace)).as_secs();
+        assert_eq!([5, 20, 40, 120].map(seconds), [2, 10, 20, 100]);
     }
 }
