@@ -299,6 +299,12 @@ impl ClusterState {
             || !unchanged(&question.ranges_topic, &reading.backlog.ranges)
     }
 
+    /// Whether the last reading showed no backlog.
+    fn was_idle(&self, question: &Question) -> bool {
+        let last = self.readings.get(question);
+        last.is_some_and(|reading| reading.backlog.lag() == 0 && !reading.backlog.rebalancing)
+    }
+
     /// A full reading of some pipelines. The order matters. End offsets are read after committed
     /// offsets, so that a commit in between never makes the lag negative. A worker sends page ranges
     /// before it commits their task, so the backlog never looks empty in between.
@@ -328,8 +334,11 @@ impl ClusterState {
             let answer = cluster.committed(&question.consumer_group, &topics);
             committed.insert(question, answer);
         }
+        // Of a group without a backlog every offset is committed: a rebalance makes none doubtful. Each
+        // group costs two requests.
         let groups: HashSet<&str> = questions
             .iter()
+            .filter(|question| !self.was_idle(question))
             .map(|question| question.consumer_group.as_str())
             .collect();
         // Without the permission to describe groups, only the hold during a rebalance is lost.
