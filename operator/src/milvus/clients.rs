@@ -103,7 +103,8 @@ impl Server {
     async fn list(&self, client: Option<ClientV2>) -> Result<Listing, MilvusError> {
         let client = match client {
             Some(client) => client,
-            None => self.access.connect().await?,
+            // Not a part of the reconciles that wait for the list.
+            None => Box::pin(self.access.connect()).await?,
         };
         let request = ListCollectionsRequest::builder()
             .build()

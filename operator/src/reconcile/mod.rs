@@ -2,6 +2,7 @@
 //! writes), report (status, events, metrics).
 
 mod apply;
+mod compact;
 mod controller;
 mod counts;
 mod dry_run;

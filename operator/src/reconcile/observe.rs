@@ -110,7 +110,8 @@ fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
             .get(&ObjectRef::new(&name).within(namespace)),
         deployment: stores
             .deployments
-            .get(&ObjectRef::new(&name).within(namespace)),
+            .get(&ObjectRef::new(&name).within(namespace))
+            .and_then(|deployment| deployment.object()),
         service: stores
             .services
             .get(&ObjectRef::new(&name).within(namespace)),

@@ -25,6 +25,7 @@ use layra_crds::IngestionPipeline;
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 
+use super::compact::Compact;
 use crate::resources::{INSTANCE_LABEL, MANAGED_BY, WORKER_PODS};
 
 /// The queue of pipelines to reconcile.
@@ -33,7 +34,7 @@ pub(super) type Triggers = mpsc::Sender<ObjectRef<IngestionPipeline>>;
 /// The caches of one namespace.
 pub(crate) struct Stores {
     pub(super) config_maps: Store<ConfigMap>,
-    pub(super) deployments: Store<Deployment>,
+    pub(super) deployments: Store<Compact<Deployment>>,
     pub(super) services: Store<Service>,
     pub(super) disruption_budgets: Store<PodDisruptionBudget>,
     pub(super) pods: Store<Pod>,
