@@ -9,14 +9,22 @@ use crate::{kafka::TopicSettings, reconcile::reason::Reason};
 /// Kafka's default. With less, tasks are deleted during an outage of a long weekend.
 const SHORTEST_RETENTION_MS: i64 = 7 * 24 * 3600 * 1000;
 
-/// The verdict on topics that exist, with the worst of their settings.
+/// The verdict on topics that exist, with the worst of their settings. What was found `before` stays
+/// until all settings have been read: after a restart of the operator that takes a moment.
 pub(super) fn judge(
     verdict: Verdict,
     kafka: &KafkaSource,
     settings: &[Option<TopicSettings>; 3],
+    before: Option<Verdict>,
 ) -> Verdict {
     if verdict.reason != Reason::TopicsExist || verdict.status != Status::True {
         return verdict;
+    }
+    let before = before.filter(|before| before.reason.is_topic_setting());
+    if let Some(before) = before
+        && settings.contains(&None)
+    {
+        return before;
     }
     let names = [
         kafka.topic.clone(),
@@ -85,7 +93,7 @@ mod tests {
         let mut settings = [Some(good); 3];
         settings[topic].as_mut().map(change);
         let verdict = Verdict::yes(Reason::TopicsExist, "They exist.");
-        judge(verdict, &kafka, &settings)
+        judge(verdict, &kafka, &settings, None)
     }
 
     #[test]
@@ -137,7 +145,7 @@ mod tests {
         let kafka = fixtures::pipeline().spec.source.kafka;
         let verdict = Verdict::yes(Reason::TopicsExist, "They exist.");
         assert_eq!(
-            judge(verdict, &kafka, &[None; 3]).reason,
+            judge(verdict, &kafka, &[None; 3], None).reason,
             Reason::TopicsExist
         );
         let creating = Verdict::no(Reason::TopicCreating, "Soon.");
@@ -146,8 +154,20 @@ mod tests {
             ..TopicSettings::default()
         });
         assert_eq!(
-            judge(creating, &kafka, &[compacted; 3]).reason,
+            judge(creating, &kafka, &[compacted; 3], None).reason,
             Reason::TopicCreating
         );
+    }
+
+    #[test]
+    fn a_finding_stays_until_the_settings_are_read_again() {
+        let kafka = fixtures::pipeline().spec.source.kafka;
+        let exist = || Verdict::yes(Reason::TopicsExist, "They exist.");
+        let before = || Some(Verdict::yes(Reason::TopicCompacted, "Compacted."));
+        let unread = judge(exist(), &kafka, &[None; 3], before());
+        assert_eq!(unread.reason, Reason::TopicCompacted);
+        let read = [Some(TopicSettings::default()); 3];
+        let corrected = judge(exist(), &kafka, &read, before());
+        assert_eq!(corrected.reason, Reason::TopicsExist);
     }
 }

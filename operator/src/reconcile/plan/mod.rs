@@ -132,7 +132,12 @@ pub(crate) fn plan(
         world.past_writes.topic_failure.as_ref(),
         now,
     );
-    let topic = adopted::judge(topic, &spec.source.kafka, &world.topic_settings);
+    let topic = adopted::judge(
+        topic,
+        &spec.source.kafka,
+        &world.topic_settings,
+        conditions::find(&before.conditions, TOPIC_READY).and_then(Verdict::of),
+    );
     let verdicts = Verdicts {
         vector_store: vector_store::judge(&world.indexes),
         workers: template.refusal.unwrap_or_else(|| {
