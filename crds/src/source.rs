@@ -1,7 +1,9 @@
 //! The Kafka side of a pipeline.
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::SecretRef;
@@ -29,6 +31,8 @@ pub struct SourceSpec {
         .message("source.kafka.foreignMessages.topic must not be source.kafka.topic followed by `.ranges`: the workers read page ranges from that topic. Use another name"),
     validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != (has(self.deadLetterTopic) ? self.deadLetterTopic : self.topic + '.dlq')")
         .message("source.kafka.foreignMessages.topic must differ from the dead-letter topic: a redrive would send the forwarded messages back. Use another name"),
+    validation = Rule::new("!has(self.topicConfig) || !('cleanup.policy' in self.topicConfig) || !self.topicConfig['cleanup.policy'].contains('compact')")
+        .message("source.kafka.topicConfig must not compact the topics: Kafka would delete a task when a later one has the same key. Remove `compact` from cleanup.policy"),
     validation = Rule::new("!(self.topic in ['.', '..']) && !(has(self.deadLetterTopic) && self.deadLetterTopic in ['.', '..']) && !(has(self.foreignMessages) && has(self.foreignMessages.topic) && self.foreignMessages.topic in ['.', '..'])")
         .message("source.kafka: topic, deadLetterTopic and foreignMessages.topic must not be `.` or `..`, which Kafka refuses. Use another name")
 )]
@@ -67,6 +71,14 @@ pub struct KafkaSource {
     #[serde(default = "default_replication_factor")]
     #[schemars(range(min = 1, max = 100))]
     pub replication_factor: i32,
+
+    /// Settings of the topics that the operator creates, for example `retention.ms` or
+    /// `max.message.bytes`. Topics that exist keep theirs. The dead-letter topic gets all but the
+    /// retention: dead letters are kept until they are redriven or deleted. Default: a retention of
+    /// 30 days, and from three replicas on `min.insync.replicas` of the majority.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "topic_config_schema")]
+    pub topic_config: BTreeMap<String, String>,
 
     /// The dead-letter topic. It receives tasks that cannot be processed, unchanged, with the
     /// reason in the headers. It is created if it does not exist. Default: the topic's name
@@ -144,6 +156,15 @@ pub enum ForeignMessageAction {
     Skip,
     /// Copy it to another topic, then commit it.
     Forward,
+}
+
+/// Bounded, because a rule reads it.
+fn topic_config_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": {"type": "string", "maxLength": 1024},
+    })
 }
 
 fn default_topic() -> String {

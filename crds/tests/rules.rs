@@ -45,6 +45,7 @@ fn the_full_example_names_every_default() {
     // Without the fields that have no default, it must equal the minimal object with its defaults.
     for gone in [
         "/source/kafka/authSecretRef",
+        "/source/kafka/topicConfig",
         "/source/kafka/bootstrapServers",
         "/documents/objectStore/publicEndpoint",
         "/stores/milvus/tokenSecretRef",
@@ -182,6 +183,10 @@ fn names_that_do_not_work_are_refused_with_a_sentence_that_says_what_to_change()
         (
             json!({"spec": {"source": {"kafka": {"topic": "x".repeat(243)}}}}),
             "at most 242 characters",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"topicConfig": {"cleanup.policy": "delete,compact"}}}}}),
+            "source.kafka.topicConfig must not compact the topics",
         ),
         (
             json!({"spec": {"source": {"kafka": {"topic": ".."}}}}),

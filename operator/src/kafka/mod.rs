@@ -64,7 +64,7 @@ pub(crate) enum TopicAction {
         partitions: i32,
         replication_factor: i32,
         /// Settings that differ from the brokers' defaults.
-        config: Vec<(&'static str, String)>,
+        config: Vec<(String, String)>,
     },
     AddPartitions {
         topic: String,

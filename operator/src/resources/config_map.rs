@@ -20,12 +20,13 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigErr
     })
 }
 
-/// Hash of the settings that a worker reads at its start. Partitions and replication factor are not
-/// among them: the operator alone uses them.
+/// Hash of the settings that a worker reads at its start. Partitions, replication factor and settings
+/// of the topics are not among them: the operator alone uses them.
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;
     config.source.kafka.replication_factor = 0;
+    config.source.kafka.topic_config.clear();
     super::hash_of(&config)
 }
 

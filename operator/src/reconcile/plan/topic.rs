@@ -113,19 +113,24 @@ fn wanted_actions(kafka: &KafkaSource, topics: &Topics) -> Vec<TopicAction> {
     actions
 }
 
-/// Configuration of a new topic. The configuration of an existing topic is left unchanged.
-fn config(kafka: &KafkaSource, retention: Option<SignedDuration>) -> Vec<(&'static str, String)> {
+/// Configuration of a new topic; without a `retention` its records are kept. The configuration of an
+/// existing topic is left unchanged.
+fn config(kafka: &KafkaSource, retention: Option<SignedDuration>) -> Vec<(String, String)> {
+    let is_kept = retention.is_none();
     let retention = retention.map_or_else(|| "-1".to_owned(), |time| time.as_millis().to_string());
     let mut config = vec![
-        ("cleanup.policy", "delete".to_owned()),
-        ("retention.ms", retention),
+        ("cleanup.policy".to_owned(), "delete".to_owned()),
+        ("retention.ms".to_owned(), retention),
     ];
     if kafka.replication_factor >= 3 {
         // With acks=all, a majority of the replicas has every record.
-        config.push((
-            "min.insync.replicas",
-            (kafka.replication_factor / 2 + 1).to_string(),
-        ));
+        let majority = kafka.replication_factor / 2 + 1;
+        config.push(("min.insync.replicas".to_owned(), majority.to_string()));
+    }
+    let given = kafka.topic_config.iter();
+    for (key, value) in given.filter(|(key, _)| !(is_kept && key.starts_with("retention."))) {
+        config.retain(|(other, _)| other != key);
+        config.push((key.clone(), value.clone()));
     }
     config
 }
@@ -199,6 +204,32 @@ mod tests {
         let (actions, verdict) = step(&kafka(), TopicState::Absent, TopicState::Absent, None);
         insta::assert_debug_snapshot!(actions);
         assert_eq!(verdict.reason, Reason::TopicCreating);
+    }
+
+    #[test]
+    fn created_topics_have_the_settings_of_the_spec_and_dead_letters_are_kept() {
+        let mut kafka = kafka();
+        let given = [("retention.ms", "86400000"), ("max.message.bytes", "9")];
+        kafka.topic_config = given
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let setting = |actions: &[TopicAction], index: usize, key: &str| {
+            let TopicAction::Create { config, .. } = &actions[index] else {
+                panic!("{actions:?}")
+            };
+            let values: Vec<String> = config
+                .iter()
+                .filter(|(other, _)| other == key)
+                .map(|(_, value)| value.clone())
+                .collect();
+            values.join(" and ")
+        };
+        let (actions, _) = step(&kafka, TopicState::Absent, TopicState::Absent, None);
+        for (index, retention) in [(0, "86400000"), (1, "86400000"), (2, "-1")] {
+            assert_eq!(setting(&actions, index, "retention.ms"), retention);
+            assert_eq!(setting(&actions, index, "max.message.bytes"), "9");
+            assert_eq!(setting(&actions, index, "cleanup.policy"), "delete");
+        }
     }
 
     #[test]
