@@ -15,6 +15,7 @@ mod rounds;
 
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::{IndexOptions, ReturnDocument};
 use mongodb::{Collection, Database, IndexModel};
@@ -83,6 +84,17 @@ impl Ledger {
     /// The entry of a document.
     pub(crate) async fn find(&self, file_id: &str) -> Result<Option<Entry>, Failure> {
         ask(self.entries.find_one(doc! { "_id": file_id })).await
+    }
+
+    /// The entries of some documents.
+    pub(crate) async fn find_all(&self, file_ids: &[&str]) -> Result<Vec<Entry>, Failure> {
+        let found = self.entries.find(doc! { "_id": { "$in": file_ids } });
+        let mut found = ask(found).await?;
+        let mut entries = Vec::new();
+        while let Some(entry) = ask(found.try_next()).await? {
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 
     /// Records progress of a document that is processed: it need not be rechecked for a while.

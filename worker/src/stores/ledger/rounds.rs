@@ -119,8 +119,8 @@ impl Ledger {
     }
 
     /// Records that the dead letter was redriven.
-    pub(crate) async fn record_redrive(&self, entry: &Entry) -> Result<(), Failure> {
-        let filter = doc! { "_id": &entry.file_id, "round": &entry.round, "state": "failed" };
+    pub(crate) async fn record_redrive(&self, file_id: &str, round: &str) -> Result<(), Failure> {
+        let filter = doc! { "_id": file_id, "round": round, "state": "failed" };
         self.set(&filter, doc! { "failure.redriven": true }).await?;
         Ok(())
     }
