@@ -2,7 +2,8 @@
 //!
 //! A dead letter is redriven once: the ledger records it. Dead letters without an entry in the
 //! ledger, for example because they are not valid tasks, are redriven only if they are chosen by
-//! reason or file. Dead letters of other pipelines are left alone.
+//! reason or file. Dead letters of other pipelines are left alone. A redriven task is a new request:
+//! it also counts after a deletion.
 //!
 //! The topic is read twice, message by message: first to choose, then to send. Only the positions
 //! of chosen messages are in memory.
@@ -137,7 +138,7 @@ async fn send(
     failed: &FailedRound,
 ) -> Result<(), Failure> {
     let (retry, stop) = (common.retry(), &common.stop);
-    let redrive = |_| outbox.send_again(message);
+    let redrive = |_| outbox.redrive(message);
     retry.run(Stage::DeadLetter, stop, redrive).await?;
     if let Some((file_id, round)) = failed {
         let record = |_| ledger.record_redrive(file_id, round);
