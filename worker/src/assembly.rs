@@ -12,7 +12,7 @@ use layra_rendering::{
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::document::Recipe;
+use crate::document::{Recipe, Sent};
 use crate::model_files;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
@@ -226,10 +226,9 @@ impl Common {
     }
 
     /// A request to this worker. `origin` identifies it.
-    pub(crate) fn request(&self, origin: String, at: DateTime) -> Request {
+    pub(crate) fn request(&self, sent: Sent) -> Request {
         Request {
-            origin,
-            at,
+            sent,
             recipe: self.recipe.clone(),
             worker_since: self.since,
         }

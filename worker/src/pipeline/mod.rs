@@ -2,8 +2,8 @@
 //!
 //! [`admit`] starts, resumes or skips a task, by a [`decision`] on the ledger's entry.
 //! [`range_work`] processes a page range, whose [`stages`] run concurrently. [`settle`] completes
-//! everything that must precede the commit of the task. [`cleanup`] and [`recheck`] remove data
-//! that must not be in the stores.
+//! everything that must precede the commit of the task. [`rejection`] records failures and drops,
+//! [`cleanup`] and [`recheck`] remove data that must not be in the stores.
 //!
 //! Every effect can be repeated. A document that is ingested again is in the stores exactly once. A
 //! document that cannot be processed leaves nothing but its original.
@@ -18,6 +18,7 @@ mod page_plan;
 mod poison;
 mod range_work;
 mod recheck;
+mod rejection;
 pub(crate) mod settle;
 pub(crate) mod stages;
 
