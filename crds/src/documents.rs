@@ -104,6 +104,14 @@ pub struct RenderSpec {
     #[serde(default = "default_max_pages")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_pages: u32,
+
+    /// What a worker does on a node that cannot confine the processes that open documents, because
+    /// its kernel or container runtime lacks Landlock or seccomp. `Required`: it does not start.
+    /// `BestEffort`: it opens documents with what the node has. A hostile document that takes over
+    /// its renderer can then read other users' documents and the worker's credentials. Default:
+    /// `Required`.
+    #[serde(default)]
+    pub sandbox: SandboxPolicy,
 }
 
 impl RenderSpec {
@@ -145,6 +153,16 @@ pub enum ImageFormat {
     WebP,
 }
 
+/// What a worker does on a node that cannot confine the processes that open documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SandboxPolicy {
+    /// It does not start.
+    #[default]
+    Required,
+    /// It opens documents with the layers of the sandbox that the node has.
+    BestEffort,
+}
+
 impl Default for RenderSpec {
     fn default() -> Self {
         Self {
@@ -154,6 +172,7 @@ impl Default for RenderSpec {
             timeout_seconds: default_timeout(),
             office_timeout_seconds: default_office_timeout(),
             max_pages: default_max_pages(),
+            sandbox: SandboxPolicy::default(),
         }
     }
 }

@@ -159,7 +159,9 @@ impl Pipeline {
 pub(crate) fn render_failure(error: &RenderError) -> Failure {
     let reason = Reason::from_word(error.reason());
     match error {
-        RenderError::Unavailable(_) => Failure::fatal(Stage::Render, reason, error),
+        RenderError::Unavailable(_) | RenderError::SandboxUnavailable(_) => {
+            Failure::fatal(Stage::Render, reason, error)
+        }
         _ if error.is_document_fault() => Failure::permanent(Stage::Render, reason, error),
         _ => Failure::transient(Stage::Render, reason, error),
     }
@@ -186,6 +188,7 @@ mod tests {
                 Class::Transient,
             ),
             (RenderError::Unavailable("no library".into()), Class::Fatal),
+            (RenderError::SandboxUnavailable("x".into()), Class::Fatal),
         ] {
             assert_eq!(render_failure(&error).class, class, "{error}");
         }
@@ -240,6 +243,10 @@ mod tests {
             (
                 RenderError::Unavailable(text()),
                 Reason::RendererUnavailable,
+            ),
+            (
+                RenderError::SandboxUnavailable(text()),
+                Reason::SandboxUnavailable,
             ),
             (RenderError::Io(text()), Reason::Io),
         ] {
