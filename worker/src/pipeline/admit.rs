@@ -2,17 +2,20 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Instant;
 
 use layra_crds::metric_names::worker::STATUS_RETRIED;
 use tokio_util::sync::CancellationToken;
 
 use super::decision::{Decision, decide};
+use super::patience::Patience;
+use super::poison::check_repeats;
 use super::{Observer, Outcome, Pipeline};
-use crate::document::Recipe;
 use crate::document::page_range::Range;
 use crate::document::task::Task;
 use crate::pipeline::stages::fetch::Original;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::runtime::retry::Refusals;
 use crate::stores::ledger::{Entry, Request, State};
 
 /// A document and the request to ingest it.
@@ -56,10 +59,10 @@ impl Pipeline {
         cancel: &CancellationToken,
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
+        let patience = Patience::default();
         loop {
-            let admitted = self
-                .retry
-                .run(Stage::Mongodb, cancel, |_| self.admit(job, cancel));
+            let admit = |_| self.admit(job, &patience, cancel);
+            let admitted = self.retry.run(Stage::Mongodb, cancel, admit);
             let entry = match admitted.await? {
                 ControlFlow::Continue(entry) => entry,
                 ControlFlow::Break(outcome) => return Ok(outcome),
@@ -111,6 +114,7 @@ impl Pipeline {
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
         let file_id = &job.task.file.file_id;
+        let patience = Patience::default();
         let begin = |_| async {
             let known = self.stores.ledger.find(file_id).await?;
             let Some(entry) = known.filter(|entry| entry.round == range.round) else {
@@ -118,7 +122,10 @@ impl Pipeline {
             };
             match decide(Some(Box::new(entry)), &job.request) {
                 Decision::Begin(before) => self.begin_round(job, before.as_deref()).await,
-                Decision::WaitForNewerWorker => Err(newer_configuration()),
+                Decision::WaitForNewerWorker(entry) => {
+                    let before = patient(&patience, entry)?;
+                    self.begin_round(job, Some(&before)).await
+                }
                 _ => Ok(None),
             }
         };
@@ -132,6 +139,7 @@ impl Pipeline {
     async fn admit(
         &self,
         job: &Job<'_>,
+        patience: &Patience,
         cancel: &CancellationToken,
     ) -> Result<ControlFlow<Outcome, Box<Entry>>, Failure> {
         let Job { task, request, .. } = job;
@@ -167,7 +175,7 @@ impl Pipeline {
                         outcome => return Ok(ControlFlow::Break(outcome)),
                     }
                 }
-                Decision::WaitForNewerWorker => return Err(newer_configuration()),
+                Decision::WaitForNewerWorker(entry) => Some(patient(patience, entry)?),
                 Decision::End(outcome) => return Ok(ControlFlow::Break(outcome)),
             };
             if Box::pin(self.drop_if_deleted(job)).await? {
@@ -265,7 +273,10 @@ impl Pipeline {
                 "unexpected number of rows in Milvus, ingesting the document again"
             );
             self.metrics.repeats.inc();
-            return self.restart_document(entry, cancel).await;
+            return match check_repeats(entry.repeats, found, rows) {
+                Ok(()) => self.restart_document(entry, cancel).await,
+                Err(failure) => self.reject_repeated(entry, &failure, cancel).await,
+            };
         }
         let finished = self.ledger(cancel, || self.stores.ledger.record_done(entry, rows));
         if !finished.await? {
@@ -283,21 +294,34 @@ impl Pipeline {
         entry: &Entry,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let task = Task::from(entry);
-        let request = Request {
-            origin: entry.origin.clone(),
-            // A later deletion may be on its way.
-            at: entry.requested_at.unwrap_or(entry.created_at),
-            recipe: Recipe::stored(&entry.recipe),
-            worker_since: entry.worker_since,
-        };
-        let restarted = self.ledger(cancel, || {
-            self.stores.ledger.begin(&task, &request, Some(entry))
-        });
+        let message = "Milvus does not hold the document exactly once";
+        let failure = Failure::transient(Stage::Milvus, Reason::RowsNotOnce, message);
+        // Milvus may be in trouble: the pauses grow from some seconds to half a minute.
+        let attempts = entry.repeats + 4;
+        let mut refusals = Refusals::default();
+        self.retry
+            .pause(cancel, &failure, attempts, &mut refusals)
+            .await?;
+        let restarted = self.ledger(cancel, || self.stores.ledger.repeat(entry));
         Ok(match restarted.await? {
             Some(entry) => Outcome::Repeat(Box::new(entry)),
             None => Outcome::Superseded,
         })
+    }
+
+    /// Rejects a document that was ingested again too often.
+    async fn reject_repeated(
+        &self,
+        entry: &Entry,
+        failure: &Failure,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        let ledger = &self.stores.ledger;
+        let failed = self.ledger(cancel, || ledger.record_repeats_failed(entry, failure));
+        match failed.await? {
+            Some(failed) => self.withdraw_rejected(Box::new(failed), cancel).await,
+            None => Ok(Outcome::Superseded),
+        }
     }
 
     /// Withdraws a failed document from the stores. Its dead letter must be sent next.
@@ -351,7 +375,19 @@ impl Pipeline {
     }
 }
 
-fn newer_configuration() -> Failure {
+/// The entry, if nobody works on it any more. Otherwise fails, to be retried.
+fn patient(patience: &Patience, entry: Box<Entry>) -> Result<Box<Entry>, Failure> {
+    if patience.is_over(&entry, Instant::now()) {
+        tracing::warn!(
+            since = %entry.worker_since,
+            "no worker with the newer configuration continues the document, taking it over"
+        );
+        return Ok(entry);
+    }
     let message = "a worker with a newer configuration is processing the document";
-    Failure::transient(Stage::Intake, Reason::NewerConfiguration, message)
+    Err(Failure::transient(
+        Stage::Intake,
+        Reason::NewerConfiguration,
+        message,
+    ))
 }

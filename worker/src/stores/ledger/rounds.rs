@@ -9,6 +9,7 @@ use super::{
     Entry, LATE_WRITES, Ledger, Request, State, UNCHANGED, after, in_state, is_duplicate, number,
     token, working,
 };
+use crate::document::Recipe;
 use crate::document::task::Task;
 use crate::runtime::failure::Failure;
 use crate::stores::mongo::{answer, ask};
@@ -21,6 +22,31 @@ impl Ledger {
         task: &Task,
         request: &Request,
         before: Option<&Entry>,
+    ) -> Result<Option<Entry>, Failure> {
+        self.begin_after(task, request, before, 0).await
+    }
+
+    /// Begins a round for the request of the previous one, after which the stores did not hold the
+    /// document exactly once.
+    pub(crate) async fn repeat(&self, before: &Entry) -> Result<Option<Entry>, Failure> {
+        let request = Request {
+            origin: before.origin.clone(),
+            // A later deletion may be on its way.
+            at: before.requested_at.unwrap_or(before.created_at),
+            recipe: Recipe::stored(&before.recipe),
+            worker_since: before.worker_since,
+        };
+        let repeats = before.repeats.saturating_add(1);
+        self.begin_after(&Task::from(before), &request, Some(before), repeats)
+            .await
+    }
+
+    async fn begin_after(
+        &self,
+        task: &Task,
+        request: &Request,
+        before: Option<&Entry>,
+        repeats: u32,
     ) -> Result<Option<Entry>, Failure> {
         let now = DateTime::now();
         let mut entry = Entry {
@@ -39,6 +65,7 @@ impl Ledger {
             pages: None,
             range_pages: None,
             units: BTreeMap::new(),
+            repeats,
             vectors: None,
             failure: None,
             open: Vec::new(),
