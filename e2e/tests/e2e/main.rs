@@ -7,8 +7,8 @@
 
 mod api;
 mod cli;
+mod deaths;
 mod documents;
-mod guilty;
 mod ledger;
 mod lifecycle;
 mod order;

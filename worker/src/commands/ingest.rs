@@ -88,6 +88,7 @@ pub(crate) async fn ingest(
             let (pipeline, bar) = (&pipeline, &bar);
             async move {
                 let ingest = ingest_file(common, pipeline, &file, knowledge_base, username, bar);
+                let ingest = Box::pin(ingest);
                 let working = common.health.working(Instant::now());
                 let result = work::process(Arc::clone(&working.work), ingest).await;
                 drop(working);

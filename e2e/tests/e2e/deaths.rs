@@ -1,4 +1,4 @@
-//! Documents on which a worker ends, and those beside them: the guilty pay, the innocent do not.
+//! Documents on which a worker ends, and the documents beside them, which must not suffer from that.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn number(entry: &Document, field: &str) -> Option<i64> {
 
 #[tokio::test]
 async fn a_page_that_ends_the_model_costs_its_document_alone() -> Result<()> {
-    on_stage("guilty", async |stage| {
+    on_stage("deaths", async |stage| {
         let arguments = [
             "--benchmark-paced-embedder-ms=200",
             "--benchmark-paced-embedder-panics-at=poisonous",
