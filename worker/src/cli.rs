@@ -28,6 +28,9 @@ pub(crate) enum Command {
         /// each page and store meaningless vectors.
         #[arg(long, hide = true)]
         benchmark_paced_embedder_ms: Option<u32>,
+        /// For tests only: the paced embedder panics at pages that contain this text.
+        #[arg(long, hide = true, requires = "benchmark_paced_embedder_ms")]
+        benchmark_paced_embedder_panics_at: Option<String>,
         /// Seconds from SIGTERM until this process is killed. Unfinished work is released in time
         /// and will be redelivered.
         #[arg(long, env = "LAYRA_GRACE_SECONDS", default_value_t = 40)]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::assembly::{Common, Paths};
+use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::commands::{delete, ingest, redrive, run, search};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
@@ -77,10 +77,10 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             listen,
             grace_seconds,
             benchmark_paced_embedder_ms,
+            benchmark_paced_embedder_panics_at: panics_at,
         } => {
             let mut common = common(worker)?;
-            common.paths.paced_embedder =
-                benchmark_paced_embedder_ms.map(|ms| Duration::from_millis(ms.into()));
+            common.paths.paced_embedder = paced(benchmark_paced_embedder_ms, panics_at);
             let grace = Duration::from_secs(grace_seconds.into());
             run::run(common, listen, grace).await?;
         }
@@ -211,6 +211,11 @@ fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
         paced_embedder: None,
     };
     Ok(Common::new(settings, paths, stop_on_signals()?))
+}
+
+fn paced(milliseconds: Option<u32>, panics_at: Option<String>) -> Option<PacedEmbedder> {
+    let page = Duration::from_millis(milliseconds?.into());
+    Some(PacedEmbedder { page, panics_at })
 }
 
 /// The user in the name of a knowledge base, `{username}_{uuid}`.

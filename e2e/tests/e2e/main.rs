@@ -7,6 +7,7 @@
 
 mod api;
 mod cli;
+mod deaths;
 mod deletions;
 mod documents;
 mod ledger;

@@ -274,6 +274,20 @@ impl Document {
     /// Renders one page. After an error that concerns only this page, others can still be rendered;
     /// after any other error, all further calls return the same error.
     pub async fn render(&mut self, request: PageRequest) -> Result<RenderedPage, RenderError> {
+        let (page, ()) = self.render_into(request, |_| async {}).await?;
+        Ok(page)
+    }
+
+    /// Renders one page. Before the page leaves the renderer's memory, waits for `room` for its
+    /// bytes in this process, without a time limit. Returns the page and the room.
+    pub async fn render_into<Room, Waiting>(
+        &mut self,
+        request: PageRequest,
+        room: impl FnOnce(usize) -> Waiting,
+    ) -> Result<(RenderedPage, Room), RenderError>
+    where
+        Waiting: Future<Output = Room>,
+    {
         if request.page >= self.pages {
             return Err(RenderError::NoSuchPage {
                 page: request.page,
@@ -285,17 +299,23 @@ impl Document {
             State::Open(process) => process,
             State::Broken(error) => return Err(error.clone()),
         };
-        let broken = match process
-            .exchange(&Request::Render(request), self.page_timeout)
-            .await
-        {
-            Ok(Reply::Page(page)) if page.answers(&request) => return Ok(page),
-            Ok(Reply::Page(_)) => unexpected("a page that was not requested"),
-            Ok(Reply::Failed(error)) => match believable(error, &self.file).await {
+        let (asked, limit) = (Request::Render(request), self.page_timeout);
+        let reply = match process.ask(Some(&asked), limit).await {
+            Ok(bytes) => {
+                let room = room(bytes as usize).await;
+                let reply = process.receive(bytes, limit).await;
+                reply.map(|reply| (reply, room))
+            }
+            Err(error) => Err(error),
+        };
+        let broken = match reply {
+            Ok((Reply::Page(page), room)) if page.answers(&request) => return Ok((page, room)),
+            Ok((Reply::Page(_), _)) => unexpected("a page that was not requested"),
+            Ok((Reply::Failed(error), _)) => match believable(error, &self.file).await {
                 lie @ (RenderError::GarbledAnswer(_) | RenderError::ReadRefuted(_)) => lie,
                 error => return Err(error),
             },
-            Ok(Reply::Confined { .. } | Reply::Opened { .. } | Reply::Office(_)) => {
+            Ok((Reply::Confined { .. } | Reply::Opened { .. } | Reply::Office(_), _)) => {
                 unexpected("a second reply to opening the document")
             }
             Err(error) => error,

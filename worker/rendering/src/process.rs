@@ -22,6 +22,8 @@ use super::protocol::{HEADER_BYTES, MAX_REPLY_BYTES, ProtocolError, Reply, Reque
 const STDERR_TAIL_BYTES: usize = 2048;
 /// How long a renderer may take to exit after its pipe was closed.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a renderer may take to hand over a reply that it has begun: the page is finished.
+const LONGEST_TRANSFER: Duration = Duration::from_secs(20);
 
 /// A running renderer. Dropping it kills it.
 #[derive(Debug)]
@@ -86,19 +88,23 @@ impl RenderProcess {
         request: &Request,
         limit: Duration,
     ) -> Result<Reply, RenderError> {
-        self.await_reply(Some(request), limit).await
+        let length = self.ask(Some(request), limit).await?;
+        self.receive(length, limit).await
     }
 
     /// Waits for another reply to the last request.
     pub(super) async fn next_reply(&mut self, limit: Duration) -> Result<Reply, RenderError> {
-        self.await_reply(None, limit).await
+        let length = self.ask(None, limit).await?;
+        self.receive(length, limit).await
     }
 
-    async fn await_reply(
+    /// Sends a request and waits until its reply begins. Returns the bytes of the reply, which are
+    /// still in the renderer's memory.
+    pub(super) async fn ask(
         &mut self,
         request: Option<&Request>,
         limit: Duration,
-    ) -> Result<Reply, RenderError> {
+    ) -> Result<u32, RenderError> {
         if std::mem::replace(&mut self.in_exchange, true) {
             // An earlier call was cancelled halfway, so the next reply belongs to it.
             self.kill().await;
@@ -106,26 +112,47 @@ impl RenderProcess {
                 signal: libc::SIGKILL,
             });
         }
-        let process = self.id();
-        let used_before = process.and_then(cpu_time::of_process);
-        match cpu_time::within(limit, self.send_and_receive(request)).await {
-            Some(Ok(reply)) => {
-                self.in_exchange = false;
-                Ok(reply)
-            }
+        let used_before = self.id().and_then(cpu_time::of_process);
+        let begun = cpu_time::within(limit, self.send_and_read_header(request)).await;
+        self.judge(begun, limit, used_before).await
+    }
+
+    /// Receives the rest of a reply, of `length` bytes.
+    pub(super) async fn receive(
+        &mut self,
+        length: u32,
+        limit: Duration,
+    ) -> Result<Reply, RenderError> {
+        let limit = limit.min(LONGEST_TRANSFER);
+        let used_before = self.id().and_then(cpu_time::of_process);
+        let received = cpu_time::within(limit, self.read_body(length)).await;
+        let reply = self.judge(received, limit, used_before).await?;
+        self.in_exchange = false;
+        Ok(reply)
+    }
+
+    /// Ends the process after an error, and finds its cause. `None` is a time-out.
+    async fn judge<T>(
+        &mut self,
+        answer: Option<Result<T, ExchangeError>>,
+        limit: Duration,
+        used_before: Option<Duration>,
+    ) -> Result<T, RenderError> {
+        match answer {
+            Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => Err(self.diagnose(error, limit).await),
             None => {
-                let used = process.and_then(cpu_time::of_process);
+                let used = self.id().and_then(cpu_time::of_process);
                 self.kill().await;
                 Err(cpu_time::timed_out(limit, used_before, used))
             }
         }
     }
 
-    async fn send_and_receive(
+    async fn send_and_read_header(
         &mut self,
         request: Option<&Request>,
-    ) -> Result<Reply, ExchangeError> {
+    ) -> Result<u32, ExchangeError> {
         if let Some(request) = request {
             self.requests
                 .write_all(&request.encode())
@@ -137,7 +164,10 @@ impl RenderProcess {
             .read_exact(&mut header)
             .await
             .map_err(ExchangeError::Pipe)?;
-        let length = body_length(header, MAX_REPLY_BYTES).map_err(ExchangeError::Protocol)?;
+        body_length(header, MAX_REPLY_BYTES).map_err(ExchangeError::Protocol)
+    }
+
+    async fn read_body(&mut self, length: u32) -> Result<Reply, ExchangeError> {
         let mut limited = (&mut self.replies).take(length.into());
         let length = length as usize;
         // Memory grows with the bytes that arrive, not with the announced length.

@@ -436,6 +436,35 @@ async fn a_cancelled_page_does_not_mix_up_replies() {
 }
 
 #[tokio::test]
+async fn a_page_stays_with_its_renderer_until_there_is_room() {
+    let mut document = open(&pdf(&vec![Page::with_text(&["Text"]); 2]))
+        .await
+        .unwrap();
+    let (give, given) = tokio::sync::oneshot::channel();
+    let mut asked_for = 0;
+    let mut page = Box::pin(document.render_into(at(0, 300), |bytes| {
+        asked_for = bytes;
+        given
+    }));
+    let early = tokio::time::timeout(Duration::from_secs(3), &mut page).await;
+    assert!(early.is_err(), "there is no room yet");
+    give.send("room").unwrap();
+    let (page, room) = page.await.unwrap();
+    assert_eq!(room, Ok("room"));
+    let pixels = page.pixels.as_ref().unwrap().len();
+    let bytes = page.encoded.len() + page.text.len() + pixels;
+    assert!((bytes..bytes + 100).contains(&asked_for), "{asked_for}");
+    assert!(document.render(at(1, 72)).await.is_ok());
+
+    // The reply that waits for room must not become the one to a later request.
+    let never = document.render_into(at(0, 72), |_| std::future::pending::<()>());
+    let cancelled = tokio::time::timeout(Duration::from_secs(3), never).await;
+    assert!(cancelled.is_err());
+    let error = document.render(at(1, 72)).await.unwrap_err();
+    assert!(!error.is_document_fault(), "{error}");
+}
+
+#[tokio::test]
 async fn an_image_that_unpacks_to_gigabytes_becomes_an_error_or_a_page() {
     let mut page = Page::of_size(200.0, 200.0);
     // 16 zero bytes, ASCIIHex, for a picture of 3.6 GB.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -19,6 +20,7 @@ use crate::document::task::{FileMeta, Task};
 use crate::document::{Sent, ids};
 use crate::pipeline::{Event, Job, Outcome, Pipeline, Source, Stored};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::runtime::work;
 
 /// Files that are processed concurrently.
 const CONCURRENCY: usize = 2;
@@ -85,8 +87,11 @@ pub(crate) async fn ingest(
         .map(|file| {
             let (pipeline, bar) = (&pipeline, &bar);
             async move {
-                let result =
-                    ingest_file(common, pipeline, &file, knowledge_base, username, bar).await;
+                let ingest = ingest_file(common, pipeline, &file, knowledge_base, username, bar);
+                let ingest = Box::pin(ingest);
+                let working = common.health.working(Instant::now());
+                let result = work::process(Arc::clone(&working.work), ingest).await;
+                drop(working);
                 (file, result)
             }
         })
@@ -94,6 +99,7 @@ pub(crate) async fn ingest(
         .collect()
         .await;
     bar.finish_and_clear();
+    pipeline.give_back_claims().await;
     let mut summary = Summary {
         elapsed: started.elapsed(),
         ..Summary::default()

@@ -2,17 +2,21 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Instant;
 
 use layra_crds::metric_names::worker::STATUS_RETRIED;
 use tokio_util::sync::CancellationToken;
 
 use super::decision::{Decision, decide};
+use super::patience::Patience;
+use super::poison::check_repeats;
 use super::{Observer, Outcome, Pipeline};
+use crate::document::Cutoff;
 use crate::document::page_range::Range;
 use crate::document::task::Task;
-use crate::document::{Cutoff, Recipe};
 use crate::pipeline::stages::fetch::Original;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::runtime::retry::Refusals;
 use crate::stores::Stores;
 use crate::stores::ledger::{Entry, Request, State};
 
@@ -57,10 +61,10 @@ impl Pipeline {
         cancel: &CancellationToken,
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
+        let patience = Patience::default();
         loop {
-            let admitted = self
-                .retry
-                .run(Stage::Mongodb, cancel, |_| self.admit(job, cancel));
+            let admit = |_| self.admit(job, &patience, cancel);
+            let admitted = self.retry.run(Stage::Mongodb, cancel, admit);
             let entry = match admitted.await? {
                 ControlFlow::Continue(entry) => entry,
                 ControlFlow::Break(outcome) => return Ok(outcome),
@@ -115,6 +119,7 @@ impl Pipeline {
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
         let file_id = &job.task.file.file_id;
+        let patience = Patience::default();
         let begin = |_| async {
             let known = self.stores.ledger.find(file_id).await?;
             let Some(entry) = known.filter(|entry| entry.round == range.round) else {
@@ -122,7 +127,10 @@ impl Pipeline {
             };
             match decide(Some(Box::new(entry)), &job.request) {
                 Decision::Begin(before) => self.begin_round(job, before.as_deref()).await,
-                Decision::WaitForNewerWorker => Err(newer_configuration()),
+                Decision::WaitForNewerWorker(entry) => {
+                    let before = patient(&patience, entry)?;
+                    self.begin_round(job, Some(&before)).await
+                }
                 _ => Ok(None),
             }
         };
@@ -139,6 +147,7 @@ impl Pipeline {
     async fn admit(
         &self,
         job: &Job<'_>,
+        patience: &Patience,
         cancel: &CancellationToken,
     ) -> Result<ControlFlow<Outcome, Box<Entry>>, Failure> {
         let Job { task, request, .. } = job;
@@ -173,7 +182,7 @@ impl Pipeline {
                         outcome => return Ok(ControlFlow::Break(outcome)),
                     }
                 }
-                Decision::WaitForNewerWorker => return Err(newer_configuration()),
+                Decision::WaitForNewerWorker(entry) => Some(patient(patience, entry)?),
                 Decision::Drop(entry) => {
                     match Box::pin(self.delete_dropped_original(job, &entry)).await {
                         Err(failure) if failure.class == Class::Superseded => continue,
@@ -303,6 +312,7 @@ impl Pipeline {
                 "unexpected number of rows in Milvus, ingesting the document again"
             );
             self.metrics.repeats.inc();
+            check_repeats(entry.repeats, found, rows)?;
             return self.restart_document(entry, cancel).await;
         }
         let finished = self.ledger(cancel, || self.stores.ledger.record_done(entry, rows));
@@ -321,6 +331,14 @@ impl Pipeline {
         entry: &Entry,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
+        let message = "Milvus does not hold the document exactly once";
+        let failure = Failure::transient(Stage::Milvus, Reason::RowsNotOnce, message);
+        // Milvus may be in trouble: the pauses grow from some seconds to half a minute.
+        let attempts = entry.repeats + 4;
+        let mut refusals = Refusals::default();
+        self.retry
+            .pause(cancel, &failure, attempts, &mut refusals)
+            .await?;
         let ledger = &self.stores.ledger;
         let restart = || async {
             let mut known = Some(entry.clone());
@@ -328,14 +346,7 @@ impl Pipeline {
                 if before.state != State::Working {
                     break;
                 }
-                let request = Request {
-                    // A later deletion may be on its way.
-                    sent: before.requested(),
-                    recipe: Recipe::stored(&before.recipe),
-                    worker_since: before.worker_since,
-                };
-                let task = Task::from(&before);
-                if let Some(begun) = ledger.begin(&task, &request, Some(&before)).await? {
+                if let Some(begun) = ledger.repeat(&before).await? {
                     return Ok(Outcome::Repeat(Box::new(begun)));
                 }
                 // Another task for the document may have been recorded.
@@ -365,7 +376,19 @@ impl Pipeline {
     }
 }
 
-fn newer_configuration() -> Failure {
+/// The entry, if nobody works on it any more. Otherwise fails, to be retried.
+fn patient(patience: &Patience, entry: Box<Entry>) -> Result<Box<Entry>, Failure> {
+    if patience.is_over(&entry, Instant::now()) {
+        tracing::warn!(
+            since = %entry.worker_since,
+            "no worker with the newer configuration continues the document, taking it over"
+        );
+        return Ok(entry);
+    }
     let message = "a worker with a newer configuration is processing the document";
-    Failure::transient(Stage::Intake, Reason::NewerConfiguration, message)
+    Err(Failure::transient(
+        Stage::Intake,
+        Reason::NewerConfiguration,
+        message,
+    ))
 }

@@ -14,8 +14,8 @@ pub(super) enum Decision {
     Inspect(Box<Entry>),
     /// The document failed, and its dead letter was not sent yet.
     SendDeadLetter(Box<Entry>),
-    /// Wait: a worker with a newer configuration began the round.
-    WaitForNewerWorker,
+    /// Wait as long as the entry changes: a worker with a newer configuration began the round.
+    WaitForNewerWorker(Box<Entry>),
     /// Drop it: somebody asked for the deletion of its document after it was sent.
     Drop(Box<Entry>),
     /// Nothing: this message was settled before, or LAYRA deleted its document after it was sent.
@@ -45,7 +45,7 @@ pub(super) fn decide(entry: Option<Box<Entry>>, request: &Request) -> Decision {
         State::Done if same_recipe || !newer => Decision::Inspect(entry),
         State::Working if same_recipe => Decision::Resume(entry),
         State::Done | State::Working if newer => Decision::Begin(Some(entry)),
-        State::Done | State::Working => Decision::WaitForNewerWorker,
+        State::Done | State::Working => Decision::WaitForNewerWorker(entry),
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
         }
         assert_eq!(
             decide(Some(known(State::Working)), &other),
-            Decision::WaitForNewerWorker
+            Decision::WaitForNewerWorker(known(State::Working))
         );
         let done = known(State::Done);
         assert_eq!(decide(Some(done.clone()), &other), Decision::Inspect(done));

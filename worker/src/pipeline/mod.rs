@@ -1,9 +1,9 @@
 //! One document, from its original to its last vector.
 //!
 //! [`admit`] starts, resumes or skips a task, by a [`decision`] on the ledger's entry.
-//! [`range_work`] processes a page range, whose [`stages`] run concurrently. [`settle`] completes
-//! everything that must precede the commit of the task. [`rejection`] records failures and drops,
-//! [`cleanup`] and [`recheck`] remove data that must not be in the stores.
+//! [`range_work`] processes a page range in [`turn`]s, whose [`stages`] run concurrently.
+//! [`settle`] completes everything that must precede the commit of the task. [`rejection`] records
+//! failures and drops, [`cleanup`] and [`recheck`] remove data that must not be in the stores.
 //!
 //! Every effect can be repeated. A document that is ingested again is in the stores exactly once. A
 //! document that cannot be processed leaves nothing but its original.
@@ -14,13 +14,17 @@ mod cleanup;
 mod decision;
 mod deletion;
 pub(crate) mod embedder;
+mod isolation;
+mod open_claims;
 mod page_plan;
+mod patience;
 mod poison;
 mod range_work;
 mod recheck;
 mod rejection;
 pub(crate) mod settle;
 pub(crate) mod stages;
+mod turn;
 
 use std::sync::Arc;
 
@@ -39,6 +43,8 @@ use crate::stores::ledger::{Claim, Entry, RangeEntry, Rejection};
 
 pub(crate) use admit::{Job, Source};
 pub(crate) use deletion::Deleter;
+pub(crate) use isolation::Isolation;
+pub(crate) use open_claims::OpenClaims;
 
 /// The stages and stores of a pipeline.
 #[derive(Clone, Debug)]
@@ -56,8 +62,10 @@ pub(crate) struct Pipeline {
     pub(crate) range_pages: u32,
     /// Bounds the memory of pages in progress.
     pub(crate) budget: Budget,
-    /// Read-locked by normal work, write-locked by work on a suspect document.
-    pub(crate) isolation: Arc<tokio::sync::RwLock<()>>,
+    /// Held during each turn of a range.
+    pub(crate) isolation: Isolation,
+    /// What must be given back if the worker exits before its work has ended.
+    pub(crate) open_claims: OpenClaims,
     /// Retries while a server is unavailable.
     pub(crate) retry: Retry,
     pub(crate) metrics: Arc<Metrics>,

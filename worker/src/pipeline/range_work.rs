@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use layra_rendering::Document;
-use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::admit::{Job, Source};
 use super::page_plan::PagePlan;
-use super::poison::{check_renderer_deaths, check_worker_deaths};
+use super::poison::check_renderer_deaths;
 use super::stages::Stages;
+use super::turn::{Ingested, Worked};
 use super::{Event, Observer, Outcome, Pipeline, Stored, render_failure};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Refusals;
@@ -29,13 +29,6 @@ struct RangeWork<'a> {
     observer: Observer<'a>,
 }
 
-/// A lock on [`Pipeline::isolation`], held while a range is in progress.
-#[expect(dead_code, reason = "the guards act by being dropped")]
-enum Isolation<'a> {
-    Shared(RwLockReadGuard<'a, ()>),
-    Exclusive(RwLockWriteGuard<'a, ()>),
-}
-
 impl Pipeline {
     /// Ingests the range of `entry` that begins at page `first`, unless it is done.
     pub(super) async fn ingest_pages(
@@ -46,103 +39,77 @@ impl Pipeline {
         cancel: &CancellationToken,
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
-        let (file_id, round) = (&entry.file_id, &entry.round);
-        // The lock comes before the claim: a worker that dies while this range waits for the lock
-        // must not make the range suspect.
-        let mut exclusive = entry.range_entry(first).was_begun();
-        let (_isolation, claim, entry) = loop {
-            let isolation = self.isolate(exclusive, cancel).await?;
-            let claim = Claim::new(file_id, round, first);
-            let granted = self.ledger(cancel, || self.stores.ledger.claim(&claim));
-            let Some(entry) = granted.await? else {
-                drop(isolation);
-                return self.claim_refused(&claim, cancel).await;
-            };
-            if exclusive || !entry.range_entry(first).is_suspect() {
-                break (isolation, claim, entry);
-            }
-            // Another worker claimed the range after `entry` was read.
-            self.ledger(cancel, || self.stores.ledger.release(&claim))
-                .await?;
-            exclusive = true;
+        let (open, result) = match self
+            .work_in_turns(job, entry, first, cancel, observer)
+            .await?
+        {
+            Worked::Refused(open) => return self.claim_refused(open.claim(), cancel).await,
+            Worked::Ended(open, result) => (open, result),
         };
-        let result = match check_worker_deaths(&entry.range_entry(first)) {
-            Ok(()) => {
-                self.ingest_claimed(job, &claim, &entry, cancel, observer)
-                    .await
+        let ended = self.end_claim(job, open.claim(), result, cancel).await;
+        match &ended {
+            Ok(_) => {}
+            // The attempt counts, so that the document ends as poison.
+            Err(failure) if failure.may_be_the_documents() => {
+                let ledger = &self.stores.ledger;
+                if let Err(error) = ledger.record_end_of_worker(open.claim(), failure).await {
+                    tracing::warn!(%error, "the end of the worker was not recorded");
+                }
             }
-            Err(failure) => Err(failure),
-        };
+            // This worker does not end because of the document: the attempt must not count.
+            Err(_) => self.release(open).await,
+        }
+        ended
+    }
+
+    /// Carries out what follows from the work on a claimed range.
+    async fn end_claim(
+        &self,
+        job: &Job<'_>,
+        claim: &Claim,
+        result: Ingested,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
         let result = match result {
             Err(failure) => Err(self.check_deletion(job, failure, cancel).await),
             stored => stored,
         };
         match result {
-            Ok((_, Some(stored))) => self.finish_range(&claim, stored, cancel).await,
+            Ok((_, Some(stored))) => self.finish_range(claim, stored, cancel).await,
             Ok((split, None)) => {
-                self.ledger(cancel, || self.stores.ledger.release(&claim))
+                self.ledger(cancel, || self.stores.ledger.release(claim))
                     .await?;
                 let missing = split.missing_ranges();
-                Ok(Outcome::Split(Box::new(split), missing))
+                Ok(Outcome::Split(split, missing))
             }
             Err(failure) if failure.class == Class::Superseded => {
-                self.yield_claim(&claim, cancel).await
+                self.yield_claim(claim, cancel).await
             }
             Err(failure) if failure.class == Class::Deleted => {
-                let decider = Decider::Claim(&claim);
+                let decider = Decider::Claim(claim);
                 self.record_deletion(job, decider, cancel).await?;
-                self.yield_claim(&claim, cancel).await
+                self.yield_claim(claim, cancel).await
             }
             Err(failure) if failure.rejects_document() => {
-                self.reject(&claim, &failure, cancel).await
+                self.reject(claim, &failure, cancel).await
             }
-            Err(failure) => {
-                // This worker did not die while it processed the document: the attempt must not
-                // count.
-                if let Err(error) = self.stores.ledger.release(&claim).await {
-                    tracing::warn!(%error, "claim could not be released");
-                }
-                Err(failure)
-            }
-        }
-    }
-
-    /// Takes the lock for normal work, or for exclusive work on a suspect document. If a worker
-    /// dies during exclusive work, no other document comes under suspicion.
-    async fn isolate(
-        &self,
-        exclusive: bool,
-        cancel: &CancellationToken,
-    ) -> Result<Isolation<'_>, Failure> {
-        let lock = async {
-            if exclusive {
-                tracing::info!("a worker died on this document before, processing it in isolation");
-                Isolation::Exclusive(self.isolation.write().await)
-            } else {
-                Isolation::Shared(self.isolation.read().await)
-            }
-        };
-        tokio::select! {
-            lock = lock => Ok(lock),
-            () = cancel.cancelled() => Err(Failure::stopped(Stage::Intake)),
+            Err(failure) => Err(failure),
         }
     }
 
     /// Opens the document and ingests the claimed range. Returns the new entry and how much is
     /// stored. `None`: the document is longer than one range and must be split.
-    async fn ingest_claimed(
+    pub(super) async fn ingest_claimed(
         &self,
         job: &Job<'_>,
         claim: &Claim,
         entry: &Entry,
+        original: &Path,
         cancel: &CancellationToken,
         observer: Observer<'_>,
-    ) -> Result<(Entry, Option<Stored>), Failure> {
-        let original = self.local_original(job, cancel).await?;
+    ) -> Ingested {
         let is_split = entry.range_pages.is_some() && entry.prepared;
-        let document = self
-            .open_document(original.as_ref(), is_split, cancel)
-            .await?;
+        let document = self.open_document(original, is_split, cancel).await?;
         let pages = document.pages();
         let plan = |pages| {
             let pixels = self.embedder.page_pixels();
@@ -174,7 +141,7 @@ impl Pipeline {
             self.prepare(claim, &plan, cancel).await?;
             if entry.range_pages.is_some() {
                 drop(document);
-                return Ok((entry, None));
+                return Ok((Box::new(entry), None));
             }
         }
         let count = entry
@@ -190,18 +157,18 @@ impl Pipeline {
             plan: &plan,
             claim,
             end: claim.first + count,
-            original: original.as_ref(),
+            original,
             is_split,
             cancel,
             observer,
         };
         let range = entry.range_entry(claim.first);
         let stored = self.store_every_page(&work, range, document).await?;
-        Ok((entry, Some(stored)))
+        Ok((Box::new(entry), Some(stored)))
     }
 
-    /// Stores the remaining pages of the range, and repeats that until Milvus holds each page
-    /// exactly once.
+    /// Stores the remaining pages of the range, and checks that Milvus holds each page exactly once.
+    /// A lost renderer is replaced. Other transient failures end the turn.
     async fn store_every_page(
         &self,
         work: &RangeWork<'_>,
@@ -247,22 +214,24 @@ impl Pipeline {
                     if !reset.await? {
                         return Err(Failure::superseded(Stage::Mongodb));
                     }
-                    range.stored = 0;
-                    range.rows = 0;
                     let message =
                         format!("Milvus holds {found} rows instead of {}", stored.vectors);
-                    Failure::refused(Stage::Milvus, Reason::RowsNotOnce, message)
+                    return Err(Failure::refused(
+                        Stage::Milvus,
+                        Reason::RowsNotOnce,
+                        message,
+                    ));
                 }
-                Err(failure) if failure.class == Class::Transient => {
+                Err(failure)
+                    if failure.class == Class::Transient && failure.reason.is_lost_renderer() =>
+                {
                     let now = self.claimed_range(claim, cancel).await?;
                     if now.stored > range.stored {
                         (attempts, renderers_killed) = (0, 0);
                     }
                     range = now;
-                    if failure.reason.is_lost_renderer() {
-                        renderers_killed += 1;
-                        check_renderer_deaths(renderers_killed, &failure)?;
-                    }
+                    renderers_killed += 1;
+                    check_renderer_deaths(renderers_killed, &failure)?;
                     failure
                 }
                 Err(failure) => return Err(failure),
@@ -394,12 +363,16 @@ impl Pipeline {
     }
 
     /// Leaves the document to another worker. The recheck finds out whether that worker exists, so
-    /// the message may be committed.
+    /// the message may be committed. Not when this worker exits: it may have given the claim back
+    /// itself.
     async fn leave_to_other_worker(
         &self,
         file_id: &str,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
+        if cancel.is_cancelled() {
+            return Err(Failure::stopped(Stage::Mongodb));
+        }
         self.ledger(cancel, || self.stores.ledger.schedule_recheck(file_id))
             .await?;
         Ok(Outcome::Superseded)

@@ -1,7 +1,7 @@
 //! Rechecks of documents. A write that was in flight when its worker was replaced may have landed
 //! after the document was finished. A document in progress that does not change may be orphaned.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongodb::bson::DateTime;
 
@@ -14,6 +14,8 @@ use crate::stores::ledger::{Entry, State};
 
 /// How often a worker looks for documents that are due for a recheck.
 const INTERVAL: Duration = Duration::from_secs(20);
+/// How often a worker counts rechecks.
+const COUNT_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Pipeline {
     /// Rechecks documents as they become due, until the worker ends.
@@ -21,11 +23,27 @@ impl Pipeline {
         if let Err(error) = self.stores.ledger.schedule_missing_rechecks().await {
             tracing::warn!(%error, "missing rechecks not scheduled");
         }
+        let mut counted = None;
         loop {
+            if counted.is_none_or(|then: Instant| then.elapsed() >= COUNT_INTERVAL) {
+                counted = Some(Instant::now());
+                self.count_rechecks().await;
+            }
             tokio::time::sleep(INTERVAL).await;
             if let Err(error) = self.recheck_due(outbox, committed).await {
                 tracing::warn!(%error, "recheck failed, will retry");
             }
+        }
+    }
+
+    /// Counts the rechecks for the operator, which keeps a worker for them.
+    async fn count_rechecks(&self) {
+        match self.stores.ledger.count_rechecks().await {
+            Ok(count) => {
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                self.metrics.open_rechecks.set(count);
+            }
+            Err(error) => tracing::warn!(%error, "rechecks not counted, will retry"),
         }
     }
 

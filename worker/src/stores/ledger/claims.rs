@@ -4,6 +4,9 @@
 //! and the earlier one stops. A claim that was never released belongs to a worker that died or is
 //! late: the document is rechecked once a late write must have landed.
 
+use std::collections::BTreeSet;
+
+use futures::future::try_join_all;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use super::{
@@ -12,6 +15,7 @@ use super::{
 };
 use crate::document::Cutoff;
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::stores::mongo::ask;
 
 /// Stands for a claim's token in a failure that was decided without a claim.
 const ROUND: &str = "round";
@@ -183,6 +187,32 @@ impl Ledger {
         }
     }
 
+    /// Records that the worker ends because of a failure that the document may have caused. The
+    /// attempt counts. No write of this claim is in flight.
+    pub(crate) async fn record_end_of_worker(
+        &self,
+        claim: &Claim,
+        failure: &Failure,
+    ) -> Result<(), Failure> {
+        let set = doc! { path(claim.first, "ended"): failure.to_string() };
+        self.progress(&claim.filter(), set).await?;
+        self.close(claim).await
+    }
+
+    /// Gives claims back whose work has not ended, because the worker exits: their attempts do not
+    /// count, and the claims are void. Writes may still be in flight, so the tokens stay in `open`.
+    /// A repeated call, or a release of the same claim, does not count again.
+    pub(crate) async fn give_back(&self, claims: &[Claim]) -> Result<(), Failure> {
+        let firsts: BTreeSet<u32> = claims.iter().map(|claim| claim.first).collect();
+        // The fields of a range are named by its first page: one update for each.
+        let updates = firsts.into_iter().map(|first| {
+            let (filter, update) = giving_back(claims, first);
+            ask(self.entries.update_many(filter, update))
+        });
+        try_join_all(updates).await?;
+        Ok(())
+    }
+
     /// Records that no write of this claim is in flight.
     pub(crate) async fn close(&self, claim: &Claim) -> Result<(), Failure> {
         let update = doc! { "$pull": { "open": &claim.token } };
@@ -257,6 +287,23 @@ fn path(first: u32, field: &str) -> String {
     format!("units.{first}.{field}")
 }
 
+/// Filter and update that give back the claims to the ranges that begin at page `first`.
+fn giving_back(claims: &[Claim], first: u32) -> (Document, Document) {
+    let same = claims.iter().filter(|claim| claim.first == first);
+    let (ids, tokens): (Vec<&str>, Vec<&str>) = same
+        .map(|claim| (claim.file_id.as_str(), claim.token.as_str()))
+        .unzip();
+    let filter = doc! {
+        "_id": { "$in": ids }, "state": "working", path(first, "claim"): { "$in": tokens },
+        // Not of a range that is done: its last attempt was taken back.
+        path(first, "attempts"): { "$gt": 0 },
+    };
+    let mut set = doc! { path(first, "claim"): "", "updated_at": DateTime::now() };
+    set.extend(unchanged_recheck());
+    let update = doc! { "$inc": { path(first, "attempts"): -1_i64 }, "$set": set };
+    (filter, update)
+}
+
 /// The fields of an entry that failed, by whose decision.
 fn failed(failure: &Failure, decided_by: &str) -> Result<Document, Failure> {
     let rejection = Rejection {
@@ -296,6 +343,32 @@ mod tests {
             assert!(!decider.has_failed(&entry));
         }
         assert!(deciders[1].filter().get("units.0.claim").is_none());
+    }
+
+    #[test]
+    fn claims_are_given_back_by_their_tokens_once() {
+        let claims = [
+            Claim::new("a", "round", 0),
+            Claim::new("b", "round", 0),
+            Claim::new("b", "round", 64),
+        ];
+        let (filter, update) = giving_back(&claims, 0);
+        let tokens = [claims[0].token.as_str(), claims[1].token.as_str()];
+        assert_eq!(
+            filter,
+            doc! {
+                "_id": { "$in": ["a", "b"] }, "state": "working",
+                "units.0.claim": { "$in": tokens.as_slice() },
+                "units.0.attempts": { "$gt": 0 },
+            }
+        );
+        let set = update.get_document("$set").unwrap();
+        assert_eq!(set.get_str("units.0.claim").ok(), Some(""), "matched once");
+        let less = update.get_document("$inc").unwrap();
+        assert_eq!(less.get_i64("units.0.attempts").ok(), Some(-1));
+        assert!(update.get("$pull").is_none(), "writes may be in flight");
+        let (filter, _) = giving_back(&claims, 64);
+        assert_eq!(filter.get_document("_id").unwrap(), &doc! { "$in": ["b"] });
     }
 
     #[test]

@@ -256,6 +256,7 @@ impl Ledger {
             pages: None,
             range_pages: None,
             units: BTreeMap::new(),
+            repeats: 0,
             vectors: None,
             failure: None,
             open: Vec::new(),

@@ -55,6 +55,10 @@ pub(crate) struct Entry {
     /// The page ranges that a worker has claimed, by their first page.
     #[serde(default)]
     pub(crate) units: BTreeMap<String, RangeEntry>,
+    /// Rounds before this one, one after the other, after which the stores did not hold the document
+    /// exactly once.
+    #[serde(default)]
+    pub(crate) repeats: u32,
     /// Rows in Milvus, once the document is done.
     #[serde(default)]
     pub(crate) vectors: Option<u64>,
@@ -131,6 +135,9 @@ pub(crate) struct RangeEntry {
     /// Whether all pages of the range are stored and their rows were counted.
     #[serde(default)]
     pub(crate) done: bool,
+    /// Why the worker of the latest attempt ended, if it could tell. The document may be the cause.
+    #[serde(default)]
+    pub(crate) ended: Option<String>,
 }
 
 /// Why a document failed, and the state of its dead letter.
@@ -317,6 +324,7 @@ pub(crate) mod tests {
             pages: None,
             range_pages: None,
             units: BTreeMap::new(),
+            repeats: 0,
             vectors: None,
             failure: None,
             open: Vec::new(),
@@ -358,6 +366,7 @@ pub(crate) mod tests {
             "requested_origin",
             "deletions",
             "deletion_requested",
+            "repeats",
         ] {
             assert!(stored.remove(field).is_some(), "{field}");
         }

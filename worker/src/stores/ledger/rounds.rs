@@ -9,8 +9,8 @@ use super::{
     Entry, LATE_WRITES, Ledger, Request, State, UNCHANGED, after, is_duplicate, number, token,
     unchanged, working,
 };
-use crate::document::Sent;
 use crate::document::task::Task;
+use crate::document::{Recipe, Sent};
 use crate::runtime::failure::Failure;
 use crate::stores::mongo::{answer, ask};
 
@@ -22,6 +22,30 @@ impl Ledger {
         task: &Task,
         request: &Request,
         before: Option<&Entry>,
+    ) -> Result<Option<Entry>, Failure> {
+        self.begin_after(task, request, before, 0).await
+    }
+
+    /// Begins a round for the request of the previous one, after which the stores did not hold the
+    /// document exactly once.
+    pub(crate) async fn repeat(&self, before: &Entry) -> Result<Option<Entry>, Failure> {
+        let request = Request {
+            // A later deletion may be on its way.
+            sent: before.requested(),
+            recipe: Recipe::stored(&before.recipe),
+            worker_since: before.worker_since,
+        };
+        let repeats = before.repeats.saturating_add(1);
+        self.begin_after(&Task::from(before), &request, Some(before), repeats)
+            .await
+    }
+
+    async fn begin_after(
+        &self,
+        task: &Task,
+        request: &Request,
+        before: Option<&Entry>,
+        repeats: u32,
     ) -> Result<Option<Entry>, Failure> {
         let now = DateTime::now();
         let mut entry = Entry {
@@ -40,6 +64,7 @@ impl Ledger {
             pages: None,
             range_pages: None,
             units: BTreeMap::new(),
+            repeats,
             vectors: None,
             failure: None,
             open: Vec::new(),
