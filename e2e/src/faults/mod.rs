@@ -11,8 +11,9 @@ mod requests;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use layra_testbed::Testbed;
+use milvus::v2::prelude::ListCollectionsRequest;
 use serde_json::json;
 
 use crate::cluster::{Scene, eventually};
@@ -36,6 +37,8 @@ const SESSION_SECONDS: u64 = 6;
 const PAGE_SECONDS: u64 = 10;
 /// Documents that are sent just before a fault that only new documents notice.
 const NEW_DOCUMENTS: usize = 6;
+/// Most collections that Milvus may have at the start of a run.
+const MAX_COLLECTIONS: usize = 10;
 /// How long processing may take after the last fault.
 const SETTLE_LIMIT: Duration = Duration::from_mins(20);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -60,6 +63,7 @@ pub async fn run(
     stores: &Stores,
     plan: FaultPlan,
 ) -> Result<Totals> {
+    refuse_many_collections(stores).await?;
     let mut random = fastrand::Rng::with_seed(plan.seed);
     let id = random_id();
     let name = format!("faults-{}", &id[..6]);
@@ -98,6 +102,19 @@ pub async fn run(
         eprintln!("{}", fleet.logs());
     }
     totals
+}
+
+/// Milvus 2.3.5 itself loses rows when it is killed with many collections.
+async fn refuse_many_collections(stores: &Stores) -> Result<()> {
+    let request = ListCollectionsRequest::builder().build()?;
+    let collections = stores.milvus.list_collections(request).await?;
+    let count = collections.collection_names().len();
+    ensure!(
+        count <= MAX_COLLECTIONS,
+        "Milvus has {count} collections, and loses acknowledged rows when it is killed with more than \
+         some tens (docs/testbed.md): run `cargo testbed down` first"
+    );
+    Ok(())
 }
 
 /// Sends documents, injects faults, waits until everything is processed, and counts.
