@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -39,19 +40,35 @@ const PROFILE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 
 /// A converted document, removed when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub(super) struct Converted(Arc<OnceCell<TempDir>>);
+pub(super) struct Converted(Arc<OnceCell<Conversion>>);
+
+#[derive(Debug)]
+struct Conversion {
+    directory: TempDir,
+    /// CPU time of LibreOffice, until somebody has been charged with it.
+    used: Mutex<Duration>,
+}
 
 impl Converted {
     /// Path of the PDF.
     pub(super) fn path(&self) -> PathBuf {
-        let directory = self.0.get().expect("it is returned after the conversion");
-        directory.path().join(RESULT)
+        self.conversion().directory.path().join(RESULT)
+    }
+
+    /// CPU time of the conversion. Only the first caller gets it.
+    pub(super) fn take_used(&self) -> Duration {
+        let used = self.conversion().used.lock();
+        std::mem::take(&mut used.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn conversion(&self) -> &Conversion {
+        self.0.get().expect("it is returned after the conversion")
     }
 }
 
 /// Conversions that are in use. Page ranges of the same document share one.
 #[derive(Debug, Default)]
-pub(super) struct Conversions(Mutex<HashMap<PathBuf, Weak<OnceCell<TempDir>>>>);
+pub(super) struct Conversions(Mutex<HashMap<PathBuf, Weak<OnceCell<Conversion>>>>);
 
 impl Conversions {
     /// Converts the document at `file`, or returns a conversion of it that is in use.
@@ -67,7 +84,7 @@ impl Conversions {
         Ok(Converted(cell))
     }
 
-    fn cell(&self, file: &Path) -> Arc<OnceCell<TempDir>> {
+    fn cell(&self, file: &Path) -> Arc<OnceCell<Conversion>> {
         let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         cells.retain(|_, cell| cell.strong_count() > 0);
         if let Some(cell) = cells.get(file).and_then(Weak::upgrade) {
@@ -83,7 +100,7 @@ async fn convert(
     options: &RenderOptions,
     file: &Path,
     document: OfficeDocument,
-) -> Result<TempDir, RenderError> {
+) -> Result<Conversion, RenderError> {
     if !options.soffice.is_file() {
         return Err(RenderError::Unsupported(format!(
             "this is an office document ({}), and the worker's image has no LibreOffice at {}: \
@@ -99,9 +116,12 @@ async fn convert(
         .map_err(io)?;
     let name = format!("document.{}", document.format.extension());
     prepare(directory.path(), file, &name).map_err(io)?;
-    run(options, directory.path(), &name).await?;
+    let used = run(options, directory.path(), &name).await?;
     if directory.path().join(RESULT).is_file() {
-        return Ok(directory);
+        return Ok(Conversion {
+            directory,
+            used: Mutex::new(used),
+        });
     }
     // LibreOffice reports success even if it could not read the document.
     Err(if document.encrypted {
@@ -123,10 +143,16 @@ fn prepare(directory: &Path, file: &Path, name: &str) -> io::Result<()> {
     std::fs::write(profile.join("registrymodifications.xcu"), PROFILE)
 }
 
-async fn run(options: &RenderOptions, directory: &Path, name: &str) -> Result<(), RenderError> {
+/// Returns the CPU time that LibreOffice used.
+async fn run(
+    options: &RenderOptions,
+    directory: &Path,
+    name: &str,
+) -> Result<Duration, RenderError> {
     let deadline = Instant::now() + options.office_timeout;
+    let mut used = Duration::ZERO;
     for _ in 0..MAX_STARTS {
-        let (status, stderr_tail) = start(options, directory, name, deadline).await?;
+        let (status, stderr_tail) = start(options, directory, name, deadline, &mut used).await?;
         tracing::debug!(%status, stderr_tail, "LibreOffice exited");
         let gaps = stderr_tail
             .lines()
@@ -135,7 +161,7 @@ async fn run(options: &RenderOptions, directory: &Path, name: &str) -> Result<()
         match status.code() {
             Some(EXIT_RESTART) => {}
             // No other exit code depends on the result.
-            Some(_) if !stderr_tail.contains(super::office_child::NOT_STARTED) => return Ok(()),
+            Some(_) if !stderr_tail.contains(super::office_child::NOT_STARTED) => return Ok(used),
             Some(_) => return Err(RenderError::Unavailable(stderr_tail)),
             None => return Err(exit_cause(status, &stderr_tail, options.office_timeout)),
         }
@@ -151,6 +177,7 @@ async fn start(
     directory: &Path,
     name: &str,
     deadline: Instant,
+    used: &mut Duration,
 ) -> Result<(ExitStatus, String), RenderError> {
     let unavailable = |error: &dyn std::fmt::Display| {
         RenderError::Unavailable(format!("{}: {error}", options.soffice.display()))
@@ -179,7 +206,11 @@ async fn start(
     let mut group = ProcessGroup(child);
     let process = group.0.id();
     let exit = async { tokio::join!(group.0.wait(), read_tail(errors)) };
-    let Some((status, stderr_tail)) = cpu_time::within(limit, exit).await else {
+    let mut used_now = Duration::ZERO;
+    let exit = cpu_time::sampled(process, &mut used_now, exit);
+    let ended = cpu_time::within(limit, exit).await;
+    *used += used_now;
+    let Some((status, stderr_tail)) = ended else {
         let used = process.and_then(cpu_time::of_process);
         group.kill();
         // The process must not write to the directory while it is being removed.

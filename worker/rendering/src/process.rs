@@ -33,6 +33,8 @@ pub(super) struct RenderProcess {
     /// A request was sent and its reply was not read to the end: the next bytes in the pipe belong
     /// to it.
     in_exchange: bool,
+    /// CPU time so far. A time limit that passed counts as a whole, used or not.
+    used: Duration,
 }
 
 /// Why there is no valid reply.
@@ -71,12 +73,19 @@ impl RenderProcess {
             replies,
             stderr_tail,
             in_exchange: false,
+            used: Duration::ZERO,
         })
     }
 
     /// The process id, until the process has been waited for.
     pub(super) fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// CPU time that the document is charged with so far. A time limit that passed counts as a whole,
+    /// so that the sum of time-outs is bounded, too.
+    pub(super) fn charged(&self) -> Duration {
+        self.used
     }
 
     /// Sends a request and waits for the reply. After an error the process is dead, unless the
@@ -108,14 +117,18 @@ impl RenderProcess {
         }
         let process = self.id();
         let used_before = process.and_then(cpu_time::of_process);
-        match cpu_time::within(limit, self.send_and_receive(request)).await {
+        let result = cpu_time::within(limit, self.send_and_receive(request)).await;
+        let used = process.and_then(cpu_time::of_process);
+        self.used = self.used.max(used.unwrap_or_default());
+        match result {
             Some(Ok(reply)) => {
                 self.in_exchange = false;
                 Ok(reply)
             }
             Some(Err(error)) => Err(self.diagnose(error, limit).await),
             None => {
-                let used = process.and_then(cpu_time::of_process);
+                let charged = used_before.unwrap_or_default() + limit;
+                self.used = self.used.max(charged);
                 self.kill().await;
                 Err(cpu_time::timed_out(limit, used_before, used))
             }
