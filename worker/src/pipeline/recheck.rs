@@ -117,7 +117,7 @@ impl Pipeline {
         }
         let rows = stores.vectors.count_file(&collection, &entry.file_id);
         let (rows, pages) = (rows.await?, u32::try_from(file.pages.len()));
-        if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.pages {
+        if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.good_pages() {
             Ok(Outcome::AlreadyStored)
         } else {
             Ok(differs())
