@@ -277,11 +277,9 @@ impl Pipeline {
             ..
         } = *work;
         let page_by_page = works_page_by_page(&range);
-        let deadly = work.deadly.clone();
-        let mut bad_pages: BTreeMap<u32, SkippedPage> = deadly
-            .into_iter()
-            .map(|deadly| (deadly.page, deadly))
-            .collect();
+        let deadly = work.deadly.iter().cloned();
+        let mut bad_pages: BTreeMap<u32, SkippedPage> =
+            deadly.map(|deadly| (deadly.page, deadly)).collect();
         let cpu_ms = AtomicU64::new(range.cpu_ms);
         let mut clean = range.turns <= 1;
         // Both count since a page was stored.
