@@ -141,6 +141,14 @@ pub struct RenderSpec {
     /// `pages_failed` of its entry in `files`. `Fail`: the document fails. Default: `Skip`.
     #[serde(default)]
     pub on_bad_page: OnBadPage,
+
+    /// What a worker does on a node that cannot confine the processes that open documents, because
+    /// its kernel or container runtime lacks Landlock or seccomp. `Required`: it does not start.
+    /// `BestEffort`: it opens documents with what the node has. A hostile document that takes over
+    /// its renderer can then read other users' documents and the worker's credentials. Default:
+    /// `Required`.
+    #[serde(default)]
+    pub sandbox: SandboxPolicy,
 }
 
 impl RenderSpec {
@@ -192,6 +200,16 @@ pub enum OnBadPage {
     Fail,
 }
 
+/// What a worker does on a node that cannot confine the processes that open documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SandboxPolicy {
+    /// It does not start.
+    #[default]
+    Required,
+    /// It opens documents with the layers of the sandbox that the node has.
+    BestEffort,
+}
+
 impl Default for RenderSpec {
     fn default() -> Self {
         Self {
@@ -202,6 +220,7 @@ impl Default for RenderSpec {
             office_timeout_seconds: default_office_timeout(),
             max_pages: default_max_pages(),
             on_bad_page: OnBadPage::default(),
+            sandbox: SandboxPolicy::default(),
         }
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use layra_crds::ModelStatus;
 use layra_embedding::{DeviceChoice, Paced};
 use layra_rendering::{
-    RENDERER_LIMIT_BYTES, RenderOptions, Renderer, container_limit_bytes, renderer_count,
+    RENDERER_LIMIT_BYTES, RenderOptions, Renderer, SandboxPolicy, container_limit_bytes,
+    renderer_count,
 };
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::document::Recipe;
+use crate::document::{Recipe, Sent};
 use crate::model_files;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
@@ -166,9 +167,10 @@ impl Common {
     pub(crate) async fn pipeline(&self) -> Result<Pipeline, Failure> {
         let config = &self.settings.config;
         let renderer = self.renderer()?;
+        // Before anything that waits for a server: a node that cannot render says so at once.
+        test_renderer(&renderer).await?;
         let objects = self.objects().await?;
         let originals = Originals::new(objects.clone(), self.paths.cache.clone())?;
-        test_renderer(&renderer).await?;
         let documents = self.documents().await?;
         let embedder = self.embedder().await?;
         let dimensions = embedder.dimensions();
@@ -227,10 +229,9 @@ impl Common {
     }
 
     /// A request to this worker. `origin` identifies it.
-    pub(crate) fn request(&self, origin: String, at: DateTime) -> Request {
+    pub(crate) fn request(&self, sent: Sent) -> Request {
         Request {
-            origin,
-            at,
+            sent,
             recipe: self.recipe.clone(),
             worker_since: self.since,
         }
@@ -263,6 +264,10 @@ impl Common {
             soffice: self.paths.soffice.clone(),
             scratch: self.paths.cache.clone(),
             office_timeout: Duration::from_secs(render.office_timeout_seconds.into()),
+            sandbox: match render.sandbox {
+                layra_crds::SandboxPolicy::Required => SandboxPolicy::Required,
+                layra_crds::SandboxPolicy::BestEffort => SandboxPolicy::BestEffort,
+            },
         }))
     }
 }

@@ -109,6 +109,11 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    /// Check the sandbox of the processes that open documents.
+    Sandbox {
+        #[command(subcommand)]
+        what: SandboxCommand,
+    },
     /// The sandboxed renderer. Its protocol uses standard input and output.
     #[command(hide = true)]
     RenderChild,
@@ -120,6 +125,17 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Embed(layra_embedding::colqwen::bench::BenchArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxCommand {
+    /// Try on this node what these processes must not be able to do. Prints a line for each check,
+    /// and fails if one of them fails.
+    Check {
+        /// The LibreOffice program. Its sandbox is checked if it exists.
+        #[arg(long, env = "LAYRA_SOFFICE", default_value = layra_rendering::SOFFICE)]
+        soffice: PathBuf,
+    },
 }
 
 #[derive(Clone, Debug, Args)]

@@ -14,7 +14,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Bench, Cli, Command, Output, WorkerArgs};
+use crate::cli::{Bench, Cli, Command, Output, SandboxCommand, WorkerArgs};
 
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
@@ -26,6 +26,9 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     telemetry::init(default_log(&cli.command));
+    if let Err(error) = layra_rendering::hide_memory() {
+        tracing::warn!(%error, "other processes of this user may read the worker's memory");
+    }
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()
@@ -159,6 +162,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 }
             }
         }
+        Command::Sandbox { what } => return sandbox(&what),
         Command::RenderChild | Command::OfficeChild => {
             anyhow::bail!("this command must be the first argument of the program")
         }
@@ -170,6 +174,18 @@ async fn redrive(worker: WorkerArgs, choice: &redrive::Choice) -> anyhow::Result
     let report = redrive::redrive(&common(worker)?, choice).await?;
     report.write(&mut std::io::stdout().lock(), choice.dry_run)?;
     Ok(if report.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn sandbox(command: &SandboxCommand) -> anyhow::Result<ExitCode> {
+    let SandboxCommand::Check { soffice } = command;
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let report = layra_rendering::check_sandbox(&program, soffice)?;
+    report.write(&mut std::io::stdout().lock())?;
+    Ok(if report.is_good() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -303,6 +303,13 @@ async fn the_task_of_an_orphaned_document_is_sent_again() -> Result<()> {
         .await?;
         let tasks = stage.records(&stage.topic())?;
         ensure!(tasks.len() == 2, "the task is sent again once: {tasks:#?}");
+        let mut tasks = tasks.iter();
+        let again = tasks.find(|task| task.value.contains(&orphan.file_id));
+        let again = again.context("the task of the orphan")?;
+        // The entry is a copy of the first one's.
+        let origin = again.header("layra-request-origin").unwrap_or_default();
+        ensure!(origin.starts_with(&stage.topic()), "{again:?}");
+        ensure!(again.header("layra-request-at").is_some(), "{again:?}");
         Ok(())
     })
     .await

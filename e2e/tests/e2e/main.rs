@@ -8,6 +8,7 @@
 mod api;
 mod bad_pages;
 mod cli;
+mod deletions;
 mod documents;
 mod ledger;
 mod lifecycle;

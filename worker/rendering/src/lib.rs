@@ -10,12 +10,14 @@ mod geometry;
 mod memory;
 mod office;
 mod office_format;
+mod office_watch;
 mod page_source;
 mod pdf;
 mod process;
 mod protocol;
 mod raster;
 mod sandbox;
+mod sandbox_check;
 mod self_test;
 mod source;
 mod tiff_pages;
@@ -40,6 +42,8 @@ pub use office::PREFIX as OFFICE_PREFIX;
 use office::{Conversions, Converted};
 use process::RenderProcess;
 use protocol::{OpenRequest, Reply, Request};
+pub use sandbox::{SandboxPolicy, hide_memory};
+pub use sandbox_check::{SandboxReport, check_sandbox};
 
 /// Programs, libraries and limits of rendering.
 #[derive(Clone, Debug)]
@@ -65,6 +69,8 @@ pub struct RenderOptions {
     pub scratch: PathBuf,
     /// Time limit for the conversion of an office document.
     pub office_timeout: Duration,
+    /// Whether documents may be opened where the kernel lacks a layer of the sandbox.
+    pub sandbox: SandboxPolicy,
 }
 
 /// Path of LibreOffice in Debian's packages.
@@ -165,6 +171,7 @@ impl Renderer {
             max_pages: options.max_pages,
             memory_limit_bytes: options.memory_limit_bytes,
             page_timeout: options.page_timeout,
+            sandbox: options.sandbox,
         });
         let confined = process.exchange(&request, options.page_timeout).await;
         match confined.map_err(RenderError::before_the_document)? {
@@ -204,7 +211,9 @@ async fn believable(error: RenderError, file: &Path) -> RenderError {
                 _ => RenderError::ReadRefuted(reported),
             }
         }
-        RenderError::Unavailable(_) | RenderError::NoSuchPage { .. } => {
+        RenderError::Unavailable(_)
+        | RenderError::SandboxUnavailable(_)
+        | RenderError::NoSuchPage { .. } => {
             unexpected(&format!("an error that cannot be: {error}"))
         }
         other => other,

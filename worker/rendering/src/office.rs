@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 
 use super::office_format::OfficeDocument;
 use super::process::{exit_cause, not_started, read_tail};
-use super::{RenderError, RenderOptions, cpu_time};
+use super::{RenderError, RenderOptions, cpu_time, office_child, office_watch};
 
 /// Prefix of the names of conversion directories.
 pub const PREFIX: &str = "office-";
@@ -79,7 +80,7 @@ impl Conversions {
         document: OfficeDocument,
     ) -> Result<Converted, RenderError> {
         let cell = self.cell(file);
-        cell.get_or_try_init(|| convert(options, file, document))
+        cell.get_or_try_init(|| Box::pin(convert(options, file, document)))
             .await?;
         Ok(Converted(cell))
     }
@@ -152,17 +153,14 @@ async fn run(
     let deadline = Instant::now() + options.office_timeout;
     let mut used = Duration::ZERO;
     for _ in 0..MAX_STARTS {
-        let (status, stderr_tail) = start(options, directory, name, deadline, &mut used).await?;
+        let end = start(options, directory, name, deadline, &mut used).await?;
+        let (status, stderr_tail) = (end.status, end.stderr_tail);
         tracing::debug!(%status, stderr_tail, "LibreOffice exited");
-        let gaps = stderr_tail
-            .lines()
-            .find_map(|line| line.strip_prefix(super::office_child::GAPS));
-        super::log_once(gaps.unwrap_or_default());
+        super::log_once(confinement(&end.report, status)?);
         match status.code() {
             Some(EXIT_RESTART) => {}
             // No other exit code depends on the result.
-            Some(_) if !stderr_tail.contains(super::office_child::NOT_STARTED) => return Ok(used),
-            Some(_) => return Err(RenderError::Unavailable(stderr_tail)),
+            Some(_) => return Ok(used),
             None => return Err(exit_cause(status, &stderr_tail, options.office_timeout)),
         }
     }
@@ -172,13 +170,42 @@ async fn run(
     )))
 }
 
+/// What the node lacks for the sandbox. An error if LibreOffice did not start: then the document is
+/// not to blame.
+fn confinement(report: &str, status: ExitStatus) -> Result<&str, RenderError> {
+    let mut gaps = None;
+    for line in report.lines() {
+        if line.starts_with(office_child::NOT_CONFINED) {
+            return Err(RenderError::SandboxUnavailable(line.to_owned()));
+        }
+        if line.starts_with(office_child::NOT_STARTED) {
+            return Err(RenderError::Unavailable(line.to_owned()));
+        }
+        gaps = gaps.or_else(|| line.strip_prefix(office_child::CONFINED).map(str::trim));
+    }
+    gaps.ok_or_else(|| match status.signal() {
+        Some(libc::SIGKILL) => RenderError::Killed {
+            signal: libc::SIGKILL,
+        },
+        _ => RenderError::Unavailable(format!("{}: {status}", office_child::NOT_STARTED)),
+    })
+}
+
+/// How a process of LibreOffice ended.
+struct End {
+    status: ExitStatus,
+    /// What it reported before it became LibreOffice.
+    report: String,
+    stderr_tail: String,
+}
+
 async fn start(
     options: &RenderOptions,
     directory: &Path,
     name: &str,
     deadline: Instant,
     used: &mut Duration,
-) -> Result<(ExitStatus, String), RenderError> {
+) -> Result<End, RenderError> {
     let unavailable = |error: &dyn std::fmt::Display| {
         RenderError::Unavailable(format!("{}: {error}", options.soffice.display()))
     };
@@ -190,35 +217,52 @@ async fn start(
         .arg(name)
         .arg(options.memory_limit_bytes.max(MEMORY_BYTES).to_string())
         .arg(options.office_timeout.as_secs().to_string())
+        .arg(options.sandbox.as_str())
         .env_clear()
         .current_dir(directory)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| not_started(&options.program, &error))?;
-    let errors = child
-        .stderr
-        .take()
-        .ok_or_else(|| unavailable(&"the process has no pipe"))?;
+    let (Some(report), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(unavailable(&"the process has no pipes"));
+    };
     let mut group = ProcessGroup(child);
     let process = group.0.id();
-    let exit = async { tokio::join!(group.0.wait(), read_tail(errors)) };
+    let exit = async { tokio::join!(group.0.wait(), read_tail(report), read_tail(errors)) };
     let mut used_now = Duration::ZERO;
-    let exit = cpu_time::sampled(process, &mut used_now, exit);
-    let ended = cpu_time::within(limit, exit).await;
-    *used += used_now;
-    let Some((status, stderr_tail)) = ended else {
-        let used = process.and_then(cpu_time::of_process);
-        group.kill();
-        // The process must not write to the directory while it is being removed.
-        let _ = group.0.wait().await;
-        // A restarted process has only what is left of the time, and is judged by all of it.
-        return Err(cpu_time::timed_out(options.office_timeout, None, used));
+    let exit = Box::pin(cpu_time::sampled(process, &mut used_now, exit));
+    let document = directory.join(name);
+    let watched = async {
+        tokio::select! {
+            exit = exit => Ok(exit),
+            excess = office_watch::excess(directory, &document, process) => Err(excess),
+        }
     };
-    Ok((status.map_err(|error| unavailable(&error))?, stderr_tail))
+    let ended = cpu_time::within(limit, watched).await;
+    *used += used_now;
+    let error = match ended {
+        Some(Ok((status, report, stderr_tail))) => {
+            return Ok(End {
+                status: status.map_err(|error| unavailable(&error))?,
+                report,
+                stderr_tail,
+            });
+        }
+        Some(Err(excess)) => RenderError::TooLarge(excess),
+        None => {
+            let used = process.and_then(cpu_time::of_process);
+            // A restarted process has only what is left of the time, and is judged by all of it.
+            cpu_time::timed_out(options.office_timeout, None, used)
+        }
+    };
+    group.kill();
+    // The process must not write to the directory while it is being removed.
+    let _ = group.0.wait().await;
+    Err(error)
 }
 
 /// A process and the group that it leads; both are killed on drop.

@@ -8,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -211,8 +211,8 @@ pub(super) fn not_started(program: &Path, error: &io::Error) -> RenderError {
     }
 }
 
-/// Reads standard error to its end and returns the last part of it.
-pub(super) async fn read_tail(mut errors: tokio::process::ChildStderr) -> String {
+/// Reads what a process writes to its end and returns the last part of it.
+pub(super) async fn read_tail(mut errors: impl AsyncRead + Unpin) -> String {
     let mut kept = Vec::new();
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = errors.read(&mut buffer).await {

@@ -12,17 +12,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::documents::{Page, pdf};
-use common::renderer::{at, file, first_page, open, options};
-use layra_rendering::{ImageFormat, PageRequest, RenderError, RenderOptions, Renderer};
+use common::renderer::{as_on_a_node, at, file, first_page, open, options};
+use layra_rendering::{
+    ImageFormat, PageRequest, RenderError, RenderOptions, Renderer, SandboxPolicy,
+};
 use tempfile::TempDir;
 
 /// A stand-in for the renderer: a shell script.
 fn impostor(script: &str) -> (TempDir, RenderOptions) {
-    use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("renderer");
-    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = common::renderer::script(directory.path(), script);
     let page_timeout = Duration::from_millis(1500);
     let options = RenderOptions {
         program,
@@ -273,15 +272,52 @@ async fn a_sandbox_that_cannot_be_set_up_blames_no_document() {
         "exec /usr/bin/unshare --mount /bin/sh -c \
          '/bin/mount -t tmpfs none /proc && exec {renderer} render-child'"
     );
-    let refused = format!("exec {renderer} without-seccomp");
     let (_directory, path) = file(&pdf(&[Page::with_text(&["Text"])]));
-    for (what, script) in [("no /proc", hidden), ("no seccomp", refused)] {
+    for (what, script) in [
+        ("/proc", hidden),
+        ("seccomp", as_on_a_node("without-seccomp")),
+        ("Landlock", as_on_a_node("without-landlock")),
+    ] {
         let (_program, options) = impostor(&script);
         let renderer = Renderer::new(options);
         let error = renderer.open(&path).await.unwrap_err();
-        assert_eq!(error.reason(), "RendererUnavailable", "{what}: {error}");
+        assert_eq!(error.reason(), "SandboxUnavailable", "{what}: {error}");
         assert!(error.to_string().contains("sandbox"), "{what}: {error}");
-        assert!(renderer.self_test().await.is_err(), "{what}");
+        assert!(!error.is_document_fault());
+        let error = renderer.self_test().await.unwrap_err();
+        assert_eq!(error.reason(), "SandboxUnavailable", "{what}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_required_sandbox_says_what_the_node_lacks_and_what_to_do() {
+    for (lacking, without) in [
+        ("seccomp", "without-seccomp"),
+        ("Landlock", "without-landlock"),
+    ] {
+        let (_program, options) = impostor(&as_on_a_node(without));
+        let error = Renderer::new(options).self_test().await.unwrap_err();
+        let message = error.to_string();
+        for part in [lacking, "documents.render.sandbox: BestEffort"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(
+            message.len() < 400,
+            "a condition shows all of it: {message}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn best_effort_renders_with_what_the_node_has() {
+    for without in ["without-seccomp", "without-landlock"] {
+        let (_program, options) = impostor(&as_on_a_node(without));
+        let renderer = Renderer::new(RenderOptions {
+            sandbox: SandboxPolicy::BestEffort,
+            page_timeout: Duration::from_secs(20),
+            ..options
+        });
+        renderer.self_test().await.unwrap();
     }
 }
 

@@ -15,8 +15,8 @@ use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 
 use crate::assembly::Common;
-use crate::document::ids;
 use crate::document::task::{FileMeta, Task};
+use crate::document::{Sent, ids};
 use crate::pipeline::{Event, Job, Outcome, Pipeline, Source, Stored};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 
@@ -152,7 +152,10 @@ async fn ingest_file(
     let topic = &common.settings.config.source.kafka.topic;
     let job = Job {
         task: &task,
-        request: common.request(origin(topic, &task.file.file_id), DateTime::now()),
+        request: common.request(Sent {
+            origin: origin(topic, &task.file.file_id),
+            at: DateTime::now(),
+        }),
         source: Source::Local(file),
     };
     let outcome = pipeline

@@ -130,7 +130,7 @@ impl Pipeline {
         let removal = Box::pin(self.remove(entry));
         ledger.under_lease(&lease, removal).await?;
         if removes_original(entry) {
-            ledger.end_deletion(&lease).await
+            ledger.end_deletion(&lease, entry).await
         } else {
             ledger.end_lease(&lease).await
         }
@@ -168,13 +168,7 @@ impl Pipeline {
             knowledge_db_id,
             ..
         } = entry;
-        let collection = self.stores.collection_of(knowledge_db_id);
-        if self.stores.vectors.has_collection(&collection).await? {
-            self.stores
-                .vectors
-                .delete_file(&collection, file_id)
-                .await?;
-        }
+        self.stores.remove_vectors(knowledge_db_id, file_id).await?;
         let with_original = removes_original(entry);
         let task = Task::from(entry);
         let mut keys: BTreeSet<String> =

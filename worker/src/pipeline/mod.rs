@@ -2,8 +2,8 @@
 //!
 //! [`admit`] starts, resumes or skips a task, by a [`decision`] on the ledger's entry.
 //! [`range_work`] processes a page range, whose [`stages`] run concurrently. [`settle`] completes
-//! everything that must precede the commit of the task. [`cleanup`] and [`recheck`] remove data
-//! that must not be in the stores.
+//! everything that must precede the commit of the task. [`rejection`] records failures and drops,
+//! [`cleanup`] and [`recheck`] remove data that must not be in the stores.
 //!
 //! Every effect can be repeated. A document that is ingested again is in the stores exactly once. A
 //! document that cannot be processed leaves nothing but its original.
@@ -19,6 +19,7 @@ mod page_plan;
 mod poison;
 mod range_work;
 mod recheck;
+mod rejection;
 pub(crate) mod settle;
 pub(crate) mod stages;
 
@@ -157,7 +158,9 @@ impl Pipeline {
 pub(crate) fn render_failure(error: &RenderError) -> Failure {
     let reason = Reason::from_word(error.reason());
     match error {
-        RenderError::Unavailable(_) => Failure::fatal(Stage::Render, reason, error),
+        RenderError::Unavailable(_) | RenderError::SandboxUnavailable(_) => {
+            Failure::fatal(Stage::Render, reason, error)
+        }
         _ if error.is_document_fault() => Failure::permanent(Stage::Render, reason, error),
         _ => Failure::transient(Stage::Render, reason, error),
     }
@@ -184,6 +187,7 @@ mod tests {
                 Class::Transient,
             ),
             (RenderError::Unavailable("no library".into()), Class::Fatal),
+            (RenderError::SandboxUnavailable("x".into()), Class::Fatal),
         ] {
             assert_eq!(render_failure(&error).class, class, "{error}");
         }
@@ -238,6 +242,10 @@ mod tests {
             (
                 RenderError::Unavailable(text()),
                 Reason::RendererUnavailable,
+            ),
+            (
+                RenderError::SandboxUnavailable(text()),
+                Reason::SandboxUnavailable,
             ),
             (RenderError::Io(text()), Reason::Io),
         ] {

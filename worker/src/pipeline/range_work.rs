@@ -17,7 +17,7 @@ use super::stages::{Ended, Stages};
 use super::{Event, Observer, Outcome, Pipeline, render_failure};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Refusals;
-use crate::stores::ledger::{Claim, Entry, RangeEntry, SkippedPage, State};
+use crate::stores::ledger::{Claim, Decider, Entry, RangeEntry, SkippedPage, State};
 
 /// A page range of an open document, and everything that the work on it needs.
 struct RangeWork<'a> {
@@ -107,7 +107,9 @@ impl Pipeline {
                 self.yield_claim(&claim, cancel).await
             }
             Err(failure) if failure.class == Class::Deleted => {
-                self.drop_deleted(job, &claim, cancel).await
+                let decider = Decider::Claim(&claim);
+                self.record_deletion(job, decider, cancel).await?;
+                self.yield_claim(&claim, cancel).await
             }
             Err(failure) if failure.rejects_document() => {
                 self.reject(&claim, &failure, cancel).await
@@ -121,48 +123,6 @@ impl Pipeline {
                 Err(failure)
             }
         }
-    }
-
-    /// A document whose knowledge base is gone because somebody asked for that did not fail: it was
-    /// deleted.
-    async fn check_deletion(
-        &self,
-        job: &Job<'_>,
-        failure: Failure,
-        cancel: &CancellationToken,
-    ) -> Failure {
-        if !matches!(
-            failure.reason,
-            Reason::KnowledgeBaseNotFound | Reason::CollectionGone
-        ) {
-            return failure;
-        }
-        let deleted = self.ledger(cancel, || self.is_knowledge_base_deleted(job));
-        match deleted.await {
-            Ok(true) => Failure::deleted(failure.stage, failure.message),
-            Ok(false) => failure,
-            Err(error) => error,
-        }
-    }
-
-    /// Drops a document that was deleted while it was processed. The original of a file that LAYRA
-    /// deleted is LAYRA's: it stays, unless somebody asked for the deletion of the knowledge base.
-    async fn drop_deleted(
-        &self,
-        job: &Job<'_>,
-        claim: &Claim,
-        cancel: &CancellationToken,
-    ) -> Result<Outcome, Failure> {
-        let requested = self
-            .ledger(cancel, || self.is_knowledge_base_deleted(job))
-            .await?;
-        let dropped = self.ledger(cancel, || {
-            self.stores.ledger.record_deleted(claim, requested)
-        });
-        if dropped.await?.is_some() {
-            tracing::warn!("the file was deleted while it was processed, dropping it");
-        }
-        self.yield_claim(claim, cancel).await
     }
 
     /// Takes the lock for normal work, or for exclusive work on a suspect document. If a worker
@@ -454,7 +414,10 @@ impl Pipeline {
         failure: &Failure,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let failed = self.ledger(cancel, || self.stores.ledger.record_failed(claim, failure));
+        let failed = self.ledger(cancel, || {
+            let decider = Decider::Claim(claim);
+            self.stores.ledger.record_failed(decider, failure)
+        });
         let Some(entry) = failed.await? else {
             return self.yield_claim(claim, cancel).await;
         };

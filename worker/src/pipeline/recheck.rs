@@ -39,7 +39,10 @@ impl Pipeline {
             }
             match self.recheck(&entry).await {
                 Ok(Outcome::Superseded) => continue,
-                Ok(Outcome::Repeat(entry)) => outbox.send_task(&Task::from(entry.as_ref())).await?,
+                Ok(Outcome::Repeat(entry)) => {
+                    let task = Task::from(entry.as_ref());
+                    outbox.send_task(&task, &entry.requested()).await?;
+                }
                 Ok(_) => {}
                 // It is rechecked when that worker must be done.
                 Err(failure) if failure.reason == Reason::BeingRemoved => continue,
@@ -68,7 +71,9 @@ impl Pipeline {
             return ledger.postpone_recheck(entry).await;
         }
         tracing::warn!(file = entry.file_id, "orphaned document: task sent again");
-        outbox.send_task(&Task::from(entry)).await?;
+        outbox
+            .send_task(&Task::from(entry), &entry.requested())
+            .await?;
         ledger.record_resend(entry).await
     }
 
@@ -115,8 +120,12 @@ impl Pipeline {
         if !stores.vectors.has_collection(&collection).await? {
             return Ok(differs());
         }
-        let rows = stores.vectors.count_file(&collection, &entry.file_id);
-        let (rows, pages) = (rows.await?, u32::try_from(file.pages.len()));
+        let rows = match stores.vectors.count_file(&collection, &entry.file_id).await {
+            // It was dropped in the meantime.
+            Err(failure) if failure.reason == Reason::CollectionGone => return Ok(differs()),
+            counted => counted?,
+        };
+        let pages = u32::try_from(file.pages.len());
         if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.good_pages() {
             Ok(Outcome::AlreadyStored)
         } else {

@@ -77,6 +77,8 @@ reasons! {
     RendererStalled,
     /// No renderer can be started.
     RendererUnavailable,
+    /// The node cannot confine the processes that open documents.
+    SandboxUnavailable,
     /// The PDFium library does not exist.
     PdfiumNotFound,
     /// The renderer cannot read the local copy of the original.

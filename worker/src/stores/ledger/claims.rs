@@ -4,16 +4,17 @@
 //! and the earlier one stops. A claim that was never released belongs to a worker that died or is
 //! late: the document is rechecked once a late write must have landed.
 
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use super::{
     Entry, LATE_WRITES, Ledger, RangeEntry, Rejection, State, after, number, token,
     unchanged_recheck, working,
 };
+use crate::document::Cutoff;
 use crate::runtime::failure::{Failure, Reason, Stage};
 
-/// Stands for a claim's token in the failure of a document whose ranges cannot be sent.
-const SPLIT: &str = "split";
+/// Stands for a claim's token in a failure that was decided without a claim.
+const ROUND: &str = "round";
 
 /// The right to work on a page range until another worker takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,16 @@ pub(crate) struct Claim {
     /// The range's first page, from 0.
     pub(crate) first: u32,
     token: String,
+}
+
+/// Who decides how a document in progress ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Decider<'a> {
+    /// The worker that holds a claim.
+    Claim(&'a Claim),
+    /// A worker that does something for the document as a whole, in this round: it counts the rows
+    /// of all ranges, or sends them. Workers that hold claims are superseded.
+    Round(&'a Entry),
 }
 
 impl Ledger {
@@ -70,58 +81,44 @@ impl Ledger {
             .await
     }
 
-    /// Records that the document cannot be processed. Returns its entry if this claim decided that,
-    /// also when the call is repeated. `None`: the claim is void, or another range failed first.
+    /// Records that the document cannot be processed. Returns its entry if this call decided that,
+    /// also when it is repeated. `None`: the claim is void, another round began, or another range
+    /// failed first.
     pub(crate) async fn record_failed(
         &self,
-        claim: &Claim,
+        decider: Decider<'_>,
         failure: &Failure,
     ) -> Result<Option<Entry>, Failure> {
-        let set = failed(failure, &claim.token)?;
-        if let Some(entry) = self.set(&claim.filter(), set).await? {
+        let set = failed(failure, decider.token())?;
+        if let Some(entry) = self.set(&decider.filter(), set).await? {
             return Ok(Some(entry));
         }
-        let now = self.find(&claim.file_id).await?;
-        Ok(now.filter(|entry| claim.has_failed(entry)))
+        let now = self.find(decider.file_id()).await?;
+        Ok(now.filter(|entry| decider.has_failed(entry)))
     }
 
-    /// Records that the ranges of a document cannot be sent, which fails the document as a whole.
-    /// Nobody holds a claim then. Returns its entry, also when the call is repeated. `None`:
-    /// another round began, or a range that was sent failed first.
-    pub(crate) async fn record_split_failed(
-        &self,
-        entry: &Entry,
-        failure: &Failure,
-    ) -> Result<Option<Entry>, Failure> {
-        let filter = working(&entry.file_id, &entry.round);
-        if let Some(entry) = self.set(&filter, failed(failure, SPLIT)?).await? {
-            return Ok(Some(entry));
-        }
-        let now = self.find(&entry.file_id).await?;
-        Ok(now.filter(|now| {
-            let by_split = now.failure.as_ref().is_some_and(|it| it.claim == SPLIT);
-            now.round == entry.round && now.state == State::Failed && by_split
-        }))
-    }
-
-    /// Records that LAYRA deleted the file while it was processed. `requested`: somebody asked for
-    /// the deletion of its knowledge base. `None`: the claim is void.
+    /// Records that LAYRA deleted the file while it was processed. `requested`: the deletion of its
+    /// knowledge base that somebody asked for. `None`: the claim is void, or another round began.
     pub(crate) async fn record_deleted(
         &self,
-        claim: &Claim,
-        requested: bool,
+        decider: Decider<'_>,
+        requested: Option<&Cutoff>,
     ) -> Result<Option<Entry>, Failure> {
         let now = DateTime::now();
         // The round stays: a repeated call finds its own entry.
-        let set = doc! {
-            "state": "deleted", "finished_at": now, "deletion_requested": requested,
+        let mut update = doc! { "$set": {
+            "state": "deleted", "deletion_requested": requested.is_some(), "updated_at": now,
+            "finished_at": requested.map_or(now, |deletion| deletion.at),
             "recheck_at": after(now, LATE_WRITES),
-        };
-        if let Some(entry) = self.set(&claim.filter(), set).await? {
+        } };
+        if let Some(deletion) = requested {
+            update.insert("$push", doc! { "deletions": Bson::from(deletion) });
+        }
+        if let Some(entry) = self.update(decider.filter(), update).await? {
             return Ok(Some(entry));
         }
-        let now = self.find(&claim.file_id).await?;
-        Ok(now.filter(|entry| entry.state == State::Deleted && entry.round == claim.round))
+        let now = self.find(decider.file_id()).await?;
+        Ok(now.filter(|entry| entry.state == State::Deleted && entry.round == decider.round()))
     }
 
     /// The state of the claimed range. `None`: the claim is void.
@@ -195,18 +192,48 @@ impl Claim {
         is_current && !range.done && range.claim == self.token
     }
 
-    fn has_failed(&self, entry: &Entry) -> bool {
-        let failure = entry.failure.as_ref();
-        let is_own = failure.is_some_and(|failure| failure.claim == self.token);
-        entry.state == State::Failed && entry.round == self.round && is_own
-    }
-
     /// Matches the document as long as the claim is held. Every write that decides on the document
     /// uses it.
     pub(super) fn filter(&self) -> Document {
         let mut filter = working(&self.file_id, &self.round);
         filter.insert(path(self.first, "claim"), &self.token);
         filter
+    }
+}
+
+impl Decider<'_> {
+    fn file_id(&self) -> &str {
+        match self {
+            Self::Claim(claim) => &claim.file_id,
+            Self::Round(entry) => &entry.file_id,
+        }
+    }
+
+    fn round(&self) -> &str {
+        match self {
+            Self::Claim(claim) => &claim.round,
+            Self::Round(entry) => &entry.round,
+        }
+    }
+
+    fn token(&self) -> &str {
+        match self {
+            Self::Claim(claim) => &claim.token,
+            Self::Round(_) => ROUND,
+        }
+    }
+
+    fn filter(&self) -> Document {
+        match self {
+            Self::Claim(claim) => claim.filter(),
+            Self::Round(entry) => working(&entry.file_id, &entry.round),
+        }
+    }
+
+    fn has_failed(&self, entry: &Entry) -> bool {
+        let failure = entry.failure.as_ref();
+        let is_own = failure.is_some_and(|failure| failure.claim == self.token());
+        entry.state == State::Failed && entry.round == self.round() && is_own
     }
 }
 
@@ -237,18 +264,23 @@ mod tests {
     use crate::stores::ledger::an_entry;
 
     #[test]
-    fn a_failure_counts_as_recorded_only_for_the_claim_that_recorded_it() {
+    fn a_failure_counts_as_recorded_only_for_the_one_that_recorded_it() {
         let claim = Claim::new("u_f", "round", 0);
         let failure = Failure::permanent(Stage::Render, Reason::Damaged, "x");
-        let mut entry = an_entry(State::Failed);
-        entry.failure = Some(Rejection {
-            claim: claim.token.clone(),
-            ..Rejection::from(&failure)
-        });
-        assert!(claim.has_failed(&entry));
-        assert!(!Claim::new("u_f", "round", 0).has_failed(&entry));
-        entry.round = "later".into();
-        assert!(!claim.has_failed(&entry));
+        let working = an_entry(State::Working);
+        let deciders = [Decider::Claim(&claim), Decider::Round(&working)];
+        for (decider, other) in [(deciders[0], deciders[1]), (deciders[1], deciders[0])] {
+            let mut entry = an_entry(State::Failed);
+            entry.failure = Some(Rejection {
+                claim: decider.token().to_owned(),
+                ..Rejection::from(&failure)
+            });
+            assert!(decider.has_failed(&entry));
+            assert!(!other.has_failed(&entry));
+            entry.round = "later".into();
+            assert!(!decider.has_failed(&entry));
+        }
+        assert!(deciders[1].filter().get("units.0.claim").is_none());
     }
 
     #[test]

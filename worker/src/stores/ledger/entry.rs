@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::after;
 use super::progress::SkippedPage;
-use crate::document::Recipe;
 use crate::document::task::{FileMeta, Task};
+use crate::document::{Cutoff, Recipe, Sent};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 
 /// A document in progress that is unchanged for at least this long, and of which Kafka has no
@@ -78,6 +78,12 @@ pub(crate) struct Entry {
     /// When the latest request for the document was made: the time of its message.
     #[serde(default)]
     pub(crate) requested_at: Option<DateTime>,
+    /// The message or command of that request.
+    #[serde(default)]
+    pub(crate) requested_origin: Option<String>,
+    /// The latest deletions that somebody asked for, also those before the current round.
+    #[serde(default)]
+    pub(crate) deletions: Vec<Cutoff>,
     /// Whether somebody asked for the deletion, by a message or a command. Only then the original
     /// is deleted too.
     #[serde(default)]
@@ -191,10 +197,9 @@ impl From<Rejection> for Failure {
 /// A request to ingest a document.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// The message or command that the request came with. Redeliveries have the same origin.
-    pub(crate) origin: String,
-    /// When the request was made.
-    pub(crate) at: DateTime,
+    /// The message or command that the request came with, and its time. Redeliveries, and tasks
+    /// that a worker sends again, have the same.
+    pub(crate) sent: Sent,
     /// What decides the document's pixels and vectors.
     pub(crate) recipe: Recipe,
     /// When this worker was started.
@@ -222,6 +227,18 @@ impl Entry {
     /// Whether the document failed and its dead letter was sent.
     pub(crate) fn has_sent_dead_letter(&self) -> bool {
         self.failure.as_ref().is_some_and(|failure| failure.letter)
+    }
+
+    /// The latest request for the document.
+    pub(crate) fn requested(&self) -> Sent {
+        Sent {
+            origin: self
+                .requested_origin
+                .as_ref()
+                .unwrap_or(&self.origin)
+                .clone(),
+            at: self.requested_at.unwrap_or(self.created_at),
+        }
     }
 
     /// The range that begins at `first`.
@@ -314,6 +331,8 @@ pub(crate) mod tests {
             cleaner: None,
             cleaning_until: None,
             requested_at: None,
+            requested_origin: None,
+            deletions: Vec::new(),
             deletion_requested: false,
             created_at: then,
             updated_at: then,
@@ -343,6 +362,8 @@ pub(crate) mod tests {
             "cleaner",
             "cleaning_until",
             "requested_at",
+            "requested_origin",
+            "deletions",
             "deletion_requested",
         ] {
             assert!(stored.remove(field).is_some(), "{field}");
