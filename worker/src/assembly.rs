@@ -189,6 +189,7 @@ impl Common {
             stores,
             renderer,
             render: config.documents.render.clone(),
+            limits: config.documents.limits.clone(),
             embedder,
             batch_pages: usize::try_from(config.embedding.batch_pages)
                 .unwrap_or(1)

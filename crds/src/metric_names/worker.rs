@@ -33,6 +33,8 @@ pub const STORE: &str = "store";
 
 /// Pages that became searchable.
 pub const PAGES: &str = "ingestion_pages_total";
+/// Pages that were skipped because they cannot be rendered or embedded, by [`REASON`].
+pub const PAGES_SKIPPED: &str = "ingestion_pages_skipped_total";
 /// Vectors written to Milvus.
 pub const VECTORS: &str = "ingestion_vectors_total";
 /// Attempts that failed because a server was unavailable, by [`STAGE`].
@@ -56,7 +58,7 @@ pub const KIND_FILE: &str = "file";
 pub const KIND_KNOWLEDGE_BASE: &str = "knowledge_base";
 /// Dead letters sent, by [`REASON`].
 pub const DEAD_LETTERS: &str = "ingestion_dead_letters_total";
-/// Label of [`DEAD_LETTERS`].
+/// Label of [`DEAD_LETTERS`] and [`PAGES_SKIPPED`].
 pub const REASON: &str = "reason";
 /// Foreign messages, by [`ACTION`].
 pub const FOREIGN_MESSAGES: &str = "ingestion_foreign_messages_total";

@@ -6,6 +6,7 @@
 //! `cargo measure`.
 
 mod api;
+mod bad_pages;
 mod cli;
 mod deaths;
 mod deletions;

@@ -96,7 +96,8 @@ pub struct Renderer {
 /// What a document turned out to be.
 enum Opened {
     Document(Box<RenderProcess>, u32),
-    Office(office_format::OfficeDocument),
+    /// With the CPU time that was used to find that out.
+    Office(office_format::OfficeDocument, Duration),
 }
 
 impl Renderer {
@@ -134,13 +135,15 @@ impl Renderer {
     ) -> Result<Document, RenderError> {
         let core = permit(&self.cores).await?;
         let file = std::path::absolute(file).map_err(|error| RenderError::Io(error.to_string()))?;
+        let mut charged = Duration::ZERO;
         let (process, pages, converted) = match self.start(&file).await? {
             Opened::Document(process, pages) => (process, pages, None),
-            Opened::Office(found) => {
+            Opened::Office(found, used) => {
                 let converted = self.conversions.get(&self.options, &file, found).await?;
+                charged += used + converted.take_used();
                 match self.start(&converted.path()).await? {
                     Opened::Document(process, pages) => (process, pages, Some(converted)),
-                    Opened::Office(_) => {
+                    Opened::Office(..) => {
                         return Err(unexpected("the converted PDF is an office document"));
                     }
                 }
@@ -148,6 +151,7 @@ impl Renderer {
         };
         drop(core);
         Ok(Document {
+            charged: charged + process.charged(),
             state: State::Open(process),
             file: converted.as_ref().map_or(file, Converted::path),
             pages,
@@ -181,7 +185,7 @@ impl Renderer {
                 Ok(Opened::Document(Box::new(process), pages))
             }
             Reply::Opened { .. } => Err(unexpected("a number of pages outside the limits")),
-            Reply::Office(found) => Ok(Opened::Office(found)),
+            Reply::Office(found) => Ok(Opened::Office(found, process.charged())),
             Reply::Failed(error) => {
                 process.kill().await;
                 Err(believable(error, file).await)
@@ -238,6 +242,8 @@ fn log_once(sandbox_gaps: &str) {
 #[derive(Debug)]
 pub struct Document {
     state: State,
+    /// CPU time since the last call of `take_charged`.
+    charged: Duration,
     /// What the renderer reads.
     file: PathBuf,
     pages: u32,
@@ -271,6 +277,18 @@ impl Document {
         }
     }
 
+    /// Whether further pages can be rendered.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// CPU time for reading, converting and rendering the document since the last call. A page that
+    /// exceeded the time limit counts with the whole limit, whether the time was used or not.
+    pub fn take_charged(&mut self) -> Duration {
+        std::mem::take(&mut self.charged)
+    }
+
     /// Renders one page. After an error that concerns only this page, others can still be rendered;
     /// after any other error, all further calls return the same error.
     pub async fn render(&mut self, request: PageRequest) -> Result<RenderedPage, RenderError> {
@@ -299,6 +317,7 @@ impl Document {
             State::Open(process) => process,
             State::Broken(error) => return Err(error.clone()),
         };
+        let before = process.charged();
         let (asked, limit) = (Request::Render(request), self.page_timeout);
         let reply = match process.ask(Some(&asked), limit).await {
             Ok(bytes) => {
@@ -308,6 +327,7 @@ impl Document {
             }
             Err(error) => Err(error),
         };
+        self.charged += process.charged().saturating_sub(before);
         let broken = match reply {
             Ok((Reply::Page(page), room)) if page.answers(&request) => return Ok((page, room)),
             Ok((Reply::Page(_), _)) => unexpected("a page that was not requested"),

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -40,19 +41,35 @@ const PROFILE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 
 /// A converted document, removed when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub(super) struct Converted(Arc<OnceCell<TempDir>>);
+pub(super) struct Converted(Arc<OnceCell<Conversion>>);
+
+#[derive(Debug)]
+struct Conversion {
+    directory: TempDir,
+    /// CPU time of LibreOffice, until somebody has been charged with it.
+    used: Mutex<Duration>,
+}
 
 impl Converted {
     /// Path of the PDF.
     pub(super) fn path(&self) -> PathBuf {
-        let directory = self.0.get().expect("it is returned after the conversion");
-        directory.path().join(RESULT)
+        self.conversion().directory.path().join(RESULT)
+    }
+
+    /// CPU time of the conversion. Only the first caller gets it.
+    pub(super) fn take_used(&self) -> Duration {
+        let used = self.conversion().used.lock();
+        std::mem::take(&mut used.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn conversion(&self) -> &Conversion {
+        self.0.get().expect("it is returned after the conversion")
     }
 }
 
 /// Conversions that are in use. Page ranges of the same document share one.
 #[derive(Debug, Default)]
-pub(super) struct Conversions(Mutex<HashMap<PathBuf, Weak<OnceCell<TempDir>>>>);
+pub(super) struct Conversions(Mutex<HashMap<PathBuf, Weak<OnceCell<Conversion>>>>);
 
 impl Conversions {
     /// Converts the document at `file`, or returns a conversion of it that is in use.
@@ -68,7 +85,7 @@ impl Conversions {
         Ok(Converted(cell))
     }
 
-    fn cell(&self, file: &Path) -> Arc<OnceCell<TempDir>> {
+    fn cell(&self, file: &Path) -> Arc<OnceCell<Conversion>> {
         let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         cells.retain(|_, cell| cell.strong_count() > 0);
         if let Some(cell) = cells.get(file).and_then(Weak::upgrade) {
@@ -84,7 +101,7 @@ async fn convert(
     options: &RenderOptions,
     file: &Path,
     document: OfficeDocument,
-) -> Result<TempDir, RenderError> {
+) -> Result<Conversion, RenderError> {
     if !options.soffice.is_file() {
         return Err(RenderError::Unsupported(format!(
             "this is an office document ({}), and the worker's image has no LibreOffice at {}: \
@@ -100,9 +117,12 @@ async fn convert(
         .map_err(io)?;
     let name = format!("document.{}", document.format.extension());
     prepare(directory.path(), file, &name).map_err(io)?;
-    run(options, directory.path(), &name).await?;
+    let used = run(options, directory.path(), &name).await?;
     if directory.path().join(RESULT).is_file() {
-        return Ok(directory);
+        return Ok(Conversion {
+            directory,
+            used: Mutex::new(used),
+        });
     }
     // LibreOffice reports success even if it could not read the document.
     Err(if document.encrypted {
@@ -124,17 +144,23 @@ fn prepare(directory: &Path, file: &Path, name: &str) -> io::Result<()> {
     std::fs::write(profile.join("registrymodifications.xcu"), PROFILE)
 }
 
-async fn run(options: &RenderOptions, directory: &Path, name: &str) -> Result<(), RenderError> {
+/// Returns the CPU time that LibreOffice used.
+async fn run(
+    options: &RenderOptions,
+    directory: &Path,
+    name: &str,
+) -> Result<Duration, RenderError> {
     let deadline = Instant::now() + options.office_timeout;
+    let mut used = Duration::ZERO;
     for _ in 0..MAX_STARTS {
-        let end = start(options, directory, name, deadline).await?;
+        let end = start(options, directory, name, deadline, &mut used).await?;
         let (status, stderr_tail) = (end.status, end.stderr_tail);
         tracing::debug!(%status, stderr_tail, "LibreOffice exited");
         super::log_once(confinement(&end.report, status)?);
         match status.code() {
             Some(EXIT_RESTART) => {}
             // No other exit code depends on the result.
-            Some(_) => return Ok(()),
+            Some(_) => return Ok(used),
             None => return Err(exit_cause(status, &stderr_tail, options.office_timeout)),
         }
     }
@@ -178,6 +204,7 @@ async fn start(
     directory: &Path,
     name: &str,
     deadline: Instant,
+    used: &mut Duration,
 ) -> Result<End, RenderError> {
     let unavailable = |error: &dyn std::fmt::Display| {
         RenderError::Unavailable(format!("{}: {error}", options.soffice.display()))
@@ -206,6 +233,8 @@ async fn start(
     let mut group = ProcessGroup(child);
     let process = group.0.id();
     let exit = async { tokio::join!(group.0.wait(), read_tail(report), read_tail(errors)) };
+    let mut used_now = Duration::ZERO;
+    let exit = Box::pin(cpu_time::sampled(process, &mut used_now, exit));
     let document = directory.join(name);
     let watched = async {
         tokio::select! {
@@ -213,7 +242,9 @@ async fn start(
             excess = office_watch::excess(directory, &document, process) => Err(excess),
         }
     };
-    let error = match cpu_time::within(limit, watched).await {
+    let ended = cpu_time::within(limit, watched).await;
+    *used += used_now;
+    let error = match ended {
         Some(Ok((status, report, stderr_tail))) => {
             return Ok(End {
                 status: status.map_err(|error| unavailable(&error))?,

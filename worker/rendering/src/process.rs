@@ -35,6 +35,8 @@ pub(super) struct RenderProcess {
     /// A request was sent and its reply was not read to the end: the next bytes in the pipe belong
     /// to it.
     in_exchange: bool,
+    /// CPU time so far. A time limit that passed counts as a whole, used or not.
+    used: Duration,
 }
 
 /// Why there is no valid reply.
@@ -73,12 +75,19 @@ impl RenderProcess {
             replies,
             stderr_tail,
             in_exchange: false,
+            used: Duration::ZERO,
         })
     }
 
     /// The process id, until the process has been waited for.
     pub(super) fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// CPU time that the document is charged with so far. A time limit that passed counts as a whole,
+    /// so that the sum of time-outs is bounded, too.
+    pub(super) fn charged(&self) -> Duration {
+        self.used
     }
 
     /// Sends a request and waits for the reply. After an error the process is dead, unless the
@@ -131,18 +140,22 @@ impl RenderProcess {
         Ok(reply)
     }
 
-    /// Ends the process after an error, and finds its cause. `None` is a time-out.
+    /// Charges the CPU time. Ends the process after an error, and finds its cause. `None` is a
+    /// time-out.
     async fn judge<T>(
         &mut self,
         answer: Option<Result<T, ExchangeError>>,
         limit: Duration,
         used_before: Option<Duration>,
     ) -> Result<T, RenderError> {
+        let used = self.id().and_then(cpu_time::of_process);
+        self.used = self.used.max(used.unwrap_or_default());
         match answer {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => Err(self.diagnose(error, limit).await),
             None => {
-                let used = self.id().and_then(cpu_time::of_process);
+                let charged = used_before.unwrap_or_default() + limit;
+                self.used = self.used.max(charged);
                 self.kill().await;
                 Err(cpu_time::timed_out(limit, used_before, used))
             }

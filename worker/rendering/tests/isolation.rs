@@ -187,6 +187,7 @@ async fn a_crash_while_rendering_affects_only_its_document() {
         .unwrap();
     let first = document.render(at(0, 72)).await.unwrap_err();
     assert!(first.is_document_fault());
+    assert!(!document.is_open());
     assert_eq!(document.render(at(1, 72)).await.unwrap_err(), first);
     assert!(
         first_page(&pdf(&[Page::with_text(&["Fine"])]), 72)
@@ -212,9 +213,16 @@ async fn a_stopped_renderer_is_not_the_documents_fault() {
     assert_eq!(error.reason(), "RendererStalled", "{error}");
     assert!(!error.is_document_fault());
     assert_eq!(document.process_id(), None, "it was killed");
+    assert!(!document.is_open());
+    let limit = Duration::from_secs(2);
+    assert!(document.take_charged() >= limit, "the whole limit counts");
     // The next one is as good as before.
     let mut document = renderer.open(&path).await.unwrap();
     assert!(document.render(at(0, 72)).await.is_ok());
+    assert!(document.is_open());
+    let charged = document.take_charged();
+    assert!(charged > Duration::ZERO && charged < limit, "{charged:?}");
+    assert_eq!(document.take_charged(), Duration::ZERO, "it counts once");
 }
 
 #[tokio::test]

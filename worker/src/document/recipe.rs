@@ -136,6 +136,11 @@ stores:
             .render
             .office_timeout_seconds += 1));
         assert!(same(&|config| config.documents.render.max_pages += 1));
+        // A document that was stored without its bad pages stays as it is.
+        assert!(same(&|config| {
+            config.documents.render.on_bad_page = layra_crds::OnBadPage::Fail;
+        }));
+        assert!(same(&|config| config.documents.limits.max_vectors += 1));
         assert!(
             same(&|config| config.documents.render.quality -= 1),
             "PNG has none"

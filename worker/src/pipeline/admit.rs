@@ -320,7 +320,8 @@ impl Pipeline {
             return Ok(Outcome::Superseded);
         }
         Ok(Outcome::Stored(super::Stored {
-            pages: entry.pages.unwrap_or_default(),
+            pages: entry.good_pages().unwrap_or_default(),
+            skipped: u32::try_from(entry.skipped().len()).unwrap_or(u32::MAX),
             vectors: rows,
         }))
     }

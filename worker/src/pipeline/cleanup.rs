@@ -84,14 +84,20 @@ impl Pipeline {
             .ok_or_else(|| Failure::superseded(Stage::Mongodb))
     }
 
-    /// Removes the rows of some pages.
-    pub(super) async fn clear_rows(
+    /// Removes the rows of some pages, and takes them off the list of failed pages: an attempt may
+    /// have ended before it recorded them.
+    pub(super) async fn clear_pages(
         &self,
         plan: &PagePlan<'_>,
         pages: Range<u32>,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let file_id = &plan.task.file.file_id;
+        self.ledger(cancel, || {
+            let numbers = pages.clone().map(|page| page + 1);
+            self.stores.documents.unlist_failed_pages(file_id, numbers)
+        })
+        .await?;
         self.server(Stage::Milvus, cancel, |_| {
             self.stores
                 .vectors

@@ -15,6 +15,7 @@ mod decision;
 mod deletion;
 pub(crate) mod embedder;
 mod isolation;
+mod limits;
 mod open_claims;
 mod page_plan;
 mod patience;
@@ -28,7 +29,7 @@ mod turn;
 
 use std::sync::Arc;
 
-use layra_crds::RenderSpec;
+use layra_crds::{DocumentLimits, RenderSpec};
 use layra_rendering::{RenderError, Renderer};
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +40,7 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
 use crate::stores::Stores;
-use crate::stores::ledger::{Claim, Entry, RangeEntry, Rejection};
+use crate::stores::ledger::{Claim, Entry, Rejection};
 
 pub(crate) use admit::{Job, Source};
 pub(crate) use deletion::Deleter;
@@ -55,6 +56,8 @@ pub(crate) struct Pipeline {
     pub(crate) renderer: Renderer,
     /// How pages are rendered.
     pub(crate) render: RenderSpec,
+    /// What one document may cost.
+    pub(crate) limits: DocumentLimits,
     pub(crate) embedder: EmbedderThread,
     /// Pages per batch.
     pub(crate) batch_pages: usize,
@@ -71,20 +74,23 @@ pub(crate) struct Pipeline {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// How much was stored.
+/// How much of a document was stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stored {
+    /// Pages that are searchable.
     pub(crate) pages: u32,
-    /// Vectors of all these pages.
+    /// Pages that were skipped.
+    pub(crate) skipped: u32,
+    /// Vectors of the searchable pages.
     pub(crate) vectors: u64,
 }
 
 /// How the work on a task or page range ended. [`settle`] carries out the consequences.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
-    /// All pages of the document are searchable. This work stored the last ones.
+    /// All pages of the document are searchable, or skipped. This work stored the last ones.
     Stored(Stored),
-    /// The pages of this range are searchable, others are not yet.
+    /// The pages of this range are searchable, or skipped, others are not yet.
     RangeStored,
     /// The document must be split into these ranges (first page and length).
     Split(Box<Entry>, Vec<(u32, u32)>),
@@ -107,8 +113,8 @@ pub(crate) enum Outcome {
 pub(crate) enum Event {
     /// The document was opened and has this number of pages.
     Opened(u32),
-    /// This number of further pages is searchable.
-    Stored(u32),
+    /// This number of further pages is searchable, or was skipped.
+    Settled(u32),
 }
 
 /// Receives the progress of a document.
@@ -148,18 +154,11 @@ impl Pipeline {
 
     /// Fails if another worker has taken over the range.
     async fn check_claim(&self, claim: &Claim, cancel: &CancellationToken) -> Result<(), Failure> {
-        self.claimed_range(claim, cancel).await.map(|_| ())
-    }
-
-    /// The state of the claimed range. Fails if another worker has taken over the range.
-    async fn claimed_range(
-        &self,
-        claim: &Claim,
-        cancel: &CancellationToken,
-    ) -> Result<RangeEntry, Failure> {
-        self.ledger(cancel, || self.stores.ledger.claimed_range(claim))
-            .await?
-            .ok_or_else(|| Failure::superseded(Stage::Mongodb))
+        let range = self.ledger(cancel, || self.stores.ledger.claimed_range(claim));
+        match range.await? {
+            Some(_) => Ok(()),
+            None => Err(Failure::superseded(Stage::Mongodb)),
+        }
     }
 }
 

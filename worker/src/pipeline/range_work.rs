@@ -1,20 +1,23 @@
 //! The work on one page range, under a claim.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use layra_rendering::Document;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::admit::{Job, Source};
-use super::page_plan::PagePlan;
-use super::poison::check_renderer_deaths;
-use super::stages::Stages;
+use super::limits::check_limits;
+use super::page_plan::{PagePlan, skips_bad_pages};
+use super::poison::{check_renderer_deaths, check_worker_deaths, works_page_by_page};
+use super::stages::{Ended, Stages};
 use super::turn::{Ingested, Worked};
-use super::{Event, Observer, Outcome, Pipeline, Stored, render_failure};
+use super::{Event, Observer, Outcome, Pipeline, render_failure};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Refusals;
-use crate::stores::ledger::{Claim, Decider, Entry, RangeEntry, State};
+use crate::stores::ledger::{Claim, Decider, Entry, RangeEntry, SkippedPage, State};
 
 /// A page range of an open document, and everything that the work on it needs.
 struct RangeWork<'a> {
@@ -25,8 +28,20 @@ struct RangeWork<'a> {
     original: &'a Path,
     /// Whether the document has further ranges.
     is_split: bool,
+    /// A page that several workers died on.
+    deadly: Option<SkippedPage>,
     cancel: &'a CancellationToken,
     observer: Observer<'a>,
+}
+
+/// Fails if the page that was to be rendered is bad: by its failure, or because it has killed several
+/// renderers.
+fn check_page(renderers_killed: u32, failure: &Failure) -> Result<(), Failure> {
+    if failure.rejects_document() {
+        Err(failure.clone())
+    } else {
+        check_renderer_deaths(renderers_killed, failure)
+    }
 }
 
 impl Pipeline {
@@ -75,7 +90,7 @@ impl Pipeline {
             stored => stored,
         };
         match result {
-            Ok((_, Some(stored))) => self.finish_range(claim, stored, cancel).await,
+            Ok((_, Some(range))) => self.finish_range(claim, &range, cancel).await,
             Ok((split, None)) => {
                 self.ledger(cancel, || self.stores.ledger.release(claim))
                     .await?;
@@ -97,8 +112,8 @@ impl Pipeline {
         }
     }
 
-    /// Opens the document and ingests the claimed range. Returns the new entry and how much is
-    /// stored. `None`: the document is longer than one range and must be split.
+    /// Opens the document and ingests the claimed range. Returns the new entry and how far the range
+    /// is. `None`: the document is longer than one range and must be split.
     pub(super) async fn ingest_claimed(
         &self,
         job: &Job<'_>,
@@ -108,6 +123,9 @@ impl Pipeline {
         cancel: &CancellationToken,
         observer: Observer<'_>,
     ) -> Ingested {
+        check_limits(entry, &self.limits)?;
+        let skips_bad_pages = skips_bad_pages(&self.render, entry.pages.unwrap_or_default());
+        let deadly = check_worker_deaths(entry, claim.first, skips_bad_pages)?;
         let is_split = entry.range_pages.is_some() && entry.prepared;
         let document = self.open_document(original, is_split, cancel).await?;
         let pages = document.pages();
@@ -159,22 +177,24 @@ impl Pipeline {
             end: claim.first + count,
             original,
             is_split,
+            deadly,
             cancel,
             observer,
         };
         let range = entry.range_entry(claim.first);
-        let stored = self.store_every_page(&work, range, document).await?;
-        Ok((Box::new(entry), Some(stored)))
+        let range = self.store_every_page(&work, range, document).await?;
+        Ok((Box::new(entry), Some(range)))
     }
 
     /// Stores the remaining pages of the range, and checks that Milvus holds each page exactly once.
-    /// A lost renderer is replaced. Other transient failures end the turn.
+    /// A lost renderer is replaced, and a page that is the renderer's end is skipped, where bad pages
+    /// are skipped. Other transient failures end the turn.
     async fn store_every_page(
         &self,
         work: &RangeWork<'_>,
         mut range: RangeEntry,
         mut document: Document,
-    ) -> Result<Stored, Failure> {
+    ) -> Result<RangeEntry, Failure> {
         let RangeWork {
             plan,
             claim,
@@ -182,6 +202,11 @@ impl Pipeline {
             cancel,
             ..
         } = *work;
+        let page_by_page = works_page_by_page(&range);
+        let deadly = work.deadly.iter().cloned();
+        let mut bad_pages: BTreeMap<u32, SkippedPage> =
+            deadly.map(|deadly| (deadly.page, deadly)).collect();
+        let cpu_ms = AtomicU64::new(range.cpu_ms);
         let mut clean = range.turns <= 1;
         // Both count since a page was stored.
         let (mut attempts, mut renderers_killed) = (0, 0);
@@ -189,7 +214,7 @@ impl Pipeline {
         loop {
             let start = claim.first + range.stored;
             if !clean {
-                self.clear_rows(plan, start..end, cancel).await?;
+                self.clear_pages(plan, start..end, cancel).await?;
             }
             let stages = Stages {
                 pipeline: self,
@@ -197,44 +222,62 @@ impl Pipeline {
                 claim,
                 cancel,
                 observer: work.observer,
-                before: Stored {
-                    pages: range.stored,
-                    vectors: range.rows,
-                },
+                range: &range,
+                bad_pages: &bad_pages,
+                page_by_page,
+                settled: watch::Sender::new(start),
+                cpu_ms: &cpu_ms,
             };
-            let failure = match stages.run(document, start..end).await {
+            let failure = match Box::pin(stages.run(document, start..end)).await {
                 Ok(stored) => {
                     let found = self.count_rows(plan, claim.first..end, cancel).await?;
-                    if found == stored.vectors {
+                    if found == stored.rows {
                         return Ok(stored);
                     }
                     self.metrics.repeats.inc();
+                    let message = format!("Milvus holds {found} rows instead of {}", stored.rows);
+                    range = stored;
+                    range.restart();
                     let reset =
-                        self.ledger(cancel, || self.stores.ledger.record_progress(claim, 0, 0));
-                    if !reset.await? {
+                        self.ledger(cancel, || self.stores.ledger.record_progress(claim, &range));
+                    if reset.await?.is_none() {
                         return Err(Failure::superseded(Stage::Mongodb));
                     }
-                    let message =
-                        format!("Milvus holds {found} rows instead of {}", stored.vectors);
                     return Err(Failure::refused(
                         Stage::Milvus,
                         Reason::RowsNotOnce,
                         message,
                     ));
                 }
-                Err(failure)
-                    if failure.class == Class::Transient && failure.reason.is_lost_renderer() =>
-                {
-                    let now = self.claimed_range(claim, cancel).await?;
+                Err(Ended { failure, at_page }) => {
+                    let is_bad_page = at_page && failure.rejects_document();
+                    if failure.class != Class::Transient && !is_bad_page {
+                        return Err(failure);
+                    }
+                    let now = self.record_cpu_time(claim, &cpu_ms, cancel).await?;
+                    if !is_bad_page && !failure.reason.is_lost_renderer() {
+                        return Err(failure);
+                    }
                     if now.stored > range.stored {
                         (attempts, renderers_killed) = (0, 0);
                     }
                     range = now;
-                    renderers_killed += 1;
-                    check_renderer_deaths(renderers_killed, &failure)?;
+                    renderers_killed += u32::from(failure.reason.is_lost_renderer());
+                    match check_page(renderers_killed, &failure) {
+                        Err(bad) if plan.skips_bad_pages() => {
+                            let page = claim.first + range.stored;
+                            bad_pages.insert(page, SkippedPage::new(page, &bad));
+                            renderers_killed = 0;
+                            clean = true;
+                            document = self
+                                .open_document(work.original, work.is_split, cancel)
+                                .await?;
+                            continue;
+                        }
+                        checked => checked?,
+                    }
                     failure
                 }
-                Err(failure) => return Err(failure),
             };
             self.retry
                 .pause(cancel, &failure, attempts, &mut refusals)
@@ -245,6 +288,22 @@ impl Pipeline {
                 .open_document(work.original, work.is_split, cancel)
                 .await?;
         }
+    }
+
+    /// Records the CPU time that the range has taken so far, and returns how far it is.
+    async fn record_cpu_time(
+        &self,
+        claim: &Claim,
+        cpu_ms: &AtomicU64,
+        cancel: &CancellationToken,
+    ) -> Result<RangeEntry, Failure> {
+        let cpu_ms = cpu_ms.load(Ordering::Relaxed);
+        let entry = self.ledger(cancel, || self.stores.ledger.record_cpu_time(claim, cpu_ms));
+        let entry = entry
+            .await?
+            .ok_or_else(|| Failure::superseded(Stage::Mongodb))?;
+        check_limits(&entry, &self.limits)?;
+        Ok(entry.range_entry(claim.first))
     }
 
     async fn open_document(
@@ -279,12 +338,11 @@ impl Pipeline {
     async fn finish_range(
         &self,
         claim: &Claim,
-        stored: Stored,
+        range: &RangeEntry,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let Stored { pages, vectors } = stored;
         let entry = self.ledger(cancel, || {
-            self.stores.ledger.record_range_done(claim, pages, vectors)
+            self.stores.ledger.record_range_done(claim, range)
         });
         let Some(entry) = entry.await? else {
             return self.yield_claim(claim, cancel).await;

@@ -144,7 +144,7 @@ impl Pipeline {
             counted => counted?,
         };
         let pages = u32::try_from(file.pages.len());
-        if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.pages {
+        if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.good_pages() {
             Ok(Outcome::AlreadyStored)
         } else {
             Ok(differs())

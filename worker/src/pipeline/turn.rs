@@ -8,18 +8,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::admit::{Job, LocalOriginal};
 use super::open_claims::OpenClaim;
-use super::poison::check_worker_deaths;
-use super::{Observer, Pipeline, Stored};
+use super::{Observer, Pipeline};
 use crate::runtime::failure::{Class, Failure, Stage};
 use crate::runtime::retry::Refusals;
-use crate::stores::ledger::{Claim, Entry};
+use crate::stores::ledger::{Claim, Entry, RangeEntry};
 
 /// How long a range waits for a server before it ends its turn. Most restarts of a server take no
 /// longer; afterwards pages that were not stored yet are rendered and embedded again.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The entry after the work on a range, and how much is stored. `None`: the document must be split.
-pub(super) type Ingested = Result<(Box<Entry>, Option<Stored>), Failure>;
+/// The entry after the work on a range, and how far the range is. `None`: the document must be split.
+pub(super) type Ingested = Result<(Box<Entry>, Option<RangeEntry>), Failure>;
 
 /// How all turns of a range ended.
 pub(super) enum Worked {
@@ -153,9 +152,6 @@ impl Pipeline {
         let range = entry.range_entry(claim.first);
         if !exclusive && range.is_suspect() {
             return Turn::Suspect;
-        }
-        if let Err(failure) = check_worker_deaths(&range) {
-            return Turn::Ended(Err(failure));
         }
         match original {
             Err(failure) => Turn::Ended(Err(failure.clone())),

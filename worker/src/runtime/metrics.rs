@@ -52,6 +52,8 @@ pub(crate) struct Metrics {
     pub(crate) store_duration: HistogramVec,
     /// Pages that became searchable.
     pub(crate) pages: IntCounter,
+    /// Pages that were skipped, by reason.
+    pub(crate) pages_skipped: IntCounterVec,
     /// Vectors written to Milvus.
     pub(crate) vectors: IntCounter,
     /// Attempts that failed because a server was unavailable, by stage.
@@ -153,6 +155,12 @@ impl Metrics {
                 ),
             ),
             pages: counter(&registry, names::PAGES, "Pages that became searchable."),
+            pages_skipped: counters(
+                &registry,
+                names::PAGES_SKIPPED,
+                "Pages that were skipped because they cannot be rendered or embedded.",
+                names::REASON,
+            ),
             vectors: counter(&registry, names::VECTORS, "Vectors written to Milvus."),
             retries: counters(
                 &registry,
@@ -383,6 +391,7 @@ mod tests {
             metrics.files.with_label_values(&[status]).inc();
         }
         metrics.retries.with_label_values(&["milvus"]).inc();
+        metrics.pages_skipped.with_label_values(&["TimedOut"]).inc();
         metrics
             .store_duration
             .with_label_values(&["milvus"])
@@ -404,6 +413,7 @@ mod tests {
             "ingestion_store_duration_seconds_count{store=\"milvus\"} 1",
             "ingestion_retries_total{stage=\"milvus\"} 1",
             "ingestion_pages_total 0",
+            "ingestion_pages_skipped_total{reason=\"TimedOut\"} 1",
             "ingestion_embedding_out_of_memory_total 0",
             "gpu_memory_usage_bytes 0",
             "ingestion_busy_seconds_total 0",

@@ -119,8 +119,12 @@ impl Dispatcher {
     fn report(&self, outcome: &Outcome, task: &Task, seconds: f64) {
         let name = &task.file.name;
         match outcome {
-            Outcome::Stored(Stored { pages, vectors }) => {
-                tracing::info!(pages, vectors, seconds, name, "stored");
+            Outcome::Stored(Stored {
+                pages,
+                skipped,
+                vectors,
+            }) => {
+                tracing::info!(pages, skipped, vectors, seconds, name, "stored");
                 let metrics = &self.common.metrics;
                 metrics
                     .files

@@ -1,11 +1,12 @@
 //! The stage that renders pages, ahead of the model as far as the memory budget allows.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use layra_rendering::{Document, RenderedPage};
 use tokio::sync::mpsc::Sender;
 
-use super::{PageImage, PendingPage, Stages};
+use super::{Page, PageImage, PendingPage, Stages};
 use crate::pipeline::budget::Reservation;
 use crate::pipeline::embedder::{PageContent, PagePixels};
 use crate::pipeline::render_failure;
@@ -13,17 +14,29 @@ use crate::runtime::failure::{Failure, Stage};
 use crate::runtime::work::{self, Wait};
 
 impl Stages<'_> {
-    /// Renders page by page. A finished page stays in its renderer until there is room for it here.
-    /// The stage ends when the receiver of its queue is closed: a later stage has failed and
+    /// Renders one page after the other. A finished page stays in its renderer until there is room for
+    /// it here. A bad page is skipped if the renderer can go on; otherwise the stage fails at this
+    /// page. The stage ends when the receiver of its queue is closed: a later stage has failed and
     /// returns the failure.
     pub(super) async fn render(
         &self,
         mut document: Document,
         pages: Range<u32>,
-        rendered: Sender<PendingPage>,
+        rendered: Sender<Page<PendingPage>>,
     ) -> Result<(), Failure> {
         let first = pages.start;
         for number in pages {
+            if let Some(skipped) = self.bad_pages.get(&number) {
+                if rendered.send(Err(skipped.clone())).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+            tokio::select! {
+                () = self.turn(number) => {}
+                () = self.cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
+                () = rendered.closed() => return Ok(()),
+            };
             let timer = self.pipeline.metrics.conversion_duration.start_timer();
             let room = async |bytes| {
                 timer.stop_and_record();
@@ -36,16 +49,39 @@ impl Stages<'_> {
                 () = self.cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
                 () = rendered.closed() => return Ok(()),
             };
-            let (page, memory) = page.map_err(|error| {
-                let failure = render_failure(&error);
-                let message = format!("page {}: {}", number + 1, failure.message);
-                Failure { message, ..failure }
-            })?;
-            if rendered.send(self.with_key(page, memory)).await.is_err() {
+            let charged = u64::try_from(document.take_charged().as_millis()).unwrap_or(u64::MAX);
+            self.cpu_ms.fetch_add(charged, Ordering::Relaxed);
+            let (page, memory) = match page {
+                Ok(page) => page,
+                Err(error) => {
+                    let failure = render_failure(&error);
+                    let message = format!("page {}: {}", number + 1, failure.message);
+                    let failure = Failure { message, ..failure };
+                    if !document.is_open() {
+                        return Err(failure);
+                    }
+                    let skipped = self.skip(number, failure)?;
+                    if rendered.send(Err(skipped)).await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            let page = self.with_key(page, memory);
+            if rendered.send(Ok(page)).await.is_err() {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Waits until the page may be rendered.
+    async fn turn(&self, number: u32) {
+        if self.page_by_page {
+            let mut settled = self.settled.subscribe();
+            // The sender is `self`'s.
+            let _ = settled.wait_for(|settled| *settled >= number).await;
+        }
     }
 
     fn with_key(&self, page: RenderedPage, memory: Reservation) -> PendingPage {

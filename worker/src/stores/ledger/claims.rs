@@ -67,22 +67,6 @@ impl Ledger {
         Ok(now.filter(|entry| claim.is_held_in(entry)))
     }
 
-    /// Records that the first `stored` pages of the range are in all stores, with `rows` rows.
-    /// `false`: the claim is void.
-    pub(crate) async fn record_progress(
-        &self,
-        claim: &Claim,
-        stored: u32,
-        rows: u64,
-    ) -> Result<bool, Failure> {
-        let set = doc! {
-            path(claim.first, "stored"): i64::from(stored),
-            path(claim.first, "rows"): number(rows),
-            path(claim.first, "attempts"): 1_i64,
-        };
-        Ok(self.progress(&claim.filter(), set).await?.is_some())
-    }
-
     /// Records the number of pages and the length of a range, if the document is split. `None`: the
     /// claim is void.
     pub(crate) async fn record_page_count(
@@ -147,16 +131,16 @@ impl Ledger {
         Ok(entry.map(|entry| entry.range_entry(claim.first)))
     }
 
-    /// Records that every page of the range is stored. `None`: the claim is void.
+    /// Records that every page of the range is stored or skipped. `None`: the claim is void.
     pub(crate) async fn record_range_done(
         &self,
         claim: &Claim,
-        pages: u32,
-        rows: u64,
+        range: &RangeEntry,
     ) -> Result<Option<Entry>, Failure> {
         let mut set = doc! {
-            path(claim.first, "stored"): i64::from(pages),
-            path(claim.first, "rows"): number(rows),
+            path(claim.first, "stored"): i64::from(range.stored),
+            path(claim.first, "rows"): number(range.rows),
+            path(claim.first, "cpu_ms"): number(range.cpu_ms),
             path(claim.first, "done"): true,
             path(claim.first, "attempts"): 0_i64,
             "updated_at": DateTime::now(),
@@ -240,7 +224,7 @@ impl Claim {
 
     /// Matches the document as long as the claim is held. Every write that decides on the document
     /// uses it.
-    fn filter(&self) -> Document {
+    pub(super) fn filter(&self) -> Document {
         let mut filter = working(&self.file_id, &self.round);
         filter.insert(path(self.first, "claim"), &self.token);
         filter
@@ -283,7 +267,8 @@ impl Decider<'_> {
     }
 }
 
-fn path(first: u32, field: &str) -> String {
+/// The name of a field of the range that begins at `first`.
+pub(super) fn path(first: u32, field: &str) -> String {
     format!("units.{first}.{field}")
 }
 

@@ -7,6 +7,7 @@ use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
 use super::after;
+use super::progress::SkippedPage;
 use crate::document::task::{FileMeta, Task};
 use crate::document::{Cutoff, Recipe, Sent};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
@@ -126,13 +127,19 @@ pub(crate) struct RangeEntry {
     /// Claims since the last page was stored that were not released, the current one included.
     #[serde(default)]
     pub(crate) attempts: u32,
-    /// Number of leading pages of the range that all stores hold.
+    /// Number of leading pages of the range that all stores hold, or that were skipped.
     #[serde(default)]
     pub(crate) stored: u32,
     /// Rows of these pages in Milvus.
     #[serde(default)]
     pub(crate) rows: u64,
-    /// Whether all pages of the range are stored and their rows were counted.
+    /// Those of these pages that were skipped.
+    #[serde(default)]
+    pub(crate) skipped: Vec<SkippedPage>,
+    /// CPU time, in milliseconds, that reading and rendering the range has taken so far.
+    #[serde(default)]
+    pub(crate) cpu_ms: u64,
+    /// Whether all pages of the range are stored or skipped, and their rows were counted.
     #[serde(default)]
     pub(crate) done: bool,
     /// Why the worker of the latest attempt ended, if it could tell. The document may be the cause.

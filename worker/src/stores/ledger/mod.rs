@@ -2,14 +2,15 @@
 //! `ingestion_ledger` next to LAYRA's own collections.
 //!
 //! An entry is written before the first effect of a piece of work. Its states and rounds are in
-//! [`rounds`], the right to work on a page range in [`claims`], the right to remove a document from
-//! the stores in [`cleaning`], deletions in [`deletions`], and checks after the end of a round, or
-//! of a round without progress, in [`rechecks`].
+//! [`rounds`], the right to work on a page range in [`claims`], how far it is in [`progress`], the
+//! right to remove a document from the stores in [`cleaning`], deletions in [`deletions`], and checks
+//! after the end of a round, or of a round without progress, in [`rechecks`].
 
 mod claims;
 mod cleaning;
 mod deletions;
 mod entry;
+mod progress;
 mod rechecks;
 mod rounds;
 
@@ -24,6 +25,7 @@ use uuid::Uuid;
 pub(crate) use claims::{Claim, Decider};
 pub(crate) use cleaning::Lease;
 pub(crate) use entry::{Entry, RangeEntry, Rejection, Request, State};
+pub(crate) use progress::SkippedPage;
 
 #[cfg(test)]
 pub(crate) use entry::tests::entry as an_entry;
