@@ -17,12 +17,43 @@ pub struct DocumentsSpec {
     #[serde(default)]
     pub render: RenderSpec,
 
+    /// What one document may cost.
+    #[serde(default)]
+    pub limits: DocumentLimits,
+
     /// Largest number of pages that one worker processes as one task. A longer document is split
     /// into page ranges, which all workers share through a topic of their own: the pipeline's topic
     /// followed by `.ranges`. Default: 64.
     #[serde(default = "default_range_pages")]
     #[schemars(range(min = 1, max = 10_000))]
     pub range_pages: u32,
+}
+
+/// What one document may cost, in all its page ranges and attempts together. A document that needs
+/// more fails.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DocumentLimits {
+    /// CPU time, in seconds, for reading and rendering one document. A page that exceeds
+    /// `render.timeoutSeconds` counts with the whole limit. Default: 14400 (4 hours).
+    #[serde(default = "default_max_cpu_seconds")]
+    #[schemars(range(min = 1))]
+    pub max_cpu_seconds: u32,
+
+    /// Vectors of one document. Default: 4000000, twice what the largest model computes for 2000
+    /// pages.
+    #[serde(default = "default_max_vectors")]
+    #[schemars(range(min = 1))]
+    pub max_vectors: u32,
+}
+
+impl Default for DocumentLimits {
+    fn default() -> Self {
+        Self {
+            max_cpu_seconds: default_max_cpu_seconds(),
+            max_vectors: default_max_vectors(),
+        }
+    }
 }
 
 /// The S3-compatible store of original documents and page images. Objects are addressed by bucket
@@ -97,8 +128,8 @@ pub struct RenderSpec {
     #[schemars(range(min = 1, max = 100))]
     pub quality: u8,
 
-    /// Time limit, in seconds, for rendering one page. When it is exceeded, the document fails.
-    /// Default: 60.
+    /// Time limit, in seconds, for rendering one page. A page that exceeds it is a bad page
+    /// (`onBadPage`). Default: 60.
     #[serde(default = "default_timeout")]
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_seconds: u32,
@@ -113,6 +144,20 @@ pub struct RenderSpec {
     #[serde(default = "default_max_pages")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_pages: u32,
+
+    /// What happens to a document with pages that cannot be rendered or embedded. `Skip`: its other
+    /// pages are stored, unless more than half of its pages are bad, and the bad ones are listed in
+    /// `pages_failed` of its entry in `files`. `Fail`: the document fails. Default: `Skip`.
+    #[serde(default)]
+    pub on_bad_page: OnBadPage,
+
+    /// What a worker does on a node that cannot confine the processes that open documents, because
+    /// its kernel or container runtime lacks Landlock or seccomp. `Required`: it does not start.
+    /// `BestEffort`: it opens documents with what the node has. A hostile document that takes over
+    /// its renderer can then read other users' documents and the worker's credentials. Default:
+    /// `Required`.
+    #[serde(default)]
+    pub sandbox: SandboxPolicy,
 }
 
 impl RenderSpec {
@@ -154,6 +199,26 @@ pub enum ImageFormat {
     WebP,
 }
 
+/// What happens to a document with a bad page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnBadPage {
+    /// Its other pages are stored.
+    #[default]
+    Skip,
+    /// It fails.
+    Fail,
+}
+
+/// What a worker does on a node that cannot confine the processes that open documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SandboxPolicy {
+    /// It does not start.
+    #[default]
+    Required,
+    /// It opens documents with the layers of the sandbox that the node has.
+    BestEffort,
+}
+
 impl Default for RenderSpec {
     fn default() -> Self {
         Self {
@@ -163,6 +228,8 @@ impl Default for RenderSpec {
             timeout_seconds: default_timeout(),
             office_timeout_seconds: default_office_timeout(),
             max_pages: default_max_pages(),
+            on_bad_page: OnBadPage::default(),
+            sandbox: SandboxPolicy::default(),
         }
     }
 }
@@ -216,6 +283,14 @@ fn default_max_pages() -> u32 {
     2000
 }
 
+fn default_max_cpu_seconds() -> u32 {
+    4 * 60 * 60
+}
+
+fn default_max_vectors() -> u32 {
+    4_000_000
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,6 +318,18 @@ mod tests {
         assert_eq!(render.dpi_for(30), None);
         let written = serde_json::to_value(&render).unwrap();
         assert_eq!(written["dpi"], serde_json::json!([]), "the worker reads it");
+    }
+
+    #[test]
+    fn what_an_earlier_configuration_lacks_has_its_default() {
+        let render: RenderSpec = serde_json::from_str("{}").unwrap();
+        assert_eq!(render.on_bad_page, OnBadPage::Skip);
+        let limits: DocumentLimits = serde_json::from_str("{}").unwrap();
+        assert_eq!(limits, DocumentLimits::default());
+        assert_eq!(
+            (limits.max_cpu_seconds, limits.max_vectors),
+            (14_400, 4_000_000)
+        );
     }
 
     #[test]

@@ -19,7 +19,10 @@ mod worker;
 mod worker_counts;
 
 pub use config::{ConfigError, NotText, WorkerConfig, secret_text};
-pub use documents::{DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, RenderSpec};
+pub use documents::{
+    DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, RenderSpec,
+    SandboxPolicy,
+};
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};

@@ -1,7 +1,7 @@
 //! Reads all stores and reports what a knowledge base contains and which invariants are broken.
 //!
 //! The rules are LAYRA's invariants: every page exists once in Milvus, MongoDB and S3, and the
-//! three agree. Nothing here relies on what the worker reports.
+//! three agree. Pages that MongoDB lists as failed exist nowhere. Nothing here relies on what the worker reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::stores::Stores;
 /// Contents of a knowledge base.
 #[derive(Debug, Default)]
 pub struct Audit {
-    /// Pages by `file_id`.
+    /// Stored pages by `file_id`.
     pub pages: BTreeMap<String, u64>,
     /// Vectors in Milvus.
     pub vectors: u64,
@@ -215,13 +215,21 @@ impl Audit {
             known_images.insert(id);
         }
         let count = page_numbers.len() as u64;
-        let expected: BTreeSet<i64> = (1..).take(page_numbers.len()).collect();
+        let failed = failed_pages(file);
+        let all = (1..).take(page_numbers.len() + failed.len());
+        let expected: BTreeSet<i64> = all.filter(|number| !failed.contains(number)).collect();
         if page_numbers != expected {
             self.violations.push(format!(
-                "{file_id}: pages {page_numbers:?} are not 1..={count}"
+                "{file_id}: pages {page_numbers:?} and the failed ones {failed:?} are not all pages"
             ));
         }
         self.pages.insert(file_id, count);
         Ok(())
     }
+}
+
+/// `pages_failed` of a file: page numbers from 1.
+fn failed_pages(file: &Document) -> BTreeSet<i64> {
+    let numbers = file.get_array("pages_failed").into_iter().flatten();
+    numbers.filter_map(Bson::as_i64).collect()
 }

@@ -29,6 +29,35 @@ pub fn illustrated(texts: &[&str]) -> Vec<u8> {
     assemble(&objects)
 }
 
+/// The same with bad pages, counted from 0: `broken` ones are no page objects, and `endless` ones
+/// compute for minutes.
+#[must_use]
+pub fn with_bad_pages(texts: &[&str], broken: &[usize], endless: &[usize]) -> Vec<u8> {
+    let mut objects = objects(texts, "", "");
+    let function = objects.len() + 1;
+    for page in broken {
+        // The font takes the place of the page.
+        let child = format!("{} 0 R", 4 + 2 * page);
+        objects[1] = objects[1].replacen(&child, "3 0 R", 1);
+    }
+    for page in endless {
+        let contents = 5 + 2 * page;
+        objects[3 + 2 * page] = format!(
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 5000 5000] /Contents {contents} 0 R \
+             /Resources << /Shading << /S << /ShadingType 1 /ColorSpace /DeviceGray \
+             /Domain [0 5000 0 5000] /Function {function} 0 R >> >> >> >>"
+        );
+        objects[4 + 2 * page] = "<< /Length 5 >>\nstream\n/S sh\nendstream".into();
+    }
+    let program = format!("{{ add 10000 div {} }}", "sin cos ".repeat(500));
+    objects.push(format!(
+        "<< /FunctionType 4 /Domain [0 5000 0 5000] /Range [0 1] /Length {} >>\nstream\n{program}\n\
+         endstream",
+        program.len()
+    ));
+    assemble(&objects)
+}
+
 /// The objects of a document; `resource` and `drawing` are part of every page.
 fn objects(texts: &[&str], resource: &str, drawing: &str) -> Vec<String> {
     let mut objects = vec![

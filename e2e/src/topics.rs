@@ -14,7 +14,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const NO_GROUP: &str = "e2e-reader";
 
 /// A message of a topic.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Record {
     /// The partition that it was in.
     pub partition: i32,

@@ -36,17 +36,8 @@ pub struct WorkerCli {
 impl WorkerCli {
     /// Reads the configuration from the pipeline's ConfigMap.
     pub async fn of_pipeline(scene: &Scene, testbed: &Testbed, pipeline: &str) -> Result<Self> {
-        let map = scene
-            .api::<ConfigMap>()
-            .get(&format!("{pipeline}-worker"))
-            .await?;
-        let config = map
-            .data
-            .and_then(|mut data| data.remove("worker.yaml"))
-            .context("worker.yaml in the ConfigMap")?;
         let endpoints = testbed.endpoints();
         let directory = TempDir::new()?;
-        std::fs::write(directory.path().join("worker.yaml"), config)?;
         for (kind, key, value) in [
             ("object-store", "accessKey", &endpoints.s3.access_key),
             ("object-store", "secretKey", &endpoints.s3.secret_key),
@@ -57,12 +48,37 @@ impl WorkerCli {
             std::fs::create_dir_all(&secret)?;
             std::fs::write(secret.join(key), value)?;
         }
-        Ok(Self {
+        let cli = Self {
             binary: repository().join("dist/layra-worker"),
             directory,
             pdfium: PDFIUM.path(testbed.settings()).join("libpdfium.so"),
             extra_arguments: Vec::new(),
-        })
+        };
+        cli.read_configuration(scene, pipeline).await?;
+        Ok(cli)
+    }
+
+    /// Reads the configuration from the pipeline's ConfigMap again. Commands that run already keep
+    /// what they have read.
+    pub async fn read_configuration(&self, scene: &Scene, pipeline: &str) -> Result<()> {
+        let map = scene
+            .api::<ConfigMap>()
+            .get(&format!("{pipeline}-worker"))
+            .await?;
+        let config = map
+            .data
+            .and_then(|mut data| data.remove("worker.yaml"))
+            .context("worker.yaml in the ConfigMap")?;
+        Ok(std::fs::write(self.configuration_file(), config)?)
+    }
+
+    /// The configuration as it was read last.
+    pub fn configuration(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.configuration_file())?)
+    }
+
+    fn configuration_file(&self) -> PathBuf {
+        self.directory().join("worker.yaml")
     }
 
     /// Adds arguments to every command.
@@ -106,7 +122,7 @@ impl WorkerCli {
         command
             .args(arguments)
             .arg("--config")
-            .arg(directory.join("worker.yaml"))
+            .arg(self.configuration_file())
             .arg("--secrets")
             .arg(directory.join("secrets"))
             .arg("--cache-dir")

@@ -12,7 +12,7 @@ use layra_embedding::{
     CheckpointFiles, DeviceChoice, Embedder, ModelFamily, MultiVector, PageInput, Pixels, Settings,
 };
 use layra_rendering::{
-    ImageFormat, PageRequest, RenderOptions, RenderedPage, Renderer, Resolution,
+    ImageFormat, PageRequest, RenderOptions, RenderedPage, Renderer, Resolution, SandboxPolicy,
 };
 
 /// Measure resolutions and image formats on documents
@@ -165,6 +165,7 @@ fn options(args: &Arguments) -> Result<RenderOptions> {
         soffice: PathBuf::new(),
         scratch: std::env::temp_dir(),
         office_timeout: Duration::ZERO,
+        sandbox: SandboxPolicy::BestEffort,
     })
 }
 

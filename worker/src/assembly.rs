@@ -7,17 +7,18 @@ use std::time::Duration;
 use layra_crds::ModelStatus;
 use layra_embedding::{DeviceChoice, Paced};
 use layra_rendering::{
-    RENDERER_LIMIT_BYTES, RenderOptions, Renderer, container_limit_bytes, renderer_count,
+    RENDERER_LIMIT_BYTES, RenderOptions, Renderer, SandboxPolicy, container_limit_bytes,
+    renderer_count,
 };
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::document::Recipe;
+use crate::document::{Recipe, Sent};
 use crate::model_files;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
 use crate::pipeline::stages::fetch::Originals;
-use crate::pipeline::{Pipeline, render_failure};
+use crate::pipeline::{Isolation, OpenClaims, Pipeline, render_failure};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
@@ -44,8 +45,17 @@ pub(crate) struct Paths {
     pub(crate) model_fetched: bool,
     /// Memory limit of pages that are rendered and not yet stored.
     pub(crate) page_memory_bytes: usize,
-    /// For benchmarks only: time per page of an embedder that computes nothing.
-    pub(crate) paced_embedder: Option<Duration>,
+    /// For benchmarks and tests only: an embedder that computes nothing.
+    pub(crate) paced_embedder: Option<PacedEmbedder>,
+}
+
+/// For benchmarks and tests only: what an embedder does instead of computing.
+#[derive(Clone, Debug)]
+pub(crate) struct PacedEmbedder {
+    /// How long it sleeps for each page.
+    pub(crate) page: Duration,
+    /// Text of pages at which it panics.
+    pub(crate) panics_at: Option<String>,
 }
 
 /// The parts that all commands use.
@@ -90,10 +100,10 @@ impl Common {
     pub(crate) async fn embedder(&self) -> Result<EmbedderThread, Failure> {
         let Settings { config, secrets } = &self.settings;
         let batch_pages = usize::try_from(config.embedding.batch_pages).unwrap_or(1);
-        if let Some(time) = self.paths.paced_embedder {
-            tracing::warn!(?time, "benchmark mode: vectors are meaningless");
+        if let Some(PacedEmbedder { page, panics_at }) = self.paths.paced_embedder.clone() {
+            tracing::warn!(time = ?page, "benchmark mode: vectors are meaningless");
             self.health.model_loaded();
-            let paced = Box::new(Paced::new(time));
+            let paced = Box::new(Paced::new(page).panicking_at(panics_at));
             let embedder = Box::new(Watched::new(paced, Arc::clone(&self.health)));
             return EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics));
         }
@@ -173,9 +183,10 @@ impl Common {
     pub(crate) async fn pipeline(&self) -> Result<Pipeline, Failure> {
         let config = &self.settings.config;
         let renderer = self.renderer()?;
+        // Before anything that waits for a server: a node that cannot render says so at once.
+        test_renderer(&renderer).await?;
         let objects = self.objects().await?;
         let originals = Originals::new(objects.clone(), self.paths.cache.clone())?;
-        test_renderer(&renderer).await?;
         let documents = self.documents().await?;
         let embedder = self.embedder().await?;
         let dimensions = embedder.dimensions();
@@ -185,6 +196,7 @@ impl Common {
             stores,
             renderer,
             render: config.documents.render.clone(),
+            limits: config.documents.limits.clone(),
             embedder,
             batch_pages: usize::try_from(config.embedding.batch_pages)
                 .unwrap_or(1)
@@ -194,7 +206,8 @@ impl Common {
                 self.paths.page_memory_bytes,
                 self.metrics.pages_in_flight_bytes.clone(),
             ),
-            isolation: Arc::default(),
+            isolation: Isolation::default(),
+            open_claims: OpenClaims::default(),
             retry: self.retry(),
             metrics: Arc::clone(&self.metrics),
         })
@@ -233,10 +246,9 @@ impl Common {
     }
 
     /// A request to this worker. `origin` identifies it.
-    pub(crate) fn request(&self, origin: String, at: DateTime) -> Request {
+    pub(crate) fn request(&self, sent: Sent) -> Request {
         Request {
-            origin,
-            at,
+            sent,
             recipe: self.recipe.clone(),
             worker_since: self.since,
         }
@@ -269,6 +281,10 @@ impl Common {
             soffice: self.paths.soffice.clone(),
             scratch: self.paths.cache.clone(),
             office_timeout: Duration::from_secs(render.office_timeout_seconds.into()),
+            sandbox: match render.sandbox {
+                layra_crds::SandboxPolicy::Required => SandboxPolicy::Required,
+                layra_crds::SandboxPolicy::BestEffort => SandboxPolicy::BestEffort,
+            },
         }))
     }
 }

@@ -28,6 +28,9 @@ pub(crate) enum Command {
         /// each page and store meaningless vectors.
         #[arg(long, hide = true)]
         benchmark_paced_embedder_ms: Option<u32>,
+        /// For tests only: the paced embedder panics at pages that contain this text.
+        #[arg(long, hide = true, requires = "benchmark_paced_embedder_ms")]
+        benchmark_paced_embedder_panics_at: Option<String>,
         /// Seconds from SIGTERM until this process is killed. Unfinished work is released in time
         /// and will be redelivered.
         #[arg(long, env = "LAYRA_GRACE_SECONDS", default_value_t = 40)]
@@ -109,6 +112,11 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    /// Check the sandbox of the processes that open documents.
+    Sandbox {
+        #[command(subcommand)]
+        what: SandboxCommand,
+    },
     /// The sandboxed renderer. Its protocol uses standard input and output.
     #[command(hide = true)]
     RenderChild,
@@ -120,6 +128,17 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Embed(layra_embedding::colqwen::bench::BenchArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxCommand {
+    /// Try on this node what these processes must not be able to do. Prints a line for each check,
+    /// and fails if one of them fails.
+    Check {
+        /// The LibreOffice program. Its sandbox is checked if it exists.
+        #[arg(long, env = "LAYRA_SOFFICE", default_value = layra_rendering::SOFFICE)]
+        soffice: PathBuf,
+    },
 }
 
 #[derive(Clone, Debug, Args)]

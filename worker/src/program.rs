@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::assembly::{Common, Paths};
+use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::commands::{delete, ingest, redrive, run, search};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
@@ -14,7 +14,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Bench, Cli, Command, Output, WorkerArgs};
+use crate::cli::{Bench, Cli, Command, Output, SandboxCommand, WorkerArgs};
 
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
@@ -26,6 +26,9 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     telemetry::init(default_log(&cli.command));
+    if let Err(error) = layra_rendering::hide_memory() {
+        tracing::warn!(%error, "other processes of this user may read the worker's memory");
+    }
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()
@@ -74,10 +77,10 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             listen,
             grace_seconds,
             benchmark_paced_embedder_ms,
+            benchmark_paced_embedder_panics_at: panics_at,
         } => {
             let mut common = common(worker)?;
-            common.paths.paced_embedder =
-                benchmark_paced_embedder_ms.map(|ms| Duration::from_millis(ms.into()));
+            common.paths.paced_embedder = paced(benchmark_paced_embedder_ms, panics_at);
             let grace = Duration::from_secs(grace_seconds.into());
             run::run(common, listen, grace).await?;
         }
@@ -159,6 +162,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 }
             }
         }
+        Command::Sandbox { what } => return sandbox(&what),
         Command::RenderChild | Command::OfficeChild => {
             anyhow::bail!("this command must be the first argument of the program")
         }
@@ -170,6 +174,18 @@ async fn redrive(worker: WorkerArgs, choice: &redrive::Choice) -> anyhow::Result
     let report = redrive::redrive(&common(worker)?, choice).await?;
     report.write(&mut std::io::stdout().lock(), choice.dry_run)?;
     Ok(if report.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn sandbox(command: &SandboxCommand) -> anyhow::Result<ExitCode> {
+    let SandboxCommand::Check { soffice } = command;
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let report = layra_rendering::check_sandbox(&program, soffice)?;
+    report.write(&mut std::io::stdout().lock())?;
+    Ok(if report.is_good() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -195,6 +211,11 @@ fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
         paced_embedder: None,
     };
     Ok(Common::new(settings, paths, stop_on_signals()?))
+}
+
+fn paced(milliseconds: Option<u32>, panics_at: Option<String>) -> Option<PacedEmbedder> {
+    let page = Duration::from_millis(milliseconds?.into());
+    Some(PacedEmbedder { page, panics_at })
 }
 
 /// The user in the name of a knowledge base, `{username}_{uuid}`.

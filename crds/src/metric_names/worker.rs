@@ -33,6 +33,8 @@ pub const STORE: &str = "store";
 
 /// Pages that became searchable.
 pub const PAGES: &str = "ingestion_pages_total";
+/// Pages that were skipped because they cannot be rendered or embedded, by [`REASON`].
+pub const PAGES_SKIPPED: &str = "ingestion_pages_skipped_total";
 /// Vectors written to Milvus.
 pub const VECTORS: &str = "ingestion_vectors_total";
 /// Attempts that failed because a server was unavailable, by [`STAGE`].
@@ -56,7 +58,7 @@ pub const KIND_FILE: &str = "file";
 pub const KIND_KNOWLEDGE_BASE: &str = "knowledge_base";
 /// Dead letters sent, by [`REASON`].
 pub const DEAD_LETTERS: &str = "ingestion_dead_letters_total";
-/// Label of [`DEAD_LETTERS`].
+/// Label of [`DEAD_LETTERS`] and [`PAGES_SKIPPED`].
 pub const REASON: &str = "reason";
 /// Foreign messages, by [`ACTION`].
 pub const FOREIGN_MESSAGES: &str = "ingestion_foreign_messages_total";
@@ -69,10 +71,16 @@ pub const ACTION_FORWARD: &str = "forward";
 
 /// Documents and page ranges in progress.
 pub const DOCUMENTS_IN_FLIGHT: &str = "ingestion_documents_in_flight";
-/// Seconds in which at least one document was in progress.
+/// Seconds in which at least one document was in progress, without those in which every one waited
+/// for a server.
 pub const BUSY_SECONDS: &str = "ingestion_busy_seconds_total";
-/// Seconds that the longest document or page range has taken so far.
+/// Seconds of work of the longest recent document or page range. Waits for servers, for the turn of
+/// a document and for memory that others use are not work. Halves every six hours without work as
+/// long.
 pub const LONGEST_WORK: &str = "ingestion_longest_work_seconds";
+/// Documents of the pipeline, in the ledger that all workers share, whose recheck is due or will be
+/// within 15 minutes.
+pub const OPEN_RECHECKS: &str = "ingestion_open_rechecks";
 /// 1 for each partition assigned to the worker, by [`TOPIC`] and [`PARTITION`].
 pub const PARTITION_ASSIGNED: &str = "ingestion_partition_assigned";
 /// Label of [`PARTITION_ASSIGNED`].

@@ -1,8 +1,9 @@
 //! `cargo faults`: ingests documents while processes and servers are killed, and counts the
 //! results.
 //!
-//! The last line reads `documents=N kills=K dead_lettered=D lost=L duplicated=U orphans=O`; the
-//! exit code is 0 only when the last three are 0.
+//! The last line reads `documents=N kills=K dead_lettered=D lost=0 duplicated=0 orphans=0
+//! wrong_letters=0 originals_lost=0`; the exit code is 0 only when the last five are 0 and no worker
+//! has exited by itself.
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use object_store::ObjectStore;
 
-use super::Sent;
+use super::documents::{Expected, Sent};
 use crate::audit::Audit;
 use crate::layra::User;
 use crate::stores::Stores;
@@ -29,6 +29,10 @@ pub struct Totals {
     pub duplicated: u64,
     /// Rows and objects that belong to no document.
     pub orphans: usize,
+    /// Documents with a dead letter that could be processed or were deleted.
+    pub wrong_letters: usize,
+    /// Originals that are gone although nobody deleted their document.
+    pub originals_lost: usize,
     /// Every broken invariant, in words.
     pub violations: Vec<String>,
 }
@@ -40,10 +44,16 @@ impl Totals {
         self.faults.values().sum()
     }
 
-    /// Whether nothing is lost, duplicated or orphaned.
+    /// Whether nothing is lost, duplicated, orphaned or wrongly rejected.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.lost == 0 && self.duplicated == 0 && self.orphans == 0 && self.violations.is_empty()
+        let counts = [
+            self.lost,
+            self.orphans,
+            self.wrong_letters,
+            self.originals_lost,
+        ];
+        counts == [0; 4] && self.duplicated == 0 && self.violations.is_empty()
     }
 }
 
@@ -61,12 +71,15 @@ impl fmt::Display for Totals {
         let dead: usize = self.dead_letters.values().sum();
         write!(
             f,
-            "documents={} kills={} dead_lettered={dead} lost={} duplicated={} orphans={}",
+            "documents={} kills={} dead_lettered={dead} lost={} duplicated={} orphans={} \
+             wrong_letters={} originals_lost={}",
             self.documents,
             self.kills(),
             self.lost,
             self.duplicated,
-            self.orphans
+            self.orphans,
+            self.wrong_letters,
+            self.originals_lost
         )
     }
 }
@@ -91,30 +104,40 @@ pub(super) async fn count(
         *totals.dead_letters.entry(reason.clone()).or_default() += 1;
     }
     let mut expected_rows = 0;
-    for Sent { upload, pages } in sent {
+    for Sent {
+        upload, expected, ..
+    } in sent
+    {
         let file = &upload.file_id;
         // MongoDB lists a page that another store lacks.
         let incomplete = audit.violations.iter().any(|text| {
             text.starts_with(file) && (text.contains("not in Milvus") || text.contains("no object"))
         });
         let found = audit.pages.get(file).copied();
-        match (pages, letters.get(file), found) {
-            (Some(pages), None, Some(found)) if *pages == found => {
+        match (expected, letters.get(file), found) {
+            (Expected::Pages(pages), None, Some(found)) if *pages == found => {
                 expected_rows += pages;
                 totals.lost += usize::from(incomplete);
             }
-            (Some(pages), None, found) => {
+            (Expected::Pages(pages), None, found) => {
                 totals.lost += 1;
                 totals.violations.push(format!(
                     "{file} has {} of {pages} pages and no dead letter",
                     found.unwrap_or_default()
                 ));
             }
-            (None, None, _) => {
+            (Expected::DeadLetter, None, _) => {
                 totals.lost += 1;
+                totals.violations.push(format!(
+                    "{file} ({}) cannot be processed and has no dead letter",
+                    upload.filename
+                ));
+            }
+            (Expected::Nothing, None, Some(found)) => {
+                totals.orphans += 1;
                 totals
                     .violations
-                    .push(format!("{file} cannot be processed and has no dead letter"));
+                    .push(format!("{file} was deleted and has {found} pages"));
             }
             (_, Some(reason), Some(_)) => {
                 totals.orphans += 1;
@@ -122,10 +145,13 @@ pub(super) async fn count(
                     "{file} is dead-lettered ({reason}) and also in the stores"
                 ));
             }
-            (Some(_), Some(reason), None) => totals
-                .violations
-                .push(format!("{file} is valid and dead-lettered: {reason}")),
-            (None, Some(_), None) => {}
+            (Expected::Pages(_) | Expected::Nothing, Some(reason), None) => {
+                totals.wrong_letters += 1;
+                totals.violations.push(format!(
+                    "{file} is valid or deleted, and dead-lettered: {reason}"
+                ));
+            }
+            (Expected::DeadLetter, Some(_), None) | (Expected::Nothing, None, None) => {}
         }
     }
     // Every page of these documents is one row.
@@ -139,14 +165,45 @@ pub(super) async fn count(
         .violations
         .iter()
         .filter(|text| text.contains("not in MongoDB"));
-    totals.orphans += orphans.count() + orphaned_objects(stores, user, sent).await?.len();
+    totals.orphans += orphans.count();
     totals.violations.extend(audit.violations);
+    let objects = objects(stores, user).await?;
+    for orphan in orphaned_objects(stores, user, sent, &objects).await? {
+        totals.orphans += 1;
+        totals
+            .violations
+            .push(format!("{orphan} belongs to no document"));
+    }
+    for Sent { upload, .. } in sent.iter().filter(|sent| !sent.is_deleted()) {
+        if !objects.contains(&upload.key) {
+            totals.originals_lost += 1;
+            totals.violations.push(format!(
+                "the original {} is gone and nobody deleted its document",
+                upload.key
+            ));
+        }
+    }
     Ok(totals)
 }
 
-/// Objects of the user that are neither an original nor a page image that MongoDB lists.
-async fn orphaned_objects(stores: &Stores, user: &User, sent: &[Sent]) -> Result<Vec<String>> {
-    let mut known: BTreeSet<String> = sent.iter().map(|sent| sent.upload.key.clone()).collect();
+/// Keys of the user's objects.
+async fn objects(stores: &Stores, user: &User) -> Result<BTreeSet<String>> {
+    let prefix = format!("{}_", user.name);
+    let objects: Vec<_> = stores.objects.list(None).try_collect().await?;
+    let keys = objects
+        .into_iter()
+        .map(|object| object.location.to_string());
+    Ok(keys.filter(|key| key.starts_with(&prefix)).collect())
+}
+
+/// Objects that are neither an original nor a page image that MongoDB lists.
+async fn orphaned_objects(
+    stores: &Stores,
+    user: &User,
+    sent: &[Sent],
+    objects: &BTreeSet<String>,
+) -> Result<Vec<String>> {
+    let mut known: BTreeSet<String> = sent.iter().flat_map(Sent::known_keys).collect();
     let files: Vec<Document> = stores
         .mongodb
         .collection::<Document>("files")
@@ -160,13 +217,7 @@ async fn orphaned_objects(stores: &Stores, user: &User, sent: &[Sent]) -> Result
             known.insert(image.get_str("minio_filename")?.to_owned());
         }
     }
-    let prefix = format!("{}_", user.name);
-    let objects: Vec<_> = stores.objects.list(None).try_collect().await?;
-    Ok(objects
-        .into_iter()
-        .map(|object| object.location.to_string())
-        .filter(|key| key.starts_with(&prefix) && !known.contains(key))
-        .collect())
+    Ok(objects.difference(&known).cloned().collect())
 }
 
 /// Reasons of the dead letters, by file.

@@ -217,6 +217,38 @@ impl<'a> Fleet<'a> {
         signal(pid, Signal::CONT)
     }
 
+    /// Stops a worker that has a renderer, with all its renderers, and resumes them after `time`,
+    /// as when the machine is suspended.
+    pub async fn stand_still(&self, time: Duration, random: &mut fastrand::Rng) -> Result<String> {
+        let deadline = Instant::now() + WORK_LIMIT;
+        while Instant::now() < deadline {
+            let index = random.usize(0..self.workers.len());
+            let worker = self.workers[index].child.id();
+            if children(worker).next().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            }
+            // The worker first: it must not see that its renderers stand still.
+            signal(worker, Signal::STOP)?;
+            let renderers: Vec<u32> = children(worker)
+                .map(|renderer| renderer.pid.cast_unsigned())
+                .collect();
+            for &renderer in &renderers {
+                let _ = signal(renderer, Signal::STOP);
+            }
+            tokio::time::sleep(time).await;
+            for &renderer in &renderers {
+                let _ = signal(renderer, Signal::CONT);
+            }
+            signal(worker, Signal::CONT)?;
+            let (count, seconds) = (renderers.len(), time.as_secs());
+            return Ok(format!(
+                "worker {index} and {count} renderers for {seconds} s"
+            ));
+        }
+        Ok("no renderer was found".to_owned())
+    }
+
     /// Terminates all workers and waits until they have exited.
     pub async fn stop(&mut self) -> Result<()> {
         for index in 0..self.workers.len() {

@@ -2,34 +2,39 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use layra_testbed::{Service, Testbed};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::documents::Sent;
 use super::fleet::{Fleet, signal};
 use super::kinds::Fault;
-use super::{SESSION_SECONDS, Sent};
+use super::{PAGE_SECONDS, SESSION_SECONDS};
 use crate::cluster::{Scene, eventually};
 use crate::layra::User;
-use crate::topics;
+use crate::stores::Stores;
+use crate::worker_cli::WorkerCli;
 
 /// Twice the session timeout: by then the group has reassigned the partitions.
 const PAST_SESSION: Duration = Duration::from_secs(2 * SESSION_SECONDS);
 /// The worker sets `max.poll.interval.ms` to six session timeouts.
 const PAST_POLL_INTERVAL: Duration = Duration::from_secs(6 * SESSION_SECONDS + 4);
+/// Longer than a page may take.
+const PAST_PAGE_LIMIT: Duration = Duration::from_secs(PAGE_SECONDS + 4);
 /// How long the disk is full, another member holds partitions, a server is frozen.
-const FAULT_TIME: Duration = Duration::from_secs(8);
+pub(super) const FAULT_TIME: Duration = Duration::from_secs(8);
 /// What a worker logs when Milvus throttles its writes.
 const THROTTLED: &str = "MilvusThrottled";
-/// Upper limit for added partitions: each takes a directory and open files of the broker.
-const MAX_PARTITIONS: u64 = 16;
 
 /// The system that faults are injected into.
 pub(super) struct Target<'a> {
     pub(super) testbed: &'a Testbed,
     pub(super) scene: &'a Scene,
+    pub(super) stores: &'a Stores,
+    /// The workers' configuration.
+    pub(super) cli: &'a WorkerCli,
     pub(super) user: &'a User,
     /// The pipeline's name.
     pub(super) name: String,
@@ -44,7 +49,7 @@ impl Target<'_> {
         &mut self,
         fault: Fault,
         fleet: &mut Fleet<'_>,
-        sent: &[Sent],
+        sent: &mut Vec<Sent>,
         random: &mut fastrand::Rng,
     ) -> Result<String> {
         let index = random.usize(0..fleet.size());
@@ -65,7 +70,11 @@ impl Target<'_> {
             }
             Fault::MovePartitions => self.move_partitions().await,
             Fault::AddPartitions => self.add_partitions().await,
+            Fault::StandStill => fleet.stand_still(PAST_PAGE_LIMIT, random).await,
+            Fault::ChangeConfiguration => self.change_configuration(fleet, sent, random).await,
             Fault::Duplicate => self.duplicate(sent, random).await,
+            Fault::DeleteAndUploadAgain => self.delete_and_upload_again(sent, random).await,
+            Fault::Redrive => self.redrive().await,
             Fault::FillDisk => fleet.fill_disks(FAULT_TIME).await,
             Fault::LimitMilvus => self.limit_milvus(fleet).await,
             Fault::Restart(service) => self.restart(service).await,
@@ -75,21 +84,14 @@ impl Target<'_> {
                 drop(frozen);
                 Ok(format!("for {} s", FAULT_TIME.as_secs()))
             }
+            Fault::SlowS3 => self.slow_s3().await,
+            Fault::LeaveFrozen => self.leave_frozen(random).await,
         }
     }
 
     async fn pause(&self, fleet: &Fleet<'_>, index: usize, time: Duration) -> Result<String> {
         fleet.pause(index, time).await?;
         Ok(format!("worker {index} for {} s", time.as_secs()))
-    }
-
-    async fn duplicate(&self, sent: &[Sent], random: &mut fastrand::Rng) -> Result<String> {
-        let count = 3.min(sent.len());
-        for _ in 0..count {
-            let again = &sent[random.usize(0..sent.len())];
-            self.user.send_task(&again.upload).await?;
-        }
-        Ok(format!("{count} tasks"))
     }
 
     async fn restart(&self, service: Service) -> Result<String> {
@@ -115,29 +117,6 @@ impl Target<'_> {
         .await?;
         signal(pid, rustix::process::Signal::KILL)?;
         Ok(format!("process {pid}"))
-    }
-
-    /// Raises the number of partitions by one, which the operator applies to both topics.
-    async fn add_partitions(&mut self) -> Result<String> {
-        let partitions = &mut self.pipeline["spec"]["source"]["kafka"]["partitions"];
-        let before = partitions.as_u64().context("partitions of the pipeline")?;
-        let after = (before + 1).min(MAX_PARTITIONS);
-        *partitions = json!(after);
-        self.scene.apply(&self.pipeline).await?;
-        let raised = [self.topic.clone(), format!("{}.ranges", self.topic)];
-        let servers = &self.testbed.endpoints().kafka;
-        // The operator may be down, and the kubelet may delay its restart for minutes.
-        eventually("the partitions", Duration::from_mins(6), async || {
-            for topic in &raised {
-                let found = topics::partitions(servers, topic)?.len();
-                if (found as u64) < after {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(()))
-        })
-        .await?;
-        Ok(format!("{before} to {after}"))
     }
 
     /// Adds a group member that is assigned partitions and consumes messages without processing
@@ -177,6 +156,33 @@ impl Target<'_> {
         Ok(format!(
             "{most} partitions, {taken} messages consumed and not processed"
         ))
+    }
+
+    /// Lets the S3 server run for a fifth of the time.
+    async fn slow_s3(&self) -> Result<String> {
+        let s3 = self.testbed.service(Service::S3)?;
+        let end = Instant::now() + 2 * FAULT_TIME;
+        while Instant::now() < end {
+            let frozen = s3.freeze()?;
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            drop(frozen);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(format!("for {} s", 2 * FAULT_TIME.as_secs()))
+    }
+
+    /// Freezes a server as a killed program leaves it, and then does what the next program does.
+    async fn leave_frozen(&self, random: &mut fastrand::Rng) -> Result<String> {
+        let service = Service::ALL[random.usize(0..Service::ALL.len())];
+        std::mem::forget(self.testbed.service(service)?.freeze()?);
+        tokio::time::sleep(FAULT_TIME).await;
+        let found = Testbed::obtain().await?;
+        ensure!(
+            !found.is_new(),
+            "the test-bed was replaced because {} was frozen",
+            service.name()
+        );
+        Ok(format!("{}, resumed by the next program", service.name()))
     }
 
     /// Restarts Milvus with a write limit, and later without.

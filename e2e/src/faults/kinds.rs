@@ -23,8 +23,17 @@ pub(super) enum Fault {
     MovePartitions,
     /// The pipeline is given more partitions, which the operator adds to the topics.
     AddPartitions,
+    /// A worker and its renderers stand still for longer than a page may take, as in a node that
+    /// is suspended.
+    StandStill,
+    /// The configuration is changed while page ranges wait, and the workers are restarted.
+    ChangeConfiguration,
     /// Tasks are sent again.
     Duplicate,
+    /// Documents are deleted, and some of them are uploaded again at once.
+    DeleteAndUploadAgain,
+    /// Dead letters are redriven while MongoDB does not answer.
+    Redrive,
     /// The disks of the workers' cache directories are full for some seconds.
     FillDisk,
     /// Milvus throttles all writes for some seconds.
@@ -33,6 +42,10 @@ pub(super) enum Fault {
     Restart(Service),
     /// A server is stopped with SIGSTOP, its connections open.
     Freeze(Service),
+    /// The S3 server runs for a fraction of the time.
+    SlowS3,
+    /// A server was left frozen by a program that was killed, and the next one finds it so.
+    LeaveFrozen,
 }
 
 impl fmt::Display for Fault {
@@ -50,11 +63,23 @@ impl fmt::Display for Fault {
                 f.write_str("partitions are assigned to another member and back")
             }
             Self::AddPartitions => f.write_str("partitions are added"),
+            Self::StandStill => {
+                f.write_str("a worker and its renderers are stopped past the page time limit")
+            }
+            Self::ChangeConfiguration => {
+                f.write_str("the configuration is changed while ranges wait")
+            }
             Self::Duplicate => f.write_str("tasks are sent again"),
+            Self::DeleteAndUploadAgain => {
+                f.write_str("documents are deleted, and half of them uploaded again")
+            }
+            Self::Redrive => f.write_str("dead letters are redriven while MongoDB is frozen"),
             Self::FillDisk => f.write_str("the disks of the workers' caches are full"),
             Self::LimitMilvus => f.write_str("Milvus throttles writes"),
             Self::Restart(service) => write!(f, "{} is restarted", service.name()),
             Self::Freeze(service) => write!(f, "{} is frozen", service.name()),
+            Self::SlowS3 => f.write_str("S3 is slow"),
+            Self::LeaveFrozen => f.write_str("a killed run has left a server frozen"),
         }
     }
 }
@@ -62,7 +87,10 @@ impl fmt::Display for Fault {
 impl Fault {
     /// Whether only a worker that starts a new document notices it.
     pub(super) fn needs_new_work(self) -> bool {
-        matches!(self, Self::FillDisk | Self::LimitMilvus)
+        matches!(
+            self,
+            Self::FillDisk | Self::LimitMilvus | Self::StandStill | Self::SlowS3
+        )
     }
 }
 
@@ -90,6 +118,7 @@ impl Deck {
                 Fault::TerminateWorker,
                 Fault::PauseWorker,
                 Fault::Duplicate,
+                Fault::DeleteAndUploadAgain,
             ]);
             random.shuffle(&mut self.cards);
         }
@@ -107,9 +136,15 @@ fn kinds() -> Vec<Fault> {
         Fault::PauseWorkerPastPollInterval,
         Fault::MovePartitions,
         Fault::AddPartitions,
+        Fault::StandStill,
+        Fault::ChangeConfiguration,
         Fault::Duplicate,
+        Fault::DeleteAndUploadAgain,
+        Fault::Redrive,
         Fault::FillDisk,
         Fault::LimitMilvus,
+        Fault::SlowS3,
+        Fault::LeaveFrozen,
     ];
     kinds.extend(Service::ALL.map(Fault::Restart));
     kinds.extend(Service::ALL.map(Fault::Freeze));
@@ -117,7 +152,7 @@ fn kinds() -> Vec<Fault> {
 }
 
 /// Number of kinds: a run with this many faults has injected each of them.
-pub const KINDS: usize = 11 + 2 * Service::ALL.len();
+pub const KINDS: usize = 17 + 2 * Service::ALL.len();
 
 #[cfg(test)]
 mod tests {

@@ -2,25 +2,28 @@
 //! afterwards everything is counted in the stores and the topics themselves.
 
 mod count;
+mod documents;
 pub mod fleet;
 mod inject;
 mod kinds;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use layra_testbed::Testbed;
+use milvus::v2::prelude::ListCollectionsRequest;
 use serde_json::json;
 
 use crate::cluster::{Scene, eventually};
-use crate::layra::{Upload, User, random_id};
-use crate::pdf;
+use crate::layra::{User, random_id};
 use crate::stores::Stores;
 use crate::topics::lag;
 use crate::worker_cli::WorkerCli;
 
 pub use count::Totals;
+use documents::{Sent, send_more};
 use fleet::Fleet;
 use inject::Target;
 use kinds::Deck;
@@ -30,8 +33,12 @@ pub use kinds::KINDS;
 pub const RANGE_PAGES: u32 = 8;
 /// The workers' session timeout: a worker that is stopped for longer loses its partitions.
 const SESSION_SECONDS: u64 = 6;
+/// Time limit of a page, in CPU seconds: shorter than the time for which workers stand still.
+const PAGE_SECONDS: u64 = 10;
 /// Documents that are sent just before a fault that only new documents notice.
 const NEW_DOCUMENTS: usize = 6;
+/// Most collections that Milvus may have at the start of a run.
+const MAX_COLLECTIONS: usize = 10;
 /// How long processing may take after the last fault.
 const SETTLE_LIMIT: Duration = Duration::from_mins(20);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -49,13 +56,6 @@ pub struct FaultPlan {
     pub workers: usize,
 }
 
-/// A document that was sent, with the expected result.
-struct Sent {
-    upload: Upload,
-    /// Pages that must be searchable; none for a document that cannot be processed.
-    pages: Option<u64>,
-}
-
 /// Carries out the plan in a namespace with an operator, and counts the results.
 pub async fn run(
     testbed: &Testbed,
@@ -63,13 +63,17 @@ pub async fn run(
     stores: &Stores,
     plan: FaultPlan,
 ) -> Result<Totals> {
+    refuse_many_collections(stores).await?;
     let mut random = fastrand::Rng::with_seed(plan.seed);
     let id = random_id();
     let name = format!("faults-{}", &id[..6]);
     let topic = format!("{name}-tasks");
     // The operator creates the topics. The workers are child processes, so that they can be killed.
     let patch = json!({"spec": {
-        "documents": {"rangePages": RANGE_PAGES},
+        "documents": {
+            "rangePages": RANGE_PAGES,
+            "render": {"timeoutSeconds": PAGE_SECONDS},
+        },
         "source": {"kafka": {"sessionTimeoutSeconds": SESSION_SECONDS}},
         "scaling": {"mode": "Manual", "replicas": 0},
     }});
@@ -84,6 +88,8 @@ pub async fn run(
     let mut target = Target {
         testbed,
         scene,
+        stores,
+        cli: &cli,
         user: &user,
         name: name.clone(),
         pipeline,
@@ -96,6 +102,19 @@ pub async fn run(
         eprintln!("{}", fleet.logs());
     }
     totals
+}
+
+/// Milvus 2.3.5 itself loses rows when it is killed with many collections.
+async fn refuse_many_collections(stores: &Stores) -> Result<()> {
+    let request = ListCollectionsRequest::builder().build()?;
+    let collections = stores.milvus.list_collections(request).await?;
+    let count = collections.collection_names().len();
+    ensure!(
+        count <= MAX_COLLECTIONS,
+        "Milvus has {count} collections, and loses acknowledged rows when it is killed with more than \
+         some tens (docs/testbed.md): run `cargo testbed down` first"
+    );
+    Ok(())
 }
 
 /// Sends documents, injects faults, waits until everything is processed, and counts.
@@ -128,7 +147,7 @@ async fn carry_out(
                 send_more(user, &mut sent, more, random).await?;
             }
             let kind = fault.to_string();
-            let seen = target.inject(fault, fleet, &sent, random).await;
+            let seen = target.inject(fault, fleet, &mut sent, random).await;
             log(&format!("{kind}: {}", seen.with_context(|| kind.clone())?));
             *faults.entry(kind).or_default() += 1;
             injected += 1;
@@ -181,42 +200,4 @@ async fn settle(
         },
     )
     .await
-}
-
-async fn send_more(
-    user: &User,
-    sent: &mut Vec<Sent>,
-    count: usize,
-    random: &mut fastrand::Rng,
-) -> Result<()> {
-    for _ in 0..count {
-        let number = sent.len();
-        let document = send(user, number, random).await;
-        sent.push(document.with_context(|| format!("sending document {number}"))?);
-    }
-    Ok(())
-}
-
-/// Sends a document: most are short, some are split, some cannot be processed.
-async fn send(user: &User, number: usize, random: &mut fastrand::Rng) -> Result<Sent> {
-    let kind = random.u32(0..100);
-    let count = match kind {
-        0..3 => 0,
-        3..90 => random.usize(1..4),
-        90..98 => random.usize(5..20),
-        _ => random.usize(30..60),
-    };
-    let texts: Vec<String> = (0..count)
-        .map(|page| format!("Document {number}, page {page}: {}.", random.u64(..)))
-        .collect();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let (content, pages) = if count == 0 {
-        (b"%PDF-1.7 and nothing else".to_vec(), None)
-    } else {
-        (pdf::with_pages(&texts), Some(count as u64))
-    };
-    let upload = user
-        .upload_bytes(&format!("document-{number}.pdf"), content)
-        .await?;
-    Ok(Sent { upload, pages })
 }

@@ -96,13 +96,18 @@ impl std::fmt::Debug for S3Endpoint {
 
 impl Testbed {
     /// Returns the servers that the environment names, else the running test-bed, else a new one.
-    /// The remains of a killed run or of a reboot are removed first.
+    /// The remains of a killed run or of a reboot are removed first, and servers that it has left
+    /// frozen are resumed.
     pub async fn obtain() -> Result<Self> {
         let settings = Settings::from_env()?;
         if let Some(external) = Self::external(&settings)? {
             return Ok(external);
         }
         let _lock = bed_lock(&settings).await?;
+        // A killed fault run may have left a server frozen.
+        for service in Service::ALL {
+            Daemon::new(&settings, service.name()).send(Signal::Thaw)?;
+        }
         let is_new = !is_healthy(&settings).await;
         if is_new {
             prerequisites::check(Purpose::Servers)?;

@@ -80,6 +80,9 @@ async fn the_charts_role_suffices_to_explain_and_to_run_worker_commands() -> Res
 
         let redriven = run(&["redrive", "--dry-run"]).await?;
         ensure!(redriven.status.success(), "{redriven:?}");
+        // In an ordinary container.
+        let checked = run(&["sandbox", "check"]).await?;
+        ensure!(checked.status.success(), "{checked:?}");
         let failed = run(&["search", question, "--knowledge-base", "nobody_nothing"]).await?;
         ensure!(failed.status.code() == Some(1), "{failed:?}");
         let log = String::from_utf8_lossy(&failed.stdout);

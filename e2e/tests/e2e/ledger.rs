@@ -202,7 +202,10 @@ async fn a_dead_letter_is_redriven_once_after_its_cause_is_fixed() -> Result<()>
 #[tokio::test]
 async fn a_document_that_kills_workers_is_dead_lettered_and_others_are_processed() -> Result<()> {
     on_stage("poison", async |stage| {
-        let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        let patch = json!({"spec": {
+            "documents": {"render": {"onBadPage": "Fail"}},
+            "scaling": {"mode": "Manual", "replicas": 0},
+        }});
         stage.apply_until_ready(&patch).await?;
         let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
         // Slow, so that each attempt is still in progress when the test notices and kills it.
@@ -300,6 +303,13 @@ async fn the_task_of_an_orphaned_document_is_sent_again() -> Result<()> {
         .await?;
         let tasks = stage.records(&stage.topic())?;
         ensure!(tasks.len() == 2, "the task is sent again once: {tasks:#?}");
+        let mut tasks = tasks.iter();
+        let again = tasks.find(|task| task.value.contains(&orphan.file_id));
+        let again = again.context("the task of the orphan")?;
+        // The entry is a copy of the first one's.
+        let origin = again.header("layra-request-origin").unwrap_or_default();
+        ensure!(origin.starts_with(&stage.topic()), "{again:?}");
+        ensure!(again.header("layra-request-at").is_some(), "{again:?}");
         Ok(())
     })
     .await
@@ -309,7 +319,10 @@ async fn the_task_of_an_orphaned_document_is_sent_again() -> Result<()> {
 async fn a_document_whose_renderers_are_killed_is_dead_lettered_and_the_worker_survives()
 -> Result<()> {
     on_stage("deadly", async |stage| {
-        let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        let patch = json!({"spec": {
+            "documents": {"render": {"onBadPage": "Fail"}},
+            "scaling": {"mode": "Manual", "replicas": 0},
+        }});
         stage.apply_until_ready(&patch).await?;
         let user = stage.user().await?;
         let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;

@@ -6,8 +6,11 @@
 //! `cargo measure`.
 
 mod api;
+mod bad_pages;
 mod cli;
 mod contradictions;
+mod deaths;
+mod deletions;
 mod documents;
 mod ledger;
 mod lifecycle;

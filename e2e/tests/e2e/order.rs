@@ -17,7 +17,7 @@ use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-async fn entry(stage: &Stage, file_id: &str) -> Result<Option<Document>> {
+pub async fn entry(stage: &Stage, file_id: &str) -> Result<Option<Document>> {
     Ok(stage
         .stores
         .mongodb
@@ -27,7 +27,7 @@ async fn entry(stage: &Stage, file_id: &str) -> Result<Option<Document>> {
 }
 
 /// Waits until the ledger has a document in this state.
-async fn wait_state(stage: &Stage, file_id: &str, expected: &str) -> Result<Document> {
+pub async fn wait_state(stage: &Stage, file_id: &str, expected: &str) -> Result<Document> {
     eventually(&format!("the state {expected}"), MINUTE, async || {
         let entry = entry(stage, file_id).await?;
         Ok(entry.filter(|entry| entry.get_str("state").ok() == Some(expected)))
@@ -36,7 +36,7 @@ async fn wait_state(stage: &Stage, file_id: &str, expected: &str) -> Result<Docu
 }
 
 /// A pipeline whose workers the test starts itself.
-async fn without_workers(stage: &Stage) -> Result<()> {
+pub async fn without_workers(stage: &Stage) -> Result<()> {
     let patch = json!({"spec": {
         "source": {"kafka": {"sessionTimeoutSeconds": 6}},
         "documents": {"rangePages": 2},
@@ -46,13 +46,13 @@ async fn without_workers(stage: &Stage) -> Result<()> {
 }
 
 /// A worker that needs this number of milliseconds for a page.
-async fn paced(stage: &Stage, milliseconds: &str) -> Result<WorkerCli> {
+pub async fn paced(stage: &Stage, milliseconds: &str) -> Result<WorkerCli> {
     let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
     Ok(cli.with_arguments(&["--benchmark-paced-embedder-ms", milliseconds]))
 }
 
 /// Changes every value of a key in a worker's configuration.
-fn configure(cli: &WorkerCli, key: &str, value: u32) -> Result<()> {
+pub fn configure(cli: &WorkerCli, key: &str, value: u32) -> Result<()> {
     let path = cli.directory().join("worker.yaml");
     let key = format!("{key}: ");
     let mut changed = 0;

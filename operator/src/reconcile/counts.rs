@@ -128,6 +128,7 @@ mod tests {
             longest_work_seconds: 12.25,
             documents_in_flight: 3,
             partitions: vec![partition("tasks", 2), partition("tasks.ranges", 0)],
+            ..WorkerCounts::default()
         }
     }
 

@@ -1,6 +1,6 @@
-//! For benchmarks only: an embedder that sleeps for a fixed time for each page instead of
-//! computing. It stands for a GPU while the rest of the pipeline is measured. Its vectors are
-//! meaningless.
+//! For benchmarks and tests only: an embedder that sleeps for a fixed time for each page instead of
+//! computing. It stands for a GPU while the rest of the pipeline is measured or tested. Its vectors
+//! are meaningless.
 
 use std::time::Duration;
 
@@ -13,16 +13,30 @@ const DIMENSIONS: usize = 128;
 /// Pages of a batch.
 const BATCH: usize = 8;
 
-/// For benchmarks only: sleeps for a fixed time for each page.
+/// For benchmarks and tests only: sleeps for a fixed time for each page.
 pub struct Paced {
     page: Duration,
+    panics_at: Option<String>,
 }
 
 impl Paced {
     /// Creates an embedder that sleeps for `page` for each page.
     #[must_use]
     pub fn new(page: Duration) -> Self {
-        Self { page }
+        Self {
+            page,
+            panics_at: None,
+        }
+    }
+
+    /// For tests only: the computation of a page that contains `text` panics, as a fault of a model
+    /// would.
+    #[must_use]
+    pub fn panicking_at(self, text: Option<String>) -> Self {
+        Self {
+            panics_at: text,
+            ..self
+        }
     }
 }
 
@@ -39,21 +53,31 @@ impl Embedder for Paced {
         BATCH
     }
 
-    fn prepare(&self, _page: &PageInput<'_>) -> Result<Prepared, EmbedError> {
+    fn prepare(&self, page: &PageInput<'_>) -> Result<Prepared, EmbedError> {
+        let panics_at = self.panics_at.as_deref();
+        let panics = panics_at.is_some_and(|text| page.text.contains(text));
+        // A passage marks the page.
+        let passages = if panics { vec![Vec::new()] } else { Vec::new() };
         Ok(Prepared {
             tokens: 1,
-            content: PreparedContent::Passages(Vec::new()),
+            content: PreparedContent::Passages(passages),
         })
     }
 
     fn upload(&self, pages: &[&Prepared]) -> Result<Batch, EmbedError> {
+        let passages = pages.iter().filter_map(|page| page.passages());
         Ok(Batch {
             pages: pages.len(),
-            content: BatchContent::Passages(Vec::new()),
+            content: BatchContent::Passages(passages.map(<[_]>::to_vec).collect()),
         })
     }
 
     fn forward(&self, batch: Batch) -> Result<Vec<MultiVector>, EmbedError> {
+        let mut pages = batch.passages().unwrap_or_default().iter();
+        assert!(
+            pages.all(Vec::is_empty),
+            "a page of a test makes this panic"
+        );
         let pages = u32::try_from(batch.pages).unwrap_or(u32::MAX);
         std::thread::sleep(self.page * pages);
         Ok((0..batch.pages).map(|_| vector()).collect())
@@ -69,4 +93,24 @@ fn vector() -> MultiVector {
     let mut values = vec![0.0; DIMENSIONS];
     values[0] = 1.0;
     MultiVector::new(DIMENSIONS, values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compute(model: &Paced, text: &str) -> usize {
+        let page = PageInput { text, pixels: None };
+        let page = model.prepare(&page).unwrap();
+        let batch = model.upload(&[&page, &page]).unwrap();
+        model.forward(batch).unwrap().len()
+    }
+
+    #[test]
+    fn only_the_computation_of_the_given_text_panics() {
+        let model = Paced::new(Duration::ZERO).panicking_at(Some("bad".to_owned()));
+        assert_eq!(compute(&model, "a good page"), 2);
+        let computed = std::panic::catch_unwind(|| compute(&model, "a bad page"));
+        assert!(computed.is_err());
+    }
 }

@@ -10,7 +10,7 @@ use clap::Parser;
 use futures::{StreamExt, TryStreamExt};
 use layra_rendering::{
     Document, ImageFormat, PageRequest, RenderOptions, RenderedPage, Renderer, Resolution, SOFFICE,
-    encode_png,
+    SandboxPolicy, encode_png,
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -101,6 +101,7 @@ async fn run(args: &Arguments) -> anyhow::Result<()> {
         soffice: args.soffice.clone(),
         scratch: std::env::temp_dir(),
         office_timeout: Duration::from_mins(1),
+        sandbox: SandboxPolicy::BestEffort,
     });
     if let Some(directory) = &args.output {
         std::fs::create_dir_all(directory)?;

@@ -27,7 +27,7 @@ pub fn main() -> ExitCode {
     sandbox::close_inherited_descriptors();
     let arguments: Vec<String> = std::env::args().skip(2).collect();
     let result = match arguments.split_first() {
-        Some((word, rest)) if word == "try" => trial::run(rest),
+        Some((word, rest)) if word == "try" => sandbox::prepare().and_then(|()| trial::run(rest)),
         _ => serve(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()),
     };
     match result {
@@ -40,11 +40,15 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> {
+    let prepared = sandbox::prepare();
     let open = match read_request(input)? {
         None => return Ok(()),
         Some(Request::Open(open)) => open,
         Some(Request::Render(_)) => return Err(std::io::Error::other("no document is open")),
     };
+    if let Err(error) = prepared {
+        return write_reply(output, &Reply::Failed(not_confined(&error)));
+    }
     let document = Path::new(OsStr::from_bytes(&open.document));
     match sniff(document) {
         Err(error) => write_reply(output, &Reply::Failed(error)),
@@ -93,15 +97,18 @@ fn inspect(document: &Path, container: Container) -> Result<OfficeDocument, Rend
 /// Enters the sandbox and tells the worker. Returns whether the document may be opened.
 fn confine(document: &Path, open: &OpenRequest, output: &mut impl Write) -> std::io::Result<bool> {
     let gaps = sandbox::confine(document, open.memory_limit_bytes);
-    let reply = match gaps.and_then(|gaps| sandbox::allow_cpu(open.page_timeout).map(|()| gaps)) {
-        Ok(sandbox_gaps) => Reply::Confined { sandbox_gaps },
-        Err(error) => {
-            let message = format!("the sandbox cannot be set up: {error}");
-            Reply::Failed(RenderError::Unavailable(message))
-        }
+    let gaps = gaps.and_then(|gaps| sandbox::allow_cpu(open.page_timeout).map(|()| gaps));
+    let reply = match gaps.map(|gaps| gaps.accepted_by(open.sandbox)) {
+        Ok(Ok(sandbox_gaps)) => Reply::Confined { sandbox_gaps },
+        Ok(Err(refusal)) => Reply::Failed(RenderError::SandboxUnavailable(refusal)),
+        Err(error) => Reply::Failed(not_confined(&error)),
     };
     write_reply(output, &reply)?;
     Ok(matches!(reply, Reply::Confined { .. }))
+}
+
+fn not_confined(error: &std::io::Error) -> RenderError {
+    RenderError::SandboxUnavailable(format!("the sandbox cannot be set up: {error}"))
 }
 
 fn serve_pages(

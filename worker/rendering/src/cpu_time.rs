@@ -10,6 +10,8 @@ use super::RenderError;
 
 /// Parts into which a time limit is divided.
 const STEPS: u32 = 30;
+/// How often the CPU time of a process is read that cannot be asked after its end.
+const SAMPLE: Duration = Duration::from_secs(1);
 
 /// The result of `work`, or `None` after `limit`. If this process stands still (a frozen container,
 /// a machine that moves), that counts as one thirtieth of the limit, however long it takes.
@@ -23,7 +25,26 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) ->
     None
 }
 
-/// CPU time of a process so far. `None` if it is gone.
+/// The result of `work`. Meanwhile `used` follows the CPU time of a process, which nobody can read
+/// any more once `work` has waited for its end.
+pub(super) async fn sampled<T>(
+    process: Option<u32>,
+    used: &mut Duration,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    loop {
+        if let Ok(done) = timeout(SAMPLE, &mut work).await {
+            return done;
+        }
+        *used = process
+            .and_then(of_process)
+            .map_or(*used, |now| now.max(*used));
+    }
+}
+
+/// CPU time of a process so far, also between its end and the call that waits for it. `None` if it
+/// is gone.
 pub(super) fn of_process(process: u32) -> Option<Duration> {
     let state = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let ticks = used_ticks(&state)?;
@@ -70,6 +91,24 @@ mod tests {
         assert_eq!(used_ticks("7 (cut"), None);
         assert!(of_process(std::process::id()).is_some());
         assert_eq!(of_process(u32::MAX), None);
+    }
+
+    #[tokio::test]
+    async fn the_cpu_time_of_a_process_is_followed_to_its_end() {
+        let mut busy = tokio::process::Command::new("sh")
+            .args(["-c", "while :; do :; done"])
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let process = busy.id();
+        let mut used = Duration::ZERO;
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            busy.kill().await.unwrap();
+        };
+        sampled(process, &mut used, end).await;
+        assert_eq!(process.and_then(of_process), None);
+        assert!(used > Duration::from_millis(100), "{used:?}");
     }
 
     #[test]

@@ -33,8 +33,9 @@ pub enum RenderError {
         limit: u32,
     },
 
-    /// An image with more pixels than can be decoded safely.
-    #[error("the image is too large: {0}")]
+    /// An image with more pixels than can be decoded safely, or an office document that unpacks or
+    /// converts to more than is allowed.
+    #[error("the document is too large: {0}")]
     TooLarge(String),
 
     /// Neither a PDF nor an image of a known format.
@@ -70,6 +71,10 @@ pub enum RenderError {
     /// The file cannot be read.
     #[error("the file cannot be read: {0}")]
     Io(String),
+
+    /// The sandbox cannot be set up on this node, or lacks a layer that is required.
+    #[error("documents cannot be opened safely: {0}")]
+    SandboxUnavailable(String),
 
     /// Opening the document or rendering one page took too long; the renderer was killed.
     #[error("rendering timed out after {} s", limit.as_secs_f32())]
@@ -144,6 +149,7 @@ impl RenderError {
             Self::Killed { .. } | Self::ReadRefuted(_) => "RendererKilled",
             Self::Stalled { .. } => "RendererStalled",
             Self::Unavailable(_) | Self::NoResources(_) => "RendererUnavailable",
+            Self::SandboxUnavailable(_) => "SandboxUnavailable",
             Self::Io(_) => "Io",
         }
     }
@@ -169,6 +175,7 @@ impl RenderError {
             | Self::ReadRefuted(_)
             | Self::NoResources(_)
             | Self::Unavailable(_)
+            | Self::SandboxUnavailable(_)
             | Self::Io(_) => false,
         }
     }
@@ -182,6 +189,7 @@ impl RenderError {
             | Self::ReadRefuted(_)
             | Self::NoResources(_)
             | Self::Unavailable(_)
+            | Self::SandboxUnavailable(_)
             | Self::Io(_) => self,
             Self::OutOfMemory => Self::NoResources("the renderer ran out of memory".to_owned()),
             Self::TimedOut { limit } => Self::Stalled { limit, used: limit },
@@ -197,6 +205,7 @@ impl RenderError {
         | Self::Unsupported(detail)
         | Self::DamagedPage { detail, .. }
         | Self::Unavailable(detail)
+        | Self::SandboxUnavailable(detail)
         | Self::Io(detail) = &mut self
         {
             detail.truncate(detail.floor_char_boundary(limit));

@@ -10,12 +10,14 @@ mod geometry;
 mod memory;
 mod office;
 mod office_format;
+mod office_watch;
 mod page_source;
 mod pdf;
 mod process;
 mod protocol;
 mod raster;
 mod sandbox;
+mod sandbox_check;
 mod self_test;
 mod source;
 mod tiff_pages;
@@ -40,6 +42,8 @@ pub use office::PREFIX as OFFICE_PREFIX;
 use office::{Conversions, Converted};
 use process::RenderProcess;
 use protocol::{OpenRequest, Reply, Request};
+pub use sandbox::{SandboxPolicy, hide_memory};
+pub use sandbox_check::{SandboxReport, check_sandbox};
 
 /// Programs, libraries and limits of rendering.
 #[derive(Clone, Debug)]
@@ -65,6 +69,8 @@ pub struct RenderOptions {
     pub scratch: PathBuf,
     /// Time limit for the conversion of an office document.
     pub office_timeout: Duration,
+    /// Whether documents may be opened where the kernel lacks a layer of the sandbox.
+    pub sandbox: SandboxPolicy,
 }
 
 /// Path of LibreOffice in Debian's packages.
@@ -90,7 +96,8 @@ pub struct Renderer {
 /// What a document turned out to be.
 enum Opened {
     Document(Box<RenderProcess>, u32),
-    Office(office_format::OfficeDocument),
+    /// With the CPU time that was used to find that out.
+    Office(office_format::OfficeDocument, Duration),
 }
 
 impl Renderer {
@@ -128,13 +135,15 @@ impl Renderer {
     ) -> Result<Document, RenderError> {
         let core = permit(&self.cores).await?;
         let file = std::path::absolute(file).map_err(|error| RenderError::Io(error.to_string()))?;
+        let mut charged = Duration::ZERO;
         let (process, pages, converted) = match self.start(&file).await? {
             Opened::Document(process, pages) => (process, pages, None),
-            Opened::Office(found) => {
+            Opened::Office(found, used) => {
                 let converted = self.conversions.get(&self.options, &file, found).await?;
+                charged += used + converted.take_used();
                 match self.start(&converted.path()).await? {
                     Opened::Document(process, pages) => (process, pages, Some(converted)),
-                    Opened::Office(_) => {
+                    Opened::Office(..) => {
                         return Err(unexpected("the converted PDF is an office document"));
                     }
                 }
@@ -142,6 +151,7 @@ impl Renderer {
         };
         drop(core);
         Ok(Document {
+            charged: charged + process.charged(),
             state: State::Open(process),
             file: converted.as_ref().map_or(file, Converted::path),
             pages,
@@ -161,6 +171,7 @@ impl Renderer {
             max_pages: options.max_pages,
             memory_limit_bytes: options.memory_limit_bytes,
             page_timeout: options.page_timeout,
+            sandbox: options.sandbox,
         });
         let confined = process.exchange(&request, options.page_timeout).await;
         match confined.map_err(RenderError::before_the_document)? {
@@ -174,7 +185,7 @@ impl Renderer {
                 Ok(Opened::Document(Box::new(process), pages))
             }
             Reply::Opened { .. } => Err(unexpected("a number of pages outside the limits")),
-            Reply::Office(found) => Ok(Opened::Office(found)),
+            Reply::Office(found) => Ok(Opened::Office(found, process.charged())),
             Reply::Failed(error) => {
                 process.kill().await;
                 Err(believable(error, file).await)
@@ -200,7 +211,9 @@ async fn believable(error: RenderError, file: &Path) -> RenderError {
                 _ => RenderError::ReadRefuted(reported),
             }
         }
-        RenderError::Unavailable(_) | RenderError::NoSuchPage { .. } => {
+        RenderError::Unavailable(_)
+        | RenderError::SandboxUnavailable(_)
+        | RenderError::NoSuchPage { .. } => {
             unexpected(&format!("an error that cannot be: {error}"))
         }
         other => other,
@@ -229,6 +242,8 @@ fn log_once(sandbox_gaps: &str) {
 #[derive(Debug)]
 pub struct Document {
     state: State,
+    /// CPU time since the last call of `take_charged`.
+    charged: Duration,
     /// What the renderer reads.
     file: PathBuf,
     pages: u32,
@@ -262,9 +277,35 @@ impl Document {
         }
     }
 
+    /// Whether further pages can be rendered.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// CPU time for reading, converting and rendering the document since the last call. A page that
+    /// exceeded the time limit counts with the whole limit, whether the time was used or not.
+    pub fn take_charged(&mut self) -> Duration {
+        std::mem::take(&mut self.charged)
+    }
+
     /// Renders one page. After an error that concerns only this page, others can still be rendered;
     /// after any other error, all further calls return the same error.
     pub async fn render(&mut self, request: PageRequest) -> Result<RenderedPage, RenderError> {
+        let (page, ()) = self.render_into(request, |_| async {}).await?;
+        Ok(page)
+    }
+
+    /// Renders one page. Before the page leaves the renderer's memory, waits for `room` for its
+    /// bytes in this process, without a time limit. Returns the page and the room.
+    pub async fn render_into<Room, Waiting>(
+        &mut self,
+        request: PageRequest,
+        room: impl FnOnce(usize) -> Waiting,
+    ) -> Result<(RenderedPage, Room), RenderError>
+    where
+        Waiting: Future<Output = Room>,
+    {
         if request.page >= self.pages {
             return Err(RenderError::NoSuchPage {
                 page: request.page,
@@ -276,17 +317,25 @@ impl Document {
             State::Open(process) => process,
             State::Broken(error) => return Err(error.clone()),
         };
-        let broken = match process
-            .exchange(&Request::Render(request), self.page_timeout)
-            .await
-        {
-            Ok(Reply::Page(page)) if page.answers(&request) => return Ok(page),
-            Ok(Reply::Page(_)) => unexpected("a page that was not requested"),
-            Ok(Reply::Failed(error)) => match believable(error, &self.file).await {
+        let before = process.charged();
+        let (asked, limit) = (Request::Render(request), self.page_timeout);
+        let reply = match process.ask(Some(&asked), limit).await {
+            Ok(bytes) => {
+                let room = room(bytes as usize).await;
+                let reply = process.receive(bytes, limit).await;
+                reply.map(|reply| (reply, room))
+            }
+            Err(error) => Err(error),
+        };
+        self.charged += process.charged().saturating_sub(before);
+        let broken = match reply {
+            Ok((Reply::Page(page), room)) if page.answers(&request) => return Ok((page, room)),
+            Ok((Reply::Page(_), _)) => unexpected("a page that was not requested"),
+            Ok((Reply::Failed(error), _)) => match believable(error, &self.file).await {
                 lie @ (RenderError::GarbledAnswer(_) | RenderError::ReadRefuted(_)) => lie,
                 error => return Err(error),
             },
-            Ok(Reply::Confined { .. } | Reply::Opened { .. } | Reply::Office(_)) => {
+            Ok((Reply::Confined { .. } | Reply::Opened { .. } | Reply::Office(_), _)) => {
                 unexpected("a second reply to opening the document")
             }
             Err(error) => error,

@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 
 use super::office_format::OfficeDocument;
 use super::process::{exit_cause, not_started, read_tail};
-use super::{RenderError, RenderOptions, cpu_time};
+use super::{RenderError, RenderOptions, cpu_time, office_child, office_watch};
 
 /// Prefix of the names of conversion directories.
 pub const PREFIX: &str = "office-";
@@ -39,19 +41,35 @@ const PROFILE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 
 /// A converted document, removed when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub(super) struct Converted(Arc<OnceCell<TempDir>>);
+pub(super) struct Converted(Arc<OnceCell<Conversion>>);
+
+#[derive(Debug)]
+struct Conversion {
+    directory: TempDir,
+    /// CPU time of LibreOffice, until somebody has been charged with it.
+    used: Mutex<Duration>,
+}
 
 impl Converted {
     /// Path of the PDF.
     pub(super) fn path(&self) -> PathBuf {
-        let directory = self.0.get().expect("it is returned after the conversion");
-        directory.path().join(RESULT)
+        self.conversion().directory.path().join(RESULT)
+    }
+
+    /// CPU time of the conversion. Only the first caller gets it.
+    pub(super) fn take_used(&self) -> Duration {
+        let used = self.conversion().used.lock();
+        std::mem::take(&mut used.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn conversion(&self) -> &Conversion {
+        self.0.get().expect("it is returned after the conversion")
     }
 }
 
 /// Conversions that are in use. Page ranges of the same document share one.
 #[derive(Debug, Default)]
-pub(super) struct Conversions(Mutex<HashMap<PathBuf, Weak<OnceCell<TempDir>>>>);
+pub(super) struct Conversions(Mutex<HashMap<PathBuf, Weak<OnceCell<Conversion>>>>);
 
 impl Conversions {
     /// Converts the document at `file`, or returns a conversion of it that is in use.
@@ -62,12 +80,12 @@ impl Conversions {
         document: OfficeDocument,
     ) -> Result<Converted, RenderError> {
         let cell = self.cell(file);
-        cell.get_or_try_init(|| convert(options, file, document))
+        cell.get_or_try_init(|| Box::pin(convert(options, file, document)))
             .await?;
         Ok(Converted(cell))
     }
 
-    fn cell(&self, file: &Path) -> Arc<OnceCell<TempDir>> {
+    fn cell(&self, file: &Path) -> Arc<OnceCell<Conversion>> {
         let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         cells.retain(|_, cell| cell.strong_count() > 0);
         if let Some(cell) = cells.get(file).and_then(Weak::upgrade) {
@@ -83,7 +101,7 @@ async fn convert(
     options: &RenderOptions,
     file: &Path,
     document: OfficeDocument,
-) -> Result<TempDir, RenderError> {
+) -> Result<Conversion, RenderError> {
     if !options.soffice.is_file() {
         return Err(RenderError::Unsupported(format!(
             "this is an office document ({}), and the worker's image has no LibreOffice at {}: \
@@ -99,9 +117,12 @@ async fn convert(
         .map_err(io)?;
     let name = format!("document.{}", document.format.extension());
     prepare(directory.path(), file, &name).map_err(io)?;
-    run(options, directory.path(), &name).await?;
+    let used = run(options, directory.path(), &name).await?;
     if directory.path().join(RESULT).is_file() {
-        return Ok(directory);
+        return Ok(Conversion {
+            directory,
+            used: Mutex::new(used),
+        });
     }
     // LibreOffice reports success even if it could not read the document.
     Err(if document.encrypted {
@@ -123,20 +144,23 @@ fn prepare(directory: &Path, file: &Path, name: &str) -> io::Result<()> {
     std::fs::write(profile.join("registrymodifications.xcu"), PROFILE)
 }
 
-async fn run(options: &RenderOptions, directory: &Path, name: &str) -> Result<(), RenderError> {
+/// Returns the CPU time that LibreOffice used.
+async fn run(
+    options: &RenderOptions,
+    directory: &Path,
+    name: &str,
+) -> Result<Duration, RenderError> {
     let deadline = Instant::now() + options.office_timeout;
+    let mut used = Duration::ZERO;
     for _ in 0..MAX_STARTS {
-        let (status, stderr_tail) = start(options, directory, name, deadline).await?;
+        let end = start(options, directory, name, deadline, &mut used).await?;
+        let (status, stderr_tail) = (end.status, end.stderr_tail);
         tracing::debug!(%status, stderr_tail, "LibreOffice exited");
-        let gaps = stderr_tail
-            .lines()
-            .find_map(|line| line.strip_prefix(super::office_child::GAPS));
-        super::log_once(gaps.unwrap_or_default());
+        super::log_once(confinement(&end.report, status)?);
         match status.code() {
             Some(EXIT_RESTART) => {}
             // No other exit code depends on the result.
-            Some(_) if !stderr_tail.contains(super::office_child::NOT_STARTED) => return Ok(()),
-            Some(_) => return Err(RenderError::Unavailable(stderr_tail)),
+            Some(_) => return Ok(used),
             None => return Err(exit_cause(status, &stderr_tail, options.office_timeout)),
         }
     }
@@ -146,12 +170,42 @@ async fn run(options: &RenderOptions, directory: &Path, name: &str) -> Result<()
     )))
 }
 
+/// What the node lacks for the sandbox. An error if LibreOffice did not start: then the document is
+/// not to blame.
+fn confinement(report: &str, status: ExitStatus) -> Result<&str, RenderError> {
+    let mut gaps = None;
+    for line in report.lines() {
+        if line.starts_with(office_child::NOT_CONFINED) {
+            return Err(RenderError::SandboxUnavailable(line.to_owned()));
+        }
+        if line.starts_with(office_child::NOT_STARTED) {
+            return Err(RenderError::Unavailable(line.to_owned()));
+        }
+        gaps = gaps.or_else(|| line.strip_prefix(office_child::CONFINED).map(str::trim));
+    }
+    gaps.ok_or_else(|| match status.signal() {
+        Some(libc::SIGKILL) => RenderError::Killed {
+            signal: libc::SIGKILL,
+        },
+        _ => RenderError::Unavailable(format!("{}: {status}", office_child::NOT_STARTED)),
+    })
+}
+
+/// How a process of LibreOffice ended.
+struct End {
+    status: ExitStatus,
+    /// What it reported before it became LibreOffice.
+    report: String,
+    stderr_tail: String,
+}
+
 async fn start(
     options: &RenderOptions,
     directory: &Path,
     name: &str,
     deadline: Instant,
-) -> Result<(ExitStatus, String), RenderError> {
+    used: &mut Duration,
+) -> Result<End, RenderError> {
     let unavailable = |error: &dyn std::fmt::Display| {
         RenderError::Unavailable(format!("{}: {error}", options.soffice.display()))
     };
@@ -163,31 +217,52 @@ async fn start(
         .arg(name)
         .arg(options.memory_limit_bytes.max(MEMORY_BYTES).to_string())
         .arg(options.office_timeout.as_secs().to_string())
+        .arg(options.sandbox.as_str())
         .env_clear()
         .current_dir(directory)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| not_started(&options.program, &error))?;
-    let errors = child
-        .stderr
-        .take()
-        .ok_or_else(|| unavailable(&"the process has no pipe"))?;
+    let (Some(report), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(unavailable(&"the process has no pipes"));
+    };
     let mut group = ProcessGroup(child);
     let process = group.0.id();
-    let exit = async { tokio::join!(group.0.wait(), read_tail(errors)) };
-    let Some((status, stderr_tail)) = cpu_time::within(limit, exit).await else {
-        let used = process.and_then(cpu_time::of_process);
-        group.kill();
-        // The process must not write to the directory while it is being removed.
-        let _ = group.0.wait().await;
-        // A restarted process has only what is left of the time, and is judged by all of it.
-        return Err(cpu_time::timed_out(options.office_timeout, None, used));
+    let exit = async { tokio::join!(group.0.wait(), read_tail(report), read_tail(errors)) };
+    let mut used_now = Duration::ZERO;
+    let exit = Box::pin(cpu_time::sampled(process, &mut used_now, exit));
+    let document = directory.join(name);
+    let watched = async {
+        tokio::select! {
+            exit = exit => Ok(exit),
+            excess = office_watch::excess(directory, &document, process) => Err(excess),
+        }
     };
-    Ok((status.map_err(|error| unavailable(&error))?, stderr_tail))
+    let ended = cpu_time::within(limit, watched).await;
+    *used += used_now;
+    let error = match ended {
+        Some(Ok((status, report, stderr_tail))) => {
+            return Ok(End {
+                status: status.map_err(|error| unavailable(&error))?,
+                report,
+                stderr_tail,
+            });
+        }
+        Some(Err(excess)) => RenderError::TooLarge(excess),
+        None => {
+            let used = process.and_then(cpu_time::of_process);
+            // A restarted process has only what is left of the time, and is judged by all of it.
+            cpu_time::timed_out(options.office_timeout, None, used)
+        }
+    };
+    group.kill();
+    // The process must not write to the directory while it is being removed.
+    let _ = group.0.wait().await;
+    Err(error)
 }
 
 /// A process and the group that it leads; both are killed on drop.

@@ -8,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -22,6 +22,8 @@ use super::protocol::{HEADER_BYTES, MAX_REPLY_BYTES, ProtocolError, Reply, Reque
 const STDERR_TAIL_BYTES: usize = 2048;
 /// How long a renderer may take to exit after its pipe was closed.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a renderer may take to hand over a reply that it has begun: the page is finished.
+const LONGEST_TRANSFER: Duration = Duration::from_secs(20);
 
 /// A running renderer. Dropping it kills it.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(super) struct RenderProcess {
     /// A request was sent and its reply was not read to the end: the next bytes in the pipe belong
     /// to it.
     in_exchange: bool,
+    /// CPU time so far. A time limit that passed counts as a whole, used or not.
+    used: Duration,
 }
 
 /// Why there is no valid reply.
@@ -71,12 +75,19 @@ impl RenderProcess {
             replies,
             stderr_tail,
             in_exchange: false,
+            used: Duration::ZERO,
         })
     }
 
     /// The process id, until the process has been waited for.
     pub(super) fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// CPU time that the document is charged with so far. A time limit that passed counts as a whole,
+    /// so that the sum of time-outs is bounded, too.
+    pub(super) fn charged(&self) -> Duration {
+        self.used
     }
 
     /// Sends a request and waits for the reply. After an error the process is dead, unless the
@@ -86,19 +97,23 @@ impl RenderProcess {
         request: &Request,
         limit: Duration,
     ) -> Result<Reply, RenderError> {
-        self.await_reply(Some(request), limit).await
+        let length = self.ask(Some(request), limit).await?;
+        self.receive(length, limit).await
     }
 
     /// Waits for another reply to the last request.
     pub(super) async fn next_reply(&mut self, limit: Duration) -> Result<Reply, RenderError> {
-        self.await_reply(None, limit).await
+        let length = self.ask(None, limit).await?;
+        self.receive(length, limit).await
     }
 
-    async fn await_reply(
+    /// Sends a request and waits until its reply begins. Returns the bytes of the reply, which are
+    /// still in the renderer's memory.
+    pub(super) async fn ask(
         &mut self,
         request: Option<&Request>,
         limit: Duration,
-    ) -> Result<Reply, RenderError> {
+    ) -> Result<u32, RenderError> {
         if std::mem::replace(&mut self.in_exchange, true) {
             // An earlier call was cancelled halfway, so the next reply belongs to it.
             self.kill().await;
@@ -106,26 +121,51 @@ impl RenderProcess {
                 signal: libc::SIGKILL,
             });
         }
-        let process = self.id();
-        let used_before = process.and_then(cpu_time::of_process);
-        match cpu_time::within(limit, self.send_and_receive(request)).await {
-            Some(Ok(reply)) => {
-                self.in_exchange = false;
-                Ok(reply)
-            }
+        let used_before = self.id().and_then(cpu_time::of_process);
+        let begun = cpu_time::within(limit, self.send_and_read_header(request)).await;
+        self.judge(begun, limit, used_before).await
+    }
+
+    /// Receives the rest of a reply, of `length` bytes.
+    pub(super) async fn receive(
+        &mut self,
+        length: u32,
+        limit: Duration,
+    ) -> Result<Reply, RenderError> {
+        let limit = limit.min(LONGEST_TRANSFER);
+        let used_before = self.id().and_then(cpu_time::of_process);
+        let received = cpu_time::within(limit, self.read_body(length)).await;
+        let reply = self.judge(received, limit, used_before).await?;
+        self.in_exchange = false;
+        Ok(reply)
+    }
+
+    /// Charges the CPU time. Ends the process after an error, and finds its cause. `None` is a
+    /// time-out.
+    async fn judge<T>(
+        &mut self,
+        answer: Option<Result<T, ExchangeError>>,
+        limit: Duration,
+        used_before: Option<Duration>,
+    ) -> Result<T, RenderError> {
+        let used = self.id().and_then(cpu_time::of_process);
+        self.used = self.used.max(used.unwrap_or_default());
+        match answer {
+            Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => Err(self.diagnose(error, limit).await),
             None => {
-                let used = process.and_then(cpu_time::of_process);
+                let charged = used_before.unwrap_or_default() + limit;
+                self.used = self.used.max(charged);
                 self.kill().await;
                 Err(cpu_time::timed_out(limit, used_before, used))
             }
         }
     }
 
-    async fn send_and_receive(
+    async fn send_and_read_header(
         &mut self,
         request: Option<&Request>,
-    ) -> Result<Reply, ExchangeError> {
+    ) -> Result<u32, ExchangeError> {
         if let Some(request) = request {
             self.requests
                 .write_all(&request.encode())
@@ -137,7 +177,10 @@ impl RenderProcess {
             .read_exact(&mut header)
             .await
             .map_err(ExchangeError::Pipe)?;
-        let length = body_length(header, MAX_REPLY_BYTES).map_err(ExchangeError::Protocol)?;
+        body_length(header, MAX_REPLY_BYTES).map_err(ExchangeError::Protocol)
+    }
+
+    async fn read_body(&mut self, length: u32) -> Result<Reply, ExchangeError> {
         let mut limited = (&mut self.replies).take(length.into());
         let length = length as usize;
         // Memory grows with the bytes that arrive, not with the announced length.
@@ -198,8 +241,8 @@ pub(super) fn not_started(program: &Path, error: &io::Error) -> RenderError {
     }
 }
 
-/// Reads standard error to its end and returns the last part of it.
-pub(super) async fn read_tail(mut errors: tokio::process::ChildStderr) -> String {
+/// Reads what a process writes to its end and returns the last part of it.
+pub(super) async fn read_tail(mut errors: impl AsyncRead + Unpin) -> String {
     let mut kept = Vec::new();
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = errors.read(&mut buffer).await {

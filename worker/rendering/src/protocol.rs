@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::office_format::OfficeDocument;
 use super::page_source::MAX_TEXT_BYTES;
-use super::{PageRequest, RenderError, RenderedPage, encode, geometry};
+use super::{PageRequest, RenderError, RenderedPage, SandboxPolicy, encode, geometry};
 
 /// Bytes before the body.
 pub(super) const HEADER_BYTES: usize = 7;
@@ -65,6 +65,8 @@ pub(super) struct OpenRequest {
     pub(super) memory_limit_bytes: u64,
     /// CPU time limit for opening the document and for each page.
     pub(super) page_timeout: Duration,
+    /// Whether the document may be opened without the whole sandbox.
+    pub(super) sandbox: SandboxPolicy,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -302,6 +304,7 @@ mod tests {
                     max_pages,
                     memory_limit_bytes,
                     page_timeout: Duration::from_millis(milliseconds.into()),
+                    sandbox: SandboxPolicy::Required,
                 })
             },
         );

@@ -11,6 +11,7 @@ impl Renderer {
     pub async fn self_test(&self) -> Result<(), RenderError> {
         let io = |error: std::io::Error| RenderError::Io(error.to_string());
         let scratch = &self.options.scratch;
+        std::fs::create_dir_all(scratch).map_err(io)?;
         // Of a worker that dies, the next one removes directories with this prefix.
         let directory = tempfile::Builder::new()
             .prefix(OFFICE_PREFIX)

@@ -205,6 +205,20 @@ async fn a_damaged_page_does_not_affect_others() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_another_object_is_damaged() {
+    let pages = ["Good", "Bad", "Good, too"].map(|text| Page::with_text(&[text]));
+    let sound = String::from_utf8(pdf(&pages)).unwrap();
+    // The object of the font.
+    let broken = sound.replace("4 0 R 6 0 R", "4 0 R 3 0 R");
+    let mut document = open(broken.as_bytes()).await.unwrap();
+    assert_eq!(document.pages(), 3);
+    let error = document.render(at(1, 72)).await.unwrap_err();
+    assert_eq!(error.reason(), "DamagedPage", "{error}");
+    assert!(document.is_open());
+    assert_eq!(document.render(at(2, 72)).await.unwrap().text, "Good, too");
+}
+
+#[tokio::test]
 async fn a_nonexistent_page_is_not_a_document_fault() {
     let mut document = open(&pdf(&[Page::with_text(&["Only"])])).await.unwrap();
     let error = document.render(at(1, 72)).await.unwrap_err();

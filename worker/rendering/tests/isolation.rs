@@ -12,17 +12,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::documents::{Page, pdf};
-use common::renderer::{at, file, first_page, open, options};
-use layra_rendering::{ImageFormat, PageRequest, RenderError, RenderOptions, Renderer};
+use common::renderer::{as_on_a_node, at, file, first_page, open, options};
+use layra_rendering::{
+    ImageFormat, PageRequest, RenderError, RenderOptions, Renderer, SandboxPolicy,
+};
 use tempfile::TempDir;
 
 /// A stand-in for the renderer: a shell script.
 fn impostor(script: &str) -> (TempDir, RenderOptions) {
-    use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("renderer");
-    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = common::renderer::script(directory.path(), script);
     let page_timeout = Duration::from_millis(1500);
     let options = RenderOptions {
         program,
@@ -188,6 +187,7 @@ async fn a_crash_while_rendering_affects_only_its_document() {
         .unwrap();
     let first = document.render(at(0, 72)).await.unwrap_err();
     assert!(first.is_document_fault());
+    assert!(!document.is_open());
     assert_eq!(document.render(at(1, 72)).await.unwrap_err(), first);
     assert!(
         first_page(&pdf(&[Page::with_text(&["Fine"])]), 72)
@@ -213,9 +213,16 @@ async fn a_stopped_renderer_is_not_the_documents_fault() {
     assert_eq!(error.reason(), "RendererStalled", "{error}");
     assert!(!error.is_document_fault());
     assert_eq!(document.process_id(), None, "it was killed");
+    assert!(!document.is_open());
+    let limit = Duration::from_secs(2);
+    assert!(document.take_charged() >= limit, "the whole limit counts");
     // The next one is as good as before.
     let mut document = renderer.open(&path).await.unwrap();
     assert!(document.render(at(0, 72)).await.is_ok());
+    assert!(document.is_open());
+    let charged = document.take_charged();
+    assert!(charged > Duration::ZERO && charged < limit, "{charged:?}");
+    assert_eq!(document.take_charged(), Duration::ZERO, "it counts once");
 }
 
 #[tokio::test]
@@ -265,15 +272,52 @@ async fn a_sandbox_that_cannot_be_set_up_blames_no_document() {
         "exec /usr/bin/unshare --mount /bin/sh -c \
          '/bin/mount -t tmpfs none /proc && exec {renderer} render-child'"
     );
-    let refused = format!("exec {renderer} without-seccomp");
     let (_directory, path) = file(&pdf(&[Page::with_text(&["Text"])]));
-    for (what, script) in [("no /proc", hidden), ("no seccomp", refused)] {
+    for (what, script) in [
+        ("/proc", hidden),
+        ("seccomp", as_on_a_node("without-seccomp")),
+        ("Landlock", as_on_a_node("without-landlock")),
+    ] {
         let (_program, options) = impostor(&script);
         let renderer = Renderer::new(options);
         let error = renderer.open(&path).await.unwrap_err();
-        assert_eq!(error.reason(), "RendererUnavailable", "{what}: {error}");
+        assert_eq!(error.reason(), "SandboxUnavailable", "{what}: {error}");
         assert!(error.to_string().contains("sandbox"), "{what}: {error}");
-        assert!(renderer.self_test().await.is_err(), "{what}");
+        assert!(!error.is_document_fault());
+        let error = renderer.self_test().await.unwrap_err();
+        assert_eq!(error.reason(), "SandboxUnavailable", "{what}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_required_sandbox_says_what_the_node_lacks_and_what_to_do() {
+    for (lacking, without) in [
+        ("seccomp", "without-seccomp"),
+        ("Landlock", "without-landlock"),
+    ] {
+        let (_program, options) = impostor(&as_on_a_node(without));
+        let error = Renderer::new(options).self_test().await.unwrap_err();
+        let message = error.to_string();
+        for part in [lacking, "documents.render.sandbox: BestEffort"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(
+            message.len() < 400,
+            "a condition shows all of it: {message}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn best_effort_renders_with_what_the_node_has() {
+    for without in ["without-seccomp", "without-landlock"] {
+        let (_program, options) = impostor(&as_on_a_node(without));
+        let renderer = Renderer::new(RenderOptions {
+            sandbox: SandboxPolicy::BestEffort,
+            page_timeout: Duration::from_secs(20),
+            ..options
+        });
+        renderer.self_test().await.unwrap();
     }
 }
 
@@ -394,6 +438,35 @@ async fn a_cancelled_page_does_not_mix_up_replies() {
         .await
         .unwrap();
     let cancelled = tokio::time::timeout(Duration::ZERO, document.render(at(0, 300))).await;
+    assert!(cancelled.is_err());
+    let error = document.render(at(1, 72)).await.unwrap_err();
+    assert!(!error.is_document_fault(), "{error}");
+}
+
+#[tokio::test]
+async fn a_page_stays_with_its_renderer_until_there_is_room() {
+    let mut document = open(&pdf(&vec![Page::with_text(&["Text"]); 2]))
+        .await
+        .unwrap();
+    let (give, given) = tokio::sync::oneshot::channel();
+    let mut asked_for = 0;
+    let mut page = Box::pin(document.render_into(at(0, 300), |bytes| {
+        asked_for = bytes;
+        given
+    }));
+    let early = tokio::time::timeout(Duration::from_secs(3), &mut page).await;
+    assert!(early.is_err(), "there is no room yet");
+    give.send("room").unwrap();
+    let (page, room) = page.await.unwrap();
+    assert_eq!(room, Ok("room"));
+    let pixels = page.pixels.as_ref().unwrap().len();
+    let bytes = page.encoded.len() + page.text.len() + pixels;
+    assert!((bytes..bytes + 100).contains(&asked_for), "{asked_for}");
+    assert!(document.render(at(1, 72)).await.is_ok());
+
+    // The reply that waits for room must not become the one to a later request.
+    let never = document.render_into(at(0, 72), |_| std::future::pending::<()>());
+    let cancelled = tokio::time::timeout(Duration::from_secs(3), never).await;
     assert!(cancelled.is_err());
     let error = document.render(at(1, 72)).await.unwrap_err();
     assert!(!error.is_document_fault(), "{error}");

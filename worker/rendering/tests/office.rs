@@ -13,8 +13,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::documents::{Part, zip};
-use common::renderer::{at, file, options};
-use layra_rendering::{RenderError, RenderOptions, RenderedPage, Renderer};
+use common::renderer::{as_on_a_node, at, file, options, script};
+use layra_rendering::{RenderError, RenderOptions, RenderedPage, Renderer, SandboxPolicy};
 use tempfile::TempDir;
 
 const TEXT: &[u8] = include_bytes!("fixtures/office/text.docx");
@@ -282,4 +282,85 @@ async fn linked_local_files_are_not_read() {
     let text = &pages[0].text;
     assert!(text.contains("Before") && text.contains("After"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
+}
+
+/// A renderer whose LibreOffice is a shell script.
+fn with_impostor(text: &str) -> (TempDir, TempDir, Renderer) {
+    let installation = tempfile::tempdir().unwrap();
+    // The sandbox executes nothing outside LibreOffice's own folder but libraries.
+    let shell = installation.path().join("sh");
+    std::fs::copy("/bin/sh", &shell).unwrap();
+    let program = installation.path().join("soffice.bin");
+    std::fs::write(&program, format!("#!{}\n{text}\n", shell.display())).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let (scratch, renderer) = renderer(|options| options.soffice = program);
+    (installation, scratch, renderer)
+}
+
+#[tokio::test]
+async fn what_libreoffice_writes_is_not_taken_for_a_report_of_its_start() {
+    let lie = "echo 'LibreOffice was not started: a lie'";
+    for text in [
+        format!("{lie}; {lie} >&2; exit 1"),
+        lie.replace("was not started", "cannot be confined"),
+    ] {
+        let (_installation, _scratch, renderer) = with_impostor(&text);
+        let error = pages(&renderer, TEXT).await.unwrap_err();
+        assert_eq!(error.reason(), "Damaged", "{text}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_ends_before_libreoffice_blames_no_document() {
+    let directory = tempfile::tempdir().unwrap();
+    let renderers = env!("CARGO_BIN_EXE_layra-renderer");
+    for (end, reason) in [
+        ("exit 127", "RendererUnavailable"),
+        ("kill -SEGV $$", "RendererUnavailable"),
+        ("kill -KILL $$", "RendererKilled"),
+    ] {
+        let text = format!("[ \"$1\" != office-child ] || {end}; exec {renderers} \"$@\"");
+        let program = script(directory.path(), &text);
+        let (_scratch, renderer) = renderer(|options| options.program = program);
+        let error = pages(&renderer, TEXT).await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{end}: {error}");
+        assert!(!error.is_document_fault(), "{end}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn without_landlock_libreoffice_starts_only_with_best_effort() {
+    let directory = tempfile::tempdir().unwrap();
+    // Only LibreOffice's process is on such a node.
+    let renderers = env!("CARGO_BIN_EXE_layra-renderer");
+    let text = format!(
+        "[ \"$1\" = office-child ] || exec {renderers} \"$@\"\n{}",
+        as_on_a_node("without-landlock")
+    );
+    let program = script(directory.path(), &text);
+    for policy in [SandboxPolicy::Required, SandboxPolicy::BestEffort] {
+        let (_scratch, renderer) = renderer(|options| {
+            options.program.clone_from(&program);
+            options.sandbox = policy;
+        });
+        let pages = pages(&renderer, TEXT).await;
+        match policy {
+            SandboxPolicy::Required => {
+                let error = pages.unwrap_err();
+                assert_eq!(error.reason(), "SandboxUnavailable", "{error}");
+                assert!(error.to_string().contains("Landlock"), "{error}");
+            }
+            SandboxPolicy::BestEffort => assert_eq!(pages.unwrap().len(), 1),
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_of_libreoffice_are_limited_in_number() {
+    let flood = "i=0; while :; do : > file$i; i=$((i+1)); done";
+    let (_installation, scratch, renderer) = with_impostor(flood);
+    let error = pages(&renderer, TEXT).await.unwrap_err();
+    assert_eq!(error.reason(), "TooLarge", "{error}");
+    assert!(error.to_string().contains("10000 files"), "{error}");
+    assert_empty(scratch.path());
 }

@@ -21,7 +21,7 @@ const DENIED: i32 = 13;
 /// Result of each attempt: 0, or the error's number.
 type Outcomes = BTreeMap<String, i32>;
 
-/// Runs the renderer's self-test under these layers.
+/// What a renderer can do under these layers.
 fn tried(layers: &str) -> Outcomes {
     let directory = tempfile::tempdir().unwrap();
     let document = directory.path().join("document");
@@ -33,7 +33,7 @@ fn tried(layers: &str) -> Outcomes {
     outcomes(command, directory.path())
 }
 
-/// Runs the self-test of LibreOffice's sandbox.
+/// What LibreOffice can do in its sandbox.
 fn tried_for_office() -> Outcomes {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_layra-renderer"));
@@ -59,6 +59,7 @@ fn outcomes(mut command: Command, directory: &Path) -> Outcomes {
         Some("missing nothing"),
         "this kernel does not support the whole sandbox"
     );
+    assert_eq!(lines.next(), Some("refused 0"));
     let outcomes: Outcomes = lines
         .map(|line| {
             let (name, outcome) = line.split_once(' ').unwrap();
@@ -97,11 +98,13 @@ fn assert_all(outcomes: &Outcomes, attempts: &[&str], expected: &[i32]) {
     }
 }
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 13] = [
     "read-elsewhere",
     "read-neighbour",
+    "read-parent",
     "list",
     "create",
+    "create-elsewhere",
     "append",
     "truncate",
     "make-directory",
@@ -111,7 +114,8 @@ const FILES: [&str; 11] = [
     "remove",
 ];
 
-const CALLS: [&str; 13] = [
+const CALLS: [&str; 17] = [
+    "change-mode",
     "connect",
     "socket-tcp",
     "socket-unix",
@@ -122,7 +126,10 @@ const CALLS: [&str; 13] = [
     "trace",
     "signal",
     "signal-thread",
+    "signals-to-parent",
     "limits-of-parent",
+    "processors-of-parent",
+    "priority-of-parent",
     "memory-file",
     "executable-memory",
 ];
@@ -154,17 +161,65 @@ fn seccomp_allows_reading_and_computing() {
     let outcomes = tried("calls");
     assert_all(
         &outcomes,
-        &["read-document", "read-neighbour", "list"],
+        &["read-document", "read-neighbour", "read-parent", "list"],
         &[0],
     );
-    assert_all(&outcomes, &FILES[3..], &[NOT_PERMITTED]);
+    assert_all(&outcomes, &FILES[4..], &[NOT_PERMITTED]);
+    assert_all(&outcomes, &["other-numbers"], &[NOT_PERMITTED]);
     assert_all(&outcomes, &CALLS, &[NOT_PERMITTED]);
     assert_all(&outcomes, &["raise-limit"], &[NOT_PERMITTED]);
 }
 
 #[test]
-fn the_memory_of_a_renderer_is_its_own() {
-    assert_eq!(tried("limits")["dumpable"], 0);
+fn the_memory_of_a_renderer_is_its_own_from_the_start() {
+    assert_eq!(tried("none")["dumpable"], 0);
+    assert_eq!(tried("limits,files,calls")["dumpable"], 0);
+}
+
+/// What `layra-worker sandbox check` prints when renderers are started by this program.
+fn checked(program: &Path) -> (bool, String) {
+    layra_rendering::hide_memory().unwrap();
+    let soffice = Path::new(layra_rendering::SOFFICE);
+    let report = layra_rendering::check_sandbox(program, soffice).unwrap();
+    let mut text = Vec::new();
+    report.write(&mut text).unwrap();
+    (report.is_good(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn the_check_passes_on_this_machine() {
+    let (is_good, text) = checked(env!("CARGO_BIN_EXE_layra-renderer").as_ref());
+    assert!(is_good && !text.contains("FAIL"), "{text}");
+    for line in [
+        "  pass  the node lacks nothing",
+        "  pass  can read its document",
+        "  pass  cannot connect over TCP",
+        "LibreOffice",
+        "  pass  can start a thread",
+    ] {
+        assert!(text.contains(line), "{line} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn the_check_fails_where_a_layer_is_missing() {
+    for (without, line) in [
+        (
+            "without-landlock",
+            "  FAIL  cannot read a file next to its document",
+        ),
+        ("without-seccomp", "  FAIL  cannot start a thread"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let program =
+            common::renderer::script(directory.path(), &common::renderer::as_on_a_node(without));
+        let (is_good, text) = checked(&program);
+        assert!(
+            !is_good && text.contains("  FAIL  the node lacks "),
+            "{text}"
+        );
+        assert!(text.contains(line), "{without}:\n{text}");
+    }
 }
 
 #[test]
@@ -176,6 +231,10 @@ fn the_memory_limit_holds() {
 fn libreoffice_touches_no_other_process_and_no_network() {
     let outcomes = tried_for_office();
     for attempt in [
+        "read-parent",
+        "create-elsewhere",
+        "truncate",
+        "change-mode",
         "connect",
         "socket-tcp",
         "process",
@@ -183,7 +242,11 @@ fn libreoffice_touches_no_other_process_and_no_network() {
         "trace",
         "signal",
         "signal-thread",
+        "signals-to-parent",
         "limits-of-parent",
+        "processors-of-parent",
+        "priority-of-parent",
+        "memory-file",
         "other-numbers",
     ] {
         assert_all(&outcomes, &[attempt], &[NOT_PERMITTED, DENIED]);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -15,10 +16,11 @@ use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 
 use crate::assembly::Common;
-use crate::document::ids;
 use crate::document::task::{FileMeta, Task};
+use crate::document::{Sent, ids};
 use crate::pipeline::{Event, Job, Outcome, Pipeline, Source, Stored};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::runtime::work;
 
 /// Files that are processed concurrently.
 const CONCURRENCY: usize = 2;
@@ -28,6 +30,8 @@ const CONCURRENCY: usize = 2;
 pub(crate) struct Summary {
     files: usize,
     pages: u32,
+    /// Pages that cannot be rendered or embedded.
+    skipped: u32,
     vectors: u64,
     failures: BTreeMap<PathBuf, Failure>,
     elapsed: Duration,
@@ -44,14 +48,20 @@ impl Summary {
         let Self {
             files,
             pages,
+            skipped,
             vectors,
             ..
         } = self;
         let seconds = self.elapsed.as_secs_f64();
         let rate = f64::from(*pages) / seconds.max(f64::MIN_POSITIVE);
+        let skipped = match skipped {
+            0 => String::new(),
+            skipped => format!(" ({skipped} skipped)"),
+        };
         writeln!(
             out,
-            "{files} files, {pages} pages, {vectors} vectors in {seconds:.1} s ({rate:.1} pages/s)"
+            "{files} files, {pages} pages{skipped}, {vectors} vectors in {seconds:.1} s \
+             ({rate:.1} pages/s)"
         )?;
         for (file, failure) in &self.failures {
             writeln!(
@@ -85,8 +95,11 @@ pub(crate) async fn ingest(
         .map(|file| {
             let (pipeline, bar) = (&pipeline, &bar);
             async move {
-                let result =
-                    ingest_file(common, pipeline, &file, knowledge_base, username, bar).await;
+                let ingest = ingest_file(common, pipeline, &file, knowledge_base, username, bar);
+                let ingest = Box::pin(ingest);
+                let working = common.health.working(Instant::now());
+                let result = work::process(Arc::clone(&working.work), ingest).await;
+                drop(working);
                 (file, result)
             }
         })
@@ -94,15 +107,21 @@ pub(crate) async fn ingest(
         .collect()
         .await;
     bar.finish_and_clear();
+    pipeline.give_back_claims().await;
     let mut summary = Summary {
         elapsed: started.elapsed(),
         ..Summary::default()
     };
     for (file, result) in results {
         match result {
-            Ok(Stored { pages, vectors }) => {
+            Ok(Stored {
+                pages,
+                skipped,
+                vectors,
+            }) => {
                 summary.files += 1;
                 summary.pages += pages;
+                summary.skipped += skipped;
                 summary.vectors += vectors;
             }
             Err(failure) if failure.class == Class::Fatal => return Err(failure),
@@ -134,12 +153,15 @@ async fn ingest_file(
     retry.run(Stage::Objects, &common.stop, upload).await?;
     let observer = |event| match event {
         Event::Opened(pages) => bar.inc_length(pages.into()),
-        Event::Stored(pages) => bar.inc(pages.into()),
+        Event::Settled(pages) => bar.inc(pages.into()),
     };
     let topic = &common.settings.config.source.kafka.topic;
     let job = Job {
         task: &task,
-        request: common.request(origin(topic, &task.file.file_id), DateTime::now()),
+        request: common.request(Sent {
+            origin: origin(topic, &task.file.file_id),
+            at: DateTime::now(),
+        }),
         source: Source::Local(file),
     };
     let outcome = pipeline
@@ -257,6 +279,7 @@ mod tests {
         let mut summary = Summary {
             files: 2,
             pages: 30,
+            skipped: 2,
             vectors: 90,
             ..Summary::default()
         };
@@ -267,7 +290,7 @@ mod tests {
         summary.write(&mut text).unwrap();
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            "2 files, 30 pages, 90 vectors in 3.0 s (10.0 pages/s)\n\
+            "2 files, 30 pages (2 skipped), 90 vectors in 3.0 s (10.0 pages/s)\n\
              failed: secret.pdf: Encrypted: needs a password\n"
         );
         assert!(!summary.is_success());

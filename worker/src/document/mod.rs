@@ -1,11 +1,15 @@
 //! The task of a document, its page ranges, and its names in the stores. No I/O.
 
+mod cutoff;
 pub(crate) mod headers;
 pub(crate) mod ids;
 mod origin;
 pub(crate) mod page_range;
 pub(crate) mod recipe;
+pub(crate) mod sent;
 pub(crate) mod task;
 
+pub(crate) use cutoff::Cutoff;
 pub(crate) use origin::Origin;
 pub(crate) use recipe::Recipe;
+pub(crate) use sent::Sent;

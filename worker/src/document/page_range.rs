@@ -5,10 +5,10 @@
 
 use std::str::FromStr;
 
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 
 use crate::document::Origin;
-use crate::document::headers::{RANGE_PREFIX as PREFIX, task_headers};
+use crate::document::headers::{self, RANGE_PREFIX as PREFIX, task_headers};
 use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// A page range of a document. It is processed on its own.
@@ -39,11 +39,7 @@ impl Range {
             ("offset", self.origin.offset.to_string()),
             ("at", self.at.to_string()),
         ] {
-            let key = &format!("{PREFIX}{name}");
-            headers = headers.insert(Header {
-                key,
-                value: Some(&value),
-            });
+            headers = headers::with(headers, &format!("{PREFIX}{name}"), &value);
         }
         headers
     }
@@ -67,26 +63,15 @@ impl Range {
 
 fn value<T: FromStr>(headers: Option<&OwnedHeaders>, name: &str) -> Result<T, Failure> {
     let key = format!("{PREFIX}{name}");
-    let invalid = |problem: &str| {
-        let message = format!("header `{key}` {problem}");
-        Failure::permanent(Stage::Intake, Reason::InvalidRange, message)
-    };
-    let mut found = headers
-        .into_iter()
-        .flat_map(Headers::iter)
-        .filter(|header| header.key == key);
-    let first = found.next().and_then(|header| header.value);
-    if found.next().is_some() {
-        return Err(invalid("is present more than once"));
-    }
-    first
-        .and_then(|value| std::str::from_utf8(value).ok()?.parse().ok())
-        .ok_or_else(|| invalid("is missing or has no valid value"))
+    headers::value(headers, &key)
+        .and_then(|found| found.ok_or_else(|| format!("header `{key}` is missing")))
+        .map_err(|problem| Failure::permanent(Stage::Intake, Reason::InvalidRange, problem))
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rdkafka::message::{Header, Headers};
 
     use super::*;
 

@@ -136,6 +136,11 @@ stores:
             .render
             .office_timeout_seconds += 1));
         assert!(same(&|config| config.documents.render.max_pages += 1));
+        // A document that was stored without its bad pages stays as it is.
+        assert!(same(&|config| {
+            config.documents.render.on_bad_page = layra_crds::OnBadPage::Fail;
+        }));
+        assert!(same(&|config| config.documents.limits.max_vectors += 1));
         assert!(
             same(&|config| config.documents.render.quality -= 1),
             "PNG has none"
@@ -160,7 +165,8 @@ stores:
     fn documents_of_the_earlier_version_continue_with_the_same_settings() {
         let config = a_config();
         // As the earlier version computed it: the whole text of both.
-        let earlier = digest(&json!([config.embedding, config.documents.render]));
+        let render = only(json!(config.documents.render), &FORMER_RENDER);
+        let earlier = digest(&json!([config.embedding, render]));
         assert!(Recipe::of(&config).matches(&earlier));
         let mut changed = config.clone();
         changed.documents.render.dpi[0].dpi += 1;

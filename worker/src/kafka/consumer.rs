@@ -122,7 +122,7 @@ impl Intake {
         loop {
             self.health.polled(Instant::now());
             let in_flight = self.tracker.in_flight();
-            if in_flight > 0 {
+            if in_flight > 0 && self.health.waiting_for().is_empty() {
                 let busy = last_loop.elapsed().as_secs_f64();
                 self.metrics.busy_seconds.inc_by(busy);
             }

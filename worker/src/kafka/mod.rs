@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod committed;
 pub(crate) mod consumer;
+pub(crate) mod ends;
 pub(crate) mod outbox;
 pub(crate) mod tracker;
 pub(crate) mod watermark;

@@ -12,10 +12,10 @@ use rdkafka::message::{Header, Headers, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
-use crate::document::Origin;
 use crate::document::headers::{ATTEMPTS, FAILURE_PREFIX as PREFIX, task_headers};
 use crate::document::page_range::Range;
 use crate::document::task::Task;
+use crate::document::{Origin, Sent};
 use crate::kafka::client::{client_config, describe_error};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Settings;
@@ -121,30 +121,47 @@ impl Outbox {
         let first = fastrand::i32(0..partitions);
         let places = (first..partitions).chain((0..partitions).cycle());
         let sends = ranges.iter().zip(places).map(|(range, partition)| {
-            let mut record = FutureRecord::<[u8], [u8]>::to(topic)
-                .partition(partition)
-                .headers(range.headers(message.headers()));
-            record.key = message.key();
-            record.payload = message.payload();
-            self.send_record(record)
+            self.send_record(range_record(topic, message, range).partition(partition))
         });
         futures::future::try_join_all(sends).await.map_err(failed)?;
         Ok(())
     }
 
-    /// Sends the task of a message again: its own value, key and headers. `message` is the task,
-    /// one of its page ranges, or its dead letter.
-    pub(crate) async fn send_again(&self, message: &OwnedMessage) -> Result<(), Failure> {
-        let headers = task_headers(message.headers());
-        self.send(&self.topic, message.key(), message.payload(), headers)
-            .await
-            .map_err(|error| classify(&self.topic, &error))
+    /// Sends the task of a dead letter: its own value, key and headers. Somebody asks for it now, so
+    /// it is a request of its own.
+    pub(crate) async fn redrive(&self, letter: &OwnedMessage) -> Result<(), Failure> {
+        let headers = task_headers(letter.headers());
+        self.send_own(letter.key(), letter.payload(), headers).await
     }
 
-    /// Sends the task of a document whose message is no longer known.
-    pub(crate) async fn send_task(&self, task: &Task) -> Result<(), Failure> {
+    /// Sends the task of a message again, with the request that it repeats. `message` is the task
+    /// or one of its page ranges.
+    pub(crate) async fn send_again(
+        &self,
+        message: &OwnedMessage,
+        request: &Sent,
+    ) -> Result<(), Failure> {
+        let headers = request.headers(message.headers());
+        self.send_own(message.key(), message.payload(), headers)
+            .await
+    }
+
+    /// Sends the task of a document whose message is no longer known, with the request that it
+    /// repeats.
+    pub(crate) async fn send_task(&self, task: &Task, request: &Sent) -> Result<(), Failure> {
         let message = task.to_message();
-        self.send(&self.topic, None, Some(&message), OwnedHeaders::new())
+        self.send_own(None, Some(&message), request.headers(None))
+            .await
+    }
+
+    /// Sends a message to the pipeline's own topic.
+    async fn send_own(
+        &self,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> Result<(), Failure> {
+        self.send(&self.topic, key, payload, headers)
             .await
             .map_err(|error| classify(&self.topic, &error))
     }
@@ -201,6 +218,18 @@ impl std::fmt::Debug for Outbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Outbox").finish_non_exhaustive()
     }
+}
+
+/// A page range: the task's key, value and own headers, and the headers of the range.
+fn range_record<'a>(
+    topic: &'a str,
+    message: &'a OwnedMessage,
+    range: &Range,
+) -> FutureRecord<'a, [u8], [u8]> {
+    let mut record = FutureRecord::to(topic).headers(range.headers(message.headers()));
+    record.key = message.key();
+    record.payload = message.payload();
+    record
 }
 
 /// The task's own headers and those of the failure. If the message was redriven before, its failure
@@ -397,6 +426,44 @@ mod tests {
             "the old failure headers are replaced"
         );
         assert!(again.contains(&("layra-error-attempts".to_owned(), "2".to_owned())));
+    }
+
+    #[test]
+    fn a_range_has_the_key_and_the_value_of_its_task() {
+        let (key, value) = (b"a key".to_vec(), b"\xffraw".to_vec());
+        let task = OwnedMessage::new(
+            Some(value.clone()),
+            Some(key.clone()),
+            "tasks".into(),
+            Timestamp::now(),
+            3,
+            41,
+            None,
+        );
+        let range = Range {
+            round: "r".into(),
+            first: 0,
+            count: 1,
+            origin: origin(),
+            at: 0,
+        };
+        let record = range_record("tasks.ranges", &task, &range);
+        assert_eq!(record.key, Some(key.as_slice()));
+        assert_eq!(record.payload, Some(value.as_slice()));
+        assert_eq!(Range::from_headers(record.headers.as_ref()), Ok(range));
+    }
+
+    #[test]
+    fn a_redriven_task_is_a_request_of_its_own() {
+        let request = Sent {
+            origin: "tasks/3/7".into(),
+            at: mongodb::bson::DateTime::from_millis(500),
+        };
+        let failure = Failure::permanent(Stage::Render, Reason::Damaged, "x");
+        let repeated = message(request.headers(None));
+        let letter = failure_headers(&repeated, &origin(), &Rejection::from(&failure), "");
+        let left = texts(&task_headers(Some(&letter)));
+        assert_eq!(left, [("layra-error-attempts".to_owned(), "1".to_owned())]);
     }
 
     #[test]

@@ -2,17 +2,22 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Instant;
 
 use layra_crds::metric_names::worker::STATUS_RETRIED;
 use tokio_util::sync::CancellationToken;
 
 use super::decision::{Decision, decide};
+use super::patience::Patience;
+use super::poison::check_repeats;
 use super::{Observer, Outcome, Pipeline};
-use crate::document::Recipe;
+use crate::document::Cutoff;
 use crate::document::page_range::Range;
 use crate::document::task::Task;
 use crate::pipeline::stages::fetch::Original;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::runtime::retry::Refusals;
+use crate::stores::Stores;
 use crate::stores::ledger::{Entry, Request, State};
 
 /// A document and the request to ingest it.
@@ -56,18 +61,20 @@ impl Pipeline {
         cancel: &CancellationToken,
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
+        let patience = Patience::default();
         loop {
-            let admitted = self
-                .retry
-                .run(Stage::Mongodb, cancel, |_| self.admit(job, cancel));
+            let admit = |_| self.admit(job, &patience, cancel);
+            let admitted = self.retry.run(Stage::Mongodb, cancel, admit);
             let entry = match admitted.await? {
                 ControlFlow::Continue(entry) => entry,
                 ControlFlow::Break(outcome) => return Ok(outcome),
             };
-            if entry.range_pages.is_some() && entry.prepared {
-                return self.resume_split(entry, cancel).await;
-            }
-            match self.ingest_pages(job, &entry, 0, cancel, observer).await? {
+            let result = if entry.range_pages.is_some() && entry.prepared {
+                self.resume_split(entry.clone(), cancel).await
+            } else {
+                self.ingest_pages(job, &entry, 0, cancel, observer).await
+            };
+            match Box::pin(self.conclude(job, &entry, result, cancel)).await? {
                 // A new round has begun in the ledger.
                 Outcome::Repeat(_) if !cancel.is_cancelled() => {}
                 outcome => return Ok(outcome),
@@ -89,8 +96,9 @@ impl Pipeline {
         match entry {
             Some(entry) if entry.round == range.round => {
                 if job.request.recipe.matches(&entry.recipe) {
-                    self.ingest_pages(job, &entry, range.first, cancel, &|_| {})
-                        .await
+                    let ingest = self.ingest_pages(job, &entry, range.first, cancel, &|_| {});
+                    let result = ingest.await;
+                    Box::pin(self.conclude(job, &entry, result, cancel)).await
                 } else if entry.state == State::Working {
                     Box::pin(self.restart_split(job, range, cancel)).await
                 } else {
@@ -111,6 +119,7 @@ impl Pipeline {
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
         let file_id = &job.task.file.file_id;
+        let patience = Patience::default();
         let begin = |_| async {
             let known = self.stores.ledger.find(file_id).await?;
             let Some(entry) = known.filter(|entry| entry.round == range.round) else {
@@ -118,12 +127,18 @@ impl Pipeline {
             };
             match decide(Some(Box::new(entry)), &job.request) {
                 Decision::Begin(before) => self.begin_round(job, before.as_deref()).await,
-                Decision::WaitForNewerWorker => Err(newer_configuration()),
+                Decision::WaitForNewerWorker(entry) => {
+                    let before = patient(&patience, entry)?;
+                    self.begin_round(job, Some(&before)).await
+                }
                 _ => Ok(None),
             }
         };
         match self.retry.run(Stage::Mongodb, cancel, begin).await? {
-            Some(entry) => self.ingest_pages(job, &entry, 0, cancel, &|_| {}).await,
+            Some(entry) => {
+                let result = self.ingest_pages(job, &entry, 0, cancel, &|_| {}).await;
+                Box::pin(self.conclude(job, &entry, result, cancel)).await
+            }
             None => Ok(Outcome::Superseded),
         }
     }
@@ -132,30 +147,30 @@ impl Pipeline {
     async fn admit(
         &self,
         job: &Job<'_>,
+        patience: &Patience,
         cancel: &CancellationToken,
     ) -> Result<ControlFlow<Outcome, Box<Entry>>, Failure> {
         let Job { task, request, .. } = job;
+        let ledger = &self.stores.ledger;
         loop {
-            let known = self.stores.ledger.find(&task.file.file_id).await?;
+            let known = ledger.find(&task.file.file_id).await?;
             let before = match decide(known.map(Box::new), request) {
                 Decision::Begin(before) => before,
                 Decision::Resume(entry) => {
-                    self.stores
-                        .ledger
-                        .record_request(&entry, request.at)
-                        .await?;
-                    return Ok(ControlFlow::Continue(entry));
+                    if ledger.record_request(&entry, &request.sent).await? {
+                        return Ok(ControlFlow::Continue(entry));
+                    }
+                    continue;
                 }
                 Decision::Inspect(entry) => match self.inspect(&entry).await? {
                     Outcome::AlreadyStored => {
-                        self.stores
-                            .ledger
-                            .record_request(&entry, request.at)
-                            .await?;
-                        return Ok(ControlFlow::Break(Outcome::AlreadyStored));
+                        if ledger.record_request(&entry, &request.sent).await? {
+                            return Ok(ControlFlow::Break(Outcome::AlreadyStored));
+                        }
+                        continue;
                     }
                     // The user deleted it through LAYRA after this same task was processed.
-                    Outcome::Deleted if entry.origin == request.origin => {
+                    Outcome::Deleted if entry.origin == request.sent.origin => {
                         return Ok(ControlFlow::Break(Outcome::Deleted));
                     }
                     _ => Some(entry),
@@ -167,7 +182,14 @@ impl Pipeline {
                         outcome => return Ok(ControlFlow::Break(outcome)),
                     }
                 }
-                Decision::WaitForNewerWorker => return Err(newer_configuration()),
+                Decision::WaitForNewerWorker(entry) => Some(patient(patience, entry)?),
+                Decision::Drop(entry) => {
+                    match Box::pin(self.delete_dropped_original(job, &entry)).await {
+                        Err(failure) if failure.class == Class::Superseded => continue,
+                        dropped => dropped?,
+                    }
+                    return Ok(ControlFlow::Break(Outcome::Deleted));
+                }
                 Decision::End(outcome) => return Ok(ControlFlow::Break(outcome)),
             };
             if Box::pin(self.drop_if_deleted(job)).await? {
@@ -179,25 +201,30 @@ impl Pipeline {
         }
     }
 
-    /// Whether the deletion of the task's knowledge base was requested after the task was sent.
-    pub(super) async fn is_knowledge_base_deleted(&self, job: &Job<'_>) -> Result<bool, Failure> {
+    /// The deletion of the task's knowledge base, if it was requested after the task was sent.
+    pub(super) async fn knowledge_base_deletion(
+        &self,
+        job: &Job<'_>,
+    ) -> Result<Option<Cutoff>, Failure> {
         let id = &job.task.knowledge_base;
-        let deleted_at = self.stores.ledger.knowledge_base_deleted_at(id).await?;
-        Ok(deleted_at.is_some_and(|at| job.request.at <= at))
+        let ledger = &self.stores.ledger;
+        ledger
+            .knowledge_base_deletion_after(id, &job.request.sent)
+            .await
     }
 
     /// Drops the task of a deleted knowledge base, with its original: no worker had received it
     /// when the knowledge base was deleted. Returns whether it did.
     async fn drop_if_deleted(&self, job: &Job<'_>) -> Result<bool, Failure> {
-        if !self.is_knowledge_base_deleted(job).await? {
+        let Some(deletion) = self.knowledge_base_deletion(job).await? else {
             return Ok(false);
-        }
-        let Job { task, request, .. } = job;
+        };
+        let task = job.task;
         let ledger = &self.stores.ledger;
         let (file_id, knowledge_base) = (&task.file.file_id, &task.knowledge_base);
         let original = Some(task.file.key.as_str());
-        let deleted = ledger.delete(file_id, knowledge_base, original, request.at);
-        let Some((lease, _)) = deleted.await? else {
+        let deleted = ledger.delete(file_id, knowledge_base, original, &deletion);
+        let Some((lease, entry)) = deleted.await? else {
             // The file was sent again after the deletion: that task has the original.
             return Ok(true);
         };
@@ -208,8 +235,33 @@ impl Pipeline {
             Err(failure) if failure.class == Class::Superseded => return Ok(true),
             removed => removed?,
         }
-        ledger.end_deletion(&lease).await?;
+        ledger.end_deletion(&lease, &entry).await?;
         Ok(true)
+    }
+
+    /// Deletes the original of a task that was sent before the deletion of its file, if no worker
+    /// had received the task: then the deletion did not know it. Fails with the class `Superseded`
+    /// if the entry has changed.
+    async fn delete_dropped_original(&self, job: &Job<'_>, entry: &Entry) -> Result<(), Failure> {
+        let Stores {
+            ledger, objects, ..
+        } = &self.stores;
+        let key = &job.task.file.key;
+        if entry.state != State::Deleted && entry.minio_filename == *key {
+            return Ok(());
+        }
+        let uploaded = objects.written_at(key).await?;
+        if !uploaded.is_some_and(|at| entry.is_upload_deleted(&job.request.sent, at)) {
+            return Ok(());
+        }
+        let removal = objects.delete_all(vec![key.clone()]);
+        if entry.state != State::Deleted {
+            return removal.await;
+        }
+        // No round begins meanwhile that could have the same original.
+        let lease = ledger.lease(entry).await?;
+        ledger.under_lease(&lease, Box::pin(removal)).await?;
+        ledger.end_lease(&lease).await
     }
 
     /// Begins a round. `None`: another worker changed the entry in the meantime.
@@ -252,12 +304,7 @@ impl Pipeline {
     ) -> Result<Outcome, Failure> {
         let collection = self.stores.collection_of(&entry.knowledge_db_id);
         let count = || self.stores.vectors.count_file(&collection, &entry.file_id);
-        let counted = self.server(Stage::Milvus, cancel, |_| count()).await;
-        let found = match counted {
-            // LAYRA deleted the knowledge base. The new round finds that out, and ends.
-            Err(gone) if gone.reason == Reason::CollectionGone => 0,
-            counted => counted?,
-        };
+        let found = self.server(Stage::Milvus, cancel, |_| count()).await?;
         if found != rows {
             tracing::warn!(
                 found,
@@ -265,6 +312,7 @@ impl Pipeline {
                 "unexpected number of rows in Milvus, ingesting the document again"
             );
             self.metrics.repeats.inc();
+            check_repeats(entry.repeats, found, rows)?;
             return self.restart_document(entry, cancel).await;
         }
         let finished = self.ledger(cancel, || self.stores.ledger.record_done(entry, rows));
@@ -272,7 +320,8 @@ impl Pipeline {
             return Ok(Outcome::Superseded);
         }
         Ok(Outcome::Stored(super::Stored {
-            pages: entry.pages.unwrap_or_default(),
+            pages: entry.good_pages().unwrap_or_default(),
+            skipped: u32::try_from(entry.skipped().len()).unwrap_or(u32::MAX),
             vectors: rows,
         }))
     }
@@ -283,53 +332,30 @@ impl Pipeline {
         entry: &Entry,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let task = Task::from(entry);
-        let request = Request {
-            origin: entry.origin.clone(),
-            // A later deletion may be on its way.
-            at: entry.requested_at.unwrap_or(entry.created_at),
-            recipe: Recipe::stored(&entry.recipe),
-            worker_since: entry.worker_since,
-        };
-        let restarted = self.ledger(cancel, || {
-            self.stores.ledger.begin(&task, &request, Some(entry))
-        });
-        Ok(match restarted.await? {
-            Some(entry) => Outcome::Repeat(Box::new(entry)),
-            None => Outcome::Superseded,
-        })
-    }
-
-    /// Withdraws a failed document from the stores. Its dead letter must be sent next.
-    /// [`Outcome::Superseded`]: the entry changed, and there is nothing to send.
-    pub(super) async fn withdraw_rejected(
-        &self,
-        entry: Box<Entry>,
-        cancel: &CancellationToken,
-    ) -> Result<Outcome, Failure> {
-        match Box::pin(self.withdraw_with_retries(&entry, cancel)).await {
-            Err(failure) if failure.class == Class::Superseded => return Ok(Outcome::Superseded),
-            // The document's own reason counts. The scheduled recheck removes the rest.
-            Err(failure) if failure.rejects_document() => {
-                tracing::warn!(%failure, "failed document not removed, will be rechecked");
+        let message = "Milvus does not hold the document exactly once";
+        let failure = Failure::transient(Stage::Milvus, Reason::RowsNotOnce, message);
+        // Milvus may be in trouble: the pauses grow from some seconds to half a minute.
+        let attempts = entry.repeats + 4;
+        let mut refusals = Refusals::default();
+        self.retry
+            .pause(cancel, &failure, attempts, &mut refusals)
+            .await?;
+        let ledger = &self.stores.ledger;
+        let restart = || async {
+            let mut known = Some(entry.clone());
+            while let Some(before) = known.filter(|now| now.round == entry.round) {
+                if before.state != State::Working {
+                    break;
+                }
+                if let Some(begun) = ledger.repeat(&before).await? {
+                    return Ok(Outcome::Repeat(Box::new(begun)));
+                }
+                // Another task for the document may have been recorded.
+                known = ledger.find(&before.file_id).await?;
             }
-            withdrawn => withdrawn?,
-        }
-        // Another range of the document may have waited for the same lease before this one.
-        let find = || self.stores.ledger.find(&entry.file_id);
-        let now = self.ledger(cancel, find).await?;
-        if now.is_some_and(|now| now.round == entry.round && now.has_sent_dead_letter()) {
-            return Ok(Outcome::Settled);
-        }
-        let rejection = entry.failure.clone().unwrap_or_else(|| {
-            let unknown = Failure::permanent(
-                Stage::Intake,
-                Reason::Unknown,
-                "the ledger has no failure reason",
-            );
-            (&unknown).into()
-        });
-        Ok(Outcome::Rejected(entry, rejection))
+            Ok(Outcome::Superseded)
+        };
+        self.ledger(cancel, restart).await
     }
 
     pub(super) async fn local_original<'a>(
@@ -351,7 +377,19 @@ impl Pipeline {
     }
 }
 
-fn newer_configuration() -> Failure {
+/// The entry, if nobody works on it any more. Otherwise fails, to be retried.
+fn patient(patience: &Patience, entry: Box<Entry>) -> Result<Box<Entry>, Failure> {
+    if patience.is_over(&entry, Instant::now()) {
+        tracing::warn!(
+            since = %entry.worker_since,
+            "no worker with the newer configuration continues the document, taking it over"
+        );
+        return Ok(entry);
+    }
     let message = "a worker with a newer configuration is processing the document";
-    Failure::transient(Stage::Intake, Reason::NewerConfiguration, message)
+    Err(Failure::transient(
+        Stage::Intake,
+        Reason::NewerConfiguration,
+        message,
+    ))
 }

@@ -38,7 +38,7 @@ impl Budget {
         }
     }
 
-    /// Waits for memory for a page. A page that is larger than the budget gets the whole budget.
+    /// Waits for memory for a page, before the page enters this process. A page that is larger than the budget gets the whole budget.
     pub(crate) async fn reserve(&self, bytes: usize) -> Reservation {
         let wanted = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.permits)

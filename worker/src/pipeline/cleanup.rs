@@ -84,14 +84,20 @@ impl Pipeline {
             .ok_or_else(|| Failure::superseded(Stage::Mongodb))
     }
 
-    /// Removes the rows of some pages.
-    pub(super) async fn clear_rows(
+    /// Removes the rows of some pages, and takes them off the list of failed pages: an attempt may
+    /// have ended before it recorded them.
+    pub(super) async fn clear_pages(
         &self,
         plan: &PagePlan<'_>,
         pages: Range<u32>,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let file_id = &plan.task.file.file_id;
+        self.ledger(cancel, || {
+            let numbers = pages.clone().map(|page| page + 1);
+            self.stores.documents.unlist_failed_pages(file_id, numbers)
+        })
+        .await?;
         self.server(Stage::Milvus, cancel, |_| {
             self.stores
                 .vectors
@@ -124,7 +130,7 @@ impl Pipeline {
         let removal = Box::pin(self.remove(entry));
         ledger.under_lease(&lease, removal).await?;
         if removes_original(entry) {
-            ledger.end_deletion(&lease).await
+            ledger.end_deletion(&lease, entry).await
         } else {
             ledger.end_lease(&lease).await
         }
@@ -162,13 +168,7 @@ impl Pipeline {
             knowledge_db_id,
             ..
         } = entry;
-        let collection = self.stores.collection_of(knowledge_db_id);
-        if self.stores.vectors.has_collection(&collection).await? {
-            self.stores
-                .vectors
-                .delete_file(&collection, file_id)
-                .await?;
-        }
+        self.stores.remove_vectors(knowledge_db_id, file_id).await?;
         let with_original = removes_original(entry);
         let task = Task::from(entry);
         let mut keys: BTreeSet<String> =

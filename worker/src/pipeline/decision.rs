@@ -14,9 +14,11 @@ pub(super) enum Decision {
     Inspect(Box<Entry>),
     /// The document failed, and its dead letter was not sent yet.
     SendDeadLetter(Box<Entry>),
-    /// Wait: a worker with a newer configuration began the round.
-    WaitForNewerWorker,
-    /// Nothing: this message was settled before, or its document was deleted after it was sent.
+    /// Wait as long as the entry changes: a worker with a newer configuration began the round.
+    WaitForNewerWorker(Box<Entry>),
+    /// Drop it: somebody asked for the deletion of its document after it was sent.
+    Drop(Box<Entry>),
+    /// Nothing: this message was settled before, or LAYRA deleted its document after it was sent.
     End(Outcome),
 }
 
@@ -25,10 +27,14 @@ pub(super) fn decide(entry: Option<Box<Entry>>, request: &Request) -> Decision {
     let Some(entry) = entry else {
         return Decision::Begin(None);
     };
-    let same_request = entry.origin == request.origin;
+    // Whatever followed the deletion belongs to a later request.
+    if entry.is_deletion_requested_after(&request.sent) {
+        return Decision::Drop(entry);
+    }
+    let same_request = entry.origin == request.sent.origin;
     let same_recipe = request.recipe.matches(&entry.recipe);
     let newer = request.worker_since > entry.worker_since;
-    let sent_later = entry.finished_at.is_some_and(|at| request.at > at);
+    let sent_later = !entry.is_deleted_after(&request.sent);
     let lacks_dead_letter = entry.failure.as_ref().is_some_and(|why| !why.letter);
     match entry.state {
         State::Deleted if sent_later => Decision::Begin(Some(entry)),
@@ -39,7 +45,7 @@ pub(super) fn decide(entry: Option<Box<Entry>>, request: &Request) -> Decision {
         State::Done if same_recipe || !newer => Decision::Inspect(entry),
         State::Working if same_recipe => Decision::Resume(entry),
         State::Done | State::Working if newer => Decision::Begin(Some(entry)),
-        State::Done | State::Working => Decision::WaitForNewerWorker,
+        State::Done | State::Working => Decision::WaitForNewerWorker(entry),
     }
 }
 
@@ -48,14 +54,20 @@ mod tests {
     use mongodb::bson::DateTime;
 
     use super::*;
-    use crate::document::Recipe;
+    use crate::document::{Cutoff, Origin, Recipe, Sent};
     use crate::runtime::failure::{Failure, Reason, Stage};
     use crate::stores::ledger::{Rejection, an_entry};
 
+    fn sent(offset: i64, ms: i64) -> Sent {
+        Sent {
+            origin: format!("tasks/0/{offset}"),
+            at: DateTime::from_millis(ms),
+        }
+    }
+
     fn request() -> Request {
         Request {
-            origin: "tasks/0/7".into(),
-            at: DateTime::from_millis(500),
+            sent: sent(7, 500),
             recipe: Recipe::stored("recipe"),
             worker_since: DateTime::from_millis(1_000),
         }
@@ -103,8 +115,7 @@ mod tests {
     #[test]
     fn a_new_request_restarts_a_failed_or_deleted_document() {
         let request = Request {
-            origin: "tasks/0/8".into(),
-            at: DateTime::from_millis(3_000),
+            sent: sent(8, 3_000),
             ..request()
         };
         assert_eq!(
@@ -118,7 +129,7 @@ mod tests {
             Decision::Begin(Some(deleted.clone()))
         );
         let sent_before = Request {
-            at: DateTime::from_millis(1_999),
+            sent: sent(8, 1_999),
             ..request.clone()
         };
         assert_eq!(
@@ -130,6 +141,27 @@ mod tests {
             decide(Some(done.clone()), &request),
             Decision::Inspect(done)
         );
+    }
+
+    #[test]
+    fn a_task_that_was_sent_before_a_deletion_is_dropped_whatever_followed() {
+        let position = Origin::parse("tasks/0/9").unwrap();
+        for state in [State::Working, State::Done, State::Failed, State::Deleted] {
+            let mut entry = known(state);
+            let cutoff = Cutoff::of_message(&position, DateTime::from_millis(100));
+            entry.deletions.push(cutoff);
+            // Its clock is ahead.
+            assert_eq!(
+                decide(Some(entry.clone()), &request()),
+                Decision::Drop(entry.clone())
+            );
+            let later = Request {
+                sent: sent(10, 50),
+                ..request()
+            };
+            let decision = decide(Some(entry), &later);
+            assert!(!matches!(decision, Decision::Drop(_)), "{decision:?}");
+        }
     }
 
     #[test]
@@ -150,7 +182,7 @@ mod tests {
         }
         assert_eq!(
             decide(Some(known(State::Working)), &other),
-            Decision::WaitForNewerWorker
+            Decision::WaitForNewerWorker(known(State::Working))
         );
         let done = known(State::Done);
         assert_eq!(decide(Some(done.clone()), &other), Decision::Inspect(done));

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
+use crate::document::Cutoff;
 use crate::document::task::Deletion;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Retry;
@@ -23,12 +23,12 @@ pub(crate) struct Deleter<'a> {
 }
 
 impl Deleter<'_> {
-    /// Deletes from every store what was sent until `at`, the time of the request. An error is
-    /// returned once `cancel` is cancelled, or when retrying cannot help.
+    /// Deletes from every store what was sent before the deletion. An error is returned once
+    /// `cancel` is cancelled, or when retrying cannot help.
     pub(crate) async fn delete(
         &self,
         deletion: &Deletion,
-        at: DateTime,
+        cutoff: &Cutoff,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let attempt = |_| async {
@@ -36,8 +36,8 @@ impl Deleter<'_> {
                 Deletion::File {
                     file_id,
                     knowledge_base,
-                } => Box::pin(self.file(file_id, knowledge_base, at)).await,
-                Deletion::KnowledgeBase(id) => Box::pin(self.knowledge_base(id, at)).await,
+                } => Box::pin(self.file(file_id, knowledge_base, cutoff)).await,
+                Deletion::KnowledgeBase(id) => Box::pin(self.knowledge_base(id, cutoff)).await,
             };
             deleted.map_err(|failure| match failure.class {
                 // Another deletion has taken the lease, and may not complete.
@@ -85,10 +85,15 @@ impl Deleter<'_> {
             || !documents.files_of(knowledge_base).await?.is_empty()
             || ledger.has_files_of(knowledge_base).await?
             // An earlier attempt to delete it may have failed.
-            || ledger.knowledge_base_deleted_at(knowledge_base).await?.is_some())
+            || ledger.was_knowledge_base_deleted(knowledge_base).await?)
     }
 
-    async fn file(&self, file_id: &str, requested_base: &str, at: DateTime) -> Result<(), Failure> {
+    async fn file(
+        &self,
+        file_id: &str,
+        requested_base: &str,
+        cutoff: &Cutoff,
+    ) -> Result<(), Failure> {
         let Stores {
             documents, ledger, ..
         } = self.stores;
@@ -102,25 +107,22 @@ impl Deleter<'_> {
             },
         };
         let original = stored.original.as_deref();
-        let deleted = ledger.delete(file_id, &knowledge_base, original, at);
+        let deleted = ledger.delete(file_id, &knowledge_base, original, cutoff);
         let Some((lease, entry)) = deleted.await? else {
-            tracing::info!(file = file_id, "the file was sent again after its deletion");
+            tracing::info!(
+                file = file_id,
+                "the file is deleted already, or was sent again later"
+            );
             return Ok(());
         };
         let removal = Box::pin(self.remove_file(&entry, &knowledge_base));
         ledger.under_lease(&lease, removal).await?;
-        ledger.end_deletion(&lease).await
+        ledger.end_deletion(&lease, &entry).await
     }
 
     async fn remove_file(&self, entry: &Entry, knowledge_base: &str) -> Result<(), Failure> {
         let file_id = &entry.file_id;
-        let collection = self.stores.collection_of(knowledge_base);
-        if self.stores.vectors.has_collection(&collection).await? {
-            self.stores
-                .vectors
-                .delete_file(&collection, file_id)
-                .await?;
-        }
+        self.stores.remove_vectors(knowledge_base, file_id).await?;
         self.objects(entry).await?;
         self.stores
             .documents
@@ -128,30 +130,30 @@ impl Deleter<'_> {
             .await
     }
 
-    async fn knowledge_base(&self, id: &str, at: DateTime) -> Result<(), Failure> {
+    async fn knowledge_base(&self, id: &str, cutoff: &Cutoff) -> Result<(), Failure> {
         let Stores {
             documents, ledger, ..
         } = self.stores;
-        if ledger.is_knowledge_base_deletion_complete(id, at).await? {
+        if ledger
+            .is_knowledge_base_deletion_complete(id, cutoff)
+            .await?
+        {
             return Ok(());
         }
         // First, so that no further task of it starts.
-        ledger.begin_knowledge_base_deletion(id, at).await?;
+        ledger.begin_knowledge_base_deletion(id, cutoff).await?;
         // Then only the files that were sent before are deleted.
-        let is_recreated = ledger.has_later_request(id, at).await?;
+        let is_recreated = ledger.delete_files_of(id, cutoff).await?;
         if !is_recreated {
             documents.remove_knowledge_base(id).await?;
-        }
-        ledger.delete_files_of(id, at).await?;
-        if !is_recreated {
             self.stores.drop_unused_collection(id).await?;
         }
         let mut files: BTreeSet<String> = documents.files_of(id).await?.into_iter().collect();
         files.extend(ledger.deleted_files_of(id).await?);
         for file_id in files {
-            Box::pin(self.file(&file_id, id, at)).await?;
+            Box::pin(self.file(&file_id, id, cutoff)).await?;
         }
-        ledger.complete_knowledge_base_deletion(id, at).await
+        ledger.complete_knowledge_base_deletion(id, cutoff).await
     }
 
     /// Deletes the original, and the page images that MongoDB lists for a file. Images that were

@@ -1,9 +1,9 @@
 //! One document, from its original to its last vector.
 //!
 //! [`admit`] starts, resumes or skips a task, by a [`decision`] on the ledger's entry.
-//! [`range_work`] processes a page range, whose [`stages`] run concurrently. [`settle`] completes
-//! everything that must precede the commit of the task. [`cleanup`] and [`recheck`] remove data
-//! that must not be in the stores.
+//! [`range_work`] processes a page range in [`turn`]s, whose [`stages`] run concurrently.
+//! [`settle`] completes everything that must precede the commit of the task. [`rejection`] records
+//! failures and drops, [`cleanup`] and [`recheck`] remove data that must not be in the stores.
 //!
 //! Every effect can be repeated. A document that is ingested again is in the stores exactly once. A
 //! document that cannot be processed leaves nothing but its original.
@@ -14,16 +14,22 @@ mod cleanup;
 mod decision;
 mod deletion;
 pub(crate) mod embedder;
+mod isolation;
+mod limits;
+mod open_claims;
 mod page_plan;
+mod patience;
 mod poison;
 mod range_work;
 mod recheck;
+mod rejection;
 pub(crate) mod settle;
 pub(crate) mod stages;
+mod turn;
 
 use std::sync::Arc;
 
-use layra_crds::RenderSpec;
+use layra_crds::{DocumentLimits, RenderSpec};
 use layra_rendering::{RenderError, Renderer};
 use tokio_util::sync::CancellationToken;
 
@@ -34,10 +40,12 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
 use crate::stores::Stores;
-use crate::stores::ledger::{Claim, Entry, RangeEntry, Rejection};
+use crate::stores::ledger::{Claim, Entry, Rejection};
 
 pub(crate) use admit::{Job, Source};
 pub(crate) use deletion::Deleter;
+pub(crate) use isolation::Isolation;
+pub(crate) use open_claims::OpenClaims;
 
 /// The stages and stores of a pipeline.
 #[derive(Clone, Debug)]
@@ -48,6 +56,8 @@ pub(crate) struct Pipeline {
     pub(crate) renderer: Renderer,
     /// How pages are rendered.
     pub(crate) render: RenderSpec,
+    /// What one document may cost.
+    pub(crate) limits: DocumentLimits,
     pub(crate) embedder: EmbedderThread,
     /// Pages per batch.
     pub(crate) batch_pages: usize,
@@ -55,27 +65,32 @@ pub(crate) struct Pipeline {
     pub(crate) range_pages: u32,
     /// Bounds the memory of pages in progress.
     pub(crate) budget: Budget,
-    /// Read-locked by normal work, write-locked by work on a suspect document.
-    pub(crate) isolation: Arc<tokio::sync::RwLock<()>>,
+    /// Held during each turn of a range.
+    pub(crate) isolation: Isolation,
+    /// What must be given back if the worker exits before its work has ended.
+    pub(crate) open_claims: OpenClaims,
     /// Retries while a server is unavailable.
     pub(crate) retry: Retry,
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// How much was stored.
+/// How much of a document was stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stored {
+    /// Pages that are searchable.
     pub(crate) pages: u32,
-    /// Vectors of all these pages.
+    /// Pages that were skipped.
+    pub(crate) skipped: u32,
+    /// Vectors of the searchable pages.
     pub(crate) vectors: u64,
 }
 
 /// How the work on a task or page range ended. [`settle`] carries out the consequences.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
-    /// All pages of the document are searchable. This work stored the last ones.
+    /// All pages of the document are searchable, or skipped. This work stored the last ones.
     Stored(Stored),
-    /// The pages of this range are searchable, others are not yet.
+    /// The pages of this range are searchable, or skipped, others are not yet.
     RangeStored,
     /// The document must be split into these ranges (first page and length).
     Split(Box<Entry>, Vec<(u32, u32)>),
@@ -98,8 +113,8 @@ pub(crate) enum Outcome {
 pub(crate) enum Event {
     /// The document was opened and has this number of pages.
     Opened(u32),
-    /// This number of further pages is searchable.
-    Stored(u32),
+    /// This number of further pages is searchable, or was skipped.
+    Settled(u32),
 }
 
 /// Receives the progress of a document.
@@ -139,18 +154,11 @@ impl Pipeline {
 
     /// Fails if another worker has taken over the range.
     async fn check_claim(&self, claim: &Claim, cancel: &CancellationToken) -> Result<(), Failure> {
-        self.claimed_range(claim, cancel).await.map(|_| ())
-    }
-
-    /// The state of the claimed range. Fails if another worker has taken over the range.
-    async fn claimed_range(
-        &self,
-        claim: &Claim,
-        cancel: &CancellationToken,
-    ) -> Result<RangeEntry, Failure> {
-        self.ledger(cancel, || self.stores.ledger.claimed_range(claim))
-            .await?
-            .ok_or_else(|| Failure::superseded(Stage::Mongodb))
+        let range = self.ledger(cancel, || self.stores.ledger.claimed_range(claim));
+        match range.await? {
+            Some(_) => Ok(()),
+            None => Err(Failure::superseded(Stage::Mongodb)),
+        }
     }
 }
 
@@ -158,7 +166,9 @@ impl Pipeline {
 pub(crate) fn render_failure(error: &RenderError) -> Failure {
     let reason = Reason::from_word(error.reason());
     match error {
-        RenderError::Unavailable(_) => Failure::fatal(Stage::Render, reason, error),
+        RenderError::Unavailable(_) | RenderError::SandboxUnavailable(_) => {
+            Failure::fatal(Stage::Render, reason, error)
+        }
         _ if error.is_document_fault() => Failure::permanent(Stage::Render, reason, error),
         _ => Failure::transient(Stage::Render, reason, error),
     }
@@ -185,6 +195,7 @@ mod tests {
                 Class::Transient,
             ),
             (RenderError::Unavailable("no library".into()), Class::Fatal),
+            (RenderError::SandboxUnavailable("x".into()), Class::Fatal),
         ] {
             assert_eq!(render_failure(&error).class, class, "{error}");
         }
@@ -239,6 +250,10 @@ mod tests {
             (
                 RenderError::Unavailable(text()),
                 Reason::RendererUnavailable,
+            ),
+            (
+                RenderError::SandboxUnavailable(text()),
+                Reason::SandboxUnavailable,
             ),
             (RenderError::Io(text()), Reason::Io),
         ] {

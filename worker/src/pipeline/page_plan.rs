@@ -1,6 +1,6 @@
 //! How the pages of a document are rendered, and their names in the stores. No I/O.
 
-use layra_crds::{ImageFormat, MilvusSpec, RenderSpec};
+use layra_crds::{ImageFormat, MilvusSpec, OnBadPage, RenderSpec};
 use layra_rendering::{PageRequest, Resolution};
 
 use crate::document::ids;
@@ -41,6 +41,12 @@ impl<'a> PagePlan<'a> {
         }
     }
 
+    /// Whether a page that cannot be rendered or embedded is skipped. The only page of a document is
+    /// the document.
+    pub(super) fn skips_bad_pages(&self) -> bool {
+        skips_bad_pages(self.render, self.pages)
+    }
+
     /// The request to render a page (0-based).
     pub(super) fn request(&self, page: u32) -> PageRequest {
         PageRequest {
@@ -71,6 +77,11 @@ impl<'a> PagePlan<'a> {
             ImageFormat::WebP => "image/webp",
         }
     }
+}
+
+/// Whether a bad page of a document with `pages` pages is skipped.
+pub(super) fn skips_bad_pages(render: &RenderSpec, pages: u32) -> bool {
+    render.on_bad_page == OnBadPage::Skip && pages > 1
 }
 
 /// The object keys of the images of a document with `pages` pages.

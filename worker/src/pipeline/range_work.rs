@@ -1,20 +1,23 @@
 //! The work on one page range, under a claim.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use layra_rendering::Document;
-use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::admit::{Job, Source};
-use super::page_plan::PagePlan;
-use super::poison::{check_renderer_deaths, check_worker_deaths};
-use super::stages::Stages;
-use super::{Event, Observer, Outcome, Pipeline, Stored, render_failure};
+use super::limits::check_limits;
+use super::page_plan::{PagePlan, skips_bad_pages};
+use super::poison::{check_renderer_deaths, check_worker_deaths, works_page_by_page};
+use super::stages::{Ended, Stages};
+use super::turn::{Ingested, Worked};
+use super::{Event, Observer, Outcome, Pipeline, render_failure};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Refusals;
-use crate::stores::ledger::{Claim, Entry, RangeEntry, State};
+use crate::stores::ledger::{Claim, Decider, Entry, RangeEntry, SkippedPage, State};
 
 /// A page range of an open document, and everything that the work on it needs.
 struct RangeWork<'a> {
@@ -25,15 +28,20 @@ struct RangeWork<'a> {
     original: &'a Path,
     /// Whether the document has further ranges.
     is_split: bool,
+    /// A page that several workers died on.
+    deadly: Option<SkippedPage>,
     cancel: &'a CancellationToken,
     observer: Observer<'a>,
 }
 
-/// A lock on [`Pipeline::isolation`], held while a range is in progress.
-#[expect(dead_code, reason = "the guards act by being dropped")]
-enum Isolation<'a> {
-    Shared(RwLockReadGuard<'a, ()>),
-    Exclusive(RwLockWriteGuard<'a, ()>),
+/// Fails if the page that was to be rendered is bad: by its failure, or because it has killed several
+/// renderers.
+fn check_page(renderers_killed: u32, failure: &Failure) -> Result<(), Failure> {
+    if failure.rejects_document() {
+        Err(failure.clone())
+    } else {
+        check_renderer_deaths(renderers_killed, failure)
+    }
 }
 
 impl Pipeline {
@@ -46,143 +54,80 @@ impl Pipeline {
         cancel: &CancellationToken,
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
-        let (file_id, round) = (&entry.file_id, &entry.round);
-        // The lock comes before the claim: a worker that dies while this range waits for the lock
-        // must not make the range suspect.
-        let mut exclusive = entry.range_entry(first).was_begun();
-        let (_isolation, claim, entry) = loop {
-            let isolation = self.isolate(exclusive, cancel).await?;
-            let claim = Claim::new(file_id, round, first);
-            let granted = self.ledger(cancel, || self.stores.ledger.claim(&claim));
-            let Some(entry) = granted.await? else {
-                drop(isolation);
-                return self.claim_refused(&claim, cancel).await;
-            };
-            if exclusive || !entry.range_entry(first).is_suspect() {
-                break (isolation, claim, entry);
-            }
-            // Another worker claimed the range after `entry` was read.
-            self.ledger(cancel, || self.stores.ledger.release(&claim))
-                .await?;
-            exclusive = true;
+        let (open, result) = match self
+            .work_in_turns(job, entry, first, cancel, observer)
+            .await?
+        {
+            Worked::Refused(open) => return self.claim_refused(open.claim(), cancel).await,
+            Worked::Ended(open, result) => (open, result),
         };
-        let result = match check_worker_deaths(&entry.range_entry(first)) {
-            Ok(()) => {
-                self.ingest_claimed(job, &claim, &entry, cancel, observer)
-                    .await
+        let ended = self.end_claim(job, open.claim(), result, cancel).await;
+        match &ended {
+            Ok(_) => {}
+            // The attempt counts, so that the document ends as poison.
+            Err(failure) if failure.may_be_the_documents() => {
+                let ledger = &self.stores.ledger;
+                if let Err(error) = ledger.record_end_of_worker(open.claim(), failure).await {
+                    tracing::warn!(%error, "the end of the worker was not recorded");
+                }
             }
-            Err(failure) => Err(failure),
-        };
+            // This worker does not end because of the document: the attempt must not count.
+            Err(_) => self.release(open).await,
+        }
+        ended
+    }
+
+    /// Carries out what follows from the work on a claimed range.
+    async fn end_claim(
+        &self,
+        job: &Job<'_>,
+        claim: &Claim,
+        result: Ingested,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
         let result = match result {
             Err(failure) => Err(self.check_deletion(job, failure, cancel).await),
             stored => stored,
         };
         match result {
-            Ok((_, Some(stored))) => self.finish_range(&claim, stored, cancel).await,
+            Ok((_, Some(range))) => self.finish_range(claim, &range, cancel).await,
             Ok((split, None)) => {
-                self.ledger(cancel, || self.stores.ledger.release(&claim))
+                self.ledger(cancel, || self.stores.ledger.release(claim))
                     .await?;
                 let missing = split.missing_ranges();
-                Ok(Outcome::Split(Box::new(split), missing))
+                Ok(Outcome::Split(split, missing))
             }
             Err(failure) if failure.class == Class::Superseded => {
-                self.yield_claim(&claim, cancel).await
+                self.yield_claim(claim, cancel).await
             }
             Err(failure) if failure.class == Class::Deleted => {
-                self.drop_deleted(job, &claim, cancel).await
+                let decider = Decider::Claim(claim);
+                self.record_deletion(job, decider, cancel).await?;
+                self.yield_claim(claim, cancel).await
             }
             Err(failure) if failure.rejects_document() => {
-                self.reject(&claim, &failure, cancel).await
+                self.reject(claim, &failure, cancel).await
             }
-            Err(failure) => {
-                // This worker did not die while it processed the document: the attempt must not
-                // count.
-                if let Err(error) = self.stores.ledger.release(&claim).await {
-                    tracing::warn!(%error, "claim could not be released");
-                }
-                Err(failure)
-            }
+            Err(failure) => Err(failure),
         }
     }
 
-    /// A document whose knowledge base is gone because somebody asked for that did not fail: it was
-    /// deleted.
-    async fn check_deletion(
-        &self,
-        job: &Job<'_>,
-        failure: Failure,
-        cancel: &CancellationToken,
-    ) -> Failure {
-        if !matches!(
-            failure.reason,
-            Reason::KnowledgeBaseNotFound | Reason::CollectionGone
-        ) {
-            return failure;
-        }
-        let deleted = self.ledger(cancel, || self.is_knowledge_base_deleted(job));
-        match deleted.await {
-            Ok(true) => Failure::deleted(failure.stage, failure.message),
-            Ok(false) => failure,
-            Err(error) => error,
-        }
-    }
-
-    /// Drops a document that was deleted while it was processed. The original of a file that LAYRA
-    /// deleted is LAYRA's: it stays, unless somebody asked for the deletion of the knowledge base.
-    async fn drop_deleted(
-        &self,
-        job: &Job<'_>,
-        claim: &Claim,
-        cancel: &CancellationToken,
-    ) -> Result<Outcome, Failure> {
-        let requested = self
-            .ledger(cancel, || self.is_knowledge_base_deleted(job))
-            .await?;
-        let dropped = self.ledger(cancel, || {
-            self.stores.ledger.record_deleted(claim, requested)
-        });
-        if dropped.await?.is_some() {
-            tracing::warn!("the file was deleted while it was processed, dropping it");
-        }
-        self.yield_claim(claim, cancel).await
-    }
-
-    /// Takes the lock for normal work, or for exclusive work on a suspect document. If a worker
-    /// dies during exclusive work, no other document comes under suspicion.
-    async fn isolate(
-        &self,
-        exclusive: bool,
-        cancel: &CancellationToken,
-    ) -> Result<Isolation<'_>, Failure> {
-        let lock = async {
-            if exclusive {
-                tracing::info!("a worker died on this document before, processing it in isolation");
-                Isolation::Exclusive(self.isolation.write().await)
-            } else {
-                Isolation::Shared(self.isolation.read().await)
-            }
-        };
-        tokio::select! {
-            lock = lock => Ok(lock),
-            () = cancel.cancelled() => Err(Failure::stopped(Stage::Intake)),
-        }
-    }
-
-    /// Opens the document and ingests the claimed range. Returns the new entry and how much is
-    /// stored. `None`: the document is longer than one range and must be split.
-    async fn ingest_claimed(
+    /// Opens the document and ingests the claimed range. Returns the new entry and how far the range
+    /// is. `None`: the document is longer than one range and must be split.
+    pub(super) async fn ingest_claimed(
         &self,
         job: &Job<'_>,
         claim: &Claim,
         entry: &Entry,
+        original: &Path,
         cancel: &CancellationToken,
         observer: Observer<'_>,
-    ) -> Result<(Entry, Option<Stored>), Failure> {
-        let original = self.local_original(job, cancel).await?;
+    ) -> Ingested {
+        check_limits(entry, &self.limits)?;
+        let skips_bad_pages = skips_bad_pages(&self.render, entry.pages.unwrap_or_default());
+        let deadly = check_worker_deaths(entry, claim.first, skips_bad_pages)?;
         let is_split = entry.range_pages.is_some() && entry.prepared;
-        let document = self
-            .open_document(original.as_ref(), is_split, cancel)
-            .await?;
+        let document = self.open_document(original, is_split, cancel).await?;
         let pages = document.pages();
         let plan = |pages| {
             let pixels = self.embedder.page_pixels();
@@ -214,7 +159,7 @@ impl Pipeline {
             self.prepare(claim, &plan, cancel).await?;
             if entry.range_pages.is_some() {
                 drop(document);
-                return Ok((entry, None));
+                return Ok((Box::new(entry), None));
             }
         }
         let count = entry
@@ -230,24 +175,26 @@ impl Pipeline {
             plan: &plan,
             claim,
             end: claim.first + count,
-            original: original.as_ref(),
+            original,
             is_split,
+            deadly,
             cancel,
             observer,
         };
         let range = entry.range_entry(claim.first);
-        let stored = self.store_every_page(&work, range, document).await?;
-        Ok((entry, Some(stored)))
+        let range = self.store_every_page(&work, range, document).await?;
+        Ok((Box::new(entry), Some(range)))
     }
 
-    /// Stores the remaining pages of the range, and repeats that until Milvus holds each page
-    /// exactly once.
+    /// Stores the remaining pages of the range, and checks that Milvus holds each page exactly once.
+    /// A lost renderer is replaced, and a page that is the renderer's end is skipped, where bad pages
+    /// are skipped. Other transient failures end the turn.
     async fn store_every_page(
         &self,
         work: &RangeWork<'_>,
         mut range: RangeEntry,
         mut document: Document,
-    ) -> Result<Stored, Failure> {
+    ) -> Result<RangeEntry, Failure> {
         let RangeWork {
             plan,
             claim,
@@ -255,6 +202,11 @@ impl Pipeline {
             cancel,
             ..
         } = *work;
+        let page_by_page = works_page_by_page(&range);
+        let deadly = work.deadly.iter().cloned();
+        let mut bad_pages: BTreeMap<u32, SkippedPage> =
+            deadly.map(|deadly| (deadly.page, deadly)).collect();
+        let cpu_ms = AtomicU64::new(range.cpu_ms);
         let mut clean = range.turns <= 1;
         // Both count since a page was stored.
         let (mut attempts, mut renderers_killed) = (0, 0);
@@ -262,7 +214,7 @@ impl Pipeline {
         loop {
             let start = claim.first + range.stored;
             if !clean {
-                self.clear_rows(plan, start..end, cancel).await?;
+                self.clear_pages(plan, start..end, cancel).await?;
             }
             let stages = Stages {
                 pipeline: self,
@@ -270,42 +222,62 @@ impl Pipeline {
                 claim,
                 cancel,
                 observer: work.observer,
-                before: Stored {
-                    pages: range.stored,
-                    vectors: range.rows,
-                },
+                range: &range,
+                bad_pages: &bad_pages,
+                page_by_page,
+                settled: watch::Sender::new(start),
+                cpu_ms: &cpu_ms,
             };
-            let failure = match stages.run(document, start..end).await {
+            let failure = match Box::pin(stages.run(document, start..end)).await {
                 Ok(stored) => {
                     let found = self.count_rows(plan, claim.first..end, cancel).await?;
-                    if found == stored.vectors {
+                    if found == stored.rows {
                         return Ok(stored);
                     }
                     self.metrics.repeats.inc();
+                    let message = format!("Milvus holds {found} rows instead of {}", stored.rows);
+                    range = stored;
+                    range.restart();
                     let reset =
-                        self.ledger(cancel, || self.stores.ledger.record_progress(claim, 0, 0));
-                    if !reset.await? {
+                        self.ledger(cancel, || self.stores.ledger.record_progress(claim, &range));
+                    if reset.await?.is_none() {
                         return Err(Failure::superseded(Stage::Mongodb));
                     }
-                    range.stored = 0;
-                    range.rows = 0;
-                    let message =
-                        format!("Milvus holds {found} rows instead of {}", stored.vectors);
-                    Failure::refused(Stage::Milvus, Reason::RowsNotOnce, message)
+                    return Err(Failure::refused(
+                        Stage::Milvus,
+                        Reason::RowsNotOnce,
+                        message,
+                    ));
                 }
-                Err(failure) if failure.class == Class::Transient => {
-                    let now = self.claimed_range(claim, cancel).await?;
+                Err(Ended { failure, at_page }) => {
+                    let is_bad_page = at_page && failure.rejects_document();
+                    if failure.class != Class::Transient && !is_bad_page {
+                        return Err(failure);
+                    }
+                    let now = self.record_cpu_time(claim, &cpu_ms, cancel).await?;
+                    if !is_bad_page && !failure.reason.is_lost_renderer() {
+                        return Err(failure);
+                    }
                     if now.stored > range.stored {
                         (attempts, renderers_killed) = (0, 0);
                     }
                     range = now;
-                    if failure.reason.is_lost_renderer() {
-                        renderers_killed += 1;
-                        check_renderer_deaths(renderers_killed, &failure)?;
+                    renderers_killed += u32::from(failure.reason.is_lost_renderer());
+                    match check_page(renderers_killed, &failure) {
+                        Err(bad) if plan.skips_bad_pages() => {
+                            let page = claim.first + range.stored;
+                            bad_pages.insert(page, SkippedPage::new(page, &bad));
+                            renderers_killed = 0;
+                            clean = true;
+                            document = self
+                                .open_document(work.original, work.is_split, cancel)
+                                .await?;
+                            continue;
+                        }
+                        checked => checked?,
                     }
                     failure
                 }
-                Err(failure) => return Err(failure),
             };
             self.retry
                 .pause(cancel, &failure, attempts, &mut refusals)
@@ -316,6 +288,22 @@ impl Pipeline {
                 .open_document(work.original, work.is_split, cancel)
                 .await?;
         }
+    }
+
+    /// Records the CPU time that the range has taken so far, and returns how far it is.
+    async fn record_cpu_time(
+        &self,
+        claim: &Claim,
+        cpu_ms: &AtomicU64,
+        cancel: &CancellationToken,
+    ) -> Result<RangeEntry, Failure> {
+        let cpu_ms = cpu_ms.load(Ordering::Relaxed);
+        let entry = self.ledger(cancel, || self.stores.ledger.record_cpu_time(claim, cpu_ms));
+        let entry = entry
+            .await?
+            .ok_or_else(|| Failure::superseded(Stage::Mongodb))?;
+        check_limits(&entry, &self.limits)?;
+        Ok(entry.range_entry(claim.first))
     }
 
     async fn open_document(
@@ -350,12 +338,11 @@ impl Pipeline {
     async fn finish_range(
         &self,
         claim: &Claim,
-        stored: Stored,
+        range: &RangeEntry,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let Stored { pages, vectors } = stored;
         let entry = self.ledger(cancel, || {
-            self.stores.ledger.record_range_done(claim, pages, vectors)
+            self.stores.ledger.record_range_done(claim, range)
         });
         let Some(entry) = entry.await? else {
             return self.yield_claim(claim, cancel).await;
@@ -400,7 +387,10 @@ impl Pipeline {
         failure: &Failure,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let failed = self.ledger(cancel, || self.stores.ledger.record_failed(claim, failure));
+        let failed = self.ledger(cancel, || {
+            let decider = Decider::Claim(claim);
+            self.stores.ledger.record_failed(decider, failure)
+        });
         let Some(entry) = failed.await? else {
             return self.yield_claim(claim, cancel).await;
         };
@@ -431,12 +421,16 @@ impl Pipeline {
     }
 
     /// Leaves the document to another worker. The recheck finds out whether that worker exists, so
-    /// the message may be committed.
+    /// the message may be committed. Not when this worker exits: it may have given the claim back
+    /// itself.
     async fn leave_to_other_worker(
         &self,
         file_id: &str,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
+        if cancel.is_cancelled() {
+            return Err(Failure::stopped(Stage::Mongodb));
+        }
         self.ledger(cancel, || self.stores.ledger.schedule_recheck(file_id))
             .await?;
         Ok(Outcome::Superseded)

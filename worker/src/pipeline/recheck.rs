@@ -1,7 +1,7 @@
 //! Rechecks of documents. A write that was in flight when its worker was replaced may have landed
 //! after the document was finished. A document in progress that does not change may be orphaned.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongodb::bson::DateTime;
 
@@ -14,6 +14,8 @@ use crate::stores::ledger::{Entry, State};
 
 /// How often a worker looks for documents that are due for a recheck.
 const INTERVAL: Duration = Duration::from_secs(20);
+/// How often a worker counts rechecks.
+const COUNT_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Pipeline {
     /// Rechecks documents as they become due, until the worker ends.
@@ -21,11 +23,27 @@ impl Pipeline {
         if let Err(error) = self.stores.ledger.schedule_missing_rechecks().await {
             tracing::warn!(%error, "missing rechecks not scheduled");
         }
+        let mut counted = None;
         loop {
+            if counted.is_none_or(|then: Instant| then.elapsed() >= COUNT_INTERVAL) {
+                counted = Some(Instant::now());
+                self.count_rechecks().await;
+            }
             tokio::time::sleep(INTERVAL).await;
             if let Err(error) = self.recheck_due(outbox, committed).await {
                 tracing::warn!(%error, "recheck failed, will retry");
             }
+        }
+    }
+
+    /// Counts the rechecks for the operator, which keeps a worker for them.
+    async fn count_rechecks(&self) {
+        match self.stores.ledger.count_rechecks().await {
+            Ok(count) => {
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                self.metrics.open_rechecks.set(count);
+            }
+            Err(error) => tracing::warn!(%error, "rechecks not counted, will retry"),
         }
     }
 
@@ -39,7 +57,10 @@ impl Pipeline {
             }
             match self.recheck(&entry).await {
                 Ok(Outcome::Superseded) => continue,
-                Ok(Outcome::Repeat(entry)) => outbox.send_task(&Task::from(entry.as_ref())).await?,
+                Ok(Outcome::Repeat(entry)) => {
+                    let task = Task::from(entry.as_ref());
+                    outbox.send_task(&task, &entry.requested()).await?;
+                }
                 Ok(_) => {}
                 // It is rechecked when that worker must be done.
                 Err(failure) if failure.reason == Reason::BeingRemoved => continue,
@@ -68,7 +89,9 @@ impl Pipeline {
             return ledger.postpone_recheck(entry).await;
         }
         tracing::warn!(file = entry.file_id, "orphaned document: task sent again");
-        outbox.send_task(&Task::from(entry)).await?;
+        outbox
+            .send_task(&Task::from(entry), &entry.requested())
+            .await?;
         ledger.record_resend(entry).await
     }
 
@@ -115,9 +138,13 @@ impl Pipeline {
         if !stores.vectors.has_collection(&collection).await? {
             return Ok(differs());
         }
-        let rows = stores.vectors.count_file(&collection, &entry.file_id);
-        let (rows, pages) = (rows.await?, u32::try_from(file.pages.len()));
-        if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.pages {
+        let rows = match stores.vectors.count_file(&collection, &entry.file_id).await {
+            // It was dropped in the meantime.
+            Err(failure) if failure.reason == Reason::CollectionGone => return Ok(differs()),
+            counted => counted?,
+        };
+        let pages = u32::try_from(file.pages.len());
+        if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.good_pages() {
             Ok(Outcome::AlreadyStored)
         } else {
             Ok(differs())

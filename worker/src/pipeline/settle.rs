@@ -7,6 +7,7 @@
 //! the ledger shows which steps are missing. Nothing is committed here.
 
 use layra_crds::metric_names::worker::STATUS_FAILED;
+use mongodb::bson::DateTime;
 use rdkafka::message::OwnedMessage;
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +29,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) message: &'a OwnedMessage,
     /// Position of the task. The message is this task or one of its page ranges.
     pub(crate) origin: &'a Origin,
-    /// When the task was written, in milliseconds since 1970.
-    pub(crate) written_at: i64,
+    /// When the task was written.
+    pub(crate) written_at: DateTime,
     /// Whether the message is a page range.
     pub(crate) is_range: bool,
     pub(crate) outbox: &'a Outbox,
@@ -41,8 +42,8 @@ pub(crate) struct Incoming<'a> {
 enum Step<'a> {
     /// Send the ranges of a split document.
     SendRanges(&'a Entry, &'a [(u32, u32)]),
-    /// Send the document's task again.
-    SendAgain,
+    /// Send the document's task again, as its latest request.
+    SendAgain(&'a Entry),
     /// Send the dead letter.
     SendDeadLetter(&'a Rejection),
     /// Record in the ledger that the dead letter was sent.
@@ -63,7 +64,7 @@ fn steps(outcome: &Outcome, is_range: bool) -> Vec<Step<'_>> {
         // A range that is stored does not mean that its document is.
         Outcome::AlreadyStored | Outcome::Deleted if !is_range => vec![Step::ShowSuccess],
         Outcome::Split(entry, ranges) => vec![Step::SendRanges(entry, ranges)],
-        Outcome::Repeat(_) => vec![Step::SendAgain],
+        Outcome::Repeat(entry) => vec![Step::SendAgain(entry)],
         Outcome::Rejected(entry, rejection) => vec![
             Step::SendDeadLetter(rejection),
             Step::RecordDeadLetter(entry),
@@ -90,33 +91,28 @@ impl Pipeline {
         let is_range = incoming.is_some_and(|incoming| incoming.is_range);
         let settlement = self.settlement(cancel);
         for step in steps(outcome, is_range) {
-            let carried_out = settlement.carry_out(step, task, incoming.as_ref()).await;
-            match (carried_out, outcome) {
-                (Ok(()), _) => {}
-                (Err(failure), Outcome::Split(entry, _)) if failure.rejects_document() => {
-                    let rejected = self.reject_split(entry, &failure, cancel).await?;
+            let failure = match settlement.carry_out(step, task, incoming.as_ref()).await {
+                Err(failure) if failure.rejects_document() => failure,
+                carried_out => {
+                    carried_out?;
+                    continue;
+                }
+            };
+            match step {
+                // What must be sent may be too large. The ledger must not expect it.
+                Step::SendRanges(entry, _) | Step::SendAgain(entry) => {
+                    let reject = Box::pin(self.reject_round(entry, &failure, cancel));
+                    let rejected = reject.await?;
                     return Box::pin(self.settle(&rejected, task, incoming, cancel)).await;
                 }
-                (Err(failure), _) => return Err(failure),
+                // The message is settled: a second dead letter would be about nothing else.
+                Step::RecordDeadLetter(_) | Step::ShowRecorded => {
+                    tracing::warn!(%failure, "the ledger refuses a request");
+                }
+                _ => return Err(failure),
             }
         }
         Ok(())
-    }
-
-    /// Rejects a document whose ranges cannot be sent, for example because they are too large. The
-    /// ledger must not expect them.
-    async fn reject_split(
-        &self,
-        entry: &Entry,
-        failure: &Failure,
-        cancel: &CancellationToken,
-    ) -> Result<Outcome, Failure> {
-        let ledger = &self.stores.ledger;
-        let failed = self.ledger(cancel, || ledger.record_split_failed(entry, failure));
-        match failed.await? {
-            Some(failed) => self.withdraw_rejected(Box::new(failed), cancel).await,
-            None => Ok(Outcome::Superseded),
-        }
     }
 
     /// Rejects a message without a ledger entry: it is not valid, or it failed for good before it
@@ -171,8 +167,9 @@ impl Settlement<'_> {
             (Step::SendRanges(entry, ranges), Some(incoming)) => {
                 self.ranges(incoming, entry, ranges).await
             }
-            (Step::SendAgain, Some(incoming)) => {
-                let send = |_| incoming.outbox.send_again(incoming.message);
+            (Step::SendAgain(entry), Some(incoming)) => {
+                let request = entry.requested();
+                let send = |_| incoming.outbox.send_again(incoming.message, &request);
                 self.retry.run(Stage::DeadLetter, self.cancel, send).await
             }
             (Step::SendDeadLetter(rejection), Some(incoming)) => {
@@ -215,7 +212,7 @@ impl Settlement<'_> {
                 first,
                 count,
                 origin: incoming.origin.clone(),
-                at: incoming.written_at,
+                at: incoming.written_at.timestamp_millis(),
             })
             .collect();
         let send = |_| incoming.outbox.ranges(incoming.message, &ranges);
@@ -309,7 +306,8 @@ mod tests {
         let ranges = vec![(0, 64), (64, 36)];
         let split = Outcome::Split(entry.clone(), ranges.clone());
         assert_eq!(steps(&split, false), [Step::SendRanges(&entry, &ranges)]);
-        assert_eq!(steps(&Outcome::Repeat(entry), true), [Step::SendAgain]);
+        let repeat = Outcome::Repeat(entry.clone());
+        assert_eq!(steps(&repeat, true), [Step::SendAgain(&entry)]);
     }
 
     #[test]

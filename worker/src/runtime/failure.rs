@@ -145,6 +145,12 @@ impl Failure {
         matches!(self.class, Class::Permanent | Class::Poison)
     }
 
+    /// Whether the worker ends because of what it computed for a document, which may be the cause.
+    /// Other fatal failures are about settings, a server or the node.
+    pub(crate) fn may_be_the_documents(&self) -> bool {
+        self.class == Class::Fatal && self.stage == Stage::Embed
+    }
+
     /// The work was cancelled.
     pub(crate) fn stopped(stage: Stage) -> Self {
         Self::new(

@@ -2,12 +2,13 @@
 //!
 //! Other modules report to it. It sends no requests itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::work::{Wait, Work};
 
 /// A poll loop without an iteration for longer than this is stuck. A rebalance may block it for
 /// some seconds.
@@ -24,8 +25,36 @@ pub(crate) struct Health {
     consumer_running: AtomicBool,
     last_poll: Mutex<Option<Instant>>,
     retrying: Mutex<BTreeMap<Stage, Vec<Arc<Mutex<String>>>>>,
-    served: Mutex<BTreeMap<Stage, Instant>>,
+    served: Mutex<BTreeMap<Stage, Served>>,
     computing: Mutex<Computations>,
+    works: Mutex<Vec<Arc<Work>>>,
+    startup: Startup,
+}
+
+/// How long the worker took to become ready for the first time.
+#[derive(Debug)]
+struct Startup {
+    began: Instant,
+    took: Mutex<Option<Duration>>,
+}
+
+impl Default for Startup {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            took: Mutex::default(),
+        }
+    }
+}
+
+/// The latest request that a server has served.
+#[derive(Clone, Copy, Debug)]
+struct Served {
+    /// The message that needed it, if it was one.
+    message: Option<u64>,
+    at: Instant,
+    /// When a request of another message was served last.
+    other: Option<Instant>,
 }
 
 /// The computations of the model that are under way.
@@ -52,6 +81,41 @@ impl Health {
             .last_poll
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(now);
+        let mut took = lock(&self.startup.took);
+        if took.is_none() && self.problems().is_empty() {
+            *took = Some(now.duration_since(self.startup.began));
+        }
+    }
+
+    /// Seconds from the start of the worker until it was ready for the first time.
+    pub(crate) fn startup_seconds(&self) -> Option<f64> {
+        lock(&self.startup.took).map(|took| took.as_secs_f64())
+    }
+
+    /// Records that a message is in progress, until the guard is dropped.
+    #[must_use]
+    pub(crate) fn working(self: &Arc<Self>, now: Instant) -> Working {
+        let work = Arc::new(Work::begin(now));
+        lock(&self.works).push(Arc::clone(&work));
+        Working {
+            health: Arc::clone(self),
+            work,
+        }
+    }
+
+    /// The stages whose servers all messages in progress wait for. Empty if one is worked on, or
+    /// none is in progress.
+    pub(crate) fn waiting_for(&self) -> BTreeSet<Stage> {
+        let waits: Vec<_> = lock(&self.works).iter().map(|work| work.waits()).collect();
+        if waits.iter().any(Vec::is_empty) {
+            return BTreeSet::new();
+        }
+        // Messages that wait for others wait for the same servers.
+        let servers = waits.iter().flatten().filter_map(|wait| match wait {
+            Wait::Server(stage) => Some(*stage),
+            Wait::Others => None,
+        });
+        servers.collect()
     }
 
     /// Records that a stage is retrying, until the guard is dropped.
@@ -71,16 +135,35 @@ impl Health {
         }
     }
 
-    /// Records that the server of a stage has served a request.
-    pub(crate) fn served(&self, stage: Stage, now: Instant) {
-        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        served.insert(stage, now);
+    /// Records that the server of a stage has served a request of a message.
+    pub(crate) fn served(&self, stage: Stage, message: Option<u64>, now: Instant) {
+        let mut served = lock(&self.served);
+        let before = served.get(&stage).copied();
+        let other = match before {
+            Some(before) if before.message == message => before.other,
+            before => before.map(|before| before.at),
+        };
+        let last = Served {
+            message,
+            at: now,
+            other,
+        };
+        served.insert(stage, last);
     }
 
-    /// Whether the server of a stage has served any request after `then`.
-    pub(crate) fn has_served_since(&self, stage: Stage, then: Instant) -> bool {
-        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        served.get(&stage).is_some_and(|last| *last > then)
+    /// Whether the server of a stage has served a request of any other message after `then`.
+    pub(crate) fn has_served_others_since(
+        &self,
+        stage: Stage,
+        message: Option<u64>,
+        then: Instant,
+    ) -> bool {
+        let served = lock(&self.served).get(&stage).copied();
+        let last = served.and_then(|last| match message {
+            Some(_) if last.message == message => last.other,
+            _ => Some(last.at),
+        });
+        last.is_some_and(|last| last > then)
     }
 
     /// Why the worker is not ready. Empty if it is ready.
@@ -143,6 +226,19 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A message is in progress as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Working {
+    health: Arc<Health>,
+    pub(crate) work: Arc<Work>,
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        lock(&self.health.works).retain(|work| !Arc::ptr_eq(work, &self.work));
+    }
+}
+
 /// The model computes something as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Computing {
@@ -192,6 +288,7 @@ impl Drop for Retrying {
 mod tests {
     use super::*;
     use crate::runtime::failure::Reason;
+    use crate::runtime::work;
 
     #[test]
     fn a_worker_is_ready_once_its_model_and_consumer_are() {
@@ -222,6 +319,63 @@ mod tests {
         );
         drop(first);
         assert!(health.retries().is_empty());
+    }
+
+    #[test]
+    fn requests_of_the_same_message_do_not_show_that_others_are_served() {
+        let health = Health::default();
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let served = |message, then| {
+            let then = later(then);
+            health.has_served_others_since(Stage::Milvus, message, then)
+        };
+        assert!(!served(Some(1), 0));
+        health.served(Stage::Milvus, Some(2), later(10));
+        assert!(served(Some(1), 9) && !served(Some(1), 10) && !served(Some(2), 9));
+        for seconds in [20, 30] {
+            health.served(Stage::Milvus, Some(1), later(seconds));
+        }
+        assert!(served(Some(1), 9) && !served(Some(1), 10));
+        assert!(served(Some(2), 29) && served(None, 29));
+    }
+
+    #[test]
+    fn the_first_time_of_being_ready_ends_the_startup() {
+        let health = Health::default();
+        let later = |seconds| health.startup.began + Duration::from_secs(seconds);
+        health.polled(later(5));
+        assert_eq!(health.startup_seconds(), None);
+        health.model_loaded();
+        health.consumer_running(true);
+        for seconds in [70, 80] {
+            health.polled(later(seconds));
+            assert_eq!(health.startup_seconds(), Some(70.0));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_worker_waits_when_each_of_its_messages_does() {
+        let health = Arc::new(Health::default());
+        assert!(health.waiting_for().is_empty(), "nothing is in progress");
+        let (first, second) = (
+            health.working(Instant::now()),
+            health.working(Instant::now()),
+        );
+        let process = work::process(Arc::clone(&first.work), async {
+            let _milvus = work::wait(Wait::Server(Stage::Milvus));
+            assert!(health.waiting_for().is_empty(), "the second is worked on");
+            let process = work::process(Arc::clone(&second.work), async {
+                let _turn = work::wait(Wait::Others);
+                health.waiting_for()
+            });
+            let waiting = process.await;
+            drop(second);
+            (waiting, health.waiting_for())
+        });
+        let milvus = BTreeSet::from([Stage::Milvus]);
+        assert_eq!(process.await, (milvus.clone(), milvus));
+        assert!(health.waiting_for().is_empty());
     }
 
     #[test]

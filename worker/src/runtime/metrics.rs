@@ -3,8 +3,8 @@
 //! Nothing here measures anything: other modules report to it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use layra_crds::metric_names::worker as names;
 use layra_crds::{AssignedPartition, WorkerCounts};
@@ -14,6 +14,8 @@ use prometheus::{
     Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use crate::runtime::longest::Longest;
 
 /// Buckets for a whole document, in seconds.
 const DOCUMENT_BUCKETS: [f64; 8] = [1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
@@ -50,6 +52,8 @@ pub(crate) struct Metrics {
     pub(crate) store_duration: HistogramVec,
     /// Pages that became searchable.
     pub(crate) pages: IntCounter,
+    /// Pages that were skipped, by reason.
+    pub(crate) pages_skipped: IntCounterVec,
     /// Vectors written to Milvus.
     pub(crate) vectors: IntCounter,
     /// Attempts that failed because a server was unavailable, by stage.
@@ -68,10 +72,13 @@ pub(crate) struct Metrics {
     pub(crate) foreign_messages: IntCounterVec,
     /// Documents and page ranges in progress.
     pub(crate) documents_in_flight: IntGauge,
-    /// Seconds in which at least one document was in progress.
+    /// Seconds in which at least one document was in progress and did not wait for a server.
     pub(crate) busy_seconds: Counter,
-    /// Seconds that the longest message has taken so far.
+    /// Documents of the pipeline whose recheck is due or near.
+    pub(crate) open_rechecks: IntGauge,
+    /// Seconds of the longest recent work on a message.
     longest_work_seconds: Gauge,
+    longest: Mutex<Longest>,
     /// 1 for each partition assigned to this worker, by topic and partition.
     partition_assigned: IntGaugeVec,
     assigned: Mutex<BTreeMap<String, Vec<i32>>>,
@@ -148,6 +155,12 @@ impl Metrics {
                 ),
             ),
             pages: counter(&registry, names::PAGES, "Pages that became searchable."),
+            pages_skipped: counters(
+                &registry,
+                names::PAGES_SKIPPED,
+                "Pages that were skipped because they cannot be rendered or embedded.",
+                names::REASON,
+            ),
             vectors: counter(&registry, names::VECTORS, "Vectors written to Milvus."),
             retries: counters(
                 &registry,
@@ -197,15 +210,21 @@ impl Metrics {
                 &registry,
                 Counter::new(
                     names::BUSY_SECONDS,
-                    "Time in which at least one document was in progress.",
+                    "Time in which a document was in progress and did not wait for a server.",
                 ),
             ),
             longest_work_seconds: register(
                 &registry,
                 Gauge::new(
                     names::LONGEST_WORK,
-                    "Longest processing time of a document or page range so far.",
+                    "Longest work on a recent document or page range, without waits; fades.",
                 ),
+            ),
+            longest: Mutex::default(),
+            open_rechecks: gauge(
+                &registry,
+                names::OPEN_RECHECKS,
+                "Documents of the pipeline whose recheck is due, or will be within 15 minutes.",
             ),
             assigned: Mutex::default(),
             partition_assigned: register(
@@ -232,10 +251,22 @@ impl Metrics {
         }
     }
 
-    /// Records how long a message was in progress.
+    /// Records how long a message was worked on.
     pub(crate) fn record_work_time(&self, took: Duration) {
-        let longest = self.longest_work_seconds.get().max(took.as_secs_f64());
-        self.longest_work_seconds.set(longest);
+        self.longest().record(took, Instant::now());
+        self.update_longest();
+    }
+
+    /// Shows what is left of the longest work by now.
+    fn update_longest(&self) {
+        let longest = self.longest().at(Instant::now());
+        // Milliseconds, so that the value does not change all the time.
+        let seconds = (longest.as_secs_f64() * 1000.0).round() / 1000.0;
+        self.longest_work_seconds.set(seconds);
+    }
+
+    fn longest(&self) -> MutexGuard<'_, Longest> {
+        self.longest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records all partitions of a topic that are assigned to this worker.
@@ -256,6 +287,7 @@ impl Metrics {
 
     /// The counts that the operator reads.
     pub(crate) fn counts(&self) -> WorkerCounts {
+        self.update_longest();
         let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
         let partitions = assigned.iter().flat_map(|(topic, partitions)| {
             partitions.iter().map(|partition| AssignedPartition {
@@ -270,6 +302,8 @@ impl Metrics {
             longest_work_seconds: self.longest_work_seconds.get(),
             documents_in_flight: u32::try_from(self.documents_in_flight.get()).unwrap_or(0),
             partitions: partitions.collect(),
+            open_rechecks: u64::try_from(self.open_rechecks.get()).unwrap_or(0),
+            ..WorkerCounts::default()
         }
     }
 
@@ -287,6 +321,7 @@ impl Metrics {
 
     /// All metrics in Prometheus' text format.
     pub(crate) fn render(&self) -> String {
+        self.update_longest();
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics cannot be encoded");
@@ -356,6 +391,7 @@ mod tests {
             metrics.files.with_label_values(&[status]).inc();
         }
         metrics.retries.with_label_values(&["milvus"]).inc();
+        metrics.pages_skipped.with_label_values(&["TimedOut"]).inc();
         metrics
             .store_duration
             .with_label_values(&["milvus"])
@@ -377,10 +413,12 @@ mod tests {
             "ingestion_store_duration_seconds_count{store=\"milvus\"} 1",
             "ingestion_retries_total{stage=\"milvus\"} 1",
             "ingestion_pages_total 0",
+            "ingestion_pages_skipped_total{reason=\"TimedOut\"} 1",
             "ingestion_embedding_out_of_memory_total 0",
             "gpu_memory_usage_bytes 0",
             "ingestion_busy_seconds_total 0",
             "ingestion_longest_work_seconds 2.5",
+            "ingestion_open_rechecks 0",
             "ingestion_partition_assigned{partition=\"3\",topic=\"tasks\"} 1",
             "ingestion_partition_assigned{partition=\"2\",topic=\"tasks.ranges\"} 1",
             "ingestion_partitions_assigned 2",
@@ -408,6 +446,7 @@ mod tests {
         metrics.pages.inc_by(120);
         metrics.busy_seconds.inc_by(61.5);
         metrics.documents_in_flight.set(3);
+        metrics.open_rechecks.set(2);
         metrics.record_work_time(Duration::from_millis(12_250));
         metrics.set_assigned("tasks.ranges", vec![2]);
         metrics.set_assigned("tasks", vec![0, 1]);
@@ -428,6 +467,8 @@ mod tests {
                     partition("tasks", 1),
                     partition("tasks.ranges", 2),
                 ],
+                open_rechecks: 2,
+                ..WorkerCounts::default()
             }
         );
     }

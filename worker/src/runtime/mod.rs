@@ -3,6 +3,7 @@
 
 pub(crate) mod failure;
 pub(crate) mod health;
+mod longest;
 pub(crate) mod metrics;
 pub(crate) mod reason;
 pub(crate) mod retry;
@@ -10,3 +11,4 @@ pub(crate) mod server;
 pub(crate) mod settings;
 pub(crate) mod telemetry;
 pub(crate) mod watched;
+pub(crate) mod work;

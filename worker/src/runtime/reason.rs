@@ -77,10 +77,20 @@ reasons! {
     RendererStalled,
     /// No renderer can be started.
     RendererUnavailable,
+    /// The node cannot confine the processes that open documents.
+    SandboxUnavailable,
     /// The PDFium library does not exist.
     PdfiumNotFound,
     /// The renderer cannot read the local copy of the original.
     Io,
+
+    // The pages of a document together.
+    /// More than half of the pages cannot be rendered or embedded.
+    TooManyBadPages,
+    /// Rendering the document takes more CPU time than the pipeline accepts.
+    TooMuchCpuTime,
+    /// The document has more vectors than the pipeline accepts.
+    TooManyVectors,
 
     // Embedding.
     /// The model cannot embed a page.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::runtime::failure::{Cause, Class, Failure, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::work;
 
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
@@ -78,6 +79,8 @@ pub(crate) struct Retry {
     health: Arc<Health>,
     shutdown: CancellationToken,
     first_delay: Duration,
+    /// How long one operation is retried. `None`: without limit.
+    limit: Option<Duration>,
 }
 
 impl Retry {
@@ -93,12 +96,22 @@ impl Retry {
             health,
             shutdown,
             first_delay: FIRST_DELAY,
+            limit: None,
+        }
+    }
+
+    /// The same policy, but [`run`](Self::run) gives up after `limit` and returns the transient
+    /// failure: for work that must not wait in its place. Lost renderers have a limit of their own.
+    pub(crate) fn limited_to(&self, limit: Duration) -> Self {
+        Self {
+            limit: Some(limit),
+            ..self.clone()
         }
     }
 
     /// Runs `operation` until it succeeds or its failure is not transient. `operation` gets the
     /// number of earlier attempts. `cancel` interrupts the wait between two attempts, never an
-    /// attempt.
+    /// attempt. The time from the first failure on is not work of the message.
     pub(crate) async fn run<T, Attempt>(
         &self,
         stage: Stage,
@@ -109,20 +122,29 @@ impl Retry {
         Attempt: Future<Output = Result<T, Failure>>,
     {
         let mut retrying = None;
+        // Dropped at the end; until then each failure replaces it.
+        let mut _waiting = None;
         let mut refusals = Refusals::default();
+        let started = Instant::now();
         for attempts in 0_u32.. {
             let failure = match operation(attempts).await {
                 Err(failure) if failure.class == Class::Transient => failure,
                 Ok(value) => {
-                    self.health.served(stage, Instant::now());
+                    let now = Instant::now();
+                    self.health.served(stage, work::current_id(), now);
                     return Ok(value);
                 }
                 Err(failure) => return Err(failure),
             };
-            let served = |then| self.health.has_served_since(failure.stage, then);
+            let served = |then| self.serves_others_since(failure.stage, then);
             if let Some(refused) = refusals.record(&failure, Instant::now(), served) {
                 return Err(refused);
             }
+            let is_over = self.limit.is_some_and(|limit| started.elapsed() >= limit);
+            if is_over && !failure.reason.is_lost_renderer() {
+                return Err(failure);
+            }
+            _waiting = work::wait_after(&failure);
             let guard = retrying.get_or_insert_with(|| self.health.retrying(stage));
             guard.record(&failure);
             self.wait(stage, cancel, &failure, attempts).await?;
@@ -139,13 +161,19 @@ impl Retry {
         attempts: u32,
         refusals: &mut Refusals,
     ) -> Result<(), Failure> {
-        let served = |then| self.health.has_served_since(failure.stage, then);
+        let served = |then| self.serves_others_since(failure.stage, then);
         if let Some(refused) = refusals.record(failure, Instant::now(), served) {
             return Err(refused);
         }
         let retrying = self.health.retrying(failure.stage);
         retrying.record(failure);
+        let _waiting = work::wait_after(failure);
         self.wait(failure.stage, cancel, failure, attempts).await
+    }
+
+    fn serves_others_since(&self, stage: Stage, then: Instant) -> bool {
+        let message = work::current_id();
+        self.health.has_served_others_since(stage, message, then)
     }
 
     async fn wait(
@@ -196,6 +224,7 @@ mod tests {
             health: Arc::new(Health::default()),
             shutdown: CancellationToken::new(),
             first_delay: Duration::ZERO,
+            limit: None,
         }
     }
 
@@ -234,6 +263,58 @@ mod tests {
             20
         );
         assert!(retry.health.retries().is_empty(), "the server is back");
+    }
+
+    #[tokio::test]
+    async fn work_that_must_not_wait_gets_the_failure_back() {
+        let retry = without_delay().limited_to(Duration::from_millis(20));
+        let cancel = CancellationToken::new();
+        let failure = Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, "refused");
+        let started = Instant::now();
+        let answer: Result<(), _> = retry
+            .run(Stage::Milvus, &cancel, |_| async { Err(failure.clone()) })
+            .await;
+        assert_eq!(answer, Err(failure));
+        assert!(started.elapsed() >= Duration::from_millis(20));
+        assert!(retry.health.retries().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_time_of_retries_is_not_work() {
+        let retry = Retry {
+            first_delay: Duration::from_millis(40),
+            ..without_delay()
+        };
+        let working = retry.health.working(Instant::now());
+        let cancel = CancellationToken::new();
+        let operation = |attempts| {
+            let waiting_for = retry.health.waiting_for();
+            async move {
+                if attempts == 0 {
+                    assert!(waiting_for.is_empty());
+                    let message = "refused";
+                    return Err(Failure::transient(
+                        Stage::Milvus,
+                        Reason::MilvusUnavailable,
+                        message,
+                    ));
+                }
+                Ok(waiting_for)
+            }
+        };
+        let started = Instant::now();
+        let run = retry.run(Stage::Milvus, &cancel, operation);
+        let waited_for = work::process(Arc::clone(&working.work), run).await;
+        assert_eq!(
+            waited_for.unwrap().into_iter().collect::<Vec<_>>(),
+            [Stage::Milvus]
+        );
+        assert!(retry.health.waiting_for().is_empty());
+        let worked = working.work.worked(Instant::now());
+        assert!(
+            started.elapsed() >= worked + Duration::from_millis(20),
+            "{worked:?}"
+        );
     }
 
     /// Repeats a failure every 30 s. Returns after how many seconds it becomes permanent.
@@ -286,13 +367,13 @@ mod tests {
     async fn a_success_shows_that_the_server_serves_others() {
         let retry = without_delay();
         let before = Instant::now();
-        let served = |stage| retry.health.has_served_since(stage, before);
+        let served = |stage| retry.serves_others_since(stage, before);
         assert!(!served(Stage::Milvus));
         let cancel = CancellationToken::new();
         let answer = retry.run(Stage::Milvus, &cancel, |_| async { Ok(()) });
         answer.await.unwrap();
         assert!(served(Stage::Milvus) && !served(Stage::Objects));
-        assert!(!retry.health.has_served_since(Stage::Milvus, Instant::now()));
+        assert!(!retry.serves_others_since(Stage::Milvus, Instant::now()));
     }
 
     #[tokio::test]

@@ -47,7 +47,12 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 async fn counts(State(shared): State<Shared>) -> Json<WorkerCounts> {
-    Json(shared.metrics.counts())
+    let waiting_for = shared.health.waiting_for().into_iter();
+    Json(WorkerCounts {
+        waiting_for: waiting_for.map(|stage| stage.to_string()).collect(),
+        startup_seconds: shared.health.startup_seconds(),
+        ..shared.metrics.counts()
+    })
 }
 
 async fn healthz(State(shared): State<Shared>) -> (StatusCode, String) {

@@ -134,7 +134,6 @@ impl Vectors {
         file_id: &str,
         pages: &[PageVectors],
     ) -> Result<u64, Failure> {
-        check_finite(pages)?;
         let row_bytes = self.dimensions * size_of::<f32>() + file_id.len() + 64;
         let rows_at_once = (INSERT_BYTES / row_bytes).max(1);
         let rows: Vec<(&PageVectors, &Vec<f32>)> = pages
@@ -328,8 +327,9 @@ impl Vectors {
     }
 }
 
-/// Milvus would refuse such vectors, with all others of the request.
-fn check_finite(pages: &[PageVectors]) -> Result<(), Failure> {
+/// Fails if a vector has a value that is not a finite number. Milvus would refuse it, with all others
+/// of the request.
+pub(crate) fn check_finite(pages: &[PageVectors]) -> Result<(), Failure> {
     let is_finite =
         |page: &&PageVectors| page.vectors.iter().flatten().all(|value| value.is_finite());
     let Some(page) = pages.iter().find(|page| !is_finite(page)) else {
@@ -340,7 +340,7 @@ fn check_finite(pages: &[PageVectors]) -> Result<(), Failure> {
         page.page + 1
     );
     Err(Failure::permanent(
-        Stage::Milvus,
+        Stage::Embed,
         Reason::VectorsNotFinite,
         message,
     ))

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use layra_crds::MilvusSpec;
 
-use crate::runtime::failure::Failure;
+use crate::runtime::failure::{Failure, Reason};
 use ledger::Ledger;
 use milvus::Vectors;
 use mongo::Documents;
@@ -37,6 +37,23 @@ impl Stores {
     /// The name of a knowledge base's collection.
     pub(crate) fn collection_of(&self, knowledge_base: &str) -> String {
         self.milvus.collection_of(knowledge_base)
+    }
+
+    /// Removes the vectors of a file. A collection that does not exist, or is dropped at the same
+    /// time, holds none.
+    pub(crate) async fn remove_vectors(
+        &self,
+        knowledge_base: &str,
+        file_id: &str,
+    ) -> Result<(), Failure> {
+        let collection = self.collection_of(knowledge_base);
+        if !self.vectors.has_collection(&collection).await? {
+            return Ok(());
+        }
+        match self.vectors.delete_file(&collection, file_id).await {
+            Err(failure) if failure.reason == Reason::CollectionGone => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Drops the collection of a knowledge base that does not exist. A knowledge base whose id maps

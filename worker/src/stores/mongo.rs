@@ -2,6 +2,8 @@
 //!
 //! Every write is idempotent. Page numbers are 1-based here and 0-based in Milvus, as in LAYRA.
 
+mod failed_pages;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -153,7 +155,8 @@ impl Documents {
             .files
             .update_one(
                 doc! { "file_id": &file.file_id },
-                doc! { "$setOnInsert": fields },
+                // Pages that failed in an earlier round are tried again.
+                doc! { "$setOnInsert": fields, "$unset": { failed_pages::FIELD: "" } },
             )
             .upsert(true);
         let entered = ask(entered).await?;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use layra_crds::ObjectStoreSpec;
+use mongodb::bson::DateTime;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{
@@ -209,10 +210,19 @@ impl Objects {
 
     /// Whether there is an object of this key.
     pub(crate) async fn exists(&self, key: &str) -> Result<bool, Failure> {
+        Ok(self.written_at(key).await?.is_some())
+    }
+
+    /// When the object of this key was written, by the server's clock. `None`: there is no such
+    /// object.
+    pub(crate) async fn written_at(&self, key: &str) -> Result<Option<DateTime>, Failure> {
         let path = parse_key(Stage::Objects, key)?;
         match self.client.head(&path).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Ok(object) => {
+                let written = object.last_modified.timestamp_millis();
+                Ok(Some(DateTime::from_millis(written)))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failure(Stage::Objects, &error).await),
         }
     }

@@ -26,7 +26,15 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 6] = ["bench", "delete", "embed", "fetch-model", "help", "redrive"];
+const WITHOUT_MODEL: [&str; 7] = [
+    "bench",
+    "delete",
+    "embed",
+    "fetch-model",
+    "help",
+    "redrive",
+    "sandbox",
+];
 
 /// Limits the cost of a Job that was kept or left behind.
 const SECONDS_TO_KEEP: i32 = 3600;

@@ -7,9 +7,11 @@ use std::io;
 
 use libc::c_long;
 use seccompiler::{
-    BpfProgram, BpfProgramRef, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Is,
-    SeccompCondition, SeccompFilter, SeccompRule,
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Is, SeccompCondition,
+    SeccompFilter, SeccompRule,
 };
+
+use super::Gap;
 
 /// Calls that are allowed with any arguments: they concern the process's own memory and time, or
 /// descriptors that it already has.
@@ -71,7 +73,7 @@ const HARMLESS_HERE: &[c_long] = &[
 const HARMLESS_HERE: &[c_long] = &[];
 
 /// Restricts this process to the listed system calls. Returns what the kernel does not support.
-pub(super) fn allow_listed() -> io::Result<Option<String>> {
+pub(super) fn allow_listed() -> io::Result<Option<Gap>> {
     let rules = rules().map_err(io::Error::other)?;
     apply(rules, SeccompAction::Allow, refuse(libc::EPERM))
 }
@@ -87,24 +89,23 @@ pub(super) fn apply(
     rules: Rules,
     listed: SeccompAction,
     others: SeccompAction,
-) -> io::Result<Option<String>> {
+) -> io::Result<Option<Gap>> {
     let Ok(architecture) = std::env::consts::ARCH.try_into() else {
-        return Ok(Some("seccomp (no filter for this architecture)".to_owned()));
+        let what = "seccomp (no filter for this architecture)";
+        return Ok(Some(Gap::Missing(what.to_owned())));
     };
     let program: BpfProgram = SeccompFilter::new(rules, others, listed, architecture)
         .and_then(TryInto::try_into)
         .map_err(io::Error::other)?;
-    install(&program)
-}
-
-/// Installs a program. Returns what the kernel does not support.
-pub(super) fn install(program: BpfProgramRef<'_>) -> io::Result<Option<String>> {
-    match seccompiler::apply_filter(program) {
+    match seccompiler::apply_filter(&program) {
         Ok(()) => Ok(None),
-        Err(seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error))
-            if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) =>
-        {
-            Ok(Some("seccomp (not in this kernel)".to_owned()))
+        Err(seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error)) => {
+            let what = match error.raw_os_error() {
+                Some(libc::ENOSYS | libc::EINVAL) => "seccomp (not in this kernel)",
+                Some(libc::EPERM | libc::EACCES) => "seccomp (refused by the container runtime)",
+                _ => return Err(error),
+            };
+            Ok(Some(Gap::Missing(what.to_owned())))
         }
         Err(error) => Err(io::Error::other(error)),
     }
@@ -187,7 +188,8 @@ pub(super) fn when(argument: u8, is: Is, value: u64) -> Built<SeccompRule> {
     SeccompRule::new(vec![condition(argument, is, value)?])
 }
 
-fn one_of(argument: u8, values: &[libc::c_int]) -> Built<Vec<SeccompRule>> {
+/// Rules for an argument with one of these values.
+pub(super) fn one_of(argument: u8, values: &[libc::c_int]) -> Built<Vec<SeccompRule>> {
     let rules = values
         .iter()
         .map(|value| when(argument, Is::Eq, u64::from(value.cast_unsigned())));

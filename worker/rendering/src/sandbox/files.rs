@@ -9,6 +9,8 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
+use super::Gap;
+
 /// Landlock version of the rules, with files, truncation, TCP, devices and signals. An older kernel
 /// applies the part that it supports.
 pub(super) const LANDLOCK_ABI: ABI = ABI::V6;
@@ -23,7 +25,7 @@ const FONT_DIRECTORIES: [&str; 4] = [
 
 /// Restricts this process to reading `document` and fonts. Returns what the kernel does not
 /// support.
-pub(super) fn read_only(document: &Path) -> io::Result<Option<String>> {
+pub(super) fn read_only(document: &Path) -> io::Result<Option<Gap>> {
     let readable = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut rules = deny_all()?;
     rules = allow(rules, document, readable)?;
@@ -64,16 +66,20 @@ pub(super) fn allow(
 }
 
 /// Applies the rules to this process permanently. Returns what the kernel does not support.
-pub(super) fn enforce(rules: RulesetCreated) -> io::Result<Option<String>> {
+pub(super) fn enforce(rules: RulesetCreated) -> io::Result<Option<Gap>> {
     let status = rules.restrict_self().map_err(io::Error::other)?;
     Ok(match (status.ruleset, status.landlock) {
         (RulesetStatus::FullyEnforced, _) => None,
-        (_, LandlockStatus::Available { effective_abi, .. }) => Some(format!(
+        (_, LandlockStatus::Available { effective_abi, .. }) => Some(Gap::Earlier(format!(
             "Landlock {effective_abi:?} instead of {LANDLOCK_ABI:?}"
-        )),
-        (_, LandlockStatus::NotEnabled) => Some("Landlock (not enabled)".to_owned()),
+        ))),
+        (_, LandlockStatus::NotEnabled) => {
+            let what = "Landlock (not enabled: the kernel's parameter `lsm` must name it)";
+            Some(Gap::Missing(what.to_owned()))
+        }
         (_, LandlockStatus::NotImplemented) => {
-            Some("Landlock (not in this kernel, or blocked for the container)".to_owned())
+            let what = "Landlock (not in this kernel, or blocked for the container)";
+            Some(Gap::Missing(what.to_owned()))
         }
     })
 }

@@ -1,14 +1,19 @@
 //! The sandbox that a renderer enters before it opens a document: rlimits for descriptors, memory,
 //! CPU time and processes, Landlock for [`files`] and network, and seccomp with a list of allowed
-//! system [`calls`]. Parts that the kernel does not support are reported; the rest still applies.
+//! system [`calls`]. What the kernel does not support is reported as [`gaps`]; a policy decides
+//! whether a document may be opened all the same.
 
 mod calls;
 mod files;
+mod gaps;
 pub(super) mod office;
+mod office_calls;
 
 use std::path::Path;
 use std::time::Duration;
 
+pub use gaps::SandboxPolicy;
+pub(super) use gaps::{Gap, Gaps};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
@@ -25,13 +30,25 @@ const PAGE_BYTES: u64 = 4096;
 /// cgroup v2, that would only make the worker an earlier victim on a node without memory: nothing
 /// is changed then.
 ///
-/// Must be called before the process is confined.
-pub(super) fn be_killed_first() -> std::io::Result<()> {
+/// Must be called before [`hide_memory`], which gives the file to root.
+fn be_killed_first() -> std::io::Result<()> {
     let group = std::fs::read_to_string("/sys/fs/cgroup/memory.oom.group");
     if group.is_ok_and(|group| group.trim() == "1") {
         return Ok(());
     }
     std::fs::write("/proc/self/oom_score_adj", "1000")
+}
+
+/// Keeps other processes of the same user from reading this one's memory or tracing it, and the
+/// kernel from writing it to a core dump. A program that this process becomes must do so again.
+pub fn hide_memory() -> std::io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// What a child process does at its start, before it reads anything of a document.
+pub(super) fn prepare() -> std::io::Result<()> {
+    be_killed_first()?;
+    hide_memory()
 }
 
 /// Closes all descriptors except the standard three: a C library of the worker may have leaked one
@@ -72,9 +89,8 @@ impl Layer {
 
 /// Puts this process into the sandbox permanently: it keeps its open descriptors, and may read
 /// `document` and fonts. The memory limit counts from what is mapped now, so call this after
-/// loading libraries. Returns what this kernel does not support; empty if it supports everything.
-pub(super) fn confine(document: &Path, memory_limit_bytes: u64) -> std::io::Result<String> {
-    be_killed_first()?;
+/// loading libraries. Returns what this node does not support.
+pub(super) fn confine(document: &Path, memory_limit_bytes: u64) -> std::io::Result<Gaps> {
     confine_by(&Layer::ALL, document, memory_limit_bytes)
 }
 
@@ -83,10 +99,8 @@ pub(super) fn confine_by(
     layers: &[Layer],
     document: &Path,
     memory_limit_bytes: u64,
-) -> std::io::Result<String> {
+) -> std::io::Result<Gaps> {
     rustix::thread::set_no_new_privs(true)?;
-    // Other processes of the same user may not read the document from this one's memory.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let mut gaps = Vec::new();
     for layer in layers {
         match layer {
@@ -95,7 +109,7 @@ pub(super) fn confine_by(
             Layer::Calls => gaps.extend(calls::allow_listed()?),
         }
     }
-    Ok(gaps.join(", "))
+    Ok(gaps.into_iter().collect())
 }
 
 fn limit_process(memory_limit_bytes: u64) -> std::io::Result<()> {

@@ -1,11 +1,12 @@
 //! Renderers with small limits, and shortcuts to a page.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use layra_rendering::{
     Document, ImageFormat, PageRequest, RenderError, RenderOptions, RenderedPage, Renderer,
-    Resolution,
+    Resolution, SandboxPolicy,
 };
 use tempfile::TempDir;
 
@@ -20,6 +21,7 @@ pub fn options() -> RenderOptions {
         soffice: "/usr/lib/libreoffice/program/soffice.bin".into(),
         scratch: std::env::temp_dir(),
         office_timeout: Duration::from_mins(2),
+        sandbox: SandboxPolicy::Required,
     }
 }
 
@@ -48,4 +50,19 @@ pub async fn open(content: &[u8]) -> Result<Document, RenderError> {
 
 pub async fn first_page(content: &[u8], dpi: u32) -> Result<RenderedPage, RenderError> {
     open(content).await?.render(at(0, dpi)).await
+}
+
+/// A shell script in this directory.
+pub fn script(directory: &Path, text: &str) -> PathBuf {
+    let program = directory.join("renderer");
+    std::fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+/// The text of a script that runs renderers as on a node that lacks something: `without-landlock`
+/// or `without-seccomp`.
+pub fn as_on_a_node(without: &str) -> String {
+    let renderer = env!("CARGO_BIN_EXE_layra-renderer");
+    format!("exec {renderer} {without} {renderer} \"$@\"")
 }

@@ -9,9 +9,10 @@ use rdkafka::message::OwnedMessage;
 use tokio_util::sync::CancellationToken;
 
 use crate::assembly::Common;
-use crate::document::Origin;
 use crate::document::page_range::Range;
+use crate::document::sent::from_millis;
 use crate::document::task::{self, Deletion, Message, Task};
+use crate::document::{Cutoff, Origin, Sent};
 use crate::kafka::outbox::Outbox;
 use crate::pipeline::settle::Incoming;
 use crate::pipeline::{Deleter, Job, Outcome, Pipeline, Source, Stored};
@@ -50,7 +51,8 @@ impl Dispatcher {
             (Err(failure), _) | (_, Err(failure)) => Err(failure),
             (Ok(None), Ok(Message::Foreign)) => self.foreign(message, cancel).await,
             (Ok(None), Ok(Message::Delete(deletion))) => {
-                self.delete(&deletion, message, cancel).await
+                let cutoff = Cutoff::of_message(&position, written_at(message));
+                self.delete(&deletion, &cutoff, cancel).await
             }
             (Ok(range), Ok(Message::Task(task))) => {
                 self.task(&task, range, position.clone(), message, cancel)
@@ -83,15 +85,18 @@ impl Dispatcher {
         let span = tracing::Span::current();
         span.record("file", &task.file.file_id);
         let started = std::time::Instant::now();
-        let (origin, at) = match &range {
-            Some(range) => (range.origin.clone(), range.at),
-            None => (position, written_at(message)),
+        let sent = match &range {
+            Some(range) => Sent {
+                origin: range.origin.to_string(),
+                at: from_millis(range.at),
+            },
+            None => Sent::of_message(message.headers(), &position, written_at(message))?,
         };
+        let origin = sent.position().unwrap_or(position);
+        let written_at = sent.at;
         let job = Job {
             task,
-            request: self
-                .common
-                .request(origin.to_string(), DateTime::from_millis(at)),
+            request: self.common.request(sent),
             source: Source::ObjectStore,
         };
         let outcome = if let Some(range) = &range {
@@ -103,7 +108,7 @@ impl Dispatcher {
         };
         self.report(&outcome, task, started.elapsed().as_secs_f64());
         let incoming = Incoming {
-            written_at: at,
+            written_at,
             ..self.incoming(message, &origin, range.is_some())
         };
         self.pipeline
@@ -114,8 +119,12 @@ impl Dispatcher {
     fn report(&self, outcome: &Outcome, task: &Task, seconds: f64) {
         let name = &task.file.name;
         match outcome {
-            Outcome::Stored(Stored { pages, vectors }) => {
-                tracing::info!(pages, vectors, seconds, name, "stored");
+            Outcome::Stored(Stored {
+                pages,
+                skipped,
+                vectors,
+            }) => {
+                tracing::info!(pages, skipped, vectors, seconds, name, "stored");
                 let metrics = &self.common.metrics;
                 metrics
                     .files
@@ -151,15 +160,14 @@ impl Dispatcher {
     async fn delete(
         &self,
         deletion: &Deletion,
-        message: &OwnedMessage,
+        cutoff: &Cutoff,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let deleter = Deleter {
             stores: &self.pipeline.stores,
             retry: &self.pipeline.retry,
         };
-        let at = DateTime::from_millis(written_at(message));
-        deleter.delete(deletion, at, cancel).await?;
+        deleter.delete(deletion, cutoff, cancel).await?;
         let kind = match deletion {
             Deletion::File { .. } => names::KIND_FILE,
             Deletion::KnowledgeBase(_) => names::KIND_KNOWLEDGE_BASE,
@@ -195,8 +203,7 @@ impl Dispatcher {
     }
 }
 
-/// Milliseconds since 1970.
-fn written_at(message: &OwnedMessage) -> i64 {
+fn written_at(message: &OwnedMessage) -> DateTime {
     let written = message.timestamp().to_millis();
-    written.unwrap_or_else(|| DateTime::now().timestamp_millis())
+    written.map_or_else(DateTime::now, from_millis)
 }

@@ -1,8 +1,8 @@
 //! Processes messages concurrently. Each message is settled, or released when the worker shuts down
 //! or its partition is revoked. The poll loop commits the offsets of settled messages.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::future::Future;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
@@ -13,56 +13,121 @@ use super::MAX_IN_PROGRESS;
 use super::dispatch::Dispatcher;
 use crate::kafka::consumer::Delivery;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::runtime::work;
 
-/// Processes messages as they arrive. Once `shutdown` is cancelled, no further message is started,
-/// and messages that take longer than `drain_timeout` are released. Returns the first fatal
-/// failure.
-pub(super) async fn process_all(
-    dispatcher: &Arc<Dispatcher>,
-    mut deliveries: mpsc::UnboundedReceiver<Delivery>,
-    shutdown: &CancellationToken,
-    drain_timeout: Duration,
-) -> Result<(), Failure> {
-    let cancel_all = CancellationToken::new();
-    let mut in_progress = JoinSet::new();
-    loop {
-        let free = in_progress.len() < MAX_IN_PROGRESS;
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            Some(result) = in_progress.join_next() => check_ended(result)?,
-            delivery = deliveries.recv(), if free => match delivery {
-                Some(delivery) => {
-                    let (dispatcher, cancel_all) = (Arc::clone(dispatcher), cancel_all.clone());
-                    in_progress.spawn(async move {
-                        process(&dispatcher, delivery, &cancel_all).await
-                    });
-                }
-                None => break,
-            },
+/// How long messages may take to be released before the worker exits for a fatal reason.
+const CALL_OFF_WAIT: Duration = Duration::from_secs(10);
+
+/// The messages in progress, each in its own task.
+pub(super) struct InFlight {
+    tasks: JoinSet<Result<(), Failure>>,
+    /// Cancelled to call all of them off.
+    cancel_all: CancellationToken,
+}
+
+impl InFlight {
+    pub(super) fn new() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            cancel_all: CancellationToken::new(),
         }
     }
-    tracing::info!(
-        documents = in_progress.len(),
-        "draining, waiting for documents in progress"
-    );
-    // Releases the messages that were not started.
-    drop(deliveries);
-    let deadline = tokio::time::sleep(drain_timeout);
-    tokio::pin!(deadline);
-    loop {
-        tokio::select! {
-            result = in_progress.join_next() => match result {
-                Some(result) => check_ended(result)?,
-                None => return Ok(()),
-            },
-            () = &mut deadline, if !cancel_all.is_cancelled() => cancel_all.cancel(),
+
+    /// Processes messages as they arrive, with `process`. Once `shutdown` is cancelled, no further
+    /// message is started, and messages that take longer than `drain_timeout` are released. Returns
+    /// the first fatal failure; all other messages were released by then, or are dropped with this.
+    pub(super) async fn process_all<D, Processed>(
+        &mut self,
+        mut deliveries: mpsc::UnboundedReceiver<D>,
+        shutdown: &CancellationToken,
+        drain_timeout: Duration,
+        process: impl Fn(D, CancellationToken) -> Processed,
+    ) -> Result<(), Failure>
+    where
+        Processed: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let received = self.receive(&mut deliveries, shutdown, process).await;
+        // Releases the messages that were not started.
+        drop(deliveries);
+        let ended = match received {
+            Ok(()) => self.drain(drain_timeout).await,
+            fatal => fatal,
+        };
+        if ended.is_err() {
+            self.call_off().await;
+        }
+        ended
+    }
+
+    async fn receive<D, Processed>(
+        &mut self,
+        deliveries: &mut mpsc::UnboundedReceiver<D>,
+        shutdown: &CancellationToken,
+        process: impl Fn(D, CancellationToken) -> Processed,
+    ) -> Result<(), Failure>
+    where
+        Processed: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        loop {
+            let free = self.tasks.len() < MAX_IN_PROGRESS;
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                Some(result) = self.tasks.join_next() => check_ended(result)?,
+                delivery = deliveries.recv(), if free => match delivery {
+                    Some(delivery) => {
+                        self.tasks.spawn(process(delivery, self.cancel_all.clone()));
+                    }
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    async fn drain(&mut self, timeout: Duration) -> Result<(), Failure> {
+        tracing::info!(
+            documents = self.tasks.len(),
+            "draining, waiting for documents in progress"
+        );
+        let deadline = tokio::time::sleep(timeout);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                result = self.tasks.join_next() => match result {
+                    Some(result) => check_ended(result)?,
+                    None => return Ok(()),
+                },
+                () = &mut deadline, if !self.cancel_all.is_cancelled() => self.cancel_all.cancel(),
+            }
+        }
+    }
+
+    /// Calls off all messages, because the worker ends for a fatal reason, and waits shortly until
+    /// they are released: one document's failure must not count against others.
+    async fn call_off(&mut self) {
+        tracing::warn!(
+            documents = self.tasks.len(),
+            "fatal failure, releasing the other documents in progress"
+        );
+        self.cancel_all.cancel();
+        let released = async {
+            while let Some(result) = self.tasks.join_next().await {
+                if let Err(failure) = check_ended(result) {
+                    tracing::warn!(%failure, "a further fatal failure");
+                }
+            }
+        };
+        if tokio::time::timeout(CALL_OFF_WAIT, released).await.is_err() {
+            tracing::warn!(
+                documents = self.tasks.len(),
+                "documents are still in progress"
+            );
         }
     }
 }
 
 /// Processes one message until it is settled or released. Cancelling `cancel_all` releases it. An
 /// error is fatal.
-async fn process(
+pub(super) async fn process(
     dispatcher: &Dispatcher,
     delivery: Delivery,
     cancel_all: &CancellationToken,
@@ -90,10 +155,11 @@ async fn process(
         first_page = tracing::field::Empty,
     );
     async {
-        let began = std::time::Instant::now();
-        let result = dispatcher.message(&message, &cancel).await;
+        let working = dispatcher.common.health.working(Instant::now());
+        let work = std::sync::Arc::clone(&working.work);
+        let result = work::process(work, dispatcher.message(&message, &cancel)).await;
         let metrics = &dispatcher.common.metrics;
-        metrics.record_work_time(began.elapsed());
+        metrics.record_work_time(working.work.worked(Instant::now()));
         match result {
             Ok(()) => {
                 ticket.done();
@@ -117,4 +183,65 @@ async fn process(
 
 fn check_ended(result: Result<Result<(), Failure>, JoinError>) -> Result<(), Failure> {
     result.unwrap_or_else(|error| Err(Failure::fatal(Stage::Intake, Reason::WorkerDied, error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    fn fatal() -> Failure {
+        Failure::fatal(Stage::DeadLetter, Reason::KafkaForbidden, "no access")
+    }
+
+    #[tokio::test]
+    async fn a_fatal_failure_releases_every_other_message_before_the_worker_ends() {
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        for number in 0..MAX_IN_PROGRESS {
+            sender.send(number).unwrap();
+        }
+        let released = Arc::new(AtomicU32::new(0));
+        let mut in_flight = InFlight::new();
+        let count = Arc::clone(&released);
+        let process = move |number, cancel: CancellationToken| {
+            let count = Arc::clone(&count);
+            async move {
+                if number == 3 {
+                    return Err(fatal());
+                }
+                cancel.cancelled().await;
+                // Giving a claim back takes a while.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                count.fetch_add(1, Ordering::Relaxed);
+                if number == 4 { Err(fatal()) } else { Ok(()) }
+            }
+        };
+        let shutdown = CancellationToken::new();
+        let minute = Duration::from_mins(1);
+        let ended = in_flight.process_all(deliveries, &shutdown, minute, process);
+        assert_eq!(ended.await, Err(fatal()));
+        let others = u32::try_from(MAX_IN_PROGRESS).unwrap() - 1;
+        assert_eq!(released.load(Ordering::Relaxed), others);
+    }
+
+    #[tokio::test]
+    async fn messages_that_take_longer_than_the_shutdown_are_called_off() {
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        sender.send(()).unwrap();
+        let shutdown = CancellationToken::new();
+        let stop = shutdown.clone();
+        let process = move |(), cancel: CancellationToken| {
+            stop.cancel();
+            async move {
+                cancel.cancelled().await;
+                Ok(())
+            }
+        };
+        let mut in_flight = InFlight::new();
+        let timeout = Duration::from_millis(20);
+        let ended = in_flight.process_all(deliveries, &shutdown, timeout, process);
+        assert_eq!(ended.await, Ok(()));
+    }
 }

@@ -6,7 +6,7 @@ mod in_flight;
 mod polling;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::assembly::Common;
@@ -17,6 +17,7 @@ use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::server;
 use crate::stores::progress::Progress;
 use dispatch::Dispatcher;
+use in_flight::InFlight;
 use polling::Polling;
 
 /// Documents and page ranges in progress at the same time. Renderers, memory and the model have
@@ -30,8 +31,9 @@ const MAX_TASKS: usize = 2 * MAX_IN_PROGRESS;
 const LEAVE_MARGIN: Duration = Duration::from_secs(20);
 /// Longest wait for updates of the progress display at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// A worker exits with work unfinished this long before the end of its grace period.
-const EXIT_MARGIN: Duration = Duration::from_secs(3);
+/// A worker exits with work unfinished this long before the end of its grace period: it gives its
+/// claims back first.
+const EXIT_MARGIN: Duration = Duration::from_secs(4);
 
 /// Runs until `common.stop` is cancelled and the documents in progress are finished, or until a
 /// fatal failure.
@@ -39,7 +41,7 @@ const EXIT_MARGIN: Duration = Duration::from_secs(3);
 /// During a shutdown, work continues for most of `grace`. Unfinished work is then released, and its
 /// stored pages are kept. Requests are not interrupted: if a server or the group does not respond,
 /// the worker exits shortly before the end of `grace` and logs the reason. Other workers then
-/// continue its work, as after a crash.
+/// continue its work, as after a crash, but no document comes under suspicion.
 pub(crate) async fn run(
     common: Common,
     listen: SocketAddr,
@@ -50,23 +52,24 @@ pub(crate) async fn run(
         Arc::clone(&common.health),
         Arc::clone(&common.metrics),
     );
+    let dispatcher = OnceLock::new();
     tokio::select! {
         result = server => {
             let problem = result.err().map(|error| error.to_string());
             let problem = problem.unwrap_or_else(|| "the server stopped unexpectedly".to_owned());
             Err(Failure::fatal(Stage::Intake, Reason::HttpServer, format!("{listen}: {problem}")))
         }
-        result = work(&common, grace) => match result {
+        result = work(&common, &dispatcher, grace) => match result {
             // The shutdown came before everything was connected.
             Err(failure) if failure.class == Class::Stopped => Ok(()),
             result => result,
         },
-        () = deadline(&common, grace) => Ok(()),
+        () = deadline(&common, &dispatcher, grace) => Ok(()),
     }
 }
 
-/// Returns when the worker must exit.
-async fn deadline(common: &Common, grace: Duration) {
+/// Returns when the worker must exit. The attempts of unfinished work do not count.
+async fn deadline(common: &Common, dispatcher: &OnceLock<Arc<Dispatcher>>, grace: Duration) {
     common.stop.cancelled().await;
     tokio::time::sleep(grace.saturating_sub(EXIT_MARGIN).max(grace / 2)).await;
     tracing::warn!(
@@ -74,9 +77,16 @@ async fn deadline(common: &Common, grace: Duration) {
         retries = ?common.health.retries(),
         "shutdown deadline reached, exiting with work unfinished"
     );
+    if let Some(dispatcher) = dispatcher.get() {
+        dispatcher.pipeline.give_back_claims().await;
+    }
 }
 
-async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
+async fn work(
+    common: &Common,
+    started: &OnceLock<Arc<Dispatcher>>,
+    grace: Duration,
+) -> Result<(), Failure> {
     let outbox = Outbox::new(&common.settings)?;
     let progress = progress(common)?;
     let dispatcher = Arc::new(Dispatcher {
@@ -85,9 +95,10 @@ async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
         outbox,
         progress,
     });
+    let dispatcher = started.get_or_init(|| dispatcher);
     let committed = Committed::new(&common.settings)?;
     let rechecks = {
-        let dispatcher = Arc::clone(&dispatcher);
+        let dispatcher = Arc::clone(dispatcher);
         tokio::spawn(async move {
             let Dispatcher {
                 pipeline, outbox, ..
@@ -101,8 +112,16 @@ async fn work(common: &Common, grace: Duration) -> Result<(), Failure> {
     // Ends the poll loop, on a signal or after a fatal failure.
     let shutdown = common.stop.child_token();
     let (polling, deliveries) = Polling::start(intake, shutdown.clone());
-    let time = drain_time(grace);
-    let outcome = in_flight::process_all(&dispatcher, deliveries, &shutdown, time).await;
+    let mut in_flight = InFlight::new();
+    let process = |delivery, cancel_all| {
+        let dispatcher = Arc::clone(dispatcher);
+        async move { in_flight::process(&dispatcher, delivery, &cancel_all).await }
+    };
+    let outcome = in_flight.process_all(deliveries, &shutdown, drain_time(grace), process);
+    let outcome = outcome.await;
+    // Claims of work that did not end in time, or that could not be released.
+    dispatcher.pipeline.give_back_claims().await;
+    drop(in_flight);
     shutdown.cancel();
     let ended = polling.ended().await;
     dispatcher.progress.flush(FLUSH_TIMEOUT).await;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use layra_embedding::{
     Batch, EmbedError, Embedder, MultiVector, PageInput, Pixels, Prepared, batch_size,
 };
@@ -129,12 +129,12 @@ impl EmbedderThread {
         self.model.page_pixels()
     }
 
-    /// The vectors of each page, in order.
+    /// The vectors of each page, or its failure, in order.
     pub(crate) async fn embed_pages(
         &self,
         pages: Vec<PageContent>,
-    ) -> Result<Vec<MultiVector>, Failure> {
-        try_join_all(pages.into_iter().map(|page| self.embed_page(page))).await
+    ) -> Vec<Result<MultiVector, Failure>> {
+        join_all(pages.into_iter().map(|page| self.embed_page(page))).await
     }
 
     async fn embed_page(&self, page: PageContent) -> Result<MultiVector, Failure> {

@@ -81,6 +81,11 @@ fn pages(lengths: &[usize]) -> Vec<PageContent> {
     lengths.iter().map(page).collect()
 }
 
+async fn embedded(bench: &Bench, lengths: &[usize]) -> Vec<MultiVector> {
+    let results = bench.thread.embed_pages(pages(lengths)).await;
+    results.into_iter().map(Result::unwrap).collect()
+}
+
 fn lengths(vectors: &[MultiVector]) -> Vec<f32> {
     vectors.iter().map(|page| page.values()[0]).collect()
 }
@@ -89,7 +94,7 @@ fn lengths(vectors: &[MultiVector]) -> Vec<f32> {
 async fn every_page_gets_its_own_vectors_in_order() {
     let bench = start(1000);
     let wanted = [30, 10, 90, 100, 5, 40, 40, 40, 1, 2, 3, 4, 5, 6, 7, 8, 9];
-    let vectors = bench.thread.embed_pages(pages(&wanted)).await.unwrap();
+    let vectors = embedded(&bench, &wanted).await;
     assert_eq!(lengths(&vectors), wanted.map(|length| length as f32));
     let question = bench.thread.embed_question("why").await.unwrap();
     assert_eq!(question.values(), [3.0]);
@@ -104,7 +109,7 @@ async fn every_page_gets_its_own_vectors_in_order() {
 async fn a_batch_that_does_not_fit_is_computed_in_parts() {
     let bench = start(30);
     let wanted = [20; 12];
-    let vectors = bench.thread.embed_pages(pages(&wanted)).await.unwrap();
+    let vectors = embedded(&bench, &wanted).await;
     assert_eq!(lengths(&vectors), [20.0; 12]);
     assert!(bench.batches.lock().unwrap().iter().all(|size| *size == 1));
 }
@@ -112,7 +117,8 @@ async fn a_batch_that_does_not_fit_is_computed_in_parts() {
 #[tokio::test]
 async fn a_page_that_does_not_fit_alone_ends_the_worker_with_advice() {
     let bench = start(30);
-    let failure = bench.thread.embed_pages(pages(&[40])).await.unwrap_err();
+    let mut results = bench.thread.embed_pages(pages(&[40])).await;
+    let failure = results.remove(0).unwrap_err();
     assert_eq!(
         (failure.class, failure.reason),
         (Class::Fatal, Reason::OutOfMemory)
@@ -128,12 +134,11 @@ async fn a_page_that_does_not_fit_alone_ends_the_worker_with_advice() {
 #[tokio::test]
 async fn a_pages_own_failure_is_not_its_neighbours() {
     let bench = start(1000);
-    let mut bad = pages(&[1]);
-    bad[0].text = "!".into();
-    let (bad, good) = tokio::join!(
-        bench.thread.embed_pages(bad),
-        bench.thread.embed_pages(pages(&[5, 6]))
-    );
-    assert_eq!(bad.unwrap_err().class, Class::Permanent);
-    assert_eq!(lengths(&good.unwrap()), [5.0, 6.0]);
+    let mut mixed = pages(&[5, 1, 6]);
+    mixed[1].text = "!".into();
+    let mut results = bench.thread.embed_pages(mixed).await;
+    let failure = results.remove(1).unwrap_err();
+    assert_eq!(failure.class, Class::Permanent);
+    let good: Vec<MultiVector> = results.into_iter().map(Result::unwrap).collect();
+    assert_eq!(lengths(&good), [5.0, 6.0]);
 }

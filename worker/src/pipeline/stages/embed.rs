@@ -6,15 +6,18 @@ use crate::pipeline::embedder::PageContent;
 use crate::runtime::failure::Failure;
 
 impl Stages<'_> {
-    /// The vectors of each page, in the order of the pages.
+    /// The vectors of each page, or why the model cannot embed it, in the order of the pages. Fails
+    /// if the pages are not to blame.
     pub(super) async fn embed(
         &self,
         pages: Vec<PageContent>,
-    ) -> Result<Vec<Vec<Vec<f32>>>, Failure> {
-        let vectors = self.pipeline.embedder.embed_pages(pages).await?;
-        let rows = vectors
-            .iter()
-            .map(|page| page.rows().map(<[f32]>::to_vec).collect());
-        Ok(rows.collect())
+    ) -> Result<Vec<Result<Vec<Vec<f32>>, Failure>>, Failure> {
+        let results = self.pipeline.embedder.embed_pages(pages).await;
+        let pages = results.into_iter().map(|result| match result {
+            Ok(page) => Ok(Ok(page.rows().map(<[f32]>::to_vec).collect())),
+            Err(failure) if failure.rejects_document() => Ok(Err(failure)),
+            Err(failure) => Err(failure),
+        });
+        pages.collect()
     }
 }

@@ -15,20 +15,23 @@ mod render;
 mod store;
 mod upload;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use layra_rendering::Document;
 use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::Reservation;
 use super::page_plan::PagePlan;
-use super::{Observer, Pipeline, Stored};
+use super::{Observer, Pipeline};
 use crate::pipeline::embedder::PageContent;
 use crate::runtime::failure::{Failure, Stage};
-use crate::stores::ledger::Claim;
-use crate::stores::milvus::PageVectors;
+use crate::stores::ledger::{Claim, RangeEntry, SkippedPage};
+use crate::stores::milvus::{self, PageVectors};
 use crate::stores::mongo::PageEntry;
 
 /// Batches between the model and the databases.
@@ -40,9 +43,28 @@ pub(super) struct Stages<'a> {
     pub(super) claim: &'a Claim,
     pub(super) cancel: &'a CancellationToken,
     pub(super) observer: Observer<'a>,
-    /// The pages and vectors of the range that are stored already.
-    pub(super) before: Stored,
+    /// How far the range is already.
+    pub(super) range: &'a RangeEntry,
+    /// Pages that are known to be bad. They are skipped without an attempt.
+    pub(super) bad_pages: &'a BTreeMap<u32, SkippedPage>,
+    /// Whether a page is begun only once the page before is stored.
+    pub(super) page_by_page: bool,
+    /// The page after the last one that is stored or skipped.
+    pub(super) settled: watch::Sender<u32>,
+    /// CPU time, in milliseconds, that reading and rendering the range has taken so far.
+    pub(super) cpu_ms: &'a AtomicU64,
 }
+
+/// Why the stages ended before the last page.
+pub(super) struct Ended {
+    pub(super) failure: Failure,
+    /// Whether a page was not rendered, and nothing else failed: all pages before it are stored,
+    /// and no write is in flight.
+    pub(super) at_page: bool,
+}
+
+/// A page on its way to the model, or why it is skipped.
+type Page<T> = Result<T, SkippedPage>;
 
 /// A rendered page that is not yet uploaded and embedded.
 struct PendingPage {
@@ -67,15 +89,21 @@ struct EmbeddedPage {
     vectors: PageVectors,
 }
 
+/// Pages that follow each other, in any order.
+#[derive(Default)]
+struct EmbeddedBatch {
+    pages: Vec<EmbeddedPage>,
+    skipped: Vec<SkippedPage>,
+}
+
 impl Stages<'_> {
     /// Runs all stages over `pages`. When a stage fails, the others stop at their next page, never
-    /// during a write; the failure of the latest stage is returned. Returns the pages and vectors
-    /// of the range that are stored.
+    /// during a write; the failure of the latest stage is returned. Returns how far the range is.
     pub(super) async fn run(
         &self,
         document: Document,
         pages: Range<u32>,
-    ) -> Result<Stored, Failure> {
+    ) -> Result<RangeEntry, Ended> {
         let (rendered, to_embed) = mpsc::channel(self.pipeline.batch_pages);
         let (embedded, to_store) = mpsc::channel(EMBEDDED_BATCHES);
         let (render, embed, store) = tokio::join!(
@@ -83,17 +111,18 @@ impl Stages<'_> {
             self.embed_and_upload(to_embed, embedded),
             self.store(to_store)
         );
-        let stored = store?;
-        embed?;
-        render?;
-        Ok(stored)
+        let ended = |at_page| move |failure| Ended { failure, at_page };
+        let range = store.map_err(ended(false))?;
+        embed.map_err(ended(false))?;
+        render.map_err(ended(true))?;
+        Ok(range)
     }
 
     /// Embeds and uploads rendered pages, batch by batch.
     async fn embed_and_upload(
         &self,
-        mut rendered: Receiver<PendingPage>,
-        embedded: Sender<Vec<EmbeddedPage>>,
+        mut rendered: Receiver<Page<PendingPage>>,
+        embedded: Sender<EmbeddedBatch>,
     ) -> Result<(), Failure> {
         loop {
             let mut batch = Vec::with_capacity(self.pipeline.batch_pages);
@@ -123,24 +152,46 @@ impl Stages<'_> {
         Ok(())
     }
 
-    async fn batch(&self, pages: Vec<PendingPage>) -> Result<Vec<EmbeddedPage>, Failure> {
-        let (contents, images): (Vec<_>, Vec<_>) = pages
-            .into_iter()
-            .map(|page| (page.content, page.image))
-            .unzip();
+    async fn batch(&self, pages: Vec<Page<PendingPage>>) -> Result<EmbeddedBatch, Failure> {
+        let mut batch = EmbeddedBatch::default();
+        let (mut contents, mut images) = (Vec::new(), Vec::new());
+        for page in pages {
+            match page {
+                Ok(page) => {
+                    contents.push(page.content);
+                    images.push(page.image);
+                }
+                Err(skipped) => batch.skipped.push(skipped),
+            }
+        }
         let (vectors, entries) = tokio::try_join!(self.embed(contents), self.upload(&images))?;
         // Releases the memory of the pages.
         drop(images);
-        let pages = entries.into_iter().zip(vectors);
-        Ok(pages
-            .map(|(entry, vectors)| EmbeddedPage {
-                vectors: PageVectors {
+        for (entry, vectors) in entries.into_iter().zip(vectors) {
+            let page = entry.number - 1;
+            let vectors = vectors.and_then(|vectors| {
+                let vectors = PageVectors {
                     image_id: entry.image_id.clone(),
-                    page: entry.number - 1,
+                    page,
                     vectors,
-                },
-                entry,
-            })
-            .collect())
+                };
+                milvus::check_finite(std::slice::from_ref(&vectors))?;
+                Ok(vectors)
+            });
+            match vectors {
+                Ok(vectors) => batch.pages.push(EmbeddedPage { entry, vectors }),
+                Err(failure) => batch.skipped.push(self.skip(page, failure)?),
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Skips a page (from 0) because of its failure, where bad pages are skipped.
+    fn skip(&self, page: u32, failure: Failure) -> Result<SkippedPage, Failure> {
+        if self.plan.skips_bad_pages() && failure.rejects_document() {
+            Ok(SkippedPage::new(page, &failure))
+        } else {
+            Err(failure)
+        }
     }
 }

@@ -1,50 +1,87 @@
 //! The stage that renders pages, ahead of the model as far as the memory budget allows.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use layra_rendering::{Document, RenderedPage};
 use tokio::sync::mpsc::Sender;
 
-use super::{PageImage, PendingPage, Stages};
+use super::{Page, PageImage, PendingPage, Stages};
 use crate::pipeline::budget::Reservation;
 use crate::pipeline::embedder::{PageContent, PagePixels};
 use crate::pipeline::render_failure;
 use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::work::{self, Wait};
 
 impl Stages<'_> {
-    /// Renders page by page. The stage ends when the receiver of its queue is closed: a later stage
-    /// has failed and returns the failure.
+    /// Renders one page after the other. A finished page stays in its renderer until there is room for
+    /// it here. A bad page is skipped if the renderer can go on; otherwise the stage fails at this
+    /// page. The stage ends when the receiver of its queue is closed: a later stage has failed and
+    /// returns the failure.
     pub(super) async fn render(
         &self,
         mut document: Document,
         pages: Range<u32>,
-        rendered: Sender<PendingPage>,
+        rendered: Sender<Page<PendingPage>>,
     ) -> Result<(), Failure> {
+        let first = pages.start;
         for number in pages {
-            let timer = self.pipeline.metrics.conversion_duration.start_timer();
-            let page = tokio::select! {
-                page = document.render(self.plan.request(number)) => page,
+            if let Some(skipped) = self.bad_pages.get(&number) {
+                if rendered.send(Err(skipped.clone())).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+            tokio::select! {
+                () = self.turn(number) => {}
                 () = self.cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
                 () = rendered.closed() => return Ok(()),
             };
-            timer.stop_and_record();
-            let page = page.map_err(|error| {
-                let failure = render_failure(&error);
-                let message = format!("page {}: {}", number + 1, failure.message);
-                Failure { message, ..failure }
-            })?;
-            let pixels = page.pixels.as_ref().map_or(0, Bytes::len);
-            let bytes = page.encoded.len() + page.text.len() + pixels;
-            let memory = tokio::select! {
-                memory = self.pipeline.budget.reserve(bytes) => memory,
-                () = self.cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
+            let timer = self.pipeline.metrics.conversion_duration.start_timer();
+            let room = async |bytes| {
+                timer.stop_and_record();
+                // Until the first page has room, all room is taken by other documents.
+                let _waiting = (number == first).then(|| work::wait(Wait::Others));
+                self.pipeline.budget.reserve(bytes).await
             };
-            if rendered.send(self.with_key(page, memory)).await.is_err() {
+            let page = tokio::select! {
+                page = document.render_into(self.plan.request(number), room) => page,
+                () = self.cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
+                () = rendered.closed() => return Ok(()),
+            };
+            let charged = u64::try_from(document.take_charged().as_millis()).unwrap_or(u64::MAX);
+            self.cpu_ms.fetch_add(charged, Ordering::Relaxed);
+            let (page, memory) = match page {
+                Ok(page) => page,
+                Err(error) => {
+                    let failure = render_failure(&error);
+                    let message = format!("page {}: {}", number + 1, failure.message);
+                    let failure = Failure { message, ..failure };
+                    if !document.is_open() {
+                        return Err(failure);
+                    }
+                    let skipped = self.skip(number, failure)?;
+                    if rendered.send(Err(skipped)).await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            let page = self.with_key(page, memory);
+            if rendered.send(Ok(page)).await.is_err() {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Waits until the page may be rendered.
+    async fn turn(&self, number: u32) {
+        if self.page_by_page {
+            let mut settled = self.settled.subscribe();
+            // The sender is `self`'s.
+            let _ = settled.wait_for(|settled| *settled >= number).await;
+        }
     }
 
     fn with_key(&self, page: RenderedPage, memory: Reservation) -> PendingPage {

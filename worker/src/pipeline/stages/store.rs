@@ -1,66 +1,147 @@
 //! The stage that writes to MongoDB, then to Milvus, then the progress to the ledger.
 
+use std::sync::atomic::Ordering;
+
 use tokio::sync::mpsc::Receiver;
 
-use super::{EmbeddedPage, Stages};
-use crate::pipeline::{Event, Stored};
+use super::{EmbeddedBatch, Stages};
+use crate::pipeline::Event;
+use crate::pipeline::limits::check_limits;
 use crate::runtime::failure::{Failure, Stage};
+use crate::stores::ledger::{RangeEntry, SkippedPage};
 use crate::stores::milvus::PageVectors;
+use crate::stores::mongo::PageEntry;
 
 /// Batches that are written together if the databases are slower than the model.
 const STORED_BATCHES: usize = 4;
 
 impl Stages<'_> {
     /// Writes embedded pages to MongoDB, then to Milvus, then the progress to the ledger. An
-    /// attempt is never interrupted. A lost claim ends the work before the next write.
+    /// attempt is never interrupted. A lost claim ends the work before the next write, and so does a
+    /// document that exceeds its limits. Returns how far the range is.
     pub(super) async fn store(
         &self,
-        mut embedded: Receiver<Vec<EmbeddedPage>>,
-    ) -> Result<Stored, Failure> {
+        mut embedded: Receiver<EmbeddedBatch>,
+    ) -> Result<RangeEntry, Failure> {
         let Self {
             pipeline,
             claim,
             cancel,
             ..
         } = *self;
-        let mut stored = self.before;
+        let mut range = self.range.clone();
         let mut batches = Vec::with_capacity(STORED_BATCHES);
         while embedded.recv_many(&mut batches, STORED_BATCHES).await > 0 {
             if cancel.is_cancelled() {
                 return Err(Failure::stopped(Stage::Milvus));
             }
-            let (entries, vectors): (Vec<_>, Vec<_>) = batches
-                .drain(..)
-                .flatten()
-                .map(|page| (page.entry, page.vectors))
-                .unzip();
-            let file_id = &self.plan.task.file.file_id;
-            pipeline.check_claim(claim, cancel).await?;
-            pipeline
-                .ledger(cancel, || {
-                    pipeline.stores.documents.add_pages(file_id, &entries)
-                })
-                .await?;
-            let rows = pipeline
-                .server(Stage::Milvus, cancel, |attempts| {
-                    self.insert(&vectors, attempts)
-                })
-                .await?;
-            let pages = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-            stored.pages += pages;
-            stored.vectors += rows;
-            let is_held = pipeline.ledger(cancel, || {
-                let ledger = &pipeline.stores.ledger;
-                ledger.record_progress(claim, stored.pages, stored.vectors)
-            });
-            if !is_held.await? {
-                return Err(Failure::superseded(Stage::Mongodb));
+            let (mut entries, mut vectors, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+            for batch in batches.drain(..) {
+                skipped.extend(batch.skipped);
+                let pages = batch.pages.into_iter();
+                let (new_entries, new_vectors): (Vec<_>, Vec<_>) =
+                    pages.map(|page| (page.entry, page.vectors)).unzip();
+                entries.extend(new_entries);
+                vectors.extend(new_vectors);
             }
+            pipeline.check_claim(claim, cancel).await?;
+            self.give_up(&skipped).await?;
+            let rows = self.store_pages(&entries, &vectors).await?;
+            let pages = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+            let settled = pages + u32::try_from(skipped.len()).unwrap_or(u32::MAX);
+            range.add(pages, rows, skipped.clone());
+            range.cpu_ms = self.cpu_ms.load(Ordering::Relaxed);
+            let entry = pipeline.ledger(cancel, || {
+                pipeline.stores.ledger.record_progress(claim, &range)
+            });
+            let Some(entry) = entry.await? else {
+                return Err(Failure::superseded(Stage::Mongodb));
+            };
             pipeline.metrics.pages.inc_by(pages.into());
             pipeline.metrics.vectors.inc_by(rows);
-            (self.observer)(Event::Stored(pages));
+            self.report(&skipped);
+            (self.observer)(Event::Settled(settled));
+            self.settled.send_replace(claim.first + range.stored);
+            check_limits(&entry, &pipeline.limits)?;
         }
-        Ok(stored)
+        Ok(range)
+    }
+
+    /// Returns the number of rows.
+    async fn store_pages(
+        &self,
+        entries: &[PageEntry],
+        vectors: &[PageVectors],
+    ) -> Result<u64, Failure> {
+        if entries.is_empty() {
+            return Ok(0);
+        }
+        let Self {
+            pipeline, cancel, ..
+        } = *self;
+        let file_id = &self.plan.task.file.file_id;
+        pipeline
+            .ledger(cancel, || {
+                pipeline.stores.documents.add_pages(file_id, entries)
+            })
+            .await?;
+        pipeline
+            .server(Stage::Milvus, cancel, |attempts| {
+                self.insert(vectors, attempts)
+            })
+            .await
+    }
+
+    /// Lists skipped pages in the file's entry, and removes what an earlier attempt, or the upload
+    /// before the model failed, has stored of them.
+    async fn give_up(&self, skipped: &[SkippedPage]) -> Result<(), Failure> {
+        if skipped.is_empty() {
+            return Ok(());
+        }
+        let Self {
+            pipeline, cancel, ..
+        } = *self;
+        let file_id = &self.plan.task.file.file_id;
+        let pages: Vec<(u32, String)> = skipped
+            .iter()
+            .map(|skipped| (skipped.page + 1, self.plan.image_key(skipped.page)))
+            .collect();
+        pipeline
+            .ledger(cancel, || {
+                let documents = &pipeline.stores.documents;
+                documents.list_failed_pages(file_id, &pages)
+            })
+            .await?;
+        let keys: Vec<String> = pages.into_iter().map(|(_, key)| key).collect();
+        pipeline
+            .server(Stage::Objects, cancel, |attempts| {
+                let removal = pipeline.stores.objects.delete_all(keys.clone());
+                async move {
+                    self.check_claim_again(attempts).await?;
+                    removal.await
+                }
+            })
+            .await
+    }
+
+    fn report(&self, skipped: &[SkippedPage]) {
+        for SkippedPage {
+            page,
+            reason,
+            message,
+        } in skipped
+        {
+            let file = &self.plan.task.file.file_id;
+            tracing::warn!(
+                file,
+                page = page + 1,
+                reason,
+                error = message,
+                "page skipped"
+            );
+            let counter = &self.pipeline.metrics.pages_skipped;
+            counter.with_label_values(&[reason]).inc();
+        }
     }
 
     /// Inserts rows. Milvus cannot replace rows, and a failed insert may have added some: they are

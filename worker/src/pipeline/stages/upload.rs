@@ -10,6 +10,9 @@ impl Stages<'_> {
     /// Uploads images and returns the MongoDB entry of each page, in the same order.
     pub(super) async fn upload(&self, images: &[PageImage]) -> Result<Vec<PageEntry>, Failure> {
         let objects = &self.pipeline.stores.objects;
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
         let files: Vec<(String, Bytes)> = images
             .iter()
             .map(|image| (image.key.clone(), image.bytes.clone()))

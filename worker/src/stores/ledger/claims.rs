@@ -4,16 +4,21 @@
 //! and the earlier one stops. A claim that was never released belongs to a worker that died or is
 //! late: the document is rechecked once a late write must have landed.
 
-use mongodb::bson::{DateTime, Document, doc};
+use std::collections::BTreeSet;
+
+use futures::future::try_join_all;
+use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use super::{
     Entry, LATE_WRITES, Ledger, RangeEntry, Rejection, State, after, number, token,
     unchanged_recheck, working,
 };
+use crate::document::Cutoff;
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::stores::mongo::ask;
 
-/// Stands for a claim's token in the failure of a document whose ranges cannot be sent.
-const SPLIT: &str = "split";
+/// Stands for a claim's token in a failure that was decided without a claim.
+const ROUND: &str = "round";
 
 /// The right to work on a page range until another worker takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +28,16 @@ pub(crate) struct Claim {
     /// The range's first page, from 0.
     pub(crate) first: u32,
     token: String,
+}
+
+/// Who decides how a document in progress ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Decider<'a> {
+    /// The worker that holds a claim.
+    Claim(&'a Claim),
+    /// A worker that does something for the document as a whole, in this round: it counts the rows
+    /// of all ranges, or sends them. Workers that hold claims are superseded.
+    Round(&'a Entry),
 }
 
 impl Ledger {
@@ -52,22 +67,6 @@ impl Ledger {
         Ok(now.filter(|entry| claim.is_held_in(entry)))
     }
 
-    /// Records that the first `stored` pages of the range are in all stores, with `rows` rows.
-    /// `false`: the claim is void.
-    pub(crate) async fn record_progress(
-        &self,
-        claim: &Claim,
-        stored: u32,
-        rows: u64,
-    ) -> Result<bool, Failure> {
-        let set = doc! {
-            path(claim.first, "stored"): i64::from(stored),
-            path(claim.first, "rows"): number(rows),
-            path(claim.first, "attempts"): 1_i64,
-        };
-        Ok(self.progress(&claim.filter(), set).await?.is_some())
-    }
-
     /// Records the number of pages and the length of a range, if the document is split. `None`: the
     /// claim is void.
     pub(crate) async fn record_page_count(
@@ -86,58 +85,44 @@ impl Ledger {
             .await
     }
 
-    /// Records that the document cannot be processed. Returns its entry if this claim decided that,
-    /// also when the call is repeated. `None`: the claim is void, or another range failed first.
+    /// Records that the document cannot be processed. Returns its entry if this call decided that,
+    /// also when it is repeated. `None`: the claim is void, another round began, or another range
+    /// failed first.
     pub(crate) async fn record_failed(
         &self,
-        claim: &Claim,
+        decider: Decider<'_>,
         failure: &Failure,
     ) -> Result<Option<Entry>, Failure> {
-        let set = failed(failure, &claim.token)?;
-        if let Some(entry) = self.set(&claim.filter(), set).await? {
+        let set = failed(failure, decider.token())?;
+        if let Some(entry) = self.set(&decider.filter(), set).await? {
             return Ok(Some(entry));
         }
-        let now = self.find(&claim.file_id).await?;
-        Ok(now.filter(|entry| claim.has_failed(entry)))
+        let now = self.find(decider.file_id()).await?;
+        Ok(now.filter(|entry| decider.has_failed(entry)))
     }
 
-    /// Records that the ranges of a document cannot be sent, which fails the document as a whole.
-    /// Nobody holds a claim then. Returns its entry, also when the call is repeated. `None`:
-    /// another round began, or a range that was sent failed first.
-    pub(crate) async fn record_split_failed(
-        &self,
-        entry: &Entry,
-        failure: &Failure,
-    ) -> Result<Option<Entry>, Failure> {
-        let filter = working(&entry.file_id, &entry.round);
-        if let Some(entry) = self.set(&filter, failed(failure, SPLIT)?).await? {
-            return Ok(Some(entry));
-        }
-        let now = self.find(&entry.file_id).await?;
-        Ok(now.filter(|now| {
-            let by_split = now.failure.as_ref().is_some_and(|it| it.claim == SPLIT);
-            now.round == entry.round && now.state == State::Failed && by_split
-        }))
-    }
-
-    /// Records that LAYRA deleted the file while it was processed. `requested`: somebody asked for
-    /// the deletion of its knowledge base. `None`: the claim is void.
+    /// Records that LAYRA deleted the file while it was processed. `requested`: the deletion of its
+    /// knowledge base that somebody asked for. `None`: the claim is void, or another round began.
     pub(crate) async fn record_deleted(
         &self,
-        claim: &Claim,
-        requested: bool,
+        decider: Decider<'_>,
+        requested: Option<&Cutoff>,
     ) -> Result<Option<Entry>, Failure> {
         let now = DateTime::now();
         // The round stays: a repeated call finds its own entry.
-        let set = doc! {
-            "state": "deleted", "finished_at": now, "deletion_requested": requested,
+        let mut update = doc! { "$set": {
+            "state": "deleted", "deletion_requested": requested.is_some(), "updated_at": now,
+            "finished_at": requested.map_or(now, |deletion| deletion.at),
             "recheck_at": after(now, LATE_WRITES),
-        };
-        if let Some(entry) = self.set(&claim.filter(), set).await? {
+        } };
+        if let Some(deletion) = requested {
+            update.insert("$push", doc! { "deletions": Bson::from(deletion) });
+        }
+        if let Some(entry) = self.update(decider.filter(), update).await? {
             return Ok(Some(entry));
         }
-        let now = self.find(&claim.file_id).await?;
-        Ok(now.filter(|entry| entry.state == State::Deleted && entry.round == claim.round))
+        let now = self.find(decider.file_id()).await?;
+        Ok(now.filter(|entry| entry.state == State::Deleted && entry.round == decider.round()))
     }
 
     /// The state of the claimed range. `None`: the claim is void.
@@ -146,16 +131,16 @@ impl Ledger {
         Ok(entry.map(|entry| entry.range_entry(claim.first)))
     }
 
-    /// Records that every page of the range is stored. `None`: the claim is void.
+    /// Records that every page of the range is stored or skipped. `None`: the claim is void.
     pub(crate) async fn record_range_done(
         &self,
         claim: &Claim,
-        pages: u32,
-        rows: u64,
+        range: &RangeEntry,
     ) -> Result<Option<Entry>, Failure> {
         let mut set = doc! {
-            path(claim.first, "stored"): i64::from(pages),
-            path(claim.first, "rows"): number(rows),
+            path(claim.first, "stored"): i64::from(range.stored),
+            path(claim.first, "rows"): number(range.rows),
+            path(claim.first, "cpu_ms"): number(range.cpu_ms),
             path(claim.first, "done"): true,
             path(claim.first, "attempts"): 0_i64,
             "updated_at": DateTime::now(),
@@ -186,6 +171,32 @@ impl Ledger {
         }
     }
 
+    /// Records that the worker ends because of a failure that the document may have caused. The
+    /// attempt counts. No write of this claim is in flight.
+    pub(crate) async fn record_end_of_worker(
+        &self,
+        claim: &Claim,
+        failure: &Failure,
+    ) -> Result<(), Failure> {
+        let set = doc! { path(claim.first, "ended"): failure.to_string() };
+        self.progress(&claim.filter(), set).await?;
+        self.close(claim).await
+    }
+
+    /// Gives claims back whose work has not ended, because the worker exits: their attempts do not
+    /// count, and the claims are void. Writes may still be in flight, so the tokens stay in `open`.
+    /// A repeated call, or a release of the same claim, does not count again.
+    pub(crate) async fn give_back(&self, claims: &[Claim]) -> Result<(), Failure> {
+        let firsts: BTreeSet<u32> = claims.iter().map(|claim| claim.first).collect();
+        // The fields of a range are named by its first page: one update for each.
+        let updates = firsts.into_iter().map(|first| {
+            let (filter, update) = giving_back(claims, first);
+            ask(self.entries.update_many(filter, update))
+        });
+        try_join_all(updates).await?;
+        Ok(())
+    }
+
     /// Records that no write of this claim is in flight.
     pub(crate) async fn close(&self, claim: &Claim) -> Result<(), Failure> {
         let update = doc! { "$pull": { "open": &claim.token } };
@@ -211,23 +222,71 @@ impl Claim {
         is_current && !range.done && range.claim == self.token
     }
 
-    fn has_failed(&self, entry: &Entry) -> bool {
-        let failure = entry.failure.as_ref();
-        let is_own = failure.is_some_and(|failure| failure.claim == self.token);
-        entry.state == State::Failed && entry.round == self.round && is_own
-    }
-
     /// Matches the document as long as the claim is held. Every write that decides on the document
     /// uses it.
-    fn filter(&self) -> Document {
+    pub(super) fn filter(&self) -> Document {
         let mut filter = working(&self.file_id, &self.round);
         filter.insert(path(self.first, "claim"), &self.token);
         filter
     }
 }
 
-fn path(first: u32, field: &str) -> String {
+impl Decider<'_> {
+    fn file_id(&self) -> &str {
+        match self {
+            Self::Claim(claim) => &claim.file_id,
+            Self::Round(entry) => &entry.file_id,
+        }
+    }
+
+    fn round(&self) -> &str {
+        match self {
+            Self::Claim(claim) => &claim.round,
+            Self::Round(entry) => &entry.round,
+        }
+    }
+
+    fn token(&self) -> &str {
+        match self {
+            Self::Claim(claim) => &claim.token,
+            Self::Round(_) => ROUND,
+        }
+    }
+
+    fn filter(&self) -> Document {
+        match self {
+            Self::Claim(claim) => claim.filter(),
+            Self::Round(entry) => working(&entry.file_id, &entry.round),
+        }
+    }
+
+    fn has_failed(&self, entry: &Entry) -> bool {
+        let failure = entry.failure.as_ref();
+        let is_own = failure.is_some_and(|failure| failure.claim == self.token());
+        entry.state == State::Failed && entry.round == self.round() && is_own
+    }
+}
+
+/// The name of a field of the range that begins at `first`.
+pub(super) fn path(first: u32, field: &str) -> String {
     format!("units.{first}.{field}")
+}
+
+/// Filter and update that give back the claims to the ranges that begin at page `first`.
+fn giving_back(claims: &[Claim], first: u32) -> (Document, Document) {
+    let same = claims.iter().filter(|claim| claim.first == first);
+    let (ids, tokens): (Vec<&str>, Vec<&str>) = same
+        .map(|claim| (claim.file_id.as_str(), claim.token.as_str()))
+        .unzip();
+    let filter = doc! {
+        "_id": { "$in": ids }, "state": "working", path(first, "claim"): { "$in": tokens },
+        // Not of a range that is done: its last attempt was taken back.
+        path(first, "attempts"): { "$gt": 0 },
+    };
+    let mut set = doc! { path(first, "claim"): "", "updated_at": DateTime::now() };
+    set.extend(unchanged_recheck());
+    let update = doc! { "$inc": { path(first, "attempts"): -1_i64 }, "$set": set };
+    (filter, update)
 }
 
 /// The fields of an entry that failed, by whose decision.
@@ -252,18 +311,49 @@ mod tests {
     use crate::stores::ledger::an_entry;
 
     #[test]
-    fn a_failure_counts_as_recorded_only_for_the_claim_that_recorded_it() {
+    fn a_failure_counts_as_recorded_only_for_the_one_that_recorded_it() {
         let claim = Claim::new("u_f", "round", 0);
         let failure = Failure::permanent(Stage::Render, Reason::Damaged, "x");
-        let mut entry = an_entry(State::Failed);
-        entry.failure = Some(Rejection {
-            claim: claim.token.clone(),
-            ..Rejection::from(&failure)
-        });
-        assert!(claim.has_failed(&entry));
-        assert!(!Claim::new("u_f", "round", 0).has_failed(&entry));
-        entry.round = "later".into();
-        assert!(!claim.has_failed(&entry));
+        let working = an_entry(State::Working);
+        let deciders = [Decider::Claim(&claim), Decider::Round(&working)];
+        for (decider, other) in [(deciders[0], deciders[1]), (deciders[1], deciders[0])] {
+            let mut entry = an_entry(State::Failed);
+            entry.failure = Some(Rejection {
+                claim: decider.token().to_owned(),
+                ..Rejection::from(&failure)
+            });
+            assert!(decider.has_failed(&entry));
+            assert!(!other.has_failed(&entry));
+            entry.round = "later".into();
+            assert!(!decider.has_failed(&entry));
+        }
+        assert!(deciders[1].filter().get("units.0.claim").is_none());
+    }
+
+    #[test]
+    fn claims_are_given_back_by_their_tokens_once() {
+        let claims = [
+            Claim::new("a", "round", 0),
+            Claim::new("b", "round", 0),
+            Claim::new("b", "round", 64),
+        ];
+        let (filter, update) = giving_back(&claims, 0);
+        let tokens = [claims[0].token.as_str(), claims[1].token.as_str()];
+        assert_eq!(
+            filter,
+            doc! {
+                "_id": { "$in": ["a", "b"] }, "state": "working",
+                "units.0.claim": { "$in": tokens.as_slice() },
+                "units.0.attempts": { "$gt": 0 },
+            }
+        );
+        let set = update.get_document("$set").unwrap();
+        assert_eq!(set.get_str("units.0.claim").ok(), Some(""), "matched once");
+        let less = update.get_document("$inc").unwrap();
+        assert_eq!(less.get_i64("units.0.attempts").ok(), Some(-1));
+        assert!(update.get("$pull").is_none(), "writes may be in flight");
+        let (filter, _) = giving_back(&claims, 64);
+        assert_eq!(filter.get_document("_id").unwrap(), &doc! { "$in": ["b"] });
     }
 
     #[test]

@@ -23,6 +23,8 @@ const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 6);
 pub(crate) struct Lease {
     file_id: String,
     token: String,
+    /// Until when a request of another worker may still land, from which this lease was taken.
+    former_until: Option<DateTime>,
 }
 
 impl Lease {
@@ -30,12 +32,36 @@ impl Lease {
         Self {
             file_id: file_id.to_owned(),
             token: token(),
+            former_until: None,
         }
+    }
+
+    /// A lease that a deletion takes, also from another worker. That worker notices it at its next
+    /// renewal, and a request that it has sent before then may land later.
+    pub(super) fn taken_from(before: &Entry) -> Self {
+        let former_until = before.is_leased().then(Self::until);
+        Self {
+            former_until,
+            ..Self::new(&before.file_id)
+        }
+    }
+
+    pub(super) fn file_id(&self) -> &str {
+        &self.file_id
+    }
+
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// When the lease ends, unless it is renewed after this.
+    pub(super) fn until() -> DateTime {
+        after(DateTime::now(), LEASE)
     }
 
     /// The fields of an entry whose document is being removed under this lease.
     pub(super) fn fields(&self) -> Document {
-        doc! { "cleaner": &self.token, "cleaning_until": after(DateTime::now(), LEASE) }
+        doc! { "cleaner": &self.token, "cleaning_until": Self::until() }
     }
 
     fn filter(&self) -> Document {
@@ -93,12 +119,24 @@ impl Ledger {
         self.finish(lease, Document::new()).await
     }
 
-    /// Ends a lease and sets further fields.
+    /// Ends a lease and sets further fields. A lease that was taken from another worker ends by
+    /// itself: no round may begin while a request of that worker can still land.
     pub(super) async fn finish(&self, lease: &Lease, mut set: Document) -> Result<(), Failure> {
-        set.extend(doc! { "cleaner": null, "cleaning_until": null });
+        set.extend(match lease.former_until {
+            None => doc! { "cleaner": null, "cleaning_until": null },
+            Some(until) => doc! { "cleaning_until": until },
+        });
         let update = doc! { "$set": set };
         self.update(lease.filter(), update).await?;
         Ok(())
+    }
+}
+
+impl Entry {
+    /// Whether a worker removes the document, or a request of one that did may still land.
+    pub(super) fn is_leased(&self) -> bool {
+        self.cleaning_until
+            .is_some_and(|until| until > DateTime::now())
     }
 }
 
@@ -144,8 +182,22 @@ mod tests {
 
     use super::*;
     use crate::runtime::failure::Class;
+    use crate::stores::ledger::{State, an_entry};
 
     const INTERVAL: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn a_lease_that_is_taken_from_a_worker_outlasts_its_last_request() {
+        let mut entry = an_entry(State::Deleted);
+        let now = DateTime::now();
+        assert_eq!(Lease::taken_from(&entry).former_until, None, "nobody's");
+        entry.cleaning_until = Some(now);
+        assert_eq!(Lease::taken_from(&entry).former_until, None, "it has ended");
+        entry.cleaning_until = Some(after(now, Duration::from_mins(1)));
+        let until = Lease::taken_from(&entry).former_until;
+        let worst = after(now, RENEWAL + super::super::longest_request());
+        assert!(until.is_some_and(|until| until >= worst), "{until:?}");
+    }
 
     #[tokio::test]
     async fn a_long_removal_is_renewed_until_it_ends() {

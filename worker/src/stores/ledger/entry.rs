@@ -7,8 +7,9 @@ use mongodb::bson::DateTime;
 use serde::{Deserialize, Serialize};
 
 use super::after;
-use crate::document::Recipe;
+use super::progress::SkippedPage;
 use crate::document::task::{FileMeta, Task};
+use crate::document::{Cutoff, Recipe, Sent};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 
 /// A document in progress that is unchanged for at least this long, and of which Kafka has no
@@ -55,6 +56,10 @@ pub(crate) struct Entry {
     /// The page ranges that a worker has claimed, by their first page.
     #[serde(default)]
     pub(crate) units: BTreeMap<String, RangeEntry>,
+    /// Rounds before this one, one after the other, after which the stores did not hold the document
+    /// exactly once.
+    #[serde(default)]
+    pub(crate) repeats: u32,
     /// Rows in Milvus, once the document is done.
     #[serde(default)]
     pub(crate) vectors: Option<u64>,
@@ -77,6 +82,12 @@ pub(crate) struct Entry {
     /// When the latest request for the document was made: the time of its message.
     #[serde(default)]
     pub(crate) requested_at: Option<DateTime>,
+    /// The message or command of that request.
+    #[serde(default)]
+    pub(crate) requested_origin: Option<String>,
+    /// The latest deletions that somebody asked for, also those before the current round.
+    #[serde(default)]
+    pub(crate) deletions: Vec<Cutoff>,
     /// Whether somebody asked for the deletion, by a message or a command. Only then the original
     /// is deleted too.
     #[serde(default)]
@@ -116,15 +127,24 @@ pub(crate) struct RangeEntry {
     /// Claims since the last page was stored that were not released, the current one included.
     #[serde(default)]
     pub(crate) attempts: u32,
-    /// Number of leading pages of the range that all stores hold.
+    /// Number of leading pages of the range that all stores hold, or that were skipped.
     #[serde(default)]
     pub(crate) stored: u32,
     /// Rows of these pages in Milvus.
     #[serde(default)]
     pub(crate) rows: u64,
-    /// Whether all pages of the range are stored and their rows were counted.
+    /// Those of these pages that were skipped.
+    #[serde(default)]
+    pub(crate) skipped: Vec<SkippedPage>,
+    /// CPU time, in milliseconds, that reading and rendering the range has taken so far.
+    #[serde(default)]
+    pub(crate) cpu_ms: u64,
+    /// Whether all pages of the range are stored or skipped, and their rows were counted.
     #[serde(default)]
     pub(crate) done: bool,
+    /// Why the worker of the latest attempt ended, if it could tell. The document may be the cause.
+    #[serde(default)]
+    pub(crate) ended: Option<String>,
 }
 
 /// Why a document failed, and the state of its dead letter.
@@ -184,10 +204,9 @@ impl From<Rejection> for Failure {
 /// A request to ingest a document.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// The message or command that the request came with. Redeliveries have the same origin.
-    pub(crate) origin: String,
-    /// When the request was made.
-    pub(crate) at: DateTime,
+    /// The message or command that the request came with, and its time. Redeliveries, and tasks
+    /// that a worker sends again, have the same.
+    pub(crate) sent: Sent,
     /// What decides the document's pixels and vectors.
     pub(crate) recipe: Recipe,
     /// When this worker was started.
@@ -215,6 +234,18 @@ impl Entry {
     /// Whether the document failed and its dead letter was sent.
     pub(crate) fn has_sent_dead_letter(&self) -> bool {
         self.failure.as_ref().is_some_and(|failure| failure.letter)
+    }
+
+    /// The latest request for the document.
+    pub(crate) fn requested(&self) -> Sent {
+        Sent {
+            origin: self
+                .requested_origin
+                .as_ref()
+                .unwrap_or(&self.origin)
+                .clone(),
+            at: self.requested_at.unwrap_or(self.created_at),
+        }
     }
 
     /// The range that begins at `first`.
@@ -300,6 +331,7 @@ pub(crate) mod tests {
             pages: None,
             range_pages: None,
             units: BTreeMap::new(),
+            repeats: 0,
             vectors: None,
             failure: None,
             open: Vec::new(),
@@ -307,6 +339,8 @@ pub(crate) mod tests {
             cleaner: None,
             cleaning_until: None,
             requested_at: None,
+            requested_origin: None,
+            deletions: Vec::new(),
             deletion_requested: false,
             created_at: then,
             updated_at: then,
@@ -336,7 +370,10 @@ pub(crate) mod tests {
             "cleaner",
             "cleaning_until",
             "requested_at",
+            "requested_origin",
+            "deletions",
             "deletion_requested",
+            "repeats",
         ] {
             assert!(stored.remove(field).is_some(), "{field}");
         }

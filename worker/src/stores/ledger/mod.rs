@@ -2,27 +2,30 @@
 //! `ingestion_ledger` next to LAYRA's own collections.
 //!
 //! An entry is written before the first effect of a piece of work. Its states and rounds are in
-//! [`rounds`], the right to work on a page range in [`claims`], the right to remove a document from
-//! the stores in [`cleaning`], deletions in [`deletions`], and checks after the end of a round, or
-//! of a round without progress, in [`rechecks`].
+//! [`rounds`], the right to work on a page range in [`claims`], how far it is in [`progress`], the
+//! right to remove a document from the stores in [`cleaning`], deletions in [`deletions`], and checks
+//! after the end of a round, or of a round without progress, in [`rechecks`].
 
 mod claims;
 mod cleaning;
 mod deletions;
 mod entry;
+mod progress;
 mod rechecks;
 mod rounds;
 
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::{IndexOptions, ReturnDocument};
 use mongodb::{Collection, Database, IndexModel};
 use uuid::Uuid;
 
-pub(crate) use claims::Claim;
+pub(crate) use claims::{Claim, Decider};
 pub(crate) use cleaning::Lease;
 pub(crate) use entry::{Entry, RangeEntry, Rejection, Request, State};
+pub(crate) use progress::SkippedPage;
 
 #[cfg(test)]
 pub(crate) use entry::tests::entry as an_entry;
@@ -30,6 +33,7 @@ pub(crate) use entry::tests::entry as an_entry;
 use crate::runtime::failure::Failure;
 use crate::stores::milvus;
 use crate::stores::mongo::{self, ask};
+use deletions::DeletedKnowledgeBase;
 use entry::UNCHANGED;
 
 /// After this time a write that was in flight when its worker was replaced has landed or failed:
@@ -50,7 +54,7 @@ const fn longest_request() -> Duration {
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     entries: Collection<Entry>,
-    deleted_knowledge_bases: Collection<Document>,
+    deleted_knowledge_bases: Collection<DeletedKnowledgeBase>,
     topic: String,
 }
 
@@ -83,6 +87,17 @@ impl Ledger {
     /// The entry of a document.
     pub(crate) async fn find(&self, file_id: &str) -> Result<Option<Entry>, Failure> {
         ask(self.entries.find_one(doc! { "_id": file_id })).await
+    }
+
+    /// The entries of some documents.
+    pub(crate) async fn find_all(&self, file_ids: &[&str]) -> Result<Vec<Entry>, Failure> {
+        let found = self.entries.find(doc! { "_id": { "$in": file_ids } });
+        let mut found = ask(found).await?;
+        let mut entries = Vec::new();
+        while let Some(entry) = ask(found.try_next()).await? {
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 
     /// Records progress of a document that is processed: it need not be rechecked for a while.
@@ -128,6 +143,24 @@ fn in_state(entry: &Entry) -> Document {
     doc! { "_id": &entry.file_id, "round": &entry.round, "state": state(entry.state) }
 }
 
+/// Matches an entry that is still that of `entry` in all that a deletion depends on: round and
+/// state, the latest request and deletion, and the worker that removes the document.
+fn unchanged(entry: &Entry) -> Document {
+    let mut filter = in_state(entry);
+    filter.extend(doc! {
+        "requested_at": entry.requested_at,
+        "requested_origin": entry.requested_origin.as_deref(),
+        "cleaner": entry.cleaner.as_deref(),
+    });
+    // The latest deletion is the last one.
+    let count = entry.deletions.len();
+    filter.insert(format!("deletions.{count}"), doc! { "$exists": false });
+    if let Some(last) = entry.deletions.last() {
+        filter.insert(format!("deletions.{}.origin", count - 1), &last.origin);
+    }
+    filter
+}
+
 fn state(state: State) -> &'static str {
     match state {
         State::Working => "working",
@@ -161,6 +194,20 @@ mod tests {
             let stored = mongodb::bson::serialize_to_bson(&each).unwrap();
             assert_eq!(stored.as_str(), Some(state(each)));
         }
+    }
+
+    #[test]
+    fn an_entry_with_another_deletion_is_not_unchanged() {
+        let mut entry = an_entry(State::Done);
+        let filter = unchanged(&entry);
+        assert!(filter.contains_key("deletions.0"));
+        assert_eq!(filter.get("requested_at"), Some(&mongodb::bson::Bson::Null));
+        let origin = crate::document::Origin::parse("tasks/0/7").unwrap();
+        let deletion = crate::document::Cutoff::of_message(&origin, DateTime::now());
+        entry.deletions.push(deletion);
+        let filter = unchanged(&entry);
+        assert_eq!(filter.get_str("deletions.0.origin").ok(), Some("tasks/0/7"));
+        assert!(filter.contains_key("deletions.1"));
     }
 
     #[test]

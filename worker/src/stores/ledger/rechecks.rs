@@ -1,10 +1,17 @@
 //! Rechecks: documents whose stores, or whose workers, must be inspected at a later time.
 
+use std::time::Duration;
+
 use mongodb::bson::{DateTime, Document, doc};
 
 use super::{Entry, LATE_WRITES, Ledger, after, in_state, unchanged_recheck, working};
 use crate::runtime::failure::Failure;
 use crate::stores::mongo::ask;
+
+/// A recheck within this time is worth a worker: longer than any recheck is scheduled ahead.
+const SOON: Duration = Duration::from_mins(15);
+/// Counting ends here: more make no difference.
+const MOST_COUNTED: u64 = 1000;
 
 impl Ledger {
     /// Schedules a recheck of a document in progress that has none: a worker of an earlier version
@@ -24,6 +31,13 @@ impl Ledger {
         due.insert("recheck_at", doc! { "$lte": now });
         let set = doc! { "$set": { "recheck_at": after(now, LATE_WRITES) } };
         self.update(due, set).await
+    }
+
+    /// Number of documents of this pipeline whose recheck is due, or will be soon.
+    pub(crate) async fn count_rechecks(&self) -> Result<u64, Failure> {
+        let mut open = self.of_this_pipeline();
+        open.insert("recheck_at", doc! { "$lte": after(DateTime::now(), SOON) });
+        ask(self.entries.count_documents(open).limit(MOST_COUNTED)).await
     }
 
     /// Schedules rechecks of all documents in progress that have none: workers of an earlier
@@ -66,5 +80,16 @@ impl Ledger {
         // texts.
         let (first, end) = (format!("{}/", self.topic), format!("{}0", self.topic));
         doc! { "origin": { "$gte": first, "$lt": end } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::ledger::entry::UNCHANGED;
+
+    #[test]
+    fn every_scheduled_recheck_is_counted() {
+        assert!(SOON > UNCHANGED && SOON > LATE_WRITES);
     }
 }

@@ -1,0 +1,148 @@
+//! The `redrive` command: sends dead letters to the pipeline's topic again.
+//!
+//! A dead letter is redriven once: the ledger records it. Dead letters without an entry in the
+//! ledger, for example because they are not valid tasks, are redriven only if they are chosen by
+//! reason or file. Dead letters of other pipelines are left alone. A redriven task is a new request:
+//! it also counts after a deletion.
+//!
+//! The topic is read twice, message by message: first to choose, then to send. Only the positions
+//! of chosen messages are in memory.
+
+mod choice;
+mod letter;
+mod report;
+mod topic;
+
+use std::collections::HashMap;
+
+use rdkafka::Message as _;
+use rdkafka::message::OwnedMessage;
+
+use crate::assembly::Common;
+use crate::kafka::outbox::Outbox;
+use crate::runtime::failure::{Failure, Stage};
+use crate::stores::ledger::Ledger;
+use choice::{Candidates, Position, is_wanted, may_be_redriven};
+use letter::Letter;
+use topic::Letters;
+
+pub(crate) use choice::Choice;
+pub(crate) use report::Report;
+
+/// Files that the ledger is asked about at once.
+const FILES_AT_ONCE: usize = 100;
+
+/// The failed round of a document. `None`: the ledger has no entry of it.
+type FailedRound = Option<(String, String)>;
+
+pub(crate) async fn redrive(common: &Common, choice: &Choice) -> Result<Report, Failure> {
+    let documents = common.documents().await?;
+    let ledger = common.ledger(&documents).await?;
+    let outbox = Outbox::new(&common.settings)?;
+
+    let mut report = Report::default();
+    let candidates = find_candidates(common, choice, &mut report).await?;
+    let mut chosen = choose(common, &ledger, choice, candidates, &mut report).await?;
+    if chosen.is_empty() {
+        return Ok(report);
+    }
+    let topic = &common.settings.config.source.kafka.topic;
+    let mut letters = Letters::read(&common.settings);
+    while let Some(message) = letters.next().await {
+        let Some(failed) = chosen.remove(&(message.partition(), message.offset())) else {
+            continue;
+        };
+        let letter = Letter::read(&message, topic);
+        if letter.is_complete {
+            if !choice.dry_run {
+                send(common, &outbox, &ledger, &message, &failed).await?;
+            }
+            report.letters.push(letter);
+        } else {
+            report.incomplete.push(letter);
+        }
+        if chosen.is_empty() {
+            return Ok(report);
+        }
+    }
+    let unread = letters.ended().await?;
+    for (partition, _) in chosen.into_keys() {
+        let why = unread.get(&partition).cloned();
+        let why = why.unwrap_or_else(|| "a dead letter has disappeared".to_owned());
+        report.unread.insert(partition, why);
+    }
+    Ok(report)
+}
+
+/// Reads the whole topic and keeps the positions of wanted dead letters.
+async fn find_candidates(
+    common: &Common,
+    choice: &Choice,
+    report: &mut Report,
+) -> Result<Candidates, Failure> {
+    let topic = &common.settings.config.source.kafka.topic;
+    let mut candidates = Candidates::default();
+    let mut letters = Letters::read(&common.settings);
+    while let Some(message) = letters.next().await {
+        let letter = Letter::read(&message, topic);
+        if !letter.is_own {
+            report.foreign += 1;
+        } else if is_wanted(&letter, choice) {
+            report.skipped += candidates.add(&letter, &message);
+        } else {
+            report.skipped += 1;
+        }
+    }
+    report.unread = letters.ended().await?;
+    Ok(candidates)
+}
+
+/// Asks the ledger which candidates may be redriven.
+async fn choose(
+    common: &Common,
+    ledger: &Ledger,
+    choice: &Choice,
+    candidates: Candidates,
+    report: &mut Report,
+) -> Result<HashMap<Position, FailedRound>, Failure> {
+    let retry = common.retry();
+    let mut chosen: HashMap<Position, FailedRound> = HashMap::new();
+    let files: Vec<(String, Position)> = candidates
+        .files
+        .into_iter()
+        .map(|(file_id, (_, position))| (file_id, position))
+        .collect();
+    for files in files.chunks(FILES_AT_ONCE) {
+        let ids: Vec<&str> = files.iter().map(|(file_id, _)| file_id.as_str()).collect();
+        let find = |_| ledger.find_all(&ids);
+        let entries = retry.run(Stage::Mongodb, &common.stop, find).await?;
+        for (file_id, position) in files {
+            let entry = entries.iter().find(|entry| entry.file_id == *file_id);
+            if may_be_redriven(entry, choice) {
+                let failed = entry.map(|entry| (file_id.clone(), entry.round.clone()));
+                chosen.insert(*position, failed);
+            } else {
+                report.skipped += 1;
+            }
+        }
+    }
+    chosen.extend(candidates.without_file.into_iter().map(|at| (at, None)));
+    Ok(chosen)
+}
+
+async fn send(
+    common: &Common,
+    outbox: &Outbox,
+    ledger: &Ledger,
+    message: &OwnedMessage,
+    failed: &FailedRound,
+) -> Result<(), Failure> {
+    let (retry, stop) = (common.retry(), &common.stop);
+    let redrive = |_| outbox.redrive(message);
+    retry.run(Stage::DeadLetter, stop, redrive).await?;
+    if let Some((file_id, round)) = failed {
+        let record = |_| ledger.record_redrive(file_id, round);
+        retry.run(Stage::Mongodb, stop, record).await?;
+    }
+    Ok(())
+}
