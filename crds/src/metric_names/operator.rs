@@ -1,11 +1,12 @@
 //! Metrics of the operator.
 
-/// Tasks and page ranges that are not processed yet, of one pipeline. Absent while unknown.
+/// Tasks and page ranges that are not processed yet, of one pipeline. A lower bound while some
+/// partitions cannot be read. Absent while unknown.
 pub const CONSUMER_LAG: &str = "kafka_consumer_lag";
 
 /// Reconciles that finished, successful or not.
 pub const RECONCILES: &str = "layra_operator_reconciles_total";
-/// Reconciles that failed, by [`REASON_LABEL`].
+/// Reconciles that failed, by pipeline and [`REASON_LABEL`].
 pub const RECONCILE_ERRORS: &str = "layra_operator_reconcile_errors_total";
 /// Histogram of the duration of a reconcile.
 pub const RECONCILE_DURATION: &str = "layra_operator_reconcile_duration_seconds";

@@ -134,6 +134,8 @@ pub enum Limit {
     Settling,
     /// Fewer workers would suffice, but the workers' progress is unknown.
     MetricsMissing,
+    /// Fewer workers would suffice for the partitions whose offsets could be read.
+    PartitionsUnread,
     /// Fewer workers would suffice, but the scale-down delay has not passed.
     ScaleDownDelay,
     /// The backlog is unknown.
@@ -144,7 +146,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, for metrics that show the absent ones too.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Floor,
         Self::MaxReplicas,
         Self::Partitions,
@@ -154,6 +156,7 @@ impl Limit {
         Self::DrainTargetAtRisk,
         Self::Settling,
         Self::MetricsMissing,
+        Self::PartitionsUnread,
         Self::ScaleDownDelay,
         Self::Unknown,
         Self::Fallback,
@@ -172,6 +175,7 @@ impl Limit {
             Self::DrainTargetAtRisk => "DrainTargetAtRisk",
             Self::Settling => "Settling",
             Self::MetricsMissing => "MetricsMissing",
+            Self::PartitionsUnread => "PartitionsUnread",
             Self::ScaleDownDelay => "ScaleDownDelay",
             Self::Unknown => "Unknown",
             Self::Fallback => "Fallback",
@@ -191,6 +195,9 @@ impl Limit {
             Self::DrainTargetAtRisk => "No worker is stopped while work is overdue.",
             Self::Settling => "No worker is stopped while others are shutting down.",
             Self::MetricsMissing => "No worker is stopped while the workers' progress is unknown.",
+            Self::PartitionsUnread => {
+                "No worker is stopped while the offsets of some partitions are unknown."
+            }
             Self::ScaleDownDelay => {
                 "Fewer workers would suffice, but the scale-down delay has not passed."
             }

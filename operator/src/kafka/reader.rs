@@ -16,7 +16,8 @@ use rdkafka::Offset;
 
 use super::{
     Answer, Connection, KafkaError, Question, TopicState,
-    cluster::Cluster,
+    backlog::Read,
+    cluster::{Cluster, Offsets},
     subscriptions::{Subscriber, Subscriptions},
 };
 
@@ -262,20 +263,18 @@ impl ClusterState {
     }
 
     /// Whether the end offsets alone do not show the state of a pipeline.
-    fn is_active(
-        &self,
-        question: &Question,
-        ends: &HashMap<String, Result<Vec<i64>, KafkaError>>,
-    ) -> bool {
+    fn is_active(&self, question: &Question, ends: &HashMap<String, Offsets>) -> bool {
         let Some(reading) = self.readings.get(question) else {
             return true;
         };
         let unchanged = |topic: &str, last: &[PartitionOffsets]| {
-            let last = last.iter().map(|offsets| offsets.end);
-            matches!(ends.get(topic), Some(Ok(ends)) if ends.iter().copied().eq(last))
+            let last = last.iter().map(|offsets| Ok(&offsets.end));
+            let ends = ends.get(topic).into_iter().flatten();
+            ends.map(|end| end.as_ref().map_err(drop)).eq(last)
         };
         reading.backlog.lag() > 0
             || reading.backlog.rebalancing
+            || !reading.backlog.unread.is_empty()
             || reading.at.elapsed() >= GROUP_AGE
             || !unchanged(&question.topic, &reading.backlog.tasks)
             || !unchanged(&question.ranges_topic, &reading.backlog.ranges)
@@ -324,13 +323,15 @@ impl ClusterState {
         for question in questions {
             let backlog = match committed.remove(question) {
                 Some(Ok(committed)) => {
-                    let part = |topic: &str| join(topic, &starts, &committed, &ends);
-                    part(&question.topic).and_then(|tasks| {
-                        Ok(Backlog {
-                            tasks,
-                            ranges: part(&question.ranges_topic)?,
-                            rebalancing: rebalancing.contains(&question.consumer_group),
-                        })
+                    let last = self.readings.get(question).map(|reading| &reading.backlog);
+                    let read = Read {
+                        starts: &starts,
+                        committed: &committed,
+                        ends: &ends,
+                    };
+                    read.backlog(question, last).map(|backlog| Backlog {
+                        rebalancing: rebalancing.contains(&question.consumer_group),
+                        ..backlog
                     })
                 }
                 Some(Err(error)) => Err(error),
@@ -346,7 +347,11 @@ impl ClusterState {
                 }
                 Err(_) => drop(self.readings.remove(question)),
             }
-            if backlog.is_err() {
+            if backlog
+                .as_ref()
+                .is_ok_and(|backlog| !backlog.unread.is_empty())
+                || backlog.is_err()
+            {
                 // The topic may have been deleted or recreated: the next round reads it again.
                 for topic in question.topics() {
                     if let Some((read_at, _)) = self.topics.get_mut(topic) {
@@ -358,27 +363,6 @@ impl ClusterState {
         }
         Ok(read)
     }
-}
-
-fn join(
-    topic: &str,
-    starts: &HashMap<String, Result<Vec<i64>, KafkaError>>,
-    committed: &HashMap<String, Vec<Option<i64>>>,
-    ends: &HashMap<String, Result<Vec<i64>, KafkaError>>,
-) -> Result<Vec<PartitionOffsets>, KafkaError> {
-    let of = |all: &HashMap<String, Result<Vec<i64>, KafkaError>>| {
-        all.get(topic).cloned().unwrap_or_else(|| Ok(Vec::new()))
-    };
-    let none = Vec::new();
-    let committed = committed.get(topic).unwrap_or(&none);
-    let offsets = of(starts)?.into_iter().zip(committed).zip(of(ends)?);
-    Ok(offsets
-        .map(|((log_start, committed), end)| PartitionOffsets {
-            log_start,
-            end,
-            committed: *committed,
-        })
-        .collect())
 }
 
 fn all(

@@ -23,6 +23,9 @@ const CONCURRENCY: usize = 4;
 /// How long a pipeline waits for others. It is retried later, so that a cluster that stopped
 /// answering does not block its reconcile for longer.
 const QUEUE_TIMEOUT: Duration = Duration::from_mins(1);
+/// The controller refuses a request for more partitions as a whole
+/// (`ReplicationControlManager.MAX_PARTITIONS_PER_BATCH`).
+const PARTITIONS_IN_ONE_REQUEST: i32 = 10_000;
 
 /// Changes the topics of one cluster.
 pub(super) struct TopicChanges {
@@ -96,27 +99,55 @@ impl SharedAdmin {
         let options = AdminOptions::new()
             .request_timeout(Some(TIMEOUT))
             .operation_timeout(Some(TIMEOUT));
-        let topics: Vec<NewTopic<'_>> = actions.iter().filter_map(new_topic).collect();
-        let created = if topics.is_empty() {
-            Ok(Vec::new())
-        } else {
-            client.create_topics(&topics, &options).await
-        };
-        let partitions: Vec<NewPartitions<'_>> =
-            actions.iter().filter_map(new_partitions).collect();
-        let extended = if partitions.is_empty() {
-            Ok(Vec::new())
-        } else {
-            client.create_partitions(&partitions, &options).await
-        };
-        actions
-            .iter()
-            .map(|action| match action {
-                TopicAction::Create { topic, .. } => result_of(topic, &created),
-                TopicAction::AddPartitions { topic, .. } => result_of(topic, &extended),
-            })
-            .collect()
+        let mut results = Vec::with_capacity(actions.len());
+        for batch in batches(actions) {
+            results.extend(change(client, batch, &options).await);
+        }
+        results
     }
+}
+
+/// The changes in requests of at most [`PARTITIONS_IN_ONE_REQUEST`], in their order.
+fn batches(actions: &[TopicAction]) -> impl Iterator<Item = &[TopicAction]> {
+    let mut rest = actions;
+    std::iter::from_fn(move || {
+        let mut partitions = 0_i32;
+        let fitting = rest.iter().take_while(|action| {
+            partitions = partitions.saturating_add(action.partitions());
+            partitions <= PARTITIONS_IN_ONE_REQUEST
+        });
+        // One that is too large alone is sent for the sake of the brokers' own words.
+        let length = fitting.count().max(1).min(rest.len());
+        let (batch, others) = rest.split_at(length);
+        rest = others;
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+async fn change(
+    client: &AdminClient<DefaultClientContext>,
+    actions: &[TopicAction],
+    options: &AdminOptions,
+) -> Vec<Result<(), KafkaError>> {
+    let topics: Vec<NewTopic<'_>> = actions.iter().filter_map(new_topic).collect();
+    let created = if topics.is_empty() {
+        Ok(Vec::new())
+    } else {
+        client.create_topics(&topics, options).await
+    };
+    let partitions: Vec<NewPartitions<'_>> = actions.iter().filter_map(new_partitions).collect();
+    let extended = if partitions.is_empty() {
+        Ok(Vec::new())
+    } else {
+        client.create_partitions(&partitions, options).await
+    };
+    actions
+        .iter()
+        .map(|action| match action {
+            TopicAction::Create { topic, .. } => result_of(topic, &created),
+            TopicAction::AddPartitions { topic, .. } => result_of(topic, &extended),
+        })
+        .collect()
 }
 
 impl Drop for SharedAdmin {
@@ -205,6 +236,28 @@ mod tests {
             result_of("created", &lost),
             Err(KafkaError::Unreachable(_))
         ));
+    }
+
+    #[test]
+    fn a_request_has_no_more_partitions_than_the_controller_accepts() {
+        let create = |topic: &str, partitions| TopicAction::Create {
+            topic: topic.to_owned(),
+            partitions,
+            replication_factor: 1,
+            config: Vec::new(),
+        };
+        let names = |actions: &[TopicAction]| {
+            let batches = batches(actions);
+            batches
+                .map(|batch| batch.iter().map(|a| a.topic().to_owned()).collect())
+                .collect::<Vec<Vec<String>>>()
+        };
+        let small = [create("a", 10), create("b", 10), create("c", 1)];
+        assert_eq!(names(&small), [["a", "b", "c"]]);
+        let large = [create("a", 10_000), create("b", 9_999), create("c", 1)];
+        assert_eq!(names(&large), [vec!["a"], vec!["b", "c"]]);
+        assert_eq!(names(&[create("a", 10_001)]), [["a"]]);
+        assert_eq!(names(&[]), [[""; 0]; 0]);
     }
 
     #[tokio::test]

@@ -95,6 +95,7 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
             .iter()
             .filter_map(|assigned| partition(assigned, ranges_topic))
             .collect(),
+        waiting_for: counts.waiting_for.clone(),
     }
 }
 
@@ -194,6 +195,7 @@ mod tests {
                     partition(Topic::Tasks, 2),
                     partition(Topic::Ranges, 0)
                 ]),
+                waiting_for: vec!["mongodb".to_owned()],
             }
         );
     }

@@ -45,6 +45,9 @@ pub(crate) const FIELD_MANAGER: &str = "layra-operator";
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// How often an idle pipeline is reconciled: every change of it triggers a reconcile anyway.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
+/// Every request has a timeout of its own, and changes of topics wait for others for a minute. A
+/// reconcile that takes longer than all of that has hung: it is dropped and started again.
+const LONGEST_RECONCILE: Duration = Duration::from_mins(5);
 /// The shortest and the longest wait after a failed reconcile.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
@@ -94,6 +97,9 @@ pub(crate) enum ReconcileError {
         name: String,
         source: Box<kube::Error>,
     },
+    /// A request did not return.
+    #[error("the reconcile did not end within {} seconds", LONGEST_RECONCILE.as_secs())]
+    Timeout,
     /// The API server refused the status.
     #[error("the status cannot be written: {0}")]
     Status(Box<kube::Error>),
@@ -106,6 +112,7 @@ impl ReconcileError {
             Self::Config(_) => "config",
             Self::Apply { .. } => "apply",
             Self::Status(_) => "status",
+            Self::Timeout => "timeout",
         }
     }
 }
@@ -121,7 +128,10 @@ async fn reconcile(
     }
     let started = Instant::now();
     let mut state = context.take_state(&pipeline);
-    let result = phases(&context, &pipeline, &mut state).await;
+    let phases = Box::pin(phases(&context, &pipeline, &mut state));
+    let result = tokio::time::timeout(LONGEST_RECONCILE, phases)
+        .await
+        .unwrap_or(Err(ReconcileError::Timeout));
     state.failures = if result.is_ok() {
         0
     } else {
@@ -129,6 +139,8 @@ async fn reconcile(
     };
     context.keep_state(&pipeline, state);
     context.metrics.reconciled(
+        &context.namespace,
+        &pipeline.name_any(),
         started.elapsed(),
         result.as_ref().err().map(ReconcileError::metric_label),
     );
@@ -146,12 +158,19 @@ async fn phases(
     let memory = state.autoscaler.as_ref();
     let mut plan = plan::plan(pipeline, &world, memory, &context.worker_image, now)?;
     state.autoscaler = plan.autoscaler.take();
-    let applied = apply::apply(context, pipeline, &plan, past_writes, now).await;
+    let outcome = apply::apply(context, pipeline, &plan, past_writes, now).await;
+    if outcome.is_rollout_futile {
+        plan.forget_rollout();
+    }
     // The observed state is reported even after a failed write.
-    let topic_events = applied.as_deref().unwrap_or_default();
-    let events: Vec<_> = plan.events.iter().chain(topic_events).cloned().collect();
+    let events: Vec<_> = plan
+        .events
+        .iter()
+        .chain(&outcome.topic_events)
+        .cloned()
+        .collect();
     report::report(context, pipeline, &plan, &events, &mut state.reported, now).await?;
-    applied?;
+    outcome.result?;
 
     let is_settled = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
     let idle = pipeline.spec.paused || is_settled;
@@ -237,6 +256,23 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::ERROR_LABELS;
+
+    #[test]
+    fn every_error_has_a_label_that_is_removed_with_its_pipeline() {
+        let error = || kube::Error::LinesCodecMaxLineLengthExceeded;
+        for error in [
+            ReconcileError::Timeout,
+            ReconcileError::Status(Box::new(error())),
+            ReconcileError::Apply {
+                kind: Kind::Service,
+                name: "a".to_owned(),
+                source: Box::new(error()),
+            },
+        ] {
+            assert!(ERROR_LABELS.contains(&error.metric_label()), "{error}");
+        }
+    }
 
     #[test]
     fn the_wait_doubles_with_each_failure_up_to_a_minute() {
