@@ -10,6 +10,7 @@ mod cli;
 mod documents;
 mod ledger;
 mod lifecycle;
+mod obstacles;
 mod order;
 mod progress;
 mod scaling;

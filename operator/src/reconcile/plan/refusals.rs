@@ -18,8 +18,10 @@ use crate::{
     resources::Kind,
 };
 
-/// The same object is tried again after this long: a policy may have changed, or a name be free.
-const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(1);
+/// The same object is tried again after this long: a policy may have changed.
+const RETRY_REFUSED: SignedDuration = SignedDuration::from_mins(1);
+/// A name is looked up again after this long, which costs one small read.
+const RETRY_TAKEN: SignedDuration = SignedDuration::from_secs(15);
 /// A request that fails is reported after this many attempts, which takes a few seconds.
 const ATTEMPTS_BEFORE_REPORT: u32 = 3;
 
@@ -59,14 +61,14 @@ impl<'a> Refusals<'a> {
     ) -> Vec<Manifest> {
         let waits = |manifest: &Manifest| {
             self.standing.iter().any(|refusal| {
-                let is_same = match refusal.cause {
-                    RefusalCause::NameTaken => true,
-                    RefusalCause::Refused(_) => refusal.hash == manifest.write.hash,
-                    RefusalCause::Failed(_) => false,
+                let retry = match refusal.cause {
+                    RefusalCause::NameTaken => RETRY_TAKEN,
+                    RefusalCause::Refused(_) if refusal.hash == manifest.write.hash => {
+                        RETRY_REFUSED
+                    }
+                    RefusalCause::Refused(_) | RefusalCause::Failed(_) => SignedDuration::ZERO,
                 };
-                refusal.kind == manifest.kind
-                    && is_same
-                    && now.duration_since(refusal.at) < RETRY_AFTER
+                refusal.kind == manifest.kind && now.duration_since(refusal.at) < retry
             })
         };
         let is_config_refused = self
