@@ -233,7 +233,7 @@ async fn refused_topics_are_reported_once_and_made_when_kafka_accepts_them() -> 
             stage.create_topic(topic).await?;
         }
         stage.scene.apply(&stage.pipeline(&json!({}))).await?;
-        let words = format!("Topic {}.ranges cannot be created", stage.topic());
+        let words = format!("collides with existing topic: {}", taken[0]);
         wait_unready(stage, &stage.name, "TopicChangeFailed", &words).await?;
         nothing_repeats(stage, "TopicChangeFailed").await?;
 

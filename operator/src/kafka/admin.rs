@@ -1,8 +1,11 @@
 //! Requests that rdkafka's safe API lacks: descriptions of many topics at once, the committed offsets
-//! of any group, and the states of many groups, from a client that is in no group.
+//! of any group, and the states of many groups, from a client that is in no group; offsets of which
+//! some may be missing; changes of topics with the brokers' words.
 //!
 //! Only this module of the operator calls librdkafka directly. Every call blocks.
 #![allow(unsafe_code)]
+
+mod topics;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,6 +20,8 @@ use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
+
+pub(super) use topics::{TopicAnswers, TopicRefusal, create_partitions, create_topics};
 
 /// The number of partitions of each topic, or its error code.
 pub(super) fn describe_topics<C: ClientContext>(
