@@ -4,7 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use layra_autoscaler::{Backlog, Partition, PartitionOffsets, Topic};
 
-use super::{KafkaError, Question, cluster::Offsets};
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::{
+    KafkaError, Question,
+    cluster::{Offsets, description, is_denial},
+};
 
 /// The offsets that were read for a pipeline.
 pub(super) struct Read<'a> {
@@ -32,12 +37,17 @@ impl Read<'_> {
                 }));
             }
             if let Some((index, error)) = errors.first().filter(|_| errors.len() == offsets.len()) {
-                return Err(KafkaError::Unreachable(format!(
-                    "no offset of {name}/{index}: {error}"
-                )));
+                let words = format!("no offset of {name}/{index}: {}", description(*error));
+                return Err(if is_denial(*error) {
+                    KafkaError::Unauthorized(words)
+                } else {
+                    KafkaError::Unreachable(words)
+                });
             }
             let errors = errors.into_iter();
-            unread.extend(errors.map(|(index, error)| (Partition::of(topic, index), error)));
+            unread.extend(
+                errors.map(|(index, error)| (Partition::of(topic, index), description(error))),
+            );
             Ok(offsets)
         };
         let tasks = topic(Topic::Tasks, &question.topic, last.map(|last| &last.tasks))?;
@@ -54,7 +64,7 @@ impl Read<'_> {
         })
     }
 
-    fn join(&self, topic: &str) -> Vec<Result<PartitionOffsets, String>> {
+    fn join(&self, topic: &str) -> Vec<Result<PartitionOffsets, RDKafkaErrorCode>> {
         let of = |all: &HashMap<String, Offsets>| all.get(topic).cloned().unwrap_or_default();
         let none = Vec::new();
         let committed = self.committed.get(topic).unwrap_or(&none);
@@ -95,7 +105,7 @@ mod tests {
             dead_letter_topic: "dlq".into(),
             consumer_group: "workers".into(),
         };
-        let no_leader = || Err("Broker: Leader not available".to_owned());
+        let no_leader = || Err(RDKafkaErrorCode::LeaderNotAvailable);
         let offsets = |tasks: Offsets| HashMap::from([("tasks".to_owned(), tasks)]);
         let committed = HashMap::from([("tasks".to_owned(), vec![Some(10), Some(10), None])]);
         let starts = offsets(vec![Ok(0), no_leader(), Ok(0)]);
@@ -138,6 +148,13 @@ mod tests {
             read(vec![no_leader(), no_leader(), no_leader()]),
             Err(KafkaError::Unreachable(
                 "no offset of tasks/0: Broker: Leader not available".into()
+            ))
+        );
+        let denied = vec![Err(RDKafkaErrorCode::TopicAuthorizationFailed); 3];
+        assert_eq!(
+            read(denied),
+            Err(KafkaError::Unauthorized(
+                "no offset of tasks/0: Broker: Topic authorization failed".into()
             ))
         );
     }

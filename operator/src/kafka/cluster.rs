@@ -108,8 +108,10 @@ impl Cluster {
         let mut found: HashMap<String, Offsets> = topics
             .iter()
             .map(|(topic, partitions)| {
-                let none = Err("it is not in the response".to_owned());
-                let none = vec![none; usize::try_from(*partitions).unwrap_or_default()];
+                let none = vec![
+                    Err(RDKafkaErrorCode::NoOffset);
+                    usize::try_from(*partitions).unwrap_or_default()
+                ];
                 ((*topic).to_owned(), none)
             })
             .collect();
@@ -123,7 +125,7 @@ impl Cluster {
                 let index = usize::try_from(answer.partition).unwrap_or(usize::MAX);
                 let topic = found.get_mut(&answer.topic);
                 if let Some(slot) = topic.and_then(|all| all.get_mut(index)) {
-                    *slot = answer.offset.map_err(description);
+                    *slot = answer.offset;
                 }
             }
         }
@@ -214,10 +216,10 @@ impl Cluster {
 }
 
 /// The offset of each partition of a topic, or why it is unknown.
-pub(super) type Offsets = Vec<Result<i64, String>>;
+pub(super) type Offsets = Vec<Result<i64, RDKafkaErrorCode>>;
 
 /// Whether a broker answered that the user may not do this.
-fn is_denial(code: RDKafkaErrorCode) -> bool {
+pub(super) fn is_denial(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::TopicAuthorizationFailed

@@ -97,7 +97,8 @@ impl Rounds {
             if self.publish(result, is_first_failure) {
                 on_change();
             }
-            tokio::time::sleep(pause).await;
+            // Spread, so that the checks of many pipelines do not meet.
+            tokio::time::sleep(pause.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
         }
     }
 

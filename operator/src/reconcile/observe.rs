@@ -1,5 +1,6 @@
-//! All reads of a reconcile. Kubernetes objects come from the watch caches; Secrets, Kafka, Milvus and
-//! the workers are queried, each with a timeout. It changes nothing but the [`ReadCache`].
+//! All reads of a reconcile. Kubernetes objects come from the watch caches, offsets and indexes from
+//! what is read in the background; Secrets and the workers are queried, each with a timeout. It
+//! changes nothing but the [`ReadCache`].
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -21,7 +21,7 @@ use super::{
 /// written at most this often.
 const DETAILS_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 /// An event with the reason of a condition is published at most this often: the condition shows the
-/// current message.
+/// current message. An edit begins anew.
 const EVENT_INTERVAL: SignedDuration = SignedDuration::from_mins(10);
 
 /// What was reported.
@@ -29,6 +29,8 @@ const EVENT_INTERVAL: SignedDuration = SignedDuration::from_mins(10);
 pub(super) struct Reported {
     /// When the status was last written.
     written: Option<Timestamp>,
+    /// The generation that the events below are of: an edit has events of its own.
+    generation: Option<i64>,
     /// When an event of a condition was last published, by reason.
     events: BTreeMap<Reason, Timestamp>,
     /// Pods about which an event was published.
@@ -40,8 +42,13 @@ impl Reported {
     fn new_events<'a>(
         &mut self,
         events: &'a [PipelineEvent],
+        generation: Option<i64>,
         now: Timestamp,
     ) -> Vec<&'a PipelineEvent> {
+        if self.generation != generation {
+            self.generation = generation;
+            self.events.clear();
+        }
         let named: BTreeSet<&String> = events.iter().filter_map(|e| e.pod.as_ref()).collect();
         self.pods.retain(|pod| named.contains(pod));
         let is_new = |event: &&PipelineEvent| {
@@ -84,7 +91,7 @@ pub(super) async fn report(
         reported.written = Some(now);
     }
     let reference = pipeline.object_ref(&());
-    for event in reported.new_events(events, now) {
+    for event in reported.new_events(events, status.observed_generation, now) {
         let reason = event.reason.as_str();
         tracing::info!(reason, note = event.message, "publishing event");
         // One recorder per event: a shared one would aggregate events of one reason for minutes
@@ -220,10 +227,12 @@ mod tests {
             pod: pod.map(str::to_owned),
         };
         let mut reported = Reported::default();
-        let mut published = |event: &PipelineEvent, second| {
+        let mut published_of = |event: &PipelineEvent, generation, second| {
             let events = std::slice::from_ref(event);
-            !reported.new_events(events, at(second)).is_empty()
+            let new = reported.new_events(events, Some(generation), at(second));
+            !new.is_empty()
         };
+        let mut published = |event: &PipelineEvent, second| published_of(event, 1, second);
         let away = event(Reason::MilvusUnreachable, true, None);
         assert!(published(&away, 0));
         assert!(!published(&away, 599));
@@ -235,5 +244,7 @@ mod tests {
         assert!(!published(&evicted, 9999), "once for each pod");
         let another = event(Reason::WorkerEvicted, false, Some("b"));
         assert!(published(&another, 9999));
+        assert!(published(&away, 10_000) && !published(&away, 10_001));
+        assert!(published_of(&away, 2, 10_002), "an edit begins anew");
     }
 }

@@ -56,7 +56,7 @@ impl Metrics {
             duration: Histogram::with_opts(
                 HistogramOpts::new(
                     names::RECONCILE_DURATION,
-                    "Duration of a reconcile, including reads of Kafka and Milvus.",
+                    "Duration of a reconcile, including writes to the API server and to Kafka.",
                 )
                 .buckets(vec![
                     0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
