@@ -2,9 +2,10 @@
 //! seconds at most.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -22,8 +23,10 @@ use super::{
 
 /// For each read.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
-/// For a read that another broker has just delayed.
+/// For a read while a broker does not answer.
 const SILENT_BROKER_TIMEOUT: Duration = Duration::from_secs(2);
+/// For this long a broker that did not answer is expected not to.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Topics, or partitions, in one request. librdkafka searches a list of all of them for each answer,
 /// so with thousands a few more requests are faster.
@@ -32,6 +35,8 @@ const IN_ONE_REQUEST: usize = 250;
 /// The client of one cluster.
 pub(super) struct Cluster {
     consumer: BaseConsumer<LastFailure>,
+    /// When a broker did not answer last.
+    silent_since: Cell<Option<Instant>>,
 }
 
 impl Cluster {
@@ -45,7 +50,10 @@ impl Cluster {
         let consumer = config
             .create_with_context(LastFailure::default())
             .map_err(|error| not_created(&error))?;
-        Ok(Self { consumer })
+        Ok(Self {
+            consumer,
+            silent_since: Cell::new(None),
+        })
     }
 
     /// The state of each topic, or its own error.
@@ -132,21 +140,25 @@ impl Cluster {
         Ok(found)
     }
 
-    /// One request to each leader. It fails as a whole when a broker does not answer; then it is
-    /// repeated in the form that keeps the answers of the others.
+    /// One request to each leader. It fails as a whole when a broker does not answer; then, and for
+    /// a while after, it is sent in the form that keeps the answers of the others.
     fn offsets_in(&self, list: &TopicPartitionList) -> Result<Vec<ListedOffset>, KafkaError> {
+        let is_silent = self
+            .silent_since
+            .get()
+            .is_some_and(|since| since.elapsed() < SILENCE);
+        if is_silent {
+            return self.partial_offsets(list);
+        }
         let answer = match self.consumer.offsets_for_times(list.clone(), READ_TIMEOUT) {
             Ok(answer) => answer,
             Err(error) => {
-                let client = self.consumer.client();
-                let partial = admin::list_offsets(client, list, SILENT_BROKER_TIMEOUT);
-                let partial = partial.map_err(|_| self.failure(&error))?;
-                let is_answered = partial.iter().any(|answer| answer.offset.is_ok());
-                return if is_answered {
-                    Ok(partial)
-                } else {
-                    Err(self.failure(&error))
-                };
+                let partial = self.partial_offsets(list);
+                if partial.is_ok() {
+                    self.silent_since.set(Some(Instant::now()));
+                }
+                // The first error says more than one of a shorter request.
+                return partial.map_err(|_| self.failure(&error));
             }
         };
         let elements = answer.elements();
@@ -162,6 +174,18 @@ impl Cluster {
             },
         });
         Ok(listed.collect())
+    }
+
+    /// What the brokers that answer in time return, if any does.
+    fn partial_offsets(&self, list: &TopicPartitionList) -> Result<Vec<ListedOffset>, KafkaError> {
+        let client = self.consumer.client();
+        let answers = admin::list_offsets(client, list, SILENT_BROKER_TIMEOUT)
+            .map_err(|error| self.failure(&error))?;
+        let is_answered = answers.iter().any(|answer| answer.offset.is_ok());
+        if is_answered {
+            return Ok(answers);
+        }
+        Err(self.failure(&ClientError::AdminOp(RDKafkaErrorCode::OperationTimedOut)))
     }
 
     /// The committed offsets of a group, by topic and partition.

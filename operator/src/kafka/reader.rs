@@ -170,9 +170,15 @@ impl ClusterState {
         {
             return Ok(brokers);
         }
-        let brokers = cluster.brokers(topic)?;
-        self.brokers = Some((Instant::now(), brokers));
-        Ok(brokers)
+        match (cluster.brokers(topic), self.brokers) {
+            (Ok(brokers), _) => {
+                self.brokers = Some((Instant::now(), brokers));
+                Ok(brokers)
+            }
+            // One broker may be silent; if all are, no offset is read either.
+            (Err(KafkaError::Unreachable(_)), Some((_, brokers))) => Ok(brokers),
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Reads the topics whose last read is old; returns those for which the cluster has an error.
@@ -200,7 +206,15 @@ impl ClusterState {
             return Ok(refused);
         }
         let now = Some(Instant::now());
-        for (name, state) in cluster.topics(&old)? {
+        let described = match cluster.topics(&old) {
+            Ok(described) => described,
+            // As for the brokers.
+            Err(KafkaError::Unreachable(_)) if old.iter().all(|name| self.is_known(name)) => {
+                return Ok(refused);
+            }
+            Err(error) => return Err(error),
+        };
+        for (name, state) in described {
             match state {
                 Ok(state) => {
                     self.topics.insert(name, (now, state));
@@ -218,6 +232,13 @@ impl ClusterState {
         self.topics
             .get(topic)
             .map_or(TopicState::Absent, |(_, state)| *state)
+    }
+
+    fn is_known(&self, topic: &str) -> bool {
+        matches!(
+            self.topics.get(topic),
+            Some((_, TopicState::Present { .. }))
+        )
     }
 
     fn partitions(&self, topic: &str) -> i32 {
@@ -373,4 +394,62 @@ fn all(
         .iter()
         .map(|question| (question.clone(), Err(error.clone())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use layra_autoscaler::Topic;
+    use layra_crds::KafkaSecurity;
+    use rdkafka::mocking::{MockCluster, MockCoordinator};
+
+    use super::*;
+
+    #[test]
+    fn a_broker_that_does_not_answer_hides_only_its_partitions() {
+        let brokers = MockCluster::new(2).unwrap();
+        for topic in ["tasks", "ranges", "dlq"] {
+            brokers.create_topic(topic, 2, 1).unwrap();
+            for partition in 0..2 {
+                let leader = Some(1 + partition);
+                brokers.partition_leader(topic, partition, leader).unwrap();
+            }
+        }
+        let coordinator = MockCoordinator::Group("workers".to_owned());
+        brokers.coordinator(coordinator, 1).unwrap();
+        let cluster = Cluster::new(&Connection {
+            bootstrap_servers: brokers.bootstrap_servers(),
+            security: KafkaSecurity::plaintext(),
+        })
+        .unwrap();
+        let questions = [Question {
+            topic: "tasks".to_owned(),
+            ranges_topic: "ranges".to_owned(),
+            dead_letter_topic: "dlq".to_owned(),
+            consumer_group: "workers".to_owned(),
+        }];
+        // librdkafka's own cluster does not describe topics.
+        let present = TopicState::Present { partitions: 2 };
+        let topics = ["tasks", "ranges", "dlq"];
+        let now = Instant::now();
+        let mut state = ClusterState {
+            brokers: Some((now, 2)),
+            topics: topics.map(|t| (t.to_owned(), (Some(now), present))).into(),
+            ..ClusterState::default()
+        };
+        let unread = |state: &mut ClusterState| {
+            let answer = state.round(&cluster, &questions).remove(&questions[0]);
+            let backlog = answer.unwrap().unwrap().backlog.unwrap();
+            let partitions = backlog.unread.into_keys();
+            partitions.collect::<Vec<_>>()
+        };
+        assert_eq!(unread(&mut state), []);
+        brokers
+            .broker_round_trip_time(2, Duration::from_mins(1))
+            .unwrap();
+        let hidden = [Topic::Tasks, Topic::Ranges]
+            .map(|topic| layra_autoscaler::Partition { topic, number: 1 });
+        assert_eq!(unread(&mut state), hidden);
+        // Whichever broker is asked about the topics.
+        assert_eq!(unread(&mut state), hidden);
+    }
 }

@@ -78,7 +78,7 @@ impl Writes<'_> {
                 if let (Some(deployment), ReconcileError::Apply { source, .. }) =
                     (free.iter().find(|manifest| is_deployment(manifest)), &error)
                 {
-                    self.refused(deployment, RefusalCause::Failed(words(source)));
+                    self.failed(deployment, source);
                 }
                 return Err(error);
             }
@@ -120,7 +120,7 @@ impl Writes<'_> {
                 }
                 Ok(_) => free.push(manifest),
                 Err(error) => {
-                    self.refused(manifest, RefusalCause::Failed(words(&error)));
+                    self.failed(manifest, &error);
                     return Err(not_applied(manifest.kind, name, error));
                 }
             }
@@ -140,7 +140,7 @@ impl Writes<'_> {
             Ok(stored) => stored,
             Err(error) => {
                 let Some(words) = dry_run::refusal(&error) else {
-                    self.refused(manifest, RefusalCause::Failed(words(&error)));
+                    self.failed(manifest, &error);
                     return Err(not_applied(kind, name, error));
                 };
                 tracing::warn!(?kind, object = name, words, "object refused");
@@ -175,6 +175,12 @@ impl Writes<'_> {
             let deployment = serde_json::from_value::<Deployment>(stored);
             self.is_rollout_futile =
                 deployment.is_ok_and(|deployment| template_hash(&deployment) == *before);
+        }
+    }
+
+    fn failed(&mut self, manifest: &Manifest, error: &kube::Error) {
+        if let Some(words) = lasting_failure(error) {
+            self.refused(manifest, RefusalCause::Failed(words));
         }
     }
 
@@ -214,11 +220,14 @@ fn not_applied(kind: Kind, name: String, error: kube::Error) -> ReconcileError {
     }
 }
 
-/// The API server's own words, without its whole answer.
-fn words(error: &kube::Error) -> String {
+/// The API server's words about a request that may well fail again. An API server that is away or
+/// overloaded, or a conflict, says nothing about the object.
+fn lasting_failure(error: &kube::Error) -> Option<String> {
     match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+        kube::Error::Api(status) if !matches!(status.code, 409 | 429 | 503 | 504) => {
+            Some(status.message.clone())
+        }
+        _ => None,
     }
 }
 
@@ -278,5 +287,31 @@ fn resource(kind: Kind) -> ApiResource {
         Kind::Deployment => ApiResource::erase::<apps::v1::Deployment>(&()),
         Kind::Service => ApiResource::erase::<core::v1::Service>(&()),
         Kind::PodDisruptionBudget => ApiResource::erase::<policy::v1::PodDisruptionBudget>(&()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn an_api_server_that_is_away_says_nothing_about_an_object() {
+        let error = |code| {
+            let status = Status::failure("words", "Any").with_code(code);
+            kube::Error::Api(Box::new(status))
+        };
+        for code in [409, 429, 503, 504] {
+            assert_eq!(lasting_failure(&error(code)), None, "{code}");
+        }
+        assert_eq!(
+            lasting_failure(&kube::Error::LinesCodecMaxLineLengthExceeded),
+            None
+        );
+        for code in [403, 500] {
+            let words = lasting_failure(&error(code));
+            assert_eq!(words.as_deref(), Some("words"), "{code}");
+        }
     }
 }
