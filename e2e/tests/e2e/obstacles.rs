@@ -379,6 +379,34 @@ async fn a_quota_that_leaves_no_room_for_a_pod_is_reported_with_its_words() -> R
 }
 
 #[tokio::test]
+async fn a_new_worker_that_waits_for_mongodb_names_it() -> Result<()> {
+    on_stage("waiting", async |stage| {
+        let secret = format!("{}-mongodb", stage.name);
+        // Nothing answers there.
+        let uri = "mongodb://10.244.0.1:9/?serverSelectionTimeoutMS=2000";
+        stage
+            .scene
+            .create_secret(&secret, &json!({"uri": uri}))
+            .await?;
+        let patch = json!({"spec": {
+            "scaling": {"minReplicas": 1},
+            "stores": {"mongodb": {"uriSecretRef": {"name": secret}}}}});
+        stage.scene.apply(&stage.pipeline(&patch)).await?;
+        let waits = |status: &IngestionPipelineStatus| {
+            condition(status, "Ready").is_some_and(|ready| {
+                ready.reason == "WorkersWaiting" && ready.message.contains("mongodb")
+            })
+        };
+        let scene = &stage.scene;
+        scene
+            .wait_status(&stage.name, "WorkersWaiting", 2 * MINUTE, waits)
+            .await?;
+        nothing_repeats(stage, "WorkersWaiting").await
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_policy_that_changes_the_deployment_is_shown_and_not_fought() -> Result<()> {
     on_stage("mutated", async |stage| {
         let (constraints, conditions) = selects(stage, "apps", "deployments");

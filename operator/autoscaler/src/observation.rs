@@ -185,6 +185,8 @@ pub struct Counts {
     pub partitions: BTreeSet<Partition>,
     /// The servers that all its work in progress waits for.
     pub waiting_for: Vec<String>,
+    /// What it is retrying, with the servers' words, for people.
+    pub retrying: Vec<String>,
 }
 
 #[cfg(test)]

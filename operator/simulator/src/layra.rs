@@ -98,6 +98,7 @@ fn worker(pod: &Pod, world: &World) -> Worker {
             in_flight: pod.in_flight(),
             partitions: partitions(pod.id, world),
             waiting_for: Vec::new(),
+            retrying: Vec::new(),
         }),
     }
 }

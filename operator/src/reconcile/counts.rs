@@ -96,6 +96,7 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
             .filter_map(|assigned| partition(assigned, ranges_topic))
             .collect(),
         waiting_for: counts.waiting_for.clone(),
+        retrying: counts.retrying.clone(),
     }
 }
 
@@ -132,6 +133,7 @@ mod tests {
             waiting_for: vec!["mongodb".to_owned()],
             open_rechecks: 2,
             startup_seconds: Some(7.5),
+            retrying: vec!["stage mongodb is retrying: refused".to_owned()],
         }
     }
 
@@ -196,6 +198,7 @@ mod tests {
                     partition(Topic::Ranges, 0)
                 ]),
                 waiting_for: vec!["mongodb".to_owned()],
+                retrying: vec!["stage mongodb is retrying: refused".to_owned()],
             }
         );
     }

@@ -47,7 +47,10 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 async fn counts(State(shared): State<Shared>) -> Json<WorkerCounts> {
-    Json(shared.metrics.counts())
+    Json(WorkerCounts {
+        retrying: shared.health.retries(),
+        ..shared.metrics.counts()
+    })
 }
 
 async fn healthz(State(shared): State<Shared>) -> (StatusCode, String) {

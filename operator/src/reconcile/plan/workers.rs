@@ -132,18 +132,10 @@ fn starting(
     let desired = situation.desired;
     let unready_since = pods.iter().filter_map(|pod| pod.unready_since).min();
     let unready_for = unready_since.map(|since| situation.now.duration_since(since));
-    let waiting_for: BTreeSet<&str> = pods
-        .iter()
-        .filter_map(|pod| world.counts.get(&pod.name))
-        .flat_map(|counts| counts.waiting_for.iter().map(String::as_str))
-        .collect();
-    if !waiting_for.is_empty() && unready_for.is_some_and(|time| time >= SHORT_WAIT) {
-        let servers: Vec<&str> = waiting_for.into_iter().collect();
-        let message = format!(
-            "No worker is ready. They wait for {}; check that it is up and that its address and Secret are right. /readyz of a worker has the error.",
-            servers.join(", ")
-        );
-        return Verdict::no(Reason::WorkersWaiting, message);
+    if unready_for.is_some_and(|time| time >= SHORT_WAIT)
+        && let Some(verdict) = waiting_for_servers(world, pods, situation.previous.as_ref())
+    {
+        return verdict;
     }
     let spec = deployment.spec.as_ref();
     let deadline = spec.and_then(|spec| spec.progress_deadline_seconds);
@@ -167,6 +159,45 @@ fn starting(
             _ => format!("{desired} workers are starting; none is ready yet."),
         },
     )
+}
+
+/// The workers wait for servers: busy ones with all their work, or new ones that start.
+fn waiting_for_servers(
+    world: &World,
+    pods: &[&WorkerPod],
+    previous: Option<&Verdict>,
+) -> Option<Verdict> {
+    let counts = || pods.iter().filter_map(|pod| world.counts.get(&pod.name));
+    let servers = counts().flat_map(|counts| &counts.waiting_for);
+    let servers: BTreeSet<&str> = servers.map(String::as_str).collect();
+    let retries = counts().flat_map(|counts| &counts.retrying);
+    let retries: BTreeSet<&str> = retries.map(String::as_str).collect();
+    if servers.is_empty() && retries.is_empty() {
+        return None;
+    }
+    // Servers' words may differ with every attempt: those that were shown first stay.
+    let stage = |retry: &&str| retry.split(':').next().unwrap_or_default().to_owned();
+    let is_shown = |verdict: &&Verdict| {
+        let has = |text: &str| verdict.message.contains(text);
+        verdict.reason == Reason::WorkersWaiting
+            && servers.iter().all(|server| has(server))
+            && retries.iter().all(|retry| has(&stage(retry)))
+    };
+    if let Some(shown) = previous.filter(is_shown) {
+        return Some(shown.clone());
+    }
+    let joined = |texts: BTreeSet<&str>| texts.into_iter().collect::<Vec<_>>().join("; ");
+    let cause = match (servers.is_empty(), retries.is_empty()) {
+        (false, true) => format!("they wait for {}", joined(servers)),
+        (true, _) => joined(retries),
+        (false, false) => format!("they wait for {}: {}", joined(servers), joined(retries)),
+    };
+    Some(Verdict::no(
+        Reason::WorkersWaiting,
+        format!(
+            "No worker is ready, {cause}. Check that the server is up, and its address and Secret.",
+        ),
+    ))
 }
 
 /// What the kubelet says about containers that do not run, for example `ContainerCreating`.

@@ -373,7 +373,9 @@ fn workers_that_wait_for_a_store_name_it() {
         (Status::False, Reason::WorkersWaiting)
     );
     assert!(
-        verdict.message.contains("wait for mongodb, object-store;"),
+        verdict
+            .message
+            .contains("they wait for mongodb; object-store."),
         "{}",
         verdict.message
     );
@@ -430,4 +432,31 @@ fn a_change_by_another_writer_is_shown_beside_the_state_of_the_workers() {
         (verdict.status, verdict.reason),
         (Status::False, Reason::ChangedByOthers)
     );
+}
+
+#[test]
+fn a_new_worker_that_waits_for_a_server_quotes_it_and_the_message_does_not_flip() {
+    let mut waiting = world(counts(1, 1, 0), vec![unready("2026-11-25T10:09:00Z")]);
+    let mut retrying = |words: &str| {
+        let counts = layra_autoscaler::Counts {
+            retrying: vec![format!("stage mongodb is retrying: {words}")],
+            ..layra_autoscaler::Counts::default()
+        };
+        waiting.counts.insert("a".into(), counts);
+        waiting.clone()
+    };
+    let spec = fixtures::pipeline().spec;
+    let first = judge(&spec, &retrying("connection refused"), &situation(1));
+    assert_eq!(
+        first,
+        Verdict::no(
+            Reason::WorkersWaiting,
+            "No worker is ready, stage mongodb is retrying: connection refused. Check that the server is up, and its address and Secret."
+        )
+    );
+    let next = Situation {
+        previous: Some(first.clone()),
+        ..situation(1)
+    };
+    assert_eq!(judge(&spec, &retrying("timed out in 3.2 s"), &next), first);
 }
