@@ -8,6 +8,7 @@
 mod api;
 mod cli;
 mod documents;
+mod kstatus;
 mod ledger;
 mod lifecycle;
 mod obstacles;

@@ -173,7 +173,9 @@ fn waiting_for_servers(
     let retries = counts().flat_map(|counts| &counts.retrying);
     let retries: BTreeSet<&str> = retries.map(String::as_str).collect();
     if servers.is_empty() && retries.is_empty() {
-        return None;
+        // One lost answer of a worker changes nothing.
+        let waited = previous.filter(|verdict| verdict.reason == Reason::WorkersWaiting);
+        return waited.filter(|_| counts().next().is_none()).cloned();
     }
     // Servers' words may differ with every attempt: those that were shown first stay.
     let stage = |retry: &&str| retry.split(':').next().unwrap_or_default().to_owned();

@@ -459,4 +459,6 @@ fn a_new_worker_that_waits_for_a_server_quotes_it_and_the_message_does_not_flip(
         ..situation(1)
     };
     assert_eq!(judge(&spec, &retrying("timed out in 3.2 s"), &next), first);
+    let silent = world(counts(1, 1, 0), vec![unready("2026-11-25T10:09:00Z")]);
+    assert_eq!(judge(&spec, &silent, &next), first, "its answer was lost");
 }
