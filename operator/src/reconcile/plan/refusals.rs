@@ -66,7 +66,10 @@ impl<'a> Refusals<'a> {
                     RefusalCause::Refused(_) if refusal.hash == manifest.write.hash => {
                         RETRY_REFUSED
                     }
-                    RefusalCause::Refused(_) | RefusalCause::Failed(_) => SignedDuration::ZERO,
+                    RefusalCause::Refused(_) => SignedDuration::ZERO,
+                    RefusalCause::Failed(_) => {
+                        SignedDuration::from_secs(1 << refusal.attempts.min(6)).min(RETRY_REFUSED)
+                    }
                 };
                 refusal.kind == manifest.kind && now.duration_since(refusal.at) < retry
             })
