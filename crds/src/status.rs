@@ -33,7 +33,8 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
-    /// Consumer lag: tasks that are not yet processed. Absent: unknown.
+    /// Consumer lag: tasks and page ranges that are not yet processed. A lower bound while the
+    /// condition `Scaling` has the reason `PartitionsUnread`. Absent: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
 
@@ -45,7 +46,11 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelStatus>,
 
-    /// Collections of this pipeline whose index differs from the spec.
+    /// Number of this pipeline's collections whose index differs from the spec. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drifted_collection_count: Option<i64>,
+
+    /// The first 20 collections, by name, whose index differs from the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drifted_collections: Vec<DriftedCollection>,
 }
@@ -87,7 +92,7 @@ pub struct ScalingStatus {
 
     /// Limits that changed the number: `Floor`, `MaxReplicas`, `Partitions`,
     /// `PartitionsWithWork`, `PendingWorkers`, `IneffectiveScaleUp`, `DrainTargetAtRisk`,
-    /// `Settling`, `MetricsMissing`, `ScaleDownDelay`, `Unknown`, `Fallback`.
+    /// `Settling`, `MetricsMissing`, `PartitionsUnread`, `ScaleDownDelay`, `Unknown`, `Fallback`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<String>,
 

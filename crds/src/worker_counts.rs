@@ -37,6 +37,9 @@ pub struct WorkerCounts {
     /// Seconds from the start of the process until it was ready for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub startup_seconds: Option<f64>,
+    /// The stages that are retrying, each with its latest failure, for people. A worker that starts
+    /// waits for its servers, too.
+    pub retrying: Vec<String>,
 }
 
 /// A partition that the consumer group has assigned to a worker.

@@ -10,7 +10,7 @@ mod reconcile;
 mod resources;
 mod telemetry;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -25,6 +25,9 @@ use telemetry::{Health, Metrics};
 
 /// Concurrent requests to the API server.
 const MAX_REQUESTS: usize = 16;
+/// How often the API server is asked whether it is there, and for how long.
+const API_SERVER_INTERVAL: Duration = Duration::from_secs(10);
+const API_SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Threads of the async runtime.
 const WORKER_THREADS: usize = 2;
@@ -119,6 +122,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         stop.clone(),
     ));
 
+    let watching = tokio::spawn(watch_api_server(client.clone(), health.clone()));
     let joining = Lease::join(client, &own_namespace, &args.lease_name, &identity);
     let mut lease = tokio::select! {
         lease = joining => lease,
@@ -146,8 +150,21 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         ended = &mut server => ended?.context("the HTTP server failed"),
     };
     stop.cancel();
+    watching.abort();
     lease.release().await;
     outcome
+}
+
+/// Asks the API server regularly whether it is there, for `/readyz`.
+async fn watch_api_server(client: Client, health: Health) {
+    loop {
+        let answer = tokio::time::timeout(API_SERVER_TIMEOUT, client.apiserver_version()).await;
+        // Without the permission to ask, it answers, too.
+        if matches!(answer, Ok(Ok(_) | Err(kube::Error::Api(_)))) {
+            health.answered();
+        }
+        tokio::time::sleep(API_SERVER_INTERVAL).await;
+    }
 }
 
 /// A client with a limit on concurrent requests, each of which has its own connection. An open watch

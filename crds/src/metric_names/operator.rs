@@ -1,6 +1,7 @@
 //! Metrics of the operator.
 
-/// Tasks and page ranges that are not processed yet, of one pipeline. Absent while unknown.
+/// Tasks and page ranges that are not processed yet, of one pipeline. A lower bound while some
+/// partitions cannot be read. Absent while unknown.
 pub const CONSUMER_LAG: &str = "kafka_consumer_lag";
 
 /// Records that Kafka deleted before they were processed, of one pipeline. An upper bound.
@@ -8,7 +9,7 @@ pub const LOST_RECORDS: &str = "layra_operator_lost_records_total";
 
 /// Reconciles that finished, successful or not.
 pub const RECONCILES: &str = "layra_operator_reconciles_total";
-/// Reconciles that failed, by [`REASON_LABEL`].
+/// Reconciles that failed, by pipeline and [`REASON_LABEL`].
 pub const RECONCILE_ERRORS: &str = "layra_operator_reconcile_errors_total";
 /// Histogram of the duration of a reconcile.
 pub const RECONCILE_DURATION: &str = "layra_operator_reconcile_duration_seconds";

@@ -136,6 +136,8 @@ pub enum Limit {
     Settling,
     /// Fewer workers would suffice, but the workers' progress is unknown.
     MetricsMissing,
+    /// Fewer workers would suffice for the partitions whose offsets could be read.
+    PartitionsUnread,
     /// Fewer workers would suffice, but the scale-down delay has not passed.
     ScaleDownDelay,
     /// The backlog is unknown.
@@ -146,7 +148,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, for metrics that show the absent ones too.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Floor,
         Self::MaxReplicas,
         Self::Partitions,
@@ -157,6 +159,7 @@ impl Limit {
         Self::DrainTargetAtRisk,
         Self::Settling,
         Self::MetricsMissing,
+        Self::PartitionsUnread,
         Self::ScaleDownDelay,
         Self::Unknown,
         Self::Fallback,
@@ -176,6 +179,7 @@ impl Limit {
             Self::DrainTargetAtRisk => "DrainTargetAtRisk",
             Self::Settling => "Settling",
             Self::MetricsMissing => "MetricsMissing",
+            Self::PartitionsUnread => "PartitionsUnread",
             Self::ScaleDownDelay => "ScaleDownDelay",
             Self::Unknown => "Unknown",
             Self::Fallback => "Fallback",
@@ -198,6 +202,9 @@ impl Limit {
             Self::DrainTargetAtRisk => "No worker is stopped while work is overdue.",
             Self::Settling => "No worker is stopped while others are shutting down.",
             Self::MetricsMissing => "No worker is stopped while the workers' progress is unknown.",
+            Self::PartitionsUnread => {
+                "No worker is stopped while the offsets of some partitions are unknown."
+            }
             Self::ScaleDownDelay => {
                 "Fewer workers would suffice, but the scale-down delay has not passed."
             }

@@ -181,6 +181,7 @@ fn follow(
         overdue: estimate.is_overdue(),
         partitions_with_work: estimate.demand.partitions_with_work,
         progress_unknown: !progress.known && estimate.ready > 0 && backlog.lag() > 0,
+        unread: backlog.unread.len(),
     };
     let (desired, limits, terms) = step.decide(memory);
 

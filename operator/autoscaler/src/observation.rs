@@ -1,7 +1,10 @@
 //! What a decision is based on: offsets, workers, and what the workers count. Plain data in the
 //! units of the law: pages, seconds, workers. An unknown value is absent, never zero.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use jiff::Timestamp;
 
@@ -31,6 +34,9 @@ pub struct Backlog {
     pub ranges: Vec<PartitionOffsets>,
     /// The consumer group is rebalancing.
     pub rebalancing: bool,
+    /// Partitions whose offsets could not be read, with the error. They count as having no lag, so
+    /// that the backlog is a lower bound: it may add workers, and stops none.
+    pub unread: BTreeMap<Partition, String>,
 }
 
 impl Backlog {
@@ -78,7 +84,9 @@ pub struct Partition {
 }
 
 impl Partition {
-    fn of(topic: Topic, index: usize) -> Self {
+    /// The partition at this index of a list.
+    #[must_use]
+    pub fn of(topic: Topic, index: usize) -> Self {
         Self {
             topic,
             number: u32::try_from(index).unwrap_or(u32::MAX),
@@ -175,6 +183,10 @@ pub struct Counts {
     pub in_flight: u32,
     /// The partitions assigned to it.
     pub partitions: BTreeSet<Partition>,
+    /// The servers that all its work in progress waits for.
+    pub waiting_for: Vec<String>,
+    /// What it is retrying, with the servers' words, for people.
+    pub retrying: Vec<String>,
 }
 
 #[cfg(test)]

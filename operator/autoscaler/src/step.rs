@@ -29,6 +29,8 @@ pub(super) struct Step<'a> {
     pub(super) partitions_with_work: u32,
     /// There is work, and it is unknown what the workers process.
     pub(super) progress_unknown: bool,
+    /// Partitions whose offsets are unknown.
+    pub(super) unread: usize,
 }
 
 impl Step<'_> {
@@ -122,6 +124,10 @@ impl Step<'_> {
         }
         if self.progress_unknown {
             limits.push(Limit::MetricsMissing);
+            return current;
+        }
+        if self.unread > 0 {
+            limits.push(Limit::PartitionsUnread);
             return current;
         }
         let least = if self.overdue { kept_for_overdue } else { kept };

@@ -168,6 +168,34 @@ impl Scenario {
 }
 
 #[test]
+fn partitions_that_cannot_be_read_may_add_workers_and_stop_none() {
+    let mut scenario = Scenario::new(policy(0, 4), 4);
+    scenario.run(120);
+    let unread = |scenario: &mut Scenario, is_unread: bool| {
+        let backlog = scenario.backlog.as_mut().unwrap();
+        let partition = Partition::of(Topic::Tasks, 3);
+        backlog.unread = is_unread
+            .then(|| (partition, "no leader".to_owned()))
+            .into_iter()
+            .collect();
+    };
+    unread(&mut scenario, true);
+    scenario.tasks()[0].end += 100;
+    let decision = scenario.decide();
+    assert!(decision.desired > 0, "the others have work");
+
+    scenario.ready(2);
+    scenario.finish();
+    let held = scenario.run(600);
+    assert_eq!(
+        (held.desired, held.limits),
+        (2, vec![Limit::PartitionsUnread])
+    );
+    unread(&mut scenario, false);
+    assert_eq!(scenario.run(120).desired, 0);
+}
+
+#[test]
 fn the_first_message_starts_one_worker_at_once() {
     let mut scenario = Scenario::new(policy(0, 4), 4);
     scenario.run(120);

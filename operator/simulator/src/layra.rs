@@ -1,7 +1,7 @@
 //! The operator's own policy: the same code as in a cluster. Every two seconds it gets what the
 //! operator would observe: offsets, pods, and what the workers count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use layra_autoscaler::{
@@ -66,6 +66,7 @@ fn observe(world: &World) -> Observation {
             tasks: tasks.into_iter().map(offsets).collect(),
             ranges: ranges.into_iter().map(offsets).collect(),
             rebalancing: world.group.is_rebalancing(world.now),
+            unread: BTreeMap::new(),
         }),
         workers: world
             .pods
@@ -96,6 +97,8 @@ fn worker(pod: &Pod, world: &World) -> Worker {
             longest_seconds: pod.counts.longest_seconds,
             in_flight: pod.in_flight(),
             partitions: partitions(pod.id, world),
+            waiting_for: Vec::new(),
+            retrying: Vec::new(),
         }),
     }
 }

@@ -1,11 +1,12 @@
 //! Requests that rdkafka's safe API lacks: descriptions of many topics at once, the committed offsets
 //! of any group, the states of many groups, and the settings of many topics, from a client that is in
-//! no group.
+//! no group; offsets of which some may be missing; changes of topics with the brokers' words.
 //!
 //! Only this module of the operator calls librdkafka directly. Every call blocks.
 #![allow(unsafe_code)]
 
 mod settings;
+mod topics;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,6 +23,7 @@ use rdkafka::{
 };
 
 pub(super) use settings::{configurations, replication_factors};
+pub(super) use topics::{TopicAnswers, TopicRefusal, create_partitions, create_topics};
 
 /// The number of partitions of each topic, or its error code.
 pub(super) fn describe_topics<C: ClientContext>(
@@ -124,6 +126,60 @@ pub(super) fn committed<C: ClientContext>(
         }
     }
     Ok(found)
+}
+
+/// The offset of each partition at the position that its offset in the list names, which must be
+/// `Beginning` or `End` (at `read_committed`). Unlike `offsets_for_times` it returns what the other
+/// brokers answered when one does not answer in time.
+pub(super) fn list_offsets<C: ClientContext>(
+    client: &Client<C>,
+    partitions: &TopicPartitionList,
+    timeout: Duration,
+) -> KafkaResult<Vec<ListedOffset>> {
+    let mut found = Vec::with_capacity(partitions.count());
+    // SAFETY: `partitions` outlives the call, which copies it; the options are those of `call`,
+    // which made them mutable; pointers of the result are used while its event lives.
+    unsafe {
+        let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
+        let event = call(client, operation, timeout, |options, queue| {
+            let committed = rd::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
+            // Fails only for an operation without this option.
+            let error =
+                rd::rd_kafka_AdminOptions_set_isolation_level(options.cast_mut(), committed);
+            if !error.is_null() {
+                rd::rd_kafka_error_destroy(error);
+            }
+            rd::rd_kafka_ListOffsets(client.native_ptr(), partitions.ptr(), options, queue);
+        })?;
+        let result = not_null(rd::rd_kafka_event_ListOffsets_result(event.0))?;
+        let mut count = 0;
+        let infos = rd::rd_kafka_ListOffsets_result_infos(result, &raw mut count);
+        for index in 0..count {
+            let info = *infos.add(index);
+            let element = &*not_null(rd::rd_kafka_ListOffsetsResultInfo_topic_partition(info))?;
+            let code = element.err;
+            let offset = if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                Err(code.into())
+            } else if element.offset < 0 {
+                Err(RDKafkaErrorCode::OperationTimedOut)
+            } else {
+                Ok(element.offset)
+            };
+            found.push(ListedOffset {
+                topic: text(element.topic),
+                partition: element.partition,
+                offset,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// The answer for one partition.
+pub(super) struct ListedOffset {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) offset: Result<i64, RDKafkaErrorCode>,
 }
 
 /// The groups that are rebalancing.

@@ -2,9 +2,10 @@
 //! seconds at most.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -15,13 +16,18 @@ use rdkafka::{
 };
 
 use super::{
-    Connection, KafkaError, TopicState, admin,
+    Connection, KafkaError, TopicState,
+    admin::{self, ListedOffset},
     connection::not_created,
     topic_settings::{CLEANUP_POLICY, RETENTION_MS, TopicSettings},
 };
 
 /// For each read.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
+/// For a read while a broker does not answer.
+const SILENT_BROKER_TIMEOUT: Duration = Duration::from_secs(2);
+/// For this long a broker that did not answer is expected not to.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Topics, or partitions, in one request. librdkafka searches a list of all of them for each answer,
 /// so with thousands a few more requests are faster.
@@ -30,6 +36,8 @@ const IN_ONE_REQUEST: usize = 250;
 /// The client of one cluster.
 pub(super) struct Cluster {
     consumer: BaseConsumer<LastFailure>,
+    /// When a broker did not answer last.
+    silent_since: Cell<Option<Instant>>,
 }
 
 impl Cluster {
@@ -43,7 +51,10 @@ impl Cluster {
         let consumer = config
             .create_with_context(LastFailure::default())
             .map_err(|error| not_created(&error))?;
-        Ok(Self { consumer })
+        Ok(Self {
+            consumer,
+            silent_since: Cell::new(None),
+        })
     }
 
     /// The state of each topic, or its own error.
@@ -55,17 +66,21 @@ impl Cluster {
         let mut described = HashMap::with_capacity(names.len());
         for names in names.chunks(IN_ONE_REQUEST) {
             let answer = admin::describe_topics(self.consumer.client(), names, READ_TIMEOUT);
-            described.extend(answer.map_err(|error| self.unreachable(&error))?);
+            described.extend(answer.map_err(|error| self.failure(&error))?);
         }
         self.consumer.context().forget();
         let answers = described.into_iter().map(|(name, answer)| {
             let state = match answer {
                 Ok(partitions) => Ok(TopicState::Present { partitions }),
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition) => Ok(TopicState::Absent),
-                Err(code) => Err(KafkaError::Refused(format!(
-                    "topic {name}: {}",
-                    description(code)
-                ))),
+                Err(code) => {
+                    let words = format!("topic {name}: {}", description(code));
+                    Err(if is_denial(code) {
+                        KafkaError::Unauthorized(words)
+                    } else {
+                        KafkaError::Refused(words)
+                    })
+                }
             };
             (name, state)
         });
@@ -96,13 +111,13 @@ impl Cluster {
         let metadata = self
             .consumer
             .fetch_metadata(Some(topic), READ_TIMEOUT)
-            .map_err(|error| self.unreachable(&error))?;
+            .map_err(|error| self.failure(&error))?;
         Ok(metadata.brokers().len())
     }
 
     /// The first or, at `read_committed`, the end offset of every partition of these topics. Every
-    /// leader gets one request for some hundreds of them. A topic has an error if one of its
-    /// partitions has no answer.
+    /// leader gets one request for some hundreds of them. A partition without a leader, and those
+    /// of a broker that does not answer, are unknown and leave the others as they are.
     ///
     /// librdkafka (2.12, `rd_kafka_offsets_for_times`) sends the number in the list's offset field
     /// as the timestamp of a `ListOffsets` request, and its configured `isolation.level` with it.
@@ -113,60 +128,84 @@ impl Cluster {
         &self,
         topics: &[(&str, i32)],
         which: Offset,
-    ) -> Result<HashMap<String, Result<Vec<i64>, KafkaError>>, KafkaError> {
+    ) -> Result<HashMap<String, Offsets>, KafkaError> {
         let all: Vec<(&str, i32)> = topics
             .iter()
             .flat_map(|(topic, partitions)| (0..*partitions).map(|partition| (*topic, partition)))
             .collect();
-        let mut answers = Vec::new();
+        let mut found: HashMap<String, Offsets> = topics
+            .iter()
+            .map(|(topic, partitions)| {
+                let none = vec![
+                    Err(RDKafkaErrorCode::NoOffset);
+                    usize::try_from(*partitions).unwrap_or_default()
+                ];
+                ((*topic).to_owned(), none)
+            })
+            .collect();
         for partitions in all.chunks(IN_ONE_REQUEST) {
             let mut list = TopicPartitionList::with_capacity(partitions.len());
             for (topic, partition) in partitions {
                 list.add_partition_offset(topic, *partition, which)
                     .map_err(|error| KafkaError::Refused(error.to_string()))?;
             }
-            let answer = self.consumer.offsets_for_times(list, READ_TIMEOUT);
-            answers.push(answer.map_err(|error| self.unreachable(&error))?);
-        }
-        let mut found: HashMap<String, Result<Vec<i64>, KafkaError>> = topics
-            .iter()
-            .map(|(topic, partitions)| {
-                let none = vec![-1; usize::try_from(*partitions).unwrap_or_default()];
-                ((*topic).to_owned(), Ok(none))
-            })
-            .collect();
-        for element in answers.iter().flat_map(TopicPartitionList::elements) {
-            let Some(answer) = found.get_mut(element.topic()) else {
-                continue;
-            };
-            let (topic, partition) = (element.topic(), element.partition());
-            match (element.error(), element.offset()) {
-                (Ok(()), Offset::Offset(offset)) => {
-                    let index = usize::try_from(partition).unwrap_or(usize::MAX);
-                    if let Some(slot) = answer.as_mut().ok().and_then(|all| all.get_mut(index)) {
-                        *slot = offset;
-                    }
+            for answer in self.offsets_in(&list)? {
+                let index = usize::try_from(answer.partition).unwrap_or(usize::MAX);
+                let topic = found.get_mut(&answer.topic);
+                if let Some(slot) = topic.and_then(|all| all.get_mut(index)) {
+                    *slot = answer.offset;
                 }
-                (Err(error), _) => {
-                    *answer = Err(KafkaError::Unreachable(format!(
-                        "no offset of {topic}/{partition}: {error}"
-                    )));
-                }
-                (Ok(()), _) => {
-                    *answer = Err(KafkaError::Unreachable(format!(
-                        "no offset of {topic}/{partition} in the response"
-                    )));
-                }
-            }
-        }
-        for (topic, answer) in &mut found {
-            if answer.as_ref().is_ok_and(|all| all.contains(&-1)) {
-                *answer = Err(KafkaError::Unreachable(format!(
-                    "not all offsets of {topic} are in the response"
-                )));
             }
         }
         Ok(found)
+    }
+
+    /// One request to each leader. It fails as a whole when a broker does not answer; then, and for
+    /// a while after, it is sent in the form that keeps the answers of the others.
+    fn offsets_in(&self, list: &TopicPartitionList) -> Result<Vec<ListedOffset>, KafkaError> {
+        let is_silent = self
+            .silent_since
+            .get()
+            .is_some_and(|since| since.elapsed() < SILENCE);
+        if is_silent {
+            return self.partial_offsets(list);
+        }
+        let answer = match self.consumer.offsets_for_times(list.clone(), READ_TIMEOUT) {
+            Ok(answer) => answer,
+            Err(error) => {
+                let partial = self.partial_offsets(list);
+                if partial.is_ok() {
+                    self.silent_since.set(Some(Instant::now()));
+                }
+                // The first error says more than one of a shorter request.
+                return partial.map_err(|_| self.failure(&error));
+            }
+        };
+        let elements = answer.elements();
+        let listed = elements.iter().map(|element| ListedOffset {
+            topic: element.topic().to_owned(),
+            partition: element.partition(),
+            offset: match (element.error(), element.offset()) {
+                (Ok(()), Offset::Offset(offset)) => Ok(offset),
+                (Ok(()), _) => Err(RDKafkaErrorCode::NoOffset),
+                (Err(error), _) => {
+                    Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
+                }
+            },
+        });
+        Ok(listed.collect())
+    }
+
+    /// What the brokers that answer in time return, if any does.
+    fn partial_offsets(&self, list: &TopicPartitionList) -> Result<Vec<ListedOffset>, KafkaError> {
+        let client = self.consumer.client();
+        let answers = admin::list_offsets(client, list, SILENT_BROKER_TIMEOUT)
+            .map_err(|error| self.failure(&error))?;
+        let is_answered = answers.iter().any(|answer| answer.offset.is_ok());
+        if is_answered {
+            return Ok(answers);
+        }
+        Err(self.failure(&ClientError::AdminOp(RDKafkaErrorCode::OperationTimedOut)))
     }
 
     /// The committed offsets of a group, by topic and partition.
@@ -175,8 +214,14 @@ impl Cluster {
         group: &str,
         topics: &[(&str, i32)],
     ) -> Result<HashMap<String, Vec<Option<i64>>>, KafkaError> {
-        admin::committed(self.consumer.client(), group, topics, READ_TIMEOUT)
-            .map_err(|error| self.unreachable(&error))
+        admin::committed(self.consumer.client(), group, topics, READ_TIMEOUT).map_err(|error| {
+            match self.failure(&error) {
+                KafkaError::Unauthorized(words) => {
+                    KafkaError::Unauthorized(format!("consumer group {group}: {words}"))
+                }
+                other => other,
+            }
+        })
     }
 
     /// The groups that are rebalancing.
@@ -185,7 +230,7 @@ impl Cluster {
             return Ok(HashSet::new());
         }
         admin::rebalancing(self.consumer.client(), groups, READ_TIMEOUT)
-            .map_err(|error| self.unreachable(&error))
+            .map_err(|error| self.failure(&error))
     }
 
     /// Takes the logs and errors that the client has queued. The queue holds nothing else.
@@ -198,16 +243,33 @@ impl Cluster {
         }
     }
 
-    /// The error with the reason that the client logged in the background: "timed out" alone does
-    /// not help.
-    fn unreachable(&self, error: &ClientError) -> KafkaError {
+    /// The error in Kafka's words if it denies the operator the operation, else with the reason that
+    /// the client logged in the background: "timed out" alone does not help.
+    fn failure(&self, error: &ClientError) -> KafkaError {
+        let code = error.rdkafka_error_code();
+        if let Some(code) = code.filter(|code| is_denial(*code)) {
+            return KafkaError::Unauthorized(description(code));
+        }
         self.serve_events();
         let reason = self.consumer.context().get();
-        KafkaError::Unreachable(reason.unwrap_or_else(|| match error.rdkafka_error_code() {
+        KafkaError::Unreachable(reason.unwrap_or_else(|| match code {
             Some(code) => description(code),
             None => error.to_string(),
         }))
     }
+}
+
+/// The offset of each partition of a topic, or why it is unknown.
+pub(super) type Offsets = Vec<Result<i64, RDKafkaErrorCode>>;
+
+/// Whether a broker answered that the user may not do this.
+pub(super) fn is_denial(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+    )
 }
 
 /// Keeps the last failure that the client logged. Only the log has the reason why a broker cannot be
@@ -269,7 +331,65 @@ fn without_variable_parts(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use layra_crds::KafkaSecurity;
+    use rdkafka::mocking::MockCluster;
+
     use super::*;
+
+    type Brokers = MockCluster<'static, rdkafka::producer::DefaultProducerContext>;
+
+    fn client_of(brokers: &Brokers) -> Cluster {
+        let connection = Connection {
+            bootstrap_servers: brokers.bootstrap_servers(),
+            security: KafkaSecurity::plaintext(),
+        };
+        Cluster::new(&connection).unwrap()
+    }
+
+    /// A topic with four partitions, whose leaders are broker 1, 2, 1 and 2.
+    fn two_brokers() -> (Brokers, Cluster) {
+        let brokers = MockCluster::new(2).unwrap();
+        brokers.create_topic("tasks", 4, 1).unwrap();
+        for partition in 0..4 {
+            let leader = 1 + partition % 2;
+            brokers
+                .partition_leader("tasks", partition, Some(leader))
+                .unwrap();
+        }
+        let cluster = client_of(&brokers);
+        (brokers, cluster)
+    }
+
+    fn known(cluster: &Cluster) -> Vec<bool> {
+        let offsets = cluster.offsets(&[("tasks", 4)], Offset::End).unwrap();
+        offsets["tasks"].iter().map(Result::is_ok).collect()
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_is_unknown_and_the_others_are_read() {
+        let (brokers, cluster) = two_brokers();
+        assert_eq!(known(&cluster), [true; 4]);
+        brokers.partition_leader("tasks", 2, None).unwrap();
+        // The first client still knows the old leader, as it would for the age of its metadata.
+        let cluster = client_of(&brokers);
+        assert_eq!(known(&cluster), [true, true, false, true]);
+    }
+
+    #[test]
+    fn the_partitions_of_a_broker_that_does_not_answer_are_unknown_and_the_others_are_read() {
+        let (brokers, cluster) = two_brokers();
+        assert_eq!(known(&cluster), [true; 4]);
+        brokers
+            .broker_round_trip_time(2, Duration::from_secs(30))
+            .unwrap();
+        assert_eq!(known(&cluster), [true, false, true, false]);
+    }
+
+    #[test]
+    fn a_denial_is_told_apart_from_silence() {
+        assert!(is_denial(RDKafkaErrorCode::GroupAuthorizationFailed));
+        assert!(!is_denial(RDKafkaErrorCode::OperationTimedOut));
+    }
 
     #[test]
     fn codes_are_shown_as_descriptions() {

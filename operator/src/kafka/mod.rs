@@ -3,6 +3,7 @@
 //! joins a consumer group, never commits, and never reads a message.
 
 mod admin;
+mod backlog;
 mod clients;
 mod cluster;
 mod connection;
@@ -79,6 +80,13 @@ impl TopicAction {
             Self::Create { topic, .. } | Self::AddPartitions { topic, .. } => topic,
         }
     }
+
+    /// The partitions of the topic after the change.
+    pub(crate) fn partitions(&self) -> i32 {
+        match self {
+            Self::Create { partitions, .. } | Self::AddPartitions { partitions, .. } => *partitions,
+        }
+    }
 }
 
 /// Why a request to Kafka failed.
@@ -90,6 +98,9 @@ pub(crate) enum KafkaError {
     /// No answer, or a network error.
     #[error("{0}")]
     Unreachable(String),
+    /// The cluster does not allow the user to do this.
+    #[error("{0}")]
+    Unauthorized(String),
     /// The cluster answered with an error.
     #[error("{0}")]
     Refused(String),

@@ -16,7 +16,8 @@ use rdkafka::Offset;
 
 use super::{
     Answer, Connection, KafkaError, Question, TopicState,
-    cluster::Cluster,
+    backlog::Read,
+    cluster::{Cluster, Offsets},
     subscriptions::{Subscriber, Subscriptions},
     topic_settings::SettingsCache,
 };
@@ -176,9 +177,15 @@ impl ClusterState {
         {
             return Ok(brokers);
         }
-        let brokers = cluster.brokers(topic)?;
-        self.brokers = Some((Instant::now(), brokers));
-        Ok(brokers)
+        match (cluster.brokers(topic), self.brokers) {
+            (Ok(brokers), _) => {
+                self.brokers = Some((Instant::now(), brokers));
+                Ok(brokers)
+            }
+            // One broker may be silent; if all are, no offset is read either.
+            (Err(KafkaError::Unreachable(_)), Some((_, brokers))) => Ok(brokers),
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Reads the topics whose last read is old; returns those for which the cluster has an error.
@@ -206,7 +213,15 @@ impl ClusterState {
             return Ok(refused);
         }
         let now = Some(Instant::now());
-        for (name, state) in cluster.topics(&old)? {
+        let described = match cluster.topics(&old) {
+            Ok(described) => described,
+            // As for the brokers.
+            Err(KafkaError::Unreachable(_)) if old.iter().all(|name| self.is_known(name)) => {
+                return Ok(refused);
+            }
+            Err(error) => return Err(error),
+        };
+        for (name, state) in described {
             match state {
                 Ok(state) => {
                     self.topics.insert(name, (now, state));
@@ -235,6 +250,13 @@ impl ClusterState {
         self.topics
             .get(topic)
             .map_or(TopicState::Absent, |(_, state)| *state)
+    }
+
+    fn is_known(&self, topic: &str) -> bool {
+        matches!(
+            self.topics.get(topic),
+            Some((_, TopicState::Present { .. }))
+        )
     }
 
     fn partitions(&self, topic: &str) -> i32 {
@@ -280,20 +302,18 @@ impl ClusterState {
     }
 
     /// Whether the end offsets alone do not show the state of a pipeline.
-    fn is_active(
-        &self,
-        question: &Question,
-        ends: &HashMap<String, Result<Vec<i64>, KafkaError>>,
-    ) -> bool {
+    fn is_active(&self, question: &Question, ends: &HashMap<String, Offsets>) -> bool {
         let Some(reading) = self.readings.get(question) else {
             return true;
         };
         let unchanged = |topic: &str, last: &[PartitionOffsets]| {
-            let last = last.iter().map(|offsets| offsets.end);
-            matches!(ends.get(topic), Some(Ok(ends)) if ends.iter().copied().eq(last))
+            let last = last.iter().map(|offsets| Ok(&offsets.end));
+            let ends = ends.get(topic).into_iter().flatten();
+            ends.map(|end| end.as_ref().map_err(drop)).eq(last)
         };
         reading.backlog.lag() > 0
             || reading.backlog.rebalancing
+            || !reading.backlog.unread.is_empty()
             || reading.at.elapsed() >= GROUP_AGE
             || !unchanged(&question.topic, &reading.backlog.tasks)
             || !unchanged(&question.ranges_topic, &reading.backlog.ranges)
@@ -351,13 +371,15 @@ impl ClusterState {
         for question in questions {
             let backlog = match committed.remove(question) {
                 Some(Ok(committed)) => {
-                    let part = |topic: &str| join(topic, &starts, &committed, &ends);
-                    part(&question.topic).and_then(|tasks| {
-                        Ok(Backlog {
-                            tasks,
-                            ranges: part(&question.ranges_topic)?,
-                            rebalancing: rebalancing.contains(&question.consumer_group),
-                        })
+                    let last = self.readings.get(question).map(|reading| &reading.backlog);
+                    let read = Read {
+                        starts: &starts,
+                        committed: &committed,
+                        ends: &ends,
+                    };
+                    read.backlog(question, last).map(|backlog| Backlog {
+                        rebalancing: rebalancing.contains(&question.consumer_group),
+                        ..backlog
                     })
                 }
                 Some(Err(error)) => Err(error),
@@ -373,7 +395,11 @@ impl ClusterState {
                 }
                 Err(_) => drop(self.readings.remove(question)),
             }
-            if backlog.is_err() {
+            if backlog
+                .as_ref()
+                .is_ok_and(|backlog| !backlog.unread.is_empty())
+                || backlog.is_err()
+            {
                 // The topic may have been deleted or recreated: the next round reads it again.
                 for topic in question.topics() {
                     if let Some((read_at, _)) = self.topics.get_mut(topic) {
@@ -387,27 +413,6 @@ impl ClusterState {
     }
 }
 
-fn join(
-    topic: &str,
-    starts: &HashMap<String, Result<Vec<i64>, KafkaError>>,
-    committed: &HashMap<String, Vec<Option<i64>>>,
-    ends: &HashMap<String, Result<Vec<i64>, KafkaError>>,
-) -> Result<Vec<PartitionOffsets>, KafkaError> {
-    let of = |all: &HashMap<String, Result<Vec<i64>, KafkaError>>| {
-        all.get(topic).cloned().unwrap_or_else(|| Ok(Vec::new()))
-    };
-    let none = Vec::new();
-    let committed = committed.get(topic).unwrap_or(&none);
-    let offsets = of(starts)?.into_iter().zip(committed).zip(of(ends)?);
-    Ok(offsets
-        .map(|((log_start, committed), end)| PartitionOffsets {
-            log_start,
-            end,
-            committed: *committed,
-        })
-        .collect())
-}
-
 fn all(
     questions: &[Question],
     error: &KafkaError,
@@ -416,4 +421,62 @@ fn all(
         .iter()
         .map(|question| (question.clone(), Err(error.clone())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use layra_autoscaler::Topic;
+    use layra_crds::KafkaSecurity;
+    use rdkafka::mocking::{MockCluster, MockCoordinator};
+
+    use super::*;
+
+    #[test]
+    fn a_broker_that_does_not_answer_hides_only_its_partitions() {
+        let brokers = MockCluster::new(2).unwrap();
+        for topic in ["tasks", "ranges", "dlq"] {
+            brokers.create_topic(topic, 2, 1).unwrap();
+            for partition in 0..2 {
+                let leader = Some(1 + partition);
+                brokers.partition_leader(topic, partition, leader).unwrap();
+            }
+        }
+        let coordinator = MockCoordinator::Group("workers".to_owned());
+        brokers.coordinator(coordinator, 1).unwrap();
+        let cluster = Cluster::new(&Connection {
+            bootstrap_servers: brokers.bootstrap_servers(),
+            security: KafkaSecurity::plaintext(),
+        })
+        .unwrap();
+        let questions = [Question {
+            topic: "tasks".to_owned(),
+            ranges_topic: "ranges".to_owned(),
+            dead_letter_topic: "dlq".to_owned(),
+            consumer_group: "workers".to_owned(),
+        }];
+        // librdkafka's own cluster does not describe topics.
+        let present = TopicState::Present { partitions: 2 };
+        let topics = ["tasks", "ranges", "dlq"];
+        let now = Instant::now();
+        let mut state = ClusterState {
+            brokers: Some((now, 2)),
+            topics: topics.map(|t| (t.to_owned(), (Some(now), present))).into(),
+            ..ClusterState::default()
+        };
+        let unread = |state: &mut ClusterState| {
+            let answer = state.round(&cluster, &questions).remove(&questions[0]);
+            let backlog = answer.unwrap().unwrap().backlog.unwrap();
+            let partitions = backlog.unread.into_keys();
+            partitions.collect::<Vec<_>>()
+        };
+        assert_eq!(unread(&mut state), []);
+        brokers
+            .broker_round_trip_time(2, Duration::from_mins(1))
+            .unwrap();
+        let hidden = [Topic::Tasks, Topic::Ranges]
+            .map(|topic| layra_autoscaler::Partition { topic, number: 1 });
+        assert_eq!(unread(&mut state), hidden);
+        // Whichever broker is asked about the topics.
+        assert_eq!(unread(&mut state), hidden);
+    }
 }

@@ -7,13 +7,18 @@ use std::{
 };
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult},
+    admin::AdminClient,
     client::DefaultClientContext,
     error::{KafkaResult, RDKafkaErrorCode},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Connection, KafkaError, TopicAction, cluster::description, connection::not_created};
+use super::{
+    Connection, KafkaError, TopicAction,
+    admin::{self, TopicAnswers, TopicRefusal},
+    cluster::description,
+    connection::not_created,
+};
 
 /// For a request, including the controller's work.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -23,6 +28,9 @@ const CONCURRENCY: usize = 4;
 /// How long a pipeline waits for others. It is retried later, so that a cluster that stopped
 /// answering does not block its reconcile for longer.
 const QUEUE_TIMEOUT: Duration = Duration::from_mins(1);
+/// The controller refuses a request for more partitions as a whole
+/// (`ReplicationControlManager.MAX_PARTITIONS_PER_BATCH`).
+const PARTITIONS_IN_ONE_REQUEST: i32 = 10_000;
 
 /// Changes the topics of one cluster.
 pub(super) struct TopicChanges {
@@ -89,34 +97,48 @@ impl SharedAdmin {
         Ok(Self(Some(client)))
     }
 
-    async fn make(&self, actions: &[TopicAction]) -> Vec<Result<(), KafkaError>> {
+    async fn make(self: Arc<Self>, actions: &[TopicAction]) -> Vec<Result<(), KafkaError>> {
+        let mut results = Vec::with_capacity(actions.len());
+        for batch in batches(actions) {
+            let (client, actions) = (Arc::clone(&self), batch.to_vec());
+            let sent = tokio::task::spawn_blocking(move || client.send(&actions)).await;
+            results.extend(sent.unwrap_or_else(|error| {
+                vec![Err(KafkaError::Unreachable(error.to_string())); batch.len()]
+            }));
+        }
+        results
+    }
+
+    /// Sends one batch. Blocks.
+    fn send(&self, actions: &[TopicAction]) -> Vec<Result<(), KafkaError>> {
         let Some(client) = &self.0 else {
             return Vec::new();
         };
-        let options = AdminOptions::new()
-            .request_timeout(Some(TIMEOUT))
-            .operation_timeout(Some(TIMEOUT));
-        let topics: Vec<NewTopic<'_>> = actions.iter().filter_map(new_topic).collect();
-        let created = if topics.is_empty() {
-            Ok(Vec::new())
-        } else {
-            client.create_topics(&topics, &options).await
+        let created = admin::create_topics(client.inner(), actions, TIMEOUT);
+        let extended = admin::create_partitions(client.inner(), actions, TIMEOUT);
+        let result = |action: &TopicAction| match action {
+            TopicAction::Create { topic, .. } => result_of(topic, &created),
+            TopicAction::AddPartitions { topic, .. } => result_of(topic, &extended),
         };
-        let partitions: Vec<NewPartitions<'_>> =
-            actions.iter().filter_map(new_partitions).collect();
-        let extended = if partitions.is_empty() {
-            Ok(Vec::new())
-        } else {
-            client.create_partitions(&partitions, &options).await
-        };
-        actions
-            .iter()
-            .map(|action| match action {
-                TopicAction::Create { topic, .. } => result_of(topic, &created),
-                TopicAction::AddPartitions { topic, .. } => result_of(topic, &extended),
-            })
-            .collect()
+        actions.iter().map(result).collect()
     }
+}
+
+/// The changes in requests of at most [`PARTITIONS_IN_ONE_REQUEST`], in their order.
+fn batches(actions: &[TopicAction]) -> impl Iterator<Item = &[TopicAction]> {
+    let mut rest = actions;
+    std::iter::from_fn(move || {
+        let mut partitions = 0_i32;
+        let fitting = rest.iter().take_while(|action| {
+            partitions = partitions.saturating_add(action.partitions());
+            partitions <= PARTITIONS_IN_ONE_REQUEST
+        });
+        // One that is too large alone is sent for the sake of the brokers' own words.
+        let length = fitting.count().max(1).min(rest.len());
+        let (batch, others) = rest.split_at(length);
+        rest = others;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 impl Drop for SharedAdmin {
@@ -129,45 +151,25 @@ impl Drop for SharedAdmin {
     }
 }
 
-fn new_topic(action: &TopicAction) -> Option<NewTopic<'_>> {
-    let TopicAction::Create {
-        topic,
-        partitions,
-        replication_factor,
-        config,
-    } = action
-    else {
-        return None;
-    };
-    let replication = TopicReplication::Fixed(*replication_factor);
-    let new = NewTopic::new(topic, *partitions, replication);
-    Some(
-        config
-            .iter()
-            .fold(new, |new, (key, value)| new.set(key, value)),
-    )
-}
-
-fn new_partitions(action: &TopicAction) -> Option<NewPartitions<'_>> {
-    let TopicAction::AddPartitions { topic, partitions } = action else {
-        return None;
-    };
-    let count = usize::try_from(*partitions).unwrap_or_default();
-    Some(NewPartitions::new(topic, count))
-}
-
-fn result_of(topic: &str, results: &KafkaResult<Vec<TopicResult>>) -> Result<(), KafkaError> {
-    let results = match results {
-        Ok(results) => results,
+fn result_of(topic: &str, answers: &KafkaResult<TopicAnswers>) -> Result<(), KafkaError> {
+    let answers = match answers {
+        Ok(answers) => answers,
         Err(error) => return Err(KafkaError::Unreachable(error.to_string())),
     };
-    let of_topic = results.iter().find(|result| match result {
-        Ok(name) | Err((name, _)) => name == topic,
-    });
-    match of_topic {
+    match answers.get(topic) {
+        Some(Ok(())) => Ok(()),
         // Another client was faster: the next reading shows the topic.
-        Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-        Some(Err((_, code))) => Err(KafkaError::Refused(description(*code))),
+        Some(Err(refusal)) if refusal.code == RDKafkaErrorCode::TopicAlreadyExists => Ok(()),
+        Some(Err(TopicRefusal { code, words })) => {
+            let code = description(*code);
+            // Without words of the brokers, librdkafka has those of the code.
+            let words = words.trim_end_matches('.');
+            Err(KafkaError::Refused(if words.is_empty() || *words == code {
+                code
+            } else {
+                format!("{code}: {words}")
+            }))
+        }
         None => Err(KafkaError::Unreachable("no response".to_owned())),
     }
 }
@@ -175,7 +177,7 @@ fn result_of(topic: &str, results: &KafkaResult<Vec<TopicResult>>) -> Result<(),
 #[cfg(test)]
 mod tests {
     use layra_crds::KafkaSecurity;
-    use rdkafka::error::KafkaError as ClientError;
+    use rdkafka::{error::KafkaError as ClientError, mocking::MockCluster};
 
     use super::*;
 
@@ -189,22 +191,100 @@ mod tests {
 
     #[test]
     fn each_change_has_the_result_of_its_own_topic() {
-        let results = Ok(vec![
-            Ok("created".to_owned()),
-            Err(("there".to_owned(), RDKafkaErrorCode::TopicAlreadyExists)),
-            Err(("refused".to_owned(), RDKafkaErrorCode::PolicyViolation)),
-        ]);
-        assert_eq!(result_of("created", &results), Ok(()));
-        assert_eq!(result_of("there", &results), Ok(()));
-        let refused = KafkaError::Refused("Broker: Policy violation".to_owned());
-        assert_eq!(result_of("refused", &results), Err(refused));
+        let refusal = |code, words: &str| {
+            Err(TopicRefusal {
+                code,
+                words: words.to_owned(),
+            })
+        };
+        let exists = refusal(RDKafkaErrorCode::TopicAlreadyExists, "");
+        let collides = "Topic 'a.b' collides with existing topic: a_b";
+        let answers = Ok(TopicAnswers::from([
+            ("created".to_owned(), Ok(())),
+            ("there".to_owned(), exists),
+            (
+                "refused".to_owned(),
+                refusal(RDKafkaErrorCode::PolicyViolation, ""),
+            ),
+            (
+                "a.b".to_owned(),
+                refusal(RDKafkaErrorCode::InvalidTopic, collides),
+            ),
+        ]));
+        assert_eq!(result_of("created", &answers), Ok(()));
+        assert_eq!(result_of("there", &answers), Ok(()));
+        let refused = |words: String| Err(KafkaError::Refused(words));
+        let policy = "Broker: Policy violation".to_owned();
+        assert_eq!(result_of("refused", &answers), refused(policy));
+        let invalid = format!("Broker: Invalid topic: {collides}");
+        assert_eq!(result_of("a.b", &answers), refused(invalid));
         let silence = KafkaError::Unreachable("no response".to_owned());
-        assert_eq!(result_of("other", &results), Err(silence));
+        assert_eq!(result_of("other", &answers), Err(silence));
         let lost = Err(ClientError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
         assert!(matches!(
             result_of("created", &lost),
             Err(KafkaError::Unreachable(_))
         ));
+    }
+
+    #[test]
+    fn a_cluster_that_does_not_answer_a_change_is_unreachable() {
+        // librdkafka's own cluster knows neither request.
+        let brokers = MockCluster::new(1).unwrap();
+        let connection = Connection {
+            bootstrap_servers: brokers.bootstrap_servers(),
+            security: KafkaSecurity::plaintext(),
+        };
+        let actions = [
+            TopicAction::Create {
+                topic: "a".to_owned(),
+                partitions: 1,
+                replication_factor: 1,
+                config: vec![("retention.ms".to_owned(), "-1".to_owned())],
+            },
+            TopicAction::AddPartitions {
+                topic: "b".to_owned(),
+                partitions: 2,
+            },
+        ];
+        let admin = SharedAdmin::new(&connection).unwrap();
+        let client = admin.0.as_ref().unwrap().inner();
+        let timeout = Duration::from_millis(200);
+        let created = admin::create_topics(client, &actions, timeout);
+        let extended = admin::create_partitions(client, &actions, timeout);
+        for result in [result_of("a", &created), result_of("b", &extended)] {
+            assert!(
+                matches!(result, Err(KafkaError::Unreachable(_))),
+                "{result:?}"
+            );
+        }
+        assert_eq!(
+            admin::create_topics(client, &[], timeout),
+            Ok(TopicAnswers::new()),
+            "nothing is sent"
+        );
+    }
+
+    #[test]
+    fn a_request_has_no_more_partitions_than_the_controller_accepts() {
+        let create = |topic: &str, partitions| TopicAction::Create {
+            topic: topic.to_owned(),
+            partitions,
+            replication_factor: 1,
+            config: Vec::new(),
+        };
+        let names = |actions: &[TopicAction]| {
+            let batches = batches(actions);
+            batches
+                .map(|batch| batch.iter().map(|a| a.topic().to_owned()).collect())
+                .collect::<Vec<Vec<String>>>()
+        };
+        let small = [create("a", 10), create("b", 10), create("c", 1)];
+        assert_eq!(names(&small), [["a", "b", "c"]]);
+        let large = [create("a", 10_000), create("b", 9_999), create("c", 1)];
+        assert_eq!(names(&large), [vec!["a"], vec!["b", "c"]]);
+        assert_eq!(names(&[create("a", 10_001)]), [["a"]]);
+        assert_eq!(names(&[]), [[""; 0]; 0]);
     }
 
     #[tokio::test]

@@ -23,15 +23,18 @@ const RPC_TIMEOUT: Duration = Duration::from_secs(5);
 /// Age of a list of collections, or of the failure to get one, from the start of its request.
 const LISTING_AGE: Duration = Duration::from_secs(5);
 /// Concurrent requests to a server.
-const CONCURRENCY: usize = 4;
+pub(super) const CONCURRENCY: usize = 8;
 /// The client of a server that no pipeline used for this long is closed.
 const IDLE: Duration = Duration::from_mins(10);
 
 /// The clients of all servers.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct MilvusClients {
-    servers: Mutex<HashMap<Access, (Instant, Arc<Server>)>>,
+    servers: Arc<Mutex<HashMap<Access, LastUsed>>>,
 }
+
+/// A server with the time of its last use.
+type LastUsed = (Instant, Arc<Server>);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Access {

@@ -1,78 +1,34 @@
 //! The operator's access to Milvus: finds the collections of a pipeline whose index differs from the
 //! spec. It only reads; it never creates, changes, loads or drops anything.
 
+mod check;
 mod clients;
 mod drift;
+mod watch;
 
-use std::time::Duration;
-
-use layra_crds::{DriftedCollection, MilvusSpec};
+use layra_crds::DriftedCollection;
 use milvus::v2::prelude::{
     ClientV2, DescribeIndexRequest, Error, IndexDesc, IndexType, MetricType,
 };
 
 pub(crate) use clients::MilvusClients;
+pub(crate) use watch::IndexWatch;
 
-use drift::{FoundIndex, difference};
+use drift::FoundIndex;
 
 /// The vector field of a collection.
 const VECTOR_FIELD: &str = "vector";
-/// For a whole check, however many collections there are.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IndexReport {
     /// Number of the pipeline's collections.
     pub(crate) collections: usize,
-    /// Collections whose index differs from the spec, sorted by name.
-    pub(crate) drifted: Vec<DriftedCollection>,
-}
-
-impl MilvusClients {
-    /// Compares the index of each of the pipeline's collections with the one in the spec.
-    pub(crate) async fn check_indexes(
-        &self,
-        spec: &MilvusSpec,
-        token: Option<&str>,
-        authorities: Option<&str>,
-    ) -> Result<IndexReport, MilvusError> {
-        tokio::time::timeout(CHECK_TIMEOUT, self.check(spec, token, authorities))
-            .await
-            .unwrap_or_else(|_| Err(MilvusError::Unreachable("the check timed out".to_owned())))
-    }
-
-    async fn check(
-        &self,
-        spec: &MilvusSpec,
-        token: Option<&str>,
-        authorities: Option<&str>,
-    ) -> Result<IndexReport, MilvusError> {
-        let server = self.server(&spec.uri, token, authorities);
-        let listing = server.listing().await?;
-        let mut names: Vec<&String> = listing
-            .collections
-            .iter()
-            .filter(|name| spec.owns_collection(name))
-            .collect();
-        names.sort_unstable();
-
-        let mut report = IndexReport {
-            collections: names.len(),
-            drifted: Vec::new(),
-        };
-        for name in names {
-            let _permit = server.permit().await;
-            let found = vector_index(&listing.client, name).await?;
-            if let Some(difference) = difference(found.as_ref(), &spec.index) {
-                report.drifted.push(DriftedCollection {
-                    name: name.clone(),
-                    difference,
-                });
-            }
-        }
-        Ok(report)
-    }
+    /// Number of those that were checked so far.
+    pub(crate) checked: usize,
+    /// Number of those whose index differs from the spec.
+    pub(crate) drifted: usize,
+    /// The first of these by name.
+    pub(crate) examples: Vec<DriftedCollection>,
 }
 
 /// Why a check has no result.
@@ -86,11 +42,15 @@ pub(crate) enum MilvusError {
     Unauthenticated(String),
 }
 
-/// The index of the vector field, `None` if there is none.
-async fn vector_index(
-    client: &ClientV2,
-    collection: &str,
-) -> Result<Option<FoundIndex>, MilvusError> {
+/// What Milvus says about the index of a collection's vector field.
+enum Described {
+    Index(FoundIndex),
+    NoIndex,
+    /// The collection was dropped since it was listed.
+    Dropped,
+}
+
+async fn describe_index(client: &ClientV2, collection: &str) -> Result<Described, MilvusError> {
     let request = DescribeIndexRequest::builder()
         .collection_name(collection)
         .field_name(VECTOR_FIELD)
@@ -101,8 +61,11 @@ async fn vector_index(
             .indexes()
             .iter()
             .find(|index| index.get_field_name() == VECTOR_FIELD)
-            .map(found_index)),
-        Err(error) if is_index_missing(&error) => Ok(None),
+            .map_or(Described::NoIndex, |index| {
+                Described::Index(found_index(index))
+            })),
+        Err(error) if is_index_missing(&error) => Ok(Described::NoIndex),
+        Err(error) if is_collection_missing(&error) => Ok(Described::Dropped),
         Err(error) => Err(from_client(&error)),
     }
 }
@@ -135,39 +98,16 @@ fn is_index_missing(error: &Error) -> bool {
     matches!(error, Error::Server(server) if server.code() == 700 || server.legacy_code() == 25)
 }
 
+/// Code 100 since Milvus 2.3, or the older code.
+fn is_collection_missing(error: &Error) -> bool {
+    matches!(error, Error::Server(server) if server.code() == 100 || server.legacy_code() == 4)
+}
+
 fn from_client(error: &Error) -> MilvusError {
     let text = error.to_string();
     if text.contains("auth check failure") || text.contains("Unauthenticated") {
         MilvusError::Unauthenticated(text)
     } else {
         MilvusError::Unreachable(text)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use layra_crds::IndexSpec;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn an_absent_milvus_is_reported_within_seconds() {
-        let spec = MilvusSpec {
-            // Nothing listens on port 1.
-            uri: "http://127.0.0.1:1".into(),
-            token_secret_ref: None,
-            ca_secret_ref: None,
-            collection: "colqwen{knowledge_db_id}".into(),
-            index: IndexSpec::default(),
-        };
-        let started = std::time::Instant::now();
-        let result = MilvusClients::default()
-            .check_indexes(&spec, None, None)
-            .await;
-        assert!(
-            matches!(result, Err(MilvusError::Unreachable(_))),
-            "{result:?}"
-        );
-        assert!(started.elapsed() < Duration::from_secs(10));
     }
 }

@@ -95,6 +95,8 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
             .iter()
             .filter_map(|assigned| partition(assigned, ranges_topic))
             .collect(),
+        waiting_for: counts.waiting_for.clone(),
+        retrying: counts.retrying.clone(),
     }
 }
 
@@ -128,7 +130,10 @@ mod tests {
             longest_work_seconds: 12.25,
             documents_in_flight: 3,
             partitions: vec![partition("tasks", 2), partition("tasks.ranges", 0)],
-            ..WorkerCounts::default()
+            waiting_for: vec!["mongodb".to_owned()],
+            open_rechecks: 2,
+            startup_seconds: Some(7.5),
+            retrying: vec!["stage mongodb is retrying: refused".to_owned()],
         }
     }
 
@@ -192,6 +197,8 @@ mod tests {
                     partition(Topic::Tasks, 2),
                     partition(Topic::Ranges, 0)
                 ]),
+                waiting_for: vec!["mongodb".to_owned()],
+                retrying: vec!["stage mongodb is retrying: refused".to_owned()],
             }
         );
     }

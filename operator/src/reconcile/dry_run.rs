@@ -75,7 +75,7 @@ pub(super) async fn accepted(
 /// The API server's words if it refused the object itself. An invalid object is 422, a strict
 /// decoding error 400, and an admission webhook answers with 400 or 403. Server-side apply reports
 /// a field that is duplicated or unknown to its schema as an internal error.
-fn refusal(error: &kube::Error) -> Option<String> {
+pub(super) fn refusal(error: &kube::Error) -> Option<String> {
     let kube::Error::Api(status) = error else {
         return None;
     };

@@ -57,6 +57,9 @@ const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// How often an idle pipeline is reconciled: every change of it triggers a reconcile anyway. The
 /// autoscaler takes more than a minute between two observations for a gap.
 const IDLE_INTERVAL: Duration = Duration::from_secs(45);
+/// Every request has a timeout of its own, and changes of topics wait for others for a minute. A
+/// reconcile that takes longer than all of that has hung: it is dropped and started again.
+const LONGEST_RECONCILE: Duration = Duration::from_mins(5);
 /// The shortest and the longest wait after a failed reconcile.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
@@ -111,6 +114,9 @@ pub(crate) enum ReconcileError {
         name: String,
         source: Box<kube::Error>,
     },
+    /// A request did not return.
+    #[error("the reconcile did not end within {} seconds", LONGEST_RECONCILE.as_secs())]
+    Timeout,
     /// The API server refused the status.
     #[error("the status cannot be written: {0}")]
     Status(Box<kube::Error>),
@@ -123,6 +129,7 @@ impl ReconcileError {
             Self::Config(_) => "config",
             Self::Apply { .. } => "apply",
             Self::Status(_) => "status",
+            Self::Timeout => "timeout",
         }
     }
 }
@@ -138,7 +145,10 @@ async fn reconcile(
     }
     let started = Instant::now();
     let mut state = context.take_state(&pipeline);
-    let result = phases(&context, &pipeline, &mut state).await;
+    let phases = Box::pin(phases(&context, &pipeline, &mut state));
+    let result = tokio::time::timeout(LONGEST_RECONCILE, phases)
+        .await
+        .unwrap_or(Err(ReconcileError::Timeout));
     state.failures = if result.is_ok() {
         0
     } else {
@@ -146,6 +156,8 @@ async fn reconcile(
     };
     context.keep_state(&pipeline, state);
     context.metrics.reconciled(
+        &context.namespace,
+        &pipeline.name_any(),
         started.elapsed(),
         result.as_ref().err().map(ReconcileError::metric_label),
     );
@@ -175,10 +187,13 @@ async fn phases(
     let memory = state.autoscaler.as_ref();
     let mut plan = plan::plan(pipeline, &world, memory, &context.worker_image, now)?;
     state.autoscaler = plan.autoscaler.take();
-    let applied = Box::pin(apply::apply(context, pipeline, &plan, past_writes, now)).await;
+    let outcome = Box::pin(apply::apply(context, pipeline, &plan, past_writes, now)).await;
+    if outcome.is_rollout_futile {
+        plan.forget_rollout();
+    }
     // Before the status is written, which changes the version of the pipeline.
     let was_changed = match plan.recorded_replicas {
-        Some(count) if applied.is_ok() => {
+        Some(count) if outcome.result.is_ok() => {
             Box::pin(manual::record_replicas(context, pipeline, count)).await
         }
         _ => false,
@@ -196,7 +211,8 @@ async fn phases(
         context, pipeline, &plan, &events, reported, now,
     ))
     .await?;
-    applied?;
+    outcome.result?;
+
     let is_settled = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
     let idle = pipeline.spec.paused || is_settled;
     let wait = if was_changed || !plan.topic_actions.is_empty() {
@@ -325,6 +341,7 @@ mod tests {
 
     use super::*;
     use crate::fixtures;
+    use crate::telemetry::ERROR_LABELS;
 
     /// A thousand reconciles may wait at the same time.
     #[test]
@@ -348,6 +365,22 @@ mod tests {
         assert!(is_known(), "the list has only begun");
         writer.apply_watcher_event(&Event::InitDone);
         assert!(!is_known());
+    }
+
+    #[test]
+    fn every_error_has_a_label_that_is_removed_with_its_pipeline() {
+        let error = || kube::Error::LinesCodecMaxLineLengthExceeded;
+        for error in [
+            ReconcileError::Timeout,
+            ReconcileError::Status(Box::new(error())),
+            ReconcileError::Apply {
+                kind: Kind::Service,
+                name: "a".to_owned(),
+                source: Box::new(error()),
+            },
+        ] {
+            assert!(ERROR_LABELS.contains(&error.metric_label()), "{error}");
+        }
     }
 
     #[test]

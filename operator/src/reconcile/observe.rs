@@ -1,5 +1,6 @@
-//! All reads of a reconcile. Kubernetes objects come from the watch caches; Secrets, Kafka, Milvus and
-//! the workers are queried, each with a timeout. It changes nothing but the [`ReadCache`].
+//! All reads of a reconcile. Kubernetes objects come from the watch caches, offsets and indexes from
+//! what is read in the background; Secrets and the workers are queried, each with a timeout. It
+//! changes nothing but the [`ReadCache`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     kafka::{Connection, KafkaError, Question, Subscriber, TopicSettings},
-    milvus::{IndexReport, MilvusError},
+    milvus::{IndexReport, IndexWatch, MilvusError},
     resources,
 };
 
@@ -26,23 +27,14 @@ const COUNTS_AGE: SignedDuration = SignedDuration::from_secs(5);
 /// For this long the topics are taken as unchanged while Kafka does not respond: one lost answer is
 /// not an outage.
 const TOPICS_AGE: SignedDuration = SignedDuration::from_secs(30);
-/// How often indexes are checked, after a success and after a failure.
-const INDEXES_AGE: SignedDuration = SignedDuration::from_secs(120);
-const FAILED_INDEXES_AGE: SignedDuration = SignedDuration::from_secs(10);
 
 /// Results of earlier reads that are still recent enough.
 #[derive(Default)]
 pub(super) struct ReadCache {
     counts: Option<(Timestamp, BTreeMap<String, Counts>)>,
     topics: Option<(Timestamp, Topics)>,
-    indexes: Option<IndexCheck>,
-}
-
-struct IndexCheck {
-    at: Timestamp,
-    /// Generation of the spec that the indexes were compared with.
-    generation: Option<i64>,
-    result: Result<IndexReport, Problem>,
+    /// The check of the indexes, in the background.
+    indexes: Option<IndexWatch>,
 }
 
 impl ReadCache {
@@ -66,9 +58,9 @@ pub(super) async fn observe(
         .await;
     let kafka = connection(pipeline, &secrets);
     let pods = worker_pods(context, pipeline, now);
-    let (answer, indexes, counts) = tokio::join!(
+    let indexes = indexes(context, pipeline, &secrets, &mut cache.indexes);
+    let (answer, counts) = tokio::join!(
         query_kafka(context, pipeline, kafka.as_ref()),
-        check_indexes(context, pipeline, &secrets, cache.indexes.take(), now),
         read_counts(context, pipeline, &pods, cache.counts.take(), now),
     );
     cache.counts = Some(counts.clone());
@@ -83,8 +75,6 @@ pub(super) async fn observe(
             Err(problem),
         ),
     };
-    let report = indexes.result.clone();
-    cache.indexes = Some(indexes);
     World {
         live: live(context, pipeline),
         pods,
@@ -96,7 +86,7 @@ pub(super) async fn observe(
         backlog,
         counts: counts.1,
         past_writes: past_writes.clone(),
-        indexes: report,
+        indexes,
     }
 }
 
@@ -127,7 +117,11 @@ fn worker_pods(context: &Context, pipeline: &IngestionPipeline, now: Timestamp) 
         let instance = pod.labels().get(resources::INSTANCE_LABEL);
         instance == Some(&name)
     });
-    pods.iter().map(|pod| WorkerPod::read(pod, now)).collect()
+    let created = pipeline.creation_timestamp().map(|time| time.0);
+    pods.iter()
+        .map(|pod| WorkerPod::read(pod, now))
+        .filter(|pod| !pod.is_of_predecessor(created))
+        .collect()
 }
 
 fn secrets_hash(secrets: &[ReadSecret]) -> Option<String> {
@@ -221,6 +215,12 @@ fn kafka_problem(error: &KafkaError, servers: &str) -> Problem {
             Reason::KafkaUnreachable,
             format!("Kafka at {servers} does not respond: {message}"),
         ),
+        KafkaError::Unauthorized(message) => Problem::new(
+            Reason::KafkaUnauthorized,
+            format!(
+                "Kafka at {servers} does not allow the operator's user what it must do: {message}. Grant the user Describe and Create on the topics and Describe on the consumer group."
+            ),
+        ),
         KafkaError::Refused(message) => Problem::new(
             Reason::KafkaRefused,
             format!("Kafka at {servers} refused the request: {message}"),
@@ -245,37 +245,12 @@ async fn read_counts(
     }
 }
 
-/// The last check while it is recent, else a new one.
-async fn check_indexes(
+/// The latest result of the check in the background, which begins if there is none for this spec.
+fn indexes(
     context: &Context,
     pipeline: &IngestionPipeline,
     secrets: &[ReadSecret],
-    last: Option<IndexCheck>,
-    now: Timestamp,
-) -> IndexCheck {
-    let generation = pipeline.metadata.generation;
-    if let Some(last) = last {
-        let max_age = if last.result.is_ok() {
-            INDEXES_AGE
-        } else {
-            FAILED_INDEXES_AGE
-        };
-        if last.generation == generation && now.duration_since(last.at) < max_age {
-            return last;
-        }
-    }
-    let result = indexes(context, pipeline, secrets).await;
-    IndexCheck {
-        at: now,
-        generation,
-        result,
-    }
-}
-
-async fn indexes(
-    context: &Context,
-    pipeline: &IngestionPipeline,
-    secrets: &[ReadSecret],
+    watch: &mut Option<IndexWatch>,
 ) -> Result<IndexReport, Problem> {
     let spec = &pipeline.spec.stores.milvus;
     let of_milvus = || {
@@ -286,18 +261,31 @@ async fn indexes(
         return Err(problem);
     }
     let text = |file| of_milvus().find_map(|secret| secret.text(file));
-    context
-        .milvus
-        .check_indexes(spec, text("token"), text(CA_FILE))
-        .await
-        .map_err(|error| match error {
-            MilvusError::Unreachable(message) => Problem::new(
-                Reason::MilvusUnreachable,
-                format!("Milvus at {} does not respond: {message}", spec.uri),
-            ),
-            MilvusError::Unauthenticated(message) => Problem::new(
-                Reason::MilvusUnauthenticated,
-                format!("Milvus at {} rejected the token: {message}", spec.uri),
-            ),
-        })
+    let (token, authorities) = (text("token"), text(CA_FILE));
+    if watch
+        .as_ref()
+        .is_some_and(|watch| !watch.is_of(spec, token, authorities))
+    {
+        *watch = None;
+    }
+    let watch = watch.get_or_insert_with(|| {
+        let triggers = context.triggers.clone();
+        let reference = ObjectRef::from_obj(pipeline);
+        let on_change = move || drop(triggers.try_send(reference.clone()));
+        IndexWatch::start(&context.milvus, spec, token, authorities, on_change)
+    });
+    let Some(result) = watch.latest() else {
+        let message = "The collections in Milvus are being checked for the first time.";
+        return Err(Problem::new(Reason::MilvusChecking, message));
+    };
+    result.map_err(|error| match error {
+        MilvusError::Unreachable(message) => Problem::new(
+            Reason::MilvusUnreachable,
+            format!("Milvus at {} does not respond: {message}", spec.uri),
+        ),
+        MilvusError::Unauthenticated(message) => Problem::new(
+            Reason::MilvusUnauthenticated,
+            format!("Milvus at {} rejected the token: {message}", spec.uri),
+        ),
+    })
 }

@@ -20,6 +20,10 @@ pub(crate) struct WorkerPod {
     /// It succeeded or failed, and does not run again.
     pub(crate) ended: bool,
     pub(crate) phase: Phase,
+    /// Since when it is not ready; `None` while it is ready.
+    pub(crate) unready_since: Option<Timestamp>,
+    /// Why the kubelet ended it, for example because the node was short of memory.
+    pub(crate) eviction: Option<String>,
     /// Set while it is pending because no node has room for it.
     pub(crate) unschedulable: Option<Unschedulable>,
     /// IP address, while it runs.
@@ -50,6 +54,8 @@ impl WorkerPod {
             terminating: pod.metadata.deletion_timestamp.is_some(),
             ended: matches!(phase, Some("Failed" | "Succeeded")),
             phase: worker_phase(pod, unschedulable.as_ref(), created, now),
+            unready_since: unready_since(pod, created),
+            eviction: eviction(pod),
             unschedulable,
             address: status
                 .and_then(|status| status.pod_ip.clone())
@@ -57,6 +63,15 @@ impl WorkerPod {
             deletion_cost: pod.annotations().get(DELETION_COST).cloned(),
             containers: containers(pod),
         }
+    }
+}
+
+impl WorkerPod {
+    /// Whether it belongs to a deleted pipeline of the same name, and finishes its work. It is none
+    /// of the workers that this pipeline has or waits for.
+    pub(crate) fn is_of_predecessor(&self, pipeline_created: Option<Timestamp>) -> bool {
+        let is_older = self.created.zip(pipeline_created);
+        self.terminating && is_older.is_some_and(|(pod, pipeline)| pod < pipeline)
     }
 }
 
@@ -89,6 +104,25 @@ fn worker_phase(
             since: scheduled.or(created).unwrap_or(now),
         },
     }
+}
+
+fn unready_since(pod: &Pod, created: Option<Timestamp>) -> Option<Timestamp> {
+    match condition(pod, "Ready") {
+        Some(ready) if ready.status == "True" => None,
+        ready => ready
+            .and_then(|ready| time(ready.last_transition_time.as_ref()))
+            .or(created),
+    }
+}
+
+/// A pod that restarts its containers fails only when the kubelet or a controller ends it.
+fn eviction(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    if status.phase.as_deref() != Some("Failed") {
+        return None;
+    }
+    let words = [&status.reason, &status.message].into_iter().flatten();
+    Some(words.map(String::as_str).collect::<Vec<_>>().join(": "))
 }
 
 fn unschedulable(pod: &Pod) -> Option<Unschedulable> {
@@ -151,6 +185,43 @@ mod tests {
 
     fn at(time: &str) -> Timestamp {
         time.parse().unwrap()
+    }
+
+    #[test]
+    fn a_worker_of_a_deleted_pipeline_of_the_same_name_is_not_counted() {
+        let pod = |deleted: bool| {
+            let mut metadata = json!({"name": "a", "creationTimestamp": "2026-11-25T10:00:00Z"});
+            if deleted {
+                metadata["deletionTimestamp"] = json!("2026-11-25T10:01:00Z");
+            }
+            fixtures::pod(json!({"metadata": metadata}))
+        };
+        let created = |time| Some(at(time));
+        assert!(pod(true).is_of_predecessor(created("2026-11-25T10:02:00Z")));
+        assert!(!pod(true).is_of_predecessor(created("2026-11-25T09:00:00Z")));
+        assert!(
+            !pod(false).is_of_predecessor(created("2026-11-25T10:02:00Z")),
+            "an orphan that was taken over works for this pipeline"
+        );
+    }
+
+    #[test]
+    fn an_evicted_pod_has_ended_with_the_words_of_the_kubelet() {
+        let pod = fixtures::pod(json!({
+            "metadata": {"name": "a", "creationTimestamp": "2026-11-25T10:00:00Z"},
+            "status": {
+                "phase": "Failed",
+                "reason": "Evicted",
+                "message": "The node was low on resource: ephemeral-storage.",
+                "conditions": [condition("Ready", "False", "PodFailed", "2026-11-25T10:09:00Z")],
+            },
+        }));
+        assert!(pod.ended);
+        assert_eq!(pod.unready_since, Some(at("2026-11-25T10:09:00Z")));
+        assert_eq!(
+            pod.eviction.as_deref(),
+            Some("Evicted: The node was low on resource: ephemeral-storage.")
+        );
     }
 
     #[test]

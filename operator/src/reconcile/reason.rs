@@ -62,6 +62,9 @@ reasons! {
     KafkaUnreachable,
     /// Kafka answered with an error. The message has it.
     KafkaRefused,
+    /// Kafka does not allow the operator's user to do what it must: grant the user the operation
+    /// that the message names.
+    KafkaUnauthorized,
     /// The Kafka client rejects what the Secret holds, for example a key that does not match the
     /// certificate.
     KafkaSettingsInvalid,
@@ -76,6 +79,8 @@ reasons! {
     /// Some collections have another index than the spec. Searches work;
     /// `status.driftedCollections` lists the differences.
     IndexDrift,
+    /// The collections are being checked for the first time. Nothing to do.
+    MilvusChecking,
     /// Milvus does not respond: check `stores.milvus.uri` and the server.
     MilvusUnreachable,
     /// Milvus rejected the token: fix the Secret.
@@ -91,6 +96,24 @@ reasons! {
     WorkersStarting,
     /// Workers are being replaced by others with the current configuration. Nothing to do.
     RolloutInProgress,
+    /// Workers did not become ready in three times their usual start-up time, or the Deployment gave
+    /// up on a rollout. The events and the log of the pods have the cause.
+    ProgressDeadlineExceeded,
+    /// No worker is ready, because they wait for a server that the message names: check that it is
+    /// up.
+    WorkersWaiting,
+    /// The API server refuses an object of the pipeline. The message has its words: correct the
+    /// field that they name, or the pipeline's name.
+    ApplyRefused,
+    /// An object of the pipeline cannot be applied, for example because of a quota, a missing right
+    /// or an admission webhook that does not answer. The operator retries.
+    ApplyFailed,
+    /// An object with the name of one of the pipeline's objects belongs to something else: delete or
+    /// rename it, or give the pipeline another name.
+    NameTaken,
+    /// Another writer changes what the operator applies. If a webhook does it (True), the operator
+    /// accepts it. If another client changes it back (False), stop that client.
+    ChangedByOthers,
     /// The pod template is refused: correct the field of `spec.worker` that the message names.
     TemplateRefused,
     /// A worker exited with an error. The message has its last output.
@@ -134,6 +157,9 @@ reasons! {
     /// A schedule or time zone in `scaling.floors` is invalid: fix it. Until then
     /// `scaling.minReplicas` applies.
     InvalidSchedule,
+    /// The offsets of some partitions cannot be read, for example because they have no leader. The
+    /// others count, and no worker is stopped: check the brokers.
+    PartitionsUnread,
     /// A topic was recreated or truncated. The number of workers is held until the next reading.
     TopicRecreated,
     /// The committed offset is past the end of the partition. One worker starts, which makes the
@@ -170,6 +196,9 @@ reasons! {
     ScalingRecommended,
     /// Workers are being replaced because their pod template changed.
     RolloutStarted,
+    /// The kubelet or a controller ended a worker, for example because the node was short of memory
+    /// or disk. Another one replaces it.
+    WorkerEvicted,
 }
 
 impl Reason {
@@ -187,9 +216,13 @@ impl Reason {
         match self {
             Self::TopicCreating
             | Self::PartitionsIncreasing
+            | Self::MilvusChecking
             | Self::RolloutInProgress
             | Self::WorkersStarting => Some(Progress::InProgress),
-            Self::PartitionsDecreaseRefused | Self::TemplateRefused => Some(Progress::Stalled),
+            Self::PartitionsDecreaseRefused
+            | Self::TemplateRefused
+            | Self::ApplyRefused
+            | Self::NameTaken => Some(Progress::Stalled),
             _ => None,
         }
     }
@@ -202,9 +235,19 @@ impl Reason {
         )
     }
 
-    /// Workers are pending, which some ready workers make up for.
-    pub(crate) fn is_pending_workers(self) -> bool {
-        matches!(self, Self::WaitingForGPU | Self::Unschedulable)
+    /// A condition with this reason needs attention even while it is True: some workers have a
+    /// problem and the others work, searches work with another index, or a topic may lose tasks.
+    pub(crate) fn warns_while_true(self) -> bool {
+        self.is_topic_setting()
+            || matches!(
+                self,
+                Self::WaitingForGPU
+                    | Self::Unschedulable
+                    | Self::ImagePullFailed
+                    | Self::WorkersCrashing
+                    | Self::WorkersCannotStart
+                    | Self::IndexDrift
+            )
     }
 }
 
@@ -241,13 +284,19 @@ mod tests {
         };
         assert_eq!(
             with(Progress::Stalled),
-            [Reason::PartitionsDecreaseRefused, Reason::TemplateRefused]
+            [
+                Reason::PartitionsDecreaseRefused,
+                Reason::ApplyRefused,
+                Reason::NameTaken,
+                Reason::TemplateRefused,
+            ]
         );
         assert_eq!(
             with(Progress::InProgress),
             [
                 Reason::TopicCreating,
                 Reason::PartitionsIncreasing,
+                Reason::MilvusChecking,
                 Reason::WorkersStarting,
                 Reason::RolloutInProgress,
             ]

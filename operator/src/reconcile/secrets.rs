@@ -20,6 +20,9 @@ use super::{
 const TTL: SignedDuration = SignedDuration::from_secs(60);
 /// An unusable Secret is read again with almost every reconcile.
 const UNUSABLE_TTL: SignedDuration = SignedDuration::from_secs(2);
+/// The last copy of a Secret is used for this long while the API server does not return it: one
+/// failed request is no problem of the pipeline.
+const LAST_COPY_TTL: SignedDuration = SignedDuration::from_mins(5);
 /// A Secret that was not read again for this long is dropped from the cache.
 const IDLE: SignedDuration = SignedDuration::from_mins(10);
 
@@ -47,7 +50,13 @@ impl SecretCache {
                         self.lock().insert(name, (now, secret.clone()));
                         Ok(secret)
                     }
-                    Err(error) => Err(error.to_string()),
+                    Err(error) => self
+                        .last_copy(reference.name, now)
+                        .map(Some)
+                        .ok_or_else(|| {
+                            tracing::warn!(secret = reference.name, %error, "Secret not read");
+                            error.to_string()
+                        }),
                 },
             };
             read.push(ReadSecret::new(&reference, result));
@@ -72,6 +81,14 @@ impl SecretCache {
         } else {
             Err(Expired)
         }
+    }
+
+    /// The last copy of a Secret that existed, while it is recent enough.
+    fn last_copy(&self, name: &str, now: Timestamp) -> Option<Secret> {
+        let cached = self.lock();
+        let (at, secret) = cached.get(name)?;
+        let is_recent = now.duration_since(*at) < LAST_COPY_TTL;
+        secret.clone().filter(|_| is_recent)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (Timestamp, Option<Secret>)>> {
@@ -277,5 +294,20 @@ mod tests {
             let reference = reference(SecretKind::Kafka, "");
             assert_eq!(cache.cached(&reference, later).is_ok(), usable);
         }
+    }
+
+    #[test]
+    fn while_the_api_server_does_not_return_a_secret_its_last_copy_is_used_for_minutes() {
+        let cache = SecretCache::default();
+        let at = Timestamp::UNIX_EPOCH;
+        cache
+            .lock()
+            .insert("mine".to_owned(), (at, Some(Secret::default())));
+        cache.lock().insert("absent".to_owned(), (at, None));
+        let later = |seconds| at + SignedDuration::from_secs(seconds);
+        assert!(cache.last_copy("mine", later(299)).is_some());
+        assert!(cache.last_copy("mine", later(300)).is_none());
+        assert!(cache.last_copy("absent", later(1)).is_none());
+        assert!(cache.last_copy("other", later(1)).is_none());
     }
 }

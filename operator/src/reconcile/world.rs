@@ -15,7 +15,7 @@ use super::{pods::WorkerPod, reason::Reason};
 use crate::{
     kafka::{Connection, TopicSettings, TopicState},
     milvus::IndexReport,
-    resources::Kind,
+    resources::{Difference, Kind},
 };
 
 /// Everything that a plan depends on in addition to the pipeline and the time.
@@ -38,7 +38,7 @@ pub(crate) struct World {
     pub(crate) counts: BTreeMap<String, Counts>,
     /// Earlier writes that matter to the plan.
     pub(crate) past_writes: PastWrites,
-    /// The last check of the collections' indexes, at most two minutes old.
+    /// The last check of the collections' indexes.
     pub(crate) indexes: Result<IndexReport, Problem>,
 }
 
@@ -101,12 +101,58 @@ impl Topics {
 /// Earlier writes, for as long as they matter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PastWrites {
-    /// The last change of a topic that failed.
-    pub(crate) topic_failure: Option<TopicFailure>,
+    /// The last change of each topic, if it failed.
+    pub(crate) topic_failures: Vec<TopicFailure>,
     /// Objects that were applied recently and are still outdated.
     pub(crate) applied: Vec<Applied>,
     /// The last dry run of the Deployment.
     pub(crate) dry_run: Option<DryRunResult>,
+    /// The last write of each object, if it failed.
+    pub(crate) refusals: Vec<Refusal>,
+    /// What another writer, such as an admission webhook, made of the last write of each object.
+    pub(crate) overrides: Vec<Override>,
+}
+
+impl PastWrites {
+    /// What another writer made of the last write of this object.
+    pub(crate) fn overrides(&self, kind: Kind) -> &[Difference] {
+        self.overrides
+            .iter()
+            .find(|other| other.kind == kind)
+            .map_or(&[], |other| &other.differences)
+    }
+}
+
+/// An object that was not applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) kind: Kind,
+    /// Hash of the object.
+    pub(crate) hash: String,
+    /// Generation of the pipeline.
+    pub(crate) generation: Option<i64>,
+    pub(crate) at: Timestamp,
+    /// Consecutive attempts that failed.
+    pub(crate) attempts: u32,
+    pub(crate) cause: RefusalCause,
+}
+
+/// Why an object was not applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RefusalCause {
+    /// An object of this name belongs to something else.
+    NameTaken,
+    /// The API server refused the object itself, in these words.
+    Refused(String),
+    /// The request failed, with this error.
+    Failed(String),
+}
+
+/// The fields of an object that another writer changed while it was applied.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Override {
+    pub(crate) kind: Kind,
+    pub(crate) differences: Vec<Difference>,
 }
 
 /// The API server's answer to a dry run of the Deployment.

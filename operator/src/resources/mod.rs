@@ -4,6 +4,7 @@ mod config_map;
 mod deployment;
 mod difference;
 mod disruption_budget;
+mod ownership;
 mod pod_template;
 mod service;
 
@@ -21,7 +22,8 @@ use kube::{Resource, ResourceExt};
 use layra_crds::{ConfigError, IngestionPipeline};
 use sha2::{Digest, Sha256};
 
-pub(crate) use difference::is_applied;
+pub(crate) use difference::{Difference, differences, is_applied, with_differences};
+pub(crate) use ownership::is_foreign;
 pub(crate) use pod_template::PodTemplateError;
 
 /// Hash of the worker's configuration, on the pods: a changed configuration rolls them.

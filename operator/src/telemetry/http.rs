@@ -2,10 +2,8 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
@@ -13,13 +11,36 @@ use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
 
-/// Whether the operator takes part in the election, as leader or standby.
+/// Without an answer of the API server for this long the operator is not ready.
+const LONGEST_SILENCE: Duration = Duration::from_mins(1);
+
+/// Whether the operator takes part in the election, as leader or standby, and reaches the API
+/// server.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Health(Arc<AtomicBool>);
+pub(crate) struct Health(Arc<Mutex<Contact>>);
+
+#[derive(Debug, Default)]
+struct Contact {
+    is_in_election: bool,
+    /// The last answer of the API server.
+    answered: Option<Instant>,
+}
 
 impl Health {
+    /// Records that the operator has joined the election.
     pub(crate) fn set_ready(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        let mut contact = self.contact();
+        contact.is_in_election = true;
+        contact.answered = Some(Instant::now());
+    }
+
+    /// Records an answer of the API server.
+    pub(crate) fn answered(&self) {
+        self.contact().answered = Some(Instant::now());
+    }
+
+    fn contact(&self) -> MutexGuard<'_, Contact> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -35,11 +56,14 @@ pub(crate) async fn serve(
             "/metrics",
             get(async |State((metrics, _)): State<(Metrics, Health)>| metrics.text()),
         )
-        // An answer is proof enough of being alive.
+        // An answer is proof enough of being alive: the process ends when the lease is lost or a
+        // controller ends, and a reconcile that hangs is dropped.
         .route("/healthz", get(async || "ok"))
         .route(
             "/readyz",
-            get(async |State((_, health)): State<(Metrics, Health)>| ready(&health)),
+            get(async |State((_, health)): State<(Metrics, Health)>| {
+                ready(&health, Instant::now())
+            }),
         )
         .with_state((metrics, health));
     let listener = tokio::net::TcpListener::bind(address).await?;
@@ -49,14 +73,23 @@ pub(crate) async fn serve(
         .await
 }
 
-fn ready(health: &Health) -> (StatusCode, &'static str) {
-    if health.0.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ok")
-    } else {
+fn ready(health: &Health, now: Instant) -> (StatusCode, &'static str) {
+    let contact = health.contact();
+    let silence = contact
+        .answered
+        .map(|answered| now.saturating_duration_since(answered));
+    if !contact.is_in_election {
         (
             StatusCode::SERVICE_UNAVAILABLE,
             "not connected to the API server yet",
         )
+    } else if silence.is_none_or(|silence| silence >= LONGEST_SILENCE) {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the API server does not respond",
+        )
+    } else {
+        (StatusCode::OK, "ok")
     }
 }
 
@@ -67,8 +100,25 @@ mod tests {
     #[test]
     fn readyz_fails_until_the_operator_takes_part_in_the_election() {
         let health = Health::default();
-        assert_eq!(ready(&health).0, StatusCode::SERVICE_UNAVAILABLE);
+        let now = Instant::now();
+        assert_eq!(ready(&health, now).0, StatusCode::SERVICE_UNAVAILABLE);
         health.set_ready();
-        assert_eq!(ready(&health).0, StatusCode::OK);
+        assert_eq!(ready(&health, now).0, StatusCode::OK);
+    }
+
+    #[test]
+    fn readyz_fails_while_the_api_server_does_not_respond() {
+        let health = Health::default();
+        health.set_ready();
+        let later = Instant::now() + LONGEST_SILENCE;
+        assert_eq!(
+            ready(&health, later),
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the API server does not respond"
+            )
+        );
+        health.answered();
+        assert_eq!(ready(&health, Instant::now()).0, StatusCode::OK);
     }
 }

@@ -17,6 +17,9 @@ use crate::resources::Kind;
 /// Labels of the metrics of a pipeline.
 const PIPELINE_LABELS: &[&str] = &[names::NAMESPACE_LABEL, names::PIPELINE_LABEL];
 
+/// What can fail in a reconcile.
+pub(crate) const ERROR_LABELS: [&str; 4] = ["config", "apply", "status", "timeout"];
+
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -45,14 +48,18 @@ impl Metrics {
             errors: IntCounterVec::new(
                 Opts::new(
                     names::RECONCILE_ERRORS,
-                    "Reconciles that failed, by the phase that failed.",
+                    "Reconciles that failed, by pipeline and by what failed.",
                 ),
-                &[names::REASON_LABEL],
+                &[
+                    names::NAMESPACE_LABEL,
+                    names::PIPELINE_LABEL,
+                    names::REASON_LABEL,
+                ],
             )?,
             duration: Histogram::with_opts(
                 HistogramOpts::new(
                     names::RECONCILE_DURATION,
-                    "Duration of a reconcile, including reads of Kafka and Milvus.",
+                    "Duration of a reconcile, including writes to the API server and to Kafka.",
                 )
                 .buckets(vec![
                     0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -71,7 +78,7 @@ impl Metrics {
             )?,
             lag: gauge(
                 names::CONSUMER_LAG,
-                "Tasks and page ranges that are not processed yet. Absent while unknown.",
+                "Tasks and page ranges that are not processed yet. A lower bound while some partitions cannot be read. Absent while unknown.",
                 None,
             )?,
             desired: gauge(
@@ -122,12 +129,20 @@ impl Metrics {
         self.leader.set(is_leader.into());
     }
 
-    /// Counts a reconcile; `error` is the label of the error if it failed.
-    pub(crate) fn reconciled(&self, duration: Duration, error: Option<&str>) {
+    /// Counts a reconcile; `error` is the label of the error if it failed, one of
+    /// [`ERROR_LABELS`].
+    pub(crate) fn reconciled(
+        &self,
+        namespace: &str,
+        pipeline: &str,
+        duration: Duration,
+        error: Option<&str>,
+    ) {
         self.reconciles.inc();
         self.duration.observe(duration.as_secs_f64());
         if let Some(reason) = error {
-            self.errors.with_label_values(&[reason]).inc();
+            let labels = &[namespace, pipeline, reason];
+            self.errors.with_label_values(labels).inc();
         }
     }
 
@@ -182,6 +197,11 @@ impl Metrics {
         // Fails only for a pipeline that had no metrics.
         let _ = self.lost.remove_label_values(labels);
         self.scaling.forget(labels);
+        for reason in ERROR_LABELS {
+            let _ = self
+                .errors
+                .remove_label_values(&[namespace, pipeline, reason]);
+        }
     }
 }
 
@@ -219,7 +239,7 @@ mod tests {
     #[test]
     fn the_names_are_stable() {
         let metrics = Metrics::new().unwrap();
-        metrics.reconciled(Duration::from_millis(3), Some("apply"));
+        metrics.reconciled("rag", "contracts", Duration::from_millis(3), Some("apply"));
         metrics.applied(Kind::Deployment);
         metrics.observe("rag", "contracts", &status(Some(7)), None);
         metrics.lost("rag", "contracts", 0);
@@ -241,6 +261,7 @@ mod tests {
         assert!(metrics.text().contains(lag));
         metrics.observe("rag", "contracts", &status(None), None);
         assert!(!metrics.text().contains("kafka_consumer_lag{"));
+        metrics.reconciled("rag", "contracts", Duration::ZERO, Some("status"));
         metrics.forget("rag", "contracts");
         assert!(!metrics.text().contains("pipeline=\"contracts\""));
     }

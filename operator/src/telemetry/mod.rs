@@ -10,6 +10,8 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use http::{Health, serve};
+#[cfg(test)]
+pub(crate) use metrics::ERROR_LABELS;
 pub(crate) use metrics::Metrics;
 
 /// Starts the logs: text on a terminal, else one JSON object a line. `RUST_LOG` filters them.

@@ -51,6 +51,7 @@ async fn counts(State(shared): State<Shared>) -> Json<WorkerCounts> {
     Json(WorkerCounts {
         waiting_for: waiting_for.map(|stage| stage.to_string()).collect(),
         startup_seconds: shared.health.startup_seconds(),
+        retrying: shared.health.retries(),
         ..shared.metrics.counts()
     })
 }

@@ -1,5 +1,6 @@
 //! Kubernetes events: one for each change, none in a steady state. Pure.
 
+use jiff::{SignedDuration, Timestamp};
 use kube::runtime::events::{Event, EventType};
 use layra_crds::{
     IngestionPipelineStatus, ScalingMode,
@@ -16,6 +17,9 @@ use crate::{
     resources::Kind,
 };
 
+/// A pod that was ended before this time is not reported.
+const RECENT: SignedDuration = SignedDuration::from_mins(10);
+
 /// An event to publish on the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PipelineEvent {
@@ -23,6 +27,10 @@ pub(crate) struct PipelineEvent {
     pub(crate) warning: bool,
     pub(crate) reason: Reason,
     pub(crate) message: String,
+    /// It repeats what a condition says, so that an equal one need not be published again soon.
+    pub(crate) of_condition: bool,
+    /// The pod that it is about: it is published once for each.
+    pub(crate) pod: Option<String>,
 }
 
 impl PipelineEvent {
@@ -31,6 +39,8 @@ impl PipelineEvent {
             warning: false,
             reason,
             message: message.into(),
+            of_condition: false,
+            pod: None,
         }
     }
 
@@ -39,6 +49,15 @@ impl PipelineEvent {
             warning: true,
             reason,
             message: message.into(),
+            of_condition: false,
+            pod: None,
+        }
+    }
+
+    fn of_condition(self) -> Self {
+        Self {
+            of_condition: true,
+            ..self
         }
     }
 
@@ -70,7 +89,6 @@ pub(super) fn between(
     events.extend(scaled(before, after, mode));
     events.extend(scaling_problem(before, after));
     events.extend(rollout(world, manifests));
-    events.extend(index_drift(before, after));
     for type_ in [TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE, READY] {
         events.extend(condition_changed(before, after, type_));
     }
@@ -132,9 +150,13 @@ fn scaling_problem(
     let reason = Reason::from_word(&new.reason)?;
     let is_problem = matches!(
         reason,
-        Reason::PartitionStuck | Reason::IneffectiveScaleUp | Reason::InvalidSchedule
+        Reason::PartitionStuck
+            | Reason::IneffectiveScaleUp
+            | Reason::InvalidSchedule
+            | Reason::PartitionsUnread
     );
-    (is_new && is_problem).then(|| PipelineEvent::warning(reason, new.message.clone()))
+    (is_new && is_problem)
+        .then(|| PipelineEvent::warning(reason, new.message.clone()).of_condition())
 }
 
 /// A new pod template: the workers are replaced.
@@ -147,7 +169,13 @@ fn rollout(world: &World, manifests: &[Manifest]) -> Option<PipelineEvent> {
     let manifest = manifests
         .iter()
         .find(|manifest| manifest.kind == Kind::Deployment)?;
-    changes_template(manifest, live).then(|| {
+    let past = &world.past_writes;
+    // It had no effect, so this time it has none either.
+    let is_repeat = past
+        .applied
+        .iter()
+        .any(|applied| applied.write == manifest.write);
+    (!is_repeat && changes_template(manifest, live, past)).then(|| {
         PipelineEvent::normal(
             Reason::RolloutStarted,
             "The workers are being replaced because their configuration, Secrets or pod settings changed.",
@@ -155,21 +183,20 @@ fn rollout(world: &World, manifests: &[Manifest]) -> Option<PipelineEvent> {
     })
 }
 
-fn index_drift(
-    before: &IngestionPipelineStatus,
-    after: &IngestionPipelineStatus,
-) -> Option<PipelineEvent> {
-    let new = after
-        .drifted_collections
-        .iter()
-        .find(|collection| !before.drifted_collections.contains(collection))?;
-    Some(PipelineEvent::warning(
-        Reason::IndexDrift,
-        format!(
-            "The index of collection {} differs from the spec: {}.",
-            new.name, new.difference
-        ),
-    ))
+/// Pods that were ended a short time ago: a restarted operator does not report old ones again.
+pub(super) fn evicted(world: &World, now: Timestamp) -> impl Iterator<Item = PipelineEvent> {
+    let pods = world.pods.iter();
+    pods.filter_map(move |pod| {
+        let why = pod.eviction.as_ref().filter(|_| !pod.terminating)?;
+        let since = pod.unready_since?;
+        (now.duration_since(since) < RECENT).then(|| PipelineEvent {
+            pod: Some(pod.name.clone()),
+            ..PipelineEvent::warning(
+                Reason::WorkerEvicted,
+                format!("Worker {} was ended. {why}", pod.name),
+            )
+        })
+    })
 }
 
 /// A condition changed: a warning if that is a problem, a normal event when Ready becomes true.
@@ -187,12 +214,13 @@ fn condition_changed(
     if type_ == READY {
         // Its problems are those of its parts, which have events of their own.
         let became_ready = new.status == "True" && old.is_none_or(|old| old.status != "True");
-        return became_ready.then(|| PipelineEvent::normal(reason, new.message.clone()));
+        return became_ready
+            .then(|| PipelineEvent::normal(reason, new.message.clone()).of_condition());
     }
-    let is_problem =
-        new.status != "True" || reason.is_pending_workers() || reason.is_topic_setting();
+    let is_problem = new.status != "True" || reason.warns_while_true();
     let is_expected = reason == Reason::Paused || reason.progress() == Some(Progress::InProgress);
-    (is_problem && !is_expected).then(|| PipelineEvent::warning(reason, new.message.clone()))
+    (is_problem && !is_expected)
+        .then(|| PipelineEvent::warning(reason, new.message.clone()).of_condition())
 }
 
 /// The API server accepts 1024 bytes.

@@ -7,8 +7,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    reconcile::world::{Applied, Live, Write},
-    resources::{APPLIED_HASH, Kind, Workload, hash_of, is_applied},
+    reconcile::world::{Applied, Live, PastWrites, Write},
+    resources::{
+        APPLIED_HASH, Difference, Kind, Workload, differences, hash_of, is_applied,
+        with_differences,
+    },
 };
 
 /// A write that had no effect is repeated after this long.
@@ -20,45 +23,86 @@ pub(crate) struct Manifest {
     pub(crate) body: Value,
     /// Identifies the write.
     pub(crate) write: Write,
+    /// Hash of the Deployment's pod template before the write.
+    pub(crate) template_before: Option<String>,
 }
 
-/// The objects that are absent or differ. Fields that other writers added are left alone.
-pub(super) fn outdated(workload: &Workload, live: &Live) -> Vec<Manifest> {
-    [
-        compare(
-            Kind::ConfigMap,
-            &workload.config_map,
-            live.config_map.as_deref(),
-        ),
-        compare(Kind::Service, &workload.service, live.service.as_deref()),
-        compare(
-            Kind::PodDisruptionBudget,
-            &workload.disruption_budget,
-            live.disruption_budget.as_deref(),
-        ),
-        compare(
-            Kind::Deployment,
-            &workload.deployment,
-            live.deployment.as_deref(),
-        ),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// How the objects of a pipeline differ from those in the cluster.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// The objects to apply: absent, or with a difference. Fields that other writers added are left
+    /// alone.
+    pub(super) outdated: Vec<Manifest>,
+    /// What another writer changed and will change again, so that applying is futile.
+    pub(super) overridden: Vec<(Kind, Difference)>,
 }
 
-/// Whether the live Deployment has the wanted pod template.
-pub(super) fn has_template(wanted: &Deployment, live: &Live) -> bool {
-    let template = |deployment: &Deployment| value(&deployment.spec.as_ref().map(|s| &s.template));
-    live.deployment
-        .as_deref()
-        .is_some_and(|live| is_applied(&template(wanted), &template(live)))
+/// Compares all objects of a pipeline.
+pub(super) fn compare_all(workload: &Workload, live: &Live, past: &PastWrites) -> Comparison {
+    let mut comparison = Comparison::default();
+    let all = &mut comparison;
+    compare(
+        Kind::ConfigMap,
+        &workload.config_map,
+        live.config_map.as_deref(),
+        past,
+        all,
+    );
+    compare(
+        Kind::Service,
+        &workload.service,
+        live.service.as_deref(),
+        past,
+        all,
+    );
+    compare(
+        Kind::PodDisruptionBudget,
+        &workload.disruption_budget,
+        live.disruption_budget.as_deref(),
+        past,
+        all,
+    );
+    compare(
+        Kind::Deployment,
+        &workload.deployment,
+        live.deployment.as_deref(),
+        past,
+        all,
+    );
+    comparison
+}
+
+/// Whether the live Deployment has the wanted pod template, or what another writer makes of it.
+pub(super) fn has_template(wanted: &Deployment, live: &Live, past: &PastWrites) -> bool {
+    let wanted = with_differences(value(wanted), past.overrides(Kind::Deployment));
+    live.deployment.as_deref().is_some_and(|live| {
+        is_applied(
+            &wanted["spec"]["template"],
+            &value(live)["spec"]["template"],
+        )
+    })
 }
 
 /// Whether applying the manifest replaces the pods.
-pub(super) fn changes_template(manifest: &Manifest, live: &Deployment) -> bool {
-    let template = value(&live.spec.as_ref().map(|spec| &spec.template));
-    !is_applied(&manifest.body["spec"]["template"], &template)
+pub(super) fn changes_template(manifest: &Manifest, live: &Deployment, past: &PastWrites) -> bool {
+    let expected = with_differences(manifest.body.clone(), past.overrides(manifest.kind));
+    !is_applied(
+        &expected["spec"]["template"],
+        &value(live)["spec"]["template"],
+    )
+}
+
+/// Where the pod template of the live Deployment differs from the manifest's.
+pub(super) fn template_difference(manifest: &Manifest, live: &Deployment) -> Option<Difference> {
+    let template = |object: &Value| json!({"spec": {"template": object["spec"]["template"]}});
+    differences(&template(&manifest.body), &template(&value(live)))
+        .into_iter()
+        .next()
+}
+
+/// Hash of a Deployment's pod template.
+pub(crate) fn template_hash(deployment: &Deployment) -> String {
+    hash_of(&value(deployment)["spec"]["template"])
 }
 
 /// Drops the writes that were made just before and had no effect: the watch cache has not seen them
@@ -79,18 +123,34 @@ pub(super) fn without_repeats(
         .collect()
 }
 
-fn compare<K: Serialize>(kind: Kind, wanted: &K, live: Option<&K>) -> Option<Manifest> {
+fn compare<K: Serialize>(
+    kind: Kind,
+    wanted: &K,
+    live: Option<&K>,
+    past: &PastWrites,
+    all: &mut Comparison,
+) {
     let mut body = value(wanted);
     // The hash detects what the comparison cannot: a field that is no longer part of the object.
     let hash = hash_of(&body);
     body["metadata"]["annotations"] = json!({ APPLIED_HASH: hash });
     let current = live.map(|live| value(live));
-    if current
-        .as_ref()
-        .is_some_and(|current| is_applied(&body, current))
-    {
-        return None;
+    if let Some(current) = &current {
+        if is_applied(&body, current) {
+            return;
+        }
+        let overrides = past.overrides(kind);
+        if !overrides.is_empty() && is_applied(&with_differences(body.clone(), overrides), current)
+        {
+            let first = differences(&body, current).into_iter().next();
+            all.overridden.extend(first.map(|first| (kind, first)));
+            return;
+        }
     }
+    let template_before = current
+        .as_ref()
+        .filter(|_| kind == Kind::Deployment)
+        .map(|current| hash_of(&current["spec"]["template"]));
     let onto = current.map(|current| {
         let metadata = &current["metadata"];
         hash_of(&[
@@ -100,11 +160,12 @@ fn compare<K: Serialize>(kind: Kind, wanted: &K, live: Option<&K>) -> Option<Man
             &metadata["annotations"],
         ])
     });
-    Some(Manifest {
+    all.outdated.push(Manifest {
         kind,
         body,
         write: Write { kind, hash, onto },
-    })
+        template_before,
+    });
 }
 
 fn value(object: &impl Serialize) -> Value {
@@ -119,8 +180,13 @@ mod tests {
     use super::*;
     use crate::{
         fixtures,
+        reconcile::world::Override,
         resources::{self, Inputs},
     };
+
+    fn outdated(workload: &Workload, live: &Live) -> Vec<Manifest> {
+        compare_all(workload, live, &PastWrites::default()).outdated
+    }
 
     fn workload(replicas: i32) -> Workload {
         let inputs = Inputs {
@@ -174,7 +240,7 @@ mod tests {
         let live = applied(&workload(1));
         assert_eq!(kinds(&outdated(&workload(2), &live)), [Kind::Deployment]);
         assert!(
-            has_template(&workload(2).deployment, &live),
+            has_template(&workload(2).deployment, &live, &PastWrites::default()),
             "scaling is not a rollout"
         );
     }
@@ -215,5 +281,50 @@ mod tests {
         );
         let another = outdated(&workload(3), &live);
         assert_eq!(without_repeats(another.clone(), &repeated, soon), another);
+    }
+
+    #[test]
+    fn what_a_webhook_makes_of_a_write_is_accepted_until_something_else_differs() {
+        let mut live = applied(&workload(1));
+        let image = |live: &mut Live, image: &str| {
+            let mut deployment = live.deployment.as_deref().unwrap().clone();
+            let template = &mut deployment.spec.as_mut().unwrap().template;
+            let pod = template.spec.as_mut().unwrap();
+            pod.containers[0].image = Some(image.to_owned());
+            live.deployment = Some(Arc::new(deployment));
+        };
+        image(&mut live, "registry.local/worker:1");
+        let first = outdated(&workload(1), &live);
+        assert_eq!(kinds(&first), [Kind::Deployment]);
+
+        // The API server returned the object as the webhook changed it.
+        let returned = value(live.deployment.as_deref().unwrap());
+        let past = PastWrites {
+            overrides: vec![Override {
+                kind: Kind::Deployment,
+                differences: differences(&first[0].body, &returned),
+            }],
+            ..PastWrites::default()
+        };
+        let settled = compare_all(&workload(1), &live, &past);
+        assert_eq!(settled.outdated, []);
+        let (kind, difference) = &settled.overridden[0];
+        assert_eq!(*kind, Kind::Deployment);
+        assert_eq!(
+            difference.to_string(),
+            r#"spec.template.spec.containers[0].image is "registry.local/worker:1", not "worker:1""#
+        );
+        assert!(has_template(&workload(1).deployment, &live, &past));
+
+        let scaled = compare_all(&workload(2), &live, &past);
+        assert_eq!(kinds(&scaled.outdated), [Kind::Deployment]);
+        assert!(
+            has_template(&workload(2).deployment, &live, &past),
+            "scaling is no rollout"
+        );
+
+        image(&mut live, "somebody/else:1");
+        assert!(!has_template(&workload(1).deployment, &live, &past));
+        assert_eq!(compare_all(&workload(1), &live, &past).outdated.len(), 1);
     }
 }

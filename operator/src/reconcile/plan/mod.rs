@@ -10,12 +10,14 @@ mod fleet;
 mod manifests;
 mod manual;
 mod model;
+mod refusals;
 mod scaling;
 mod template;
 mod topic;
 mod vector_store;
 mod warnings;
 mod workers;
+mod writes;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -36,11 +38,11 @@ use crate::{
     resources::{self, Inputs, Kind, Workload},
 };
 use conditions::{Status, Verdict};
-
 use template::Template;
+use writes::{Objects, Writes};
 
 pub(crate) use events::{PipelineEvent, topic_changed};
-pub(crate) use manifests::Manifest;
+pub(crate) use manifests::{Manifest, template_hash};
 pub(crate) use template::DryRun;
 
 /// The changes to make and the state to report.
@@ -72,6 +74,12 @@ impl Plan {
         conditions::find(&self.status.conditions, READY)
             .is_some_and(|condition| condition.status == "True")
     }
+
+    /// Drops the event for a rollout that did not happen.
+    pub(crate) fn forget_rollout(&mut self) {
+        self.events
+            .retain(|event| event.reason != Reason::RolloutStarted);
+    }
 }
 
 /// The changes to make to Kafka, in order.
@@ -83,8 +91,8 @@ pub(crate) fn topic_actions(
     if pipeline.spec.paused {
         return Vec::new();
     }
-    let failure = world.past_writes.topic_failure.as_ref();
-    topic::plan(&pipeline.spec.source.kafka, &world.topics, failure, now).0
+    let failures = &world.past_writes.topic_failures;
+    topic::plan(&pipeline.spec.source.kafka, &world.topics, failures, now).0
 }
 
 /// Plans a reconcile of a pipeline. `memory` is the autoscaler's state after the last plan.
@@ -109,7 +117,8 @@ pub(crate) fn plan(
         replicas: scaling.replicas,
         grace_seconds: grace_seconds.unwrap_or_else(|| scaling::grace_seconds(&scaling.status)),
     })?;
-    let template_current = manifests::has_template(&workload.deployment, &world.live);
+    let past = &world.past_writes;
+    let template_current = manifests::has_template(&workload.deployment, &world.live, past);
     let template = Template::judge(
         &workload,
         world,
@@ -121,15 +130,25 @@ pub(crate) fn plan(
     if template.refusal.is_some() {
         workload.deployment = template::with_live_template(workload.deployment, &world.live);
     }
-    let outdated = manifests::outdated(&workload, &world.live);
-    let outdated = template.without_refused(outdated, &world.live, scaling.replicas);
-    let outdated_kinds = outdated.iter().map(|manifest| manifest.kind).collect();
-    let mut manifests = manifests::without_repeats(outdated, &world.past_writes.applied, now);
+    let objects = Objects {
+        pipeline,
+        world,
+        before: &before,
+        scaling: &scaling,
+        template_current,
+        now,
+    };
+    let Writes {
+        mut manifests,
+        mut dry_run,
+        outdated,
+        workers,
+    } = objects.plan(&workload, template);
 
     let (mut topic_actions, topic) = topic::plan(
         &spec.source.kafka,
         &world.topics,
-        world.past_writes.topic_failure.as_ref(),
+        &world.past_writes.topic_failures,
         now,
     );
     let topic = adopted::judge(
@@ -139,27 +158,29 @@ pub(crate) fn plan(
         conditions::find(&before.conditions, TOPIC_READY).and_then(Verdict::of),
     );
     let verdicts = Verdicts {
-        vector_store: vector_store::judge(&world.indexes),
-        workers: template.refusal.unwrap_or_else(|| {
-            workers::judge(
-                spec,
-                world,
-                scaling.replicas,
-                template_current,
-                conditions::find(&before.conditions, WORKERS_AVAILABLE).and_then(Verdict::of),
-            )
-        }),
+        vector_store: vector_store::judge(
+            &world.indexes,
+            conditions::find(&before.conditions, VECTOR_STORE_READY),
+            pipeline.metadata.generation,
+        ),
+        workers,
         scaling: scaling.verdict,
         topic,
     };
 
-    let mut dry_run = template.dry_run;
     if spec.paused {
         manifests.clear();
         topic_actions.clear();
         dry_run = None;
     }
     let deletion_costs = deletion_costs(world, &manifests, scaling.replicas);
+    let drifted = match &world.indexes {
+        Ok(report) => vector_store::drifted(report),
+        Err(_) => (
+            before.drifted_collection_count,
+            before.drifted_collections.clone(),
+        ),
+    };
     let status = IngestionPipelineStatus {
         observed_generation: pipeline.metadata.generation,
         conditions: conditions::update(
@@ -172,19 +193,18 @@ pub(crate) fn plan(
         lag: world.lag(),
         scaling: Some(scaling.status),
         model: model::status(before.model.as_ref(), world),
-        drifted_collections: match &world.indexes {
-            Ok(report) => report.drifted.clone(),
-            Err(_) => before.drifted_collections.clone(),
-        },
+        drifted_collection_count: drifted.0,
+        drifted_collections: drifted.1,
         ..workers_status(world)
     };
     let mut events = events::between(&before, &status, world, &manifests, spec.scaling.mode);
     events.extend(warnings::of_new_spec(pipeline, &before));
+    events.extend(events::evicted(world, now));
     Ok(Plan {
         topic_actions,
         manifests,
         dry_run,
-        outdated: outdated_kinds,
+        outdated,
         deletion_costs,
         recorded_replicas: scaling.record,
         decision: scaling.decision,
@@ -204,7 +224,9 @@ fn workload<'a>(
 ) -> Result<Workload, ConfigError> {
     let current = live_grace(world).filter(|_| !world.pods.is_empty());
     let unchanged = resources::build(pipeline, &inputs(current))?;
-    if current.is_none() || manifests::has_template(&unchanged.deployment, &world.live) {
+    if current.is_none()
+        || manifests::has_template(&unchanged.deployment, &world.live, &world.past_writes)
+    {
         return Ok(unchanged);
     }
     resources::build(pipeline, &inputs(None))

@@ -23,6 +23,9 @@ const GRACE_PER_WORK: f64 = 2.0;
 const SHORTEST_GRACE: u32 = 120;
 const LONGEST_GRACE: u32 = 6 * 3600;
 
+/// Partitions that a message names.
+const MOST_NAMED: usize = 5;
+
 /// A scaling decision in the operator's types.
 pub(super) struct Scaling {
     pub(super) replicas: i32,
@@ -175,6 +178,9 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
         );
         return Verdict::yes(Reason::PartitionStuck, message);
     }
+    if let Some(message) = unread(world) {
+        return Verdict::yes(Reason::PartitionsUnread, message);
+    }
     let has = |limit| decision.limits.contains(&limit);
     let (reason, message) = if has(Limit::IneffectiveScaleUp) {
         (
@@ -208,6 +214,21 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
         )
     };
     Verdict::yes(reason, message)
+}
+
+/// Which partitions could not be read, and why not.
+fn unread(world: &World) -> Option<String> {
+    let unread = &world.backlog.as_ref().ok()?.unread;
+    let (_, why) = unread.first_key_value()?;
+    let names = partitions(&unread.keys().copied().collect::<Vec<_>>());
+    let more = match names.len().saturating_sub(MOST_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "The offsets of {}{more} cannot be read: {why}. The others count, and no worker is stopped. Check the brokers.",
+        names[..names.len().min(MOST_NAMED)].join(", ")
+    ))
 }
 
 /// The status keeps the explanation of a decision until the decision or its reason changes.

@@ -156,7 +156,8 @@ fn refused_before(before: &[Condition], generation: Option<i64>) -> Option<Verdi
     })
 }
 
-fn sentence(text: &str) -> String {
+/// The text with a final period.
+pub(super) fn sentence(text: &str) -> String {
     let text = text.trim();
     let end = if text.ends_with(['.', '!', '?']) {
         ""

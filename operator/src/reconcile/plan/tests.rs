@@ -223,7 +223,9 @@ fn index_drift_is_listed_and_published_once() {
     };
     world.indexes = Ok(IndexReport {
         collections: 2,
-        drifted: vec![drifted.clone()],
+        checked: 2,
+        drifted: 1,
+        examples: vec![drifted.clone()],
     });
     let plan = step(&pipeline, &world);
     assert_eq!(condition(&plan, VECTOR_STORE_READY).reason, "IndexDrift");
@@ -436,3 +438,6 @@ fn the_time_of_the_last_scaling_is_kept() {
     let changed = plan.status.scaling.unwrap().last_scale_time.unwrap();
     assert_eq!(changed.0, now());
 }
+
+mod history;
+mod obstacles;

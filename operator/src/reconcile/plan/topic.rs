@@ -14,6 +14,8 @@ use crate::{
 
 /// A refused change is retried after this long: the cause may be gone.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(30);
+/// A failure that is older is forgotten: it was retried, or the topic exists.
+const FORGET_AFTER: SignedDuration = SignedDuration::from_mins(5);
 /// Retention of the tasks: long, so that none is deleted before it is processed, for example during
 /// a long outage.
 const TASK_RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -22,7 +24,7 @@ const TASK_RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
 pub(super) fn plan(
     kafka: &KafkaSource,
     topics: &Result<Topics, Problem>,
-    failure: Option<&TopicFailure>,
+    failures: &[TopicFailure],
     now: Timestamp,
 ) -> (Vec<TopicAction>, Verdict) {
     let topics = match topics {
@@ -54,7 +56,16 @@ pub(super) fn plan(
         );
         return (Vec::new(), verdict);
     }
-    if let Some(failure) = failure.filter(|failure| failure.topic == first.topic()) {
+    let failure_of = |action: &TopicAction| {
+        failures.iter().find(|failure| {
+            failure.topic == action.topic() && now.duration_since(failure.at) < FORGET_AFTER
+        })
+    };
+    // Each topic waits for its own retry: a refusal of one delays no other.
+    let is_due = |action: &TopicAction| {
+        failure_of(action).is_none_or(|failure| now.duration_since(failure.at) >= RETRY_AFTER)
+    };
+    if let Some(failure) = wanted.iter().find_map(failure_of) {
         let verdict = Verdict::no(
             Reason::TopicChangeFailed,
             format!(
@@ -62,8 +73,8 @@ pub(super) fn plan(
                 failure.topic, failure.message
             ),
         );
-        let due = now.duration_since(failure.at) >= RETRY_AFTER;
-        return (if due { wanted } else { Vec::new() }, verdict);
+        let due = wanted.into_iter().filter(is_due).collect();
+        return (due, verdict);
     }
     let verdict = match first {
         TopicAction::Create { topic, .. } => Verdict::no(
@@ -172,7 +183,7 @@ mod tests {
         kafka: &KafkaSource,
         tasks: TopicState,
         dead_letters: TopicState,
-        failure: Option<&TopicFailure>,
+        failures: &[TopicFailure],
     ) -> (Vec<TopicAction>, Verdict) {
         plan(
             kafka,
@@ -182,7 +193,7 @@ mod tests {
                 ranges: tasks,
                 dead_letters,
             }),
-            failure,
+            failures,
             now(),
         )
     }
@@ -191,9 +202,9 @@ mod tests {
         Timestamp::from_second(1_000_000).unwrap()
     }
 
-    fn failed(seconds_ago: i64) -> TopicFailure {
+    fn failed(topic: &str, seconds_ago: i64) -> TopicFailure {
         TopicFailure {
-            topic: "task_generation".into(),
+            topic: topic.into(),
             at: now() - SignedDuration::from_secs(seconds_ago),
             message: "Broker: Policy violation".into(),
         }
@@ -201,7 +212,7 @@ mod tests {
 
     #[test]
     fn absent_topics_are_created() {
-        let (actions, verdict) = step(&kafka(), TopicState::Absent, TopicState::Absent, None);
+        let (actions, verdict) = step(&kafka(), TopicState::Absent, TopicState::Absent, &[]);
         insta::assert_debug_snapshot!(actions);
         assert_eq!(verdict.reason, Reason::TopicCreating);
     }
@@ -224,7 +235,7 @@ mod tests {
                 .collect();
             values.join(" and ")
         };
-        let (actions, _) = step(&kafka, TopicState::Absent, TopicState::Absent, None);
+        let (actions, _) = step(&kafka, TopicState::Absent, TopicState::Absent, &[]);
         for (index, retention) in [(0, "86400000"), (1, "86400000"), (2, "-1")] {
             assert_eq!(setting(&actions, index, "retention.ms"), retention);
             assert_eq!(setting(&actions, index, "max.message.bytes"), "9");
@@ -238,7 +249,7 @@ mod tests {
             &kafka(),
             TopicState::Present { partitions: 4 },
             PRESENT,
-            None,
+            &[],
         );
         let expected =
             ["task_generation", "task_generation.ranges"].map(|topic| TopicAction::AddPartitions {
@@ -255,7 +266,7 @@ mod tests {
             &kafka(),
             TopicState::Present { partitions: 12 },
             PRESENT,
-            None,
+            &[],
         );
         assert!(actions.is_empty());
         assert_eq!(
@@ -270,22 +281,25 @@ mod tests {
             replication_factor: 3,
             ..kafka()
         };
-        let (actions, verdict) = step(&kafka, TopicState::Absent, TopicState::Absent, None);
+        let (actions, verdict) = step(&kafka, TopicState::Absent, TopicState::Absent, &[]);
         assert!(actions.is_empty());
         assert_eq!(verdict.reason, Reason::ReplicationFactorTooHigh);
 
-        let (_, verdict) = step(&kafka, PRESENT, PRESENT, None);
+        let (_, verdict) = step(&kafka, PRESENT, PRESENT, &[]);
         assert!(verdict.is_true(), "existing topics stay as they are");
     }
 
     #[test]
     fn a_refused_change_is_retried_after_half_a_minute() {
         let absent = TopicState::Absent;
-        let (actions, verdict) = step(&kafka(), absent, PRESENT, Some(&failed(10)));
+        let failed = |seconds| {
+            ["task_generation", "task_generation.ranges"].map(|topic| failed(topic, seconds))
+        };
+        let (actions, verdict) = step(&kafka(), absent, PRESENT, &failed(10));
         assert!(actions.is_empty());
         assert_eq!(verdict.reason, Reason::TopicChangeFailed);
 
-        let (actions, verdict) = step(&kafka(), absent, PRESENT, Some(&failed(30)));
+        let (actions, verdict) = step(&kafka(), absent, PRESENT, &failed(30));
         assert_eq!(actions.len(), 2);
         assert_eq!(
             verdict.reason,
@@ -295,9 +309,32 @@ mod tests {
     }
 
     #[test]
+    fn every_refused_change_is_reported_and_waits_whichever_topic_it_is_of() {
+        let absent = TopicState::Absent;
+        let topics = [
+            "task_generation",
+            "task_generation.ranges",
+            "task_generation.dlq",
+        ];
+        for refused in topics {
+            let (actions, verdict) = step(&kafka(), absent, absent, &[failed(refused, 10)]);
+            assert_eq!(verdict.reason, Reason::TopicChangeFailed, "{refused}");
+            let words = format!("Topic {refused} cannot be created or extended: Broker: Policy");
+            assert!(verdict.message.starts_with(&words), "{}", verdict.message);
+            let left: Vec<&str> = actions.iter().map(TopicAction::topic).collect();
+            let others = topics.into_iter().filter(|topic| *topic != refused);
+            assert_eq!(left, others.collect::<Vec<_>>(), "the others do not wait");
+        }
+        let all = topics.map(|topic| failed(topic, 10));
+        let (actions, verdict) = step(&kafka(), absent, absent, &all);
+        assert_eq!(actions, [], "nothing is repeated every second");
+        assert!(verdict.message.contains("Topic task_generation cannot"));
+    }
+
+    #[test]
     fn an_old_failure_does_not_count_once_the_topics_exist() {
         assert!(
-            step(&kafka(), PRESENT, PRESENT, Some(&failed(10)))
+            step(&kafka(), PRESENT, PRESENT, &[failed("task_generation", 10)])
                 .1
                 .is_true()
         );
@@ -306,7 +343,7 @@ mod tests {
     #[test]
     fn with_kafka_unreachable_the_topics_are_unknown_and_nothing_is_attempted() {
         let topics = Err(Problem::new(Reason::KafkaUnreachable, "no"));
-        let (actions, verdict) = plan(&kafka(), &topics, None, now());
+        let (actions, verdict) = plan(&kafka(), &topics, &[], now());
         assert!(actions.is_empty());
         assert_eq!(verdict.status, Status::Unknown);
     }

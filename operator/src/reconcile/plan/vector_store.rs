@@ -1,5 +1,8 @@
 //! The condition VectorStoreReady. Pure.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use layra_crds::DriftedCollection;
+
 use super::conditions::Verdict;
 use crate::{
     milvus::IndexReport,
@@ -7,32 +10,82 @@ use crate::{
 };
 
 /// Another index than the spec's does not make the condition false: searches work, only slower or
-/// less exact. The reason shows it, and the status lists the collections.
-pub(super) fn judge(indexes: &Result<IndexReport, Problem>) -> Verdict {
+/// less exact. The reason shows it, and the status lists some of the collections. Until the first
+/// check of a restarted operator the condition of the same generation holds.
+pub(super) fn judge(
+    indexes: &Result<IndexReport, Problem>,
+    before: Option<&Condition>,
+    generation: Option<i64>,
+) -> Verdict {
     let report = match indexes {
         Ok(report) => report,
+        Err(problem) if problem.reason == Reason::MilvusChecking => {
+            return before
+                .filter(|condition| condition.observed_generation == generation)
+                .and_then(Verdict::of)
+                .unwrap_or_else(|| Verdict::unknown(problem.reason, problem.message.clone()));
+        }
         Err(problem) => return problem.into(),
     };
-    let drifted = report.drifted.len();
-    match (report.collections, drifted) {
-        (0, _) => Verdict::yes(
-            Reason::IndexesMatch,
-            "No collection exists yet; workers create collections when needed.",
-        ),
-        (1, 0) => Verdict::yes(
-            Reason::IndexesMatch,
-            "The only collection has the index of the spec.",
-        ),
-        (all, 0) => Verdict::yes(
-            Reason::IndexesMatch,
-            format!("All {all} collections have the index of the spec."),
-        ),
-        (all, _) => Verdict::yes(
+    let (all, checked) = (report.collections, report.checked);
+    if let Some(example) = report.examples.first() {
+        return Verdict::yes(
             Reason::IndexDrift,
             format!(
-                "The index differs from the spec in {drifted} of {all} collections, for example {}: {}. Searches work; status.driftedCollections lists every difference.",
-                report.drifted[0].name, report.drifted[0].difference
+                "The index differs from the spec in {} of {all} collections, for example {}: {}. Searches work; status.driftedCollections lists the first differences.",
+                report.drifted, example.name, example.difference
             ),
+        );
+    }
+    let message = match all {
+        0 => "No collection exists yet; workers create collections when needed.".to_owned(),
+        1 if checked == 1 => "The only collection has the index of the spec.".to_owned(),
+        _ if checked == all => format!("All {all} collections have the index of the spec."),
+        _ => format!(
+            "{checked} of {all} collections were checked so far and have the index of the spec."
         ),
+    };
+    Verdict::yes(Reason::IndexesMatch, message)
+}
+
+/// The drifted collections in the status: their number, and the first of them.
+pub(super) fn drifted(report: &IndexReport) -> (Option<i64>, Vec<DriftedCollection>) {
+    let count = i64::try_from(report.drifted).unwrap_or(i64::MAX);
+    ((count > 0).then_some(count), report.examples.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use layra_crds::condition_types::VECTOR_STORE_READY;
+
+    use super::*;
+    use crate::reconcile::plan::conditions::{Status, update};
+
+    #[test]
+    fn a_restarted_operator_keeps_the_condition_until_its_first_check() {
+        let checking = Err(Problem::new(Reason::MilvusChecking, "being checked"));
+        let at = Timestamp::UNIX_EPOCH;
+        let ready = Verdict::yes(Reason::IndexesMatch, "All 2 collections ...");
+        let before = update(&[], vec![(VECTOR_STORE_READY, ready.clone())], Some(3), at);
+        assert_eq!(judge(&checking, before.first(), Some(3)), ready);
+        let edited = judge(&checking, before.first(), Some(4));
+        assert_eq!(
+            (edited.status, edited.reason),
+            (Status::Unknown, Reason::MilvusChecking)
+        );
+        assert_eq!(judge(&checking, None, Some(1)).status, Status::Unknown);
+    }
+
+    #[test]
+    fn an_unfinished_check_is_shown() {
+        let report = IndexReport {
+            collections: 1_200,
+            checked: 500,
+            ..IndexReport::default()
+        };
+        let verdict = judge(&Ok(report), None, None);
+        assert!(verdict.is_true());
+        assert!(verdict.message.starts_with("500 of 1200 collections"));
     }
 }

@@ -1,5 +1,8 @@
 //! The condition WorkersAvailable, from the status of the Deployment and of its pods. Pure.
 
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ContainerStatus};
 use layra_crds::IngestionPipelineSpec;
 
@@ -13,15 +16,42 @@ use crate::{
     resources::FETCH_MODEL,
 };
 
-/// The verdict on the workers. `template_current`: the live Deployment has the wanted pod template.
-/// `previous` is the last verdict.
-pub(super) fn judge(
-    spec: &IngestionPipelineSpec,
-    world: &World,
-    desired: i32,
-    template_current: bool,
-    previous: Option<Verdict>,
-) -> Verdict {
+/// Workers that were ready may be unready for this long before the servers that they wait for are
+/// named: one lost answer is not an outage.
+const SHORT_WAIT: SignedDuration = SignedDuration::from_secs(30);
+/// A start may take this many times the learned time.
+const TIMES_THE_STARTUP: f64 = 3.0;
+
+/// What the verdict depends on in addition to the spec and the world.
+pub(super) struct Situation {
+    pub(super) desired: i32,
+    /// The live Deployment has the wanted pod template.
+    pub(super) template_current: bool,
+    /// What another writer changed in the objects, and changes again with every write.
+    pub(super) overridden: Option<String>,
+    /// What another client changed back after the last write of the pod template.
+    pub(super) reverted: Option<String>,
+    /// The last verdict.
+    pub(super) previous: Option<Verdict>,
+    /// How long a worker takes to start, in seconds.
+    pub(super) startup_seconds: f64,
+    pub(super) now: Timestamp,
+}
+
+/// The verdict on the workers.
+pub(super) fn judge(spec: &IngestionPipelineSpec, world: &World, situation: &Situation) -> Verdict {
+    let mut verdict = of_workers(spec, world, situation);
+    if let Some(overridden) = &situation.overridden {
+        verdict.message = format!("{} {overridden}", verdict.message);
+        if matches!(verdict.reason, Reason::WorkersReady | Reason::ScaledToZero) {
+            verdict.reason = Reason::ChangedByOthers;
+        }
+    }
+    verdict
+}
+
+fn of_workers(spec: &IngestionPipelineSpec, world: &World, situation: &Situation) -> Verdict {
+    let desired = situation.desired;
     if let Some(problem) = world
         .secrets
         .iter()
@@ -33,13 +63,24 @@ pub(super) fn judge(
         .live
         .deployment
         .as_deref()
-        .filter(|_| template_current)
+        .filter(|_| situation.template_current)
     else {
-        return rolling_out();
+        return match &situation.reverted {
+            Some(reverted) => Verdict::no(Reason::ChangedByOthers, reverted.clone()),
+            None => rolling_out(),
+        };
     };
     let replicas = Replicas::of(deployment);
-    if let Some(problem) = pods_problem(spec, world) {
-        return if replicas.ready > 0 && problem.reason.is_pending_workers() {
+    let previous = situation.previous.as_ref();
+    let pods = running(world);
+    if let Some(problem) = pods_problem(spec, &pods) {
+        let is_rolled_out = if replicas.is_stale {
+            previous.is_some_and(Verdict::is_true)
+        } else {
+            replicas.updated >= replicas.total
+        };
+        // One of many workers has a problem, and the others do the work.
+        return if replicas.ready > 0 && is_rolled_out {
             let message = format!("{} {}", replicas.sentence(desired), problem.message);
             Verdict::yes(problem.reason, message)
         } else {
@@ -52,29 +93,138 @@ pub(super) fn judge(
         return Verdict::no(Reason::WorkersCannotStart, message);
     }
     if replicas.is_stale {
-        return previous.unwrap_or_else(rolling_out);
+        return situation.previous.clone().unwrap_or_else(rolling_out);
     }
     if replicas.updated < replicas.total {
-        return Verdict::no(
-            Reason::RolloutInProgress,
-            format!(
-                "{} of {} workers have the current configuration.",
-                replicas.updated, replicas.total
-            ),
+        let progress = format!(
+            "{} of {} workers have the current configuration.",
+            replicas.updated, replicas.total
         );
+        return match deadline_exceeded(deployment) {
+            Some(why) => Verdict::no(
+                Reason::ProgressDeadlineExceeded,
+                format!("{progress} The Deployment makes no progress: {why}"),
+            ),
+            None => Verdict::no(Reason::RolloutInProgress, progress),
+        };
     }
     match (desired, replicas.ready) {
         (0, _) => Verdict::yes(Reason::ScaledToZero, "No workers are needed."),
-        (1, 0) => Verdict::no(
-            Reason::WorkersStarting,
-            "1 worker is starting; it is not ready yet.",
-        ),
-        (_, 0) => Verdict::no(
-            Reason::WorkersStarting,
-            format!("{desired} workers are starting; none is ready yet."),
-        ),
+        (_, 0) => starting(deployment, world, &pods, situation),
         (_, _) => Verdict::yes(Reason::WorkersReady, replicas.sentence(desired)),
     }
+}
+
+/// The workers that are to run: those that are being deleted or were evicted are no problem of
+/// theirs.
+fn running(world: &World) -> Vec<&WorkerPod> {
+    let pods = world.pods.iter();
+    pods.filter(|pod| !pod.terminating && !pod.ended).collect()
+}
+
+/// No worker is ready: they start, wait for a server, or do not get ready at all.
+fn starting(
+    deployment: &Deployment,
+    world: &World,
+    pods: &[&WorkerPod],
+    situation: &Situation,
+) -> Verdict {
+    let desired = situation.desired;
+    let unready_since = pods.iter().filter_map(|pod| pod.unready_since).min();
+    let unready_for = unready_since.map(|since| situation.now.duration_since(since));
+    if unready_for.is_some_and(|time| time >= SHORT_WAIT)
+        && let Some(verdict) = waiting_for_servers(world, pods, situation.previous.as_ref())
+    {
+        return verdict;
+    }
+    let spec = deployment.spec.as_ref();
+    let deadline = spec.and_then(|spec| spec.progress_deadline_seconds);
+    let limit =
+        (TIMES_THE_STARTUP * situation.startup_seconds).max(f64::from(deadline.unwrap_or(600)));
+    if unready_for.is_some_and(|time| time.as_secs_f64() > limit) {
+        let message = format!(
+            "{} in {limit:.0} s.{} The events and the log of the pods have the cause.",
+            match desired {
+                1 => "The worker did not become ready".to_owned(),
+                _ => format!("None of {desired} workers became ready"),
+            },
+            containers_wait(pods),
+        );
+        return Verdict::no(Reason::ProgressDeadlineExceeded, message);
+    }
+    Verdict::no(
+        Reason::WorkersStarting,
+        match desired {
+            1 => "1 worker is starting; it is not ready yet.".to_owned(),
+            _ => format!("{desired} workers are starting; none is ready yet."),
+        },
+    )
+}
+
+/// The workers wait for servers: busy ones with all their work, or new ones that start.
+fn waiting_for_servers(
+    world: &World,
+    pods: &[&WorkerPod],
+    previous: Option<&Verdict>,
+) -> Option<Verdict> {
+    let counts = || pods.iter().filter_map(|pod| world.counts.get(&pod.name));
+    let servers = counts().flat_map(|counts| &counts.waiting_for);
+    let servers: BTreeSet<&str> = servers.map(String::as_str).collect();
+    let retries = counts().flat_map(|counts| &counts.retrying);
+    let retries: BTreeSet<&str> = retries.map(String::as_str).collect();
+    if servers.is_empty() && retries.is_empty() {
+        // One lost answer of a worker changes nothing.
+        let waited = previous.filter(|verdict| verdict.reason == Reason::WorkersWaiting);
+        return waited.filter(|_| counts().next().is_none()).cloned();
+    }
+    // Servers' words may differ with every attempt: those that were shown first stay.
+    let stage = |retry: &&str| retry.split(':').next().unwrap_or_default().to_owned();
+    let is_shown = |verdict: &&Verdict| {
+        let has = |text: &str| verdict.message.contains(text);
+        verdict.reason == Reason::WorkersWaiting
+            && servers.iter().all(|server| has(server))
+            && retries.iter().all(|retry| has(&stage(retry)))
+    };
+    if let Some(shown) = previous.filter(is_shown) {
+        return Some(shown.clone());
+    }
+    let joined = |texts: BTreeSet<&str>| texts.into_iter().collect::<Vec<_>>().join("; ");
+    let cause = match (servers.is_empty(), retries.is_empty()) {
+        (false, true) => format!("they wait for {}", joined(servers)),
+        (true, _) => joined(retries),
+        (false, false) => format!("they wait for {}: {}", joined(servers), joined(retries)),
+    };
+    Some(Verdict::no(
+        Reason::WorkersWaiting,
+        format!(
+            "No worker is ready, {cause}. Check that the server is up, and its address and Secret.",
+        ),
+    ))
+}
+
+/// What the kubelet says about containers that do not run, for example `ContainerCreating`.
+fn containers_wait(pods: &[&WorkerPod]) -> String {
+    let reasons: BTreeSet<&str> = pods
+        .iter()
+        .flat_map(|pod| &pod.containers)
+        .filter_map(|container| waiting(container).map(|(reason, _)| reason))
+        .collect();
+    if reasons.is_empty() {
+        return String::new();
+    }
+    let reasons: Vec<&str> = reasons.into_iter().collect();
+    format!(" Their containers wait: {}.", reasons.join(", "))
+}
+
+/// Why the Deployment gave up on its rollout.
+fn deadline_exceeded(deployment: &Deployment) -> Option<&str> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let progressing = conditions.iter().find(|condition| {
+        condition.type_ == "Progressing"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+    })?;
+    progressing.message.as_deref()
 }
 
 fn rolling_out() -> Verdict {
@@ -119,14 +269,13 @@ impl Replicas {
 }
 
 /// The most severe problem that the pods report.
-fn pods_problem(spec: &IngestionPipelineSpec, world: &World) -> Option<Problem> {
-    let pods: Vec<&WorkerPod> = world.pods.iter().filter(|pod| !pod.terminating).collect();
+fn pods_problem(spec: &IngestionPipelineSpec, pods: &[&WorkerPod]) -> Option<Problem> {
     let containers = || pods.iter().flat_map(|pod| &pod.containers);
     containers()
         .find_map(image_problem)
         .or_else(|| containers().find_map(crash))
         .or_else(|| containers().find_map(cannot_start))
-        .or_else(|| pending(spec, &pods))
+        .or_else(|| pending(spec, pods))
 }
 
 fn waiting(container: &ContainerStatus) -> Option<(&str, &str)> {

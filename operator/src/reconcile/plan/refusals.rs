@@ -1,0 +1,149 @@
+//! Objects that could not be applied: the API server refused them, the request failed, or their name
+//! is taken. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use layra_crds::condition_types::WORKERS_AVAILABLE;
+
+use super::{
+    conditions::{self, Verdict},
+    manifests::Manifest,
+    template::sentence,
+};
+use crate::{
+    reconcile::{
+        reason::Reason,
+        world::{PastWrites, Refusal, RefusalCause},
+    },
+    resources::Kind,
+};
+
+/// The same object is tried again after this long: a policy may have changed.
+const RETRY_REFUSED: SignedDuration = SignedDuration::from_mins(1);
+/// A name is looked up again after this long, which costs one small read.
+const RETRY_TAKEN: SignedDuration = SignedDuration::from_secs(15);
+/// A request that fails is reported after this many attempts, which takes a few seconds.
+const ATTEMPTS_BEFORE_REPORT: u32 = 3;
+
+/// The refusals that still matter to a pipeline.
+pub(super) struct Refusals<'a> {
+    standing: Vec<&'a Refusal>,
+    /// The object's name in the messages.
+    name: &'a str,
+}
+
+impl<'a> Refusals<'a> {
+    /// Those of objects that are still to be applied, for this generation or just as before.
+    pub(super) fn standing(
+        past: &'a PastWrites,
+        outdated: &[Manifest],
+        generation: Option<i64>,
+        name: &'a str,
+    ) -> Self {
+        let stands = |refusal: &&Refusal| {
+            outdated.iter().any(|manifest| {
+                manifest.kind == refusal.kind
+                    && (refusal.generation == generation || refusal.hash == manifest.write.hash)
+            })
+        };
+        Self {
+            standing: past.refusals.iter().filter(stands).collect(),
+            name,
+        }
+    }
+
+    /// Drops the writes that were refused just before. The Deployment is not applied without the
+    /// ConfigMap that its pods read.
+    pub(super) fn without_refused(
+        &self,
+        mut outdated: Vec<Manifest>,
+        now: Timestamp,
+    ) -> Vec<Manifest> {
+        let waits = |manifest: &Manifest| {
+            self.standing.iter().any(|refusal| {
+                let retry = match refusal.cause {
+                    RefusalCause::NameTaken => RETRY_TAKEN,
+                    RefusalCause::Refused(_) if refusal.hash == manifest.write.hash => {
+                        RETRY_REFUSED
+                    }
+                    RefusalCause::Refused(_) => SignedDuration::ZERO,
+                    RefusalCause::Failed(_) => {
+                        SignedDuration::from_secs(1 << refusal.attempts.min(6)).min(RETRY_REFUSED)
+                    }
+                };
+                refusal.kind == manifest.kind && now.duration_since(refusal.at) < retry
+            })
+        };
+        let is_config_refused = self
+            .standing
+            .iter()
+            .any(|refusal| refusal.kind == Kind::ConfigMap);
+        let reads_it = |manifest: &Manifest| manifest.kind == Kind::Deployment;
+        outdated.retain(|manifest| !(waits(manifest) || is_config_refused && reads_it(manifest)));
+        outdated
+    }
+
+    /// Whether the Deployment's name belongs to something else, so that a dry run says nothing.
+    pub(super) fn has_no_deployment(&self) -> bool {
+        self.standing.iter().any(|refusal| {
+            refusal.kind == Kind::Deployment && refusal.cause == RefusalCause::NameTaken
+        })
+    }
+
+    /// The verdict on the workers, if an object cannot be applied.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        self.standing.iter().find_map(|refusal| {
+            let object = format!("{:?} {}", refusal.kind, self.name);
+            match &refusal.cause {
+                RefusalCause::NameTaken => Some(Verdict::no(
+                    Reason::NameTaken,
+                    format!(
+                        "{object} exists and does not belong to this pipeline, so the operator leaves it alone. Delete or rename it, or give the pipeline another name."
+                    ),
+                )),
+                RefusalCause::Refused(words) => Some(Verdict::no(
+                    Reason::ApplyRefused,
+                    format!(
+                        "The API server refuses {object}: {} Correct the field that it names, or the pipeline's name.",
+                        sentence(words)
+                    ),
+                )),
+                RefusalCause::Failed(words) if refusal.attempts >= ATTEMPTS_BEFORE_REPORT => {
+                    Some(Verdict::no(
+                        Reason::ApplyFailed,
+                        format!(
+                            "{object} cannot be applied: {} The operator retries.",
+                            sentence(words)
+                        ),
+                    ))
+                }
+                RefusalCause::Failed(_) => None,
+            }
+        })
+    }
+}
+
+/// A restarted operator does not know of earlier writes. Until it has repeated them, the condition of
+/// the same generation holds.
+pub(super) fn verdict_before(
+    past: &PastWrites,
+    outdated: &[Manifest],
+    before: &[Condition],
+    generation: Option<i64>,
+) -> Option<Verdict> {
+    let is_untried = |manifest: &Manifest| {
+        let applied = past.applied.iter().map(|applied| applied.write.kind);
+        let refused = past.refusals.iter().map(|refusal| refusal.kind);
+        !applied.chain(refused).any(|kind| kind == manifest.kind)
+    };
+    let condition = conditions::find(before, WORKERS_AVAILABLE)?;
+    if condition.observed_generation != generation || !outdated.iter().any(is_untried) {
+        return None;
+    }
+    Verdict::of(condition).filter(|verdict| {
+        matches!(
+            verdict.reason,
+            Reason::NameTaken | Reason::ApplyRefused | Reason::ApplyFailed
+        )
+    })
+}

@@ -1,0 +1,122 @@
+//! What is written to the API server in a reconcile, and what that and the pods say about the
+//! workers. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use layra_crds::{IngestionPipeline, IngestionPipelineStatus, condition_types::WORKERS_AVAILABLE};
+
+use super::{
+    conditions::{self, Verdict},
+    manifests::{self, Comparison, Manifest},
+    refusals::{self, Refusals},
+    scaling::Scaling,
+    template::{DryRun, Template},
+    workers::{self, Situation},
+};
+use crate::{
+    reconcile::world::World,
+    resources::{self, Kind, Workload},
+};
+
+/// A write that the watch cache does not show after this long was changed back.
+const LONGEST_WATCH_DELAY: SignedDuration = SignedDuration::from_secs(10);
+
+/// What the writes depend on.
+pub(super) struct Objects<'a> {
+    pub(super) pipeline: &'a IngestionPipeline,
+    pub(super) world: &'a World,
+    pub(super) before: &'a IngestionPipelineStatus,
+    pub(super) scaling: &'a Scaling,
+    /// The live Deployment has the wanted pod template.
+    pub(super) template_current: bool,
+    pub(super) now: Timestamp,
+}
+
+/// The writes, and the verdict on the workers.
+pub(super) struct Writes {
+    pub(super) manifests: Vec<Manifest>,
+    pub(super) dry_run: Option<DryRun>,
+    /// Kinds of objects that differ from the spec, including those whose write is not due or futile.
+    pub(super) outdated: Vec<Kind>,
+    pub(super) workers: Verdict,
+}
+
+impl Objects<'_> {
+    pub(super) fn plan(&self, workload: &Workload, template: Template) -> Writes {
+        let (world, now) = (self.world, self.now);
+        let past = &world.past_writes;
+        let generation = self.pipeline.metadata.generation;
+        let name = resources::object_name(&self.pipeline.name_any());
+        let compared = manifests::compare_all(workload, &world.live, past);
+        let overridden = compared.overridden.iter().map(|(kind, _)| *kind);
+        let wanted = template.without_refused(
+            compared.outdated.clone(),
+            &world.live,
+            self.scaling.replicas,
+        );
+        let kinds = wanted.iter().map(|manifest| manifest.kind);
+        let outdated = kinds.chain(overridden).collect();
+
+        let refusals = Refusals::standing(past, &wanted, generation, &name);
+        let not_applied = refusals.verdict().or_else(|| {
+            refusals::verdict_before(past, &wanted, &self.before.conditions, generation)
+        });
+        let workers = template.refusal.clone().or(not_applied).unwrap_or_else(|| {
+            workers::judge(&self.pipeline.spec, world, &self.situation(&compared))
+        });
+        let due = refusals.without_refused(wanted, now);
+        Writes {
+            manifests: manifests::without_repeats(due, &past.applied, now),
+            dry_run: template.dry_run.filter(|_| !refusals.has_no_deployment()),
+            outdated,
+            workers,
+        }
+    }
+
+    fn situation(&self, compared: &Comparison) -> Situation {
+        let overridden = compared.overridden.first();
+        Situation {
+            desired: self.scaling.replicas,
+            template_current: self.template_current,
+            overridden: overridden.map(|(kind, difference)| {
+                format!(
+                    "Another writer, such as an admission webhook, changes the {kind:?}: {difference}. The operator accepts it."
+                )
+            }),
+            reverted: self.reverted(&compared.outdated),
+            previous: conditions::find(&self.before.conditions, WORKERS_AVAILABLE)
+                .and_then(Verdict::of),
+            startup_seconds: self.startup_seconds(),
+            now: self.now,
+        }
+    }
+
+    /// How long a worker takes to start: learned, or assumed.
+    fn startup_seconds(&self) -> f64 {
+        let decision = self.scaling.decision.as_ref();
+        let kept = self.scaling.status.learned.as_ref();
+        decision
+            .map(|decision| decision.learned.startup_seconds)
+            .or(kept.map(|learned| learned.startup_seconds))
+            .unwrap_or(0.0)
+    }
+
+    /// What another client changed back in the pod template: the last write was a while ago, and an
+    /// equal one is due.
+    fn reverted(&self, outdated: &[Manifest]) -> Option<String> {
+        let manifest = outdated
+            .iter()
+            .find(|manifest| manifest.kind == Kind::Deployment)?;
+        let past = &self.world.past_writes;
+        let mut applied = past.applied.iter();
+        let last = applied.find(|applied| applied.write == manifest.write)?;
+        if self.now.duration_since(last.at) < LONGEST_WATCH_DELAY {
+            return None;
+        }
+        let live = self.world.live.deployment.as_deref()?;
+        let difference = manifests::template_difference(manifest, live)?;
+        Some(format!(
+            "Another client changes the Deployment back each time: {difference}. Stop it, or make its change in spec.worker."
+        ))
+    }
+}
