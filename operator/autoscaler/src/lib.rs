@@ -23,6 +23,7 @@ mod learned;
 mod memory;
 mod observation;
 mod policy;
+mod range_size;
 mod step;
 mod stuck;
 mod unknown;
@@ -61,6 +62,7 @@ pub fn decide(
 ) -> (Decision, Memory) {
     let clock = memory.watch_clock(observation.at);
     let progress = memory.learner.observe(&observation.workers);
+    memory.range_size.observe(&observation.workers);
     let backlog = clock.and_then(|()| known_backlog(observation, policy, &mut memory));
     let decision = match backlog {
         Ok(backlog) => {

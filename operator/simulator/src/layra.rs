@@ -96,6 +96,9 @@ fn worker(pod: &Pod, world: &World) -> Worker {
             longest_seconds: pod.counts.longest_seconds,
             in_flight: pod.in_flight(),
             partitions: partitions(pod.id, world),
+            // The simulated documents are not split.
+            ranges: 0.0,
+            range_pages: 0.0,
         }),
     }
 }
