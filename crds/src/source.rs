@@ -22,7 +22,9 @@ pub struct SourceSpec {
     validation = Rule::new("!has(self.deadLetterTopic) || self.deadLetterTopic != self.topic")
         .message("source.kafka.deadLetterTopic must differ from source.kafka.topic: a failed task would be consumed in an endless loop"),
     validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != self.topic")
-        .message("source.kafka.foreignMessages.topic must differ from source.kafka.topic: a forwarded message would be consumed in an endless loop")
+        .message("source.kafka.foreignMessages.topic must differ from source.kafka.topic: a forwarded message would be consumed in an endless loop"),
+    validation = Rule::new("!has(self.rangesTopic) || (self.rangesTopic != self.topic && self.rangesTopic != (has(self.deadLetterTopic) ? self.deadLetterTopic : self.topic + '.dlq') && (!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.rangesTopic != self.foreignMessages.topic))")
+        .message("source.kafka.rangesTopic must differ from the topic of the tasks, the dead-letter topic and foreignMessages.topic: their messages are no page ranges")
 )]
 pub struct KafkaSource {
     /// Comma-separated list of brokers, `host:port`. Workers and operator must reach them.
@@ -63,6 +65,13 @@ pub struct KafkaSource {
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     pub dead_letter_topic: Option<String>,
 
+    /// The topic for the page ranges of split documents. It is created if it does not exist, and no
+    /// other pipeline may read it. Default: the topic's name followed by `.ranges`. A second
+    /// pipeline that reads the same topic with another consumer group needs a name of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
+    pub ranges_topic: Option<String>,
+
     /// Handling of messages that are not document tasks: JSON objects with a `type` key.
     #[serde(default)]
     pub foreign_messages: ForeignMessages,
@@ -96,10 +105,12 @@ impl KafkaSource {
             .unwrap_or_else(|| format!("{}.dlq", self.topic))
     }
 
-    /// The topic for the page ranges of split documents.
+    /// The topic for the page ranges of split documents: the one in the spec or the default.
     #[must_use]
     pub fn ranges_topic(&self) -> String {
-        format!("{}.ranges", self.topic)
+        self.ranges_topic
+            .clone()
+            .unwrap_or_else(|| format!("{}.ranges", self.topic))
     }
 }
 

@@ -54,6 +54,7 @@ fn the_full_example_names_every_default() {
         "/worker/resources",
         "/worker/podTemplate",
         "/source/kafka/deadLetterTopic",
+        "/source/kafka/rangesTopic",
         "/embedding/model/cacheClaim",
         "/scaling/scaleDownDelaySeconds",
         "/scaling/fallback",
@@ -132,6 +133,10 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         (
             json!({"spec": {"embedding": {"model": {"tokenSecretRef": {"name": "hub"}}}}}),
             "neither uri nor adapterUri is one",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"rangesTopic": "task_generation.dlq"}}}}),
+            "source.kafka.rangesTopic must differ from",
         ),
         (
             json!({"spec": {"stores": {"milvus": {"collection": "everything"}}}}),

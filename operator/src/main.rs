@@ -134,6 +134,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         },
         metrics,
         worker_image: args.worker_image,
+        pipelines: reconcile::Pipelines::default(),
     });
     let namespaces = watched_namespaces(args.namespaces, own_namespace);
     let outcome = tokio::select! {
@@ -180,8 +181,15 @@ async fn lead(
     shared.metrics.set_leader(true);
     let halt = stop.child_token();
     let mut controllers = JoinSet::new();
-    for namespace in namespaces {
-        controllers.spawn(reconcile::run(Arc::clone(&shared), namespace, halt.clone()));
+    // All caches before the first reconcile, which looks at the pipelines of all namespaces.
+    let caches: Vec<_> = namespaces.iter().map(|_| shared.pipelines.add()).collect();
+    for (namespace, pipelines) in namespaces.into_iter().zip(caches) {
+        controllers.spawn(reconcile::run(
+            Arc::clone(&shared),
+            namespace,
+            pipelines,
+            halt.clone(),
+        ));
     }
     let outcome = tokio::select! {
         // After losing the lease the process exits: its cached state must not survive.

@@ -6,11 +6,14 @@ mod controller;
 mod counts;
 mod dry_run;
 mod observe;
+mod pipelines;
 mod plan;
 mod pods;
 mod reason;
 mod report;
+mod rivals;
 mod secrets;
+mod secrets_hash;
 mod state;
 mod stores;
 mod world;
@@ -28,6 +31,8 @@ use kube::{
 };
 use layra_crds::{ConfigError, IngestionPipeline};
 
+use tokio::sync::OnceCell;
+
 use crate::{kafka::KafkaClients, milvus::MilvusClients, resources::Kind, telemetry::Metrics};
 use secrets::SecretCache;
 use state::PipelineState;
@@ -35,6 +40,7 @@ use stores::{Stores, Triggers};
 
 pub(crate) use controller::run;
 pub(crate) use counts::client as worker_client;
+pub(crate) use pipelines::Pipelines;
 #[cfg(test)]
 pub(crate) use pods::WorkerPod;
 
@@ -61,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
     /// Image of workers whose spec names none.
     pub(crate) worker_image: String,
+    /// The pipelines of all watched namespaces.
+    pub(crate) pipelines: Pipelines,
 }
 
 /// Shared by the reconciles of one namespace.
@@ -71,6 +79,7 @@ pub(crate) struct Context {
     triggers: Triggers,
     states: Mutex<HashMap<String, PipelineState>>,
     secrets: SecretCache,
+    others_listed: OnceCell<()>,
 }
 
 impl std::ops::Deref for Context {
@@ -204,7 +213,14 @@ impl Context {
             triggers,
             states: Mutex::default(),
             secrets: SecretCache::default(),
+            others_listed: OnceCell::new(),
         }
+    }
+
+    /// Waits, once, until the pipelines of all namespaces are listed.
+    async fn others_listed(&self) {
+        let listed = || self.pipelines.wait_until_listed();
+        self.others_listed.get_or_init(listed).await;
     }
 
     /// Takes the state of a pipeline. The runtime never runs two reconciles of one pipeline at once.

@@ -83,6 +83,14 @@ reasons! {
     WorkersStarting,
     /// Workers are being replaced by others with the current configuration. Nothing to do.
     RolloutInProgress,
+    /// An older pipeline uses what this one needs for itself. The message names it and the fields to
+    /// change.
+    Conflict,
+    /// A change cuts the pipeline off from the documents that it has processed. The message has the
+    /// annotation that confirms it.
+    ChangeNotConfirmed,
+    /// Workers with the same configuration have loaded different checkpoints: pin a revision.
+    ModelDiffers,
     /// The pod template is refused: correct the field of `spec.worker` that the message names.
     TemplateRefused,
     /// A worker exited with an error. The message has its last output.
@@ -157,6 +165,9 @@ reasons! {
     ScalingRecommended,
     /// Workers are being replaced because their pod template changed.
     RolloutStarted,
+    /// New workers have loaded another checkpoint than those before, and there are vectors of the
+    /// earlier one.
+    ModelChanged,
 }
 
 impl Reason {
@@ -176,7 +187,10 @@ impl Reason {
             | Self::PartitionsIncreasing
             | Self::RolloutInProgress
             | Self::WorkersStarting => Some(Progress::InProgress),
-            Self::PartitionsDecreaseRefused | Self::TemplateRefused => Some(Progress::Stalled),
+            Self::PartitionsDecreaseRefused
+            | Self::TemplateRefused
+            | Self::Conflict
+            | Self::ChangeNotConfirmed => Some(Progress::Stalled),
             _ => None,
         }
     }
@@ -220,7 +234,12 @@ mod tests {
         };
         assert_eq!(
             with(Progress::Stalled),
-            [Reason::PartitionsDecreaseRefused, Reason::TemplateRefused]
+            [
+                Reason::PartitionsDecreaseRefused,
+                Reason::Conflict,
+                Reason::ChangeNotConfirmed,
+                Reason::TemplateRefused
+            ]
         );
         assert_eq!(
             with(Progress::InProgress),

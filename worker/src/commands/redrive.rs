@@ -127,13 +127,15 @@ pub(crate) async fn redrive(common: &Common, choice: &Choice) -> Result<Report, 
     let documents = common.documents().await?;
     let ledger = common.ledger(&documents).await?;
     let outbox = Outbox::new(&common.settings)?;
-    let topic = &common.settings.config.source.kafka.topic;
+    let kafka = &common.settings.config.source.kafka;
+    // A message of the topic of page ranges may have been rejected, too.
+    let own_topics = [kafka.topic.clone(), kafka.ranges_topic()];
 
     let mut report = Report::default();
     let mut candidates = Candidates::default();
     let mut letters = Letters::read(&common.settings);
     while let Some(message) = letters.next().await {
-        let letter = describe(&message, topic);
+        let letter = describe(&message, &own_topics);
         if !letter.is_own {
             report.foreign += 1;
         } else if is_wanted(&letter, choice) {
@@ -164,7 +166,7 @@ pub(crate) async fn redrive(common: &Common, choice: &Choice) -> Result<Report, 
         let Some(entry) = chosen.remove(&(message.partition(), message.offset())) else {
             continue;
         };
-        let letter = describe(&message, topic);
+        let letter = describe(&message, &own_topics);
         if !letter.is_complete {
             report.incomplete.push(letter);
             continue;
@@ -257,7 +259,7 @@ fn may_be_redriven(entry: Option<&Entry>, choice: &Choice) -> bool {
     }
 }
 
-fn describe(message: &OwnedMessage, topic: &str) -> Letter {
+fn describe(message: &OwnedMessage, own_topics: &[String; 2]) -> Letter {
     let header = |name| failure_header(message, name);
     let text = |name| header(name).unwrap_or_default().to_owned();
     let payload = message.payload();
@@ -270,10 +272,8 @@ fn describe(message: &OwnedMessage, topic: &str) -> Letter {
         name: parsed.map(|task| task.file.name),
         reason: text("reason"),
         message: text("message"),
-        is_own: header("origin-topic").is_some_and(|origin| {
-            // A message of the topic of page ranges may have been rejected, too.
-            matches!(origin.strip_prefix(topic), Some("" | ".ranges"))
-        }),
+        is_own: header("origin-topic")
+            .is_some_and(|origin| own_topics.iter().any(|topic| topic == origin)),
         is_complete: header("payload").is_none() && payload.is_some(),
     }
 }
@@ -471,18 +471,21 @@ mod tests {
 
     #[test]
     fn dead_letters_of_other_pipelines_and_without_their_task_are_recognised() {
+        let topics = ["tasks".to_owned(), "own.ranges".to_owned()];
         let own = ("layra-error-origin-topic", "tasks");
-        let letter = describe(&message(Some(TASK), 1, &[own]), "tasks");
+        let letter = describe(&message(Some(TASK), 1, &[own]), &topics);
         assert!(letter.is_own && letter.is_complete);
         assert_eq!(letter.file_id.as_deref(), Some("f"));
         let other = ("layra-error-origin-topic", "tasks-2");
-        let of_range = ("layra-error-origin-topic", "tasks.ranges");
-        assert!(describe(&message(Some(TASK), 1, &[of_range]), "tasks").is_own);
-        assert!(!describe(&message(Some(TASK), 1, &[other]), "tasks").is_own);
-        assert!(!describe(&message(Some(TASK), 1, &[]), "tasks").is_own);
+        let of_range = ("layra-error-origin-topic", "own.ranges");
+        assert!(describe(&message(Some(TASK), 1, &[of_range]), &topics).is_own);
+        let others_range = ("layra-error-origin-topic", "tasks.ranges");
+        assert!(!describe(&message(Some(TASK), 1, &[others_range]), &topics).is_own);
+        assert!(!describe(&message(Some(TASK), 1, &[other]), &topics).is_own);
+        assert!(!describe(&message(Some(TASK), 1, &[]), &topics).is_own);
         let left_out = ("layra-error-payload", "left out");
-        assert!(!describe(&message(None, 1, &[own, left_out]), "tasks").is_complete);
-        assert!(!describe(&message(None, 1, &[own]), "tasks").is_complete);
+        assert!(!describe(&message(None, 1, &[own, left_out]), &topics).is_complete);
+        assert!(!describe(&message(None, 1, &[own]), &topics).is_complete);
     }
 
     #[test]

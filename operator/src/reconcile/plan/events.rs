@@ -71,6 +71,7 @@ pub(super) fn between(
     events.extend(scaling_problem(before, after));
     events.extend(rollout(world, manifests));
     events.extend(index_drift(before, after));
+    events.extend(model_changed(before, after, world));
     for type_ in [TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE, READY] {
         events.extend(condition_changed(before, after, type_));
     }
@@ -172,6 +173,28 @@ fn index_drift(
     ))
 }
 
+/// New workers have loaded another checkpoint, and there are vectors of the earlier one.
+fn model_changed(
+    before: &IngestionPipelineStatus,
+    after: &IngestionPipelineStatus,
+    world: &World,
+) -> Option<PipelineEvent> {
+    let (old, new) = before.model.as_ref().zip(after.model.as_ref())?;
+    let collections = world
+        .indexes
+        .as_ref()
+        .map_or(0, |report| report.collections);
+    (old.checksum != new.checksum && collections > 0).then(|| {
+        PipelineEvent::warning(
+            Reason::ModelChanged,
+            format!(
+                "New workers have loaded the checkpoint {} instead of {}. Vectors in the {collections} existing collections cannot be compared with theirs.",
+                new.checksum, old.checksum
+            ),
+        )
+    })
+}
+
 /// A condition changed: a warning if that is a problem, a normal event when Ready becomes true.
 fn condition_changed(
     before: &IngestionPipelineStatus,
@@ -189,7 +212,8 @@ fn condition_changed(
         let became_ready = new.status == "True" && old.is_none_or(|old| old.status != "True");
         return became_ready.then(|| PipelineEvent::normal(reason, new.message.clone()));
     }
-    let is_problem = new.status != "True" || reason.is_pending_workers();
+    let is_problem =
+        new.status != "True" || reason.is_pending_workers() || reason == Reason::ModelDiffers;
     let is_expected = reason == Reason::Paused || reason.progress() == Some(Progress::InProgress);
     (is_problem && !is_expected).then(|| PipelineEvent::warning(reason, new.message.clone()))
 }

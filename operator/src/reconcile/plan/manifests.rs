@@ -83,7 +83,7 @@ fn compare<K: Serialize>(kind: Kind, wanted: &K, live: Option<&K>) -> Option<Man
     let mut body = value(wanted);
     // The hash detects what the comparison cannot: a field that is no longer part of the object.
     let hash = hash_of(&body);
-    body["metadata"]["annotations"] = json!({ APPLIED_HASH: hash });
+    body["metadata"]["annotations"][APPLIED_HASH] = json!(hash);
     let current = live.map(|live| value(live));
     if current
         .as_ref()

@@ -4,11 +4,14 @@
 //! Read [`plan`] from top to bottom: it is the whole operator on one page.
 
 mod conditions;
+mod confirmation;
+mod conflict;
 mod events;
 mod fleet;
 mod manifests;
 mod model;
 mod scaling;
+mod stall;
 mod template;
 mod topic;
 mod vector_store;
@@ -16,15 +19,16 @@ mod workers;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use layra_autoscaler::{Decision, Memory};
+use layra_autoscaler::{Decision, Memory, Phase};
 use layra_crds::{
-    ConfigError, IngestionPipeline, IngestionPipelineStatus,
+    ConfigError, IngestionPipeline, IngestionPipelineStatus, OnUpgrade,
     condition_types::{
         READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE,
     },
 };
 
 use super::{
+    pods::WorkerPod,
     reason::{Progress, Reason},
     world::World,
 };
@@ -33,9 +37,11 @@ use crate::{
     resources::{self, Inputs, Kind, Workload},
 };
 use conditions::{Status, Verdict};
+use stall::Stall;
 
 use template::Template;
 
+pub(crate) use conflict::{age, may_conflict, same_source};
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::Manifest;
 pub(crate) use template::DryRun;
@@ -82,16 +88,22 @@ pub(crate) fn plan(
     let spec = &pipeline.spec;
     let before = pipeline.status.clone().unwrap_or_default();
 
-    let scaling = scaling::plan(pipeline, world, memory, now);
+    let stall = Stall::judge(pipeline, world);
+    let scaling = match &stall {
+        Some(stall) if !spec.paused => scaling::stalled(pipeline, world, stall, now),
+        _ => scaling::plan(pipeline, world, memory, now),
+    };
     let secrets_hash = world
         .secrets_hash
         .clone()
         .unwrap_or_else(|| mounted_secrets_hash(world));
-    let mut workload = workload(pipeline, world, |grace_seconds| Inputs {
-        default_image,
+    let mut workload = workload(pipeline, world, |kept| Inputs {
+        default_image: kept.image.unwrap_or(default_image),
         secrets_hash: &secrets_hash,
         replicas: scaling.replicas,
-        grace_seconds: grace_seconds.unwrap_or_else(|| scaling::grace_seconds(&scaling.status)),
+        grace_seconds: kept
+            .grace_seconds
+            .unwrap_or_else(|| scaling::grace_seconds(&scaling.status)),
     })?;
     let template_current = manifests::has_template(&workload.deployment, &world.live);
     let template = Template::judge(
@@ -118,24 +130,24 @@ pub(crate) fn plan(
     );
     let verdicts = Verdicts {
         vector_store: vector_store::judge(&world.indexes),
-        workers: template.refusal.unwrap_or_else(|| {
-            workers::judge(
-                spec,
-                world,
-                scaling.replicas,
-                template_current,
-                conditions::find(&before.conditions, WORKERS_AVAILABLE).and_then(Verdict::of),
-            )
-        }),
+        workers: stall
+            .as_ref()
+            .map(|stall| stall.verdict.clone())
+            .or(template.refusal)
+            .unwrap_or_else(|| {
+                workers_verdict(pipeline, world, scaling.replicas, template_current)
+            }),
         scaling: scaling.verdict,
         topic,
     };
 
     let mut dry_run = template.dry_run;
-    if spec.paused {
+    if spec.paused || stall.as_ref().is_some_and(Stall::holds_objects) {
         manifests.clear();
-        topic_actions.clear();
         dry_run = None;
+    }
+    if spec.paused || stall.is_some() {
+        topic_actions.clear();
     }
     let deletion_costs = deletion_costs(world, &manifests, scaling.replicas);
     let status = IngestionPipelineStatus {
@@ -150,6 +162,7 @@ pub(crate) fn plan(
         lag: world.lag(),
         scaling: Some(scaling.status),
         model: model::status(before.model.as_ref(), world),
+        confirmed: confirmation::next(pipeline, world),
         drifted_collections: match &world.indexes {
             Ok(report) => report.drifted.clone(),
             Err(_) => before.drifted_collections.clone(),
@@ -171,20 +184,51 @@ pub(crate) fn plan(
     })
 }
 
-/// The objects of the pipeline. The termination grace period depends on the longest work measured,
-/// and it is part of the pod template. It changes only when there are no pods, or when they are
-/// replaced for another reason.
+/// What the workers keep until they are replaced for another reason.
+#[derive(Clone, Copy, Default)]
+struct Kept<'a> {
+    /// The termination grace period depends on the longest work measured. It changes only when there
+    /// are no pods, or when they are replaced.
+    grace_seconds: Option<u32>,
+    /// The image of an earlier version of the operator, while a worker is ready.
+    image: Option<&'a str>,
+}
+
+/// The objects of the pipeline.
 fn workload<'a>(
     pipeline: &IngestionPipeline,
-    world: &World,
-    inputs: impl Fn(Option<u32>) -> Inputs<'a>,
+    world: &'a World,
+    inputs: impl Fn(Kept<'a>) -> Inputs<'a>,
 ) -> Result<Workload, ConfigError> {
-    let current = live_grace(world).filter(|_| !world.pods.is_empty());
-    let unchanged = resources::build(pipeline, &inputs(current))?;
-    if current.is_none() || manifests::has_template(&unchanged.deployment, &world.live) {
+    let kept = Kept {
+        grace_seconds: live_grace(world).filter(|_| !world.pods.is_empty()),
+        image: live_image(world).filter(|_| keeps_image(pipeline, world)),
+    };
+    let unchanged = resources::build(pipeline, &inputs(kept))?;
+    let is_new = kept.grace_seconds.is_none() && kept.image.is_none();
+    if is_new || manifests::has_template(&unchanged.deployment, &world.live) {
         return Ok(unchanged);
     }
-    resources::build(pipeline, &inputs(None))
+    resources::build(pipeline, &inputs(Kept::default()))
+}
+
+/// A worker is ready with the operator's default image, which an upgrade need not replace.
+fn keeps_image(pipeline: &IngestionPipeline, world: &World) -> bool {
+    let worker = &pipeline.spec.worker;
+    let is_ready = |pod: &WorkerPod| matches!(pod.phase, Phase::Ready { .. }) && !pod.terminating;
+    let live = world.live.deployment.as_deref();
+    worker.image.is_none()
+        && worker.rollout.on_upgrade == OnUpgrade::WhenReplaced
+        && live.is_some_and(resources::has_default_image)
+        && world.pods.iter().any(is_ready)
+}
+
+fn live_image(world: &World) -> Option<&str> {
+    let deployment = world.live.deployment.as_ref()?;
+    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+    let mut containers = pod.containers.iter();
+    let worker = containers.find(|container| container.name == resources::WORKER)?;
+    worker.image.as_deref()
 }
 
 fn live_grace(world: &World) -> Option<u32> {
@@ -222,6 +266,24 @@ fn mounted_secrets_hash(world: &World) -> String {
             .cloned()
     };
     template().unwrap_or_default()
+}
+
+fn workers_verdict(
+    pipeline: &IngestionPipeline,
+    world: &World,
+    replicas: i32,
+    template_current: bool,
+) -> Verdict {
+    let before = pipeline.status.as_ref();
+    let before = before.and_then(|it| conditions::find(&it.conditions, WORKERS_AVAILABLE));
+    let verdict = workers::judge(
+        &pipeline.spec,
+        world,
+        replicas,
+        template_current,
+        before.and_then(Verdict::of),
+    );
+    model::judge(verdict, world)
 }
 
 struct Verdicts {
@@ -274,9 +336,15 @@ fn ready(
     let was_ready = conditions::find(&before.conditions, READY).is_some_and(|condition| {
         condition.status == "True" && condition.observed_generation == pipeline.metadata.generation
     });
-    let not_ready = parts.into_iter().find(|part| {
-        let excused = was_ready && part.reason == Reason::WorkersStarting;
-        !part.is_true() && !excused
+    // What only an edit can cure comes first: the rest may be its consequence.
+    let stalled = parts
+        .into_iter()
+        .find(|part| part.progress() == Some(Progress::Stalled));
+    let not_ready = stalled.or_else(|| {
+        parts.into_iter().find(|part| {
+            let excused = was_ready && part.reason == Reason::WorkersStarting;
+            !part.is_true() && !excused
+        })
     });
     let mut verdict = match not_ready {
         Some(part) => Verdict {

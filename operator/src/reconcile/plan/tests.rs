@@ -436,3 +436,5 @@ fn the_time_of_the_last_scaling_is_kept() {
     let changed = plan.status.scaling.unwrap().last_scale_time.unwrap();
     assert_eq!(changed.0, now());
 }
+
+mod stalled;
