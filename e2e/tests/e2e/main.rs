@@ -11,6 +11,7 @@ mod documents;
 mod ledger;
 mod lifecycle;
 mod order;
+mod pairs;
 mod progress;
 mod scaling;
 mod scene;
