@@ -117,8 +117,8 @@ impl Candidate {
         let mut waits_for = None;
         loop {
             let sent = Instant::now();
-            match self.attempt(&mut watched).await {
-                Ok(Attempt::Taken(lease)) => {
+            match within(self.times.write, self.attempt(&mut watched)).await {
+                Some(Ok(Attempt::Taken(lease))) => {
                     reached();
                     tracing::info!(
                         namespace = self.namespace,
@@ -127,7 +127,7 @@ impl Candidate {
                     );
                     return self.hold(*lease, sent);
                 }
-                Ok(Attempt::HeldBy(holder)) => {
+                Some(Ok(Attempt::HeldBy(holder))) => {
                     reached();
                     if waits_for.as_ref() != Some(&holder) {
                         tracing::info!(
@@ -139,11 +139,16 @@ impl Candidate {
                         waits_for = Some(holder);
                     }
                 }
-                Err(error) => tracing::warn!(
+                Some(Err(error)) => tracing::warn!(
                     namespace = self.namespace,
                     lease = self.name,
                     %error,
                     "lease not accessible, retrying"
+                ),
+                None => tracing::warn!(
+                    namespace = self.namespace,
+                    lease = self.name,
+                    "lease not accessible in time, retrying"
                 ),
             }
             tokio::time::sleep(self.times.retry).await;

@@ -162,3 +162,17 @@ async fn a_label_on_the_lease_does_not_end_it() {
     assert_eq!(first.fence().check(), Ok(()));
     assert_eq!(server.holder().as_deref(), Some("first"));
 }
+
+#[tokio::test]
+async fn a_candidate_keeps_trying_while_the_api_server_does_not_answer() {
+    let server = Server::default();
+    server.is_away.store(true, Ordering::Relaxed);
+    let acquired = tokio::spawn({
+        let server = server.clone();
+        async move { server.acquire("first").await }
+    });
+    tokio::time::sleep(SHORT.write / 2).await;
+    server.is_away.store(false, Ordering::Relaxed);
+    let first = acquired.await.unwrap();
+    assert_eq!(first.fence().check(), Ok(()));
+}
