@@ -34,14 +34,14 @@ pub use secrets::{
 };
 pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};
 pub use status::{
-    DriftedCollection, IngestionPipelineStatus, LearnedStatus, ModelStatus, ScalingInputs,
-    ScalingStatus, ScalingTerms,
+    ConfirmedStatus, DriftedCollection, IngestionPipelineStatus, LearnedStatus, ModelStatus,
+    ScalingInputs, ScalingStatus, ScalingTerms,
 };
 pub use stores::{
     COLLECTION_PLACEHOLDER, IndexSpec, IndexType, MetricType, MilvusSpec, MongodbSpec, RedisSpec,
     StoresSpec,
 };
-pub use worker::{GpuSpec, WorkerSpec};
+pub use worker::{GpuSpec, OnUpgrade, RolloutSpec, WorkerSpec};
 pub use worker_counts::{AssignedPartition, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
 
 use kube::CustomResourceExt as _;

@@ -25,16 +25,18 @@ pub struct SourceSpec {
         .message("source.kafka.deadLetterTopic must differ from source.kafka.topic: a failed task would be consumed in an endless loop"),
     validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != self.topic")
         .message("source.kafka.foreignMessages.topic must differ from source.kafka.topic: a forwarded message would be consumed in an endless loop"),
-    validation = Rule::new("!has(self.deadLetterTopic) || self.deadLetterTopic != self.topic + '.ranges'")
+    validation = Rule::new("!has(self.deadLetterTopic) || self.deadLetterTopic != self.topic + '.ranges' || has(self.rangesTopic)")
         .message("source.kafka.deadLetterTopic must not be source.kafka.topic followed by `.ranges`: the workers read page ranges from that topic. Use another name"),
-    validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != self.topic + '.ranges'")
+    validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != self.topic + '.ranges' || has(self.rangesTopic)")
         .message("source.kafka.foreignMessages.topic must not be source.kafka.topic followed by `.ranges`: the workers read page ranges from that topic. Use another name"),
     validation = Rule::new("!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.foreignMessages.topic != (has(self.deadLetterTopic) ? self.deadLetterTopic : self.topic + '.dlq')")
         .message("source.kafka.foreignMessages.topic must differ from the dead-letter topic: a redrive would send the forwarded messages back. Use another name"),
     validation = Rule::new("!has(self.topicConfig) || !('cleanup.policy' in self.topicConfig) || !self.topicConfig['cleanup.policy'].contains('compact')")
         .message("source.kafka.topicConfig must not compact the topics: Kafka would delete a task when a later one has the same key. Remove `compact` from cleanup.policy"),
-    validation = Rule::new("!(self.topic in ['.', '..']) && !(has(self.deadLetterTopic) && self.deadLetterTopic in ['.', '..']) && !(has(self.foreignMessages) && has(self.foreignMessages.topic) && self.foreignMessages.topic in ['.', '..'])")
-        .message("source.kafka: topic, deadLetterTopic and foreignMessages.topic must not be `.` or `..`, which Kafka refuses. Use another name")
+    validation = Rule::new("!(self.topic in ['.', '..']) && !(has(self.rangesTopic) && self.rangesTopic in ['.', '..']) && !(has(self.deadLetterTopic) && self.deadLetterTopic in ['.', '..']) && !(has(self.foreignMessages) && has(self.foreignMessages.topic) && self.foreignMessages.topic in ['.', '..'])")
+        .message("source.kafka: topic, rangesTopic, deadLetterTopic and foreignMessages.topic must not be `.` or `..`, which Kafka refuses. Use another name"),
+    validation = Rule::new("!has(self.rangesTopic) || (self.rangesTopic != self.topic && self.rangesTopic != (has(self.deadLetterTopic) ? self.deadLetterTopic : self.topic + '.dlq') && (!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.rangesTopic != self.foreignMessages.topic))")
+        .message("source.kafka.rangesTopic must differ from the topic of the tasks, the dead-letter topic and foreignMessages.topic: their messages are no page ranges")
 )]
 pub struct KafkaSource {
     /// Comma-separated list of brokers, `host:port`. Workers and operator must reach them.
@@ -87,6 +89,13 @@ pub struct KafkaSource {
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     pub dead_letter_topic: Option<String>,
 
+    /// The topic for the page ranges of split documents. It is created if it does not exist, and no
+    /// other pipeline may read it. Default: the topic's name followed by `.ranges`. A second
+    /// pipeline that reads the same topic with another consumer group needs a name of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
+    pub ranges_topic: Option<String>,
+
     /// Handling of messages that are not document tasks: JSON objects with a `type` key.
     #[serde(default)]
     pub foreign_messages: ForeignMessages,
@@ -120,10 +129,12 @@ impl KafkaSource {
             .unwrap_or_else(|| format!("{}.dlq", self.topic))
     }
 
-    /// The topic for the page ranges of split documents.
+    /// The topic for the page ranges of split documents: the one in the spec or the default.
     #[must_use]
     pub fn ranges_topic(&self) -> String {
-        format!("{}.ranges", self.topic)
+        self.ranges_topic
+            .clone()
+            .unwrap_or_else(|| format!("{}.ranges", self.topic))
     }
 }
 

@@ -46,6 +46,11 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelStatus>,
 
+    /// The settings that tie the pipeline to the documents that it has processed. A change of one
+    /// must be confirmed. Absent: no worker has run yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<ConfirmedStatus>,
+
     /// Number of this pipeline's collections whose index differs from the spec. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drifted_collection_count: Option<i64>,
@@ -53,6 +58,26 @@ pub struct IngestionPipelineStatus {
     /// The first 20 collections, by name, whose index differs from the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drifted_collections: Vec<DriftedCollection>,
+}
+
+/// The settings that tie a pipeline to the documents that it has processed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfirmedStatus {
+    /// `source.kafka.consumerGroup`.
+    pub consumer_group: String,
+
+    /// `source.kafka.rangesTopic`, or its default.
+    pub ranges_topic: String,
+
+    /// `stores.milvus.collection`.
+    pub collection: String,
+
+    /// `stores.mongodb.database`.
+    pub database: String,
+
+    /// `embedding.model.family`.
+    pub model_family: String,
 }
 
 /// The model files that a worker downloaded.

@@ -1,6 +1,8 @@
 //! The worker pods.
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::{
+    api::core::v1::ResourceRequirements, apimachinery::pkg::util::intstr::IntOrString,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +39,10 @@ pub struct WorkerSpec {
     #[schemars(range(min = 5, max = 86_400))]
     pub termination_grace_period_seconds: Option<u32>,
 
+    /// How workers are replaced by others with a new configuration or image.
+    #[serde(default)]
+    pub rollout: RolloutSpec,
+
     /// Additions to the pods, for example tolerations, labels, volumes or `hostUsers: false`. The
     /// fields of `worker` itself cannot be set here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +64,46 @@ pub struct GpuSpec {
     pub count: u32,
 }
 
+/// How workers are replaced by others with a new configuration or image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutSpec {
+    /// Largest number of workers, or percentage of all, that are replaced or evicted at the same
+    /// time. A rollout never starts more workers than before. Default: 1.
+    #[serde(default = "default_max_unavailable")]
+    // The pattern applies to text and the minimum to numbers. A schema without a type would count as
+    // nullable.
+    #[schemars(extend(
+        "nullable" = false, "minimum" = 1, "pattern" = "^(100|[1-9][0-9]?)%$"
+    ))]
+    pub max_unavailable: IntOrString,
+
+    /// When workers get the image of an upgraded operator, if `image` is absent. `WhenReplaced`:
+    /// when no worker is ready, or when the workers are replaced for another reason. `AtOnce`: in a
+    /// rollout right after the upgrade. Default: `WhenReplaced`.
+    #[serde(default)]
+    pub on_upgrade: OnUpgrade,
+}
+
+/// When workers get the image of an upgraded operator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnUpgrade {
+    /// When no worker is ready, or when the workers are replaced for another reason.
+    #[default]
+    WhenReplaced,
+    /// In a rollout right after the upgrade.
+    AtOnce,
+}
+
+impl Default for RolloutSpec {
+    fn default() -> Self {
+        Self {
+            max_unavailable: default_max_unavailable(),
+            on_upgrade: OnUpgrade::default(),
+        }
+    }
+}
+
 impl Default for WorkerSpec {
     fn default() -> Self {
         Self {
@@ -66,9 +112,14 @@ impl Default for WorkerSpec {
             gpu: None,
             resources: None,
             termination_grace_period_seconds: None,
+            rollout: RolloutSpec::default(),
             pod_template: None,
         }
     }
+}
+
+fn default_max_unavailable() -> IntOrString {
+    IntOrString::Int(1)
 }
 
 fn default_pull_policy() -> String {

@@ -19,6 +19,10 @@ pub struct WorkerCounts {
     pub pages: u64,
     /// Documents that were completed or failed for good. Retries do not count.
     pub documents: u64,
+    /// Page ranges of split documents that were stored.
+    pub ranges: u64,
+    /// Pages of those ranges.
+    pub range_pages: u64,
     /// Seconds in which at least one document was in progress, without those in which every one
     /// waited for a server.
     pub busy_seconds: f64,

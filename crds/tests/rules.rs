@@ -55,6 +55,7 @@ fn the_full_example_names_every_default() {
         "/worker/resources",
         "/worker/podTemplate",
         "/source/kafka/deadLetterTopic",
+        "/source/kafka/rangesTopic",
         "/embedding/model/cacheClaim",
         "/scaling/activation",
         "/scaling/scaleDownDelaySeconds",
@@ -142,6 +143,10 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         (
             json!({"spec": {"documents": {"objectStore": {"caSecretRef": {"name": "ca"}}}}}),
             "documents.objectStore.caSecretRef is for an https:// endpoint",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"rangesTopic": "task_generation.dlq"}}}}),
+            "source.kafka.rangesTopic must differ from",
         ),
         (
             json!({"spec": {"stores": {"milvus": {"collection": "everything"}}}}),

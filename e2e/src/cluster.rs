@@ -16,7 +16,6 @@ use kube::{Client, ResourceExt};
 use layra_crds::{IngestionPipeline, IngestionPipelineStatus};
 use layra_testbed::settings::repository;
 use layra_testbed::{Endpoints, Images, Testbed};
-use procfs::process::Process;
 use serde_json::{Value, json};
 
 use crate::{clients, processes};
@@ -321,18 +320,8 @@ impl Scene {
     pub async fn operator_process(&self) -> Result<Option<u32>> {
         let selector = ListParams::default().labels("app.kubernetes.io/component=operator");
         let pods = self.api::<Pod>().list(&selector).await?;
-        let uids: Vec<String> = pods.iter().filter_map(ResourceExt::uid).collect();
-        let is_in_pod = |process: &Process| {
-            let groups = process.cgroups().into_iter().flatten();
-            let mut paths = groups.map(|group| group.pathname);
-            paths.any(|path| uids.iter().any(|uid| path.contains(uid)))
-        };
-        let operators = processes::all().filter(|process| {
-            let stat = process.stat();
-            stat.is_ok_and(|stat| stat.comm == "layra-operator")
-        });
-        let mut in_pods = operators.filter(is_in_pod);
-        Ok(in_pods.next().map(|process| process.pid.cast_unsigned()))
+        let mut uids = pods.iter().filter_map(ResourceExt::uid);
+        Ok(uids.find_map(|uid| processes::in_pod("layra-operator", &uid)))
     }
 
     /// The pipeline's Deployment.

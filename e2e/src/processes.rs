@@ -52,6 +52,19 @@ pub fn newest(name: &str) -> Option<Process> {
         .map(|(_, process)| process)
 }
 
+/// Pid of the process of this name in the pod with this UID.
+#[must_use]
+pub fn in_pod(name: &str, uid: &str) -> Option<u32> {
+    let is_in_pod = |process: &Process| {
+        let groups = process.cgroups().into_iter().flatten();
+        let mut paths = groups.map(|group| group.pathname);
+        paths.any(|path| path.contains(uid))
+    };
+    let has_name = |process: &Process| process.stat().is_ok_and(|stat| stat.comm == name);
+    let mut found = all().filter(has_name).filter(is_in_pod);
+    found.next().map(|process| process.pid.cast_unsigned())
+}
+
 /// The running processes that `parent` has started.
 pub(crate) fn children(parent: u32) -> impl Iterator<Item = Process> {
     all().filter(move |process| {

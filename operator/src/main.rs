@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::limit::ConcurrencyLimitLayer;
 
-use leader::Lease;
+use leader::{Fence, Leases};
 use reconcile::Shared;
 use telemetry::{Health, Metrics};
 
@@ -61,7 +61,8 @@ struct RunArgs {
     #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
 
-    /// Name of the Lease for leader election.
+    /// Name of the Leases for leader election, one in each watched namespace. Operators that may
+    /// watch the same namespace need the same name.
     #[arg(long, env = "LEASE_NAME", default_value = "layra-operator")]
     lease_name: String,
 
@@ -69,7 +70,7 @@ struct RunArgs {
     #[arg(long, env = "POD_NAME")]
     pod_name: Option<String>,
 
-    /// Namespace of this pod and of the Lease. Default: that of the service account or kubeconfig.
+    /// Namespace of this pod. Default: that of the service account or kubeconfig.
     #[arg(long, env = "POD_NAMESPACE")]
     pod_namespace: Option<String>,
 }
@@ -123,18 +124,19 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     ));
 
     let watching = tokio::spawn(watch_api_server(client.clone(), health.clone()));
-    let joining = Lease::join(client, &own_namespace, &args.lease_name, &identity);
-    let mut lease = tokio::select! {
-        lease = joining => lease,
+    let namespaces = watched_namespaces(args.namespaces, own_namespace);
+    let reached = || health.set_ready();
+    let acquired = Leases::acquire(&client, &namespaces, &args.lease_name, &identity, reached);
+    let mut leases = tokio::select! {
+        leases = acquired => leases,
         ended = &mut server => return ended?.context("the HTTP server failed"),
         () = stop.cancelled() => return Ok(()),
     };
-    health.set_ready();
-    tracing::info!(identity, lease = args.lease_name, "waiting for the lease");
 
+    let fence = leases.fence();
     let shared = Arc::new(Shared {
-        client: limited_client(config)?,
-        kafka: kafka::KafkaClients::default(),
+        client: limited_client(config, &fence)?,
+        kafka: kafka::KafkaClients::new(fence),
         milvus: milvus::MilvusClients::default(),
         http: reconcile::worker_client()?,
         reporter: Reporter {
@@ -143,15 +145,21 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         },
         metrics,
         worker_image: args.worker_image,
+        pipelines: reconcile::Pipelines::default(),
     });
-    let namespaces = watched_namespaces(args.namespaces, own_namespace);
     let outcome = tokio::select! {
-        outcome = lead(&mut lease, shared, namespaces, &stop) => outcome,
+        outcome = lead(shared, namespaces, &stop) => outcome,
         ended = &mut server => ended?.context("the HTTP server failed"),
+        lost = leases.lost() => {
+            // At once: what is in progress was decided by a leader. Nothing of it is written any
+            // more, and nothing waits for it.
+            tracing::error!("exiting: {lost}");
+            std::process::exit(1);
+        }
     };
     stop.cancel();
     watching.abort();
-    lease.release().await;
+    leases.release().await;
     outcome
 }
 
@@ -168,11 +176,13 @@ async fn watch_api_server(client: Client, health: Health) {
 }
 
 /// A client with a limit on concurrent requests, each of which has its own connection. An open watch
-/// counts only until its response starts. The lease has a client without a limit, so that no queue
-/// delays its renewal.
-fn limited_client(config: Config) -> kube::Result<Client> {
+/// counts only until its response starts. The leases have a client without a limit, so that no queue
+/// delays their renewal. A write is refused after the leases' time has passed; that is checked last,
+/// when the request has waited for its turn.
+fn limited_client(config: Config, fence: &Fence) -> kube::Result<Client> {
     let limit = ConcurrencyLimitLayer::new(MAX_REQUESTS);
-    Ok(ClientBuilder::try_from(config)?.with_layer(&limit).build())
+    let builder = ClientBuilder::try_from(config)?;
+    Ok(builder.with_layer(fence).with_layer(&limit).build())
 }
 
 /// The namespaces to watch. An empty environment variable counts as not set.
@@ -187,35 +197,33 @@ fn watched_namespaces(named: Vec<String>, own: String) -> Vec<String> {
     }
 }
 
-/// Waits for the lease and reconciles while it is held.
+/// Reconciles until `stop`.
 async fn lead(
-    lease: &mut Lease,
     shared: Arc<Shared>,
     namespaces: Vec<String>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    tokio::select! {
-        acquired = lease.wait_for_leadership(true) => acquired?,
-        () = stop.cancelled() => return Ok(()),
-    }
-    tracing::info!(?namespaces, "lease acquired, reconciling");
+    tracing::info!(?namespaces, "leases acquired, reconciling");
     shared.metrics.set_leader(true);
     let halt = stop.child_token();
     let mut controllers = JoinSet::new();
-    for namespace in namespaces {
-        controllers.spawn(reconcile::run(Arc::clone(&shared), namespace, halt.clone()));
+    // All caches before the first reconcile, which looks at the pipelines of all namespaces.
+    let caches: Vec<_> = namespaces.iter().map(|_| shared.pipelines.add()).collect();
+    for (namespace, pipelines) in namespaces.into_iter().zip(caches) {
+        controllers.spawn(reconcile::run(
+            Arc::clone(&shared),
+            namespace,
+            pipelines,
+            halt.clone(),
+        ));
     }
-    let outcome = tokio::select! {
-        // After losing the lease the process exits: its cached state must not survive.
-        _ = lease.wait_for_leadership(false) => Err(leader::LeaseLost.into()),
-        ended = controllers.join_next() => match ended {
-            Some(Err(error)) => Err(anyhow::Error::new(error).context("a controller panicked")),
-            _ if stop.is_cancelled() => Ok(()),
-            _ => Err(anyhow::anyhow!("a controller ended unexpectedly")),
-        },
+    let outcome = match controllers.join_next().await {
+        Some(Err(error)) => Err(anyhow::Error::new(error).context("a controller panicked")),
+        _ if stop.is_cancelled() => Ok(()),
+        _ => Err(anyhow::anyhow!("a controller ended unexpectedly")),
     };
     halt.cancel();
-    // Reconciles in progress finish while the lease is still held.
+    // Reconciles in progress finish while the leases are still held.
     while controllers.join_next().await.is_some() {}
     shared.metrics.set_leader(false);
     outcome

@@ -45,6 +45,10 @@ pub const STAGE: &str = "stage";
 pub const REPEATS: &str = "ingestion_repeats_total";
 /// Documents split into page ranges.
 pub const SPLITS: &str = "ingestion_splits_total";
+/// Page ranges of split documents that were stored.
+pub const RANGES: &str = "ingestion_ranges_total";
+/// Pages of the stored page ranges.
+pub const RANGE_PAGES: &str = "ingestion_range_pages_total";
 /// Bytes of pages that are rendered and not yet stored.
 pub const PAGES_IN_FLIGHT: &str = "ingestion_pages_in_flight_bytes";
 

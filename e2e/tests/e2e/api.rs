@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 #[tokio::test]
 async fn invalid_objects_are_refused_with_a_message_that_names_the_fix() -> Result<()> {
     on_stage("invalid", async |stage| {
-        let cases: [(Value, &str); 14] = [
+        let cases: [(Value, &str); 16] = [
             (
                 json!({"scaling": {"maxReplicas": 5}}),
                 "Raise partitions or lower maxReplicas",
@@ -21,6 +21,14 @@ async fn invalid_objects_are_refused_with_a_message_that_names_the_fix() -> Resu
             (
                 json!({"scaling": {"minReplicas": 3}}),
                 "must not exceed scaling.maxReplicas",
+            ),
+            (
+                json!({"worker": {"rollout": {"maxUnavailable": 0}}}),
+                "greater than or equal to 1",
+            ),
+            (
+                json!({"worker": {"rollout": {"maxUnavailable": "0%"}}}),
+                "spec.worker.rollout.maxUnavailable",
             ),
             (
                 json!({"stores": {"milvus": {"index": {"m": 3}}}}),

@@ -431,7 +431,7 @@ async fn wait_until_settled(stage: &Stage) -> Result<()> {
     eventually("the start-up writes to end", 3 * MINUTE, async || {
         let workers = ListParams::default().labels("app.kubernetes.io/component=worker");
         let pods = stage.scene.api::<Pod>().list(&workers).await?;
-        let versions = versions(stage).await?;
+        let versions = Box::pin(versions(stage)).await?;
         if !pods.items.is_empty() || versions != last.1 {
             last = (Instant::now(), versions);
         }

@@ -17,6 +17,7 @@ mod ledger;
 mod lifecycle;
 mod obstacles;
 mod order;
+mod pairs;
 mod progress;
 mod scale_subresource;
 mod scaling;

@@ -145,16 +145,20 @@ async fn an_unreachable_kafka_is_reported() -> Result<()> {
 
 #[tokio::test]
 async fn a_crashing_worker_is_reported_with_its_last_error() -> Result<()> {
+    // Collections of its own: those of another model would be in conflict with other tests.
+    let stores = json!({"milvus": {"collection": "crash_{knowledge_db_id}"}});
     let broken = json!({"spec": {
         "embedding": {"model": {"uri": "s3://models/nothing-here"}},
         "scaling": {"minReplicas": 1},
+        "stores": stores,
     }});
+    let corrected = json!({"spec": {"scaling": {"minReplicas": 1}, "stores": stores}});
     let reported = Reported {
         condition: "WorkersAvailable",
         reason: "WorkersCrashing",
         message: "models/nothing-here",
     };
-    reports_and_recovers("crash", broken, reported, one_worker()).await
+    reports_and_recovers("crash", broken, reported, corrected).await
 }
 
 #[tokio::test]

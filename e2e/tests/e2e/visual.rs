@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use layra_e2e::audit::Audit;
 use layra_e2e::clients::bucket;
 use layra_e2e::cluster::condition;
 use layra_e2e::stores::MODELS;
@@ -55,8 +56,11 @@ async fn serve_model(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// The collections have a name of their own, because those of another model would be in conflict with
+/// other tests.
 fn pipeline(family: &str) -> Value {
     json!({"spec": {
+        "stores": {"milvus": {"collection": format!("visual_{family}_{{knowledge_db_id}}")}},
         // High enough that no page is scaled down before the model gets it.
         "documents": {"render": {"dpi": [{"dpi": 200}]}},
         "embedding": {"model": {"family": family, "uri": format!("s3://{MODELS}/{MODEL}")}},
@@ -113,12 +117,13 @@ async fn pages_and_questions_get_the_vectors_of_the_reference() -> Result<()> {
             uploads.push(user.upload(&file).await?);
         }
         stage.wait_tasks(&uploads, "completed", 3 * MINUTE).await?;
-        let audit = stage.audit(&user).await?;
+        let base = user.knowledge_base.replace('-', "_");
+        let collection = format!("visual_colqwen2_5_{base}");
+        let audit = Audit::of(&stage.stores, &user.knowledge_base, &collection).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
 
         let bytes = std::fs::read(fixtures().join(MODEL).join("reference.safetensors"))?;
         let file = SafeTensors::deserialize(&bytes)?;
-        let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));
         for (page, upload) in uploads.iter().enumerate() {
             let expected = reference(&file, &format!("page{page}.embeddings"))?;
             let found = stored(stage, &collection, &upload.file_id).await?;

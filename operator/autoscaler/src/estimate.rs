@@ -48,13 +48,14 @@ impl Estimate {
         let stuck = memory
             .stuck
             .observe(now, backlog, progress, learned.longest_seconds);
+        let range_pages = memory.range_size.pages(policy.range_pages);
         let waiting = memory.arrivals.waiting(
             now,
             backlog,
             planned_drain_target(policy),
             |topic| match topic {
                 Topic::Tasks => learned.pages_per_document,
-                Topic::Ranges => policy.range_pages,
+                Topic::Ranges => range_pages,
             },
             |partition| stuck.contains(&partition),
         );

@@ -25,6 +25,7 @@ mod learned;
 mod memory;
 mod observation;
 mod policy;
+mod range_size;
 mod step;
 mod stuck;
 mod unknown;
@@ -64,6 +65,7 @@ pub fn decide(
 ) -> (Decision, Memory) {
     let clock = memory.watch_clock(observation.at);
     let progress = memory.learner.observe(&observation.workers);
+    memory.range_size.observe(&observation.workers);
     let backlog = clock.and_then(|()| known_backlog(observation, policy, &mut memory));
     let decision = match backlog {
         Ok(backlog) => {

@@ -7,6 +7,7 @@ use super::{
     effect::ScaleUpEffect,
     learned::{Learned, Learner},
     policy::Policy,
+    range_size::RangeSize,
     stuck::StuckPartitions,
     unknown::UnknownBacklog,
     window::ScaleDownWindow,
@@ -20,6 +21,7 @@ const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Memory {
     pub(crate) learner: Learner,
+    pub(crate) range_size: RangeSize,
     pub(crate) arrivals: Arrivals,
     pub(crate) window: ScaleDownWindow,
     pub(crate) effect: ScaleUpEffect,
@@ -37,6 +39,7 @@ impl Memory {
     pub fn new(recalled: Option<Learned>, policy: &Policy) -> Self {
         Self {
             learner: Learner::new(recalled, policy.assumed),
+            range_size: RangeSize::new(policy.range_pages),
             arrivals: Arrivals::default(),
             window: ScaleDownWindow::default(),
             effect: ScaleUpEffect::default(),

@@ -175,6 +175,10 @@ pub struct Counts {
     pub pages: f64,
     /// Documents that ended, successfully or not.
     pub documents: f64,
+    /// Page ranges that were stored.
+    pub ranges: f64,
+    /// Pages of those ranges.
+    pub range_pages: f64,
     /// Seconds in which it had work.
     pub busy_seconds: f64,
     /// Seconds of the longest document or page range.

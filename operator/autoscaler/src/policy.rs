@@ -26,7 +26,7 @@ pub struct Policy {
     pub max_pending: NonZeroU32,
     /// What to do when the backlog has been unknown for a long time.
     pub fallback: Option<Fallback>,
-    /// Pages of a message in the ranges topic.
+    /// Most pages of a message in the ranges topic.
     pub range_pages: f64,
     /// Assumed speed, sizes and times until they have been measured.
     pub assumed: Learned,

@@ -99,6 +99,9 @@ fn worker(pod: &Pod, world: &World) -> Worker {
             partitions: partitions(pod.id, world),
             waiting_for: Vec::new(),
             retrying: Vec::new(),
+            // The simulated documents are not split.
+            ranges: 0.0,
+            range_pages: 0.0,
         }),
     }
 }

@@ -11,6 +11,7 @@ use super::{
     Answer, Connection, KafkaError, Question, Subscriber, TopicAction, reader::Reader,
     topic_changes::TopicChanges,
 };
+use crate::leader::Fence;
 
 /// A reader that no pipeline used for this long is closed.
 const IDLE: Duration = Duration::from_mins(10);
@@ -19,6 +20,7 @@ const IDLE: Duration = Duration::from_mins(10);
 #[derive(Default)]
 pub(crate) struct KafkaClients {
     clusters: Mutex<HashMap<[u8; 32], LastUsed>>,
+    fence: Fence,
 }
 
 /// Clients with the time of their last use.
@@ -31,6 +33,14 @@ struct ClusterClients {
 }
 
 impl KafkaClients {
+    /// Topics are changed while the fence allows it.
+    pub(crate) fn new(fence: Fence) -> Self {
+        Self {
+            fence,
+            ..Self::default()
+        }
+    }
+
     /// The latest answer to a question. From now on it is refreshed in the background, and the
     /// subscriber is called when it changes. Waits for the first answer, a few seconds at most.
     pub(crate) async fn query(
@@ -53,7 +63,10 @@ impl KafkaClients {
             Ok(clients) => clients,
             Err(error) => return vec![Err(error); actions.len()],
         };
-        let results = clients.topic_changes.make(connection, actions).await;
+        let results = clients
+            .topic_changes
+            .make(connection, actions, &self.fence)
+            .await;
         for action in actions {
             // An answer from before the change is out of date.
             clients.reader.forget_topic(action.topic());

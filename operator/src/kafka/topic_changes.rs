@@ -19,6 +19,7 @@ use super::{
     cluster::description,
     connection::not_created,
 };
+use crate::leader::Fence;
 
 /// For a request, including the controller's work.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -53,13 +54,19 @@ impl TopicChanges {
         &self,
         connection: &Connection,
         actions: &[TopicAction],
+        fence: &Fence,
     ) -> Vec<Result<(), KafkaError>> {
         // Held while waiting for a permit, so that all pipelines that wait share it.
         let client = match self.client(connection) {
             Ok(client) => client,
             Err(error) => return vec![Err(error); actions.len()],
         };
-        match self.permit(QUEUE_TIMEOUT).await {
+        let permit = self.permit(QUEUE_TIMEOUT).await;
+        // After the wait, in which this process may have lost its lease.
+        let is_leader = fence
+            .check()
+            .map_err(|lost| KafkaError::Refused(lost.to_string()));
+        match permit.and_then(|permit| is_leader.map(|()| permit)) {
             Ok(_permit) => client.make(actions).await,
             Err(error) => vec![Err(error); actions.len()],
         }

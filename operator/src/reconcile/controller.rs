@@ -7,10 +7,10 @@ use futures::{FutureExt, StreamExt, stream};
 use kube::{
     Api, ResourceExt,
     runtime::{
-        PredicateConfig, WatchStreamExt,
+        Predicate, PredicateConfig, WatchStreamExt,
         controller::{self, ReconcileRequest},
         predicates,
-        reflector::{self, ObjectRef},
+        reflector::ObjectRef,
         watcher,
     },
 };
@@ -18,7 +18,7 @@ use layra_crds::IngestionPipeline;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Shared, reconcile, retry, stores::Stores};
+use super::{Context, Shared, pipelines::PipelineCache, reconcile, retry, stores::Stores};
 
 /// Queued triggers before the watches block.
 const TRIGGERS: usize = 1024;
@@ -29,7 +29,12 @@ const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Reconciles the pipelines of `namespace` until `stop`, and finishes reconciles in progress.
-pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: CancellationToken) {
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    namespace: String,
+    (pipelines, writer): PipelineCache,
+    stop: CancellationToken,
+) {
     let mut tasks = JoinSet::new();
     let (triggers, triggered) = mpsc::channel(TRIGGERS);
     let stores = Stores::start(&shared.client, &namespace, &triggers, &mut tasks);
@@ -42,7 +47,6 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
     }
     let api: Api<IngestionPipeline> = Api::namespaced(shared.client.clone(), &namespace);
     let context = Arc::new(Context::new(shared, namespace.clone(), stores, triggers));
-    let (pipelines, writer) = reflector::store();
 
     let absent = (Arc::clone(&context), pipelines.clone());
     let ended = (Arc::clone(&context), pipelines.clone());
@@ -65,8 +69,12 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String, stop: Cancellati
             }
         })
         .applied_objects()
-        // The operator's own status updates do not change the generation.
-        .predicate_filter(predicates::generation, PredicateConfig::default())
+        // The operator's own status updates change neither the generation nor the annotations, one
+        // of which confirms a change.
+        .predicate_filter(
+            predicates::generation.combine(predicates::annotations),
+            PredicateConfig::default(),
+        )
         .filter_map(|event| async move {
             event
                 .inspect_err(

@@ -87,6 +87,8 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
     Counts {
         pages: counts.pages as f64,
         documents: counts.documents as f64,
+        ranges: counts.ranges as f64,
+        range_pages: counts.range_pages as f64,
         busy_seconds: counts.busy_seconds,
         longest_seconds: counts.longest_work_seconds,
         in_flight: counts.documents_in_flight,
@@ -126,6 +128,8 @@ mod tests {
         WorkerCounts {
             pages: 120,
             documents: 12,
+            ranges: 2,
+            range_pages: 65,
             busy_seconds: 61.5,
             longest_work_seconds: 12.25,
             documents_in_flight: 3,
@@ -190,6 +194,8 @@ mod tests {
             Counts {
                 pages: 120.0,
                 documents: 12.0,
+                ranges: 2.0,
+                range_pages: 65.0,
                 busy_seconds: 61.5,
                 longest_seconds: 12.25,
                 in_flight: 3,

@@ -9,11 +9,14 @@ mod dry_run;
 mod lost_records;
 mod manual;
 mod observe;
+mod pipelines;
 mod plan;
 mod pods;
 mod reason;
 mod report;
+mod rivals;
 mod secrets;
+mod secrets_hash;
 mod state;
 mod stores;
 mod world;
@@ -34,7 +37,7 @@ use kube::{
     },
 };
 use layra_crds::{ConfigError, IngestionPipeline};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::{kafka::KafkaClients, milvus::MilvusClients, resources::Kind, telemetry::Metrics};
 use lost_records::LostRecords;
@@ -46,6 +49,7 @@ use world::World;
 
 pub(crate) use controller::run;
 pub(crate) use counts::client as worker_client;
+pub(crate) use pipelines::Pipelines;
 #[cfg(test)]
 pub(crate) use pods::WorkerPod;
 
@@ -80,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
     /// Image of workers whose spec names none.
     pub(crate) worker_image: String,
+    /// The pipelines of all watched namespaces.
+    pub(crate) pipelines: Pipelines,
 }
 
 /// Shared by the reconciles of one namespace.
@@ -91,6 +97,7 @@ pub(crate) struct Context {
     states: Mutex<HashMap<String, PipelineState>>,
     secrets: SecretCache,
     plans: Semaphore,
+    others_listed: OnceCell<()>,
 }
 
 impl std::ops::Deref for Context {
@@ -280,7 +287,14 @@ impl Context {
             states: Mutex::default(),
             secrets: SecretCache::default(),
             plans: Semaphore::new(CONCURRENT_PLANS),
+            others_listed: OnceCell::new(),
         }
+    }
+
+    /// Waits, once, until the pipelines of all namespaces are listed.
+    async fn others_listed(&self) {
+        let listed = || self.pipelines.wait_until_listed();
+        self.others_listed.get_or_init(listed).await;
     }
 
     /// Takes the state of a pipeline. The runtime never runs two reconciles of one pipeline at once.

@@ -2,9 +2,13 @@
 //! what is read in the background; Secrets and the workers are queried, each with a timeout. It
 //! changes nothing but the [`ReadCache`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, SecretKind};
@@ -13,7 +17,9 @@ use super::{
     Context, counts,
     pods::WorkerPod,
     reason::Reason,
+    rivals,
     secrets::ReadSecret,
+    secrets_hash::SecretsHash,
     world::{Live, PastWrites, Problem, SecretState, Topics, World},
 };
 use crate::{
@@ -23,24 +29,26 @@ use crate::{
 };
 
 /// How often the workers' counts are read.
-const COUNTS_AGE: SignedDuration = SignedDuration::from_secs(5);
+const COUNTS_AGE: Duration = Duration::from_secs(5);
 /// For this long the topics are taken as unchanged while Kafka does not respond: one lost answer is
 /// not an outage.
-const TOPICS_AGE: SignedDuration = SignedDuration::from_secs(30);
+const TOPICS_AGE: Duration = Duration::from_secs(30);
 
-/// Results of earlier reads that are still recent enough.
+/// Results of earlier reads that are still recent enough. The times are monotonic: a clock that is
+/// set back must not keep an old result.
 #[derive(Default)]
 pub(super) struct ReadCache {
-    counts: Option<(Timestamp, BTreeMap<String, Counts>)>,
-    topics: Option<(Timestamp, Topics)>,
+    counts: Option<(Instant, BTreeMap<String, Counts>)>,
+    topics: Option<(Instant, Topics)>,
     /// The check of the indexes, in the background.
     indexes: Option<IndexWatch>,
+    secrets_hash: SecretsHash,
 }
 
 impl ReadCache {
-    fn recent_topics(&self, now: Timestamp) -> Option<Topics> {
+    fn recent_topics(&self, now: Instant) -> Option<Topics> {
         let (at, topics) = self.topics.as_ref()?;
-        (now.duration_since(*at) < TOPICS_AGE).then_some(*topics)
+        (now.saturating_duration_since(*at) < TOPICS_AGE).then_some(*topics)
     }
 }
 
@@ -52,25 +60,27 @@ pub(super) async fn observe(
     past_writes: &PastWrites,
     now: Timestamp,
 ) -> World {
+    let started = Instant::now();
+    let rivals = rivals::find(context, pipeline).await;
     let secrets = context
         .secrets
-        .read(&context.client, &context.namespace, &pipeline.spec, now)
+        .read(&context.client, &context.namespace, &pipeline.spec)
         .await;
     let kafka = connection(pipeline, &secrets);
     let pods = worker_pods(context, pipeline, now);
     let indexes = indexes(context, pipeline, &secrets, &mut cache.indexes);
     let (answer, counts) = tokio::join!(
         query_kafka(context, pipeline, kafka.as_ref()),
-        read_counts(context, pipeline, &pods, cache.counts.take(), now),
+        read_counts(context, pipeline, &pods, cache.counts.take(), started),
     );
     cache.counts = Some(counts.clone());
     let (topics, topic_settings, backlog) = match answer {
         Ok((topics, settings, backlog)) => {
-            cache.topics = Some((now, topics));
+            cache.topics = Some((started, topics));
             (Ok(topics), settings, backlog)
         }
         Err(problem) => (
-            cache.recent_topics(now).ok_or(problem.clone()),
+            cache.recent_topics(started).ok_or(problem.clone()),
             [None; 3],
             Err(problem),
         ),
@@ -78,7 +88,7 @@ pub(super) async fn observe(
     World {
         live: live(context, pipeline),
         pods,
-        secrets_hash: secrets_hash(&secrets),
+        secrets_hash: secrets_hash(pipeline, &secrets, &mut cache.secrets_hash),
         secrets: secrets.into_iter().map(|secret| secret.state).collect(),
         kafka,
         topics,
@@ -87,6 +97,7 @@ pub(super) async fn observe(
         counts: counts.1,
         past_writes: past_writes.clone(),
         indexes,
+        rivals,
     }
 }
 
@@ -124,15 +135,21 @@ fn worker_pods(context: &Context, pipeline: &IngestionPipeline, now: Timestamp) 
         .collect()
 }
 
-fn secrets_hash(secrets: &[ReadSecret]) -> Option<String> {
+/// Of what workers read of the Secrets. Workers are replaced when it changes.
+fn secrets_hash(
+    pipeline: &IngestionPipeline,
+    secrets: &[ReadSecret],
+    hash: &mut SecretsHash,
+) -> Option<String> {
     if secrets.iter().any(|secret| secret.state.problem.is_some()) {
         return None;
     }
     let data: Vec<_> = secrets
         .iter()
-        .map(|secret| (secret.state.kind.directory(), &secret.data))
+        .filter(|secret| secret.state.kind != SecretKind::Model)
+        .map(|secret| (secret.state.kind.directory(), secret.used_by_worker()))
         .collect();
-    Some(resources::hash_of(&data))
+    Some(hash.of(&pipeline.uid().unwrap_or_default(), &data))
 }
 
 /// The connection to the pipeline's Kafka, or why the Secret for it cannot be used.
@@ -233,11 +250,11 @@ async fn read_counts(
     context: &Context,
     pipeline: &IngestionPipeline,
     pods: &[WorkerPod],
-    last: Option<(Timestamp, BTreeMap<String, Counts>)>,
-    now: Timestamp,
-) -> (Timestamp, BTreeMap<String, Counts>) {
+    last: Option<(Instant, BTreeMap<String, Counts>)>,
+    now: Instant,
+) -> (Instant, BTreeMap<String, Counts>) {
     match last {
-        Some((at, counts)) if now.duration_since(at) < COUNTS_AGE => (at, counts),
+        Some((at, counts)) if now.saturating_duration_since(at) < COUNTS_AGE => (at, counts),
         _ => {
             let ranges = pipeline.spec.source.kafka.ranges_topic();
             (now, counts::read(&context.http, pods, &ranges).await)

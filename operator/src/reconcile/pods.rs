@@ -15,6 +15,8 @@ use crate::resources::{DELETION_COST, FETCH_MODEL, WORKER};
 pub(crate) struct WorkerPod {
     pub(crate) name: String,
     pub(crate) created: Option<Timestamp>,
+    /// Hash of its pod template: equal for pods with the same configuration.
+    pub(crate) template: Option<String>,
     /// It is being deleted.
     pub(crate) terminating: bool,
     /// It succeeded or failed, and does not run again.
@@ -51,6 +53,7 @@ impl WorkerPod {
         Self {
             name: pod.name_any(),
             created,
+            template: pod.labels().get("pod-template-hash").cloned(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             ended: matches!(phase, Some("Failed" | "Succeeded")),
             phase: worker_phase(pod, unschedulable.as_ref(), created, now),

@@ -114,6 +114,14 @@ reasons! {
     /// Another writer changes what the operator applies. If a webhook does it (True), the operator
     /// accepts it. If another client changes it back (False), stop that client.
     ChangedByOthers,
+    /// An older pipeline uses what this one needs for itself. The message names it and the fields to
+    /// change.
+    Conflict,
+    /// A change cuts the pipeline off from the documents that it has processed. The message has the
+    /// annotation that confirms it.
+    ChangeNotConfirmed,
+    /// Workers with the same configuration have loaded different checkpoints: pin a revision.
+    ModelDiffers,
     /// The pod template is refused: correct the field of `spec.worker` that the message names.
     TemplateRefused,
     /// A worker exited with an error. The message has its last output.
@@ -199,6 +207,9 @@ reasons! {
     /// The kubelet or a controller ended a worker, for example because the node was short of memory
     /// or disk. Another one replaces it.
     WorkerEvicted,
+    /// New workers have loaded another checkpoint than those before, and there are vectors of the
+    /// earlier one.
+    ModelChanged,
 }
 
 impl Reason {
@@ -222,7 +233,9 @@ impl Reason {
             Self::PartitionsDecreaseRefused
             | Self::TemplateRefused
             | Self::ApplyRefused
-            | Self::NameTaken => Some(Progress::Stalled),
+            | Self::NameTaken
+            | Self::Conflict
+            | Self::ChangeNotConfirmed => Some(Progress::Stalled),
             _ => None,
         }
     }
@@ -247,6 +260,7 @@ impl Reason {
                     | Self::WorkersCrashing
                     | Self::WorkersCannotStart
                     | Self::IndexDrift
+                    | Self::ModelDiffers
             )
     }
 }
@@ -288,6 +302,8 @@ mod tests {
                 Reason::PartitionsDecreaseRefused,
                 Reason::ApplyRefused,
                 Reason::NameTaken,
+                Reason::Conflict,
+                Reason::ChangeNotConfirmed,
                 Reason::TemplateRefused,
             ]
         );

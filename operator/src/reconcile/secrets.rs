@@ -4,9 +4,9 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client};
 use layra_crds::{IngestionPipelineSpec, KafkaSecurity, ReferencedSecret, SecretKind, secret_text};
@@ -17,18 +17,22 @@ use super::{
 };
 
 /// A usable Secret is read again after this long: the longest delay until a rotation is noticed.
-const TTL: SignedDuration = SignedDuration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 /// An unusable Secret is read again with almost every reconcile.
-const UNUSABLE_TTL: SignedDuration = SignedDuration::from_secs(2);
+const UNUSABLE_TTL: Duration = Duration::from_secs(2);
 /// The last copy of a Secret is used for this long while the API server does not return it: one
 /// failed request is no problem of the pipeline.
-const LAST_COPY_TTL: SignedDuration = SignedDuration::from_mins(5);
+const LAST_COPY_TTL: Duration = Duration::from_mins(5);
 /// A Secret that was not read again for this long is dropped from the cache.
-const IDLE: SignedDuration = SignedDuration::from_mins(10);
+const IDLE: Duration = Duration::from_mins(10);
 
-/// The Secrets of one namespace with the time of the read, `None` for one that does not exist.
+/// Secrets by namespace and name, with the time of the read, `None` for one that does not exist. The
+/// times are monotonic: a clock that is set back must not keep an old value.
 #[derive(Default)]
-pub(super) struct SecretCache(Mutex<HashMap<String, (Timestamp, Option<Secret>)>>);
+pub(super) struct SecretCache(Mutex<HashMap<Key, (Instant, Option<Secret>)>>);
+
+/// Namespace and name.
+type Key = (String, String);
 
 impl SecretCache {
     /// The Secrets that a spec names; those whose TTL has passed are read again.
@@ -37,46 +41,44 @@ impl SecretCache {
         client: &Client,
         namespace: &str,
         spec: &IngestionPipelineSpec,
-        now: Timestamp,
     ) -> Vec<ReadSecret> {
+        let now = Instant::now();
         let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
         let mut read = Vec::new();
         for reference in spec.secrets() {
-            let result = match self.cached(&reference, now) {
+            let key = (namespace.to_owned(), reference.name.to_owned());
+            let result = match self.cached(&key, &reference, now) {
                 Ok(secret) => Ok(secret),
                 Err(Expired) => match api.get_opt(reference.name).await {
                     Ok(secret) => {
-                        let name = reference.name.to_owned();
-                        self.lock().insert(name, (now, secret.clone()));
+                        self.lock().insert(key, (now, secret.clone()));
                         Ok(secret)
                     }
-                    Err(error) => self
-                        .last_copy(reference.name, now)
-                        .map(Some)
-                        .ok_or_else(|| {
-                            tracing::warn!(secret = reference.name, %error, "Secret not read");
-                            error.to_string()
-                        }),
+                    Err(error) => self.last_copy(&key, now).map(Some).ok_or_else(|| {
+                        tracing::warn!(secret = reference.name, %error, "Secret not read");
+                        error.to_string()
+                    }),
                 },
             };
             read.push(ReadSecret::new(&reference, result));
         }
         self.lock()
-            .retain(|_, (at, _)| now.duration_since(*at) < IDLE);
+            .retain(|_, (at, _)| now.saturating_duration_since(*at) < IDLE);
         read
     }
 
     fn cached(
         &self,
+        key: &Key,
         reference: &ReferencedSecret<'_>,
-        now: Timestamp,
+        now: Instant,
     ) -> Result<Option<Secret>, Expired> {
         let cached = self.lock();
-        let (at, secret) = cached.get(reference.name).ok_or(Expired)?;
+        let (at, secret) = cached.get(key).ok_or(Expired)?;
         let read = ReadSecret::new(reference, Ok(secret.clone()));
         let usable = read.state.problem.is_none();
         let ttl = if usable { TTL } else { UNUSABLE_TTL };
-        if now.duration_since(*at) < ttl {
+        if now.saturating_duration_since(*at) < ttl {
             Ok(secret.clone())
         } else {
             Err(Expired)
@@ -84,14 +86,14 @@ impl SecretCache {
     }
 
     /// The last copy of a Secret that existed, while it is recent enough.
-    fn last_copy(&self, name: &str, now: Timestamp) -> Option<Secret> {
+    fn last_copy(&self, key: &Key, now: Instant) -> Option<Secret> {
         let cached = self.lock();
-        let (at, secret) = cached.get(name)?;
-        let is_recent = now.duration_since(*at) < LAST_COPY_TTL;
+        let (at, secret) = cached.get(key)?;
+        let is_recent = now.saturating_duration_since(*at) < LAST_COPY_TTL;
         secret.clone().filter(|_| is_recent)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, (Timestamp, Option<Secret>)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (Instant, Option<Secret>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -131,6 +133,29 @@ impl ReadSecret {
     pub(super) fn text(&self, file: &str) -> Option<&str> {
         let ByteString(value) = self.data.get(file)?;
         secret_text(value).ok().flatten()
+    }
+
+    /// What a worker reads of it, by name; nothing for one that only the model's fetcher reads. A
+    /// change of anything else restarts no worker.
+    pub(super) fn used_by_worker(&self) -> BTreeMap<String, Vec<u8>> {
+        let bytes = |text: &str| text.as_bytes().to_vec();
+        match self.state.kind {
+            SecretKind::Model => BTreeMap::new(),
+            SecretKind::Kafka => {
+                let security = self.kafka_security();
+                let settings = security.as_ref().map(KafkaSecurity::settings);
+                let settings = settings.unwrap_or_default().into_iter();
+                settings
+                    .map(|(name, value)| (name.to_owned(), bytes(value)))
+                    .collect()
+            }
+            _ => {
+                let values = self.data.iter();
+                values
+                    .map(|(file, value)| (file.clone(), value.0.clone()))
+                    .collect()
+            }
+        }
     }
 
     /// The security settings for Kafka in this Secret.
@@ -281,7 +306,8 @@ mod tests {
     #[test]
     fn a_fixed_kafka_secret_is_noticed_within_seconds() {
         let cache = SecretCache::default();
-        let at = Timestamp::UNIX_EPOCH;
+        let at = Instant::now();
+        let key = ("rag".to_owned(), "mine".to_owned());
         for (username, usable) in [("me", false), ("", true)] {
             let data = [("username", username), ("security.protocol", "PLAINTEXT")]
                 .map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec())));
@@ -289,25 +315,38 @@ mod tests {
                 data: Some(BTreeMap::from(data)),
                 ..Secret::default()
             };
-            cache.lock().insert("mine".to_owned(), (at, Some(secret)));
+            cache.lock().insert(key.clone(), (at, Some(secret)));
             let later = at + UNUSABLE_TTL;
             let reference = reference(SecretKind::Kafka, "");
-            assert_eq!(cache.cached(&reference, later).is_ok(), usable);
+            assert_eq!(cache.cached(&key, &reference, later).is_ok(), usable);
         }
     }
 
     #[test]
     fn while_the_api_server_does_not_return_a_secret_its_last_copy_is_used_for_minutes() {
         let cache = SecretCache::default();
-        let at = Timestamp::UNIX_EPOCH;
+        let at = Instant::now();
+        let key = |name: &str| ("rag".to_owned(), name.to_owned());
         cache
             .lock()
-            .insert("mine".to_owned(), (at, Some(Secret::default())));
-        cache.lock().insert("absent".to_owned(), (at, None));
-        let later = |seconds| at + SignedDuration::from_secs(seconds);
-        assert!(cache.last_copy("mine", later(299)).is_some());
-        assert!(cache.last_copy("mine", later(300)).is_none());
-        assert!(cache.last_copy("absent", later(1)).is_none());
-        assert!(cache.last_copy("other", later(1)).is_none());
+            .insert(key("mine"), (at, Some(Secret::default())));
+        cache.lock().insert(key("absent"), (at, None));
+        let later = |seconds| at + Duration::from_secs(seconds);
+        assert!(cache.last_copy(&key("mine"), later(299)).is_some());
+        assert!(cache.last_copy(&key("mine"), later(300)).is_none());
+        assert!(cache.last_copy(&key("absent"), later(1)).is_none());
+        assert!(cache.last_copy(&key("other"), later(1)).is_none());
+    }
+
+    #[test]
+    fn a_worker_does_not_read_the_hubs_token_nor_foreign_keys_of_kafkas_secret() {
+        let hub = read(SecretKind::Model, "token", &[("token", b"hf_x")]);
+        assert!(hub.state.problem.is_none() && hub.used_by_worker().is_empty());
+        let kafka =
+            |entries: &[(&str, &[u8])]| read(SecretKind::Kafka, "", entries).used_by_worker();
+        let login: [(&str, &[u8]); 2] = [("username", b"me"), ("password", b"x")];
+        let shared = [login[0], login[1], ("grafana-password", b"1")];
+        assert_eq!(kafka(&login), kafka(&shared));
+        assert_ne!(kafka(&login), kafka(&[login[0], ("password", b"y")]));
     }
 }

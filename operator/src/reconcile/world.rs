@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
-use super::{pods::WorkerPod, reason::Reason};
+use super::{pods::WorkerPod, reason::Reason, rivals::Rival};
 use crate::{
     kafka::{Connection, TopicSettings, TopicState},
     milvus::IndexReport,
@@ -25,7 +25,7 @@ pub(crate) struct World {
     pub(crate) pods: Vec<WorkerPod>,
     /// The Secrets that the pipeline names.
     pub(crate) secrets: Vec<SecretState>,
-    /// Hash of the data of all Secrets; `None` unless all can be used.
+    /// Hash of what workers read of the Secrets; `None` unless all can be used.
     pub(crate) secrets_hash: Option<String>,
     pub(crate) kafka: Result<Connection, Problem>,
     /// The topics, at most 30 seconds old.
@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) past_writes: PastWrites,
     /// The last check of the collections' indexes.
     pub(crate) indexes: Result<IndexReport, Problem>,
+    /// Older pipelines that may be in conflict with this one, the oldest first.
+    pub(crate) rivals: Vec<Rival>,
 }
 
 /// The objects of the pipeline in the watch caches.
@@ -79,6 +81,7 @@ impl World {
             counts: BTreeMap::new(),
             past_writes: PastWrites::default(),
             indexes: Ok(IndexReport::default()),
+            rivals: Vec::new(),
         }
     }
 

@@ -1,10 +1,11 @@
 //! The ConfigMap with the worker's configuration.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use layra_crds::{ConfigError, IngestionPipeline, WorkerConfig};
+use serde_json::{Value, json};
 
 /// Key in the ConfigMap, and name of the mounted file.
 pub(super) const FILE: &str = "worker.yaml";
@@ -21,13 +22,47 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigErr
 }
 
 /// Hash of the settings that a worker reads at its start. Partitions, replication factor and settings
-/// of the topics are not among them: the operator alone uses them.
+/// of the topics are not among them: the operator alone uses them. Settings at their defaults are left
+/// out, so that a field that a later version adds replaces no worker.
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;
     config.source.kafka.replication_factor = 0;
     config.source.kafka.topic_config.clear();
-    super::hash_of(&config)
+    // Settings have text keys and finite numbers only.
+    let mut settings = serde_json::to_value(config).unwrap_or_default();
+    remove_defaults(&mut settings, &DEFAULTS);
+    super::hash_of(&settings)
+}
+
+/// A configuration in which only the required settings are given. They are empty, as they never are
+/// in a valid object.
+static DEFAULTS: LazyLock<Value> = LazyLock::new(|| {
+    let secret = json!({"name": "", "key": ""});
+    let minimal = json!({
+        "pipeline": "",
+        "source": {"kafka": {"bootstrapServers": ""}},
+        "documents": {"objectStore": {
+            "accessKeySecretRef": secret, "secretKeySecretRef": secret}},
+        "embedding": {"model": {"family": "minilm", "uri": ""}},
+        "stores": {"milvus": {"uri": ""}, "mongodb": {"uriSecretRef": secret}},
+    });
+    let config = serde_json::from_value::<WorkerConfig>(minimal);
+    config.and_then(serde_json::to_value).unwrap_or_default()
+});
+
+/// Removes what equals the defaults. Lists are compared as a whole.
+fn remove_defaults(settings: &mut Value, defaults: &Value) {
+    let (Value::Object(settings), Value::Object(defaults)) = (settings, defaults) else {
+        return;
+    };
+    settings.retain(|key, value| {
+        let default = defaults.get(key);
+        default.is_none_or(|default| {
+            remove_defaults(value, default);
+            value != default && *value != json!({})
+        })
+    });
 }
 
 fn config(pipeline: &IngestionPipeline) -> WorkerConfig {
@@ -42,5 +77,50 @@ fn config(pipeline: &IngestionPipeline) -> WorkerConfig {
         documents: spec.documents.clone(),
         embedding: spec.embedding.clone(),
         stores: spec.stores.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn settings_at_their_defaults_are_not_hashed() {
+        let full = serde_json::to_value(config(&fixtures::pipeline())).unwrap();
+        let mut settings = full.clone();
+        remove_defaults(&mut settings, &DEFAULTS);
+        let secret = json!({"name": "s3", "key": "accessKey"});
+        assert_eq!(
+            settings,
+            json!({
+                "pipeline": "rag/contracts",
+                "source": {"kafka": {
+                    "bootstrapServers": "kafka.rag:9092", "replicationFactor": 1}},
+                "documents": {"objectStore": {
+                    "endpoint": "http://minio.rag:9000",
+                    "accessKeySecretRef": secret,
+                    "secretKeySecretRef": {"name": "s3", "key": "secretKey"}}},
+                "embedding": {"model": {"uri": "s3://models/minilm"}},
+                "stores": {
+                    "milvus": {"uri": "http://milvus.rag:19530"},
+                    "mongodb": {"uriSecretRef": {"name": "mongo", "key": "uri"}}},
+            })
+        );
+        assert_ne!(full, settings);
+    }
+
+    #[test]
+    fn every_setting_that_differs_from_its_default_is_hashed() {
+        let before = hash(&fixtures::pipeline());
+        let mut pipeline = fixtures::pipeline();
+        pipeline.spec.stores.milvus.index.m = 16;
+        assert_ne!(hash(&pipeline), before);
+        let mut pipeline = fixtures::pipeline();
+        pipeline.spec.documents.render.dpi.clear();
+        assert_ne!(hash(&pipeline), before);
+        let mut pipeline = fixtures::pipeline();
+        pipeline.spec.source.kafka.ranges_topic = Some("own.ranges".into());
+        assert_ne!(hash(&pipeline), before);
     }
 }

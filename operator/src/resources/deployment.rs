@@ -45,7 +45,7 @@ pub(super) fn build(
     let mut template = template(pipeline, inputs, config_hash);
     let error = merge_user_template(pipeline, &mut template).err();
     let deployment = Deployment {
-        metadata: super::metadata(pipeline),
+        metadata: metadata(pipeline),
         spec: Some(DeploymentSpec {
             replicas: Some(inputs.replicas),
             revision_history_limit: Some(3),
@@ -56,7 +56,7 @@ pub(super) fn build(
                 rolling_update: Some(RollingUpdateDeployment {
                     // On nodes whose GPUs are all in use a surge pod would stay pending.
                     max_surge: Some(IntOrString::Int(0)),
-                    max_unavailable: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(pipeline.spec.worker.rollout.max_unavailable.clone()),
                 }),
             }),
             template,
@@ -65,6 +65,15 @@ pub(super) fn build(
         status: None,
     };
     (deployment, error)
+}
+
+fn metadata(pipeline: &IngestionPipeline) -> ObjectMeta {
+    let has_default = pipeline.spec.worker.image.is_none();
+    let mark = (super::DEFAULT_IMAGE.to_owned(), "true".to_owned());
+    ObjectMeta {
+        annotations: has_default.then(|| BTreeMap::from([mark])),
+        ..super::metadata(pipeline)
+    }
 }
 
 fn merge_user_template(

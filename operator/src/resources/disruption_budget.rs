@@ -1,9 +1,6 @@
-//! Limits evictions, such as those of a node drain, to one worker at a time.
+//! Limits evictions, such as those of a node drain, to as many workers at a time as a rollout.
 
-use k8s_openapi::{
-    api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
-    apimachinery::pkg::util::intstr::IntOrString,
-};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use kube::ResourceExt;
 use layra_crds::IngestionPipeline;
 
@@ -12,7 +9,7 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> PodDisruptionBudget {
         metadata: super::metadata(pipeline),
         spec: Some(PodDisruptionBudgetSpec {
             // Not `minAvailable`: it would block the eviction of the only worker.
-            max_unavailable: Some(IntOrString::Int(1)),
+            max_unavailable: Some(pipeline.spec.worker.rollout.max_unavailable.clone()),
             selector: Some(super::selector(&pipeline.name_any())),
             // A worker that cannot start must not block a node drain.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),

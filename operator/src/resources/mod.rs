@@ -33,6 +33,9 @@ pub(crate) const SECRETS_HASH: &str = "ingest.layra.io/secrets-hash";
 /// Hash of the object as the operator last applied it.
 pub(crate) const APPLIED_HASH: &str = "ingest.layra.io/applied-hash";
 
+/// On the Deployment, not on its pods: its image is the operator's default.
+const DEFAULT_IMAGE: &str = "ingest.layra.io/default-image";
+
 /// Annotation by which Kubernetes chooses the pods to delete first: those with the lowest number.
 pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
@@ -81,7 +84,7 @@ pub(crate) struct Workload {
     pub(crate) template_error: Option<PodTemplateError>,
     /// Headless, for the workers' metrics.
     pub(crate) service: Service,
-    /// Limits evictions to one worker at a time.
+    /// Limits evictions.
     pub(crate) disruption_budget: PodDisruptionBudget,
 }
 
@@ -99,6 +102,11 @@ pub(crate) fn build(
         disruption_budget: disruption_budget::build(pipeline),
         config_map: config_map::build(pipeline)?,
     })
+}
+
+/// Whether the operator applied the Deployment with its default image.
+pub(crate) fn has_default_image(deployment: &Deployment) -> bool {
+    deployment.annotations().contains_key(DEFAULT_IMAGE)
 }
 
 /// The name of the pipeline's objects.

@@ -181,3 +181,16 @@ fn the_pod_templates_of_kept_objects_can_be_merged() {
     }
     assert!(with_template >= 3);
 }
+
+#[test]
+fn rollouts_and_evictions_take_as_many_workers_as_the_spec_allows() {
+    let mut pipeline = fixtures::pipeline();
+    let percent = IntOrString::String("25%".into());
+    pipeline.spec.worker.rollout.max_unavailable = percent.clone();
+    let workload = workload(&pipeline);
+    let strategy = workload.deployment.spec.and_then(|spec| spec.strategy);
+    let rolling = strategy.and_then(|strategy| strategy.rolling_update);
+    assert_eq!(rolling.unwrap().max_unavailable, Some(percent.clone()));
+    let budget = workload.disruption_budget.spec.unwrap();
+    assert_eq!(budget.max_unavailable, Some(percent));
+}

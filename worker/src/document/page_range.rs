@@ -61,6 +61,13 @@ impl Range {
     }
 }
 
+/// The length of the ranges of a document with `pages` pages, if none may have more than `longest`:
+/// as few ranges as possible, of nearly the same length. Only the last one may be shorter.
+pub(crate) fn even_length(pages: u32, longest: u32) -> u32 {
+    let ranges = pages.div_ceil(longest.max(1)).max(1);
+    pages.div_ceil(ranges)
+}
+
 fn value<T: FromStr>(headers: Option<&OwnedHeaders>, name: &str) -> Result<T, Failure> {
     let key = format!("{PREFIX}{name}");
     headers::value(headers, &key)
@@ -87,6 +94,14 @@ mod tests {
             },
             at: 1_700_000_000_000,
         }
+    }
+
+    #[test]
+    fn a_document_one_page_too_long_is_cut_in_halves() {
+        assert_eq!(even_length(65, 64), 33);
+        assert_eq!(even_length(130, 64), 44);
+        assert_eq!(even_length(128, 64), 64);
+        assert_eq!(even_length(2000, 64), 63);
     }
 
     #[test]
@@ -124,6 +139,14 @@ mod tests {
     }
 
     proptest! {
+        /// No more ranges than needed, and every range but the last is full.
+        #[test]
+        fn ranges_are_as_few_as_possible(pages in 1_u32..5000, longest in 1_u32..300) {
+            let length = even_length(pages, longest);
+            prop_assert!(length <= longest);
+            prop_assert!(pages.div_ceil(length) <= pages.div_ceil(longest));
+        }
+
         /// A split that starts from a range of an earlier round describes the new range alone.
         #[test]
         fn a_range_of_a_range_is_read_as_it_was_written(

@@ -15,6 +15,7 @@ use super::poison::{check_renderer_deaths, check_worker_deaths, works_page_by_pa
 use super::stages::{Ended, Stages};
 use super::turn::{Ingested, Worked};
 use super::{Event, Observer, Outcome, Pipeline, render_failure};
+use crate::document::page_range::even_length;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Refusals;
 use crate::stores::ledger::{Claim, Decider, Entry, RangeEntry, SkippedPage, State};
@@ -147,7 +148,7 @@ impl Pipeline {
             }
             _ => {
                 let split = matches!(job.source, Source::ObjectStore) && pages > self.range_pages;
-                let length = split.then_some(self.range_pages);
+                let length = split.then(|| even_length(pages, self.range_pages));
                 let record = || self.stores.ledger.record_page_count(claim, pages, length);
                 self.ledger(cancel, record)
                     .await?
@@ -347,6 +348,10 @@ impl Pipeline {
         let Some(entry) = entry.await? else {
             return self.yield_claim(claim, cancel).await;
         };
+        if entry.range_pages.is_some() {
+            self.metrics.ranges.inc();
+            self.metrics.range_pages.inc_by(range.stored.into());
+        }
         match entry.stored_rows() {
             Some(rows) => self.complete_document(&entry, rows, cancel).await,
             None => Ok(Outcome::RangeStored),

@@ -64,6 +64,10 @@ pub(crate) struct Metrics {
     pub(crate) pages_in_flight_bytes: IntGauge,
     /// Documents split into page ranges.
     pub(crate) splits: IntCounter,
+    /// Page ranges of split documents that were stored.
+    pub(crate) ranges: IntCounter,
+    /// Pages of those ranges.
+    pub(crate) range_pages: IntCounter,
     /// Files and knowledge bases deleted by message, by kind.
     pub(crate) deletions: IntCounterVec,
     /// Dead letters, by reason.
@@ -183,6 +187,16 @@ impl Metrics {
                 names::SPLITS,
                 "Documents split into page ranges.",
             ),
+            ranges: counter(
+                &registry,
+                names::RANGES,
+                "Page ranges of split documents that were stored.",
+            ),
+            range_pages: counter(
+                &registry,
+                names::RANGE_PAGES,
+                "Pages of the stored page ranges.",
+            ),
             deletions: counters(
                 &registry,
                 names::DELETIONS,
@@ -298,6 +312,8 @@ impl Metrics {
         WorkerCounts {
             pages: self.pages.get(),
             documents: self.documents(),
+            ranges: self.ranges.get(),
+            range_pages: self.range_pages.get(),
             busy_seconds: self.busy_seconds.get(),
             longest_work_seconds: self.longest_work_seconds.get(),
             documents_in_flight: u32::try_from(self.documents_in_flight.get()).unwrap_or(0),
@@ -424,6 +440,8 @@ mod tests {
             "ingestion_partitions_assigned 2",
             "ingestion_repeats_total 0",
             "ingestion_splits_total 0",
+            "ingestion_ranges_total 0",
+            "ingestion_range_pages_total 0",
             "ingestion_pages_in_flight_bytes 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
@@ -444,6 +462,8 @@ mod tests {
             metrics.files.with_label_values(&[status]).inc_by(count);
         }
         metrics.pages.inc_by(120);
+        metrics.ranges.inc_by(2);
+        metrics.range_pages.inc_by(65);
         metrics.busy_seconds.inc_by(61.5);
         metrics.documents_in_flight.set(3);
         metrics.open_rechecks.set(2);
@@ -459,6 +479,8 @@ mod tests {
             WorkerCounts {
                 pages: 120,
                 documents: 6,
+                ranges: 2,
+                range_pages: 65,
                 busy_seconds: 61.5,
                 longest_work_seconds: 12.25,
                 documents_in_flight: 3,

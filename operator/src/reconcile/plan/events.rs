@@ -89,6 +89,7 @@ pub(super) fn between(
     events.extend(scaled(before, after, mode));
     events.extend(scaling_problem(before, after));
     events.extend(rollout(world, manifests));
+    events.extend(model_changed(before, after, world));
     for type_ in [TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE, READY] {
         events.extend(condition_changed(before, after, type_));
     }
@@ -196,6 +197,28 @@ pub(super) fn evicted(world: &World, now: Timestamp) -> impl Iterator<Item = Pip
                 format!("Worker {} was ended. {why}", pod.name),
             )
         })
+    })
+}
+
+/// New workers have loaded another checkpoint, and there are vectors of the earlier one.
+fn model_changed(
+    before: &IngestionPipelineStatus,
+    after: &IngestionPipelineStatus,
+    world: &World,
+) -> Option<PipelineEvent> {
+    let (old, new) = before.model.as_ref().zip(after.model.as_ref())?;
+    let collections = world
+        .indexes
+        .as_ref()
+        .map_or(0, |report| report.collections);
+    (old.checksum != new.checksum && collections > 0).then(|| {
+        PipelineEvent::warning(
+            Reason::ModelChanged,
+            format!(
+                "New workers have loaded the checkpoint {} instead of {}. Vectors in the {collections} existing collections cannot be compared with theirs.",
+                new.checksum, old.checksum
+            ),
+        )
     })
 }
 

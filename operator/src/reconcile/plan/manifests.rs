@@ -133,7 +133,7 @@ fn compare<K: Serialize>(
     let mut body = value(wanted);
     // The hash detects what the comparison cannot: a field that is no longer part of the object.
     let hash = hash_of(&body);
-    body["metadata"]["annotations"] = json!({ APPLIED_HASH: hash });
+    body["metadata"]["annotations"][APPLIED_HASH] = json!(hash);
     let current = live.map(|live| value(live));
     if let Some(current) = &current {
         if is_applied(&body, current) {

@@ -5,6 +5,8 @@
 
 mod adopted;
 mod conditions;
+mod confirmation;
+mod conflict;
 mod events;
 mod fleet;
 mod manifests;
@@ -12,6 +14,7 @@ mod manual;
 mod model;
 mod refusals;
 mod scaling;
+mod stall;
 mod template;
 mod topic;
 mod vector_store;
@@ -21,15 +24,16 @@ mod writes;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use layra_autoscaler::{Decision, Memory};
+use layra_autoscaler::{Decision, Memory, Phase};
 use layra_crds::{
-    ConfigError, IngestionPipeline, IngestionPipelineStatus,
+    ConfigError, IngestionPipeline, IngestionPipelineStatus, OnUpgrade, ScalingStatus,
     condition_types::{
         READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE,
     },
 };
 
 use super::{
+    pods::WorkerPod,
     reason::{Progress, Reason},
     world::World,
 };
@@ -38,9 +42,12 @@ use crate::{
     resources::{self, Inputs, Kind, Workload},
 };
 use conditions::{Status, Verdict};
+use scaling::Scaling;
+use stall::Stall;
 use template::Template;
-use writes::{Objects, Writes};
+use writes::Objects;
 
+pub(crate) use conflict::{age, may_conflict, same_source};
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::{Manifest, template_hash};
 pub(crate) use template::DryRun;
@@ -88,11 +95,28 @@ pub(crate) fn topic_actions(
     world: &World,
     now: Timestamp,
 ) -> Vec<TopicAction> {
-    if pipeline.spec.paused {
-        return Vec::new();
-    }
+    let stall = Stall::judge(pipeline, world);
+    topics(pipeline, world, stall.as_ref(), now).0
+}
+
+/// The changes to make to Kafka, and what is to be said about the topics.
+fn topics(
+    pipeline: &IngestionPipeline,
+    world: &World,
+    stall: Option<&Stall>,
+    now: Timestamp,
+) -> (Vec<TopicAction>, Verdict) {
+    let kafka = &pipeline.spec.source.kafka;
     let failures = &world.past_writes.topic_failures;
-    topic::plan(&pipeline.spec.source.kafka, &world.topics, failures, now).0
+    let (mut actions, verdict) = topic::plan(kafka, &world.topics, failures, now);
+    if pipeline.spec.paused || stall.is_some() {
+        actions.clear();
+    }
+    let before = pipeline.status.as_ref();
+    let before = before.and_then(|status| conditions::find(&status.conditions, TOPIC_READY));
+    let before = before.and_then(Verdict::of);
+    let verdict = adopted::judge(verdict, kafka, &world.topic_settings, before);
+    (actions, verdict)
 }
 
 /// Plans a reconcile of a pipeline. `memory` is the autoscaler's state after the last plan.
@@ -106,17 +130,12 @@ pub(crate) fn plan(
     let spec = &pipeline.spec;
     let before = pipeline.status.clone().unwrap_or_default();
 
-    let scaling = scaling::plan(pipeline, world, memory, now);
-    let secrets_hash = world
-        .secrets_hash
-        .clone()
-        .unwrap_or_else(|| mounted_secrets_hash(world));
-    let mut workload = workload(pipeline, world, |grace_seconds| Inputs {
-        default_image,
-        secrets_hash: &secrets_hash,
-        replicas: scaling.replicas,
-        grace_seconds: grace_seconds.unwrap_or_else(|| scaling::grace_seconds(&scaling.status)),
-    })?;
+    let stall = Stall::judge(pipeline, world);
+    let scaling = match &stall {
+        Some(stall) if !spec.paused => scaling::stalled(pipeline, world, stall, now),
+        _ => scaling::plan(pipeline, world, memory, now),
+    };
+    let mut workload = workload(pipeline, world, &scaling, default_image)?;
     let past = &world.past_writes;
     let template_current = manifests::has_template(&workload.deployment, &world.live, past);
     let template = Template::judge(
@@ -135,77 +154,39 @@ pub(crate) fn plan(
         world,
         before: &before,
         scaling: &scaling,
+        stall: stall.as_ref(),
         template_current,
         now,
     };
-    let Writes {
-        mut manifests,
-        mut dry_run,
-        outdated,
-        workers,
-    } = objects.plan(&workload, template);
+    let writes = objects.plan(&workload, template);
 
-    let (mut topic_actions, topic) = topic::plan(
-        &spec.source.kafka,
-        &world.topics,
-        &world.past_writes.topic_failures,
-        now,
-    );
-    let topic = adopted::judge(
-        topic,
-        &spec.source.kafka,
-        &world.topic_settings,
-        conditions::find(&before.conditions, TOPIC_READY).and_then(Verdict::of),
-    );
+    let (topic_actions, topic) = topics(pipeline, world, stall.as_ref(), now);
     let verdicts = Verdicts {
+        topic,
         vector_store: vector_store::judge(
             &world.indexes,
             conditions::find(&before.conditions, VECTOR_STORE_READY),
             pipeline.metadata.generation,
         ),
-        workers,
+        workers: writes.workers,
         scaling: scaling.verdict,
-        topic,
     };
-
-    if spec.paused {
-        manifests.clear();
-        topic_actions.clear();
-        dry_run = None;
-    }
-    let deletion_costs = deletion_costs(world, &manifests, scaling.replicas);
-    let drifted = match &world.indexes {
-        Ok(report) => vector_store::drifted(report),
-        Err(_) => (
-            before.drifted_collection_count,
-            before.drifted_collections.clone(),
-        ),
-    };
-    let status = IngestionPipelineStatus {
-        observed_generation: pipeline.metadata.generation,
-        conditions: conditions::update(
-            &before.conditions,
-            all_conditions(pipeline, &before, verdicts),
-            pipeline.metadata.generation,
-            now,
-        ),
-        selector: Some(resources::selector_text(&pipeline.name_any())),
-        lag: world.lag(),
-        scaling: Some(scaling.status),
-        model: model::status(before.model.as_ref(), world),
-        drifted_collection_count: drifted.0,
-        drifted_collections: drifted.1,
-        ..workers_status(world)
-    };
-    let mut events = events::between(&before, &status, world, &manifests, spec.scaling.mode);
+    let status = status(pipeline, world, &before, verdicts, scaling.status, now);
+    let mut events = events::between(
+        &before,
+        &status,
+        world,
+        &writes.manifests,
+        spec.scaling.mode,
+    );
     events.extend(warnings::of_new_spec(pipeline, &before));
     events.extend(events::evicted(world, now));
     Ok(Plan {
         topic_actions,
-        manifests,
-        dry_run,
-        outdated,
-        deletion_costs,
+        deletion_costs: deletion_costs(world, &writes.manifests, scaling.replicas),
+        manifests: writes.manifests,
+        dry_run: writes.dry_run,
+        outdated: writes.outdated,
         recorded_replicas: scaling.record,
         decision: scaling.decision,
         autoscaler: scaling.memory.or_else(|| memory.cloned()),
@@ -214,22 +195,102 @@ pub(crate) fn plan(
     })
 }
 
-/// The objects of the pipeline. The termination grace period depends on the longest work measured,
-/// and it is part of the pod template. It changes only when there are no pods, or when they are
-/// replaced for another reason.
-fn workload<'a>(
+/// The status to report.
+fn status(
     pipeline: &IngestionPipeline,
     world: &World,
-    inputs: impl Fn(Option<u32>) -> Inputs<'a>,
+    before: &IngestionPipelineStatus,
+    verdicts: Verdicts,
+    scaling: ScalingStatus,
+    now: Timestamp,
+) -> IngestionPipelineStatus {
+    let (drifted_collection_count, drifted_collections) = match &world.indexes {
+        Ok(report) => vector_store::drifted(report),
+        Err(_) => (
+            before.drifted_collection_count,
+            before.drifted_collections.clone(),
+        ),
+    };
+    IngestionPipelineStatus {
+        observed_generation: pipeline.metadata.generation,
+        conditions: conditions::update(
+            &before.conditions,
+            all_conditions(pipeline, before, verdicts),
+            pipeline.metadata.generation,
+            now,
+        ),
+        selector: Some(resources::selector_text(&pipeline.name_any())),
+        lag: world.lag(),
+        scaling: Some(scaling),
+        model: model::status(before.model.as_ref(), world),
+        confirmed: confirmation::next(pipeline, world),
+        drifted_collection_count,
+        drifted_collections,
+        ..workers_status(world)
+    }
+}
+
+/// What the workers keep until they are replaced for another reason.
+#[derive(Clone, Copy, Default)]
+struct Kept<'a> {
+    /// The termination grace period depends on the longest work measured. It changes only when there
+    /// are no pods, or when they are replaced.
+    grace_seconds: Option<u32>,
+    /// The image of an earlier version of the operator, while a worker is ready.
+    image: Option<&'a str>,
+}
+
+/// The objects of the pipeline.
+fn workload(
+    pipeline: &IngestionPipeline,
+    world: &World,
+    scaling: &Scaling,
+    default_image: &str,
 ) -> Result<Workload, ConfigError> {
-    let current = live_grace(world).filter(|_| !world.pods.is_empty());
-    let unchanged = resources::build(pipeline, &inputs(current))?;
-    if current.is_none()
-        || manifests::has_template(&unchanged.deployment, &world.live, &world.past_writes)
-    {
+    let secrets_hash = world
+        .secrets_hash
+        .clone()
+        .unwrap_or_else(|| mounted_secrets_hash(world));
+    let build = |kept: Kept<'_>| {
+        let inputs = Inputs {
+            default_image: kept.image.unwrap_or(default_image),
+            secrets_hash: &secrets_hash,
+            replicas: scaling.replicas,
+            grace_seconds: kept
+                .grace_seconds
+                .unwrap_or_else(|| scaling::grace_seconds(&scaling.status)),
+        };
+        resources::build(pipeline, &inputs)
+    };
+    let kept = Kept {
+        grace_seconds: live_grace(world).filter(|_| !world.pods.is_empty()),
+        image: live_image(world).filter(|_| keeps_image(pipeline, world)),
+    };
+    let unchanged = build(kept)?;
+    let is_new = kept.grace_seconds.is_none() && kept.image.is_none();
+    if is_new || manifests::has_template(&unchanged.deployment, &world.live, &world.past_writes) {
         return Ok(unchanged);
     }
-    resources::build(pipeline, &inputs(None))
+    build(Kept::default())
+}
+
+/// A worker is ready with the operator's default image, which an upgrade need not replace.
+fn keeps_image(pipeline: &IngestionPipeline, world: &World) -> bool {
+    let worker = &pipeline.spec.worker;
+    let is_ready = |pod: &WorkerPod| matches!(pod.phase, Phase::Ready { .. }) && !pod.terminating;
+    let live = world.live.deployment.as_deref();
+    worker.image.is_none()
+        && worker.rollout.on_upgrade == OnUpgrade::WhenReplaced
+        && live.is_some_and(resources::has_default_image)
+        && world.pods.iter().any(is_ready)
+}
+
+fn live_image(world: &World) -> Option<&str> {
+    let deployment = world.live.deployment.as_ref()?;
+    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+    let mut containers = pod.containers.iter();
+    let worker = containers.find(|container| container.name == resources::WORKER)?;
+    worker.image.as_deref()
 }
 
 fn live_grace(world: &World) -> Option<u32> {
@@ -319,9 +380,15 @@ fn ready(
     let was_ready = conditions::find(&before.conditions, READY).is_some_and(|condition| {
         condition.status == "True" && condition.observed_generation == pipeline.metadata.generation
     });
-    let not_ready = parts.into_iter().find(|part| {
-        let excused = was_ready && part.reason == Reason::WorkersStarting;
-        !part.is_true() && !excused
+    // What only an edit can cure comes first: the rest may be its consequence.
+    let stalled = parts
+        .into_iter()
+        .find(|part| part.progress() == Some(Progress::Stalled));
+    let not_ready = stalled.or_else(|| {
+        parts.into_iter().find(|part| {
+            let excused = was_ready && part.reason == Reason::WorkersStarting;
+            !part.is_true() && !excused
+        })
     });
     let mut verdict = match not_ready {
         Some(part) => Verdict {

@@ -1,9 +1,12 @@
 //! The model that the workers run, as reported by the container that fetched it. Pure.
 
+use std::collections::BTreeMap;
+
 use layra_crds::ModelStatus;
 
+use super::conditions::Verdict;
 use crate::{
-    reconcile::{pods::WorkerPod, world::World},
+    reconcile::{pods::WorkerPod, reason::Reason, world::World},
     resources::FETCH_MODEL,
 };
 
@@ -18,6 +21,43 @@ pub(super) fn status(before: Option<&ModelStatus>, world: &World) -> Option<Mode
         Some((_, model)) => Some(model),
         None => before.cloned(),
     }
+}
+
+/// Adds to the verdict of ready workers that they have loaded different checkpoints. Pods of another
+/// template may have another model: they are being replaced.
+pub(super) fn judge(verdict: Verdict, world: &World) -> Verdict {
+    if verdict.reason != Reason::WorkersReady || !verdict.is_true() {
+        return verdict;
+    }
+    let pods = world
+        .pods
+        .iter()
+        .filter(|pod| !pod.terminating && !pod.ended);
+    let mut loaded: BTreeMap<(&Option<String>, String), usize> = BTreeMap::new();
+    for pod in pods {
+        if let Some(model) = fetched(pod) {
+            *loaded.entry((&pod.template, model.checksum)).or_default() += 1;
+        }
+    }
+    let is_shared = |template: &Option<String>| {
+        let of_template = loaded.keys().filter(|(other, _)| *other == template);
+        of_template.count() > 1
+    };
+    let different: Vec<String> = loaded
+        .iter()
+        .filter(|((template, _), _)| is_shared(template))
+        .map(|((_, checksum), workers)| format!("{checksum} ({workers})"))
+        .collect();
+    if different.is_empty() {
+        return verdict;
+    }
+    Verdict::yes(
+        Reason::ModelDiffers,
+        format!(
+            "Workers with the same configuration have loaded different checkpoints, whose vectors cannot be compared: {}. Pin a revision in embedding.model.uri (hf://organisation/name@COMMIT), or restore the files in the bucket, and restart the workers.",
+            different.join(", ")
+        ),
+    )
 }
 
 fn fetched(pod: &WorkerPod) -> Option<ModelStatus> {
@@ -46,6 +86,35 @@ mod tests {
                 "state": {"terminated": {"exitCode": exit_code, "message": message.to_string()}},
             }]},
         })
+    }
+
+    /// A ready worker's pod of this template.
+    fn loaded(template: &str, checksum: &str) -> Value {
+        let mut pod = pod("2026-11-23T10:00:00Z", 0, &model(checksum));
+        pod["metadata"]["labels"] = json!({"pod-template-hash": template});
+        pod
+    }
+
+    fn judged(pods: Vec<Value>) -> Verdict {
+        let ready = Verdict::yes(Reason::WorkersReady, "2 of 2 workers are ready.");
+        judge(ready, &world(pods))
+    }
+
+    #[test]
+    fn two_checkpoints_of_one_template_are_reported() {
+        let verdict = judged(vec![loaded("a", "sha256:1"), loaded("a", "sha256:2")]);
+        assert_eq!(verdict.reason, Reason::ModelDiffers);
+        assert!(verdict.is_true());
+        let message = &verdict.message;
+        assert!(message.contains("sha256:1 (1), sha256:2 (1)"), "{message}");
+    }
+
+    #[test]
+    fn a_rollout_to_another_model_is_no_difference() {
+        let pods = vec![loaded("a", "sha256:1"), loaded("b", "sha256:2")];
+        assert_eq!(judged(pods).reason, Reason::WorkersReady);
+        let same = vec![loaded("a", "sha256:1"), loaded("a", "sha256:1")];
+        assert_eq!(judged(same).reason, Reason::WorkersReady);
     }
 
     fn world(pods: Vec<Value>) -> World {

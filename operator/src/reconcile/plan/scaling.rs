@@ -11,7 +11,7 @@ use layra_crds::{
 };
 use layra_policy::{fewest, floor_now, policy};
 
-use super::{conditions::Verdict, fleet, manual};
+use super::{conditions::Verdict, fleet, manual, stall::Stall};
 use crate::reconcile::{reason::Reason, world::World};
 
 /// Learned values are written to the status when one changes by more than this fraction.
@@ -96,6 +96,18 @@ pub(super) fn plan(
         memory: Some(memory),
         record: None,
     }
+}
+
+/// The number of workers of a pipeline that waits for an edit.
+pub(super) fn stalled(
+    pipeline: &IngestionPipeline,
+    world: &World,
+    stall: &Stall,
+    now: Timestamp,
+) -> Scaling {
+    let before = pipeline.status.as_ref().and_then(|s| s.scaling.as_ref());
+    let replicas = stall.replicas.or_else(|| live_replicas(world));
+    fixed(replicas.unwrap_or(0), stall.verdict.clone(), before, now)
 }
 
 /// The termination grace period for the longest work measured so far.

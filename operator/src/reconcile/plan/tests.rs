@@ -441,3 +441,4 @@ fn the_time_of_the_last_scaling_is_kept() {
 
 mod history;
 mod obstacles;
+mod stalled;

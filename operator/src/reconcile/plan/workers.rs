@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ContainerStatus};
 use layra_crds::IngestionPipelineSpec;
 
-use super::conditions::Verdict;
+use super::{conditions::Verdict, model};
 use crate::{
     reconcile::{
         pods::{Unschedulable, WorkerPod},
@@ -40,7 +40,7 @@ pub(super) struct Situation {
 
 /// The verdict on the workers.
 pub(super) fn judge(spec: &IngestionPipelineSpec, world: &World, situation: &Situation) -> Verdict {
-    let mut verdict = of_workers(spec, world, situation);
+    let mut verdict = model::judge(of_workers(spec, world, situation), world);
     if let Some(overridden) = &situation.overridden {
         verdict.message = format!("{} {overridden}", verdict.message);
         if matches!(verdict.reason, Reason::WorkersReady | Reason::ScaledToZero) {

@@ -10,6 +10,7 @@ use super::{
     manifests::{self, Comparison, Manifest},
     refusals::{self, Refusals},
     scaling::Scaling,
+    stall::Stall,
     template::{DryRun, Template},
     workers::{self, Situation},
 };
@@ -27,6 +28,8 @@ pub(super) struct Objects<'a> {
     pub(super) world: &'a World,
     pub(super) before: &'a IngestionPipelineStatus,
     pub(super) scaling: &'a Scaling,
+    /// What the pipeline waits for.
+    pub(super) stall: Option<&'a Stall>,
     /// The live Deployment has the wanted pod template.
     pub(super) template_current: bool,
     pub(super) now: Timestamp,
@@ -61,13 +64,20 @@ impl Objects<'_> {
         let not_applied = refusals.verdict().or_else(|| {
             refusals::verdict_before(past, &wanted, &self.before.conditions, generation)
         });
-        let workers = template.refusal.clone().or(not_applied).unwrap_or_else(|| {
+        let stall = self.stall.map(|stall| stall.verdict.clone());
+        let problem = stall.or(template.refusal.clone()).or(not_applied);
+        let workers = problem.unwrap_or_else(|| {
             workers::judge(&self.pipeline.spec, world, &self.situation(&compared))
         });
-        let due = refusals.without_refused(wanted, now);
+        let mut due = refusals.without_refused(wanted, now);
+        let mut dry_run = template.dry_run.filter(|_| !refusals.has_no_deployment());
+        if self.pipeline.spec.paused || self.stall.is_some_and(Stall::holds_objects) {
+            due.clear();
+            dry_run = None;
+        }
         Writes {
             manifests: manifests::without_repeats(due, &past.applied, now),
-            dry_run: template.dry_run.filter(|_| !refusals.has_no_deployment()),
+            dry_run,
             outdated,
             workers,
         }

@@ -28,8 +28,9 @@ impl std::fmt::Display for Letter {
 }
 
 impl Letter {
-    /// Reads a message of the dead-letter topic. `topic` is that of the pipeline's tasks.
-    pub(super) fn read(message: &OwnedMessage, topic: &str) -> Self {
+    /// Reads a message of the dead-letter topic. `own_topics` are those of the pipeline's tasks and
+    /// page ranges: a message of either may have been rejected.
+    pub(super) fn read(message: &OwnedMessage, own_topics: &[String; 2]) -> Self {
         let header = |name| failure_header(message, name);
         let text = |name| header(name).unwrap_or_default().to_owned();
         let payload = message.payload();
@@ -42,10 +43,8 @@ impl Letter {
             name: parsed.map(|task| task.file.name),
             reason: text("reason"),
             message: text("message"),
-            is_own: header("origin-topic").is_some_and(|origin| {
-                // A message of the topic of page ranges may have been rejected, too.
-                matches!(origin.strip_prefix(topic), Some("" | ".ranges"))
-            }),
+            is_own: header("origin-topic")
+                .is_some_and(|origin| own_topics.iter().any(|topic| topic == origin)),
             is_complete: header("payload").is_none() && payload.is_some(),
         }
     }
@@ -92,17 +91,20 @@ pub(super) mod tests {
 
     #[test]
     fn dead_letters_of_other_pipelines_and_without_their_task_are_recognised() {
+        let topics = ["tasks".to_owned(), "own.ranges".to_owned()];
         let own = ("layra-error-origin-topic", "tasks");
-        let letter = Letter::read(&message(Some(TASK), 1, &[own]), "tasks");
+        let letter = Letter::read(&message(Some(TASK), 1, &[own]), &topics);
         assert!(letter.is_own && letter.is_complete);
         assert_eq!(letter.file_id.as_deref(), Some("f"));
         let other = ("layra-error-origin-topic", "tasks-2");
-        let of_range = ("layra-error-origin-topic", "tasks.ranges");
-        assert!(Letter::read(&message(Some(TASK), 1, &[of_range]), "tasks").is_own);
-        assert!(!Letter::read(&message(Some(TASK), 1, &[other]), "tasks").is_own);
-        assert!(!Letter::read(&message(Some(TASK), 1, &[]), "tasks").is_own);
+        let of_range = ("layra-error-origin-topic", "own.ranges");
+        assert!(Letter::read(&message(Some(TASK), 1, &[of_range]), &topics).is_own);
+        let others_range = ("layra-error-origin-topic", "tasks.ranges");
+        assert!(!Letter::read(&message(Some(TASK), 1, &[others_range]), &topics).is_own);
+        assert!(!Letter::read(&message(Some(TASK), 1, &[other]), &topics).is_own);
+        assert!(!Letter::read(&message(Some(TASK), 1, &[]), &topics).is_own);
         let left_out = ("layra-error-payload", "left out");
-        assert!(!Letter::read(&message(None, 1, &[own, left_out]), "tasks").is_complete);
-        assert!(!Letter::read(&message(None, 1, &[own]), "tasks").is_complete);
+        assert!(!Letter::read(&message(None, 1, &[own, left_out]), &topics).is_complete);
+        assert!(!Letter::read(&message(None, 1, &[own]), &topics).is_complete);
     }
 }

@@ -46,13 +46,13 @@ pub(crate) async fn redrive(common: &Common, choice: &Choice) -> Result<Report, 
     if chosen.is_empty() {
         return Ok(report);
     }
-    let topic = &common.settings.config.source.kafka.topic;
+    let topics = own_topics(common);
     let mut letters = Letters::read(&common.settings);
     while let Some(message) = letters.next().await {
         let Some(failed) = chosen.remove(&(message.partition(), message.offset())) else {
             continue;
         };
-        let letter = Letter::read(&message, topic);
+        let letter = Letter::read(&message, &topics);
         if letter.is_complete {
             if !choice.dry_run {
                 send(common, &outbox, &ledger, &message, &failed).await?;
@@ -74,17 +74,23 @@ pub(crate) async fn redrive(common: &Common, choice: &Choice) -> Result<Report, 
     Ok(report)
 }
 
+/// The topics of the pipeline's tasks and page ranges.
+fn own_topics(common: &Common) -> [String; 2] {
+    let kafka = &common.settings.config.source.kafka;
+    [kafka.topic.clone(), kafka.ranges_topic()]
+}
+
 /// Reads the whole topic and keeps the positions of wanted dead letters.
 async fn find_candidates(
     common: &Common,
     choice: &Choice,
     report: &mut Report,
 ) -> Result<Candidates, Failure> {
-    let topic = &common.settings.config.source.kafka.topic;
+    let topics = own_topics(common);
     let mut candidates = Candidates::default();
     let mut letters = Letters::read(&common.settings);
     while let Some(message) = letters.next().await {
-        let letter = Letter::read(&message, topic);
+        let letter = Letter::read(&message, &topics);
         if !letter.is_own {
             report.foreign += 1;
         } else if is_wanted(&letter, choice) {

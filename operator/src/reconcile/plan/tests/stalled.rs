@@ -1,0 +1,235 @@
+//! Pipelines that wait for an edit: in conflict with another one, or changed in a way that has to be
+//! confirmed.
+
+use super::*;
+use crate::reconcile::rivals::Rival;
+
+/// The pipeline with an older copy of itself.
+fn with_older_copy(world: &mut World) {
+    let mut older = fixtures::pipeline();
+    older.metadata.name = Some("older".into());
+    world.rivals = vec![Rival {
+        pipeline: Arc::new(older),
+        same_mongodb: true,
+    }];
+}
+
+fn replicas(plan: &Plan) -> Option<i64> {
+    let mut manifests = plan.manifests.iter();
+    let deployment = manifests.find(|manifest| manifest.kind == Kind::Deployment)?;
+    deployment.body["spec"]["replicas"].as_i64()
+}
+
+/// The workers of the pipeline run.
+fn working() -> (IngestionPipeline, World) {
+    let (mut pipeline, mut world) = settled(500, 3);
+    world.pods = vec![fixtures::pod(json!({"metadata": {"name": "a"}}))];
+    pipeline.status = Some(step(&pipeline, &world).status);
+    (pipeline, world)
+}
+
+#[test]
+fn a_new_pipeline_in_conflict_is_stalled_and_gets_no_worker_and_no_topic() {
+    let mut world = new_world(500);
+    world.topics = Ok(Topics {
+        brokers: 1,
+        tasks: TopicState::Present { partitions: 10 },
+        ranges: TopicState::Absent,
+        dead_letters: TopicState::Absent,
+    });
+    with_older_copy(&mut world);
+    let pipeline = fixtures::pipeline();
+    // Topics are changed before the plan is made.
+    assert_eq!(topic_actions(&pipeline, &world, now()), []);
+    let plan = step(&pipeline, &world);
+    assert_eq!(condition(&plan, STALLED).reason, "Conflict");
+    assert_eq!(condition(&plan, READY).reason, "Conflict");
+    assert_eq!(condition(&plan, SCALING).reason, "Conflict");
+    let message = &condition(&plan, READY).message;
+    assert!(message.starts_with("Pipeline rag/older"), "{message}");
+    assert_eq!(plan.topic_actions, []);
+    assert_eq!(replicas(&plan), Some(0));
+    assert!(events(&plan).contains(&Reason::Conflict));
+}
+
+#[test]
+fn running_workers_of_the_younger_pipeline_stop_whatever_the_mode() {
+    for mode in [
+        ScalingMode::Auto,
+        ScalingMode::Recommend,
+        ScalingMode::Manual,
+    ] {
+        let (mut pipeline, mut world) = settled(500, 3);
+        pipeline.spec.scaling.mode = mode;
+        with_older_copy(&mut world);
+        let plan = step(&pipeline, &world);
+        assert_eq!(replicas(&plan), Some(0), "{mode:?}");
+    }
+}
+
+#[test]
+fn a_pipeline_recovers_without_an_edit_when_the_older_one_is_gone() {
+    let (mut pipeline, mut world) = settled(500, 3);
+    with_older_copy(&mut world);
+    let conflict = step(&pipeline, &world);
+    after(&mut pipeline, &mut world, conflict, 0);
+    let same = step(&pipeline, &world);
+    assert_eq!(same.manifests, []);
+    assert_eq!(events(&same), [], "it is published once");
+    pipeline.status = Some(same.status);
+    assert_eq!(Some(step(&pipeline, &world).status), pipeline.status);
+    world.rivals.clear();
+    let plan = step(&pipeline, &world);
+    assert_eq!(replicas(&plan), Some(3));
+    assert_ne!(condition(&plan, READY).reason, "Conflict");
+}
+
+#[test]
+fn a_change_of_the_group_waits_for_the_annotation_that_the_message_names() {
+    let (mut pipeline, mut world) = working();
+    pipeline.spec.source.kafka.consumer_group = "new".into();
+    pipeline.metadata.generation = Some(2);
+    world.backlog = Ok(backlog(9000));
+    let plan = step(&pipeline, &world);
+    assert_eq!(condition(&plan, STALLED).reason, "ChangeNotConfirmed");
+    assert_eq!(plan.manifests, []);
+    assert_eq!(plan.status.scaling.as_ref().unwrap().desired_replicas, 3);
+    let message = &condition(&plan, READY).message;
+    let annotation = "ingest.layra.io/confirm-change=source.kafka.consumerGroup=new";
+    assert!(message.contains(&format!("'{annotation}'")), "{message}");
+    let confirmed = plan.status.confirmed.clone().unwrap();
+    assert_eq!(confirmed.consumer_group, "task_consumer_group");
+
+    pipeline.status = Some(plan.status);
+    let (key, value) = annotation.split_once('=').unwrap();
+    let annotations = [(key.to_owned(), value.to_owned())];
+    pipeline.metadata.annotations = Some(annotations.into());
+    let plan = step(&pipeline, &world);
+    assert!(events(&plan).contains(&Reason::RolloutStarted));
+    assert_eq!(plan.status.confirmed.clone().unwrap().consumer_group, "new");
+
+    // The annotation may stay: it confirms no other change.
+    pipeline.status = Some(plan.status);
+    pipeline.spec.source.kafka.consumer_group = "newer".into();
+    let plan = step(&pipeline, &world);
+    assert_eq!(condition(&plan, READY).reason, "ChangeNotConfirmed");
+}
+
+#[test]
+fn an_undone_change_needs_no_confirmation() {
+    let (mut pipeline, world) = working();
+    pipeline.spec.stores.mongodb.database = "new".into();
+    pipeline.status = Some(step(&pipeline, &world).status);
+    pipeline.spec.stores.mongodb.database = "mongodb".into();
+    let plan = step(&pipeline, &world);
+    assert_eq!(condition(&plan, READY).status, "True");
+}
+
+#[test]
+fn every_setting_that_ties_a_pipeline_to_its_past_is_compared() {
+    let (pipeline, world) = working();
+    let changes: [fn(&mut IngestionPipeline); 5] = [
+        |it| it.spec.source.kafka.consumer_group = "new".into(),
+        |it| it.spec.source.kafka.ranges_topic = Some("new".into()),
+        |it| it.spec.stores.milvus.collection = "new{knowledge_db_id}".into(),
+        |it| it.spec.stores.mongodb.database = "new".into(),
+        |it| it.spec.embedding.model.family = layra_crds::ModelFamily::ColQwen2,
+    ];
+    for change in changes {
+        let mut edited = pipeline.clone();
+        change(&mut edited);
+        let plan = step(&edited, &world);
+        assert_eq!(condition(&plan, READY).reason, "ChangeNotConfirmed");
+    }
+    // The default written out is no change.
+    let mut same = pipeline.clone();
+    same.spec.source.kafka.ranges_topic = Some("task_generation.ranges".into());
+    assert_ne!(
+        condition(&step(&same, &world), READY).reason,
+        "ChangeNotConfirmed"
+    );
+}
+
+#[test]
+fn a_pipeline_that_never_had_a_worker_has_no_past() {
+    let (mut pipeline, world) = settled(0, 0);
+    assert_eq!(pipeline.status.as_ref().unwrap().confirmed, None);
+    pipeline.spec.source.kafka.consumer_group = "new".into();
+    let plan = step(&pipeline, &world);
+    assert_ne!(condition(&plan, READY).reason, "ChangeNotConfirmed");
+}
+
+/// A worker pod that is ready.
+fn ready_pod() -> crate::reconcile::WorkerPod {
+    fixtures::pod(json!({"metadata": {"name": "a"}, "status": {"conditions": [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-25T10:00:00Z"},
+        {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-25T10:01:00Z"}]}}))
+}
+
+fn upgraded(pipeline: &IngestionPipeline, world: &World) -> Plan {
+    plan(pipeline, world, None, "layra-worker:2.0", now()).unwrap()
+}
+
+fn image(plan: &Plan) -> Option<&str> {
+    let mut manifests = plan.manifests.iter();
+    let deployment = manifests.find(|manifest| manifest.kind == Kind::Deployment)?;
+    deployment.body["spec"]["template"]["spec"]["containers"][0]["image"].as_str()
+}
+
+#[test]
+fn an_upgrade_of_the_operator_replaces_no_ready_worker_until_told_to() {
+    let (mut pipeline, mut world) = settled(500, 3);
+    world.pods = vec![ready_pod()];
+    assert_eq!(upgraded(&pipeline, &world).manifests, []);
+    pipeline.spec.worker.rollout.on_upgrade = OnUpgrade::AtOnce;
+    let plan = upgraded(&pipeline, &world);
+    assert_eq!(image(&plan), Some("layra-worker:2.0"));
+    pipeline.spec.worker.rollout.on_upgrade = OnUpgrade::WhenReplaced;
+    pipeline.spec.embedding.batch_pages = 4;
+    let plan = upgraded(&pipeline, &world);
+    assert_eq!(image(&plan), Some("layra-worker:2.0"), "replaced anyway");
+}
+
+#[test]
+fn without_a_ready_worker_the_new_image_is_used_at_once() {
+    let (pipeline, mut world) = settled(500, 3);
+    world.pods = vec![fixtures::pod(json!({"metadata": {"name": "crashing"}}))];
+    let plan = upgraded(&pipeline, &world);
+    assert_eq!(image(&plan), Some("layra-worker:2.0"));
+}
+
+#[test]
+fn an_image_that_is_removed_from_the_spec_is_not_kept() {
+    let (mut pipeline, mut world) = settled(500, 3);
+    pipeline.spec.worker.image = Some("own:1".into());
+    let plan = step(&pipeline, &world);
+    after(&mut pipeline, &mut world, plan, 3);
+    world.pods = vec![ready_pod()];
+    pipeline.spec.worker.image = None;
+    assert_eq!(image(&step(&pipeline, &world)), Some(IMAGE));
+}
+
+#[test]
+fn a_changed_checkpoint_over_existing_collections_is_an_event() {
+    let (mut pipeline, mut world) = settled(500, 3);
+    let model = |checksum: &str| json!({"checksum": checksum, "dimensions": 128, "bytes": 1});
+    let pod = |checksum: &str| {
+        fixtures::pod(
+            json!({"metadata": {"name": "a"}, "status": {"initContainerStatuses": [{
+            "name": "fetch-model", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0, "message": model(checksum).to_string()}}}]}}),
+        )
+    };
+    world.pods = vec![pod("sha256:1")];
+    pipeline.status = Some(step(&pipeline, &world).status);
+    world.pods = vec![pod("sha256:2")];
+    assert!(!events(&step(&pipeline, &world)).contains(&Reason::ModelChanged));
+    world.indexes = Ok(IndexReport {
+        collections: 2,
+        ..IndexReport::default()
+    });
+    let plan = step(&pipeline, &world);
+    assert!(events(&plan).contains(&Reason::ModelChanged));
+    pipeline.status = Some(plan.status);
+    assert_eq!(events(&step(&pipeline, &world)), []);
+}
