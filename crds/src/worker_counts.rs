@@ -19,14 +19,24 @@ pub struct WorkerCounts {
     pub pages: u64,
     /// Documents that were completed or failed for good. Retries do not count.
     pub documents: u64,
-    /// Seconds in which at least one document was in progress.
+    /// Seconds in which at least one document was in progress, without those in which every one
+    /// waited for a server.
     pub busy_seconds: f64,
-    /// Seconds that the longest document or page range has taken so far.
+    /// Seconds of work of the longest recent document or page range, without its waits for servers
+    /// and for other documents.
     pub longest_work_seconds: f64,
     /// Documents and page ranges in progress.
     pub documents_in_flight: u32,
     /// Partitions that the consumer group has assigned to the worker.
     pub partitions: Vec<AssignedPartition>,
+    /// The servers that all documents in progress wait for, by their names in `/readyz`. Empty if
+    /// at least one document makes progress, or none is in progress.
+    pub waiting_for: Vec<String>,
+    /// Ledger entries of the pipeline whose recheck is due, or will be within 15 minutes.
+    pub open_rechecks: u64,
+    /// Seconds from the start of the process until it was ready for the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub startup_seconds: Option<f64>,
 }
 
 /// A partition that the consumer group has assigned to a worker.
@@ -48,6 +58,8 @@ mod tests {
         let counts: WorkerCounts = serde_json::from_str(r#"{"pages": 3, "later": true}"#).unwrap();
         assert_eq!(counts.pages, 3);
         assert_eq!(counts.documents_in_flight, 0);
+        assert!(counts.waiting_for.is_empty());
+        assert_eq!((counts.open_rechecks, counts.startup_seconds), (0, None));
     }
 
     #[test]
@@ -57,11 +69,19 @@ mod tests {
                 topic: "tasks".into(),
                 partition: 2,
             }],
+            waiting_for: vec!["mongodb".into()],
+            open_rechecks: 2,
+            startup_seconds: Some(1.5),
             ..WorkerCounts::default()
         };
         let json = serde_json::to_value(&counts).unwrap();
         assert_eq!(json["busySeconds"], 0.0);
         assert_eq!(json["partitions"][0]["partition"], 2);
+        assert_eq!(json["waitingFor"][0], "mongodb");
+        assert_eq!(
+            (&json["openRechecks"], &json["startupSeconds"]),
+            (&2.into(), &1.5.into())
+        );
         assert_eq!(
             serde_json::from_value::<WorkerCounts>(json).unwrap(),
             counts

@@ -128,6 +128,9 @@ mod tests {
             longest_work_seconds: 12.25,
             documents_in_flight: 3,
             partitions: vec![partition("tasks", 2), partition("tasks.ranges", 0)],
+            waiting_for: vec!["mongodb".to_owned()],
+            open_rechecks: 2,
+            startup_seconds: Some(7.5),
         }
     }
 

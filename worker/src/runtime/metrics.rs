@@ -270,6 +270,7 @@ impl Metrics {
             longest_work_seconds: self.longest_work_seconds.get(),
             documents_in_flight: u32::try_from(self.documents_in_flight.get()).unwrap_or(0),
             partitions: partitions.collect(),
+            ..WorkerCounts::default()
         }
     }
 
@@ -428,6 +429,7 @@ mod tests {
                     partition("tasks", 1),
                     partition("tasks.ranges", 2),
                 ],
+                ..WorkerCounts::default()
             }
         );
     }
