@@ -95,6 +95,9 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
             .iter()
             .filter_map(|assigned| partition(assigned, ranges_topic))
             .collect(),
+        waiting_for: counts.waiting_for.clone(),
+        open_rechecks: counts.open_rechecks,
+        startup_seconds: counts.startup_seconds,
     }
 }
 
@@ -194,6 +197,9 @@ mod tests {
                     partition(Topic::Tasks, 2),
                     partition(Topic::Ranges, 0)
                 ]),
+                waiting_for: vec!["mongodb".to_owned()],
+                open_rechecks: 2,
+                startup_seconds: Some(7.5),
             }
         );
     }

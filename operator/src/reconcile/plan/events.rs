@@ -132,7 +132,11 @@ fn scaling_problem(
     let reason = Reason::from_word(&new.reason)?;
     let is_problem = matches!(
         reason,
-        Reason::PartitionStuck | Reason::IneffectiveScaleUp | Reason::InvalidSchedule
+        Reason::PartitionStuck
+            | Reason::IneffectiveScaleUp
+            | Reason::InvalidSchedule
+            | Reason::StoresAway
+            | Reason::WorkersNotMeasured
     );
     (is_new && is_problem).then(|| PipelineEvent::warning(reason, new.message.clone()))
 }

@@ -165,7 +165,7 @@ pub(crate) fn plan(
         outdated: outdated_kinds,
         deletion_costs,
         decision: scaling.decision,
-        autoscaler: scaling.memory.or_else(|| memory.cloned()),
+        autoscaler: Some(scaling.memory),
         status,
         events,
     })
