@@ -8,6 +8,7 @@
 mod api;
 mod cli;
 mod documents;
+mod learning;
 mod ledger;
 mod lifecycle;
 mod order;
