@@ -57,8 +57,8 @@ pub struct ScalingSpec {
     pub target_utilization_percent: u32,
 
     /// Seconds for which fewer workers must have been sufficient before the operator scales down.
-    /// Default: the observed startup time of a worker, at least 30 and at most 240. Keeping an idle
-    /// worker longer costs more than starting one.
+    /// Default: the observed time until a new worker is ready, at least 30 and at most 240. Keeping
+    /// an idle worker longer costs more than starting one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
     pub scale_down_delay_seconds: Option<u32>,

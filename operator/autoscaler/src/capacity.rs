@@ -20,12 +20,21 @@ const SHORTEST_LATE_NODE: f64 = 600.0;
 /// become ready at any moment.
 const SHORTEST: f64 = 0.1;
 
-/// Seconds until a worker processes pages. `None`: it is not known that it ever will.
-pub(super) fn available_in(worker: &Worker, now: Timestamp, learned: &Learned) -> Option<f64> {
+/// Seconds until a worker processes pages. `None`: it is not known that it ever will. `away_until`:
+/// when every worker last waited for a server; the time to return begins then.
+pub(super) fn available_in(
+    worker: &Worker,
+    now: Timestamp,
+    away_until: Option<Timestamp>,
+    learned: &Learned,
+) -> Option<f64> {
     let startup = learned.startup_seconds;
     match worker.phase {
         Phase::Ready => Some(0.0),
-        Phase::Waiting { since } => (!is_late(age(now, since), startup)).then_some(0.0),
+        Phase::Waiting { since } => {
+            let since = away_until.map_or(since, |until| until.max(since));
+            (!is_late(age(now, since), startup)).then_some(0.0)
+        }
         Phase::Starting {
             restarted: true, ..
         } => None,
@@ -45,11 +54,15 @@ pub(super) fn available_in(worker: &Worker, now: Timestamp, learned: &Learned) -
 
 /// Workers that have a node and are not expected to work any more, and can be replaced: at most as
 /// many as are ready, since where nobody is, another worker would not become ready either.
-pub(super) fn replacements(workers: &[Worker], now: Timestamp, learned: &Learned) -> u32 {
+pub(super) fn replacements(
+    workers: &[Worker],
+    now: Timestamp,
+    away_until: Option<Timestamp>,
+    learned: &Learned,
+) -> u32 {
     let is_lost = |worker: &&Worker| match worker.phase {
-        Phase::Starting { since, .. } | Phase::Waiting { since } => {
-            is_late(age(now, since), learned.startup_seconds)
-        }
+        Phase::Starting { since, .. } => is_late(age(now, since), learned.startup_seconds),
+        Phase::Waiting { .. } => available_in(worker, now, away_until, learned).is_none(),
         Phase::Pending { .. } | Phase::Ready => false,
     };
     let lost = workers.iter().filter(is_lost).count();
@@ -105,7 +118,7 @@ mod tests {
     }
 
     fn available(phase: Phase, now: i64, learned: &Learned) -> Option<f64> {
-        available_in(&worker(phase), at(now), learned)
+        available_in(&worker(phase), at(now), None, learned)
     }
 
     #[test]
@@ -146,13 +159,13 @@ mod tests {
         let ready = worker(Phase::Ready);
         let replaced = |workers: &[&Worker]| {
             let workers: Vec<Worker> = workers.iter().copied().cloned().collect();
-            replacements(&workers, at(1000), &LEARNED)
+            replacements(&workers, at(1000), None, &LEARNED)
         };
         assert_eq!(replaced(&[&lost, &lost]), 0);
         assert_eq!(replaced(&[&lost, &lost, &ready]), 1);
         assert_eq!(replaced(&[&lost, &ready, &ready]), 1);
         assert_eq!(
-            replacements(&[lost, ready], at(100), &LEARNED),
+            replacements(&[lost, ready], at(100), None, &LEARNED),
             0,
             "not yet"
         );

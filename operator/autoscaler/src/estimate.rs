@@ -1,6 +1,6 @@
 //! The first step of a decision: what an observation shows about the work and the workers.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     arrivals::Waiting,
@@ -62,6 +62,10 @@ impl Estimate {
             },
             |partition| stuck.contains(&partition),
         );
+        let stores_away = stores_away(&observation.workers);
+        if stores_away {
+            memory.away_until = Some(now);
+        }
         let documents_per_second = memory.arrivals.documents_per_second(now, delay);
         let estimate = Self {
             learned,
@@ -72,10 +76,15 @@ impl Estimate {
                 partitions: partition_count(backlog),
                 partitions_with_work: partitions_with_work(backlog, &stuck),
             },
-            fleet: fleet(observation, learned),
+            fleet: fleet(observation, memory.away_until, learned),
             ready: Inputs::of_workers(&observation.workers).ready,
-            replacements: capacity::replacements(&observation.workers, now, &learned),
-            stores_away: stores_away(&observation.workers),
+            replacements: capacity::replacements(
+                &observation.workers,
+                now,
+                memory.away_until,
+                &learned,
+            ),
+            stores_away,
             waiting,
             stuck,
         };
@@ -136,11 +145,11 @@ pub(super) fn scale_down_delay(policy: &Policy, learned: Learned) -> SignedDurat
     })
 }
 
-fn fleet(observation: &Observation, learned: Learned) -> Fleet {
+fn fleet(observation: &Observation, away_until: Option<Timestamp>, learned: Learned) -> Fleet {
     let mut available_in: Vec<f64> = observation
         .workers
         .iter()
-        .filter_map(|worker| capacity::available_in(worker, observation.at, &learned))
+        .filter_map(|worker| capacity::available_in(worker, observation.at, away_until, &learned))
         .collect();
     available_in.sort_by(f64::total_cmp);
     Fleet {

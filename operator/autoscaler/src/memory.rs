@@ -55,6 +55,8 @@ pub struct Memory {
     pub(crate) seconds_since_last: f64,
     pub(crate) unknown_since: Option<Timestamp>,
     pub(crate) outage_since: Option<Timestamp>,
+    /// When every worker last waited for a server.
+    pub(crate) away_until: Option<Timestamp>,
     pub(crate) rebalancing_since: Option<Timestamp>,
 }
 
@@ -75,6 +77,7 @@ impl Memory {
             seconds_since_last: 0.0,
             unknown_since: None,
             outage_since: None,
+            away_until: None,
             rebalancing_since: None,
         }
     }
@@ -107,6 +110,7 @@ impl Memory {
         self.effect.forget();
         self.stuck.forget();
         self.rebalancing_since = None;
+        self.away_until = None;
         if passed > LONGEST_GAP {
             return Ok(());
         }

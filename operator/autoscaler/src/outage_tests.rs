@@ -72,6 +72,31 @@ fn workers_that_lost_their_readiness_are_an_outage_even_if_they_cannot_say_so() 
 }
 
 #[test]
+fn workers_that_return_one_by_one_after_an_outage_are_not_replaced() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.decide();
+    // Requires four.
+    scenario.send(160);
+    let waiting = Phase::Waiting {
+        since: scenario.at(-1000),
+    };
+    scenario.phases(&[waiting; 4]);
+    assert_eq!(scenario.decide().limits, [Limit::StoresAway]);
+    for returned in 1..4 {
+        let mut phases = [waiting; 4];
+        phases[..returned].fill(Phase::Ready);
+        scenario.phases(&phases);
+        let decision = scenario.decide();
+        assert_eq!(decision.desired, 4, "{returned}: {decision:?}");
+    }
+    // The last one does not return.
+    for _ in 0..95 {
+        scenario.decide();
+    }
+    assert!(scenario.decide().desired > 4);
+}
+
+#[test]
 fn a_scheduled_floor_applies_in_an_outage() {
     let mut scenario = Scenario::new(policy(4, 8), 8);
     scenario.ready(2);
@@ -253,11 +278,13 @@ proptest! {
         prop_assert!(decide(few) <= decide(few + more));
     }
 
-    /// Taking away the workers that never come does not lower what the law requires.
+    /// Taking away the workers that never come does not change what the law requires, while others
+    /// work.
     #[test]
     fn what_never_comes_is_no_capacity(
         phases in proptest::collection::vec(any_phase(), 0..8), documents in 1..2_000usize,
     ) {
+        let phases = [&phases[..], &[Phase::Ready]].concat();
         let now = Timestamp::from_second(1_000_004).unwrap();
         let never = |phase: &Phase| match phase {
             Phase::Pending { since } => now.duration_since(*since).as_secs() > 600,
