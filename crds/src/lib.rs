@@ -77,5 +77,10 @@ fn join_lines(value: &mut serde_yaml_ng::Value) {
     }
 }
 
+/// An annotation of a pipeline that asks the operator to forget what it has learned about the
+/// workers, once for each new value. `status.scaling.forgotten` shows the last value that was
+/// handled.
+pub const FORGET_ANNOTATION: &str = "ingest.layra.io/forget-learned";
+
 /// The API group of `IngestionPipeline`.
 pub const API_GROUP: &str = "ingest.layra.io";

@@ -69,14 +69,16 @@ pub struct ScalingSpec {
     pub activation: Option<ActivationSpec>,
 
     /// Seconds for which fewer workers must have been sufficient before the operator scales down.
-    /// Default: the observed startup time of a worker, at least 30 and at most 240. Keeping an idle
-    /// worker longer costs more than starting one.
+    /// Default: the observed time until a new worker is ready, at least 30 and at most 240. Keeping
+    /// an idle worker longer costs more than starting one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
     pub scale_down_delay_seconds: Option<u32>,
 
-    /// Largest number of pending workers, which wait for a node. It keeps a shortage of GPUs from
-    /// requesting more nodes than needed. Default: 2.
+    /// Largest number of pending workers after nodes have failed to come, which is when a worker
+    /// has waited for one for ten minutes or twice the usual time. It doubles with each node that
+    /// comes. Until then all workers that the backlog requires are requested at once, so that nodes
+    /// are provisioned at the same time. Default: 2.
     #[serde(default = "default_max_pending")]
     #[schemars(range(min = 1))]
     pub max_pending_workers: u32,

@@ -99,8 +99,8 @@ pub struct ModelStatus {
     pub revision: Option<String>,
 }
 
-/// A scaling decision and its explanation. It is updated when the decision or its reason changes;
-/// its numbers are from that time.
+/// A scaling decision and its explanation. It is updated when the decision, its reason or what was
+/// learned changes; all its numbers are from that time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingStatus {
@@ -108,7 +108,7 @@ pub struct ScalingStatus {
     pub desired_replicas: i32,
 
     /// Reason of the decision: `Idle`, `KeepingUp` (with arrivals), `Draining` (the backlog),
-    /// `Manual`, `Paused`, or why the backlog is unknown.
+    /// `Rechecking` (finished documents), `Manual`, `Paused`, or why the backlog is unknown.
     #[serde(default)]
     pub reason: String,
 
@@ -116,8 +116,9 @@ pub struct ScalingStatus {
     pub message: String,
 
     /// Limits that changed the number: `Floor`, `MaxReplicas`, `Partitions`,
-    /// `PartitionsWithWork`, `PendingWorkers`, `IneffectiveScaleUp`, `DrainTargetAtRisk`,
-    /// `Settling`, `MetricsMissing`, `PartitionsUnread`, `ScaleDownDelay`, `Unknown`, `Fallback`.
+    /// `PartitionsWithWork`, `Activation`, `StoresAway`, `PendingWorkers`, `IneffectiveScaleUp`,
+    /// `DrainTargetAtRisk`, `Settling`, `MetricsMissing`, `PartitionsUnread`, `ScaleDownDelay`,
+    /// `Unknown`, `Fallback`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<String>,
 
@@ -132,6 +133,15 @@ pub struct ScalingStatus {
     /// Measured characteristics of the workers. A restarted operator continues with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned: Option<LearnedStatus>,
+
+    /// The last value of the annotation `ingest.layra.io/forget-learned` that the operator handled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten: Option<String>,
+
+    /// Documents whose recheck was due within 15 minutes when a worker last reported. One worker
+    /// runs, or starts, for them. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_rechecks: Option<u64>,
 
     /// Partitions without progress, as `tasks/3` or `ranges/0`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -178,11 +188,11 @@ pub struct ScalingInputs {
     #[serde(default)]
     pub ready_workers: u32,
 
-    /// Starting workers.
+    /// Starting workers, and those that are not ready because a server does not respond.
     #[serde(default)]
     pub starting_workers: u32,
 
-    /// Pending workers, which wait for a node.
+    /// Pending workers, which wait for a node or for a quota system.
     #[serde(default)]
     pub waiting_workers: u32,
 }
@@ -218,16 +228,22 @@ pub struct ScalingTerms {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LearnedStatus {
-    /// Pages per second of one busy worker.
+    /// Pages per second of one worker while it works, without time in which it waits for servers.
     pub pages_per_second: f64,
 
     /// Average pages of a document.
     pub pages_per_document: f64,
 
-    /// Seconds from scheduling to readiness: image pull, model download and warm-up.
+    /// Seconds from a pod's creation to its placement on a node: 0 while nodes have room. Median of
+    /// the last workers.
+    #[serde(default)]
+    pub provisioning_seconds: f64,
+
+    /// Seconds from placement to readiness: image pull, model download and warm-up. Median of
+    /// the last workers.
     pub startup_seconds: f64,
 
-    /// Longest processing time of a document or page range, in seconds.
+    /// Longest processing time of a recent document or page range, in seconds. It decays.
     pub longest_work_seconds: f64,
 }
 

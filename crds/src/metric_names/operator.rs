@@ -48,7 +48,9 @@ pub const WORKER_PAGES_PER_SECOND: &str = "layra_operator_worker_pages_per_secon
 pub const DOCUMENT_PAGES: &str = "layra_operator_document_pages";
 /// Seconds from scheduling to readiness of a worker.
 pub const WORKER_STARTUP_SECONDS: &str = "layra_operator_worker_startup_seconds";
-/// Seconds that the longest document or page range took.
+/// Seconds until a worker is placed on a node.
+pub const WORKER_PROVISIONING_SECONDS: &str = "layra_operator_worker_provisioning_seconds";
+/// Seconds that the longest recent document or page range took.
 pub const WORKER_LONGEST_WORK_SECONDS: &str = "layra_operator_worker_longest_work_seconds";
 
 /// Terms of the last scaling decision in workers, by [`TERM_LABEL`].

@@ -13,6 +13,7 @@ mod deaths;
 mod deletions;
 mod documents;
 mod kstatus;
+mod learning;
 mod ledger;
 mod lifecycle;
 mod obstacles;

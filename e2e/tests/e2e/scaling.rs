@@ -182,7 +182,7 @@ async fn offer(stage: &Stage, resource: &str, count: Option<u32>) -> Result<()> 
 }
 
 #[tokio::test]
-async fn pending_workers_are_limited_and_start_when_gpus_appear() -> Result<()> {
+async fn all_workers_are_pending_at_once_and_start_when_gpus_appear() -> Result<()> {
     on_stage("gpus", async |stage| {
         let resource = format!("example.com/{}", stage.name);
         let result = wait_for_gpus(stage, &resource).await;
@@ -209,16 +209,22 @@ async fn wait_for_gpus(stage: &Stage, resource: &str) -> Result<()> {
     }
     stage
         .scene
-        .wait_status(&stage.name, "two pending workers", MINUTE, |status| {
+        .wait_status(&stage.name, "four pending workers", MINUTE, |status| {
             let is_waiting = condition(status, "WorkersAvailable")
                 .is_some_and(|c| c.reason == "WaitingForGPU" && c.message.contains("since"));
             let scaling = scaling(status);
             is_waiting
-                && scaling.desired_replicas == 2
-                && scaling.limits.contains(&"PendingWorkers".to_owned())
-                && scaling
-                    .inputs
-                    .is_some_and(|inputs| inputs.waiting_workers >= 2)
+                && scaling.desired_replicas == 4
+                && !scaling.limits.contains(&"PendingWorkers".to_owned())
+                && status.replicas == Some(4)
+        })
+        .await?;
+    // Nodes come one after the other while pods are pending; none is withdrawn meanwhile.
+    offer(stage, resource, Some(1)).await?;
+    stage
+        .scene
+        .wait_status(&stage.name, "one ready worker of four", MINUTE, |status| {
+            status.ready_replicas == Some(1) && status.replicas == Some(4)
         })
         .await?;
     offer(stage, resource, Some(4)).await?;
@@ -234,6 +240,7 @@ async fn wait_for_gpus(stage: &Stage, resource: &str) -> Result<()> {
         .context("the learned figures of the workers")?;
     ensure!(
         learned.pages_per_second > 0.0
+            && learned.provisioning_seconds > 0.0
             && learned.startup_seconds > 0.0
             && learned.longest_work_seconds > 0.0,
         "{learned:?}"

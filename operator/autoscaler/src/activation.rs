@@ -85,7 +85,12 @@ mod tests {
 
     /// The number of workers for one message that has waited for some seconds.
     fn decided(activation: Option<Activation>, seconds: i64) -> (u32, Vec<Limit>, String) {
-        let policy = Policy {
+        let policy = policy(activation);
+        decided_for(1, Memory::new(None, &policy), &policy, seconds)
+    }
+
+    fn policy(activation: Option<Activation>) -> Policy {
+        Policy {
             floor: 0,
             max: NonZeroU32::MIN,
             drain_target: SignedDuration::from_secs(600),
@@ -98,11 +103,20 @@ mod tests {
             assumed: Learned {
                 pages_per_second: 1.0,
                 pages_per_document: 10.0,
+                provisioning_seconds: 0.0,
                 startup_seconds: 30.0,
                 longest_seconds: 0.0,
             },
-        };
-        let mut memory = Memory::new(None, &policy);
+        }
+    }
+
+    /// The number of workers for this lag, after some seconds without workers.
+    fn decided_for(
+        lag: i64,
+        mut memory: Memory,
+        policy: &Policy,
+        seconds: i64,
+    ) -> (u32, Vec<Limit>, String) {
         let mut last = None;
         for second in 0..=seconds {
             let observation = Observation {
@@ -111,7 +125,7 @@ mod tests {
                 backlog: Ok(Backlog {
                     tasks: vec![PartitionOffsets {
                         log_start: 0,
-                        end: 1,
+                        end: lag,
                         committed: Some(0),
                     }],
                     ..Backlog::default()
@@ -119,7 +133,7 @@ mod tests {
                 workers: Vec::new(),
                 terminating: 0,
             };
-            let (decision, next) = decide(&observation, &policy, memory);
+            let (decision, next) = decide(&observation, policy, memory);
             memory = next;
             last = Some((decision.desired, decision.limits, decision.message));
         }
@@ -133,6 +147,18 @@ mod tests {
         assert_eq!((workers, limits), (0, vec![Limit::Activation]));
         assert!(message.contains("scaling.activation"), "{message}");
         assert_eq!(decided(Some(ACTIVATION), 62).0, 1);
+    }
+
+    #[test]
+    fn rechecks_start_a_worker_whatever_the_activation() {
+        let policy = policy(Some(ACTIVATION));
+        for lag in [0, 1] {
+            let memory = Memory::new(None, &policy).with_open_rechecks(2);
+            let (workers, limits, message) = decided_for(lag, memory, &policy, 0);
+            assert_eq!((workers, limits), (1, vec![]), "lag {lag}: {message}");
+        }
+        let (workers, _, message) = decided_for(0, Memory::new(None, &policy), &policy, 0);
+        assert_eq!(workers, 0, "{message}");
     }
 
     #[test]

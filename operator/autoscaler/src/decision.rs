@@ -29,6 +29,14 @@ pub struct Decision {
     pub is_learned: bool,
     /// Partitions whose work makes no progress.
     pub stuck: Vec<Partition>,
+    /// The servers that workers wait for with all of their work, in alphabetical order.
+    pub waiting_for: Vec<String>,
+    /// For how long [`Limit::StoresAway`] has applied, in seconds. 0: it does not.
+    pub outage_seconds: f64,
+    /// Ready workers whose counts have not been read for a minute.
+    pub unmeasured: u32,
+    /// Rechecks that the workers last reported as due within 15 minutes.
+    pub open_rechecks: u64,
 }
 
 /// What determined a decision.
@@ -40,6 +48,8 @@ pub enum Reason {
     KeepingUp,
     /// Draining the backlog requires the most workers.
     Draining,
+    /// There is no backlog, but rechecks are due, and one worker makes them.
+    Rechecking,
     /// The backlog is unknown.
     Unknown(UnknownBacklog),
 }
@@ -52,6 +62,7 @@ impl Reason {
             Self::Idle => "Idle",
             Self::KeepingUp => "KeepingUp",
             Self::Draining => "Draining",
+            Self::Rechecking => "Rechecking",
             Self::Unknown(cause) => cause.as_str(),
         }
     }
@@ -76,7 +87,7 @@ pub struct Inputs {
     pub partitions_with_work: Option<u32>,
     /// Workers that are ready.
     pub ready: u32,
-    /// Workers that are starting.
+    /// Workers that are starting, or not ready because a server does not respond.
     pub starting: u32,
     /// Workers that no node has room for.
     pub pending: u32,
@@ -86,8 +97,10 @@ impl Inputs {
     /// The workers alone; everything else is unknown.
     pub(crate) fn of_workers(workers: &[Worker]) -> Self {
         Self {
-            ready: count(workers, |phase| matches!(phase, Phase::Ready { .. })),
-            starting: count(workers, |phase| matches!(phase, Phase::Starting { .. })),
+            ready: count(workers, |phase| phase == Phase::Ready),
+            starting: count(workers, |phase| {
+                matches!(phase, Phase::Starting { .. } | Phase::Waiting { .. })
+            }),
             pending: count(workers, |phase| matches!(phase, Phase::Pending { .. })),
             ..Self::default()
         }
@@ -126,7 +139,9 @@ pub enum Limit {
     PartitionsWithWork,
     /// The backlog is too small and too young to start the first worker.
     Activation,
-    /// No more workers are added while this many are pending.
+    /// Every worker waits for a server, so more workers would not help.
+    StoresAway,
+    /// No node has come for pending workers, so only a few are requested at a time.
     PendingWorkers,
     /// The last scale-up did not increase the throughput.
     IneffectiveScaleUp,
@@ -148,12 +163,13 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, for metrics that show the absent ones too.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Floor,
         Self::MaxReplicas,
         Self::Partitions,
         Self::PartitionsWithWork,
         Self::Activation,
+        Self::StoresAway,
         Self::PendingWorkers,
         Self::IneffectiveScaleUp,
         Self::DrainTargetAtRisk,
@@ -174,6 +190,7 @@ impl Limit {
             Self::Partitions => "Partitions",
             Self::PartitionsWithWork => "PartitionsWithWork",
             Self::Activation => "Activation",
+            Self::StoresAway => "StoresAway",
             Self::PendingWorkers => "PendingWorkers",
             Self::IneffectiveScaleUp => "IneffectiveScaleUp",
             Self::DrainTargetAtRisk => "DrainTargetAtRisk",
@@ -195,7 +212,12 @@ impl Limit {
             Self::Activation => {
                 "No worker is started before the backlog reaches scaling.activation."
             }
-            Self::PendingWorkers => "No workers are added while others are pending.",
+            Self::StoresAway => {
+                "Every worker waits for a server, so the number of workers is held."
+            }
+            Self::PendingWorkers => {
+                "No node has come for pending workers, so only a few are requested at a time."
+            }
             Self::IneffectiveScaleUp => {
                 "The last scale-up did not increase the throughput, so no workers are added."
             }
@@ -219,8 +241,8 @@ pub(super) fn message(
     inputs: &Inputs,
     terms: &Terms,
     learned: &Learned,
-    desired: u32,
-    limits: &[Limit],
+    (desired, limits): (u32, &[Limit]),
+    open_rechecks: u64,
     target_seconds: f64,
 ) -> String {
     let lag = inputs.documents.unwrap_or(0) + inputs.ranges.unwrap_or(0);
@@ -239,6 +261,16 @@ pub(super) fn message(
             text,
             " Draining the backlog within {target_seconds} s requires {} at {speed} pages/s each.",
             workers(terms.for_backlog),
+        );
+    }
+    if lag == 0 && open_rechecks > 0 {
+        let rechecks = match open_rechecks {
+            1 => "1 document has".to_owned(),
+            more => format!("{more} documents have"),
+        };
+        let _ = write!(
+            text,
+            " {rechecks} a recheck within 15 minutes, which requires 1 worker."
         );
     }
     for limit in limits {

@@ -10,7 +10,9 @@ const MEASURED_FOR: f64 = 60.0;
 const SETTLING: SignedDuration = SignedDuration::from_secs(15);
 /// A scale-up is ineffective if it yields less than this part of the expected increase.
 const LEAST_INCREASE: f64 = 0.25;
-/// How long no worker is added after the first ineffective scale-up, and at most after many.
+/// How long no worker is added after the first ineffective scale-up, and at most after many. Each
+/// pause is twice as long as the last one, unless that ended longer ago than it took: an old
+/// judgement does not make the next one worse.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(2);
 
@@ -20,7 +22,6 @@ pub(crate) struct ScaleUpEffect {
     level: Option<Level>,
     before: Option<Speed>,
     blocked: Option<Blocked>,
-    pause: Option<SignedDuration>,
 }
 
 /// A period with the same number of workers, all of them saturated with work.
@@ -43,6 +44,7 @@ struct Speed {
 struct Blocked {
     workers: u32,
     until: Timestamp,
+    pause: SignedDuration,
 }
 
 impl ScaleUpEffect {
@@ -111,14 +113,18 @@ impl ScaleUpEffect {
         let gained = speed.pages_per_second - before.pages_per_second;
         if gained > LEAST_INCREASE * expected {
             self.blocked = None;
-            self.pause = None;
             return;
         }
-        let pause = self.pause.unwrap_or(FIRST_PAUSE);
-        self.pause = Some((pause * 2).min(LONGEST_PAUSE));
+        let pause = match self.blocked {
+            Some(last) if now.duration_since(last.until) <= last.pause => {
+                (last.pause * 2).min(LONGEST_PAUSE)
+            }
+            _ => FIRST_PAUSE,
+        };
         self.blocked = now.checked_add(pause).ok().map(|until| Blocked {
             workers: level.workers,
             until,
+            pause,
         });
     }
 }
@@ -180,6 +186,18 @@ mod tests {
         measure(&mut effect, &mut second, 700, 4, 10.0);
         measure(&mut effect, &mut second, 100, 6, 10.0);
         assert_eq!(ceiling(&effect, second + 1000), Some(6));
+    }
+
+    #[test]
+    fn a_pause_of_yesterday_does_not_make_the_next_one_longer() {
+        let (mut effect, mut second) = (ScaleUpEffect::default(), 0);
+        measure(&mut effect, &mut second, 100, 2, 10.0);
+        measure(&mut effect, &mut second, 700, 4, 10.0);
+        // The pause of 600 s ended more than 600 s ago.
+        measure(&mut effect, &mut second, 1300, 4, 10.0);
+        measure(&mut effect, &mut second, 76, 6, 10.0);
+        assert_eq!(ceiling(&effect, second + 590), Some(6));
+        assert_eq!(ceiling(&effect, second + 610), None);
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! The first step of a decision: what an observation shows about the work and the workers.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     activation::Queue,
     arrivals::Waiting,
+    capacity,
     decision::Inputs,
     law::{Demand, Fleet},
     learned::{Learned, Progress},
     memory::Memory,
-    observation::{Backlog, Observation, Partition, Phase, Topic, Worker},
+    observation::{Backlog, Observation, Partition, Topic, Worker},
     planned_drain_target,
     policy::Policy,
     scaled,
@@ -30,6 +31,10 @@ pub(super) struct Estimate {
     pub(super) fleet: Fleet,
     /// Workers that are ready.
     pub(super) ready: u32,
+    /// Workers that replace others that are not expected any more.
+    pub(super) replacements: u32,
+    /// Every worker that has started waits for a server.
+    pub(super) stores_away: bool,
     waiting: Waiting,
 }
 
@@ -59,6 +64,10 @@ impl Estimate {
             },
             |partition| stuck.contains(&partition),
         );
+        let stores_away = stores_away(&observation.workers);
+        if stores_away {
+            memory.away_until = Some(now);
+        }
         let documents_per_second = memory.arrivals.documents_per_second(now, delay);
         let estimate = Self {
             learned,
@@ -69,16 +78,29 @@ impl Estimate {
                 partitions: partition_count(backlog),
                 partitions_with_work: partitions_with_work(backlog, &stuck),
             },
-            fleet: fleet(observation, learned),
+            fleet: fleet(observation, memory.away_until, learned),
             ready: Inputs::of_workers(&observation.workers).ready,
+            replacements: capacity::replacements(
+                &observation.workers,
+                now,
+                memory.away_until,
+                &learned,
+            ),
+            stores_away,
             waiting,
             stuck,
         };
-        if progress.known || estimate.ready == 0 {
+        // Workers that wait for a server show nothing about what more of them would do.
+        let working = if estimate.stores_away {
+            0
+        } else {
+            estimate.ready
+        };
+        if progress.known || working == 0 {
             memory.effect.record(
                 now,
                 memory.seconds_since_last,
-                estimate.ready,
+                working,
                 progress.pages,
                 estimate.is_saturated(),
             );
@@ -126,33 +148,29 @@ impl Estimate {
 /// the best choice in hindsight would.
 pub(super) fn scale_down_delay(policy: &Policy, learned: Learned) -> SignedDuration {
     policy.scale_down_delay.unwrap_or_else(|| {
-        let seconds = learned.startup_seconds.clamp(SHORTEST_DELAY, LONGEST_DELAY);
+        let seconds = learned
+            .seconds_until_ready()
+            .clamp(SHORTEST_DELAY, LONGEST_DELAY);
         scaled(SignedDuration::from_secs(1), seconds)
     })
 }
 
-fn fleet(observation: &Observation, learned: Learned) -> Fleet {
-    let startup = learned.startup_seconds;
+fn fleet(observation: &Observation, away_until: Option<Timestamp>, learned: Learned) -> Fleet {
     let mut available_in: Vec<f64> = observation
         .workers
         .iter()
-        .filter_map(|worker| match worker.phase {
-            // It is unknown when a node will have room.
-            Phase::Pending { .. } => None,
-            Phase::Ready { .. } => Some(0.0),
-            Phase::Starting { since } => {
-                let age = observation.at.duration_since(since).as_secs_f64().max(0.0);
-                // One that is late may become ready at any moment.
-                Some((startup - age).clamp(0.1 * startup, startup))
-            }
-        })
+        .filter_map(|worker| capacity::available_in(worker, observation.at, away_until, &learned))
         .collect();
     available_in.sort_by(f64::total_cmp);
     Fleet {
         pages_per_second: learned.pages_per_second,
         available_in,
-        startup_seconds: startup,
+        startup_seconds: learned.seconds_until_ready(),
     }
+}
+
+fn stores_away(workers: &[Worker]) -> bool {
+    workers.iter().any(Worker::waits) && !workers.iter().any(Worker::works)
 }
 
 /// Partitions of the tasks topic.

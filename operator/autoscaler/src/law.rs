@@ -2,8 +2,9 @@
 //! a change of the number is in [`super`].
 //!
 //! Let `μ` be the pages per second of one worker, `λ` the pages that arrive per second, `u` the
-//! part of the workers' speed that arrivals may use, `T` the drain target and `τ` the start-up time
-//! of a worker, in seconds. Then `n` workers are enough if they
+//! part of the workers' speed that arrivals may use, `T` the drain target and `τ` the time until a
+//! new worker is ready, the provisioning of a node included, in seconds. Then `n` workers are
+//! enough if they
 //!
 //! 1. **keep up**: `e(n)·μ·u' ≥ λ`, where `u' = 1 − (1 − u)·min(1, τ/T)`. The reserve is for pages
 //!    that arrive while another worker starts, and those can wait for a part of `T`. This adds no
@@ -15,8 +16,8 @@
 //!    `μ · Σ (e(i) − e(i−1)) · max(0, h − t_i) ≥ W(a)` over the workers `i = 1..n`, `h = T − a`,
 //!
 //!    where `t_i`, ascending, is 0 for a worker that is ready, the rest of `τ` for one that is
-//!    starting, and `τ` for one that must be created. Pages that arrive while new workers start
-//!    count too: `W + λ·τ` within `T + τ`.
+//!    pending or starting, and `τ` for one that must be created. Pages that arrive while new workers
+//!    start count too: `W + λ·τ` within `T + τ`.
 //!
 //! A partition is assigned to one worker at a time. With `p` partitions the slowest of `n` workers
 //! has `⌈p/n⌉` of them, so that `n` workers are as effective as `e(n) = p / ⌈p/n⌉`: seven workers

@@ -1,9 +1,18 @@
-//! Learns the speed of a worker, the size of documents and the start-up time from what the workers
-//! count. The result is kept in the status, so that a restart of the operator loses nothing.
+//! Learns the speed of a worker, the size of documents and the times that nodes and workers take
+//! to come. The result is kept in the status, so that a restart of the operator loses nothing.
+//!
+//! Only what a worker did while it could work is learned: time in which it is not ready, or waits
+//! for a server, shows nothing about its speed. Times are medians of the last few, so that one
+//! that went wrong does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::observation::{Counts, Partition, Phase, Worker};
+use jiff::Timestamp;
+
+use super::{
+    observation::{Counts, Partition, Phase, Worker},
+    recent::Recent,
+};
 
 /// Busy seconds after which an earlier measurement counts for about a third.
 const RATE_MEMORY: f64 = 600.0;
@@ -15,18 +24,59 @@ const ASSUMED_DOCUMENTS: f64 = 3.0;
 /// The weight of what an earlier process of the operator learned.
 const RECALLED_SECONDS: f64 = 300.0;
 const RECALLED_DOCUMENTS: f64 = 100.0;
+/// Seconds after which the longest work counts for half, unless work takes as long again.
+const LONGEST_WORK_HALF_LIFE: f64 = 6.0 * 3600.0;
+
+/// A start-up that takes longer has failed: the startup probe and the download of a model allow
+/// less. It is not learned.
+const LONGEST_STARTUP: f64 = 1800.0;
+/// A node that takes longer has not been provisioned for this pod. It is not learned.
+const LONGEST_PROVISIONING: f64 = 1800.0;
+/// Half of the longest termination grace period.
+const LONGEST_WORK: f64 = 3.0 * 3600.0;
+/// A recalled speed is at most this many times slower or faster than the assumed one.
+const SPEED_FACTOR: f64 = 50.0;
+/// The bounds of recalled pages per document.
+const FEWEST_PAGES: f64 = 0.1;
+const MOST_PAGES: f64 = 10_000.0;
 
 /// Speed, sizes and times of a pipeline's workers, measured or assumed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Learned {
-    /// Pages per second of one worker while it has work.
+    /// Pages per second of one worker while it works.
     pub pages_per_second: f64,
     /// Pages per document.
     pub pages_per_document: f64,
-    /// Seconds from scheduling to the first readiness: image, model, warm-up.
+    /// Seconds from creation to placement on a node: 0 while nodes have room, else the time in
+    /// which a node is provisioned.
+    pub provisioning_seconds: f64,
+    /// Seconds from placement to the first readiness: image, model, warm-up.
     pub startup_seconds: f64,
-    /// Seconds of the longest document or page range so far.
+    /// Seconds of the longest recent document or page range.
     pub longest_seconds: f64,
+}
+
+impl Learned {
+    /// `τ`: seconds until a worker that is created now is ready.
+    #[must_use]
+    pub fn seconds_until_ready(&self) -> f64 {
+        self.provisioning_seconds + self.startup_seconds
+    }
+
+    /// Without values that cannot be true, which an earlier version may have learned from an
+    /// outage.
+    fn plausible(self, assumed: &Self) -> Self {
+        let speed = assumed.pages_per_second;
+        Self {
+            pages_per_second: self
+                .pages_per_second
+                .clamp(speed / SPEED_FACTOR, speed * SPEED_FACTOR),
+            pages_per_document: self.pages_per_document.clamp(FEWEST_PAGES, MOST_PAGES),
+            provisioning_seconds: self.provisioning_seconds.clamp(0.0, LONGEST_PROVISIONING),
+            startup_seconds: self.startup_seconds.clamp(0.0, LONGEST_STARTUP),
+            longest_seconds: self.longest_seconds.clamp(0.0, LONGEST_WORK),
+        }
+    }
 }
 
 /// What the workers processed since the last observation.
@@ -34,7 +84,7 @@ pub struct Learned {
 pub(crate) struct Progress {
     /// Pages of all of them.
     pub(crate) pages: f64,
-    /// The partitions assigned to workers that processed pages.
+    /// The partitions assigned to workers that processed pages, or that wait for a server.
     pub(crate) partitions: BTreeSet<Partition>,
     /// At least one worker's counts are known for this and the last observation.
     pub(crate) known: bool,
@@ -47,48 +97,67 @@ pub(crate) struct Learner {
     size: Average,
     /// Pages since the last document ended, so that observations without an ended document count.
     pages_since_document: f64,
-    startup_seconds: f64,
+    provisioning: Recent,
+    startup: Recent,
     longest_seconds: f64,
-    last: BTreeMap<String, Counts>,
+    last: BTreeMap<String, Reading>,
     /// Workers present at the first observation whose counters have no baseline yet: what they
     /// processed before it is unknown. Later workers counted from zero. `None` before the first
     /// observation.
     without_baseline: Option<BTreeSet<String>>,
+    /// Workers that were observed before they were ready.
+    starting: BTreeSet<String>,
     /// Workers whose start-up time was recorded.
-    started: Vec<String>,
-    /// A start-up time was measured, by this process or an earlier one.
-    startup_known: bool,
+    started: BTreeSet<String>,
+    /// Workers whose time until placement was recorded.
+    placed: BTreeSet<String>,
     /// A speed was measured, by this process or an earlier one.
     speed_known: bool,
+}
+
+/// What a worker had counted.
+#[derive(Clone, Debug)]
+struct Reading {
+    counts: Counts,
+    /// It was ready and did not wait for a server.
+    worked: bool,
 }
 
 impl Learner {
     /// Starts with what an earlier process learned, or else with the assumptions.
     pub(crate) fn new(recalled: Option<Learned>, assumed: Learned) -> Self {
+        let recalled = recalled.map(|recalled| recalled.plausible(&assumed));
         let (from, seconds, documents) = match recalled {
             Some(recalled) => (recalled, RECALLED_SECONDS, RECALLED_DOCUMENTS),
             None => (assumed, ASSUMED_SECONDS, ASSUMED_DOCUMENTS),
+        };
+        let times = |seconds: f64| match recalled {
+            Some(_) => Recent::recalled(seconds),
+            None => Recent::assumed(seconds),
         };
         Self {
             speed: Average::new(from.pages_per_second, seconds, RATE_MEMORY),
             size: Average::new(from.pages_per_document, documents, SIZE_MEMORY),
             pages_since_document: 0.0,
-            startup_seconds: from.startup_seconds,
+            provisioning: times(from.provisioning_seconds),
+            startup: times(from.startup_seconds),
             longest_seconds: from.longest_seconds,
             last: BTreeMap::new(),
             without_baseline: None,
-            started: Vec::new(),
-            startup_known: recalled.is_some(),
+            starting: BTreeSet::new(),
+            started: BTreeSet::new(),
+            placed: BTreeSet::new(),
             speed_known: recalled.is_some(),
         }
     }
 
-    /// The current averages.
+    /// The current estimates.
     pub(crate) fn learned(&self) -> Learned {
         Learned {
             pages_per_second: self.speed.value(),
             pages_per_document: self.size.value(),
-            startup_seconds: self.startup_seconds,
+            provisioning_seconds: self.provisioning.median(),
+            startup_seconds: self.startup.median(),
             longest_seconds: self.longest_seconds,
         }
     }
@@ -98,35 +167,57 @@ impl Learner {
         self.speed_known
     }
 
-    /// Learns from an observation of the workers.
-    pub(crate) fn observe(&mut self, workers: &[Worker]) -> Progress {
+    /// Learns from an observation of the workers, made `seconds` after the last one.
+    pub(crate) fn observe(&mut self, now: Timestamp, seconds: f64, workers: &[Worker]) -> Progress {
         let mut progress = Progress::default();
         let (mut pages, mut busy, mut documents) = (0.0, 0.0, 0.0);
+        self.longest_seconds *= 0.5_f64.powf(seconds.max(0.0) / LONGEST_WORK_HALF_LIFE);
         let mut without_baseline = self.without_baseline.take().unwrap_or_else(|| {
             let names = workers.iter().map(|worker| worker.name.clone());
             names.collect()
         });
         for worker in workers {
-            self.observe_start(worker);
+            self.observe_placement(worker);
+            self.observe_start(now, worker);
             let Some(counts) = &worker.counts else {
                 continue;
             };
-            self.longest_seconds = self.longest_seconds.max(counts.longest_seconds);
-            let last = self.last.insert(worker.name.clone(), counts.clone());
+            let worked = worker.works();
+            if !worked {
+                progress.partitions.extend(&counts.partitions);
+            }
+            let reading = Reading {
+                counts: counts.clone(),
+                worked,
+            };
+            let last = self.last.insert(worker.name.clone(), reading);
+            let last_longest = last
+                .as_ref()
+                .map_or(0.0, |last| last.counts.longest_seconds);
+            if counts.longest_seconds > last_longest {
+                let longest = counts.longest_seconds.min(LONGEST_WORK);
+                self.longest_seconds = self.longest_seconds.max(longest);
+            }
             let lacks_baseline = without_baseline.remove(&worker.name);
-            let Some(last) = last.or_else(|| (!lacks_baseline).then(Counts::default)) else {
+            let Some(last) = last.or_else(|| (!lacks_baseline).then(Reading::of_a_new_worker))
+            else {
                 continue;
             };
-            if counts.busy_seconds < last.busy_seconds || counts.pages < last.pages {
+            if counts.busy_seconds < last.counts.busy_seconds || counts.pages < last.counts.pages {
                 // Its container was restarted and its counters began at zero.
                 continue;
             }
             progress.known = true;
-            pages += counts.pages - last.pages;
-            busy += counts.busy_seconds - last.busy_seconds;
-            documents += (counts.documents - last.documents).max(0.0);
-            if counts.pages > last.pages {
+            let processed = counts.pages - last.counts.pages;
+            progress.pages += processed;
+            documents += (counts.documents - last.counts.documents).max(0.0);
+            self.pages_since_document += processed;
+            if processed > 0.0 {
                 progress.partitions.extend(&counts.partitions);
+            }
+            if worked && last.worked {
+                pages += processed;
+                busy += counts.busy_seconds - last.counts.busy_seconds;
             }
         }
         self.without_baseline = Some(without_baseline);
@@ -135,39 +226,69 @@ impl Learner {
             self.speed.add(pages, busy);
             self.speed_known |= pages > 0.0;
         }
-        self.pages_since_document += pages;
         if documents > 0.0 && self.pages_since_document > 0.0 {
             self.size.add(self.pages_since_document, documents);
             self.pages_since_document = 0.0;
         }
-        progress.pages = pages;
         progress
     }
 
-    fn observe_start(&mut self, worker: &Worker) {
-        let Phase::Ready {
-            started_in: Some(seconds),
-        } = worker.phase
-        else {
+    /// A pod's times of creation and placement never change.
+    fn observe_placement(&mut self, worker: &Worker) {
+        let (Some(created), Some(placed)) = (worker.times.created, worker.times.placed) else {
             return;
         };
-        if self.started.contains(&worker.name) {
+        if self.placed.insert(worker.name.clone()) {
+            let seconds = placed.duration_since(created).as_secs_f64();
+            if (0.0..=LONGEST_PROVISIONING).contains(&seconds) {
+                self.provisioning.add(seconds);
+            }
+        }
+    }
+
+    /// The readiness of a worker that was not observed before it may be its second one. Its own
+    /// count of the seconds that it took is certain, except after a restart.
+    fn observe_start(&mut self, now: Timestamp, worker: &Worker) {
+        if matches!(worker.phase, Phase::Pending { .. } | Phase::Starting { .. }) {
+            self.starting.insert(worker.name.clone());
             return;
         }
-        self.started.push(worker.name.clone());
-        self.startup_seconds = if self.startup_known {
-            // A start on a node that already has the image shows little about one without it.
-            f64::midpoint(self.startup_seconds, seconds)
-        } else {
-            seconds
+        let was_starting = self.starting.remove(&worker.name);
+        let Some(placed) = worker.times.placed else {
+            return;
         };
-        self.startup_known = true;
+        let Some(process_started) = worker.times.process_started else {
+            return;
+        };
+        let counted = worker
+            .counts
+            .as_ref()
+            .and_then(|counts| counts.startup_seconds)
+            .map(|seconds| process_started.duration_since(placed).as_secs_f64() + seconds);
+        let seen = was_starting.then(|| now.duration_since(placed).as_secs_f64());
+        let Some(seconds) = counted.or(seen) else {
+            return;
+        };
+        if self.started.insert(worker.name.clone()) && (0.0..=LONGEST_STARTUP).contains(&seconds) {
+            self.startup.add(seconds);
+        }
     }
 
     fn forget_gone(&mut self, workers: &[Worker]) {
         let is_there = |name: &str| workers.iter().any(|worker| worker.name == name);
         self.last.retain(|name, _| is_there(name));
+        self.starting.retain(|name| is_there(name));
         self.started.retain(|name| is_there(name));
+        self.placed.retain(|name| is_there(name));
+    }
+}
+
+impl Reading {
+    fn of_a_new_worker() -> Self {
+        Self {
+            counts: Counts::default(),
+            worked: true,
+        }
     }
 }
 
@@ -202,124 +323,5 @@ impl Average {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ASSUMED: Learned = Learned {
-        pages_per_second: 4.0,
-        pages_per_document: 10.0,
-        startup_seconds: 30.0,
-        longest_seconds: 0.0,
-    };
-
-    fn worker(name: &str, pages: f64, documents: f64, busy_seconds: f64) -> Worker {
-        Worker {
-            name: name.into(),
-            phase: Phase::Ready {
-                started_in: Some(12.0),
-            },
-            counts: Some(Counts {
-                pages,
-                documents,
-                busy_seconds,
-                longest_seconds: busy_seconds / 10.0,
-                ..Counts::default()
-            }),
-        }
-    }
-
-    #[test]
-    fn a_minute_of_work_outweighs_an_assumption() {
-        let mut learner = Learner::new(None, ASSUMED);
-        assert!(!learner.knows_speed());
-        for second in 0..=60 {
-            let second = f64::from(second);
-            learner.observe(&[worker("a", 0.5 * second, 0.1 * second, second)]);
-        }
-        let known = learner.learned();
-        assert!(learner.knows_speed());
-        assert!((0.5..1.1).contains(&known.pages_per_second), "{known:?}");
-        assert!((4.0..8.0).contains(&known.pages_per_document), "{known:?}");
-        assert!((known.startup_seconds - 12.0).abs() < 1e-9, "{known:?}");
-        assert!((known.longest_seconds - 6.0).abs() < 1e-9, "{known:?}");
-    }
-
-    #[test]
-    fn pages_of_observations_without_an_ended_document_count() {
-        let mut learner = Learner::new(None, ASSUMED);
-        for second in 0..=3000 {
-            let pages = f64::from(second);
-            learner.observe(&[worker("a", pages, (pages / 25.0).floor(), pages)]);
-        }
-        let known = learner.learned();
-        assert!(
-            (24.0..26.0).contains(&known.pages_per_document),
-            "{known:?}"
-        );
-    }
-
-    #[test]
-    fn idle_time_does_not_lower_the_speed() {
-        let mut learner = Learner::new(None, ASSUMED);
-        learner.observe(&[worker("a", 100.0, 1.0, 100.0)]);
-        let before = learner.learned();
-        learner.observe(&[worker("a", 100.0, 1.0, 100.0)]);
-        assert_eq!(learner.learned(), before);
-    }
-
-    #[test]
-    fn a_restarted_container_needs_a_new_baseline() {
-        let mut learner = Learner::new(None, ASSUMED);
-        learner.observe(&[worker("a", 100.0, 10.0, 50.0)]);
-        let progress = learner.observe(&[worker("a", 3.0, 1.0, 1.0)]);
-        assert!(!progress.known && progress.pages == 0.0);
-        let progress = learner.observe(&[worker("a", 5.0, 1.0, 2.0)]);
-        assert!(progress.known && (progress.pages - 2.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn work_of_a_later_worker_counts_even_if_it_ended_before_the_first_observation() {
-        let mut learner = Learner::new(None, ASSUMED);
-        learner.observe(&[]);
-        let progress = learner.observe(&[worker("a", 12.0, 12.0, 2.0)]);
-        assert!(progress.known && (progress.pages - 12.0).abs() < 1e-9);
-        assert!(learner.knows_speed());
-    }
-
-    #[test]
-    fn work_before_the_operator_started_does_not_count() {
-        let mut learner = Learner::new(None, ASSUMED);
-        let progress = learner.observe(&[worker("a", 12.0, 12.0, 2.0)]);
-        assert!(!progress.known && progress.pages == 0.0);
-        assert!(!learner.knows_speed());
-    }
-
-    #[test]
-    fn work_before_the_first_known_counts_does_not_count() {
-        let mut learner = Learner::new(None, ASSUMED);
-        let unread = Worker {
-            counts: None,
-            ..worker("a", 0.0, 0.0, 0.0)
-        };
-        learner.observe(&[unread]);
-        let progress = learner.observe(&[worker("a", 9_000.0, 9_000.0, 900.0)]);
-        assert!(!progress.known && progress.pages == 0.0);
-        let progress = learner.observe(&[worker("a", 9_004.0, 9_002.0, 901.0)]);
-        assert!(progress.known && progress.pages > 0.0);
-    }
-
-    #[test]
-    fn what_an_earlier_process_learned_decays_slowly() {
-        let recalled = Learned {
-            pages_per_second: 55.0,
-            startup_seconds: 480.0,
-            ..ASSUMED
-        };
-        let mut learner = Learner::new(Some(recalled), ASSUMED);
-        learner.observe(&[worker("a", 0.0, 0.0, 0.0)]);
-        learner.observe(&[worker("a", 0.0, 0.0, 10.0)]);
-        let known = learner.learned();
-        assert!(known.pages_per_second > 50.0, "{known:?}");
-        assert!((known.startup_seconds - 246.0).abs() < 1e-9, "{known:?}");
-    }
-}
+#[path = "learned_tests.rs"]
+mod tests;

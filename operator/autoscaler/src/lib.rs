@@ -8,14 +8,19 @@
 //! * An unknown backlog changes nothing ([`Limit::Unknown`]). When it has been unknown for long
 //!   enough, the spec's fallback applies ([`Limit::Fallback`]).
 //! * Scale-up is immediate, and the first message starts the first worker, unless it has to wait for
-//!   the spec's activation ([`Limit::Activation`]). It stops where the last
-//!   scale-up did not increase the throughput (`effect`), and while a few workers are pending.
+//!   the spec's activation ([`Limit::Activation`]). It stops where the last scale-up did not increase
+//!   the throughput (`effect`), where every worker waits for a server ([`Limit::StoresAway`]), and
+//!   where nodes fail to come (`nodes`).
+//! * A worker that never comes is no capacity (`capacity`), and one that cannot work teaches
+//!   nothing (`learned`).
+//! * Without a backlog, one worker stays or starts while rechecks are due ([`Reason::Rechecking`]).
 //! * Scale-down waits for the scale-down delay and goes to the largest number required during it
 //!   (`window`), computed at nine tenths of the workers' speed. No worker is stopped while work is
 //!   overdue, while other workers are shutting down, or while the workers' progress is unknown.
 
 mod activation;
 mod arrivals;
+mod capacity;
 mod decision;
 mod effect;
 mod estimate;
@@ -23,20 +28,26 @@ mod floors;
 mod law;
 mod learned;
 mod memory;
+mod nodes;
 mod observation;
 mod policy;
 mod range_size;
+mod recent;
 mod step;
 mod stuck;
 mod unknown;
+mod unmeasured;
 mod window;
+
+use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 
+use capacity::patience_for_nodes;
 use estimate::{Estimate, partition_count, scale_down_delay};
 use law::{Fleet, Goal, RequiredReplicas};
 use learned::Progress;
-use step::{Bounds, Step};
+use step::{BacklogProgress, Bounds, Step, Work};
 
 pub use activation::Activation;
 pub use decision::{Decision, Inputs, Limit, Reason, Terms};
@@ -44,7 +55,7 @@ pub use floors::{Floor, ScheduleError, floor_now};
 pub use learned::Learned;
 pub use memory::Memory;
 pub use observation::{
-    Backlog, Counts, Observation, Partition, PartitionOffsets, Phase, Topic, Worker,
+    Backlog, Counts, Observation, Partition, PartitionOffsets, Phase, Times, Topic, Worker,
 };
 pub use policy::{Fallback, Policy};
 pub use unknown::UnknownBacklog;
@@ -64,17 +75,41 @@ pub fn decide(
     mut memory: Memory,
 ) -> (Decision, Memory) {
     let clock = memory.watch_clock(observation.at);
-    let progress = memory.learner.observe(&observation.workers);
-    memory.range_size.observe(&observation.workers);
+    let workers = &observation.workers;
+    let progress = memory
+        .learner
+        .observe(observation.at, memory.seconds_since_last, workers);
+    memory.rechecks.observe(workers);
+    let unmeasured = memory.unmeasured.observe(observation.at, workers);
+    memory.range_size.observe(workers);
     let backlog = clock.and_then(|()| known_backlog(observation, policy, &mut memory));
-    let decision = match backlog {
+    let mut decision = match backlog {
         Ok(backlog) => {
             memory.unknown_since = None;
             follow(observation, backlog, &progress, policy, &mut memory)
         }
         Err(cause) => hold(observation, cause, policy, &mut memory),
     };
+    decision.unmeasured = unmeasured;
+    decision.waiting_for = waiting_for(&observation.workers);
+    decision.outage_seconds = if decision.limits.contains(&Limit::StoresAway) {
+        let since = *memory.outage_since.get_or_insert(observation.at);
+        capacity::age(observation.at, since)
+    } else {
+        memory.outage_since = None;
+        0.0
+    };
     (decision, memory)
+}
+
+/// The servers that workers wait for with all of their work.
+fn waiting_for(workers: &[Worker]) -> Vec<String> {
+    let names: BTreeSet<&String> = workers
+        .iter()
+        .filter(|worker| worker.waits())
+        .flat_map(Worker::waiting_for)
+        .collect();
+    names.into_iter().cloned().collect()
 }
 
 /// The backlog, unless the observed offsets are meaningless at this moment.
@@ -156,6 +191,10 @@ fn hold(
         learned,
         is_learned: memory.learner.knows_speed(),
         stuck: Vec::new(),
+        waiting_for: Vec::new(),
+        outage_seconds: 0.0,
+        unmeasured: 0,
+        open_rechecks: memory.rechecks.open(),
     }
 }
 
@@ -169,20 +208,38 @@ fn follow(
     memory: &mut Memory,
 ) -> Decision {
     let estimate = Estimate::of(observation, backlog, progress, policy, memory);
+    memory.pending.observe(
+        observation.at,
+        &observation.workers,
+        patience_for_nodes(&estimate.learned),
+        policy.max_pending.get(),
+    );
     let required = required_replicas(&estimate, policy);
+    let work = if backlog.lag() > 0 {
+        Work::Backlog
+    } else if memory.rechecks.open() > 0 {
+        Work::Rechecks
+    } else {
+        Work::None
+    };
     let step = Step {
         observation,
-        max_pending: policy.max_pending.get(),
         bounds: Bounds::of(policy, Some(estimate.demand.partitions)),
         delay: estimate.scale_down_delay,
         required: required.at_full_speed,
         required_at_reduced_speed: required.at_reduced_speed,
-        has_work: backlog.lag() > 0,
-        activation: policy.activation,
+        work,
+        replacements: estimate.replacements,
+        // The first message waits for the activation; rechecks do not.
+        activation: policy.activation.filter(|_| memory.rechecks.open() == 0),
         queue: estimate.queue(backlog),
         overdue: estimate.is_overdue(),
         partitions_with_work: estimate.demand.partitions_with_work,
-        progress_unknown: !progress.known && estimate.ready > 0 && backlog.lag() > 0,
+        progress: match work {
+            Work::Backlog if estimate.stores_away => BacklogProgress::StoresAway,
+            Work::Backlog if estimate.ready > 0 && !progress.known => BacklogProgress::Unknown,
+            _ => BacklogProgress::Known,
+        },
         unread: backlog.unread.len(),
     };
     let (desired, limits, terms) = step.decide(memory);
@@ -196,8 +253,8 @@ fn follow(
             &inputs,
             &terms,
             &learned,
-            desired,
-            &limits,
+            (desired, &limits),
+            memory.rechecks.open(),
             policy.drain_target.as_secs_f64(),
         ),
         limits,
@@ -206,6 +263,10 @@ fn follow(
         learned,
         is_learned: memory.learner.knows_speed(),
         stuck: estimate.stuck,
+        waiting_for: Vec::new(),
+        outage_seconds: 0.0,
+        unmeasured: 0,
+        open_rechecks: memory.rechecks.open(),
     }
 }
 

@@ -6,15 +6,38 @@ use super::{
     arrivals::Arrivals,
     effect::ScaleUpEffect,
     learned::{Learned, Learner},
+    nodes::PendingWorkers,
+    observation::Worker,
     policy::Policy,
     range_size::RangeSize,
     stuck::StuckPartitions,
     unknown::UnknownBacklog,
+    unmeasured::Unmeasured,
     window::ScaleDownWindow,
 };
 
 /// Observations further apart than this show nothing about the time between them.
 const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(60);
+
+/// The rechecks of the pipeline's documents that are due within 15 minutes, as a worker last
+/// reported. While there are some, one worker is required. Without workers the number stays, so
+/// that one starts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rechecks(u64);
+
+impl Rechecks {
+    /// Every worker reports those of the whole pipeline; the largest number is the most cautious.
+    pub(crate) fn observe(&mut self, workers: &[Worker]) {
+        let reported = workers.iter().filter_map(|worker| worker.counts.as_ref());
+        if let Some(open) = reported.map(|counts| counts.open_rechecks).max() {
+            self.0 = open;
+        }
+    }
+
+    pub(crate) fn open(self) -> u64 {
+        self.0
+    }
+}
 
 /// The state between two decisions. Losing it only keeps workers for a little longer, until the
 /// next observations have rebuilt it.
@@ -26,10 +49,16 @@ pub struct Memory {
     pub(crate) window: ScaleDownWindow,
     pub(crate) effect: ScaleUpEffect,
     pub(crate) stuck: StuckPartitions,
+    pub(crate) pending: PendingWorkers,
+    pub(crate) unmeasured: Unmeasured,
+    pub(crate) rechecks: Rechecks,
     last: Option<Timestamp>,
     /// Seconds between the last two observations.
     pub(crate) seconds_since_last: f64,
     pub(crate) unknown_since: Option<Timestamp>,
+    pub(crate) outage_since: Option<Timestamp>,
+    /// When every worker last waited for a server.
+    pub(crate) away_until: Option<Timestamp>,
     pub(crate) rebalancing_since: Option<Timestamp>,
 }
 
@@ -44,11 +73,29 @@ impl Memory {
             window: ScaleDownWindow::default(),
             effect: ScaleUpEffect::default(),
             stuck: StuckPartitions::default(),
+            pending: PendingWorkers::default(),
+            unmeasured: Unmeasured::default(),
+            rechecks: Rechecks::default(),
             last: None,
             seconds_since_last: 0.0,
             unknown_since: None,
+            outage_since: None,
+            away_until: None,
             rebalancing_since: None,
         }
+    }
+
+    /// Continues with the open rechecks that workers reported to an earlier process.
+    #[must_use]
+    pub fn with_open_rechecks(mut self, open: u64) -> Self {
+        self.rechecks = Rechecks(open);
+        self
+    }
+
+    /// The open rechecks that workers last reported.
+    #[must_use]
+    pub fn open_rechecks(&self) -> u64 {
+        self.rechecks.open()
     }
 
     /// Detects a clock that was set back, and a gap between observations.
@@ -66,6 +113,7 @@ impl Memory {
         self.effect.forget();
         self.stuck.forget();
         self.rebalancing_since = None;
+        self.away_until = None;
         if passed > LONGEST_GAP {
             return Ok(());
         }

@@ -135,28 +135,68 @@ pub struct Worker {
     pub name: String,
     /// Where it is in its life.
     pub phase: Phase,
+    /// When it reached the earlier steps of its life.
+    pub times: Times,
     /// What it counted. `None`: its counts could not be read.
     pub counts: Option<Counts>,
+}
+
+impl Worker {
+    /// It is ready, and as far as is known not all of its work waits for a server.
+    pub(crate) fn works(&self) -> bool {
+        self.phase == Phase::Ready && self.waiting_for().is_empty()
+    }
+
+    /// It has started, and cannot work because a server that it needs does not respond.
+    pub(crate) fn waits(&self) -> bool {
+        match self.phase {
+            Phase::Waiting { .. } => true,
+            Phase::Ready => !self.waiting_for().is_empty(),
+            Phase::Pending { .. } | Phase::Starting { .. } => false,
+        }
+    }
+
+    /// The servers that all of its work waits for, as far as is known.
+    pub(crate) fn waiting_for(&self) -> &[String] {
+        self.counts
+            .as_ref()
+            .map_or(&[], |counts| &counts.waiting_for)
+    }
 }
 
 /// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Phase {
-    /// No node has room for it.
+    /// No node has room for it, or a quota system holds it back.
     Pending {
         /// Since when.
         since: Timestamp,
     },
-    /// It was created just now or has a node, and is not ready.
+    /// It was created just now or has a node, and has not been ready since its container started.
     Starting {
-        /// When it was scheduled, or else created.
+        /// When it was scheduled, or else created; after a restart, when it was last ready.
         since: Timestamp,
+        /// Its container was restarted.
+        restarted: bool,
     },
     /// It processes messages.
-    Ready {
-        /// Seconds from its scheduling to its first readiness, if known.
-        started_in: Option<f64>,
+    Ready,
+    /// It has been ready, and is not any more: a server that it needs does not respond.
+    Waiting {
+        /// Since when.
+        since: Timestamp,
     },
+}
+
+/// When a worker reached the steps of its life. `None`: not yet, or unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Its pod was created.
+    pub created: Option<Timestamp>,
+    /// A node was found for it.
+    pub placed: Option<Timestamp>,
+    /// Its process was started. `None` after a restart too.
+    pub process_started: Option<Timestamp>,
 }
 
 /// The number of workers whose phase matches.
@@ -179,16 +219,21 @@ pub struct Counts {
     pub ranges: f64,
     /// Pages of those ranges.
     pub range_pages: f64,
-    /// Seconds in which it had work.
+    /// Seconds in which it had work that did not wait for a server.
     pub busy_seconds: f64,
-    /// Seconds of the longest document or page range.
+    /// Seconds of the longest recent document or page range.
     pub longest_seconds: f64,
     /// Documents and page ranges in progress.
     pub in_flight: u32,
     /// The partitions assigned to it.
     pub partitions: BTreeSet<Partition>,
-    /// The servers that all its work in progress waits for.
+    /// The servers that all of its work waits for. Empty: some of it progresses, or there is none.
     pub waiting_for: Vec<String>,
+    /// Rechecks of the pipeline's documents that are due within 15 minutes.
+    pub open_rechecks: u64,
+    /// Seconds from the start of its process to its first readiness. `None`: not ready yet, or it
+    /// is an older worker.
+    pub startup_seconds: Option<f64>,
     /// What it is retrying, with the servers' words, for people.
     pub retrying: Vec<String>,
 }

@@ -22,7 +22,8 @@ pub struct Policy {
     /// How long fewer workers must have been enough before some are stopped. `None`: as long as a
     /// worker takes to start.
     pub scale_down_delay: Option<SignedDuration>,
-    /// The most workers that may be pending.
+    /// The most workers that may be pending after nodes have failed to come. Doubles with each node
+    /// that comes.
     pub max_pending: NonZeroU32,
     /// What to do when the backlog has been unknown for a long time.
     pub fallback: Option<Fallback>,

@@ -61,12 +61,13 @@ impl RangeSize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Counts, Phase};
+    use crate::{Counts, Phase, Times};
 
     fn worker(name: &str, ranges: f64, range_pages: f64) -> Worker {
         Worker {
             name: name.into(),
-            phase: Phase::Ready { started_in: None },
+            phase: Phase::Ready,
+            times: Times::default(),
             counts: Some(Counts {
                 ranges,
                 range_pages,

@@ -8,29 +8,49 @@ use super::{
     decision::{Limit, Reason, Terms},
     law::RequiredReplicas,
     memory::Memory,
-    observation::{Observation, Phase, count},
+    observation::Observation,
     policy::Policy,
 };
 
 /// Everything that the last step of a decision depends on.
 pub(super) struct Step<'a> {
     pub(super) observation: &'a Observation,
-    pub(super) max_pending: u32,
     pub(super) bounds: Bounds,
     pub(super) delay: SignedDuration,
     pub(super) required: RequiredReplicas,
     pub(super) required_at_reduced_speed: RequiredReplicas,
-    pub(super) has_work: bool,
+    pub(super) work: Work,
+    /// Workers that replace others that are not expected any more.
+    pub(super) replacements: u32,
     pub(super) activation: Option<Activation>,
     pub(super) queue: Queue,
     /// Work has missed the drain target.
     pub(super) overdue: bool,
     /// The most workers that can have work at the same time.
     pub(super) partitions_with_work: u32,
-    /// There is work, and it is unknown what the workers process.
-    pub(super) progress_unknown: bool,
+    /// What the workers make of the backlog, if there is one.
+    pub(super) progress: BacklogProgress,
     /// Partitions whose offsets are unknown.
     pub(super) unread: usize,
+}
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    None,
+    /// No backlog, but rechecks that are due.
+    Rechecks,
+    Backlog,
+}
+
+/// What the workers make of the backlog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BacklogProgress {
+    Known,
+    /// It is unknown what they process.
+    Unknown,
+    /// Every worker waits for a server.
+    StoresAway,
 }
 
 impl Step<'_> {
@@ -49,9 +69,15 @@ impl Step<'_> {
             .clamp(self.at_least_one_for_work(self.required_at_reduced_speed))
             .min(current)
             .max(wanted);
-        memory.window.record(now, kept, self.delay);
+        let is_held = self.progress == BacklogProgress::StoresAway;
+        let held = is_held.then(|| self.bounds.clamp(current));
+        memory.window.record(now, held.unwrap_or(kept), self.delay);
         let window = memory.window.largest(now, self.delay);
 
+        let terms = self.terms(window);
+        if let Some(held) = held {
+            return (held, vec![Limit::StoresAway], terms);
+        }
         limits.extend(
             self.bounds
                 .limit(unbounded, self.required.exceeds_partitions),
@@ -61,14 +87,18 @@ impl Step<'_> {
         } else {
             self.down(kept, window, &mut limits)
         };
-        let desired = self.within_pending(desired, &mut limits);
+        let desired = self.within_pending(desired, memory, &mut limits);
         if self.required.exceeds_partitions
             && self.partitions_with_work < self.bounds.ceiling
-            && self.has_work
+            && self.work == Work::Backlog
         {
             limits.push(Limit::PartitionsWithWork);
         }
-        let terms = Terms {
+        (desired, limits, terms)
+    }
+
+    fn terms(&self, window: Option<u32>) -> Terms {
+        Terms {
             for_arrivals: self.required.for_arrivals,
             for_backlog: self.required.for_backlog,
             to_scale_down: self.required_at_reduced_speed.workers(),
@@ -76,23 +106,28 @@ impl Step<'_> {
             ceiling: self.bounds.ceiling,
             window,
             window_seconds: self.delay.as_secs(),
-        };
-        (desired, limits, terms)
+        }
     }
 
     /// Which part of the work requires the most workers.
     pub(super) fn reason(&self) -> Reason {
         if self.required.for_arrivals > self.required.for_backlog {
-            Reason::KeepingUp
-        } else if self.has_work {
-            Reason::Draining
-        } else {
-            Reason::Idle
+            return Reason::KeepingUp;
+        }
+        match self.work {
+            Work::Backlog => Reason::Draining,
+            Work::Rechecks => Reason::Rechecking,
+            Work::None => Reason::Idle,
         }
     }
 
+    /// At least one for work and rechecks, and others for those that are not expected any more.
     fn at_least_one_for_work(&self, required: RequiredReplicas) -> u32 {
-        required.workers().max(u32::from(self.has_work))
+        let least = u32::from(self.work != Work::None);
+        match required.workers().max(least) {
+            0 => 0,
+            workers => workers.saturating_add(self.replacements),
+        }
     }
 
     fn up(&self, wanted: u32, memory: &Memory, limits: &mut Vec<Limit>) -> u32 {
@@ -122,7 +157,7 @@ impl Step<'_> {
             limits.push(Limit::Settling);
             return current;
         }
-        if self.progress_unknown {
+        if self.progress == BacklogProgress::Unknown {
             limits.push(Limit::MetricsMissing);
             return current;
         }
@@ -140,20 +175,16 @@ impl Step<'_> {
         }
     }
 
-    /// Only a few workers are pending at the same time.
-    fn within_pending(&self, desired: u32, limits: &mut Vec<Limit>) -> u32 {
-        let workers = &self.observation.workers;
-        let pending = count(workers, |phase| matches!(phase, Phase::Pending { .. }));
-        if pending == 0 {
-            return desired;
+    /// Only a few workers are pending while nodes fail to come, but never fewer than the floor.
+    fn within_pending(&self, desired: u32, memory: &Memory, limits: &mut Vec<Limit>) -> u32 {
+        let most = memory.pending.ceiling(&self.observation.workers);
+        match most.map(|most| most.max(self.bounds.floor)) {
+            Some(most) if most < desired => {
+                limits.push(Limit::PendingWorkers);
+                most
+            }
+            _ => desired,
         }
-        let scheduled = count(workers, |phase| !matches!(phase, Phase::Pending { .. }));
-        let most = scheduled + self.max_pending;
-        if desired <= most {
-            return desired;
-        }
-        limits.push(Limit::PendingWorkers);
-        most
     }
 }
 

@@ -12,6 +12,7 @@ use super::*;
 const LEARNED: Learned = Learned {
     pages_per_second: 1.0,
     pages_per_document: 10.0,
+    provisioning_seconds: 0.0,
     startup_seconds: 60.0,
     longest_seconds: 30.0,
 };
@@ -102,7 +103,8 @@ impl Scenario {
         self.workers = (0..count)
             .map(|number| Worker {
                 name: format!("worker-{number}"),
-                phase: Phase::Ready { started_in: None },
+                phase: Phase::Ready,
+                times: Times::default(),
                 counts: Some(Counts {
                     partitions: partitions.clone(),
                     ..Counts::default()
@@ -128,6 +130,7 @@ impl Scenario {
             .map(|(number, phase)| Worker {
                 name: format!("worker-{number}"),
                 phase: *phase,
+                times: Times::default(),
                 counts: None,
             })
             .collect();
@@ -572,7 +575,12 @@ fn pain_14_starting_workers_count_as_future_capacity() {
     assert_eq!(first, 3);
     let since = scenario.at(0);
     for _ in 0..25 {
-        scenario.phases(&[Phase::Starting { since }; 3]);
+        scenario.phases(
+            &[Phase::Starting {
+                since,
+                restarted: false,
+            }; 3],
+        );
         assert_eq!(scenario.decide().desired, 3);
     }
 }
@@ -599,20 +607,26 @@ fn pain_16_pending_pods_are_requested_but_are_not_capacity() {
     scenario.decide();
     scenario.send(2000);
     let since = scenario.at(0);
-    let mut phases = vec![Phase::Ready { started_in: None }; 3];
-    phases.extend([Phase::Pending { since }; 2]);
+    let mut phases = vec![Phase::Ready; 3];
+    phases.extend([Phase::Pending { since }; 7]);
     scenario.phases(&phases);
+    let decision = scenario.decide();
+    assert_eq!(decision.desired, 20, "the nodes come for all at once");
+    assert!(!decision.limits.contains(&Limit::PendingWorkers));
+    assert_eq!((decision.inputs.ready, decision.inputs.pending), (3, 7));
+    // They do not come for ten minutes.
+    scenario.now += 601;
     let decision = scenario.decide();
     assert_eq!(
         decision.desired, 5,
         "three that have a node and two that are pending"
     );
     assert!(decision.limits.contains(&Limit::PendingWorkers));
-    assert_eq!((decision.inputs.ready, decision.inputs.pending), (3, 2));
-    // Ten were requested before any was pending: the others are withdrawn.
-    phases.extend([Phase::Pending { since }; 5]);
+    // One node comes.
+    let mut phases = vec![Phase::Ready; 4];
+    phases.push(Phase::Pending { since });
     scenario.phases(&phases);
-    assert_eq!(scenario.decide().desired, 5);
+    assert_eq!(scenario.decide().desired, 8, "four that are pending");
 }
 
 #[test]
@@ -782,3 +796,6 @@ proptest! {
         }
     }
 }
+
+#[path = "outage_tests.rs"]
+mod outages;

@@ -110,6 +110,9 @@ fn decision_rows(scaling: &ScalingStatus, mode: ScalingMode) -> Rows {
     if !scaling.stuck_partitions.is_empty() {
         rows.push(("stuck partitions", scaling.stuck_partitions.join(", ")));
     }
+    if let Some(rechecks) = scaling.open_rechecks {
+        rows.push(("rechecks within 15 minutes", rechecks.to_string()));
+    }
     if let Some(time) = &scaling.last_scale_time {
         rows.push(("last change", time.0.to_string()));
     }
@@ -177,6 +180,10 @@ fn learned_rows(scaling: &ScalingStatus) -> Rows {
             learned.pages_per_second.to_string(),
         ),
         ("pages per document", learned.pages_per_document.to_string()),
+        (
+            "time until placed on a node (s)",
+            learned.provisioning_seconds.to_string(),
+        ),
         ("start-up time (s)", learned.startup_seconds.to_string()),
         ("longest task (s)", learned.longest_work_seconds.to_string()),
     ]

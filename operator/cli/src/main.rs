@@ -1,9 +1,10 @@
 //! `kubectl-layra`: a kubectl plugin for people who run ingestion pipelines. It also works alone.
 //!
-//! It reads objects and starts Jobs; it never changes a pipeline.
+//! It reads objects and starts Jobs; it never changes the spec of a pipeline.
 
 mod cluster;
 mod explain;
+mod forget;
 mod run;
 mod simulate;
 
@@ -36,6 +37,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Explain(explain::ExplainArgs),
+    Forget(forget::ForgetArgs),
     Run(run::RunArgs),
     Simulate(simulate::Command),
     /// Print the completion script of a shell.
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
     let Cli { access, command } = Cli::parse();
     let (result, code_of_errors) = match command {
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
+        Command::Forget(args) => (block_on(forget::run(&args, &access)), 1),
         Command::Run(args) => (block_on(run::run(&args, &access)), run::CANNOT_RUN),
         Command::Simulate(command) => (simulate::run(&command).and_then(|text| print(&text)), 1),
         Command::Completion { shell } => (print(&completion(shell)), 1),

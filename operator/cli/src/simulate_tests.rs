@@ -78,7 +78,7 @@ fn the_error_for_a_missing_file_names_the_file() {
 
 /// The aim of the comparison, for the seed of the documentation: no peer is better on both counts.
 fn assert_never_beaten(suite: &str) {
-    let none = "A peer is better on both: 0 of 39 cells";
+    let none = "A peer is better on both: 0 of 51 cells";
     assert!(suite.contains(none), "{suite}");
 }
 

@@ -34,6 +34,8 @@ struct Script {
     observed_generation: Option<i64>,
     has_no_deployment: bool,
     created: Vec<Value>,
+    /// The last patch of the pipeline.
+    patched: Value,
     deleted: Vec<String>,
 }
 
@@ -106,6 +108,10 @@ impl Script {
         let in_namespace = path.split_once("/namespaces/rag/").map(|(_, rest)| rest);
         match (method.as_str(), in_namespace.unwrap_or_default()) {
             ("GET", "ingestionpipelines/contracts") => object(&self.pipeline()),
+            ("PATCH", "ingestionpipelines/contracts") => {
+                self.patched = serde_json::from_str(body).unwrap();
+                object(&self.pipeline())
+            }
             ("GET", "deployments/contracts-worker") if !self.has_no_deployment => {
                 object(&deployment())
             }
@@ -457,6 +463,30 @@ fn explain_fails_before_the_first_decision() {
     let server = ApiServer::start(Script::default());
     let printed = server.run("explain contracts");
     let start = "error: IngestionPipeline contracts in namespace rag has no scaling decision yet";
+    assert!(printed.notes.starts_with(start), "{printed:?}");
+    assert_eq!(printed.code, Some(1));
+}
+
+#[test]
+fn forget_asks_the_operator_by_an_annotation_and_changes_nothing_else() {
+    let server = ApiServer::start(Script::default());
+    let printed = server.run("forget contracts");
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    let patched = server.script.lock().unwrap().patched.clone();
+    let time = &patched["metadata"]["annotations"]["ingest.layra.io/forget-learned"];
+    assert!(
+        time.as_str().is_some_and(|time| time.ends_with('Z')),
+        "{patched}"
+    );
+    assert_eq!(patched.as_object().unwrap().len(), 1, "{patched}");
+
+    let refused = "ingestionpipelines is forbidden: User cannot patch resource".to_owned();
+    let server = ApiServer::start(Script {
+        refused: vec![("PATCH", StatusCode::FORBIDDEN, refused)],
+        ..Script::default()
+    });
+    let printed = server.run("forget contracts");
+    let start = "error: no permission to patch ingestionpipelines.ingest.layra.io";
     assert!(printed.notes.starts_with(start), "{printed:?}");
     assert_eq!(printed.code, Some(1));
 }

@@ -81,6 +81,7 @@ fn assumed(spec: &IngestionPipelineSpec) -> Learned {
     Learned {
         pages_per_second,
         pages_per_document: 10.0,
+        provisioning_seconds: 0.0,
         startup_seconds,
         longest_seconds: 0.0,
     }

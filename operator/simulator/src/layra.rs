@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use layra_autoscaler::{
     Backlog, Counts, Learned, Memory, Observation, Partition, PartitionOffsets, Phase, Policy,
-    Topic, Worker, decide,
+    Times, Topic, Worker, decide,
 };
 
 use super::{
@@ -79,25 +79,39 @@ fn observe(world: &World) -> Observation {
 }
 
 fn worker(pod: &Pod, world: &World) -> Worker {
+    let waits = pod.reports_waiting_since(world.now);
     let phase = match pod.state {
         PodState::Pending { since } => Phase::Pending { since: at(since) },
-        PodState::Starting { since } => Phase::Starting { since: at(since) },
-        PodState::Ready | PodState::Draining => Phase::Ready {
-            started_in: Some(f64::from(world.startup_seconds())),
+        PodState::Starting { since } => Phase::Starting {
+            since: at(since),
+            restarted: pod.at_restart.is_some(),
+        },
+        PodState::Ready | PodState::Draining => match waits {
+            Some(since) => Phase::Waiting { since: at(since) },
+            None => Phase::Ready,
         },
     };
-    let is_ready = matches!(phase, Phase::Ready { .. });
+    let has_started = matches!(phase, Phase::Ready | Phase::Waiting { .. });
+    let placed = pod.placed.map(at);
+    let before = pod.at_restart.unwrap_or_default();
     Worker {
         name: format!("worker-{}", pod.id),
         phase,
-        counts: is_ready.then(|| Counts {
-            pages: pod.counts.pages,
-            documents: pod.counts.documents,
-            busy_seconds: pod.counts.busy_seconds,
+        times: Times {
+            created: Some(at(pod.created)),
+            placed,
+            process_started: placed.filter(|_| pod.at_restart.is_none()),
+        },
+        counts: has_started.then(|| Counts {
+            pages: pod.counts.pages - before.pages,
+            documents: pod.counts.documents - before.documents,
+            busy_seconds: pod.counts.busy_seconds - before.busy_seconds,
             longest_seconds: pod.counts.longest_seconds,
             in_flight: pod.in_flight(),
             partitions: partitions(pod.id, world),
-            waiting_for: Vec::new(),
+            waiting_for: waits.map(|_| "mongodb".to_owned()).into_iter().collect(),
+            open_rechecks: 0,
+            startup_seconds: Some(world.startup_seconds().into()),
             retrying: Vec::new(),
             // The simulated documents are not split.
             ranges: 0.0,

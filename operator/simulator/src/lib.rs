@@ -7,6 +7,7 @@ mod group;
 mod hpa;
 mod keda;
 mod layra;
+mod llmd;
 mod numaflow;
 mod policies;
 mod queues;
@@ -29,7 +30,7 @@ use serde::Serialize;
 
 use self::{
     policies::{Peer, Settings},
-    scenario::Scenario,
+    scenario::{PAGES_PER_DOCUMENT, Scenario},
     shapes::Shape,
     simulation::{Change, Figures, Outcome},
     trace::Trace,
@@ -180,8 +181,6 @@ pub fn run(pipeline: Pipeline, args: &SimulateArgs) -> anyhow::Result<String> {
 }
 
 fn scenario(pipeline: Pipeline, args: &SimulateArgs) -> Scenario {
-    let drain_target = pipeline.policy.drain_target.as_secs_f64();
-    let pages_per_document = 10.0;
     Scenario {
         setup: Setup {
             partitions: pipeline.partitions,
@@ -193,15 +192,13 @@ fn scenario(pipeline: Pipeline, args: &SimulateArgs) -> Scenario {
         },
         learned: args.learned.then_some(Learned {
             pages_per_second: args.pages_per_second,
-            pages_per_document,
+            pages_per_document: PAGES_PER_DOCUMENT,
+            provisioning_seconds: 0.0,
             startup_seconds: args.startup_seconds.into(),
             longest_seconds: 0.0,
         }),
         settings: if args.tuned {
-            Settings::ForDrainTarget {
-                documents_per_second: args.pages_per_second / pages_per_document,
-                drain_target,
-            }
+            Settings::ForDrainTarget
         } else {
             Settings::Defaults
         },

@@ -230,6 +230,14 @@ impl Queues {
         self.processed == self.documents.len()
     }
 
+    /// When each unprocessed document arrived.
+    pub(super) fn arrivals_of_unprocessed(&self) -> impl Iterator<Item = u32> {
+        self.documents[self.oldest.min(self.arrived)..self.arrived]
+            .iter()
+            .filter(|document| document.processed_at.is_none())
+            .map(|document| document.arrived)
+    }
+
     /// Seconds for which the oldest unprocessed document has waited at the end of `now`.
     pub(super) fn oldest_wait(&self, now: u32) -> u32 {
         if self.oldest >= self.arrived {

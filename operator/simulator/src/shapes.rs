@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use fastrand::Rng;
 
 use super::{
-    trace::{Arrival, Stall, Trace},
+    trace::{Arrival, Nodes, Outage, Stall, Trace},
     whole,
 };
 
@@ -48,6 +48,15 @@ pub(crate) enum Shape {
     Backfill,
     /// The rate jumps at random between zero and three documents per second, for four hours.
     Erratic,
+    /// One document every two seconds for two hours; the stores do not respond for half an hour.
+    Outage,
+    /// One document every twenty seconds for four hours: less than one worker processes.
+    SlowStart,
+    /// One document per second for two hours; every ten minutes a worker crashes and is restarted.
+    Flapping,
+    /// 1,500 documents within a minute, every ninety minutes for six hours. There is no node at
+    /// first; nodes are provisioned in four minutes, three at a time, and only nine ever come.
+    Provisioning,
 }
 
 impl Shape {
@@ -113,6 +122,28 @@ impl Shape {
             }
             Self::Backfill => generator.burst(MINUTE, 10, 12_000),
             Self::Erratic => generator.erratic(4 * HOUR),
+            Self::Outage => {
+                generator.poisson(0, 2 * HOUR, |_| 0.5);
+                generator.trace.outages.push(Outage {
+                    from: 30 * MINUTE,
+                    until: HOUR,
+                });
+            }
+            Self::SlowStart => generator.poisson(0, 4 * HOUR, |_| 0.05),
+            Self::Flapping => {
+                generator.poisson(0, 2 * HOUR, |_| 1.0);
+                generator.trace.crash_interval = Some(10 * MINUTE);
+            }
+            Self::Provisioning => {
+                for start in (5 * MINUTE..6 * HOUR).step_by(90 * 60) {
+                    generator.burst(start, MINUTE, 1500);
+                }
+                generator.trace.nodes = Some(Nodes {
+                    seconds: 4 * MINUTE,
+                    at_a_time: 3,
+                    most: 9,
+                });
+            }
         }
         generator.finish()
     }

@@ -2,7 +2,7 @@ use clap::ValueEnum as _;
 
 use super::*;
 use crate::{
-    policies::{Peer, Settings},
+    policies::{Peer, Settings, Workload},
     scaler::{Bounds, Recommendation},
     shapes::Shape,
     trace::Arrival,
@@ -96,9 +96,14 @@ fn peers_stay_within_the_bounds_on_every_trace() {
         partitions: 6,
         ..setup()
     };
+    let workload = Workload {
+        documents_per_second: 0.2,
+        drain_target: 600.0,
+        seconds_until_ready: 20.0,
+    };
     for peer in Peer::value_variants() {
         for shape in [Shape::Burst, Shape::OnOff, Shape::PoisonPartition] {
-            let mut scaler = peer.scaler(bounds, Settings::Defaults);
+            let mut scaler = peer.scaler(bounds, Settings::Defaults, workload);
             let outcome = run(&shape.trace(1), &setup, 600, scaler.as_mut());
             assert!(
                 outcome

@@ -30,6 +30,7 @@ fn pipeline() -> Pipeline {
             assumed: Learned {
                 pages_per_second: 10.0,
                 pages_per_document: 10.0,
+                provisioning_seconds: 0.0,
                 startup_seconds: 120.0,
                 longest_seconds: 0.0,
             },
@@ -58,9 +59,9 @@ fn refused(arguments: &str) -> String {
 
 #[test]
 fn every_policy_has_its_figures_in_json() {
-    let text = simulate("--shape burst --compare keda,hpa,numaflow,flink --output json");
+    let text = simulate("--shape burst --compare keda,hpa,numaflow,flink,llm-d --output json");
     let json: Value = serde_json::from_str(&text).unwrap();
-    for policy in ["layra", "keda", "hpa", "numaflow", "flink"] {
+    for policy in ["layra", "keda", "hpa", "numaflow", "flink", "llm-d"] {
         let figures = &json["policies"][policy];
         for figure in [
             "gpu_seconds",

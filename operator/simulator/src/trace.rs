@@ -25,6 +25,32 @@ pub(super) struct Trace {
     pub(super) stalls: Vec<Stall>,
     /// The most pages per second that the stores accept from all workers together, if limited.
     pub(super) store_limit: Option<f64>,
+    /// Times in which the stores do not respond.
+    pub(super) outages: Vec<Outage>,
+    /// A worker crashes and is restarted whenever this many seconds have passed.
+    pub(super) crash_interval: Option<u32>,
+    /// Nodes that are provisioned for pending pods. `None`: there are enough nodes.
+    pub(super) nodes: Option<Nodes>,
+}
+
+/// A time in which the stores do not respond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outage {
+    /// The first second.
+    pub(super) from: u32,
+    /// The first second after it.
+    pub(super) until: u32,
+}
+
+/// A pool of nodes with one GPU each, which is empty at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Nodes {
+    /// Seconds in which a node is provisioned.
+    pub(super) seconds: u32,
+    /// Nodes that are provisioned at the same time.
+    pub(super) at_a_time: u32,
+    /// All nodes that ever come.
+    pub(super) most: u32,
 }
 
 /// A document.

@@ -4,8 +4,21 @@
 //! A worker processes one message at a time, from its partitions in turn. A pod is scheduled at
 //! once while there are free GPUs, holds its GPU until it has terminated, and is ready after the
 //! start-up time. Surplus pods are stopped in this order: pending, starting, idle, youngest.
+//!
+//! Where the trace says so, nodes are provisioned for pending pods, a few at a time, and an idle
+//! node is removed after ten minutes; the stores do not respond for a while; or workers crash.
 
-use super::{group::Group, queues::Queues, trace::Trace};
+use super::{
+    group::Group,
+    queues::Queues,
+    trace::{Nodes, Outage, Trace},
+};
+
+/// Seconds after which a worker that waits for a server reports it and is not ready. Until then it
+/// seems busy.
+const SECONDS_TO_REPORT: u32 = 15;
+/// Seconds after which a node without a pod is removed, as by the cluster autoscaler.
+const IDLE_NODE: u32 = 600;
 
 /// The parameters of the world.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +56,21 @@ pub(super) struct World {
     pub(super) gpus_in_use: u32,
     setup: Setup,
     store_limit: Option<f64>,
+    outages: Vec<Outage>,
+    crash_interval: Option<u32>,
+    pool: Option<NodePool>,
     created: u64,
+}
+
+/// The nodes that are provisioned for pending pods.
+#[derive(Clone, Debug)]
+struct NodePool {
+    nodes: Nodes,
+    ready: u32,
+    /// When each node that is being provisioned comes.
+    coming: Vec<u32>,
+    /// Since when a node has had no pod.
+    idle_since: Option<u32>,
 }
 
 /// A worker pod.
@@ -53,6 +80,14 @@ pub(super) struct Pod {
     pub(super) id: u64,
     pub(super) state: PodState,
     pub(super) counts: PodCounts,
+    /// When it was created.
+    pub(super) created: u32,
+    /// When it got a GPU.
+    pub(super) placed: Option<u32>,
+    /// What it had counted when it last crashed: its own counters begin at zero then.
+    pub(super) at_restart: Option<PodCounts>,
+    /// Since when it has waited for the stores.
+    waits_since: Option<u32>,
     /// The partition whose first message it processes, and its busy seconds at the start of that.
     task: Option<(usize, f64)>,
     /// The partition whose turn is next.
@@ -94,6 +129,9 @@ impl World {
             gpus_in_use: 0,
             setup,
             store_limit: trace.store_limit,
+            outages: trace.outages.clone(),
+            crash_interval: trace.crash_interval,
+            pool: trace.nodes.map(NodePool::new),
             created: 0,
         }
     }
@@ -140,6 +178,7 @@ impl World {
 
     /// The rest of the second: pods are created or stopped as desired, and process messages.
     pub(super) fn finish(&mut self) {
+        self.crash();
         self.stop_surplus();
         self.create_missing();
         self.schedule();
@@ -179,6 +218,10 @@ impl World {
                 id: self.created,
                 state: PodState::Pending { since: self.now },
                 counts: PodCounts::default(),
+                created: self.now,
+                placed: None,
+                at_restart: None,
+                waits_since: None,
                 task: None,
                 turn: 0,
             });
@@ -186,11 +229,17 @@ impl World {
     }
 
     fn schedule(&mut self) {
-        let gpus = self.setup.gpus.unwrap_or(u32::MAX);
-        let mut free = gpus.saturating_sub(self.scheduled());
+        let scheduled = self.scheduled();
+        let pending = self.replicas() + self.draining() - scheduled;
+        let nodes = self.pool.as_mut().map_or(u32::MAX, |pool| {
+            pool.provision(self.now, scheduled, pending)
+        });
+        let gpus = self.setup.gpus.unwrap_or(u32::MAX).min(nodes);
+        let mut free = gpus.saturating_sub(scheduled);
         for pod in &mut self.pods {
             if free > 0 && matches!(pod.state, PodState::Pending { .. }) {
                 pod.state = PodState::Starting { since: self.now };
+                pod.placed = Some(self.now);
                 free -= 1;
             }
         }
@@ -232,9 +281,51 @@ impl World {
         }
     }
 
+    /// A ready worker crashes, another one each time.
+    fn crash(&mut self) {
+        let Some(interval) = self.crash_interval else {
+            return;
+        };
+        let ready: Vec<usize> = (0..self.pods.len())
+            .filter(|index| self.pods[*index].state == PodState::Ready)
+            .collect();
+        if self.now == 0 || !self.now.is_multiple_of(interval) || ready.is_empty() {
+            return;
+        }
+        let turn = usize::try_from(self.now / interval).unwrap_or(0);
+        let pod = &mut self.pods[ready[turn % ready.len()]];
+        pod.state = PodState::Starting { since: self.now };
+        pod.at_restart = Some(pod.counts);
+        pod.task = None;
+        self.rebalance();
+    }
+
+    /// Nobody makes progress.
+    fn wait_for_stores(&mut self) {
+        for pod in &mut self.pods {
+            pod.task = pod.task.or_else(|| {
+                let next = pod.next(&self.queues, &self.group, self.now);
+                next.map(|partition| (partition, pod.counts.busy_seconds))
+            });
+            if pod.task.is_none() {
+                continue;
+            }
+            let since = *pod.waits_since.get_or_insert(self.now);
+            if self.now - since < SECONDS_TO_REPORT {
+                pod.counts.busy_seconds += 1.0;
+            }
+        }
+    }
+
     fn work(&mut self) {
+        let is_now = |outage: &Outage| (outage.from..outage.until).contains(&self.now);
+        if self.outages.iter().any(is_now) {
+            self.wait_for_stores();
+            return;
+        }
         let speed = self.speed();
         for pod in &mut self.pods {
+            pod.waits_since = None;
             if matches!(pod.state, PodState::Ready | PodState::Draining) {
                 let busy = pod.work(&mut self.queues, &self.group, speed, self.now);
                 self.busy_seconds += busy;
@@ -265,7 +356,51 @@ impl World {
     }
 }
 
+impl NodePool {
+    fn new(nodes: Nodes) -> Self {
+        Self {
+            nodes,
+            ready: 0,
+            coming: Vec::new(),
+            idle_since: None,
+        }
+    }
+
+    /// The number of nodes. Provisions some for pending pods, and removes idle ones.
+    fn provision(&mut self, now: u32, scheduled: u32, pending: u32) -> u32 {
+        let before = self.coming.len();
+        self.coming.retain(|at| *at > now);
+        self.ready += count_of(before - self.coming.len());
+        let wanted = (scheduled + pending).saturating_sub(self.ready);
+        let wanted = wanted.min(self.nodes.at_a_time);
+        while count_of(self.coming.len()) < wanted
+            && self.ready + count_of(self.coming.len()) < self.nodes.most
+        {
+            self.coming.push(now + self.nodes.seconds);
+        }
+        if self.ready > scheduled + pending {
+            let since = *self.idle_since.get_or_insert(now);
+            if now - since >= IDLE_NODE {
+                self.ready = scheduled + pending;
+            }
+        } else {
+            self.idle_since = None;
+        }
+        self.ready
+    }
+}
+
+fn count_of(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
 impl Pod {
+    /// Since when it has reported that it waits for the stores.
+    pub(super) fn reports_waiting_since(&self, now: u32) -> Option<u32> {
+        let since = self.waits_since? + SECONDS_TO_REPORT;
+        (now >= since).then_some(since)
+    }
+
     /// Messages in progress.
     pub(super) fn in_flight(&self) -> u32 {
         u32::from(self.task.is_some())

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::trace::Arrival;
+use crate::trace::{Arrival, Nodes, Outage};
 
 fn setup() -> Setup {
     Setup {
@@ -142,6 +142,78 @@ fn the_limit_of_the_stores_is_shared() {
         (world.busy_seconds - 20.0).abs() < 1e-9,
         "both are busy all the time"
     );
+}
+
+#[test]
+fn in_an_outage_nobody_progresses_and_workers_report_it() {
+    let mut trace = trace(&[(100, 0)]);
+    trace.outages.push(Outage {
+        from: 30,
+        until: 90,
+    });
+    let alone = Setup {
+        range_pages: 1000,
+        ..setup()
+    };
+    let mut world = World::new(&trace, alone);
+    world.desired = 1;
+    pass(&mut world, 40);
+    let counts = world.pods[0].counts;
+    assert!((counts.pages - 10.0).abs() < 1e-9, "{counts:?}");
+    assert_eq!(world.pods[0].reports_waiting_since(world.now), None);
+    pass(&mut world, 20);
+    assert_eq!(world.pods[0].reports_waiting_since(world.now), Some(45));
+    assert!(
+        (world.pods[0].counts.busy_seconds - 20.0).abs() < 1e-9,
+        "5 + 15 s"
+    );
+    pass(&mut world, 40);
+    assert_eq!(world.pods[0].reports_waiting_since(world.now), None);
+    assert!((world.pods[0].counts.pages - 30.0).abs() < 1e-9);
+}
+
+#[test]
+fn nodes_come_a_few_at_a_time_and_some_never() {
+    let mut trace = trace(&[(1, 0)]);
+    trace.nodes = Some(Nodes {
+        seconds: 100,
+        at_a_time: 2,
+        most: 3,
+    });
+    let mut world = World::new(&trace, setup());
+    world.desired = 4;
+    pass(&mut world, 100);
+    assert_eq!(world.scheduled(), 0);
+    pass(&mut world, 1);
+    assert_eq!(world.scheduled(), 2);
+    pass(&mut world, 100);
+    assert_eq!(world.scheduled(), 3);
+    pass(&mut world, 1000);
+    assert_eq!(
+        (world.scheduled(), world.replicas()),
+        (3, 4),
+        "the last one never"
+    );
+    // Idle nodes are removed after ten minutes.
+    world.desired = 0;
+    pass(&mut world, 700);
+    world.desired = 1;
+    pass(&mut world, 50);
+    assert_eq!(world.scheduled(), 0);
+}
+
+#[test]
+fn a_worker_that_crashes_starts_again() {
+    let mut trace = trace(&[(1, 0)]);
+    trace.crash_interval = Some(60);
+    let mut world = World::new(&trace, setup());
+    world.desired = 2;
+    pass(&mut world, 60);
+    assert_eq!(world.ready(), 2);
+    pass(&mut world, 1);
+    assert_eq!((world.ready(), world.scheduled()), (1, 2));
+    pass(&mut world, 20);
+    assert_eq!(world.ready(), 2);
 }
 
 /// The second at which everything is processed, with this many workers from the start.

@@ -98,6 +98,8 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
             .filter_map(|assigned| partition(assigned, ranges_topic))
             .collect(),
         waiting_for: counts.waiting_for.clone(),
+        open_rechecks: counts.open_rechecks,
+        startup_seconds: counts.startup_seconds,
         retrying: counts.retrying.clone(),
     }
 }
@@ -204,6 +206,8 @@ mod tests {
                     partition(Topic::Ranges, 0)
                 ]),
                 waiting_for: vec!["mongodb".to_owned()],
+                open_rechecks: 2,
+                startup_seconds: Some(7.5),
                 retrying: vec!["stage mongodb is retrying: refused".to_owned()],
             }
         );

@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::ResourceExt;
-use layra_autoscaler::Phase;
+use layra_autoscaler::{Phase, Times};
 
 use crate::resources::{DELETION_COST, FETCH_MODEL, WORKER};
 
@@ -26,7 +26,9 @@ pub(crate) struct WorkerPod {
     pub(crate) unready_since: Option<Timestamp>,
     /// Why the kubelet ended it, for example because the node was short of memory.
     pub(crate) eviction: Option<String>,
-    /// Set while it is pending because no node has room for it.
+    /// When it reached the earlier steps of its life.
+    pub(crate) times: Times,
+    /// Set while it is pending because no node has room for it, or a scheduling gate holds it.
     pub(crate) unschedulable: Option<Unschedulable>,
     /// IP address, while it runs.
     pub(crate) address: Option<String>,
@@ -59,6 +61,11 @@ impl WorkerPod {
             phase: worker_phase(pod, unschedulable.as_ref(), created, now),
             unready_since: unready_since(pod, created),
             eviction: eviction(pod),
+            times: Times {
+                created,
+                placed: since(pod, "PodScheduled", "True"),
+                process_started: process_started(pod).filter(|_| restarts(pod) == 0),
+            },
             unschedulable,
             address: status
                 .and_then(|status| status.pod_ip.clone())
@@ -84,29 +91,46 @@ fn worker_phase(
     created: Option<Timestamp>,
     now: Timestamp,
 ) -> Phase {
-    let since = |type_| {
-        condition(pod, type_)
-            .filter(|condition| condition.status == "True")
-            .map(|condition| time(condition.last_transition_time.as_ref()))
-    };
-    let scheduled = since("PodScheduled").flatten();
-    if let Some(ready) = since("Ready") {
-        // After a restart the readiness is not the first one.
-        let started_in = scheduled
-            .zip(ready)
-            .filter(|_| restarts(pod) == 0)
-            .map(|(scheduled, ready)| ready.duration_since(scheduled).as_secs_f64())
-            .filter(|seconds| *seconds >= 0.0);
-        return Phase::Ready { started_in };
+    if condition(pod, "Ready").is_some_and(|ready| ready.status == "True") {
+        return Phase::Ready;
     }
-    match unschedulable {
-        Some(pending) => Phase::Pending {
+    if let Some(pending) = unschedulable {
+        return Phase::Pending {
             since: pending.since.or(created).unwrap_or(now),
-        },
-        None => Phase::Starting {
-            since: scheduled.or(created).unwrap_or(now),
-        },
+        };
     }
+    let unready = since(pod, "Ready", "False");
+    // A pod is unready from its creation on. One that became unready after its container started
+    // has been ready.
+    if let (Some(unready), Some(started)) = (unready, process_started(pod))
+        && started < unready
+    {
+        return Phase::Waiting { since: unready };
+    }
+    let restarted = restarts(pod) > 0;
+    let scheduled = since(pod, "PodScheduled", "True");
+    let began = if restarted {
+        unready.or(scheduled)
+    } else {
+        scheduled
+    };
+    Phase::Starting {
+        since: began.or(created).unwrap_or(now),
+        restarted,
+    }
+}
+
+/// Since when a condition has this status.
+fn since(pod: &Pod, type_: &str, status: &str) -> Option<Timestamp> {
+    let condition = condition(pod, type_).filter(|condition| condition.status == status)?;
+    time(condition.last_transition_time.as_ref())
+}
+
+/// When the worker's container was started, while it runs.
+fn process_started(pod: &Pod) -> Option<Timestamp> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_deref()?;
+    let worker = statuses.iter().find(|status| status.name == WORKER)?;
+    time(worker.state.as_ref()?.running.as_ref()?.started_at.as_ref())
 }
 
 fn unready_since(pod: &Pod, created: Option<Timestamp>) -> Option<Timestamp> {
@@ -130,7 +154,9 @@ fn eviction(pod: &Pod) -> Option<String> {
 
 fn unschedulable(pod: &Pod) -> Option<Unschedulable> {
     let condition = condition(pod, "PodScheduled").filter(|condition| {
-        condition.status == "False" && condition.reason.as_deref() == Some("Unschedulable")
+        // A quota system, for example Kueue, holds pods by a gate until it admits them.
+        let reasons = [Some("Unschedulable"), Some("SchedulingGated")];
+        condition.status == "False" && reasons.contains(&condition.reason.as_deref())
     })?;
     Some(Unschedulable {
         since: time(condition.last_transition_time.as_ref()),
@@ -178,16 +204,23 @@ mod tests {
         json!({"type": type_, "status": status, "reason": reason, "lastTransitionTime": time})
     }
 
-    fn phase_of(conditions: &Value) -> Phase {
+    fn pod_with(conditions: &Value, containers: &Value) -> WorkerPod {
         let pod = json!({
             "metadata": {"name": "a", "creationTimestamp": "2026-11-25T10:00:00Z"},
-            "status": {"conditions": conditions},
+            "status": {"conditions": conditions, "containerStatuses": containers},
         });
-        fixtures::pod(pod).phase
+        fixtures::pod(pod)
+    }
+
+    fn container(restarts: i32, state: &Value) -> Value {
+        json!([{
+            "name": "worker", "image": "", "imageID": "", "ready": false,
+            "restartCount": restarts, "state": state,
+        }])
     }
 
     fn at(time: &str) -> Timestamp {
-        time.parse().unwrap()
+        format!("2026-11-25T{time}Z").parse().unwrap()
     }
 
     #[test]
@@ -230,36 +263,77 @@ mod tests {
     #[test]
     fn phases_are_read_from_the_pods_conditions() {
         let scheduled = condition("PodScheduled", "True", "", "2026-11-25T10:01:00Z");
-        let pending = condition(
-            "PodScheduled",
-            "False",
-            "Unschedulable",
-            "2026-11-25T10:00:01Z",
-        );
         let ready = condition("Ready", "True", "", "2026-11-25T10:03:30Z");
+        let starting = |since| Phase::Starting {
+            since: at(since),
+            restarted: false,
+        };
+        let phase_of = |conditions: &Value| pod_with(conditions, &json!([])).phase;
+        assert_eq!(phase_of(&json!([])), starting("10:00:00"));
+        assert_eq!(phase_of(&json!([scheduled])), starting("10:01:00"));
+        assert_eq!(phase_of(&json!([scheduled, ready])), Phase::Ready);
+    }
+
+    #[test]
+    fn pods_without_a_node_are_pending_also_those_that_a_quota_system_holds() {
+        for reason in ["Unschedulable", "SchedulingGated"] {
+            let pending = condition("PodScheduled", "False", reason, "2026-11-25T10:00:01Z");
+            let pod = pod_with(&json!([pending]), &json!([]));
+            let since = at("10:00:01");
+            assert_eq!(pod.phase, Phase::Pending { since }, "{reason}");
+            assert!(pod.unschedulable.is_some());
+        }
+    }
+
+    #[test]
+    fn a_worker_that_lost_its_readiness_waits_and_one_that_never_had_it_starts() {
+        let scheduled = condition("PodScheduled", "True", "", "2026-11-25T10:01:00Z");
+        let unready = |time: &str| condition("Ready", "False", "", &format!("2026-11-25T{time}Z"));
+        let running = json!({"running": {"startedAt": "2026-11-25T10:02:00Z"}});
+        let phase = |unready: Value, containers: &Value| {
+            pod_with(&json!([scheduled, unready]), containers).phase
+        };
+        let first = container(0, &running);
         assert_eq!(
-            phase_of(&json!([])),
+            phase(unready("10:01:00"), &first),
             Phase::Starting {
-                since: at("2026-11-25T10:00:00Z")
+                since: at("10:01:00"),
+                restarted: false
             }
         );
+        let since = at("10:09:00");
+        assert_eq!(phase(unready("10:09:00"), &first), Phase::Waiting { since });
+        // It crashed at 10:01:50 and was restarted.
         assert_eq!(
-            phase_of(&json!([pending])),
-            Phase::Pending {
-                since: at("2026-11-25T10:00:01Z")
-            }
-        );
-        assert_eq!(
-            phase_of(&json!([scheduled])),
+            phase(unready("10:01:50"), &container(1, &running)),
             Phase::Starting {
-                since: at("2026-11-25T10:01:00Z")
+                since: at("10:01:50"),
+                restarted: true
             }
         );
+        let crashing = json!({"waiting": {"reason": "CrashLoopBackOff"}});
         assert_eq!(
-            phase_of(&json!([scheduled, ready])),
-            Phase::Ready {
-                started_in: Some(150.0)
+            phase(unready("10:09:00"), &container(3, &crashing)),
+            Phase::Starting {
+                since,
+                restarted: true
             }
         );
+    }
+
+    #[test]
+    fn the_times_of_a_start_are_read_and_a_restart_is_none() {
+        let scheduled = condition("PodScheduled", "True", "", "2026-11-25T10:01:00Z");
+        let running = json!({"running": {"startedAt": "2026-11-25T10:02:00Z"}});
+        let times = |restarts| pod_with(&json!([scheduled]), &container(restarts, &running)).times;
+        assert_eq!(
+            times(0),
+            Times {
+                created: Some(at("10:00:00")),
+                placed: Some(at("10:01:00")),
+                process_started: Some(at("10:02:00")),
+            }
+        );
+        assert_eq!(times(1).process_started, None);
     }
 }

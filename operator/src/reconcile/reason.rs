@@ -155,7 +155,11 @@ reasons! {
     /// The backlog needs more workers than there are partitions: add partitions, or accept a longer
     /// drain.
     AtPartitions,
-    /// `scaling.maxPendingWorkers` workers are pending, so no more are added.
+    /// Every worker waits for a server, so the number of workers is held: bring the server back.
+    StoresAway,
+    /// Ready workers could not be asked for a minute: let the operator reach their port 9090.
+    WorkersNotMeasured,
+    /// No node has come for pending workers, so only a few are requested at a time: add nodes.
     PendingWorkers,
     /// The last scale-up did not raise the throughput: look for another bottleneck.
     IneffectiveScaleUp,

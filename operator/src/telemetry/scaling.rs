@@ -13,7 +13,7 @@ struct Quantity {
     value: fn(&Decision) -> Option<f64>,
 }
 
-const QUANTITIES: [Quantity; 12] = [
+const QUANTITIES: [Quantity; 13] = [
     Quantity {
         name: names::BACKLOG_PAGES,
         help: "Estimated pages in the backlog: documents times average pages, plus page ranges.",
@@ -70,8 +70,13 @@ const QUANTITIES: [Quantity; 12] = [
         value: |decision| Some(decision.learned.startup_seconds),
     },
     Quantity {
+        name: names::WORKER_PROVISIONING_SECONDS,
+        help: "Seconds until a worker is placed on a node, measured; 0 while nodes have room.",
+        value: |decision| Some(decision.learned.provisioning_seconds),
+    },
+    Quantity {
         name: names::WORKER_LONGEST_WORK_SECONDS,
-        help: "Seconds that the longest document or page range took.",
+        help: "Seconds that the longest recent document or page range took.",
         value: |decision| Some(decision.learned.longest_seconds),
     },
 ];
@@ -182,11 +187,16 @@ mod tests {
             learned: Learned {
                 pages_per_second: 2.5,
                 pages_per_document: 10.0,
+                provisioning_seconds: 0.0,
                 startup_seconds: 30.0,
                 longest_seconds: 12.0,
             },
             is_learned: true,
             stuck: Vec::new(),
+            waiting_for: Vec::new(),
+            outage_seconds: 0.0,
+            unmeasured: 0,
+            open_rechecks: 0,
         }
     }
 

@@ -154,6 +154,8 @@ fn scaling_problem(
         Reason::PartitionStuck
             | Reason::IneffectiveScaleUp
             | Reason::InvalidSchedule
+            | Reason::StoresAway
+            | Reason::WorkersNotMeasured
             | Reason::PartitionsUnread
     );
     (is_new && is_problem)

@@ -23,6 +23,7 @@ pub(super) fn workers(pods: &[WorkerPod], counts: &BTreeMap<String, Counts>) -> 
         workers.push(Worker {
             name: pod.name.clone(),
             phase: pod.phase,
+            times: pod.times,
             counts: counts.get(&pod.name).cloned(),
         });
     }

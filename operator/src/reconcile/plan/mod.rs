@@ -132,7 +132,7 @@ pub(crate) fn plan(
 
     let stall = Stall::judge(pipeline, world);
     let scaling = match &stall {
-        Some(stall) if !spec.paused => scaling::stalled(pipeline, world, stall, now),
+        Some(stall) if !spec.paused => scaling::stalled(pipeline, world, stall, memory, now),
         _ => scaling::plan(pipeline, world, memory, now),
     };
     let mut workload = workload(pipeline, world, &scaling, default_image)?;
@@ -189,7 +189,7 @@ pub(crate) fn plan(
         outdated: writes.outdated,
         recorded_replicas: scaling.record,
         decision: scaling.decision,
-        autoscaler: scaling.memory.or_else(|| memory.cloned()),
+        autoscaler: Some(scaling.memory),
         status,
         events,
     })
@@ -277,7 +277,7 @@ fn workload(
 /// A worker is ready with the operator's default image, which an upgrade need not replace.
 fn keeps_image(pipeline: &IngestionPipeline, world: &World) -> bool {
     let worker = &pipeline.spec.worker;
-    let is_ready = |pod: &WorkerPod| matches!(pod.phase, Phase::Ready { .. }) && !pod.terminating;
+    let is_ready = |pod: &WorkerPod| pod.phase == Phase::Ready && !pod.terminating;
     let live = world.live.deployment.as_deref();
     worker.image.is_none()
         && worker.rollout.on_upgrade == OnUpgrade::WhenReplaced

@@ -3,11 +3,14 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use layra_autoscaler::{
-    Decision, Inputs, Learned, Limit, Memory, Observation, Partition, Terms, UnknownBacklog, decide,
+    Decision, Inputs, Learned, Limit, Memory, Observation, Partition, Policy, Terms,
+    UnknownBacklog, decide,
 };
 use layra_crds::{
-    IngestionPipeline, LearnedStatus, ScalingInputs, ScalingMode, ScalingStatus, ScalingTerms,
+    FORGET_ANNOTATION, IngestionPipeline, LearnedStatus, ScalingInputs, ScalingMode, ScalingStatus,
+    ScalingTerms,
 };
 use layra_policy::{fewest, floor_now, policy};
 
@@ -16,6 +19,8 @@ use crate::reconcile::{reason::Reason, world::World};
 
 /// Learned values are written to the status when one changes by more than this fraction.
 const SIGNIFICANT_CHANGE: f64 = 0.25;
+/// Workers that wait for a server for a shorter time, in seconds, are not reported.
+const SHORTEST_OUTAGE: f64 = 15.0;
 /// A termination grace period is at least this many times the longest work.
 const GRACE_PER_WORK: f64 = 2.0;
 /// The shortest and the longest termination grace period, in seconds. The values between them are
@@ -33,10 +38,52 @@ pub(super) struct Scaling {
     pub(super) status: ScalingStatus,
     /// The decision with its current numbers, for metrics; `None` while paused or in mode `Manual`.
     pub(super) decision: Option<Decision>,
-    /// State of the autoscaler for the next decision; `None` while paused or in mode `Manual`.
-    pub(super) memory: Option<Memory>,
+    /// State of the autoscaler for the next decision. It stays while the autoscaler does not decide.
+    pub(super) memory: Memory,
     /// The number of workers to write into the spec.
     pub(super) record: Option<i32>,
+}
+
+/// The last status, without what is to be forgotten.
+struct Before {
+    status: Option<ScalingStatus>,
+    /// A person asks to forget what was learned, and that was not done yet.
+    forget: bool,
+    /// The last such request.
+    request: Option<String>,
+}
+
+impl Before {
+    fn of(pipeline: &IngestionPipeline) -> Self {
+        let mut status = pipeline.status.as_ref().and_then(|s| s.scaling.clone());
+        let request = pipeline.annotations().get(FORGET_ANNOTATION).cloned();
+        let done = status.as_ref().and_then(|status| status.forgotten.as_ref());
+        let forget = request.is_some() && request.as_ref() != done;
+        if forget && let Some(status) = &mut status {
+            status.learned = None;
+        }
+        Self {
+            status,
+            forget,
+            request,
+        }
+    }
+
+    /// The autoscaler's memory: that of the last decision, or what the status keeps of it.
+    fn memory(&self, last: Option<&Memory>, policy: &Policy) -> Memory {
+        if let Some(last) = last.filter(|_| !self.forget) {
+            return last.clone();
+        }
+        let recalled = self.learned().as_ref().map(learned);
+        let open_rechecks = self.status.as_ref().and_then(|status| status.open_rechecks);
+        Memory::new(recalled, policy).with_open_rechecks(open_rechecks.unwrap_or(0))
+    }
+
+    fn learned(&self) -> Option<LearnedStatus> {
+        self.status
+            .as_ref()
+            .and_then(|status| status.learned.clone())
+    }
 }
 
 /// Decides. Without a `memory` it starts with the learned values in the status.
@@ -47,36 +94,29 @@ pub(super) fn plan(
     now: Timestamp,
 ) -> Scaling {
     let scaling = &pipeline.spec.scaling;
-    let before = pipeline.status.as_ref().and_then(|s| s.scaling.as_ref());
-    let live = live_replicas(world);
-    if pipeline.spec.paused {
-        let message = "The pipeline is paused: the number of workers does not change.";
-        let verdict = Verdict::no(Reason::Paused, message);
-        return fixed(live.unwrap_or(0), verdict, before, now);
-    }
-    if scaling.mode == ScalingMode::Manual {
-        let (replicas, message) = manual::replicas(scaling, live);
-        let verdict = Verdict::yes(Reason::Manual, message);
-        return Scaling {
-            record: manual::to_record(scaling, replicas),
-            ..fixed(replicas, verdict, before, now)
-        };
-    }
-
+    let before = Before::of(pipeline);
     let floor = floor_now(scaling, now);
     let min_replicas = fewest(scaling);
     let policy = policy(
         &pipeline.spec,
         floor.as_ref().copied().unwrap_or(min_replicas),
     );
-    let memory = memory.cloned().unwrap_or_else(|| {
-        Memory::new(
-            before
-                .and_then(|status| status.learned.as_ref())
-                .map(learned),
-            &policy,
-        )
-    });
+    let memory = before.memory(memory, &policy);
+    let live = live_replicas(world);
+    if pipeline.spec.paused {
+        let message = "The pipeline is paused: the number of workers does not change.";
+        let verdict = Verdict::no(Reason::Paused, message);
+        return fixed(live.unwrap_or(0), verdict, &before, memory, now);
+    }
+    if scaling.mode == ScalingMode::Manual {
+        let (replicas, message) = manual::replicas(scaling, live);
+        let verdict = Verdict::yes(Reason::Manual, message);
+        return Scaling {
+            record: manual::to_record(scaling, replicas),
+            ..fixed(replicas, verdict, &before, memory, now)
+        };
+    }
+
     let current = live.unwrap_or(scaling.min_replicas);
     let observation = observe(world, current, now);
     let (decision, memory) = decide(&observation, &policy, memory);
@@ -91,9 +131,9 @@ pub(super) fn plan(
             Err(error) => Verdict::no(Reason::InvalidSchedule, error.to_string()),
             Ok(_) => verdict(world, &decision, recommend_only),
         },
-        status: status(&decision, before, now),
+        status: status(&decision, &before, now),
         decision: Some(decision),
-        memory: Some(memory),
+        memory,
         record: None,
     }
 }
@@ -103,11 +143,15 @@ pub(super) fn stalled(
     pipeline: &IngestionPipeline,
     world: &World,
     stall: &Stall,
+    memory: Option<&Memory>,
     now: Timestamp,
 ) -> Scaling {
-    let before = pipeline.status.as_ref().and_then(|s| s.scaling.as_ref());
+    let before = Before::of(pipeline);
+    let policy = policy(&pipeline.spec, fewest(&pipeline.spec.scaling));
+    let memory = before.memory(memory, &policy);
     let replicas = stall.replicas.or_else(|| live_replicas(world));
-    fixed(replicas.unwrap_or(0), stall.verdict.clone(), before, now)
+    let verdict = stall.verdict.clone();
+    fixed(replicas.unwrap_or(0), verdict, &before, memory, now)
 }
 
 /// The termination grace period for the longest work measured so far.
@@ -149,7 +193,8 @@ fn observe(world: &World, current: i32, now: Timestamp) -> Observation {
 fn fixed(
     replicas: i32,
     verdict: Verdict,
-    before: Option<&ScalingStatus>,
+    before: &Before,
+    memory: Memory,
     now: Timestamp,
 ) -> Scaling {
     Scaling {
@@ -158,13 +203,15 @@ fn fixed(
             desired_replicas: replicas,
             reason: verdict.reason.as_str().to_owned(),
             message: verdict.message.clone(),
-            learned: before.and_then(|before| before.learned.clone()),
-            last_scale_time: scale_time(replicas, before, now),
+            learned: before.learned(),
+            forgotten: before.request.clone(),
+            open_rechecks: open_rechecks(memory.open_rechecks()),
+            last_scale_time: scale_time(replicas, before.status.as_ref(), now),
             ..ScalingStatus::default()
         },
         verdict,
         decision: None,
-        memory: None,
+        memory,
         record: None,
     }
 }
@@ -183,6 +230,18 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
             Reason::from_word(decision.reason.as_str()).unwrap_or(Reason::KafkaUnreachable);
         return Verdict::unknown(reason, decision.message.clone());
     }
+    let has = |limit| decision.limits.contains(&limit);
+    // A single answer that is late is no outage, and no event.
+    if has(Limit::StoresAway) && decision.outage_seconds >= SHORTEST_OUTAGE {
+        let servers = match &decision.waiting_for[..] {
+            [] => "a server; `kubectl get pods` and /readyz of a worker show which".to_owned(),
+            names => names.join(", "),
+        };
+        let message = format!(
+            "Every worker waits for {servers}. The number of workers is held, and nothing is learned, until one of them works."
+        );
+        return Verdict::yes(Reason::StoresAway, message);
+    }
     if !decision.stuck.is_empty() {
         let message = format!(
             "No progress on {}: the same message has been in progress for more than ten minutes. Check the worker's log and the message at the committed offset.",
@@ -193,7 +252,13 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
     if let Some(message) = unread(world) {
         return Verdict::yes(Reason::PartitionsUnread, message);
     }
-    let has = |limit| decision.limits.contains(&limit);
+    if decision.unmeasured > 0 {
+        let message = format!(
+            "{} of {} ready workers could not be asked for a minute, so their speed is unknown. The operator needs to reach port 9090 of the workers' pods: check NetworkPolicies and service meshes.",
+            decision.unmeasured, decision.inputs.ready
+        );
+        return Verdict::yes(Reason::WorkersNotMeasured, message);
+    }
     let (reason, message) = if has(Limit::IneffectiveScaleUp) {
         (
             Reason::IneffectiveScaleUp,
@@ -202,7 +267,7 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
     } else if has(Limit::PendingWorkers) {
         (
             Reason::PendingWorkers,
-            "As many workers are pending as scaling.maxPendingWorkers allows, so no more are added. Add nodes.",
+            "No node has come for pending workers, so only a few are requested at a time: scaling.maxPendingWorkers, and twice as many after each node that comes. Add nodes.",
         )
     } else if has(Limit::MaxReplicas) {
         (
@@ -243,49 +308,52 @@ fn unread(world: &World) -> Option<String> {
     ))
 }
 
-/// The status keeps the explanation of a decision until the decision or its reason changes.
-fn status(decision: &Decision, before: Option<&ScalingStatus>, now: Timestamp) -> ScalingStatus {
-    let desired = whole(decision.desired);
-    let limits: Vec<String> = decision
-        .limits
-        .iter()
-        .map(|limit| limit.as_str().to_owned())
-        .collect();
-    let stuck = partitions(&decision.stuck);
-    let learned = decision
-        .is_learned
-        .then(|| learned_status(&decision.learned));
-    let same = before.filter(|before| {
-        before.desired_replicas == desired
-            && before.reason == decision.reason.as_str()
-            && before.limits == limits
-            && before.stuck_partitions == stuck
-    });
-    if let Some(same) = same {
-        let is_due = match (&learned, &same.learned) {
-            (Some(new), Some(old)) => differs(new, old),
-            (new, old) => new.is_some() && old.is_none(),
-        };
-        return ScalingStatus {
-            learned: if is_due {
-                learned
-            } else {
-                same.learned.clone()
-            },
-            ..same.clone()
-        };
-    }
-    ScalingStatus {
-        desired_replicas: desired,
+/// The status is one snapshot: it keeps that of an earlier decision until the decision, its reason
+/// or what was learned changes.
+fn status(decision: &Decision, before: &Before, now: Timestamp) -> ScalingStatus {
+    let new = ScalingStatus {
+        desired_replicas: whole(decision.desired),
         reason: decision.reason.as_str().to_owned(),
         message: decision.message.clone(),
-        limits,
+        limits: decision
+            .limits
+            .iter()
+            .map(|limit| limit.as_str().to_owned())
+            .collect(),
         inputs: Some(inputs(&decision.inputs)),
         terms: decision.terms.as_ref().map(terms),
-        learned: learned.or_else(|| before.and_then(|before| before.learned.clone())),
-        stuck_partitions: stuck,
-        last_scale_time: scale_time(desired, before, now),
+        learned: decision
+            .is_learned
+            .then(|| learned_status(&decision.learned))
+            .or_else(|| before.learned()),
+        forgotten: before.request.clone(),
+        open_rechecks: open_rechecks(decision.open_rechecks),
+        stuck_partitions: partitions(&decision.stuck),
+        last_scale_time: scale_time(whole(decision.desired), before.status.as_ref(), now),
+    };
+    match &before.status {
+        Some(old) if !before.forget && is_same(&new, old) => old.clone(),
+        _ => new,
     }
+}
+
+fn is_same(new: &ScalingStatus, old: &ScalingStatus) -> bool {
+    let learned_nothing_new = match (&new.learned, &old.learned) {
+        (Some(new), Some(old)) => !differs(new, old),
+        (new, old) => new.is_none() && old.is_none(),
+    };
+    learned_nothing_new
+        && new.desired_replicas == old.desired_replicas
+        && new.reason == old.reason
+        && new.limits == old.limits
+        && new.stuck_partitions == old.stuck_partitions
+        && new.forgotten == old.forgotten
+        && new.open_rechecks.is_some() == old.open_rechecks.is_some()
+}
+
+/// Absent while there are none.
+fn open_rechecks(count: u64) -> Option<u64> {
+    (count > 0).then_some(count)
 }
 
 fn scale_time(desired: i32, before: Option<&ScalingStatus>, now: Timestamp) -> Option<Time> {
@@ -298,18 +366,23 @@ fn scale_time(desired: i32, before: Option<&ScalingStatus>, now: Timestamp) -> O
 /// Whether a learned value changed significantly.
 fn differs(new: &LearnedStatus, old: &LearnedStatus) -> bool {
     let changed = |new: f64, old: f64| (new - old).abs() > SIGNIFICANT_CHANGE * old.abs();
+    // A second more or less for nodes that are there already is not news.
+    let nodes = (new.provisioning_seconds, old.provisioning_seconds);
+    let nodes_changed = changed(nodes.0, nodes.1) && (nodes.0 - nodes.1).abs() > 5.0;
     changed(new.pages_per_second, old.pages_per_second)
         || changed(new.pages_per_document, old.pages_per_document)
         || changed(new.startup_seconds, old.startup_seconds)
         || changed(new.longest_work_seconds, old.longest_work_seconds)
+        || nodes_changed
 }
 
 fn learned(status: &LearnedStatus) -> Learned {
     Learned {
-        pages_per_second: status.pages_per_second.max(1e-3),
-        pages_per_document: status.pages_per_document.max(1e-3),
-        startup_seconds: status.startup_seconds.max(0.0),
-        longest_seconds: status.longest_work_seconds.max(0.0),
+        pages_per_second: status.pages_per_second,
+        pages_per_document: status.pages_per_document,
+        provisioning_seconds: status.provisioning_seconds,
+        startup_seconds: status.startup_seconds,
+        longest_seconds: status.longest_work_seconds,
     }
 }
 
@@ -317,6 +390,7 @@ fn learned_status(learned: &Learned) -> LearnedStatus {
     LearnedStatus {
         pages_per_second: rounded(learned.pages_per_second),
         pages_per_document: rounded(learned.pages_per_document),
+        provisioning_seconds: rounded(learned.provisioning_seconds),
         startup_seconds: rounded(learned.startup_seconds),
         longest_work_seconds: rounded(learned.longest_seconds),
     }
@@ -364,3 +438,7 @@ fn rounded(value: f64) -> f64 {
 fn whole(count: u32) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
+
+#[cfg(test)]
+#[path = "scaling_tests.rs"]
+mod tests;

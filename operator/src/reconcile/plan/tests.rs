@@ -338,6 +338,7 @@ fn learned_values_survive_a_restart_through_the_status() {
     let learned = LearnedStatus {
         pages_per_second: 55.0,
         pages_per_document: 4.0,
+        provisioning_seconds: 240.0,
         startup_seconds: 200.0,
         longest_work_seconds: 400.0,
     };
@@ -364,6 +365,7 @@ fn the_termination_grace_period_follows_the_longest_work_when_that_restarts_no_p
     scaling.learned = Some(LearnedStatus {
         pages_per_second: 4.0,
         pages_per_document: 10.0,
+        provisioning_seconds: 0.0,
         startup_seconds: 30.0,
         longest_work_seconds: 400.0,
     });

@@ -1,0 +1,256 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::SignedDuration;
+use layra_autoscaler::{Backlog, Counts, PartitionOffsets};
+use layra_crds::IngestionPipelineStatus;
+use serde_json::json;
+
+use super::*;
+use crate::fixtures;
+
+/// A pipeline that is reconciled every three seconds, with one partition and ready workers.
+struct Scene {
+    pipeline: IngestionPipeline,
+    world: World,
+    memory: Option<Memory>,
+    now: Timestamp,
+}
+
+impl Scene {
+    fn new(documents: i64, workers: u32) -> Self {
+        let mut scene = Self {
+            pipeline: fixtures::pipeline(),
+            world: World::unobserved(),
+            memory: None,
+            now: Timestamp::from_second(1_800_000_000).unwrap(),
+        };
+        scene.pipeline.spec.scaling.max_replicas = 1;
+        scene.world.backlog = Ok(Backlog {
+            tasks: vec![PartitionOffsets {
+                log_start: 0,
+                end: documents,
+                committed: Some(0),
+            }],
+            ..Backlog::default()
+        });
+        let deployment = json!({"metadata": {}, "spec": {
+            "replicas": workers, "selector": {}, "template": {},
+        }});
+        scene.world.live.deployment = Some(Arc::new(serde_json::from_value(deployment).unwrap()));
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        for number in 0..workers {
+            let name = format!("worker-{number}");
+            scene.world.pods.push(fixtures::pod(json!({
+                "metadata": {"name": name}, "status": {"conditions": ready},
+            })));
+            scene.world.counts.insert(name, Counts::default());
+        }
+        scene
+    }
+
+    /// Every worker processes pages for three seconds.
+    fn work(&mut self, pages_per_second: f64) {
+        for counts in self.world.counts.values_mut() {
+            counts.pages += 3.0 * pages_per_second;
+            counts.documents += 0.3 * pages_per_second;
+            counts.busy_seconds += 3.0;
+        }
+    }
+
+    fn reconcile(&mut self) -> (ScalingStatus, Verdict) {
+        self.now += SignedDuration::from_secs(3);
+        let scaling = plan(&self.pipeline, &self.world, self.memory.as_ref(), self.now);
+        self.memory = Some(scaling.memory);
+        self.pipeline.status = Some(IngestionPipelineStatus {
+            scaling: Some(scaling.status.clone()),
+            ..IngestionPipelineStatus::default()
+        });
+        (scaling.status, scaling.verdict)
+    }
+
+    fn ask_to_forget(&mut self, request: &str) {
+        let annotation = (FORGET_ANNOTATION.to_owned(), request.to_owned());
+        self.pipeline.metadata.annotations = Some(BTreeMap::from([annotation]));
+    }
+}
+
+/// The pages per second in the sentence.
+fn told_speed(message: &str) -> Option<f64> {
+    let (_, rest) = message.split_once(" at ")?;
+    rest.split_once(' ')?.0.parse().ok()
+}
+
+#[test]
+fn the_sentence_and_the_numbers_of_the_status_are_of_the_same_time() {
+    let mut scene = Scene::new(1000, 1);
+    let mut speeds = Vec::new();
+    for step in 0..800 {
+        scene.work(if step < 400 { 1.4 } else { 0.7 });
+        let (status, _) = scene.reconcile();
+        let Some(learned) = status.learned else {
+            continue;
+        };
+        let told = told_speed(&status.message).unwrap();
+        assert!(
+            (told - learned.pages_per_second).abs() < 0.006,
+            "{} / {learned:?}",
+            status.message
+        );
+        speeds.push(told);
+    }
+    let changes = speeds
+        .windows(2)
+        .filter(|pair| (pair[0] - pair[1]).abs() > 1e-9)
+        .count();
+    assert!((1..20).contains(&changes), "{changes} writes");
+    assert!(
+        speeds.last().is_some_and(|speed| *speed < 0.9),
+        "{speeds:?}"
+    );
+}
+
+#[test]
+fn an_outage_of_a_store_is_a_reason_with_the_stores_name() {
+    let mut scene = Scene::new(1000, 1);
+    scene.pipeline.spec.scaling.max_replicas = 8;
+    for counts in scene.world.counts.values_mut() {
+        counts.waiting_for = vec!["mongodb".to_owned()];
+    }
+    let reasons: Vec<Reason> = (0..5).map(|_| scene.reconcile().1.reason).collect();
+    assert_eq!(reasons, [Reason::FollowingBacklog; 5], "held, not reported");
+    let (status, verdict) = scene.reconcile();
+    assert_eq!(
+        (status.desired_replicas, verdict.reason),
+        (1, Reason::StoresAway)
+    );
+    assert_eq!(status.limits, ["StoresAway"]);
+    assert!(verdict.is_true());
+    assert!(
+        verdict
+            .message
+            .starts_with("Every worker waits for mongodb."),
+        "{}",
+        verdict.message
+    );
+}
+
+#[test]
+fn workers_that_cannot_be_asked_are_reported_after_a_minute() {
+    let mut scene = Scene::new(10, 2);
+    scene.pipeline.spec.scaling.max_replicas = 8;
+    scene.world.counts.remove("worker-1");
+    let mut reasons = Vec::new();
+    let mut last = String::new();
+    for _ in 0..22 {
+        let (_, verdict) = scene.reconcile();
+        assert!(verdict.is_true());
+        reasons.push(verdict.reason);
+        last = verdict.message;
+    }
+    assert_eq!(reasons[19], Reason::FollowingBacklog);
+    assert_eq!(reasons[21], Reason::WorkersNotMeasured);
+    assert!(
+        last.starts_with("1 of 2 ready workers could not be asked"),
+        "{last}"
+    );
+}
+
+#[test]
+fn what_was_learned_is_forgotten_once_for_each_request() {
+    let mut scene = Scene::new(1000, 1);
+    for _ in 0..100 {
+        scene.work(1.4);
+        scene.reconcile();
+    }
+    let (status, _) = scene.reconcile();
+    assert!(status.learned.is_some() && status.forgotten.is_none());
+    scene.ask_to_forget("monday");
+    let (status, _) = scene.reconcile();
+    assert_eq!(
+        (status.learned, status.forgotten.as_deref()),
+        (None, Some("monday"))
+    );
+    assert_eq!(
+        told_speed(&status.message),
+        Some(4.0),
+        "assumed: {}",
+        status.message
+    );
+    for _ in 0..100 {
+        scene.work(1.4);
+        scene.reconcile();
+    }
+    let (status, _) = scene.reconcile();
+    assert!(status.learned.is_some(), "it learns again");
+
+    // A restart of the operator and another mode change nothing about it.
+    scene.memory = None;
+    scene.pipeline.spec.scaling.mode = ScalingMode::Manual;
+    let (status, _) = scene.reconcile();
+    assert!(status.learned.is_some());
+    scene.ask_to_forget("tuesday");
+    let (status, _) = scene.reconcile();
+    assert_eq!(
+        (status.learned, status.forgotten.as_deref()),
+        (None, Some("tuesday"))
+    );
+}
+
+#[test]
+fn open_rechecks_are_remembered_and_wake_a_worker() {
+    let mut scene = Scene::new(0, 1);
+    for counts in scene.world.counts.values_mut() {
+        counts.open_rechecks = 3;
+    }
+    let (status, _) = scene.reconcile();
+    assert_eq!(
+        (status.reason.as_str(), status.open_rechecks),
+        ("Rechecking", Some(3))
+    );
+    // All workers are stopped by hand, and the operator restarts.
+    scene.pipeline.spec.scaling.mode = ScalingMode::Manual;
+    scene.world.pods.clear();
+    scene.world.counts.clear();
+    let deployment = scene.world.live.deployment.as_ref().unwrap();
+    let mut stopped = (**deployment).clone();
+    stopped.spec.as_mut().unwrap().replicas = Some(0);
+    scene.world.live.deployment = Some(Arc::new(stopped));
+    scene.memory = None;
+    let (status, _) = scene.reconcile();
+    assert_eq!(
+        (status.desired_replicas, status.open_rechecks),
+        (0, Some(3))
+    );
+    scene.pipeline.spec.scaling.mode = ScalingMode::Auto;
+    scene.memory = None;
+    let (status, _) = scene.reconcile();
+    assert_eq!(
+        (status.desired_replicas, status.reason.as_str()),
+        (1, "Rechecking")
+    );
+}
+
+#[test]
+fn absurd_values_of_an_earlier_version_are_bounded() {
+    let mut scene = Scene::new(10, 1);
+    scene.pipeline.status = Some(IngestionPipelineStatus {
+        scaling: Some(ScalingStatus {
+            learned: Some(LearnedStatus {
+                pages_per_second: 0.001,
+                pages_per_document: 10.0,
+                provisioning_seconds: 0.0,
+                startup_seconds: 169_200.0,
+                longest_work_seconds: 28_800.0,
+            }),
+            ..ScalingStatus::default()
+        }),
+        ..IngestionPipelineStatus::default()
+    });
+    let (status, _) = scene.reconcile();
+    let learned = status.learned.clone().unwrap();
+    assert!(
+        learned.pages_per_second > 0.05 && learned.startup_seconds <= 1800.0,
+        "{learned:?}"
+    );
+    assert_eq!(grace_seconds(&status), LONGEST_GRACE);
+}
