@@ -22,8 +22,8 @@ pub struct DocumentsSpec {
     pub limits: DocumentLimits,
 
     /// Largest number of pages that one worker processes as one task. A longer document is split
-    /// into page ranges, which all workers share through a topic of their own: the pipeline's topic
-    /// followed by `.ranges`. Default: 64.
+    /// into page ranges of equal length, which all workers share through a topic of their own,
+    /// `source.kafka.rangesTopic`. Default: 64.
     #[serde(default = "default_range_pages")]
     #[schemars(range(min = 1, max = 10_000))]
     pub range_pages: u32,

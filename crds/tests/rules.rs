@@ -198,6 +198,10 @@ fn names_that_do_not_work_are_refused_with_a_sentence_that_says_what_to_change()
             "must not be `.` or `..`",
         ),
         (
+            json!({"spec": {"source": {"kafka": {"rangesTopic": ".."}}}}),
+            "must not be `.` or `..`",
+        ),
+        (
             json!({"spec": {"source": {"kafka": {"deadLetterTopic": "."}}}}),
             "must not be `.` or `..`",
         ),
@@ -215,6 +219,17 @@ fn names_that_do_not_work_are_refused_with_a_sentence_that_says_what_to_change()
         ),
     ];
     assert_refused(&cases);
+}
+
+#[test]
+fn the_default_name_of_the_ranges_topic_is_free_when_there_is_another() {
+    for topics in [
+        json!({"rangesTopic": "own", "deadLetterTopic": "task_generation.ranges"}),
+        json!({"rangesTopic": "own", "foreignMessages": {"action": "Forward", "topic": "task_generation.ranges"}}),
+    ] {
+        let patch = json!({"spec": {"source": {"kafka": topics}}});
+        pipeline(MINIMAL, &patch).validate_cel().unwrap();
+    }
 }
 
 /// Each patch of the minimal example is refused with a sentence that contains this one.
