@@ -64,7 +64,7 @@ pub struct ScalingSpec {
 
     /// What a pipeline without workers waits for before it starts the first one, so that a single
     /// message that is no document does not start a GPU. Absent: the first message starts a worker
-    /// at once.
+    /// at once. It does not apply while rechecks of finished documents are due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<ActivationSpec>,
 
