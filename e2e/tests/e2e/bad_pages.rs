@@ -222,8 +222,13 @@ async fn a_page_that_kills_workers_is_skipped() -> Result<()> {
             let unit = entry
                 .get_document("units")
                 .and_then(|units| units.get_document("0"));
-            let turns = unit.and_then(|unit| unit.get_i64("turns")).unwrap_or(0);
-            if entry.get_bool("prepared")? && turns > turn && turn < 3 {
+            let unit = unit.ok();
+            let turns = unit
+                .and_then(|unit| unit.get_i64("turns").ok())
+                .unwrap_or(0);
+            // The third one works page by page, and the ledger knows the page.
+            let has_begun = turns < 3 || unit.is_some_and(|unit| unit.get_i64("trial").is_ok());
+            if entry.get_bool("prepared")? && turns > turn && turn < 3 && has_begun {
                 turn = turns;
                 fleet.kill(0)?;
             }
@@ -238,6 +243,61 @@ async fn a_page_that_kills_workers_is_skipped() -> Result<()> {
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.total_pages() == 2, "{audit:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_document_that_is_deleted_while_its_pages_are_worked_on_alone_holds_up_nothing()
+-> Result<()> {
+    on_stage("alone", async |stage| {
+        let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        stage.apply_until_ready(&patch).await?;
+        let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+        let cli = cli.with_arguments(&["--benchmark-paced-embedder-ms", "2000"]);
+        let mut fleet = Fleet::start(&cli, 1)?;
+        let user = stage.user().await?;
+        let upload = user
+            .upload_bytes("alone.pdf", pdf::with_pages(&["A page."; 6]))
+            .await?;
+        let ledger = stage
+            .stores
+            .mongodb
+            .collection::<Document>("ingestion_ledger");
+        // Two workers die on it, so the third works page by page.
+        let mut turn = 0;
+        eventually("a page that is worked on alone", MINUTE, async || {
+            fleet.restart_dead()?;
+            let entry = ledger.find_one(doc! { "_id": &upload.file_id }).await?;
+            let Some(entry) = entry.filter(|entry| entry.get_bool("prepared").unwrap_or(false))
+            else {
+                return Ok(None);
+            };
+            let unit = entry.get_document("units")?.get_document("0")?;
+            let turns = unit.get_i64("turns")?;
+            if turns > turn && turn < 2 {
+                turn = turns;
+                fleet.kill(0)?;
+            }
+            Ok(unit.get_i64("trial").ok())
+        })
+        .await?;
+        let deletion = json!({
+            "type": "delete_file", "file_id": upload.file_id,
+            "knowledge_db_id": user.knowledge_base,
+        });
+        user.send(deletion.to_string().as_bytes()).await?;
+        let other = user
+            .upload_bytes("other.pdf", pdf::with_pages(&["Another page."]))
+            .await?;
+        stage.wait_until_processed().await?;
+        let entry = entry_of(stage, "ingestion_ledger", &other).await?;
+        ensure!(entry.get_str("state")? == "done", "{entry:?}");
+        fleet.stop().await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.total_pages() == 1, "{audit:?}");
         Ok(())
     })
     .await

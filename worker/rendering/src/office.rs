@@ -2,7 +2,9 @@
 //! profile and directory belong to this process alone and are removed afterwards.
 
 use std::collections::HashMap;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -45,15 +47,39 @@ pub(super) struct Converted(Arc<OnceCell<Conversion>>);
 
 #[derive(Debug)]
 struct Conversion {
-    directory: TempDir,
+    directory: Directory,
     /// CPU time of LibreOffice, until somebody has been charged with it.
     used: Mutex<Duration>,
+}
+
+/// The directory of a conversion.
+#[derive(Debug)]
+struct Directory(TempDir);
+
+impl Drop for Directory {
+    /// LibreOffice could have made directories that cannot be removed as they are.
+    fn drop(&mut self) {
+        let mut left = vec![self.0.path().to_owned()];
+        while let Some(directory) = left.pop() {
+            // What fails here fails when the directory is removed.
+            let _ = std::fs::set_permissions(&directory, Permissions::from_mode(0o700));
+            let entries = std::fs::read_dir(&directory)
+                .into_iter()
+                .flatten()
+                .flatten();
+            let directories = entries.filter(|entry| {
+                let kind = entry.file_type();
+                kind.is_ok_and(|kind| kind.is_dir())
+            });
+            left.extend(directories.map(|entry| entry.path()));
+        }
+    }
 }
 
 impl Converted {
     /// Path of the PDF.
     pub(super) fn path(&self) -> PathBuf {
-        self.conversion().directory.path().join(RESULT)
+        self.conversion().directory.0.path().join(RESULT)
     }
 
     /// CPU time of the conversion. Only the first caller gets it.
@@ -114,11 +140,12 @@ async fn convert(
     let directory = tempfile::Builder::new()
         .prefix(PREFIX)
         .tempdir_in(&options.scratch)
+        .map(Directory)
         .map_err(io)?;
     let name = format!("document.{}", document.format.extension());
-    prepare(directory.path(), file, &name).map_err(io)?;
-    let used = run(options, directory.path(), &name).await?;
-    if directory.path().join(RESULT).is_file() {
+    prepare(directory.0.path(), file, &name).map_err(io)?;
+    let used = run(options, directory.0.path(), &name).await?;
+    if has_result(directory.0.path()) {
         return Ok(Conversion {
             directory,
             used: Mutex::new(used),
@@ -133,12 +160,18 @@ async fn convert(
     })
 }
 
+/// Whether LibreOffice has left a PDF that this process can read. It could have left a link to
+/// another file instead, which the renderer would be allowed to read.
+fn has_result(directory: &Path) -> bool {
+    let result = directory.join(RESULT);
+    let metadata = std::fs::symlink_metadata(&result);
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 1)
+        && std::fs::set_permissions(&result, Permissions::from_mode(0o600)).is_ok()
+}
+
+/// A copy of the document, not a link: LibreOffice could change the original of all page ranges.
 fn prepare(directory: &Path, file: &Path, name: &str) -> io::Result<()> {
-    let document = directory.join(name);
-    if std::fs::hard_link(file, &document).is_err() {
-        // Another file system, or one without hard links.
-        std::fs::copy(file, &document)?;
-    }
+    std::fs::copy(file, directory.join(name))?;
     let profile = directory.join("profile/user");
     std::fs::create_dir_all(&profile)?;
     std::fs::write(profile.join("registrymodifications.xcu"), PROFILE)
@@ -281,5 +314,45 @@ impl ProcessGroup {
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_to_another_file_is_no_result() {
+        let directory = tempfile::tempdir().unwrap();
+        let result = directory.path().join(RESULT);
+        assert!(!has_result(directory.path()));
+        symlink("/etc/passwd", &result).unwrap();
+        assert!(!has_result(directory.path()));
+        std::fs::remove_file(&result).unwrap();
+        let other = directory.path().join("other");
+        std::fs::write(&other, "x").unwrap();
+        std::fs::hard_link(&other, &result).unwrap();
+        assert!(!has_result(directory.path()), "it has another name");
+        std::fs::remove_file(&other).unwrap();
+        std::fs::set_permissions(&result, Permissions::from_mode(0o0)).unwrap();
+        assert!(has_result(directory.path()));
+        let mode = std::fs::metadata(&result).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn directories_that_libreoffice_has_locked_are_removed() {
+        let directory = Directory(tempfile::tempdir().unwrap());
+        let path = directory.0.path().to_owned();
+        let locked = path.join("a/b");
+        std::fs::create_dir_all(&locked).unwrap();
+        std::fs::write(locked.join("file"), "x").unwrap();
+        for part in [&locked, &path.join("a")] {
+            std::fs::set_permissions(part, Permissions::from_mode(0o0)).unwrap();
+        }
+        drop(directory);
+        assert!(!path.exists());
     }
 }

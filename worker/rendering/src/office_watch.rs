@@ -41,7 +41,11 @@ fn exceeded(directory: PathBuf, document: &Path) -> Option<String> {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             // Files could be hidden below it.
-            Err(error) => return Some(format!("LibreOffice has an unreadable directory: {error}")),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Some(format!("LibreOffice has an unreadable directory: {error}"));
+            }
+            // This process lacks descriptors or memory, or the disk fails.
+            Err(_) => continue,
         };
         for entry in entries.flatten() {
             let path = entry.path();

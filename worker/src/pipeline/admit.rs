@@ -62,8 +62,9 @@ impl Pipeline {
         observer: Observer<'_>,
     ) -> Result<Outcome, Failure> {
         let patience = Patience::default();
+        let mut job = job.clone();
         loop {
-            let admit = |_| self.admit(job, &patience, cancel);
+            let admit = |_| self.admit(&job, &patience, cancel);
             let admitted = self.retry.run(Stage::Mongodb, cancel, admit);
             let entry = match admitted.await? {
                 ControlFlow::Continue(entry) => entry,
@@ -72,11 +73,13 @@ impl Pipeline {
             let result = if entry.range_pages.is_some() && entry.prepared {
                 self.resume_split(entry.clone(), cancel).await
             } else {
-                self.ingest_pages(job, &entry, 0, cancel, observer).await
+                self.ingest_pages(&job, &entry, 0, cancel, observer).await
             };
-            match Box::pin(self.conclude(job, &entry, result, cancel)).await? {
-                // A new round has begun in the ledger.
-                Outcome::Repeat(_) if !cancel.is_cancelled() => {}
+            match Box::pin(self.conclude(&job, &entry, result, cancel)).await? {
+                // A new round has begun in the ledger, for the latest request of the document.
+                Outcome::Repeat(begun) if !cancel.is_cancelled() => {
+                    job.request.sent = begun.requested();
+                }
                 outcome => return Ok(outcome),
             }
         }
@@ -361,6 +364,7 @@ impl Pipeline {
     pub(super) async fn local_original<'a>(
         &self,
         job: &Job<'a>,
+        round: &str,
         cancel: &CancellationToken,
     ) -> Result<LocalOriginal<'a>, Failure> {
         if let Source::Local(path) = job.source {
@@ -368,7 +372,7 @@ impl Pipeline {
         }
         let timer = self.metrics.fetch_duration.start_timer();
         let key = &job.task.file.key;
-        let copy = self.originals.place(key);
+        let copy = self.originals.place(round, key);
         self.retry
             .run(Stage::Fetch, cancel, |_| self.originals.fetch(key, &copy))
             .await?;

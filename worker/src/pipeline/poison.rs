@@ -43,12 +43,15 @@ pub(super) fn check_worker_deaths(
     let is_page = ranges
         .iter()
         .any(|(start, count)| *start == first && range.stored < *count);
+    let of_the_node = range.ended.as_deref().is_some_and(is_of_the_node);
     let deadly = Reason::WorkersDied.as_str();
     let skipped = entry.skipped();
     let skipped = skipped.iter().filter(|page| page.reason == deadly).count();
     if skips_bad_pages
+        && !of_the_node
         && entry.prepared
         && is_page
+        && range.trial == Some(page)
         && range.attempts == DEATHS_ALLOWED + 1
         && skipped < DEADLY_PAGES_ALLOWED
     {
@@ -59,6 +62,14 @@ pub(super) fn check_worker_deaths(
     let stored = range.stored;
     let message = format!("{deaths} workers died on this document, after {stored} pages; {last}");
     Err(Failure::poison(Stage::Intake, Reason::WorkersDied, message))
+}
+
+/// Whether a worker reported a failure of its device: it says little about the page. A dead letter
+/// can be redriven, a skipped page cannot.
+fn is_of_the_node(ended: &str) -> bool {
+    [Reason::DeviceFailed, Reason::OutOfMemory]
+        .iter()
+        .any(|reason| ended.contains(&format!(": {}:", reason.as_str())))
 }
 
 /// Fails if too many complete rounds have left another number of rows than they stored.
@@ -107,6 +118,7 @@ mod tests {
         RangeEntry {
             attempts,
             stored: 5,
+            trial: Some(69),
             ..RangeEntry::default()
         }
     }
@@ -159,11 +171,26 @@ mod tests {
             poison(&entry(range(DEATHS_ALLOWED + 2))),
             "it was not the page"
         );
+        let mut broken_gpu = suspect.clone();
+        if let Some(range) = broken_gpu.units.get_mut("64") {
+            let device = Failure::fatal(Stage::Embed, Reason::DeviceFailed, "CUDA error 719");
+            range.ended = Some(device.to_string());
+        }
+        assert!(poison(&broken_gpu), "the page may be sound");
+        let mut before_the_page = suspect.clone();
+        if let Some(range) = before_the_page.units.get_mut("64") {
+            range.trial = Some(68);
+        }
+        assert!(
+            poison(&before_the_page),
+            "the last worker died before it began the page"
+        );
         let mut unprepared = suspect.clone();
         unprepared.prepared = false;
         assert!(poison(&unprepared), "no page was worked on");
         let all = RangeEntry {
             stored: 36,
+            trial: Some(100),
             ..range(DEATHS_ALLOWED + 1)
         };
         assert!(poison(&entry(all)), "no page is left");

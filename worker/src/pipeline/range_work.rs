@@ -252,20 +252,23 @@ impl Pipeline {
                 }
                 Err(Ended { failure, at_page }) => {
                     let is_bad_page = at_page && failure.rejects_document();
-                    if failure.class != Class::Transient && !is_bad_page {
-                        return Err(failure);
-                    }
-                    let now = self.record_cpu_time(claim, &cpu_ms, cancel).await?;
+                    // The time of pages that were drawn while a server was away is not charged:
+                    // an outage must not use up what the document may cost.
                     if !is_bad_page && !failure.reason.is_lost_renderer() {
                         return Err(failure);
                     }
+                    let now = self.record_cpu_time(claim, &cpu_ms, cancel).await?;
                     if now.stored > range.stored {
                         (attempts, renderers_killed) = (0, 0);
                     }
                     range = now;
                     renderers_killed += u32::from(failure.reason.is_lost_renderer());
                     match check_page(renderers_killed, &failure) {
-                        Err(bad) if plan.skips_bad_pages() => {
+                        // A renderer that hardly computed says nothing about the page: the document
+                        // becomes a dead letter, which can be redriven.
+                        Err(bad)
+                            if plan.skips_bad_pages() && bad.reason != Reason::RendererStalled =>
+                        {
                             let page = claim.first + range.stored;
                             bad_pages.insert(page, SkippedPage::new(page, &bad));
                             renderers_killed = 0;
@@ -411,18 +414,31 @@ impl Pipeline {
         claim: &Claim,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let entry = self.ledger(cancel, || self.stores.ledger.find(&claim.file_id));
-        let outcome = match entry.await? {
-            Some(entry) if entry.state != State::Working => {
-                self.retry
-                    .run(Stage::Milvus, cancel, |_| self.recheck(&entry))
-                    .await?
-            }
-            _ => self.leave_to_other_worker(&claim.file_id, cancel).await?,
+        let outcome = match self.recheck_if_over(&claim.file_id, cancel).await? {
+            Some(outcome) => outcome,
+            None => self.leave_to_other_worker(&claim.file_id, cancel).await?,
         };
         self.ledger(cancel, || self.stores.ledger.close(claim))
             .await?;
         Ok(outcome)
+    }
+
+    /// Rechecks a document that is done, failed or deleted. Its entry is read again for each attempt:
+    /// meanwhile its original may have been deleted and uploaded again. `None`: it is in progress.
+    pub(super) async fn recheck_if_over(
+        &self,
+        file_id: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Outcome>, Failure> {
+        let recheck = |_| async {
+            match self.stores.ledger.find(file_id).await? {
+                Some(entry) if entry.state != State::Working => {
+                    self.recheck(&entry).await.map(Some)
+                }
+                _ => Ok(None),
+            }
+        };
+        Box::pin(self.retry.run(Stage::Milvus, cancel, recheck)).await
     }
 
     /// Leaves the document to another worker. The recheck finds out whether that worker exists, so

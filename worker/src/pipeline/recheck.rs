@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mongodb::bson::DateTime;
 
 use super::{Outcome, Pipeline};
@@ -16,6 +17,8 @@ use crate::stores::ledger::{Entry, State};
 const INTERVAL: Duration = Duration::from_secs(20);
 /// How often a worker counts rechecks.
 const COUNT_INTERVAL: Duration = Duration::from_mins(1);
+/// Page images that are looked up at the same time.
+const CONCURRENT_LOOKUPS: usize = 8;
 
 impl Pipeline {
     /// Rechecks documents as they become due, until the worker ends.
@@ -125,6 +128,17 @@ impl Pipeline {
         Ok(outcome)
     }
 
+    /// Whether the object store holds the image of every page.
+    async fn has_images(&self, pages: &[(String, String)]) -> Result<bool, Failure> {
+        let objects = &self.stores.objects;
+        let lookups: Vec<_> = pages.iter().map(|(_, key)| objects.exists(key)).collect();
+        let found: Vec<bool> = stream::iter(lookups)
+            .buffer_unordered(CONCURRENT_LOOKUPS)
+            .try_collect()
+            .await?;
+        Ok(found.into_iter().all(|exists| exists))
+    }
+
     /// Compares the stores with the ledger for a document that is done, and changes nothing.
     /// [`Outcome::AlreadyStored`]: they agree. [`Outcome::Deleted`]: LAYRA has deleted the
     /// document. [`Outcome::Repeat`]: they differ.
@@ -143,6 +157,10 @@ impl Pipeline {
             Err(failure) if failure.reason == Reason::CollectionGone => return Ok(differs()),
             counted => counted?,
         };
+        // A late deletion of a page that one worker skipped and another stored.
+        if !entry.open.is_empty() && !self.has_images(&file.pages).await? {
+            return Ok(differs());
+        }
         let pages = u32::try_from(file.pages.len());
         if Some(rows) == entry.vectors && Some(pages.unwrap_or(u32::MAX)) == entry.good_pages() {
             Ok(Outcome::AlreadyStored)

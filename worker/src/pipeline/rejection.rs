@@ -66,8 +66,8 @@ impl Pipeline {
         let decider = Decider::Round(round);
         match self.record_deletion(job, decider, cancel).await? {
             Some(entry) => {
-                let recheck = |_| self.recheck(&entry);
-                self.retry.run(Stage::Milvus, cancel, recheck).await
+                let outcome = self.recheck_if_over(&entry.file_id, cancel).await?;
+                Ok(outcome.unwrap_or(Outcome::Superseded))
             }
             None => Ok(Outcome::Superseded),
         }

@@ -44,8 +44,8 @@ enum Step<'a> {
     SendRanges(&'a Entry, &'a [(u32, u32)]),
     /// Send the document's task again, as its latest request.
     SendAgain(&'a Entry),
-    /// Send the dead letter.
-    SendDeadLetter(&'a Rejection),
+    /// Send the dead letter, unless another range of the document has sent it.
+    SendDeadLetter(&'a Entry, &'a Rejection),
     /// Record in the ledger that the dead letter was sent.
     RecordDeadLetter(&'a Entry),
     /// Show users that the file failed.
@@ -66,7 +66,7 @@ fn steps(outcome: &Outcome, is_range: bool) -> Vec<Step<'_>> {
         Outcome::Split(entry, ranges) => vec![Step::SendRanges(entry, ranges)],
         Outcome::Repeat(entry) => vec![Step::SendAgain(entry)],
         Outcome::Rejected(entry, rejection) => vec![
-            Step::SendDeadLetter(rejection),
+            Step::SendDeadLetter(entry, rejection),
             Step::RecordDeadLetter(entry),
             Step::ShowFailure(rejection),
         ],
@@ -125,7 +125,7 @@ impl Pipeline {
     ) -> Result<(), Failure> {
         let rejection = Rejection::from(failure);
         self.settlement(cancel)
-            .dead_letter(&incoming, &rejection)
+            .dead_letter(&incoming, None, &rejection)
             .await?;
         let payload = rdkafka::Message::payload(incoming.message).unwrap_or_default();
         if let Some((task_id, file_id)) = task::progress_ids(payload) {
@@ -172,8 +172,8 @@ impl Settlement<'_> {
                 let send = |_| incoming.outbox.send_again(incoming.message, &request);
                 self.retry.run(Stage::DeadLetter, self.cancel, send).await
             }
-            (Step::SendDeadLetter(rejection), Some(incoming)) => {
-                self.dead_letter(incoming, rejection).await
+            (Step::SendDeadLetter(entry, rejection), Some(incoming)) => {
+                self.dead_letter(incoming, Some(entry), rejection).await
             }
             (Step::ShowFailure(rejection), Some(incoming)) => {
                 let (task_id, file_id) = (&task.task_id, &task.file.file_id);
@@ -221,9 +221,11 @@ impl Settlement<'_> {
         Ok(())
     }
 
+    /// Sends the dead letter of a message. With an entry, the document has one for all its ranges.
     async fn dead_letter(
         &self,
         incoming: &Incoming<'_>,
+        entry: Option<&Entry>,
         rejection: &Rejection,
     ) -> Result<(), Failure> {
         tracing::warn!(
@@ -232,20 +234,37 @@ impl Settlement<'_> {
             error = rejection.message,
             "sending dead letter"
         );
-        let send = |_| {
+        let send = |_| async {
+            // Ranges may wait for Kafka together: the first one sends it.
+            if let Some(entry) = entry
+                && self.is_dead_letter_sent(entry).await?
+            {
+                return Ok(false);
+            }
+            let Incoming {
+                message, origin, ..
+            } = incoming;
             incoming
                 .outbox
-                .dead_letter(incoming.message, incoming.origin, rejection)
+                .dead_letter(message, origin, rejection)
+                .await?;
+            Ok(true)
         };
-        self.retry.run(Stage::DeadLetter, self.cancel, send).await?;
-        let Metrics {
-            files,
-            dead_letters,
-            ..
-        } = self.metrics;
-        files.with_label_values(&[STATUS_FAILED]).inc();
-        dead_letters.with_label_values(&[&rejection.reason]).inc();
+        if self.retry.run(Stage::DeadLetter, self.cancel, send).await? {
+            let Metrics {
+                files,
+                dead_letters,
+                ..
+            } = self.metrics;
+            files.with_label_values(&[STATUS_FAILED]).inc();
+            dead_letters.with_label_values(&[&rejection.reason]).inc();
+        }
         Ok(())
+    }
+
+    async fn is_dead_letter_sent(&self, entry: &Entry) -> Result<bool, Failure> {
+        let now = self.ledger.find(&entry.file_id).await?;
+        Ok(now.is_some_and(|now| now.round == entry.round && now.has_sent_dead_letter()))
     }
 
     async fn show_recorded(&self, task: &Task, progress: &Progress) -> Result<(), Failure> {
@@ -292,7 +311,7 @@ mod tests {
             assert_eq!(
                 steps(&outcome, is_range),
                 [
-                    Step::SendDeadLetter(&rejection()),
+                    Step::SendDeadLetter(&entry, &rejection()),
                     Step::RecordDeadLetter(&entry),
                     Step::ShowFailure(&rejection()),
                 ]

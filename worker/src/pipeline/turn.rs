@@ -11,7 +11,7 @@ use super::open_claims::OpenClaim;
 use super::{Observer, Pipeline};
 use crate::runtime::failure::{Class, Failure, Stage};
 use crate::runtime::retry::Refusals;
-use crate::stores::ledger::{Claim, Entry, RangeEntry};
+use crate::stores::ledger::{Claim, Entry, RangeEntry, State};
 
 /// How long a range waits for a server before it ends its turn. Most restarts of a server take no
 /// longer; afterwards pages that were not stored yet are rendered and embedded again.
@@ -58,10 +58,10 @@ impl Pipeline {
         let (file_id, round) = (&entry.file_id, &entry.round);
         let open = || self.open_claims.open(Claim::new(file_id, round, first));
         let range = entry.range_entry(first);
-        if range.done {
+        if range.done || entry.state != State::Working {
             return Ok(Worked::Refused(open()));
         }
-        let mut original = match self.local_original(job, cancel).await {
+        let mut original = match self.local_original(job, round, cancel).await {
             Err(failure) if !failure.rejects_document() => return Err(failure),
             // A claim decides whether this worker may reject the document.
             original => original,

@@ -53,9 +53,10 @@ impl Originals {
         })
     }
 
-    /// A place for a local copy of the object `key`, shared with all that need it now.
-    pub(crate) fn place(&self, key: &str) -> Original {
-        Original(self.shared_copy(key))
+    /// A place for a local copy of the object `key`, shared by all ranges of a round that need it
+    /// now. A later round may have another object under the same key.
+    pub(crate) fn place(&self, round: &str, key: &str) -> Original {
+        Original(self.shared_copy(&format!("{round}/{key}")))
     }
 
     /// Copies the object `key` to its place, unless it is there. After a failure, the next call for
@@ -68,14 +69,14 @@ impl Originals {
         Ok(())
     }
 
-    fn shared_copy(&self, key: &str) -> Arc<LocalCopy> {
+    fn shared_copy(&self, name: &str) -> Arc<LocalCopy> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.retain(|_, copy| copy.strong_count() > 0);
-        if let Some(cell) = shared.get(key).and_then(Weak::upgrade) {
+        if let Some(cell) = shared.get(name).and_then(Weak::upgrade) {
             return cell;
         }
         let cell = Arc::default();
-        shared.insert(key.to_owned(), Arc::downgrade(&cell));
+        shared.insert(name.to_owned(), Arc::downgrade(&cell));
         cell
     }
 

@@ -126,11 +126,12 @@ impl Stages<'_> {
     ) -> Result<(), Failure> {
         loop {
             let mut batch = Vec::with_capacity(self.pipeline.batch_pages);
-            if rendered
-                .recv_many(&mut batch, self.pipeline.batch_pages)
-                .await
-                == 0
-            {
+            let received = tokio::select! {
+                received = rendered.recv_many(&mut batch, self.pipeline.batch_pages) => received,
+                // Page by page, no further page would show that the last stage has failed.
+                () = embedded.closed() => return Ok(()),
+            };
+            if received == 0 {
                 return Ok(());
             }
             let batch = tokio::select! {

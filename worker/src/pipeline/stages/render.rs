@@ -33,7 +33,7 @@ impl Stages<'_> {
                 continue;
             }
             tokio::select! {
-                () = self.turn(number) => {}
+                turn = self.turn(number) => turn?,
                 () = self.cancel.cancelled() => return Err(Failure::stopped(Stage::Render)),
                 () = rendered.closed() => return Ok(()),
             };
@@ -75,13 +75,21 @@ impl Stages<'_> {
         Ok(())
     }
 
-    /// Waits until the page may be rendered.
-    async fn turn(&self, number: u32) {
-        if self.page_by_page {
-            let mut settled = self.settled.subscribe();
-            // The sender is `self`'s.
-            let _ = settled.wait_for(|settled| *settled >= number).await;
+    /// Waits until the page may be rendered. Where pages are worked on one by one, the ledger knows
+    /// the page before that.
+    async fn turn(&self, number: u32) -> Result<(), Failure> {
+        if !self.page_by_page {
+            return Ok(());
         }
+        let mut settled = self.settled.subscribe();
+        // The sender is `self`'s.
+        let _ = settled.wait_for(|settled| *settled >= number).await;
+        let ledger = &self.pipeline.stores.ledger;
+        let record = || ledger.record_trial(self.claim, number);
+        let recorded = self.pipeline.ledger(self.cancel, record).await?;
+        recorded
+            .map(drop)
+            .ok_or_else(|| Failure::superseded(Stage::Mongodb))
     }
 
     fn with_key(&self, page: RenderedPage, memory: Reservation) -> PendingPage {

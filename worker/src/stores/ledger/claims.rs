@@ -158,7 +158,8 @@ impl Ledger {
     pub(crate) async fn release(&self, claim: &Claim) -> Result<(), Failure> {
         let mut filter = claim.filter();
         filter.insert("open", &claim.token);
-        let mut set = doc! { "updated_at": DateTime::now() };
+        // Void, so that the same claim is not given back again.
+        let mut set = doc! { path(claim.first, "claim"): "", "updated_at": DateTime::now() };
         set.extend(unchanged_recheck());
         let update = doc! {
             "$inc": { path(claim.first, "attempts"): -1_i64 },

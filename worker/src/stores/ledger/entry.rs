@@ -145,6 +145,9 @@ pub(crate) struct RangeEntry {
     /// Why the worker of the latest attempt ended, if it could tell. The document may be the cause.
     #[serde(default)]
     pub(crate) ended: Option<String>,
+    /// The page that a worker worked on alone, from 0. If the worker died, it died on this page.
+    #[serde(default)]
+    pub(crate) trial: Option<u32>,
 }
 
 /// Why a document failed, and the state of its dead letter.

@@ -112,6 +112,18 @@ impl Ledger {
     ) -> Result<Option<Entry>, Failure> {
         let mut set = range.progress(claim.first)?;
         set.insert(path(claim.first, "attempts"), 1_i64);
+        // Of workers that died on earlier pages.
+        set.insert(path(claim.first, "ended"), Bson::Null);
+        self.progress(&claim.filter(), set).await
+    }
+
+    /// Records the page that is worked on alone. `None`: the claim is void.
+    pub(crate) async fn record_trial(
+        &self,
+        claim: &Claim,
+        page: u32,
+    ) -> Result<Option<Entry>, Failure> {
+        let set = doc! { path(claim.first, "trial"): i64::from(page) };
         self.progress(&claim.filter(), set).await
     }
 

@@ -3,7 +3,7 @@
 use mongodb::bson::{Bson, DateTime, doc};
 
 use super::{Documents, ask};
-use crate::runtime::failure::Failure;
+use crate::runtime::failure::{Failure, Stage};
 
 /// The field of a file. Page numbers from 1, as in `images`; absent while no page failed.
 pub(super) const FIELD: &str = "pages_failed";
@@ -25,7 +25,11 @@ impl Documents {
             "$addToSet": { FIELD: { "$each": numbers } },
             "$set": { "last_modify_at": DateTime::now() },
         };
-        ask(self.files.update_one(doc! { "file_id": file_id }, update)).await?;
+        let listed = ask(self.files.update_one(doc! { "file_id": file_id }, update)).await?;
+        if listed.matched_count == 0 {
+            let message = "the file was deleted while it was processed";
+            return Err(Failure::deleted(Stage::Mongodb, message));
+        }
         Ok(())
     }
 
