@@ -1,5 +1,7 @@
 //! The documents of a run: most are short, some are split, some cannot be processed.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 
 use crate::layra::{Upload, User};
@@ -22,10 +24,15 @@ pub(super) struct Sent {
     pub(super) upload: Upload,
     pub(super) expected: Expected,
     content: Vec<u8>,
+    uploaded: Instant,
     /// Keys of originals of this document before it was deleted and uploaded again. A deletion that
     /// is processed after the later upload finds nothing to delete and leaves them.
     earlier_keys: Vec<String>,
 }
+
+/// The original of a task that no worker had received stays if it was uploaded less than a minute
+/// before the deletion (docs/operations.md): it could be that of a later upload.
+const ORIGINAL_STAYS: Duration = Duration::from_mins(1);
 
 impl Sent {
     pub(super) fn is_deleted(&self) -> bool {
@@ -34,12 +41,19 @@ impl Sent {
 
     /// The originals that may exist.
     pub(super) fn known_keys(&self) -> Vec<String> {
-        if self.is_deleted() {
-            return Vec::new();
-        }
         let mut keys = self.earlier_keys.clone();
-        keys.push(self.upload.key.clone());
+        if !self.is_deleted() {
+            keys.push(self.upload.key.clone());
+        }
         keys
+    }
+
+    /// Records that its deletion was requested.
+    pub(super) fn delete(&mut self) {
+        self.expected = Expected::Nothing;
+        if self.uploaded.elapsed() < ORIGINAL_STAYS {
+            self.earlier_keys.push(self.upload.key.clone());
+        }
     }
 
     /// Uploads the document again under the same id, with another original.
@@ -50,6 +64,7 @@ impl Sent {
         let before = std::mem::replace(&mut self.upload, again);
         self.earlier_keys.push(before.key);
         self.upload.file_id = before.file_id;
+        self.uploaded = Instant::now();
         user.send_task(&self.upload).await
     }
 }
@@ -65,7 +80,8 @@ pub(super) async fn send_more(
         let number = sent.len();
         let document = match random.u32(0..100) {
             0..4 => send_unreadable(user, number, random).await,
-            4..90 => send_pages(user, number, random.usize(1..4), random).await,
+            4..7 => send_with_bad_page(user, number, random).await,
+            7..90 => send_pages(user, number, random.usize(1..4), random).await,
             90..98 => send_pages(user, number, random.usize(5..20), random).await,
             _ => send_long(user, number, random).await,
         };
@@ -98,6 +114,22 @@ async fn send_pages(
     send(user, &name, pdf::with_pages(&texts), expected).await
 }
 
+/// Sends a document one of whose pages cannot be read.
+async fn send_with_bad_page(
+    user: &User,
+    number: usize,
+    random: &mut fastrand::Rng,
+) -> Result<Sent> {
+    let count = random.usize(3..20);
+    let texts: Vec<String> = (0..count)
+        .map(|page| format!("Document {number}, page {page}: {}.", random.u64(..)))
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let content = pdf::with_bad_pages(&texts, &[random.usize(0..count)], &[]);
+    let expected = Expected::Pages(count as u64 - 1);
+    send(user, &format!("document-{number}.pdf"), content, expected).await
+}
+
 async fn send_unreadable(user: &User, number: usize, random: &mut fastrand::Rng) -> Result<Sent> {
     let kinds = unreadable();
     let (extension, content) = kinds[random.usize(0..kinds.len())].clone();
@@ -110,6 +142,7 @@ async fn send(user: &User, name: &str, content: Vec<u8>, expected: Expected) -> 
         upload: user.upload_bytes(name, content.clone()).await?,
         expected,
         content,
+        uploaded: Instant::now(),
         earlier_keys: Vec::new(),
     })
 }
@@ -131,21 +164,19 @@ fn unreadable() -> Vec<(&'static str, Vec<u8>)> {
         ("webp", b"RIFF\x20\0\0\0WEBPVP8 and nothing else".to_vec()),
         ("tiff", tiff(5)),
         ("tiff", tiff(8)),
-        ("tiff", tiff(4)),
         ("docx", b"PK\x03\x04 and nothing else".to_vec()),
     ]
 }
 
-/// A grey TIFF of 64 x 64 pixels whose only strip is not what its compression says: 4 is CCITT
-/// group 4, 5 is LZW, 8 is deflate (TIFF 6.0 and its supplements).
+/// A grey TIFF of 64 x 64 pixels whose only strip is not what its compression says: 5 is LZW, 8 is
+/// deflate (TIFF 6.0 and its supplements).
 fn tiff(compression: u16) -> Vec<u8> {
     const STRIP: [u8; 64] = [0xff; 64];
-    let bits = if compression == 4 { 1 } else { 8 };
     // Tag, type (3: u16, 4: u32), value. The strip follows the directory.
     let entries: [(u16, u16, u32); 9] = [
         (256, 3, 64),
         (257, 3, 64),
-        (258, 3, bits),
+        (258, 3, 8),
         (259, 3, u32::from(compression)),
         (262, 3, 1),
         (273, 4, 8 + 2 + 9 * 12 + 4),

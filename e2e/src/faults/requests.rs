@@ -140,7 +140,7 @@ impl Target<'_> {
                 document.upload_again(self.user).await?;
                 again += 1;
             } else {
-                document.expected = Expected::Nothing;
+                document.delete();
             }
         }
         Ok(format!("{deleted} deleted, {again} of them uploaded again"))
