@@ -193,7 +193,10 @@ async fn a_document_that_costs_too_much_is_dead_lettered_with_the_limit() -> Res
 #[tokio::test]
 async fn a_page_that_kills_workers_is_skipped() -> Result<()> {
     on_stage("lethal", async |stage| {
-        let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        let patch = json!({"spec": {
+            "scaling": {"mode": "Manual", "replicas": 0},
+            "source": {"kafka": {"sessionTimeoutSeconds": 6}},
+        }});
         stage.apply_until_ready(&patch).await?;
         let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
         // Slow, so that each attempt is still in progress when the test notices and kills it.
@@ -252,7 +255,10 @@ async fn a_page_that_kills_workers_is_skipped() -> Result<()> {
 async fn a_document_that_is_deleted_while_its_pages_are_worked_on_alone_holds_up_nothing()
 -> Result<()> {
     on_stage("alone", async |stage| {
-        let patch = json!({"spec": {"scaling": {"mode": "Manual", "replicas": 0}}});
+        let patch = json!({"spec": {
+            "scaling": {"mode": "Manual", "replicas": 0},
+            "source": {"kafka": {"sessionTimeoutSeconds": 6}},
+        }});
         stage.apply_until_ready(&patch).await?;
         let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
         let cli = cli.with_arguments(&["--benchmark-paced-embedder-ms", "2000"]);
@@ -267,7 +273,7 @@ async fn a_document_that_is_deleted_while_its_pages_are_worked_on_alone_holds_up
             .collection::<Document>("ingestion_ledger");
         // Two workers die on it, so the third works page by page.
         let mut turn = 0;
-        eventually("a page that is worked on alone", MINUTE, async || {
+        eventually("a page that is worked on alone", 2 * MINUTE, async || {
             fleet.restart_dead()?;
             let entry = ledger.find_one(doc! { "_id": &upload.file_id }).await?;
             let Some(entry) = entry.filter(|entry| entry.get_bool("prepared").unwrap_or(false))

@@ -170,7 +170,7 @@ async fn a_deletion_that_is_delivered_again_leaves_the_file_that_was_sent_again(
         wait_state(stage, &first.file_id, "done").await?;
 
         // As long as this is in progress, no offset of its partition is committed.
-        let long = pdf::with_pages(&["A page."; 24]);
+        let long = pdf::with_pages(&["A page."; 48]);
         let long = user.put("long.pdf", long).await?;
         sender.task(0, 0, &long).await?;
         sender.delete_file(0, 0, &first.file_id).await?;
@@ -194,7 +194,7 @@ async fn a_deletion_that_is_delivered_again_leaves_the_file_that_was_sent_again(
         let audit = stage.audit(&user).await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(audit.pages.get(&first.file_id) == Some(&1), "{audit:?}");
-        ensure!(audit.pages.get(&long.file_id) == Some(&24), "{audit:?}");
+        ensure!(audit.pages.get(&long.file_id) == Some(&48), "{audit:?}");
         ensure!(has_original(stage, &second).await, "the second original");
         Ok(())
     })

@@ -10,6 +10,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ValidatingAdmissionPolicy,
     ValidatingAdmissionPolicyBinding,
 };
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ResourceQuota, Service};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -74,9 +75,17 @@ async fn nothing_repeats(stage: &Stage, reason: &str) -> Result<()> {
         anyhow::Ok(pipeline.resource_version())
     };
     tokio::time::sleep(A_WHILE / 2).await;
-    let before = version().await?;
-    tokio::time::sleep(A_WHILE).await;
-    ensure!(before == version().await?, "the status was written again");
+    // Other tests load the servers: an answer that comes late may change the status once.
+    let mut was_quiet = false;
+    for _ in 0..3 {
+        let before = version().await?;
+        tokio::time::sleep(A_WHILE).await;
+        was_quiet = was_quiet || before == version().await?;
+        if was_quiet {
+            break;
+        }
+    }
+    ensure!(was_quiet, "the status is written again and again");
     let events = events(stage, reason).await?;
     ensure!(events.len() == 1, "{} events {reason}", events.len());
     Ok(())
@@ -203,6 +212,26 @@ async fn policy_is_active(stage: &Stage) -> Result<()> {
     .await
 }
 
+/// The same for the policy that changes Deployments.
+async fn mutation_is_active(stage: &Stage) -> Result<()> {
+    let deployment: Deployment = serde_json::from_value(json!({
+        "metadata": {"name": format!("{}-worker", stage.name)},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
+            "metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "worker", "image": "any"}]}}}}))?;
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let deployments = stage.scene.api::<Deployment>();
+    eventually("the policy", MINUTE / 2, async || {
+        let created = deployments.create(&dry_run, &deployment).await?;
+        let limit = created.spec.and_then(|spec| spec.revision_history_limit);
+        Ok((limit == Some(7)).then_some(()))
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_name_that_no_service_can_have_is_refused_with_a_reason() -> Result<()> {
     on_stage("name", async |stage| {
@@ -323,8 +352,7 @@ async fn a_policy_that_changes_the_deployment_is_shown_and_not_fought() -> Resul
         create::<MutatingAdmissionPolicy>(stage, policy).await?;
         create::<MutatingAdmissionPolicyBinding>(stage, binding).await?;
         let result = async {
-            // The API server notices a new policy after some seconds.
-            tokio::time::sleep(A_WHILE / 2).await;
+            mutation_is_active(stage).await?;
             stage.scene.apply(&stage.pipeline(&json!({}))).await?;
             wait_ready(stage).await?;
             let scene = &stage.scene;
