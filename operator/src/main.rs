@@ -116,11 +116,13 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let identity = args.pod_name.unwrap_or_else(identity);
     let metrics = Metrics::new()?;
     let health = Health::default();
+    // It answers until the end: while reconciles in progress finish, the pod is alive.
+    let answered = CancellationToken::new();
     let mut server = tokio::spawn(telemetry::serve(
         args.listen,
         metrics.clone(),
         health.clone(),
-        stop.clone(),
+        answered.clone(),
     ));
 
     let watching = tokio::spawn(watch_api_server(client.clone(), health.clone()));
@@ -160,6 +162,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     stop.cancel();
     watching.abort();
     leases.release().await;
+    answered.cancel();
     outcome
 }
 
