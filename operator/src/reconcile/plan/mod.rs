@@ -264,33 +264,36 @@ fn workload(
     };
     let kept = Kept {
         grace_seconds: live_grace(world).filter(|_| !world.pods.is_empty()),
-        image: live_image(world).filter(|_| keeps_image(pipeline, world)),
+        image: kept_image(pipeline, world),
+    };
+    let is_live = |workload: &Workload| {
+        manifests::has_template(&workload.deployment, &world.live, &world.past_writes)
     };
     let unchanged = build(kept)?;
     let is_new = kept.grace_seconds.is_none() && kept.image.is_none();
-    if is_new || manifests::has_template(&unchanged.deployment, &world.live, &world.past_writes) {
+    if is_new || is_live(&unchanged) {
         return Ok(unchanged);
+    }
+    // A restarted operator does not know yet what a policy made of the image.
+    let live = world.live.deployment.as_deref();
+    if kept.image.is_some() {
+        let image = live.and_then(resources::image);
+        if is_live(&build(Kept { image, ..kept })?) {
+            return Ok(unchanged);
+        }
     }
     build(Kept::default())
 }
 
-/// A worker is ready with the operator's default image, which an upgrade need not replace.
-fn keeps_image(pipeline: &IngestionPipeline, world: &World) -> bool {
+/// The operator's default image with which a worker is ready: an upgrade need not replace it.
+fn kept_image<'a>(pipeline: &IngestionPipeline, world: &'a World) -> Option<&'a str> {
     let worker = &pipeline.spec.worker;
     let is_ready = |pod: &WorkerPod| pod.phase == Phase::Ready && !pod.terminating;
-    let live = world.live.deployment.as_deref();
-    worker.image.is_none()
+    let may_stay = worker.image.is_none()
         && worker.rollout.on_upgrade == OnUpgrade::WhenReplaced
-        && live.is_some_and(resources::has_default_image)
-        && world.pods.iter().any(is_ready)
-}
-
-fn live_image(world: &World) -> Option<&str> {
-    let deployment = world.live.deployment.as_ref()?;
-    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
-    let mut containers = pod.containers.iter();
-    let worker = containers.find(|container| container.name == resources::WORKER)?;
-    worker.image.as_deref()
+        && world.pods.iter().any(is_ready);
+    let live = world.live.deployment.as_deref();
+    live.filter(|_| may_stay).and_then(resources::default_image)
 }
 
 fn live_grace(world: &World) -> Option<u32> {

@@ -2,7 +2,7 @@
 //! confirmed.
 
 use super::*;
-use crate::reconcile::rivals::Rival;
+use crate::reconcile::{rivals::Rival, world::Override};
 
 /// The pipeline with an older copy of itself.
 fn with_older_copy(world: &mut World) {
@@ -188,6 +188,42 @@ fn an_upgrade_of_the_operator_replaces_no_ready_worker_until_told_to() {
     pipeline.spec.embedding.batch_pages = 4;
     let plan = upgraded(&pipeline, &world);
     assert_eq!(image(&plan), Some("layra-worker:2.0"), "replaced anyway");
+}
+
+#[test]
+fn the_image_that_is_kept_is_the_wanted_one_and_not_what_a_policy_made_of_it() {
+    let (pipeline, mut world) = settled(500, 3);
+    world.pods = vec![ready_pod()];
+    let mut deployment = world.live.deployment.as_deref().unwrap().clone();
+    let template = &mut deployment.spec.as_mut().unwrap().template;
+    let pod = template.spec.as_mut().unwrap();
+    let containers = pod.init_containers.iter_mut().flatten();
+    for container in containers.chain(&mut pod.containers) {
+        container.image = Some("registry.local/layra-worker:1.0".into());
+    }
+    world.live.deployment = Some(Arc::new(deployment.clone()));
+
+    let restarted = upgraded(&pipeline, &world);
+    assert_eq!(image(&restarted), Some(IMAGE));
+    let stored = serde_json::to_value(&deployment).unwrap();
+    world.past_writes.overrides = vec![Override {
+        kind: Kind::Deployment,
+        differences: resources::differences(&restarted.manifests[0].body, &stored),
+    }];
+    assert_eq!(upgraded(&pipeline, &world).manifests, []);
+}
+
+#[test]
+fn the_image_that_an_earlier_version_did_not_name_is_the_live_one() {
+    let (pipeline, mut world) = settled(500, 3);
+    world.pods = vec![ready_pod()];
+    let mut deployment = world.live.deployment.as_deref().unwrap().clone();
+    let mark = deployment.annotations_mut();
+    mark.insert(resources::DEFAULT_IMAGE.to_owned(), "true".to_owned());
+    world.live.deployment = Some(Arc::new(deployment));
+    let plan = upgraded(&pipeline, &world);
+    assert_eq!(image(&plan), Some(IMAGE));
+    assert!(!events(&plan).contains(&Reason::RolloutStarted));
 }
 
 #[test]
