@@ -15,6 +15,7 @@ use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, SecretKind};
 
 use super::{
     Context, counts,
+    plan::spec_in_force,
     pods::WorkerPod,
     reason::Reason,
     rivals,
@@ -98,6 +99,7 @@ pub(super) async fn observe(
         past_writes: past_writes.clone(),
         indexes,
         rivals,
+        has_unlisted_rivals: !context.pipelines.are_listed(),
     }
 }
 
@@ -187,7 +189,7 @@ async fn query_kafka(
     connection: Result<&Connection, &Problem>,
 ) -> Result<KafkaAnswer, Problem> {
     let connection = connection.map_err(Clone::clone)?;
-    let kafka = &pipeline.spec.source.kafka;
+    let kafka = &spec_in_force(pipeline).source.kafka;
     let question = Question {
         topic: kafka.topic.clone(),
         ranges_topic: kafka.ranges_topic(),
@@ -256,7 +258,7 @@ async fn read_counts(
     match last {
         Some((at, counts)) if now.saturating_duration_since(at) < COUNTS_AGE => (at, counts),
         _ => {
-            let ranges = pipeline.spec.source.kafka.ranges_topic();
+            let ranges = spec_in_force(pipeline).source.kafka.ranges_topic();
             (now, counts::read(&context.http, pods, &ranges).await)
         }
     }

@@ -47,6 +47,7 @@ use stall::Stall;
 use template::Template;
 use writes::Objects;
 
+pub(crate) use confirmation::{confirmed_spec, spec_in_force};
 pub(crate) use conflict::{age, may_conflict, same_source};
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::{Manifest, template_hash};
@@ -106,7 +107,7 @@ fn topics(
     stall: Option<&Stall>,
     now: Timestamp,
 ) -> (Vec<TopicAction>, Verdict) {
-    let kafka = &pipeline.spec.source.kafka;
+    let kafka = &spec_in_force(pipeline).source.kafka;
     let failures = &world.past_writes.topic_failures;
     let (mut actions, verdict) = topic::plan(kafka, &world.topics, failures, now);
     if pipeline.spec.paused || stall.is_some() {
@@ -171,7 +172,8 @@ pub(crate) fn plan(
         workers: writes.workers,
         scaling: scaling.verdict,
     };
-    let status = status(pipeline, world, &before, verdicts, scaling.status, now);
+    let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);
+    status.confirmed = confirmation::next(pipeline, world, stall.is_some());
     let mut events = events::between(
         &before,
         &status,
@@ -195,7 +197,7 @@ pub(crate) fn plan(
     })
 }
 
-/// The status to report.
+/// The status to report, without the confirmed settings.
 fn status(
     pipeline: &IngestionPipeline,
     world: &World,
@@ -223,7 +225,6 @@ fn status(
         lag: world.lag(),
         scaling: Some(scaling),
         model: model::status(before.model.as_ref(), world),
-        confirmed: confirmation::next(pipeline, world),
         drifted_collection_count,
         drifted_collections,
         ..workers_status(world)

@@ -10,7 +10,7 @@ fn with_older_copy(world: &mut World) {
     older.metadata.name = Some("older".into());
     world.rivals = vec![Rival {
         pipeline: Arc::new(older),
-        same_mongodb: true,
+        same_mongodb: Some(true),
     }];
 }
 
@@ -82,6 +82,81 @@ fn a_pipeline_recovers_without_an_edit_when_the_older_one_is_gone() {
     let plan = step(&pipeline, &world);
     assert_eq!(replicas(&plan), Some(3));
     assert_ne!(condition(&plan, READY).reason, "Conflict");
+}
+
+#[test]
+fn a_conflict_stays_while_it_can_neither_be_found_nor_refuted() {
+    let (mut pipeline, mut world) = settled(500, 3);
+    with_older_copy(&mut world);
+    let conflict = step(&pipeline, &world);
+    after(&mut pipeline, &mut world, conflict, 0);
+    let older = std::mem::take(&mut world.rivals);
+    let reason = |pipeline: &_, world: &World| {
+        let plan = step(pipeline, world);
+        assert_eq!(plan.topic_actions, []);
+        condition(&plan, READY).reason.clone()
+    };
+
+    world.has_unlisted_rivals = true;
+    assert_eq!(reason(&pipeline, &world), "Conflict");
+    pipeline.metadata.generation = Some(2);
+    assert_ne!(reason(&pipeline, &world), "Conflict", "it was edited");
+    pipeline.metadata.generation = Some(1);
+    world.has_unlisted_rivals = false;
+    assert_ne!(reason(&pipeline, &world), "Conflict");
+
+    // Only the database is the same, and the Secret cannot be read any more.
+    let mut older = older[0].clone();
+    let mut other = (*older.pipeline).clone();
+    other.spec.source.kafka.consumer_group = "other".into();
+    other.spec.source.kafka.ranges_topic = Some("other".into());
+    other.spec.stores.milvus.collection = "other{knowledge_db_id}".into();
+    older.pipeline = Arc::new(other);
+    older.same_mongodb = None;
+    world.rivals = vec![older.clone()];
+    assert_eq!(reason(&pipeline, &world), "Conflict");
+    older.same_mongodb = Some(false);
+    world.rivals = vec![older];
+    assert_ne!(reason(&pipeline, &world), "Conflict");
+}
+
+#[test]
+fn the_change_that_a_conflict_asks_for_has_to_be_confirmed() {
+    let (mut pipeline, mut world) = working();
+    with_older_copy(&mut world);
+    let kafka = &mut pipeline.spec.source.kafka;
+    kafka.consumer_group = "new".into();
+    kafka.ranges_topic = Some("new.ranges".into());
+    pipeline.spec.stores.mongodb.database = "new".into();
+    pipeline.spec.stores.milvus.collection = "new{knowledge_db_id}".into();
+    let plan = step(&pipeline, &world);
+    let stalled = condition(&plan, STALLED);
+    assert_eq!(
+        (stalled.reason.as_str(), replicas(&plan)),
+        ("Conflict", Some(0))
+    );
+    assert!(
+        stalled
+            .message
+            .contains("confirm-change=source.kafka.consumerGroup=new,")
+    );
+    let confirmed = plan.status.confirmed.clone().unwrap();
+    assert_eq!(confirmed.consumer_group, "task_consumer_group");
+}
+
+#[test]
+fn settings_are_confirmed_when_workers_get_them_and_not_in_a_conflict() {
+    let (mut pipeline, mut world) = working();
+    pipeline.spec.source.kafka.consumer_group = "new".into();
+    let annotation = "ingest.layra.io/confirm-change".to_owned();
+    let value = "source.kafka.consumerGroup=new".to_owned();
+    pipeline.metadata.annotations = Some([(annotation, value)].into());
+    with_older_copy(&mut world);
+    let confirmed = step(&pipeline, &world).status.confirmed.unwrap();
+    assert_eq!(confirmed.consumer_group, "task_consumer_group");
+    world.rivals.clear();
+    let confirmed = step(&pipeline, &world).status.confirmed.unwrap();
+    assert_eq!(confirmed.consumer_group, "new");
 }
 
 #[test]
