@@ -128,11 +128,14 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let watching = tokio::spawn(watch_api_server(client.clone(), health.clone()));
     let namespaces = watched_namespaces(args.namespaces, own_namespace);
     let reached = || health.set_ready();
-    let acquired = Leases::acquire(&client, &namespaces, &args.lease_name, &identity, reached);
-    let mut leases = tokio::select! {
+    let name = &args.lease_name;
+    let acquired = Leases::acquire(&client, &namespaces, name, &identity, reached, &stop);
+    let acquired = tokio::select! {
         leases = acquired => leases,
         ended = &mut server => return ended?.context("the HTTP server failed"),
-        () = stop.cancelled() => return Ok(()),
+    };
+    let Some(mut leases) = acquired else {
+        return Ok(());
     };
 
     let fence = leases.fence();
