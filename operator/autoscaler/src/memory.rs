@@ -29,7 +29,8 @@ impl Rechecks {
     /// Every worker reports those of the whole pipeline; the largest number is the most cautious.
     pub(crate) fn observe(&mut self, workers: &[Worker]) {
         let reported = workers.iter().filter_map(|worker| worker.counts.as_ref());
-        if let Some(open) = reported.map(|counts| counts.open_rechecks).max() {
+        // A worker that starts has not counted them yet.
+        if let Some(open) = reported.filter_map(|counts| counts.open_rechecks).max() {
             self.0 = open;
         }
     }

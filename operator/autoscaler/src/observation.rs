@@ -229,8 +229,9 @@ pub struct Counts {
     pub partitions: BTreeSet<Partition>,
     /// The servers that all of its work waits for. Empty: some of it progresses, or there is none.
     pub waiting_for: Vec<String>,
-    /// Rechecks of the pipeline's documents that are due within 15 minutes.
-    pub open_rechecks: u64,
+    /// Rechecks of the pipeline's documents that are due within 15 minutes. `None`: it has not
+    /// counted them yet.
+    pub open_rechecks: Option<u64>,
     /// Seconds from the start of its process to its first readiness. `None`: not ready yet, or it
     /// is an older worker.
     pub startup_seconds: Option<f64>,

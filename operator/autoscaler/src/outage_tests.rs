@@ -13,7 +13,7 @@ impl Scenario {
 
     fn open_rechecks(&mut self, open: u64) {
         for worker in &mut self.workers {
-            worker.counts.get_or_insert_default().open_rechecks = open;
+            worker.counts.get_or_insert_default().open_rechecks = Some(open);
         }
     }
 }
@@ -150,6 +150,13 @@ fn rechecks_keep_one_worker_and_wake_one() {
         .with_open_rechecks(scenario.memory.open_rechecks());
     assert_eq!(scenario.decide().desired, 1);
     scenario.ready(1);
+    let decision = scenario.run(300);
+    assert_eq!(
+        (decision.desired, decision.open_rechecks),
+        (1, 2),
+        "it has not counted them yet"
+    );
+    scenario.open_rechecks(0);
     assert_eq!(scenario.decide().open_rechecks, 0);
     assert_eq!(scenario.run(80).desired, 0);
 }

@@ -200,7 +200,7 @@ fn what_was_learned_is_forgotten_once_for_each_request() {
 fn open_rechecks_are_remembered_and_wake_a_worker() {
     let mut scene = Scene::new(0, 1);
     for counts in scene.world.counts.values_mut() {
-        counts.open_rechecks = 3;
+        counts.open_rechecks = Some(3);
     }
     let (status, _) = scene.reconcile();
     assert_eq!(
