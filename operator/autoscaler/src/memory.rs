@@ -86,6 +86,13 @@ impl Memory {
         }
     }
 
+    /// Learns nothing from what these workers did before.
+    #[must_use]
+    pub fn without_past_of(mut self, workers: &[Worker]) -> Self {
+        self.learner.skip_past_of(workers);
+        self
+    }
+
     /// Continues with the open rechecks that workers reported to an earlier process.
     #[must_use]
     pub fn with_open_rechecks(mut self, open: u64) -> Self {
@@ -113,7 +120,9 @@ impl Memory {
         self.window.forget();
         self.effect.forget();
         self.stuck.forget();
+        self.unmeasured = Unmeasured::default();
         self.rebalancing_since = None;
+        self.outage_since = None;
         self.away_until = None;
         if passed > LONGEST_GAP {
             return Ok(());
