@@ -88,6 +88,13 @@ impl Plan {
         self.events
             .retain(|event| event.reason != Reason::RolloutStarted);
     }
+
+    /// Keeps the last scaling decision in the status: the number of workers was not written into
+    /// the spec, so the next plan must decide the same again.
+    pub(crate) fn forget_record(&mut self, pipeline: &IngestionPipeline) {
+        let before = pipeline.status.as_ref();
+        self.status.scaling = before.and_then(|status| status.scaling.clone());
+    }
 }
 
 /// The changes to make to Kafka, in order.
