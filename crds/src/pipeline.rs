@@ -46,9 +46,7 @@ use crate::{
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
     ),
     validation = Rule::new("self.metadata.name.size() <= 52")
-        .message("metadata.name must have at most 52 characters: the names of the workers' objects consist of it and a suffix"),
-    validation = Rule::new("!self.metadata.name.contains('.')")
-        .message("metadata.name must not contain a dot: the workers' Service has it in its name, and a Service's name is a DNS label. Use `-` instead")
+        .message("metadata.name must have at most 52 characters: the names of the workers' objects consist of it and a suffix")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -33,7 +33,7 @@ pub struct ScalingSpec {
     /// Number of workers in mode `Manual`, at most `maxReplicas`. In other modes it is ignored and
     /// cannot be changed. Default: the number of workers when the mode became `Manual`, for a new
     /// pipeline `minReplicas`; the operator writes it here, so that an external autoscaler can read
-    /// it.
+    /// it, and writes it again the next time unless it was changed in between.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub replicas: Option<i32>,

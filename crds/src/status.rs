@@ -143,6 +143,12 @@ pub struct ScalingStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_rechecks: Option<u64>,
 
+    /// The number in `scaling.replicas` that the operator wrote, and nobody has changed since. It
+    /// applies only as long as the mode stays `Manual`: the next time that the mode becomes
+    /// `Manual`, the operator writes the current number of workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded_replicas: Option<i32>,
+
     /// Partitions without progress, as `tasks/3` or `ranges/0`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stuck_partitions: Vec<String>,

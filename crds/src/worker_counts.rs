@@ -36,8 +36,10 @@ pub struct WorkerCounts {
     /// The servers that all documents in progress wait for, by their names in `/readyz`. Empty if
     /// at least one document makes progress, or none is in progress.
     pub waiting_for: Vec<String>,
-    /// Ledger entries of the pipeline whose recheck is due, or will be within 15 minutes.
-    pub open_rechecks: u64,
+    /// Ledger entries of the pipeline whose recheck is due, or will be within 15 minutes. Absent
+    /// until they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_rechecks: Option<u64>,
     /// Seconds from the start of the process until it was ready for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub startup_seconds: Option<f64>,
@@ -66,7 +68,7 @@ mod tests {
         assert_eq!(counts.pages, 3);
         assert_eq!(counts.documents_in_flight, 0);
         assert!(counts.waiting_for.is_empty());
-        assert_eq!((counts.open_rechecks, counts.startup_seconds), (0, None));
+        assert_eq!((counts.open_rechecks, counts.startup_seconds), (None, None));
     }
 
     #[test]
@@ -77,7 +79,7 @@ mod tests {
                 partition: 2,
             }],
             waiting_for: vec!["mongodb".into()],
-            open_rechecks: 2,
+            open_rechecks: Some(2),
             startup_seconds: Some(1.5),
             ..WorkerCounts::default()
         };

@@ -116,21 +116,26 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let identity = args.pod_name.unwrap_or_else(identity);
     let metrics = Metrics::new()?;
     let health = Health::default();
+    // It answers until the end: while reconciles in progress finish, the pod is alive.
+    let answered = CancellationToken::new();
     let mut server = tokio::spawn(telemetry::serve(
         args.listen,
         metrics.clone(),
         health.clone(),
-        stop.clone(),
+        answered.clone(),
     ));
 
     let watching = tokio::spawn(watch_api_server(client.clone(), health.clone()));
     let namespaces = watched_namespaces(args.namespaces, own_namespace);
     let reached = || health.set_ready();
-    let acquired = Leases::acquire(&client, &namespaces, &args.lease_name, &identity, reached);
-    let mut leases = tokio::select! {
+    let name = &args.lease_name;
+    let acquired = Leases::acquire(&client, &namespaces, name, &identity, reached, &stop);
+    let acquired = tokio::select! {
         leases = acquired => leases,
         ended = &mut server => return ended?.context("the HTTP server failed"),
-        () = stop.cancelled() => return Ok(()),
+    };
+    let Some(mut leases) = acquired else {
+        return Ok(());
     };
 
     let fence = leases.fence();
@@ -160,6 +165,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     stop.cancel();
     watching.abort();
     leases.release().await;
+    answered.cancel();
     outcome
 }
 

@@ -38,6 +38,24 @@ async fn a_pipeline_that_becomes_manual_keeps_its_workers_and_can_be_scaled_at_o
         let replicas = eventually("the scale subresource", MINUTE, async || scale(stage).await);
         ensure!(replicas.await? == 1, "the worker is kept");
 
+        // Back to Auto, where it becomes two workers, and to Manual again.
+        let auto = json!({"spec": {"scaling": {"minReplicas": 2, "maxReplicas": 2}}});
+        stage.scene.apply(&stage.pipeline(&auto)).await?;
+        stage
+            .scene
+            .wait_status(&stage.name, "the second worker", MINUTE, |status| {
+                status.replicas == Some(2)
+            })
+            .await?;
+        stage.scene.apply(&stage.pipeline(&manual)).await?;
+        let both = async || Ok(scale(stage).await?.filter(|replicas| *replicas == 2));
+        eventually("the current number of workers", MINUTE, both).await?;
+        let status = stage.scene.get(&stage.name).await?.status;
+        ensure!(
+            status.is_some_and(|status| status.replicas == Some(2)),
+            "both workers are kept"
+        );
+
         let name = format!("ipl/{}", stage.name);
         let refused = stage
             .scene

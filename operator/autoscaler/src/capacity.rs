@@ -3,9 +3,8 @@
 use jiff::Timestamp;
 
 use super::{
-    decision::Inputs,
     learned::Learned,
-    observation::{Phase, Worker},
+    observation::{self, Phase, Worker},
 };
 
 /// A worker that takes this many times the usual time is not expected any more ...
@@ -16,6 +15,9 @@ const SHORTEST_LATE: f64 = 120.0;
 const LATE_NODE: f64 = 2.0;
 /// ... but none has before this many seconds.
 const SHORTEST_LATE_NODE: f64 = 600.0;
+/// Where no worker is ready, one is not replaced before this many seconds: the usual time may not
+/// be known yet.
+const SHORTEST_ALONE: f64 = 600.0;
 /// The shortest remaining time, as a part of the usual one: a worker that is a little late may
 /// become ready at any moment.
 const SHORTEST: f64 = 0.1;
@@ -31,6 +33,7 @@ pub(super) fn available_in(
     let startup = learned.startup_seconds;
     match worker.phase {
         Phase::Ready => Some(0.0),
+        Phase::Waiting { .. } if worker.works() => Some(0.0),
         Phase::Waiting { since } => {
             let since = away_until.map_or(since, |until| until.max(since));
             (!is_late(age(now, since), startup)).then_some(0.0)
@@ -53,21 +56,27 @@ pub(super) fn available_in(
 }
 
 /// Workers that have a node and are not expected to work any more, and can be replaced: at most as
-/// many as are ready, since where nobody is, another worker would not become ready either.
+/// many as are ready. Where nobody is, a single other one shows whether a node was the cause.
 pub(super) fn replacements(
     workers: &[Worker],
     now: Timestamp,
     away_until: Option<Timestamp>,
     learned: &Learned,
 ) -> u32 {
+    let available = observation::available(workers);
+    let patience = if available == 0 { SHORTEST_ALONE } else { 0.0 };
     let is_lost = |worker: &&Worker| match worker.phase {
-        Phase::Starting { since, .. } => is_late(age(now, since), learned.startup_seconds),
+        Phase::Starting { since, .. } => {
+            let age = age(now, since);
+            age > patience && is_late(age, learned.startup_seconds)
+        }
         Phase::Waiting { .. } => available_in(worker, now, away_until, learned).is_none(),
         Phase::Pending { .. } | Phase::Ready => false,
     };
     let lost = workers.iter().filter(is_lost).count();
-    let ready = Inputs::of_workers(workers).ready;
-    u32::try_from(lost).unwrap_or(u32::MAX).min(ready)
+    u32::try_from(lost)
+        .unwrap_or(u32::MAX)
+        .min(available.max(1))
 }
 
 /// Seconds after which a node for a pending worker has failed to come.
@@ -90,7 +99,7 @@ fn remaining(usual: f64, age: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observation::Times;
+    use crate::observation::{Counts, Times};
 
     const LEARNED: Learned = Learned {
         pages_per_second: 1.0,
@@ -151,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_worker_is_replaced_only_where_others_are_ready() {
+    fn lost_workers_are_replaced_by_as_many_as_are_ready_and_otherwise_by_one() {
         let lost = worker(Phase::Starting {
             since: at(0),
             restarted: true,
@@ -161,7 +170,9 @@ mod tests {
             let workers: Vec<Worker> = workers.iter().copied().cloned().collect();
             replacements(&workers, at(1000), None, &LEARNED)
         };
-        assert_eq!(replaced(&[&lost, &lost]), 0);
+        // The node of a single worker may be broken, so one more is worth a try.
+        assert_eq!(replaced(&[&lost]), 1);
+        assert_eq!(replaced(&[&lost, &lost]), 1);
         assert_eq!(replaced(&[&lost, &lost, &ready]), 1);
         assert_eq!(replaced(&[&lost, &ready, &ready]), 1);
         assert_eq!(
@@ -169,5 +180,43 @@ mod tests {
             0,
             "not yet"
         );
+    }
+
+    #[test]
+    fn a_first_worker_that_starts_slowly_is_not_replaced_at_once() {
+        let starting = Phase::Starting {
+            since: at(0),
+            restarted: false,
+        };
+        let workers = [worker(starting)];
+        let replaced = |now| replacements(&workers, at(now), None, &LEARNED);
+        assert_eq!((replaced(600), replaced(601)), (0, 1));
+    }
+
+    #[test]
+    fn an_unready_worker_with_work_that_progresses_is_capacity() {
+        let counts = |in_flight, waiting_for: &[&str]| Worker {
+            counts: Some(Counts {
+                in_flight,
+                waiting_for: waiting_for.iter().map(ToString::to_string).collect(),
+                ..Counts::default()
+            }),
+            ..worker(Phase::Waiting { since: at(0) })
+        };
+        let judged = |worker: &Worker| {
+            (
+                available_in(worker, at(1000), None, &LEARNED),
+                replacements(
+                    &[worker.clone(), self::worker(Phase::Ready)],
+                    at(1000),
+                    None,
+                    &LEARNED,
+                ),
+            )
+        };
+        assert_eq!(judged(&counts(3, &[])), (Some(0.0), 0));
+        assert_eq!(judged(&counts(3, &["mongodb"])), (None, 1));
+        assert_eq!(judged(&counts(0, &[])), (None, 1));
+        assert_eq!(judged(&worker(Phase::Waiting { since: at(0) })), (None, 1));
     }
 }

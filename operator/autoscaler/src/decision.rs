@@ -213,7 +213,7 @@ impl Limit {
                 "No worker is started before the backlog reaches scaling.activation."
             }
             Self::StoresAway => {
-                "Every worker waits for a server, so the number of workers is held."
+                "Every worker waits for a server, so the number of workers does not follow the backlog."
             }
             Self::PendingWorkers => {
                 "No node has come for pending workers, so only a few are requested at a time."

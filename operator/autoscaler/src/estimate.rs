@@ -10,7 +10,7 @@ use super::{
     law::{Demand, Fleet},
     learned::{Learned, Progress},
     memory::Memory,
-    observation::{Backlog, Observation, Partition, Topic, Worker},
+    observation::{self, Backlog, Observation, Partition, Topic, Worker},
     planned_drain_target,
     policy::Policy,
     scaled,
@@ -19,7 +19,7 @@ use super::{
 /// Shortest and longest scale-down delay, in seconds, that is derived from the start-up time.
 const SHORTEST_DELAY: f64 = 30.0;
 const LONGEST_DELAY: f64 = 240.0;
-/// Ready workers are saturated when the backlog would keep them busy for this many seconds.
+/// Available workers are saturated when the backlog would keep them busy for this many seconds.
 const SATURATED_SECONDS: f64 = 20.0;
 
 /// What an observation shows, in the units of the law.
@@ -29,8 +29,8 @@ pub(super) struct Estimate {
     pub(super) stuck: Vec<Partition>,
     pub(super) demand: Demand,
     pub(super) fleet: Fleet,
-    /// Workers that are ready.
-    pub(super) ready: u32,
+    /// Workers that are ready, or work although they are not.
+    pub(super) available: u32,
     /// Workers that replace others that are not expected any more.
     pub(super) replacements: u32,
     /// Every worker that has started waits for a server.
@@ -79,7 +79,7 @@ impl Estimate {
                 partitions_with_work: partitions_with_work(backlog, &stuck),
             },
             fleet: fleet(observation, memory.away_until, learned),
-            ready: Inputs::of_workers(&observation.workers).ready,
+            available: observation::available(&observation.workers),
             replacements: capacity::replacements(
                 &observation.workers,
                 now,
@@ -94,7 +94,7 @@ impl Estimate {
         let working = if estimate.stores_away {
             0
         } else {
-            estimate.ready
+            estimate.available
         };
         if progress.known || working == 0 {
             memory.effect.record(
@@ -108,10 +108,10 @@ impl Estimate {
         estimate
     }
 
-    /// Whether all ready workers have more work than they can process at the moment.
+    /// Whether all available workers have more work than they can process at the moment.
     fn is_saturated(&self) -> bool {
-        let pages = self.learned.pages_per_second * f64::from(self.ready) * SATURATED_SECONDS;
-        self.demand.partitions_with_work >= self.ready && self.waiting.pages >= pages
+        let pages = self.learned.pages_per_second * f64::from(self.available) * SATURATED_SECONDS;
+        self.demand.partitions_with_work >= self.available && self.waiting.pages >= pages
     }
 
     /// Whether the oldest message has already missed the planned drain target.

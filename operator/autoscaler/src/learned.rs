@@ -107,9 +107,9 @@ pub(crate) struct Learner {
     without_baseline: Option<BTreeSet<String>>,
     /// Workers that were observed before they were ready.
     starting: BTreeSet<String>,
-    /// Workers whose start-up time was recorded.
+    /// Workers whose start-up time was recorded or must not be.
     started: BTreeSet<String>,
-    /// Workers whose time until placement was recorded.
+    /// Workers whose time until placement was recorded or must not be.
     placed: BTreeSet<String>,
     /// A speed was measured, by this process or an earlier one.
     speed_known: bool,
@@ -171,6 +171,10 @@ impl Learner {
     pub(crate) fn observe(&mut self, now: Timestamp, seconds: f64, workers: &[Worker]) -> Progress {
         let mut progress = Progress::default();
         let (mut pages, mut busy, mut documents) = (0.0, 0.0, 0.0);
+        if self.without_baseline.is_none() && self.speed_known {
+            // An earlier process has learned these times, or has chosen not to.
+            self.skip_times_of(workers);
+        }
         self.longest_seconds *= 0.5_f64.powf(seconds.max(0.0) / LONGEST_WORK_HALF_LIFE);
         let mut without_baseline = self.without_baseline.take().unwrap_or_else(|| {
             let names = workers.iter().map(|worker| worker.name.clone());
@@ -182,7 +186,8 @@ impl Learner {
             let Some(counts) = &worker.counts else {
                 continue;
             };
-            let worked = worker.works();
+            // An older worker that is not ready does not say what it waits for.
+            let worked = worker.phase == Phase::Ready && worker.works();
             if !worked {
                 progress.partitions.extend(&counts.partitions);
             }
@@ -233,6 +238,41 @@ impl Learner {
         progress
     }
 
+    /// Skips the times until placement of pods that wait for room which others are about to leave:
+    /// no node is provisioned for them.
+    pub(crate) fn ignore_placements(&mut self, workers: &[Worker]) {
+        let pending = workers
+            .iter()
+            .filter(|worker| matches!(worker.phase, Phase::Pending { .. }));
+        self.placed
+            .extend(pending.map(|worker| worker.name.clone()));
+    }
+
+    /// Skips everything that these workers have done until now.
+    pub(crate) fn skip_past_of(&mut self, workers: &[Worker]) {
+        self.skip_times_of(workers);
+        let mut unread = BTreeSet::new();
+        for worker in workers {
+            let Some(counts) = worker.counts.clone() else {
+                unread.insert(worker.name.clone());
+                continue;
+            };
+            let reading = Reading {
+                counts,
+                worked: false,
+            };
+            self.last.insert(worker.name.clone(), reading);
+        }
+        self.without_baseline = Some(unread);
+    }
+
+    fn skip_times_of(&mut self, workers: &[Worker]) {
+        for worker in workers {
+            self.started.insert(worker.name.clone());
+            self.placed.insert(worker.name.clone());
+        }
+    }
+
     /// A pod's times of creation and placement never change.
     fn observe_placement(&mut self, worker: &Worker) {
         let (Some(created), Some(placed)) = (worker.times.created, worker.times.placed) else {
@@ -247,10 +287,15 @@ impl Learner {
     }
 
     /// The readiness of a worker that was not observed before it may be its second one. Its own
-    /// count of the seconds that it took is certain, except after a restart.
+    /// count of the seconds that it took is certain, except after a restart. A start that waited for
+    /// a server does not count.
     fn observe_start(&mut self, now: Timestamp, worker: &Worker) {
         if matches!(worker.phase, Phase::Pending { .. } | Phase::Starting { .. }) {
             self.starting.insert(worker.name.clone());
+            let counts = worker.counts.as_ref();
+            if counts.is_some_and(|counts| !counts.retrying.is_empty()) {
+                self.started.insert(worker.name.clone());
+            }
             return;
         }
         let was_starting = self.starting.remove(&worker.name);

@@ -179,9 +179,10 @@ fn what_an_earlier_process_learned_decays_slowly() {
     let known = learner.learned();
     assert!(known.pages_per_second > 50.0, "{known:?}");
     same(known.startup_seconds, 480.0);
+    // Without `a`, whose start is a part of what the earlier process learned.
     observe(
         &mut learner,
-        &["b", "c"].map(|name| worker(name, 0.0, 0.0, 0.0)),
+        &["b", "c", "d"].map(|name| worker(name, 0.0, 0.0, 0.0)),
     );
     same(learner.learned().startup_seconds, 12.0);
 }
@@ -226,6 +227,80 @@ fn a_start_that_was_seen_counts_without_the_workers_word() {
         learner.observe(at(ready_at), 2.0, std::slice::from_ref(&ready));
         same(learner.learned().startup_seconds, expected);
     }
+}
+
+/// MongoDB is away, and workers that start wait for it for a quarter of an hour.
+#[test]
+fn a_start_that_waits_for_a_server_is_not_learned() {
+    let mut learner = Learner::new(None, ASSUMED);
+    let mut waits = worker("a", 0.0, 0.0, 0.0);
+    waits.phase = Phase::Starting {
+        since: at(5.0),
+        restarted: false,
+    };
+    let counts = waits.counts.as_mut().unwrap();
+    counts.startup_seconds = None;
+    counts.retrying = vec!["stage mongodb is retrying: refused".into()];
+    observe(&mut learner, &[waits]);
+    let mut ready = worker("a", 0.0, 0.0, 0.0);
+    ready.counts.as_mut().unwrap().startup_seconds = Some(900.0);
+    observe(&mut learner, &[ready]);
+    same(learner.learned().startup_seconds, 30.0);
+    observe(&mut learner, &[worker("b", 0.0, 0.0, 0.0)]);
+    same(learner.learned().startup_seconds, 12.0);
+}
+
+#[test]
+fn a_restart_of_the_operator_learns_no_start_and_no_placement_twice() {
+    let recalled = Learned {
+        provisioning_seconds: 60.0,
+        startup_seconds: 90.0,
+        ..ASSUMED
+    };
+    let mut learner = Learner::new(Some(recalled), ASSUMED);
+    let present = ["a", "b", "c"].map(|name| worker(name, 0.0, 0.0, 0.0));
+    observe(&mut learner, &present);
+    observe(&mut learner, &present);
+    let known = learner.learned();
+    same(known.startup_seconds, 90.0);
+    same(known.provisioning_seconds, 60.0);
+}
+
+#[test]
+fn what_workers_did_before_it_was_forgotten_is_not_learned_again() {
+    let mut learner = Learner::new(None, ASSUMED);
+    let unread = Worker {
+        counts: None,
+        ..worker("b", 0.0, 0.0, 0.0)
+    };
+    learner.skip_past_of(&[worker("a", 500.0, 10.0, 5000.0), unread]);
+    let present = [
+        worker("a", 500.0, 10.0, 5000.0),
+        worker("b", 500.0, 10.0, 0.0),
+    ];
+    let progress = observe(&mut learner, &present);
+    same(progress.pages, 0.0);
+    let known = learner.learned();
+    same(known.longest_seconds, 0.0);
+    same(known.startup_seconds, 30.0);
+    same(known.provisioning_seconds, 0.0);
+    assert!(!learner.knows_speed());
+    let progress = observe(&mut learner, &[worker("a", 502.0, 11.0, 5004.0)]);
+    same(progress.pages, 2.0);
+}
+
+#[test]
+fn a_pod_that_waits_for_the_room_of_another_one_is_no_measure_of_nodes() {
+    let mut learner = Learner::new(None, ASSUMED);
+    let pending = Worker {
+        phase: Phase::Pending { since: at(0.0) },
+        ..worker("a", 0.0, 0.0, 0.0)
+    };
+    learner.ignore_placements(&[pending, worker("b", 0.0, 0.0, 0.0)]);
+    observe(&mut learner, &[worker("a", 0.0, 0.0, 0.0)]);
+    same(learner.learned().provisioning_seconds, 0.0);
+    observe(&mut learner, &[worker("b", 0.0, 0.0, 0.0)]);
+    same(learner.learned().provisioning_seconds, 5.0);
 }
 
 #[test]

@@ -76,6 +76,9 @@ pub fn decide(
 ) -> (Decision, Memory) {
     let clock = memory.watch_clock(observation.at);
     let workers = &observation.workers;
+    if observation.terminating > 0 {
+        memory.learner.ignore_placements(workers);
+    }
     let progress = memory
         .learner
         .observe(observation.at, memory.seconds_since_last, workers);
@@ -237,7 +240,7 @@ fn follow(
         partitions_with_work: estimate.demand.partitions_with_work,
         progress: match work {
             Work::Backlog if estimate.stores_away => BacklogProgress::StoresAway,
-            Work::Backlog if estimate.ready > 0 && !progress.known => BacklogProgress::Unknown,
+            Work::Backlog if estimate.available > 0 && !progress.known => BacklogProgress::Unknown,
             _ => BacklogProgress::Known,
         },
         unread: backlog.unread.len(),

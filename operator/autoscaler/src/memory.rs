@@ -29,7 +29,8 @@ impl Rechecks {
     /// Every worker reports those of the whole pipeline; the largest number is the most cautious.
     pub(crate) fn observe(&mut self, workers: &[Worker]) {
         let reported = workers.iter().filter_map(|worker| worker.counts.as_ref());
-        if let Some(open) = reported.map(|counts| counts.open_rechecks).max() {
+        // A worker that starts has not counted them yet.
+        if let Some(open) = reported.filter_map(|counts| counts.open_rechecks).max() {
             self.0 = open;
         }
     }
@@ -85,6 +86,13 @@ impl Memory {
         }
     }
 
+    /// Learns nothing from what these workers did before.
+    #[must_use]
+    pub fn without_past_of(mut self, workers: &[Worker]) -> Self {
+        self.learner.skip_past_of(workers);
+        self
+    }
+
     /// Continues with the open rechecks that workers reported to an earlier process.
     #[must_use]
     pub fn with_open_rechecks(mut self, open: u64) -> Self {
@@ -112,7 +120,9 @@ impl Memory {
         self.window.forget();
         self.effect.forget();
         self.stuck.forget();
+        self.unmeasured = Unmeasured::default();
         self.rebalancing_since = None;
+        self.outage_since = None;
         self.away_until = None;
         if passed > LONGEST_GAP {
             return Ok(());

@@ -142,18 +142,23 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// It is ready, and as far as is known not all of its work waits for a server.
+    /// It is ready, and as far as is known not all of its work waits for a server. Or it is not
+    /// ready, since a single retry is enough for that, but some of its work progresses.
     pub(crate) fn works(&self) -> bool {
-        self.phase == Phase::Ready && self.waiting_for().is_empty()
+        match self.phase {
+            Phase::Ready => self.waiting_for().is_empty(),
+            Phase::Waiting { .. } => self
+                .counts
+                .as_ref()
+                .is_some_and(|counts| counts.in_flight > 0 && counts.waiting_for.is_empty()),
+            Phase::Pending { .. } | Phase::Starting { .. } => false,
+        }
     }
 
     /// It has started, and cannot work because a server that it needs does not respond.
     pub(crate) fn waits(&self) -> bool {
-        match self.phase {
-            Phase::Waiting { .. } => true,
-            Phase::Ready => !self.waiting_for().is_empty(),
-            Phase::Pending { .. } | Phase::Starting { .. } => false,
-        }
+        let has_started = matches!(self.phase, Phase::Ready | Phase::Waiting { .. });
+        has_started && !self.works()
     }
 
     /// The servers that all of its work waits for, as far as is known.
@@ -181,7 +186,7 @@ pub enum Phase {
     },
     /// It processes messages.
     Ready,
-    /// It has been ready, and is not any more: a server that it needs does not respond.
+    /// It has been ready, and is not any more: something that it does is being retried.
     Waiting {
         /// Since when.
         since: Timestamp,
@@ -197,6 +202,13 @@ pub struct Times {
     pub placed: Option<Timestamp>,
     /// Its process was started. `None` after a restart too.
     pub process_started: Option<Timestamp>,
+}
+
+/// The number of workers that are ready, or work although they are not.
+pub(crate) fn available(workers: &[Worker]) -> u32 {
+    let is_available = |worker: &&Worker| worker.phase == Phase::Ready || worker.works();
+    let found = workers.iter().filter(is_available).count();
+    u32::try_from(found).unwrap_or(u32::MAX)
 }
 
 /// The number of workers whose phase matches.
@@ -229,8 +241,9 @@ pub struct Counts {
     pub partitions: BTreeSet<Partition>,
     /// The servers that all of its work waits for. Empty: some of it progresses, or there is none.
     pub waiting_for: Vec<String>,
-    /// Rechecks of the pipeline's documents that are due within 15 minutes.
-    pub open_rechecks: u64,
+    /// Rechecks of the pipeline's documents that are due within 15 minutes. `None`: it has not
+    /// counted them yet.
+    pub open_rechecks: Option<u64>,
     /// Seconds from the start of its process to its first readiness. `None`: not ready yet, or it
     /// is an older worker.
     pub startup_seconds: Option<f64>,

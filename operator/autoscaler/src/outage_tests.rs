@@ -13,7 +13,7 @@ impl Scenario {
 
     fn open_rechecks(&mut self, open: u64) {
         for worker in &mut self.workers {
-            worker.counts.get_or_insert_default().open_rechecks = open;
+            worker.counts.get_or_insert_default().open_rechecks = Some(open);
         }
     }
 }
@@ -119,12 +119,102 @@ fn a_worker_on_a_broken_node_is_replaced() {
     };
     scenario.phases(&[Phase::Ready, Phase::Ready, lost]);
     assert_eq!(scenario.decide().desired, 4, "three that work");
-    scenario.phases(&[lost; 3]);
+    // Nobody works: a single other one shows whether it is the node, and no more follow.
+    for lost_workers in [3, 4] {
+        scenario.phases(&[lost].repeat(lost_workers));
+        assert_eq!(scenario.decide().desired, 4, "{lost_workers}");
+    }
+}
+
+/// The most common fleet.
+#[test]
+fn a_single_worker_on_a_broken_node_gets_a_second_one() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.decide();
+    scenario.send(1);
+    let since = scenario.at(0);
+    let starting = Phase::Starting {
+        since,
+        restarted: false,
+    };
+    scenario.phases(&[starting]);
+    let mut decision = scenario.decide();
+    for _ in 0..298 {
+        assert_eq!(decision.desired, 1, "{decision:?}");
+        decision = scenario.decide();
+    }
+    for _ in 0..5 {
+        decision = scenario.decide();
+    }
+    assert_eq!(decision.desired, 2, "{decision:?}");
+    scenario.phases(&[starting; 2]);
+    for _ in 0..600 {
+        assert_eq!(scenario.decide().desired, 2);
+    }
+}
+
+/// Its node has lost the network, or the store is away: in both cases it waits.
+#[test]
+fn a_single_worker_that_waits_for_ten_minutes_gets_one_other() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(1);
+    scenario.send(500);
+    scenario.stores_away();
+    for _ in 0..301 {
+        assert_eq!(scenario.decide().desired, 1);
+    }
     let decision = scenario.decide();
-    assert!(
-        decision.desired <= 3,
-        "nobody works, so another one would not either: {decision:?}"
+    assert_eq!(
+        (decision.desired, decision.limits),
+        (2, vec![Limit::StoresAway])
     );
+    // The second one waits, too: it was the store.
+    scenario.ready(2);
+    scenario.stores_away();
+    for _ in 0..600 {
+        assert_eq!(scenario.decide().desired, 2);
+    }
+}
+
+/// `/readyz` fails while one message is retried.
+#[test]
+fn an_unready_worker_that_works_is_no_outage() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(2);
+    scenario.send(5000);
+    let since = scenario.at(-1000);
+    for worker in &mut scenario.workers {
+        worker.phase = Phase::Waiting { since };
+        worker.counts.get_or_insert_default().in_flight = 3;
+    }
+    let decision = scenario.decide();
+    assert_eq!(
+        (decision.desired, decision.limits),
+        (8, vec![Limit::Partitions])
+    );
+    scenario.stores_away();
+    assert_eq!(scenario.decide().limits, [Limit::StoresAway]);
+}
+
+/// The operator was away for ten minutes, or the clock was set back.
+#[test]
+fn the_time_of_a_gap_is_no_outage() {
+    for gap in [600, -600] {
+        let mut scenario = Scenario::new(policy(0, 8), 8);
+        scenario.ready(2);
+        scenario.send(20);
+        scenario.stores_away();
+        scenario.workers[0].counts = None;
+        for _ in 0..20 {
+            scenario.decide();
+        }
+        scenario.now += gap;
+        scenario.decide();
+        scenario.stores_away();
+        let decision = scenario.decide();
+        assert!(decision.outage_seconds < 3.0, "{gap}: {decision:?}");
+        assert_eq!(decision.unmeasured, 0, "{gap}");
+    }
 }
 
 #[test]
@@ -150,6 +240,13 @@ fn rechecks_keep_one_worker_and_wake_one() {
         .with_open_rechecks(scenario.memory.open_rechecks());
     assert_eq!(scenario.decide().desired, 1);
     scenario.ready(1);
+    let decision = scenario.run(300);
+    assert_eq!(
+        (decision.desired, decision.open_rechecks),
+        (1, 2),
+        "it has not counted them yet"
+    );
+    scenario.open_rechecks(0);
     assert_eq!(scenario.decide().open_rechecks, 0);
     assert_eq!(scenario.run(80).desired, 0);
 }

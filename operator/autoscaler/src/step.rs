@@ -5,12 +5,17 @@ use jiff::SignedDuration;
 
 use super::{
     activation::{Activation, Queue},
+    capacity::age,
     decision::{Limit, Reason, Terms},
     law::RequiredReplicas,
     memory::Memory,
-    observation::Observation,
+    observation::{Observation, Phase},
     policy::Policy,
 };
+
+/// A single worker that has waited for a server for this many seconds gets a second one: its node
+/// may be the cause.
+const LONG_OUTAGE: f64 = 600.0;
 
 /// Everything that the last step of a decision depends on.
 pub(super) struct Step<'a> {
@@ -70,7 +75,7 @@ impl Step<'_> {
             .min(current)
             .max(wanted);
         let is_held = self.progress == BacklogProgress::StoresAway;
-        let held = is_held.then(|| self.bounds.clamp(current));
+        let held = is_held.then(|| self.bounds.clamp(self.held(memory)));
         memory.window.record(now, held.unwrap_or(kept), self.delay);
         let window = memory.window.largest(now, self.delay);
 
@@ -127,6 +132,28 @@ impl Step<'_> {
         match required.workers().max(least) {
             0 => 0,
             workers => workers.saturating_add(self.replacements),
+        }
+    }
+
+    /// The current number while every worker waits for a server; after a long time one more than
+    /// a single worker.
+    fn held(&self, memory: &Memory) -> u32 {
+        let Observation {
+            at,
+            current,
+            ref workers,
+            ..
+        } = *self.observation;
+        let is_long = memory
+            .outage_since
+            .is_some_and(|since| age(at, since) > LONG_OUTAGE);
+        let comes = workers
+            .iter()
+            .any(|worker| matches!(worker.phase, Phase::Pending { .. } | Phase::Starting { .. }));
+        if is_long && current == 1 && !comes {
+            2
+        } else {
+            current
         }
     }
 

@@ -110,7 +110,7 @@ fn worker(pod: &Pod, world: &World) -> Worker {
             in_flight: pod.in_flight(),
             partitions: partitions(pod.id, world),
             waiting_for: waits.map(|_| "mongodb".to_owned()).into_iter().collect(),
-            open_rechecks: 0,
+            open_rechecks: Some(0),
             startup_seconds: Some(world.startup_seconds().into()),
             retrying: Vec::new(),
             // The simulated documents are not split.

@@ -87,17 +87,19 @@ impl Cluster {
         Ok(answers.collect())
     }
 
-    /// The settings of the topics, as far as they may be read.
+    /// The settings of the topics, as far as they may be read; none if a request fails as a whole.
     pub(super) fn topic_settings(&self, topics: &[&str]) -> HashMap<String, TopicSettings> {
         let client = self.consumer.client();
         let factors = admin::replication_factors(client, topics, READ_TIMEOUT);
         let keys = [CLEANUP_POLICY, RETENTION_MS];
         let configurations = admin::configurations(client, topics, &keys, READ_TIMEOUT);
-        if let Err(error) = &configurations {
-            tracing::debug!(%error, "settings of topics not read");
-        }
-        let factors = factors.unwrap_or_default();
-        let configurations = configurations.unwrap_or_default();
+        let (factors, configurations) = match (factors, configurations) {
+            (Ok(factors), Ok(configurations)) => (factors, configurations),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::debug!(%error, "settings of topics not read");
+                return HashMap::new();
+            }
+        };
         let read = topics.iter().map(|topic| {
             let factor = factors.get(*topic).copied();
             let settings = TopicSettings::new(factor, configurations.get(*topic));
@@ -383,6 +385,13 @@ mod tests {
             .broker_round_trip_time(2, Duration::from_secs(30))
             .unwrap();
         assert_eq!(known(&cluster), [true, false, true, false]);
+    }
+
+    #[test]
+    fn settings_are_unknown_after_a_request_that_failed() {
+        // librdkafka's own cluster does not describe configurations.
+        let (_brokers, cluster) = two_brokers();
+        assert_eq!(cluster.topic_settings(&["tasks"]), HashMap::new());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! request.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -292,13 +292,15 @@ impl ClusterState {
         Ok(backlogs.collect())
     }
 
-    /// The tasks and ranges topics of the pipelines with their numbers of partitions.
+    /// The tasks and ranges topics of the pipelines with their numbers of partitions, each topic once:
+    /// librdkafka refuses a request that names a partition twice.
     fn sizes<'a>(&self, questions: impl IntoIterator<Item = &'a Question>) -> Vec<(&'a str, i32)> {
-        questions
+        let topics: BTreeSet<&str> = questions
             .into_iter()
             .flat_map(|question| [question.topic.as_str(), &question.ranges_topic])
-            .map(|topic| (topic, self.partitions(topic)))
-            .collect()
+            .collect();
+        let with_size = |topic| (topic, self.partitions(topic));
+        topics.into_iter().map(with_size).collect()
     }
 
     /// Whether the end offsets alone do not show the state of a pipeline.
@@ -431,6 +433,7 @@ mod tests {
 
     use super::*;
 
+    /// Also for two pipelines on the same topics.
     #[test]
     fn a_broker_that_does_not_answer_hides_only_its_partitions() {
         let brokers = MockCluster::new(2).unwrap();
@@ -441,19 +444,21 @@ mod tests {
                 brokers.partition_leader(topic, partition, leader).unwrap();
             }
         }
-        let coordinator = MockCoordinator::Group("workers".to_owned());
-        brokers.coordinator(coordinator, 1).unwrap();
+        for group in ["workers", "others"] {
+            let coordinator = MockCoordinator::Group(group.to_owned());
+            brokers.coordinator(coordinator, 1).unwrap();
+        }
         let cluster = Cluster::new(&Connection {
             bootstrap_servers: brokers.bootstrap_servers(),
             security: KafkaSecurity::plaintext(),
         })
         .unwrap();
-        let questions = [Question {
+        let questions = ["workers", "others"].map(|group| Question {
             topic: "tasks".to_owned(),
             ranges_topic: "ranges".to_owned(),
             dead_letter_topic: "dlq".to_owned(),
-            consumer_group: "workers".to_owned(),
-        }];
+            consumer_group: group.to_owned(),
+        });
         // librdkafka's own cluster does not describe topics.
         let present = TopicState::Present { partitions: 2 };
         let topics = ["tasks", "ranges", "dlq"];

@@ -24,16 +24,17 @@ pub(crate) struct TopicSettings {
     pub(crate) retention_ms: Option<i64>,
 }
 
-/// The settings of the topics of one cluster.
+/// The settings of the topics of one cluster, with the time of the last request for them; `None`: it
+/// has never been answered.
 #[derive(Default)]
 pub(super) struct SettingsCache {
-    topics: HashMap<String, (Instant, TopicSettings)>,
+    topics: HashMap<String, (Instant, Option<TopicSettings>)>,
 }
 
 impl SettingsCache {
     /// The last known settings.
     pub(super) fn get(&self, topic: &str) -> Option<TopicSettings> {
-        self.topics.get(topic).map(|(_, settings)| *settings)
+        self.topics.get(topic).and_then(|(_, settings)| *settings)
     }
 
     /// The topics to read now: those without settings, and those whose settings are the oldest.
@@ -52,18 +53,21 @@ impl SettingsCache {
     }
 
     /// Reads some of the topics whose settings are old. A failure is tried again after as long as a
-    /// success: the settings are a warning, not a condition for anything.
+    /// success, and the last values stay: the settings are a warning, not a condition for anything.
     pub(super) fn refresh(&mut self, cluster: &Cluster, existing: &[&str]) {
         let now = Instant::now();
         let due = self.due(existing, now);
         if due.is_empty() {
             return;
         }
-        let mut read = cluster.topic_settings(&due);
+        let read = cluster.topic_settings(&due);
+        self.store(&due, &read, now);
+    }
+
+    fn store(&mut self, due: &[&str], read: &HashMap<String, TopicSettings>, now: Instant) {
         for topic in due {
-            let last = self.get(topic).unwrap_or_default();
-            let settings = read.remove(topic).unwrap_or(last);
-            self.topics.insert(topic.to_owned(), (now, settings));
+            let settings = read.get(*topic).copied().or_else(|| self.get(topic));
+            self.topics.insert((*topic).to_owned(), (now, settings));
         }
     }
 }
@@ -104,6 +108,30 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_fails_changes_nothing() {
+        let mut cache = SettingsCache::default();
+        let start = Instant::now();
+        cache.store(&["tasks"], &HashMap::new(), start);
+        assert_eq!(
+            cache.get("tasks"),
+            None,
+            "not the same as without a finding"
+        );
+        assert!(
+            cache.due(&["tasks"], start).is_empty(),
+            "but not repeated at once"
+        );
+        let compacted = TopicSettings {
+            compacted: true,
+            ..TopicSettings::default()
+        };
+        let read = HashMap::from([("tasks".to_owned(), compacted)]);
+        cache.store(&["tasks"], &read, start + AGE);
+        cache.store(&["tasks"], &HashMap::new(), start + 2 * AGE);
+        assert_eq!(cache.get("tasks"), Some(compacted));
+    }
+
+    #[test]
     fn topics_are_read_a_few_at_a_time_the_oldest_first_and_deleted_ones_are_forgotten() {
         let names: Vec<String> = (0..AT_ONCE + 10).map(|n| format!("t{n:03}")).collect();
         let existing: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -112,7 +140,7 @@ mod tests {
         let first = cache.due(&existing, start);
         assert_eq!(first.len(), AT_ONCE);
         for topic in first {
-            let read = (start, TopicSettings::default());
+            let read = (start, Some(TopicSettings::default()));
             cache.topics.insert(topic.to_owned(), read);
         }
         assert_eq!(cache.due(&existing, start).len(), 10);

@@ -19,6 +19,7 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use fence::Deadline;
 pub(crate) use fence::Fence;
@@ -35,6 +36,9 @@ struct Times {
     renew: Duration,
     /// Between attempts, and between looks at a lease that another process holds.
     retry: Duration,
+    /// Other leases are held for this long, or half as long again, while one is not to be had. Longer
+    /// than a lease lasts whose holder is gone.
+    patience: Duration,
 }
 
 const TIMES: Times = Times {
@@ -42,6 +46,7 @@ const TIMES: Times = Times {
     write: Duration::from_secs(10),
     renew: Duration::from_secs(4),
     retry: Duration::from_secs(2),
+    patience: Duration::from_secs(20),
 };
 
 /// A lease that this process holds. Dropped without [`Leases::release`], it ends by itself.
@@ -55,8 +60,7 @@ struct Held {
 pub(crate) struct Leases(Vec<Held>);
 
 impl Leases {
-    /// Waits for the leases of all namespaces, one after the other. All operators take them in the
-    /// order of their names, so that no two wait for each other. `reached` is called when the API
+    /// Waits for the leases of all namespaces; `None`: until `stop`. `reached` is called when the API
     /// server has answered.
     pub(crate) async fn acquire(
         client: &Client,
@@ -64,19 +68,51 @@ impl Leases {
         name: &str,
         identity: &str,
         reached: impl Fn(),
-    ) -> Self {
-        let mut leases = Vec::new();
-        for namespace in namespaces {
-            let candidate = Candidate {
-                api: Api::namespaced(client.clone(), namespace),
-                namespace: namespace.clone(),
-                name: name.to_owned(),
-                identity: identity.to_owned(),
-                times: TIMES,
+        stop: &CancellationToken,
+    ) -> Option<Self> {
+        let candidates = namespaces.iter().map(|namespace| Candidate {
+            api: Api::namespaced(client.clone(), namespace),
+            namespace: namespace.clone(),
+            name: name.to_owned(),
+            identity: identity.to_owned(),
+            times: TIMES,
+        });
+        Self::of(candidates.collect(), reached, stop).await
+    }
+
+    /// Takes the leases one after the other. When one of them is not to be had, the others are
+    /// released, for operators that need only those, and taken after that one the next time.
+    async fn of(
+        candidates: Vec<Candidate>,
+        reached: impl Fn(),
+        stop: &CancellationToken,
+    ) -> Option<Self> {
+        let watched = |candidate| (candidate, Watched::default());
+        let mut wanted: Vec<_> = candidates.into_iter().map(watched).collect();
+        loop {
+            let mut held = Vec::new();
+            let mut missing = None;
+            for (index, (candidate, watched)) in wanted.iter_mut().enumerate() {
+                let patience = candidate.times.patience;
+                let patience = patience.mul_f64(1.0 + fastrand::f64() / 2.0);
+                tokio::select! {
+                    lease = candidate.acquire(watched, &reached) => held.push(lease),
+                    () = tokio::time::sleep(patience), if !held.is_empty() => {
+                        missing = Some(index);
+                        break;
+                    }
+                    () = stop.cancelled() => {
+                        Self(held).release().await;
+                        return None;
+                    }
+                }
+            }
+            let Some(missing) = missing else {
+                return Some(Self(held));
             };
-            leases.push(candidate.acquire(&reached).await);
+            Self(held).release().await;
+            wanted.rotate_left(missing);
         }
-        Self(leases)
     }
 
     /// Allows writes while all leases are held.
@@ -102,6 +138,7 @@ impl Leases {
 }
 
 /// A process that wants one lease.
+#[derive(Clone)]
 struct Candidate {
     api: Api<LeaseObject>,
     namespace: String,
@@ -112,12 +149,11 @@ struct Candidate {
 
 impl Candidate {
     /// Waits until this process holds the lease, and keeps it from then on.
-    async fn acquire(self, reached: impl Fn()) -> Held {
-        let mut watched = Watched::default();
+    async fn acquire(&self, watched: &mut Watched, reached: impl Fn()) -> Held {
         let mut waits_for = None;
         loop {
             let sent = Instant::now();
-            match within(self.times.write, self.attempt(&mut watched)).await {
+            match within(self.times.write, self.attempt(watched)).await {
                 Some(Ok(Attempt::Taken(lease))) => {
                     reached();
                     tracing::info!(
@@ -125,7 +161,7 @@ impl Candidate {
                         lease = self.name,
                         "lease acquired"
                     );
-                    return self.hold(*lease, sent);
+                    return self.clone().hold(*lease, sent);
                 }
                 Some(Ok(Attempt::HeldBy(holder))) => {
                     reached();

@@ -20,6 +20,7 @@ const SHORT: Times = Times {
     write: Duration::from_millis(500),
     renew: Duration::from_millis(100),
     retry: Duration::from_millis(60),
+    patience: Duration::from_millis(1200),
 };
 
 /// An API server with one lease.
@@ -94,8 +95,76 @@ impl Server {
     }
 
     async fn acquire(&self, identity: &str) -> Leases {
-        Leases(vec![self.candidate(identity).acquire(|| {}).await])
+        acquire(&[self], identity).await
     }
+}
+
+/// The leases of several namespaces, in this order.
+async fn acquire(servers: &[&Server], identity: &str) -> Leases {
+    let stop = CancellationToken::new();
+    acquire_until(servers, identity, &stop).await.unwrap()
+}
+
+async fn acquire_until(
+    servers: &[&Server],
+    identity: &str,
+    stop: &CancellationToken,
+) -> Option<Leases> {
+    let candidates = servers.iter().map(|server| server.candidate(identity));
+    Leases::of(candidates.collect(), || {}, stop).await
+}
+
+#[tokio::test]
+async fn an_operator_that_waits_for_one_namespace_leaves_the_others_to_those_that_need_only_them() {
+    let (a, b) = (Server::default(), Server::default());
+    let of_b = b.acquire("of b").await;
+    let both = tokio::spawn({
+        let (a, b) = (a.clone(), b.clone());
+        async move { acquire(&[&a, &b], "both").await }
+    });
+    tokio::time::sleep(SHORT.write).await;
+    assert_eq!(a.holder().as_deref(), Some("both"), "for a while");
+    let of_a = tokio::time::timeout(2 * SHORT.patience, a.acquire("of a"));
+    let of_a = of_a.await.expect("it was released");
+    assert!(!both.is_finished());
+    of_a.release().await;
+    of_b.release().await;
+    let both = both.await.unwrap();
+    assert_eq!(both.fence().check(), Ok(()));
+    let holders = [a.holder(), b.holder()];
+    assert_eq!(holders, ["both", "both"].map(|it| Some(it.to_owned())));
+}
+
+#[tokio::test]
+async fn two_operators_that_hold_what_the_other_one_wants_do_not_wait_for_ever() {
+    let (a, b) = (Server::default(), Server::default());
+    let take = |first: &Server, second: &Server, name: &'static str| {
+        let servers = [first.clone(), second.clone()];
+        tokio::spawn(async move {
+            let both = acquire(&[&servers[0], &servers[1]], name).await;
+            both.release().await;
+        })
+    };
+    let (one, two) = (take(&a, &b, "one"), take(&b, &a, "two"));
+    let all = futures::future::try_join(one, two);
+    let ended = tokio::time::timeout(20 * SHORT.patience, all).await;
+    ended.expect("both had their turn").unwrap();
+}
+
+#[tokio::test]
+async fn an_operator_that_is_stopped_while_it_waits_releases_what_it_holds() {
+    let (a, b) = (Server::default(), Server::default());
+    let _of_b = b.acquire("of b").await;
+    let stop = CancellationToken::new();
+    let both = tokio::spawn({
+        let (a, b, stop) = (a.clone(), b.clone(), stop.clone());
+        async move { acquire_until(&[&a, &b], "both", &stop).await.is_none() }
+    });
+    tokio::time::sleep(SHORT.write).await;
+    assert_eq!(a.holder().as_deref(), Some("both"));
+    stop.cancel();
+    assert!(both.await.unwrap());
+    assert_eq!(a.holder(), None);
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ mod tests {
             documents_in_flight: 3,
             partitions: vec![partition("tasks", 2), partition("tasks.ranges", 0)],
             waiting_for: vec!["mongodb".to_owned()],
-            open_rechecks: 2,
+            open_rechecks: Some(2),
             startup_seconds: Some(7.5),
             retrying: vec!["stage mongodb is retrying: refused".to_owned()],
         }
@@ -206,7 +206,7 @@ mod tests {
                     partition(Topic::Ranges, 0)
                 ]),
                 waiting_for: vec!["mongodb".to_owned()],
-                open_rechecks: 2,
+                open_rechecks: Some(2),
                 startup_seconds: Some(7.5),
                 retrying: vec!["stage mongodb is retrying: refused".to_owned()],
             }

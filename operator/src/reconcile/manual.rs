@@ -10,13 +10,21 @@ use serde_json::json;
 
 use super::{Context, FIELD_MANAGER};
 
-/// Sets `scaling.replicas`. Returns whether the pipeline was changed in the meantime: then the next
-/// reconcile decides again. The workers already have this number.
+/// The number is not written, and the next reconcile decides again.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotRecorded {
+    /// The pipeline was changed in the meantime.
+    Changed,
+    /// Something before it failed, or the API server refused it.
+    Failed,
+}
+
+/// Sets `scaling.replicas`. The workers already have this number.
 pub(super) async fn record_replicas(
     context: &Context,
     pipeline: &IngestionPipeline,
     count: i32,
-) -> bool {
+) -> Result<(), NotRecorded> {
     let api: Api<IngestionPipeline> = Api::namespaced(context.client.clone(), &context.namespace);
     let parameters = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -33,12 +41,12 @@ pub(super) async fn record_replicas(
     match result {
         Ok(_) => {
             tracing::info!(pipeline = name, replicas = count, "scaling.replicas set");
-            false
+            Ok(())
         }
-        Err(kube::Error::Api(status)) if status.is_conflict() => true,
+        Err(kube::Error::Api(status)) if status.is_conflict() => Err(NotRecorded::Changed),
         Err(error) => {
             tracing::warn!(pipeline = name, %error, "scaling.replicas not set");
-            false
+            Err(NotRecorded::Failed)
         }
     }
 }

@@ -41,6 +41,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use crate::{kafka::KafkaClients, milvus::MilvusClients, resources::Kind, telemetry::Metrics};
 use lost_records::LostRecords;
+use manual::NotRecorded;
 use plan::PipelineEvent;
 use secrets::SecretCache;
 use state::PipelineState;
@@ -199,12 +200,16 @@ async fn phases(
         plan.forget_rollout();
     }
     // Before the status is written, which changes the version of the pipeline.
-    let was_changed = match plan.recorded_replicas {
+    let recorded = match plan.recorded_replicas {
+        None => Ok(()),
         Some(count) if outcome.result.is_ok() => {
             Box::pin(manual::record_replicas(context, pipeline, count)).await
         }
-        _ => false,
+        Some(_) => Err(NotRecorded::Failed),
     };
+    if recorded.is_err() {
+        plan.forget_record(pipeline);
+    }
     // The observed state is reported even after a failed write.
     let mut events: Vec<_> = plan.events.iter().cloned().chain(topic_events).collect();
     events.extend(lost_records(
@@ -222,7 +227,7 @@ async fn phases(
 
     let is_settled = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
     let idle = pipeline.spec.paused || is_settled;
-    let wait = if was_changed || !plan.topic_actions.is_empty() {
+    let wait = if recorded == Err(NotRecorded::Changed) || !plan.topic_actions.is_empty() {
         FIRST_RETRY
     } else if idle {
         IDLE_INTERVAL

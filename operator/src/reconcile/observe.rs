@@ -15,6 +15,7 @@ use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, SecretKind};
 
 use super::{
     Context, counts,
+    plan::spec_in_force,
     pods::WorkerPod,
     reason::Reason,
     rivals,
@@ -98,6 +99,7 @@ pub(super) async fn observe(
         past_writes: past_writes.clone(),
         indexes,
         rivals,
+        has_unlisted_rivals: !context.pipelines.are_listed(),
     }
 }
 
@@ -187,14 +189,8 @@ async fn query_kafka(
     connection: Result<&Connection, &Problem>,
 ) -> Result<KafkaAnswer, Problem> {
     let connection = connection.map_err(Clone::clone)?;
-    let kafka = &pipeline.spec.source.kafka;
-    let question = Question {
-        topic: kafka.topic.clone(),
-        ranges_topic: kafka.ranges_topic(),
-        dead_letter_topic: kafka.dead_letter_topic(),
-        consumer_group: kafka.consumer_group.clone(),
-    };
-    let servers = &kafka.bootstrap_servers;
+    let question = question(pipeline);
+    let servers = &pipeline.spec.source.kafka.bootstrap_servers;
     let triggers = context.triggers.clone();
     let reference = ObjectRef::from_obj(pipeline);
     // With a full queue the trigger is dropped: the pipeline is reconciled after its interval anyway.
@@ -220,6 +216,17 @@ async fn query_kafka(
             .backlog
             .map_err(|error| kafka_problem(&error, servers)),
     ))
+}
+
+/// What the workers read: a change that waits for its confirmation does not hide their backlog.
+fn question(pipeline: &IngestionPipeline) -> Question {
+    let kafka = &spec_in_force(pipeline).source.kafka;
+    Question {
+        topic: kafka.topic.clone(),
+        ranges_topic: kafka.ranges_topic(),
+        dead_letter_topic: kafka.dead_letter_topic(),
+        consumer_group: kafka.consumer_group.clone(),
+    }
 }
 
 fn kafka_problem(error: &KafkaError, servers: &str) -> Problem {
@@ -256,7 +263,7 @@ async fn read_counts(
     match last {
         Some((at, counts)) if now.saturating_duration_since(at) < COUNTS_AGE => (at, counts),
         _ => {
-            let ranges = pipeline.spec.source.kafka.ranges_topic();
+            let ranges = spec_in_force(pipeline).source.kafka.ranges_topic();
             (now, counts::read(&context.http, pods, &ranges).await)
         }
     }
@@ -305,4 +312,44 @@ fn indexes(
             format!("Milvus at {} rejected the token: {message}", spec.uri),
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use layra_crds::{ConfirmedStatus, IngestionPipelineStatus};
+
+    use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn the_backlog_is_that_of_the_workers_until_a_change_is_confirmed() {
+        let mut pipeline = fixtures::pipeline();
+        let kafka = &mut pipeline.spec.source.kafka;
+        kafka.consumer_group = "new".to_owned();
+        kafka.ranges_topic = Some("new.ranges".to_owned());
+        let read = |pipeline: &_| {
+            let asked = question(pipeline);
+            (asked.consumer_group, asked.ranges_topic)
+        };
+        let new = ("new".to_owned(), "new.ranges".to_owned());
+        assert_eq!(read(&pipeline), new, "no worker has run yet");
+
+        pipeline.status = Some(IngestionPipelineStatus {
+            confirmed: Some(ConfirmedStatus {
+                consumer_group: "old".to_owned(),
+                ranges_topic: "old.ranges".to_owned(),
+                collection: pipeline.spec.stores.milvus.collection.clone(),
+                database: pipeline.spec.stores.mongodb.database.clone(),
+                model_family: pipeline.spec.embedding.model.family.to_string(),
+            }),
+            ..IngestionPipelineStatus::default()
+        });
+        let old = ("old".to_owned(), "old.ranges".to_owned());
+        assert_eq!(read(&pipeline), old);
+
+        let annotation = "ingest.layra.io/confirm-change".to_owned();
+        let value = "source.kafka.consumerGroup=new,source.kafka.rangesTopic=new.ranges".to_owned();
+        pipeline.metadata.annotations = Some(BTreeMap::from([(annotation, value)]));
+        assert_eq!(read(&pipeline), new);
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use kube::runtime::reflector::{self, Store, store::Writer};
 use layra_crds::IngestionPipeline;
 
@@ -39,6 +40,16 @@ impl Pipelines {
         }
     }
 
+    /// Whether every cache has its first list.
+    pub(super) fn are_listed(&self) -> bool {
+        let stores = self.lock();
+        let is_listed = |store: &Store<_>| {
+            let listed = store.wait_until_ready().now_or_never();
+            listed.is_some_and(|listed| listed.is_ok())
+        };
+        stores.iter().all(is_listed)
+    }
+
     /// The pipelines of all namespaces that fulfil the predicate.
     pub(super) fn filter(
         &self,
@@ -53,5 +64,24 @@ impl Pipelines {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Store<IngestionPipeline>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+
+    use super::*;
+
+    #[test]
+    fn pipelines_are_listed_when_every_namespace_is() {
+        let pipelines = Pipelines::default();
+        let mut writers = [pipelines.add().1, pipelines.add().1];
+        for writer in &mut writers {
+            assert!(!pipelines.are_listed());
+            writer.apply_watcher_event(&Event::Init);
+            writer.apply_watcher_event(&Event::InitDone);
+        }
+        assert!(pipelines.are_listed());
     }
 }

@@ -155,7 +155,8 @@ reasons! {
     /// The backlog needs more workers than there are partitions: add partitions, or accept a longer
     /// drain.
     AtPartitions,
-    /// Every worker waits for a server, so the number of workers is held: bring the server back.
+    /// Every worker waits for a server, so the number of workers does not follow the backlog: bring
+    /// the server back.
     StoresAway,
     /// Ready workers could not be asked for a minute: let the operator reach their port 9090.
     WorkersNotMeasured,

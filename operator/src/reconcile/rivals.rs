@@ -8,29 +8,33 @@ use layra_crds::{IngestionPipeline, SecretKind};
 
 use super::{
     Context,
-    plan::{age, may_conflict, same_source},
+    plan::{age, confirmed_spec, may_conflict, same_source, spec_in_force},
 };
 
 /// An older pipeline, and what the operator found out about its databases.
 #[derive(Clone, Debug)]
 pub(crate) struct Rival {
     pub(crate) pipeline: Arc<IngestionPipeline>,
-    /// Both have the same MongoDB, as far as the operator can tell.
-    pub(crate) same_mongodb: bool,
+    /// Both have the same MongoDB, as far as the operator can tell; `None`: a Secret cannot be read.
+    pub(crate) same_mongodb: Option<bool>,
 }
 
 /// The older pipelines of all watched namespaces that may be in conflict with this one, the oldest
 /// first.
 pub(super) async fn find(context: &Context, pipeline: &IngestionPipeline) -> Vec<Rival> {
     context.others_listed().await;
+    let spec = spec_in_force(pipeline);
     let mut older = context
         .pipelines
-        .filter(|other| may_conflict(&other.spec, &pipeline.spec) && age(other) < age(pipeline));
+        .filter(|other| may_conflict(&confirmed_spec(other), &spec) && age(other) < age(pipeline));
     older.sort_by_key(|other| age(other));
     let mut rivals = Vec::new();
     for other in older {
-        let same_mongodb = same_source(&other.spec, &pipeline.spec)
-            && same_mongodb(context, &other, pipeline).await;
+        let same_mongodb = if same_source(&other.spec, &pipeline.spec) {
+            same_mongodb(context, &other, pipeline).await
+        } else {
+            Some(false)
+        };
         rivals.push(Rival {
             pipeline: other,
             same_mongodb,
@@ -39,20 +43,24 @@ pub(super) async fn find(context: &Context, pipeline: &IngestionPipeline) -> Vec
     rivals
 }
 
-async fn same_mongodb(context: &Context, a: &IngestionPipeline, b: &IngestionPipeline) -> bool {
+async fn same_mongodb(
+    context: &Context,
+    a: &IngestionPipeline,
+    b: &IngestionPipeline,
+) -> Option<bool> {
     let secret = |pipeline: &IngestionPipeline| {
         let reference = pipeline.spec.stores.mongodb.uri_secret_ref.clone();
         (pipeline.namespace(), reference)
     };
     if secret(a) == secret(b) {
-        return true;
+        return Some(true);
     }
-    let (a, b) = (hosts(context, a).await, hosts(context, b).await);
-    !a.is_disjoint(&b)
+    let (a, b) = (hosts(context, a).await?, hosts(context, b).await?);
+    Some(!a.is_disjoint(&b))
 }
 
-/// The hosts in a pipeline's connection string; none if its Secret cannot be read.
-async fn hosts(context: &Context, pipeline: &IngestionPipeline) -> BTreeSet<String> {
+/// The hosts in a pipeline's connection string; `None` if its Secret cannot be read.
+async fn hosts(context: &Context, pipeline: &IngestionPipeline) -> Option<BTreeSet<String>> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let secrets = context
         .secrets
@@ -60,8 +68,7 @@ async fn hosts(context: &Context, pipeline: &IngestionPipeline) -> BTreeSet<Stri
         .await;
     let mut secrets = secrets.iter();
     let secret = secrets.find(|secret| secret.state.kind == SecretKind::Mongodb);
-    let uri = secret.and_then(|secret| secret.text("uri"));
-    uri.map(mongodb_hosts).unwrap_or_default()
+    secret?.text("uri").map(mongodb_hosts)
 }
 
 /// `host:port` of every server in a MongoDB connection string, or the name that is resolved to them.

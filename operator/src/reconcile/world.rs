@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) indexes: Result<IndexReport, Problem>,
     /// Older pipelines that may be in conflict with this one, the oldest first.
     pub(crate) rivals: Vec<Rival>,
+    /// The pipelines of a watched namespace are not known: there may be more of those.
+    pub(crate) has_unlisted_rivals: bool,
 }
 
 /// The objects of the pipeline in the watch caches.
@@ -82,6 +84,7 @@ impl World {
             past_writes: PastWrites::default(),
             indexes: Ok(IndexReport::default()),
             rivals: Vec::new(),
+            has_unlisted_rivals: false,
         }
     }
 

@@ -45,7 +45,7 @@ pub(super) fn build(
     let mut template = template(pipeline, inputs, config_hash);
     let error = merge_user_template(pipeline, &mut template).err();
     let deployment = Deployment {
-        metadata: metadata(pipeline),
+        metadata: metadata(pipeline, inputs),
         spec: Some(DeploymentSpec {
             replicas: Some(inputs.replicas),
             revision_history_limit: Some(3),
@@ -67,9 +67,12 @@ pub(super) fn build(
     (deployment, error)
 }
 
-fn metadata(pipeline: &IngestionPipeline) -> ObjectMeta {
+fn metadata(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> ObjectMeta {
     let has_default = pipeline.spec.worker.image.is_none();
-    let mark = (super::DEFAULT_IMAGE.to_owned(), "true".to_owned());
+    let mark = (
+        super::DEFAULT_IMAGE.to_owned(),
+        inputs.default_image.to_owned(),
+    );
     ObjectMeta {
         annotations: has_default.then(|| BTreeMap::from([mark])),
         ..super::metadata(pipeline)

@@ -33,8 +33,11 @@ pub(crate) const SECRETS_HASH: &str = "ingest.layra.io/secrets-hash";
 /// Hash of the object as the operator last applied it.
 pub(crate) const APPLIED_HASH: &str = "ingest.layra.io/applied-hash";
 
-/// On the Deployment, not on its pods: its image is the operator's default.
-const DEFAULT_IMAGE: &str = "ingest.layra.io/default-image";
+/// On the Deployment, not on its pods: its image is the operator's default. The value is that image as
+/// the operator wants it; a policy may have written another one into the pods.
+pub(crate) const DEFAULT_IMAGE: &str = "ingest.layra.io/default-image";
+/// The value that earlier versions wrote.
+const UNNAMED: &str = "true";
 
 /// Annotation by which Kubernetes chooses the pods to delete first: those with the lowest number.
 pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -104,9 +107,21 @@ pub(crate) fn build(
     })
 }
 
-/// Whether the operator applied the Deployment with its default image.
-pub(crate) fn has_default_image(deployment: &Deployment) -> bool {
-    deployment.annotations().contains_key(DEFAULT_IMAGE)
+/// The default image with which the operator applied the Deployment, if it did.
+pub(crate) fn default_image(deployment: &Deployment) -> Option<&str> {
+    let named = deployment.annotations().get(DEFAULT_IMAGE)?;
+    if named == UNNAMED {
+        return image(deployment);
+    }
+    Some(named)
+}
+
+/// The worker's image.
+pub(crate) fn image(deployment: &Deployment) -> Option<&str> {
+    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+    let mut containers = pod.containers.iter();
+    let worker = containers.find(|container| container.name == WORKER)?;
+    worker.image.as_deref()
 }
 
 /// The name of the pipeline's objects.

@@ -42,10 +42,7 @@ impl Pipeline {
     /// Counts the rechecks for the operator, which keeps a worker for them.
     async fn count_rechecks(&self) {
         match self.stores.ledger.count_rechecks().await {
-            Ok(count) => {
-                let count = i64::try_from(count).unwrap_or(i64::MAX);
-                self.metrics.open_rechecks.set(count);
-            }
+            Ok(count) => self.metrics.set_open_rechecks(count),
             Err(error) => tracing::warn!(%error, "rechecks not counted, will retry"),
         }
     }
@@ -67,7 +64,10 @@ impl Pipeline {
                 Ok(_) => {}
                 // It is rechecked when that worker must be done.
                 Err(failure) if failure.reason == Reason::BeingRemoved => continue,
-                Err(failure) => return Err(failure),
+                Err(failure) => {
+                    ledger.record_failed_recheck(&entry).await?;
+                    return Err(failure);
+                }
             }
             ledger.record_rechecked(&entry).await?;
         }

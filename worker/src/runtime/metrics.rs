@@ -3,6 +3,7 @@
 //! Nothing here measures anything: other modules report to it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,8 @@ pub(crate) struct Metrics {
     /// Seconds in which at least one document was in progress and did not wait for a server.
     pub(crate) busy_seconds: Counter,
     /// Documents of the pipeline whose recheck is due or near.
-    pub(crate) open_rechecks: IntGauge,
+    open_rechecks: IntGauge,
+    rechecks_counted: AtomicBool,
     /// Seconds of the longest recent work on a message.
     longest_work_seconds: Gauge,
     longest: Mutex<Longest>,
@@ -240,6 +242,7 @@ impl Metrics {
                 names::OPEN_RECHECKS,
                 "Documents of the pipeline whose recheck is due, or will be within 15 minutes.",
             ),
+            rechecks_counted: AtomicBool::default(),
             assigned: Mutex::default(),
             partition_assigned: register(
                 &registry,
@@ -283,6 +286,13 @@ impl Metrics {
         self.longest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Records the number of documents of the pipeline whose recheck is due or near.
+    pub(crate) fn set_open_rechecks(&self, count: u64) {
+        self.open_rechecks
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.rechecks_counted.store(true, Ordering::Relaxed);
+    }
+
     /// Records all partitions of a topic that are assigned to this worker.
     pub(crate) fn set_assigned(&self, topic: &str, partitions: Vec<i32>) {
         let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -318,7 +328,10 @@ impl Metrics {
             longest_work_seconds: self.longest_work_seconds.get(),
             documents_in_flight: u32::try_from(self.documents_in_flight.get()).unwrap_or(0),
             partitions: partitions.collect(),
-            open_rechecks: u64::try_from(self.open_rechecks.get()).unwrap_or(0),
+            open_rechecks: self
+                .rechecks_counted
+                .load(Ordering::Relaxed)
+                .then(|| u64::try_from(self.open_rechecks.get()).unwrap_or(0)),
             ..WorkerCounts::default()
         }
     }
@@ -466,7 +479,7 @@ mod tests {
         metrics.range_pages.inc_by(65);
         metrics.busy_seconds.inc_by(61.5);
         metrics.documents_in_flight.set(3);
-        metrics.open_rechecks.set(2);
+        metrics.set_open_rechecks(2);
         metrics.record_work_time(Duration::from_millis(12_250));
         metrics.set_assigned("tasks.ranges", vec![2]);
         metrics.set_assigned("tasks", vec![0, 1]);
@@ -489,7 +502,7 @@ mod tests {
                     partition("tasks", 1),
                     partition("tasks.ranges", 2),
                 ],
-                open_rechecks: 2,
+                open_rechecks: Some(2),
                 ..WorkerCounts::default()
             }
         );

@@ -45,9 +45,12 @@ pub(super) fn judge(
             )
         })
     });
+    // What the spec asks for is no surprise.
+    let wanted = kafka.topic_config.get("retention.ms");
+    let wanted = wanted.and_then(|text| text.parse::<i64>().ok());
     let short = || {
         known().find_map(|(name, settings)| {
-            let retention = settings.retention_ms?;
+            let retention = settings.retention_ms.filter(|it| Some(*it) != wanted)?;
             (0..SHORTEST_RETENTION_MS).contains(&retention).then(|| {
                 Verdict::yes(
                     Reason::RetentionShort,
@@ -126,6 +129,24 @@ mod tests {
             assert_eq!(verdict.reason, reason);
             assert!(verdict.message.contains(words), "{}", verdict.message);
         }
+    }
+
+    #[test]
+    fn a_short_retention_that_the_spec_asks_for_is_no_finding() {
+        let mut kafka = fixtures::pipeline().spec.source.kafka;
+        let config = ("retention.ms".to_owned(), "3600000".to_owned());
+        kafka.topic_config = [config].into();
+        let reason = |retention| {
+            let settings = Some(TopicSettings {
+                replication_factor: Some(kafka.replication_factor),
+                compacted: false,
+                retention_ms: Some(retention),
+            });
+            let verdict = Verdict::yes(Reason::TopicsExist, "They exist.");
+            judge(verdict, &kafka, &[settings; 3], None).reason
+        };
+        assert_eq!(reason(3_600_000), Reason::TopicsExist);
+        assert_eq!(reason(3_500_000), Reason::RetentionShort);
     }
 
     #[test]

@@ -2,29 +2,63 @@
 //! no workers until one of the two changes. Pure.
 //!
 //! What is compared: the brokers and databases as they are written in the specs, and the hosts of
-//! MongoDB in the Secrets. Two names of one server are not recognised.
+//! MongoDB in the Secrets. Two names of one server are not recognised. A change that waits for its
+//! confirmation does not count: the workers still have the settings of before.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use layra_crds::{COLLECTION_PLACEHOLDER, IngestionPipeline, IngestionPipelineSpec};
+use layra_crds::{
+    COLLECTION_PLACEHOLDER, IngestionPipeline, IngestionPipelineSpec,
+    condition_types::WORKERS_AVAILABLE,
+};
 
-use super::conditions::Verdict;
-use crate::reconcile::{reason::Reason, rivals::Rival};
+use super::{
+    conditions::{self, Verdict},
+    confirmation::{self, confirmed_spec, spec_in_force},
+};
+use crate::reconcile::{reason::Reason, rivals::Rival, world::World};
 
 /// Something that both pipelines need for themselves, and the field that tells them apart.
 struct Clash {
     what: String,
     field: &'static str,
+    /// Only vectors of two families would be mixed. That stops no pipeline that has already run: its
+    /// vectors are there, and the older one may have come to them later.
+    is_of_model: bool,
 }
 
 /// The conflict with the oldest pipeline that there is one with. `rivals` are the older pipelines,
 /// the oldest first.
 pub(super) fn judge(pipeline: &IngestionPipeline, rivals: &[Rival]) -> Option<Verdict> {
+    let spec = spec_in_force(pipeline);
+    let has_run = confirmation::has_run_with(pipeline, &spec);
     rivals.iter().find_map(|rival| {
-        let clashes = clashes(&pipeline.spec, rival);
-        (!clashes.is_empty())
-            .then(|| Verdict::no(Reason::Conflict, message(&rival.pipeline, &clashes)))
+        let clashes = clashes(&spec, rival);
+        let mut stopping = clashes.iter().filter(|it| !(has_run && it.is_of_model));
+        stopping
+            .next()
+            .map(|_| Verdict::no(Reason::Conflict, message(&rival.pipeline, &clashes)))
     })
+}
+
+/// The conflict that was found for this generation, while it can neither be found nor refuted: the
+/// pipelines of a namespace are not listed, or a Secret cannot be read.
+pub(super) fn kept(pipeline: &IngestionPipeline, world: &World) -> Option<Verdict> {
+    let before = &pipeline.status.as_ref()?.conditions;
+    let condition = conditions::find(before, WORKERS_AVAILABLE)?;
+    if condition.observed_generation != pipeline.metadata.generation {
+        return None;
+    }
+    let found = Verdict::of(condition).filter(|verdict| verdict.reason == Reason::Conflict)?;
+    let is_unread = |rival: &Rival| {
+        rival.same_mongodb.is_none() && found.message.starts_with(&beginning(&rival.pipeline))
+    };
+    let is_open = world.has_unlisted_rivals || world.rivals.iter().any(is_unread);
+    is_open.then_some(found)
+}
+
+fn beginning(older: &IngestionPipeline) -> String {
+    format!("Pipeline {} is older", full_name(older))
 }
 
 fn message(older: &IngestionPipeline, clashes: &[Clash]) -> String {
@@ -33,8 +67,8 @@ fn message(older: &IngestionPipeline, clashes: &[Clash]) -> String {
         parts.join(", ")
     };
     format!(
-        "Pipeline {} is older and uses the same {}. Change {} here, or delete one of the two. Until then no worker of this pipeline runs.",
-        full_name(older),
+        "{} and uses the same {}. Change {} here, or delete one of the two. Until then no worker of this pipeline runs.",
+        beginning(older),
         list(|clash| &clash.what),
         list(|clash| clash.field),
     )
@@ -71,11 +105,17 @@ fn topics_may_meet(a: &IngestionPipelineSpec, b: &IngestionPipelineSpec) -> bool
 }
 
 fn clashes(spec: &IngestionPipelineSpec, rival: &Rival) -> Vec<Clash> {
-    let other = &rival.pipeline.spec;
+    let other = &*confirmed_spec(&rival.pipeline);
     let (kafka, older) = (&spec.source.kafka, &other.source.kafka);
     let same_source = same_source(spec, other);
     let mut clashes = Vec::new();
-    let mut clash = |what: String, field| clashes.push(Clash { what, field });
+    let mut clash = |what: String, field| {
+        clashes.push(Clash {
+            what,
+            field,
+            is_of_model: false,
+        });
+    };
     if same_source && kafka.consumer_group == older.consumer_group {
         let (group, topic) = (&kafka.consumer_group, &kafka.topic);
         clash(
@@ -91,7 +131,7 @@ fn clashes(spec: &IngestionPipelineSpec, rival: &Rival) -> Vec<Clash> {
             clash(format!("topic {older_ranges}"), "source.kafka.topic");
         }
     }
-    if same_source && rival.same_mongodb {
+    if same_source && rival.same_mongodb == Some(true) {
         let database = &spec.stores.mongodb.database;
         if *database == other.stores.mongodb.database {
             clash(
@@ -107,10 +147,11 @@ fn clashes(spec: &IngestionPipelineSpec, rival: &Rival) -> Vec<Clash> {
         } else {
             "for another model"
         };
-        clash(
-            format!("collections {collection} {why}"),
-            "stores.milvus.collection",
-        );
+        clashes.push(Clash {
+            what: format!("collections {collection} {why}"),
+            field: "stores.milvus.collection",
+            is_of_model: !same_source,
+        });
     }
     clashes
 }
@@ -132,9 +173,10 @@ fn same_cluster(a: &IngestionPipelineSpec, b: &IngestionPipelineSpec) -> bool {
     }
 }
 
+/// Whether the vectors can be compared, as far as the family tells. The checkpoints are compared where
+/// they are loaded: two addresses may lead to the same one.
 fn same_model(a: &IngestionPipelineSpec, b: &IngestionPipelineSpec) -> bool {
-    let (a, b) = (&a.embedding.model, &b.embedding.model);
-    (a.family, &a.uri, &a.adapter_uri) == (b.family, &b.uri, &b.adapter_uri)
+    a.embedding.model.family == b.embedding.model.family
 }
 
 /// Whether a collection can have a name that both take for theirs.

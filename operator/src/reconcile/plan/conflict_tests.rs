@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use layra_crds::ModelFamily;
+use layra_crds::{ConfirmedStatus, IngestionPipelineStatus, ModelFamily};
 
 use super::*;
 use crate::fixtures;
@@ -18,7 +18,7 @@ fn pipeline(name: &str, second: i64) -> IngestionPipeline {
 fn rival(pipeline: IngestionPipeline) -> Rival {
     Rival {
         pipeline: Arc::new(pipeline),
-        same_mongodb: true,
+        same_mongodb: Some(true),
     }
 }
 
@@ -97,7 +97,7 @@ fn databases_of_the_same_name_on_other_servers_are_separate() {
     kafka.ranges_topic = Some("second.ranges".into());
     second.spec.stores.milvus.uri = "http://another:19530".into();
     let mut older = rival(pipeline("b", 1));
-    older.same_mongodb = false;
+    older.same_mongodb = Some(false);
     assert!(judge(&second, &[older]).is_none());
 }
 
@@ -132,6 +132,90 @@ fn overlapping_collections_of_another_model_are_a_conflict() {
     other.spec.stores.milvus.collection = "colqwen{knowledge_db_id}".into();
     other.spec.stores.milvus.uri = "http://another:19530".into();
     assert_eq!(fields(&other, &pipeline("b", 1)), [""; 0]);
+}
+
+#[test]
+fn collections_of_one_family_are_shared_whatever_the_address_of_the_checkpoint() {
+    let mut pinned = pipeline("a", 2);
+    pinned.spec.source.kafka.topic = "other".into();
+    pinned.spec.embedding.model.uri = "hf://layra/minilm@0123456".into();
+    assert_eq!(fields(&pinned, &pipeline("b", 1)), [""; 0]);
+}
+
+/// The settings of the pipeline are confirmed, as of one that has had workers.
+fn with_past(mut pipeline: IngestionPipeline) -> IngestionPipeline {
+    let spec = &pipeline.spec;
+    pipeline.status = Some(IngestionPipelineStatus {
+        confirmed: Some(ConfirmedStatus {
+            consumer_group: spec.source.kafka.consumer_group.clone(),
+            ranges_topic: spec.source.kafka.ranges_topic(),
+            collection: spec.stores.milvus.collection.clone(),
+            database: spec.stores.mongodb.database.clone(),
+            model_family: spec.embedding.model.family.to_string(),
+        }),
+        ..IngestionPipelineStatus::default()
+    });
+    pipeline
+}
+
+#[test]
+fn collections_of_another_family_stop_only_a_pipeline_that_has_not_run_yet() {
+    let older = [rival(pipeline("b", 1))];
+    let mut other = pipeline("a", 2);
+    other.spec.source.kafka.topic = "other".into();
+    other.spec.embedding.model.family = ModelFamily::ColQwen3;
+    assert!(judge(&other, &older).is_some());
+    let mut ran = with_past(other);
+    assert_eq!(judge(&ran, &older), None);
+    // A confirmed change of the family, with which no worker has run.
+    ran.spec.embedding.model.family = ModelFamily::ColQwen2;
+    ran.metadata.annotations = Some(
+        [(
+            "ingest.layra.io/confirm-change".to_owned(),
+            format!("embedding.model.family={}", ModelFamily::ColQwen2),
+        )]
+        .into(),
+    );
+    assert!(judge(&ran, &older).is_some());
+    assert!(
+        judge(&with_past(pipeline("a", 2)), &older).is_some(),
+        "workers that take each other's messages stop"
+    );
+}
+
+/// Each of the settings that have to be confirmed, of their own.
+fn with_own_settings(mut pipeline: IngestionPipeline) -> IngestionPipeline {
+    let kafka = &mut pipeline.spec.source.kafka;
+    kafka.consumer_group = "second".into();
+    kafka.ranges_topic = Some("second.ranges".into());
+    pipeline.spec.stores.mongodb.database = "second".into();
+    pipeline.spec.stores.milvus.collection = "second_{knowledge_db_id}".into();
+    pipeline
+}
+
+#[test]
+fn the_older_pipeline_keeps_what_its_workers_have_until_a_change_is_confirmed() {
+    let younger = pipeline("a", 2);
+    let moving = with_own_settings(with_past(pipeline("b", 1)));
+    assert!(judge(&younger, &[rival(moving)]).is_some());
+
+    let arriving = IngestionPipeline {
+        spec: younger.spec.clone(),
+        ..with_past(with_own_settings(pipeline("b", 1)))
+    };
+    assert_eq!(judge(&younger, &[rival(arriving)]), None);
+}
+
+#[test]
+fn the_younger_pipeline_keeps_what_its_workers_have_until_a_change_is_confirmed() {
+    let older = [rival(pipeline("b", 1))];
+    let arriving = IngestionPipeline {
+        spec: pipeline("a", 2).spec,
+        ..with_past(with_own_settings(pipeline("a", 2)))
+    };
+    assert_eq!(judge(&arriving, &older), None, "it is asked first");
+    let leaving = with_own_settings(with_past(pipeline("a", 2)));
+    assert!(judge(&leaving, &older).is_some());
 }
 
 #[test]

@@ -47,6 +47,7 @@ use stall::Stall;
 use template::Template;
 use writes::Objects;
 
+pub(crate) use confirmation::{confirmed_spec, spec_in_force};
 pub(crate) use conflict::{age, may_conflict, same_source};
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::{Manifest, template_hash};
@@ -87,6 +88,13 @@ impl Plan {
         self.events
             .retain(|event| event.reason != Reason::RolloutStarted);
     }
+
+    /// Keeps the last scaling decision in the status: the number of workers was not written into
+    /// the spec, so the next plan must decide the same again.
+    pub(crate) fn forget_record(&mut self, pipeline: &IngestionPipeline) {
+        let before = pipeline.status.as_ref();
+        self.status.scaling = before.and_then(|status| status.scaling.clone());
+    }
 }
 
 /// The changes to make to Kafka, in order.
@@ -106,7 +114,7 @@ fn topics(
     stall: Option<&Stall>,
     now: Timestamp,
 ) -> (Vec<TopicAction>, Verdict) {
-    let kafka = &pipeline.spec.source.kafka;
+    let kafka = &spec_in_force(pipeline).source.kafka;
     let failures = &world.past_writes.topic_failures;
     let (mut actions, verdict) = topic::plan(kafka, &world.topics, failures, now);
     if pipeline.spec.paused || stall.is_some() {
@@ -171,7 +179,8 @@ pub(crate) fn plan(
         workers: writes.workers,
         scaling: scaling.verdict,
     };
-    let status = status(pipeline, world, &before, verdicts, scaling.status, now);
+    let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);
+    status.confirmed = confirmation::next(pipeline, world, stall.is_some());
     let mut events = events::between(
         &before,
         &status,
@@ -195,7 +204,7 @@ pub(crate) fn plan(
     })
 }
 
-/// The status to report.
+/// The status to report, without the confirmed settings.
 fn status(
     pipeline: &IngestionPipeline,
     world: &World,
@@ -223,7 +232,6 @@ fn status(
         lag: world.lag(),
         scaling: Some(scaling),
         model: model::status(before.model.as_ref(), world),
-        confirmed: confirmation::next(pipeline, world),
         drifted_collection_count,
         drifted_collections,
         ..workers_status(world)
@@ -264,33 +272,36 @@ fn workload(
     };
     let kept = Kept {
         grace_seconds: live_grace(world).filter(|_| !world.pods.is_empty()),
-        image: live_image(world).filter(|_| keeps_image(pipeline, world)),
+        image: kept_image(pipeline, world),
+    };
+    let is_live = |workload: &Workload| {
+        manifests::has_template(&workload.deployment, &world.live, &world.past_writes)
     };
     let unchanged = build(kept)?;
     let is_new = kept.grace_seconds.is_none() && kept.image.is_none();
-    if is_new || manifests::has_template(&unchanged.deployment, &world.live, &world.past_writes) {
+    if is_new || is_live(&unchanged) {
         return Ok(unchanged);
+    }
+    // A restarted operator does not know yet what a policy made of the image.
+    let live = world.live.deployment.as_deref();
+    if kept.image.is_some() {
+        let image = live.and_then(resources::image);
+        if is_live(&build(Kept { image, ..kept })?) {
+            return Ok(unchanged);
+        }
     }
     build(Kept::default())
 }
 
-/// A worker is ready with the operator's default image, which an upgrade need not replace.
-fn keeps_image(pipeline: &IngestionPipeline, world: &World) -> bool {
+/// The operator's default image with which a worker is ready: an upgrade need not replace it.
+fn kept_image<'a>(pipeline: &IngestionPipeline, world: &'a World) -> Option<&'a str> {
     let worker = &pipeline.spec.worker;
     let is_ready = |pod: &WorkerPod| pod.phase == Phase::Ready && !pod.terminating;
-    let live = world.live.deployment.as_deref();
-    worker.image.is_none()
+    let may_stay = worker.image.is_none()
         && worker.rollout.on_upgrade == OnUpgrade::WhenReplaced
-        && live.is_some_and(resources::has_default_image)
-        && world.pods.iter().any(is_ready)
-}
-
-fn live_image(world: &World) -> Option<&str> {
-    let deployment = world.live.deployment.as_ref()?;
-    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
-    let mut containers = pod.containers.iter();
-    let worker = containers.find(|container| container.name == resources::WORKER)?;
-    worker.image.as_deref()
+        && world.pods.iter().any(is_ready);
+    let live = world.live.deployment.as_deref();
+    live.filter(|_| may_stay).and_then(resources::default_image)
 }
 
 fn live_grace(world: &World) -> Option<u32> {

@@ -131,19 +131,20 @@ pub(super) fn verdict_before(
     before: &[Condition],
     generation: Option<i64>,
 ) -> Option<Verdict> {
-    let is_untried = |manifest: &Manifest| {
+    let is_untried = |manifest: &&Manifest| {
         let applied = past.applied.iter().map(|applied| applied.write.kind);
         let refused = past.refusals.iter().map(|refusal| refusal.kind);
         !applied.chain(refused).any(|kind| kind == manifest.kind)
     };
     let condition = conditions::find(before, WORKERS_AVAILABLE)?;
-    if condition.observed_generation != generation || !outdated.iter().any(is_untried) {
+    if condition.observed_generation != generation {
         return None;
     }
-    Verdict::of(condition).filter(|verdict| {
-        matches!(
-            verdict.reason,
-            Reason::NameTaken | Reason::ApplyRefused | Reason::ApplyFailed
-        )
+    let mut untried = outdated.iter().filter(is_untried);
+    Verdict::of(condition).filter(|verdict| match verdict.reason {
+        Reason::NameTaken | Reason::ApplyRefused | Reason::ApplyFailed => untried.next().is_some(),
+        // What another writer makes of the pod template.
+        Reason::ChangedByOthers => untried.any(|manifest| manifest.kind == Kind::Deployment),
+        _ => false,
     })
 }

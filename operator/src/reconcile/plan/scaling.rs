@@ -14,7 +14,12 @@ use layra_crds::{
 };
 use layra_policy::{fewest, floor_now, policy};
 
-use super::{conditions::Verdict, fleet, manual, stall::Stall};
+use super::{
+    conditions::Verdict,
+    fleet,
+    manual::{self, Manual},
+    stall::Stall,
+};
 use crate::reconcile::{reason::Reason, world::World};
 
 /// Learned values are written to the status when one changes by more than this fraction.
@@ -70,13 +75,25 @@ impl Before {
     }
 
     /// The autoscaler's memory: that of the last decision, or what the status keeps of it.
-    fn memory(&self, last: Option<&Memory>, policy: &Policy) -> Memory {
+    fn memory(&self, last: Option<&Memory>, policy: &Policy, world: &World) -> Memory {
         if let Some(last) = last.filter(|_| !self.forget) {
             return last.clone();
         }
         let recalled = self.learned().as_ref().map(learned);
         let open_rechecks = self.status.as_ref().and_then(|status| status.open_rechecks);
-        Memory::new(recalled, policy).with_open_rechecks(open_rechecks.unwrap_or(0))
+        let memory = Memory::new(recalled, policy).with_open_rechecks(open_rechecks.unwrap_or(0));
+        if !self.forget {
+            return memory;
+        }
+        // Else the same would be learned from them at once.
+        let (workers, _) = fleet::workers(&world.pods, &world.counts);
+        memory.without_past_of(&workers)
+    }
+
+    fn recorded_replicas(&self) -> Option<i32> {
+        self.status
+            .as_ref()
+            .and_then(|status| status.recorded_replicas)
     }
 
     fn learned(&self) -> Option<LearnedStatus> {
@@ -101,7 +118,7 @@ pub(super) fn plan(
         &pipeline.spec,
         floor.as_ref().copied().unwrap_or(min_replicas),
     );
-    let memory = before.memory(memory, &policy);
+    let memory = before.memory(memory, &policy, world);
     let live = live_replicas(world);
     if pipeline.spec.paused {
         let message = "The pipeline is paused: the number of workers does not change.";
@@ -109,20 +126,22 @@ pub(super) fn plan(
         return fixed(live.unwrap_or(0), verdict, &before, memory, now);
     }
     if scaling.mode == ScalingMode::Manual {
-        let (replicas, message) = manual::replicas(scaling, live);
-        let verdict = Verdict::yes(Reason::Manual, message);
-        return Scaling {
-            record: manual::to_record(scaling, replicas),
-            ..fixed(replicas, verdict, &before, memory, now)
-        };
+        let manual = Manual::decide(scaling, live, before.status.as_ref());
+        let verdict = Verdict::yes(Reason::Manual, manual.message);
+        let mut scaling = fixed(manual.replicas, verdict, &before, memory, now);
+        scaling.record = manual.record;
+        scaling.status.recorded_replicas = manual.recorded;
+        return scaling;
     }
 
     let current = live.unwrap_or(scaling.min_replicas);
     let observation = observe(world, current, now);
     let (decision, memory) = decide(&observation, &policy, memory);
     let recommend_only = scaling.mode == ScalingMode::Recommend;
+    // A conflict has stopped the workers. Nothing else would start them again.
+    let after_conflict = manual::is_reason(before.status.as_ref(), Reason::Conflict);
     Scaling {
-        replicas: if recommend_only {
+        replicas: if recommend_only && !after_conflict {
             current
         } else {
             whole(decision.desired)
@@ -148,7 +167,7 @@ pub(super) fn stalled(
 ) -> Scaling {
     let before = Before::of(pipeline);
     let policy = policy(&pipeline.spec, fewest(&pipeline.spec.scaling));
-    let memory = before.memory(memory, &policy);
+    let memory = before.memory(memory, &policy, world);
     let replicas = stall.replicas.or_else(|| live_replicas(world));
     let verdict = stall.verdict.clone();
     fixed(replicas.unwrap_or(0), verdict, &before, memory, now)
@@ -206,6 +225,7 @@ fn fixed(
             learned: before.learned(),
             forgotten: before.request.clone(),
             open_rechecks: open_rechecks(memory.open_rechecks()),
+            recorded_replicas: before.recorded_replicas(),
             last_scale_time: scale_time(replicas, before.status.as_ref(), now),
             ..ScalingStatus::default()
         },
@@ -238,7 +258,7 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
             names => names.join(", "),
         };
         let message = format!(
-            "Every worker waits for {servers}. The number of workers is held, and nothing is learned, until one of them works."
+            "Every worker waits for {servers}. The number of workers does not follow the backlog, and nothing is learned, until one of them works."
         );
         return Verdict::yes(Reason::StoresAway, message);
     }
@@ -283,6 +303,16 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
         (
             Reason::RecommendOnly,
             "scaling.mode is Recommend: status.scaling shows the decision, and nothing is changed.",
+        )
+    } else if has(Limit::Activation) {
+        (
+            Reason::FollowingBacklog,
+            "The backlog is still too small and too young for the first worker: scaling.activation.",
+        )
+    } else if decision.reason == layra_autoscaler::Reason::Rechecking {
+        (
+            Reason::FollowingBacklog,
+            "There is no backlog. One worker runs, or starts, for documents whose recheck is due within 15 minutes.",
         )
     } else {
         (
@@ -329,6 +359,7 @@ fn status(decision: &Decision, before: &Before, now: Timestamp) -> ScalingStatus
         forgotten: before.request.clone(),
         open_rechecks: open_rechecks(decision.open_rechecks),
         stuck_partitions: partitions(&decision.stuck),
+        recorded_replicas: before.recorded_replicas(),
         last_scale_time: scale_time(whole(decision.desired), before.status.as_ref(), now),
     };
     match &before.status {

@@ -68,6 +68,12 @@ impl Scene {
         (scaling.status, scaling.verdict)
     }
 
+    fn set_replicas(&mut self, replicas: i32) {
+        let deployment = self.world.live.deployment.as_mut().unwrap();
+        let spec = &mut Arc::make_mut(deployment).spec;
+        spec.as_mut().unwrap().replicas = Some(replicas);
+    }
+
     fn ask_to_forget(&mut self, request: &str) {
         let annotation = (FORGET_ANNOTATION.to_owned(), request.to_owned());
         self.pipeline.metadata.annotations = Some(BTreeMap::from([annotation]));
@@ -197,24 +203,103 @@ fn what_was_learned_is_forgotten_once_for_each_request() {
 }
 
 #[test]
+fn a_forgotten_time_is_not_learned_again_from_the_workers_that_are_there() {
+    let mut scene = Scene::new(1000, 1);
+    for counts in scene.world.counts.values_mut() {
+        counts.longest_seconds = 3000.0;
+    }
+    for _ in 0..100 {
+        scene.work(1.4);
+        scene.reconcile();
+    }
+    let longest = |status: &ScalingStatus| {
+        let learned = status.learned.as_ref();
+        learned.map(|learned| learned.longest_work_seconds)
+    };
+    let (status, _) = scene.reconcile();
+    assert!(longest(&status).is_some_and(|longest| longest > 2000.0));
+    scene.ask_to_forget("monday");
+    for _ in 0..100 {
+        scene.work(1.4);
+        scene.reconcile();
+    }
+    let (status, _) = scene.reconcile();
+    assert!(longest(&status).is_some_and(|longest| longest < 1.0));
+}
+
+#[test]
+fn a_backlog_that_waits_for_the_activation_is_not_followed_and_the_condition_says_so() {
+    let mut scene = Scene::new(1, 0);
+    scene.pipeline.spec.scaling = serde_json::from_value(json!({
+        "maxReplicas": 1, "activation": {"backlog": 10, "seconds": 60},
+    }))
+    .unwrap();
+    let (status, verdict) = scene.reconcile();
+    assert_eq!(status.limits, ["Activation"]);
+    assert!(
+        verdict.message.contains("scaling.activation"),
+        "{}",
+        verdict.message
+    );
+}
+
+/// The number of workers that a plan wants.
+fn replicas(scene: &Scene) -> i32 {
+    plan(&scene.pipeline, &scene.world, None, scene.now).replicas
+}
+
+#[test]
+fn recommend_starts_the_workers_again_that_a_conflict_stopped() {
+    let mut scene = Scene::new(1000, 0);
+    scene.pipeline.spec.scaling.mode = ScalingMode::Recommend;
+    assert_eq!(replicas(&scene), 0);
+    let mut status = scene.reconcile().0;
+    status.reason = "Conflict".to_owned();
+    scene.pipeline.status.as_mut().unwrap().scaling = Some(status);
+    assert_eq!(replicas(&scene), 1);
+    scene.reconcile();
+    assert_eq!(replicas(&scene), 0, "once");
+}
+
+#[test]
+fn the_recorded_number_of_workers_survives_other_modes() {
+    let mut scene = Scene::new(1000, 1);
+    scene.pipeline.spec.scaling.mode = ScalingMode::Manual;
+    scene.pipeline.spec.scaling.max_replicas = 4;
+    assert_eq!(scene.reconcile().0.recorded_replicas, Some(1));
+    scene.pipeline.spec.scaling.replicas = Some(1);
+    scene.pipeline.spec.scaling.mode = ScalingMode::Auto;
+    assert_eq!(scene.reconcile().0.recorded_replicas, Some(1));
+    scene.pipeline.spec.paused = true;
+    assert_eq!(scene.reconcile().0.recorded_replicas, Some(1));
+    scene.pipeline.spec.paused = false;
+    scene.set_replicas(3);
+    scene.pipeline.spec.scaling.mode = ScalingMode::Manual;
+    let (status, _) = scene.reconcile();
+    assert_eq!(
+        (status.desired_replicas, status.recorded_replicas),
+        (3, Some(3))
+    );
+}
+
+#[test]
 fn open_rechecks_are_remembered_and_wake_a_worker() {
     let mut scene = Scene::new(0, 1);
     for counts in scene.world.counts.values_mut() {
-        counts.open_rechecks = 3;
+        counts.open_rechecks = Some(3);
     }
-    let (status, _) = scene.reconcile();
+    let (status, verdict) = scene.reconcile();
     assert_eq!(
         (status.reason.as_str(), status.open_rechecks),
         ("Rechecking", Some(3))
     );
+    assert_eq!(verdict.reason, Reason::FollowingBacklog);
+    assert!(verdict.message.contains("recheck"), "{}", verdict.message);
     // All workers are stopped by hand, and the operator restarts.
     scene.pipeline.spec.scaling.mode = ScalingMode::Manual;
     scene.world.pods.clear();
     scene.world.counts.clear();
-    let deployment = scene.world.live.deployment.as_ref().unwrap();
-    let mut stopped = (**deployment).clone();
-    stopped.spec.as_mut().unwrap().replicas = Some(0);
-    scene.world.live.deployment = Some(Arc::new(stopped));
+    scene.set_replicas(0);
     scene.memory = None;
     let (status, _) = scene.reconcile();
     assert_eq!(

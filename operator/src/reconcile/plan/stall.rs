@@ -3,7 +3,7 @@
 use layra_crds::IngestionPipeline;
 
 use super::{conditions::Verdict, confirmation, conflict};
-use crate::reconcile::world::World;
+use crate::reconcile::{reason::Reason, world::World};
 
 /// What a pipeline waits for.
 pub(super) struct Stall {
@@ -15,16 +15,30 @@ pub(super) struct Stall {
 impl Stall {
     /// A conflict comes first: workers that take each other's messages must stop.
     pub(super) fn judge(pipeline: &IngestionPipeline, world: &World) -> Option<Self> {
-        let conflict = conflict::judge(pipeline, &world.rivals).map(|verdict| Self {
+        let stopped = |verdict| Self {
             verdict,
             replicas: Some(0),
-        });
-        conflict.or_else(|| {
-            confirmation::judge(pipeline).map(|verdict| Self {
-                verdict,
-                replicas: None,
-            })
-        })
+        };
+        let unconfirmed = confirmation::unconfirmed(pipeline);
+        match (conflict::judge(pipeline, &world.rivals), unconfirmed) {
+            (Some(conflict), None) => Some(stopped(conflict)),
+            // The change may be the one that the conflict asks for.
+            (Some(conflict), Some(change)) => Some(stopped(Verdict {
+                message: format!("{} {change}", conflict.message),
+                ..conflict
+            })),
+            (None, unconfirmed) => conflict::kept(pipeline, world).map(stopped).or_else(|| {
+                unconfirmed.map(|change| Self {
+                    verdict: Verdict::no(
+                        Reason::ChangeNotConfirmed,
+                        format!(
+                            "{change} Until then the workers keep their configuration and their number."
+                        ),
+                    ),
+                    replicas: None,
+                })
+            }),
+        }
     }
 
     /// Whether no object is changed meanwhile.

@@ -17,7 +17,7 @@ use crate::{
         reason::Reason,
         world::{Live, World},
     },
-    resources::{APPLIED_HASH, Kind, Workload, hash_of},
+    resources::{APPLIED_HASH, DEFAULT_IMAGE, Kind, Workload, hash_of},
 };
 
 /// A refused template is tried again after this long: an admission policy may have changed.
@@ -111,11 +111,18 @@ impl Template {
     }
 }
 
-/// The wanted Deployment with the pod template of the live one.
+/// The wanted Deployment with the pod template of the live one, and with what is said about its image.
 pub(super) fn with_live_template(mut wanted: Deployment, live: &Live) -> Deployment {
-    let live = live.deployment.as_ref().and_then(|live| live.spec.as_ref());
-    if let (Some(wanted), Some(live)) = (wanted.spec.as_mut(), live) {
+    let Some(live) = live.deployment.as_deref() else {
+        return wanted;
+    };
+    if let (Some(wanted), Some(live)) = (wanted.spec.as_mut(), live.spec.as_ref()) {
         wanted.template = live.template.clone();
+    }
+    wanted.annotations_mut().remove(DEFAULT_IMAGE);
+    if let Some(image) = live.annotations().get(DEFAULT_IMAGE) {
+        let annotations = wanted.annotations_mut();
+        annotations.insert(DEFAULT_IMAGE.to_owned(), image.clone());
     }
     wanted
 }

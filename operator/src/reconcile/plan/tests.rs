@@ -369,7 +369,11 @@ fn the_termination_grace_period_follows_the_longest_work_when_that_restarts_no_p
         startup_seconds: 30.0,
         longest_work_seconds: 400.0,
     });
-    world.pods = vec![fixtures::pod(json!({"metadata": {"name": "a"}}))];
+    // Ready: one that does not become ready would be replaced, which writes the Deployment.
+    world.pods = vec![fixtures::pod(json!({
+        "metadata": {"name": "a"},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }))];
     assert_eq!(grace(&step(&pipeline, &world)), None, "a worker is running");
     let mut edited = pipeline.clone();
     edited.spec.embedding.batch_pages = 4;

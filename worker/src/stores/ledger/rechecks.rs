@@ -12,6 +12,10 @@ use crate::stores::mongo::ask;
 const SOON: Duration = Duration::from_mins(15);
 /// Counting ends here: more make no difference.
 const MOST_COUNTED: u64 = 1000;
+/// After this many failures a recheck is no longer worth a worker of its own ...
+const MOST_FAILURES: u32 = 10;
+/// ... so that the next attempt is further ahead than [`SOON`].
+const PAUSE: Duration = Duration::from_hours(1);
 
 impl Ledger {
     /// Schedules a recheck of a document in progress that has none: a worker of an earlier version
@@ -65,10 +69,22 @@ impl Ledger {
         Ok(())
     }
 
+    /// Records that the recheck of a document failed. It was scheduled again already. After many
+    /// failures it has to wait longer, so that it does not keep a worker for ever.
+    pub(crate) async fn record_failed_recheck(&self, entry: &Entry) -> Result<(), Failure> {
+        let update = doc! { "$inc": { "failed_rechecks": 1 } };
+        self.update(in_state(entry), update).await?;
+        let mut hopeless = in_state(entry);
+        hopeless.insert("failed_rechecks", doc! { "$gte": MOST_FAILURES });
+        let pause = doc! { "$set": { "recheck_at": after(DateTime::now(), PAUSE) } };
+        self.update(hopeless, pause).await?;
+        Ok(())
+    }
+
     /// Records that the recheck of a document is complete.
     pub(crate) async fn record_rechecked(&self, entry: &Entry) -> Result<(), Failure> {
         let update = doc! {
-            "$unset": { "recheck_at": "" },
+            "$unset": { "recheck_at": "", "failed_rechecks": "" },
             "$pull": { "open": { "$in": &entry.open } },
         };
         self.update(in_state(entry), update).await?;
@@ -91,5 +107,10 @@ mod tests {
     #[test]
     fn every_scheduled_recheck_is_counted() {
         assert!(SOON > UNCHANGED && SOON > LATE_WRITES);
+    }
+
+    #[test]
+    fn a_recheck_that_has_failed_many_times_keeps_no_worker() {
+        assert!(PAUSE > 2 * SOON);
     }
 }

@@ -189,6 +189,17 @@ fn a_webhook_that_changes_the_deployment_is_shown_and_not_fought() {
     );
     assert_eq!(condition(&plan, READY).status, "True");
 
+    let mut restarted = world.clone();
+    restarted.past_writes = PastWrites::default();
+    pipeline.status = Some(plan.status);
+    let first = step(&pipeline, &restarted);
+    assert_eq!(kinds(&first), [Kind::Deployment], "to learn it again");
+    assert_eq!(
+        Some(first.status),
+        pipeline.status,
+        "a restarted operator does not flip it"
+    );
+
     pipeline.spec.scaling.max_replicas = 2;
     let scaled = step(&pipeline, &world);
     assert_eq!(kinds(&scaled), [Kind::Deployment]);

@@ -2,7 +2,7 @@
 //! confirmed.
 
 use super::*;
-use crate::reconcile::rivals::Rival;
+use crate::reconcile::{rivals::Rival, world::Override};
 
 /// The pipeline with an older copy of itself.
 fn with_older_copy(world: &mut World) {
@@ -10,7 +10,7 @@ fn with_older_copy(world: &mut World) {
     older.metadata.name = Some("older".into());
     world.rivals = vec![Rival {
         pipeline: Arc::new(older),
-        same_mongodb: true,
+        same_mongodb: Some(true),
     }];
 }
 
@@ -82,6 +82,81 @@ fn a_pipeline_recovers_without_an_edit_when_the_older_one_is_gone() {
     let plan = step(&pipeline, &world);
     assert_eq!(replicas(&plan), Some(3));
     assert_ne!(condition(&plan, READY).reason, "Conflict");
+}
+
+#[test]
+fn a_conflict_stays_while_it_can_neither_be_found_nor_refuted() {
+    let (mut pipeline, mut world) = settled(500, 3);
+    with_older_copy(&mut world);
+    let conflict = step(&pipeline, &world);
+    after(&mut pipeline, &mut world, conflict, 0);
+    let older = std::mem::take(&mut world.rivals);
+    let reason = |pipeline: &_, world: &World| {
+        let plan = step(pipeline, world);
+        assert_eq!(plan.topic_actions, []);
+        condition(&plan, READY).reason.clone()
+    };
+
+    world.has_unlisted_rivals = true;
+    assert_eq!(reason(&pipeline, &world), "Conflict");
+    pipeline.metadata.generation = Some(2);
+    assert_ne!(reason(&pipeline, &world), "Conflict", "it was edited");
+    pipeline.metadata.generation = Some(1);
+    world.has_unlisted_rivals = false;
+    assert_ne!(reason(&pipeline, &world), "Conflict");
+
+    // Only the database is the same, and the Secret cannot be read any more.
+    let mut older = older[0].clone();
+    let mut other = (*older.pipeline).clone();
+    other.spec.source.kafka.consumer_group = "other".into();
+    other.spec.source.kafka.ranges_topic = Some("other".into());
+    other.spec.stores.milvus.collection = "other{knowledge_db_id}".into();
+    older.pipeline = Arc::new(other);
+    older.same_mongodb = None;
+    world.rivals = vec![older.clone()];
+    assert_eq!(reason(&pipeline, &world), "Conflict");
+    older.same_mongodb = Some(false);
+    world.rivals = vec![older];
+    assert_ne!(reason(&pipeline, &world), "Conflict");
+}
+
+#[test]
+fn the_change_that_a_conflict_asks_for_has_to_be_confirmed() {
+    let (mut pipeline, mut world) = working();
+    with_older_copy(&mut world);
+    let kafka = &mut pipeline.spec.source.kafka;
+    kafka.consumer_group = "new".into();
+    kafka.ranges_topic = Some("new.ranges".into());
+    pipeline.spec.stores.mongodb.database = "new".into();
+    pipeline.spec.stores.milvus.collection = "new{knowledge_db_id}".into();
+    let plan = step(&pipeline, &world);
+    let stalled = condition(&plan, STALLED);
+    assert_eq!(
+        (stalled.reason.as_str(), replicas(&plan)),
+        ("Conflict", Some(0))
+    );
+    assert!(
+        stalled
+            .message
+            .contains("confirm-change=source.kafka.consumerGroup=new,")
+    );
+    let confirmed = plan.status.confirmed.clone().unwrap();
+    assert_eq!(confirmed.consumer_group, "task_consumer_group");
+}
+
+#[test]
+fn settings_are_confirmed_when_workers_get_them_and_not_in_a_conflict() {
+    let (mut pipeline, mut world) = working();
+    pipeline.spec.source.kafka.consumer_group = "new".into();
+    let annotation = "ingest.layra.io/confirm-change".to_owned();
+    let value = "source.kafka.consumerGroup=new".to_owned();
+    pipeline.metadata.annotations = Some([(annotation, value)].into());
+    with_older_copy(&mut world);
+    let confirmed = step(&pipeline, &world).status.confirmed.unwrap();
+    assert_eq!(confirmed.consumer_group, "task_consumer_group");
+    world.rivals.clear();
+    let confirmed = step(&pipeline, &world).status.confirmed.unwrap();
+    assert_eq!(confirmed.consumer_group, "new");
 }
 
 #[test]
@@ -188,6 +263,42 @@ fn an_upgrade_of_the_operator_replaces_no_ready_worker_until_told_to() {
     pipeline.spec.embedding.batch_pages = 4;
     let plan = upgraded(&pipeline, &world);
     assert_eq!(image(&plan), Some("layra-worker:2.0"), "replaced anyway");
+}
+
+#[test]
+fn the_image_that_is_kept_is_the_wanted_one_and_not_what_a_policy_made_of_it() {
+    let (pipeline, mut world) = settled(500, 3);
+    world.pods = vec![ready_pod()];
+    let mut deployment = world.live.deployment.as_deref().unwrap().clone();
+    let template = &mut deployment.spec.as_mut().unwrap().template;
+    let pod = template.spec.as_mut().unwrap();
+    let containers = pod.init_containers.iter_mut().flatten();
+    for container in containers.chain(&mut pod.containers) {
+        container.image = Some("registry.local/layra-worker:1.0".into());
+    }
+    world.live.deployment = Some(Arc::new(deployment.clone()));
+
+    let restarted = upgraded(&pipeline, &world);
+    assert_eq!(image(&restarted), Some(IMAGE));
+    let stored = serde_json::to_value(&deployment).unwrap();
+    world.past_writes.overrides = vec![Override {
+        kind: Kind::Deployment,
+        differences: resources::differences(&restarted.manifests[0].body, &stored),
+    }];
+    assert_eq!(upgraded(&pipeline, &world).manifests, []);
+}
+
+#[test]
+fn the_image_that_an_earlier_version_did_not_name_is_the_live_one() {
+    let (pipeline, mut world) = settled(500, 3);
+    world.pods = vec![ready_pod()];
+    let mut deployment = world.live.deployment.as_deref().unwrap().clone();
+    let mark = deployment.annotations_mut();
+    mark.insert(resources::DEFAULT_IMAGE.to_owned(), "true".to_owned());
+    world.live.deployment = Some(Arc::new(deployment));
+    let plan = upgraded(&pipeline, &world);
+    assert_eq!(image(&plan), Some(IMAGE));
+    assert!(!events(&plan).contains(&Reason::RolloutStarted));
 }
 
 #[test]
