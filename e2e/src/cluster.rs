@@ -116,6 +116,8 @@ impl Scene {
             ])
             .args(["--set", "fullnameOverride=layra-operator"])
             .args(["--set", "cliRole.create=true"])
+            // One test stops a leader for longer than the kubelet would wait.
+            .args(["--set", "probes.liveness.failureThreshold=30"])
             // The CRD is shared by the cluster: another release may have installed it.
             .args(["--take-ownership", "--wait", "--timeout", "120s"])
             .output()

@@ -71,7 +71,9 @@ async fn an_outage_of_mongodb_adds_no_worker_and_is_not_learned() -> Result<()> 
                 .as_ref()
                 .map_or(0.0, |learned| learned.pages_per_second)
         };
-        ensure!(speed(&after) > 0.5 * speed(&before), "{before:?} {after:?}");
+        // The workers share two cores: each is slower than the first one alone.
+        ensure!(speed(&after) > 0.7 * speed(&held), "{held:?} {after:?}");
+        ensure!(speed(&after) > 0.2 * speed(&before), "{before:?} {after:?}");
 
         stage.wait_tasks(&waiting, "completed", 2 * MINUTE).await?;
         let forget = ["forget", stage.name.as_str()];
