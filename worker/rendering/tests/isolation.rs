@@ -218,9 +218,16 @@ async fn a_stopped_renderer_is_not_the_documents_fault() {
     assert!(document.take_charged() >= limit, "the whole limit counts");
     // The next one is as good as before.
     let mut document = renderer.open(&path).await.unwrap();
-    assert!(document.render(at(0, 72)).await.is_ok());
+    let mut charged = Duration::ZERO;
+    // The kernel counts hundredths of a second, and a page takes less.
+    for _ in 0..200 {
+        assert!(document.render(at(0, 300)).await.is_ok());
+        charged += document.take_charged();
+        if !charged.is_zero() {
+            break;
+        }
+    }
     assert!(document.is_open());
-    let charged = document.take_charged();
     assert!(charged > Duration::ZERO && charged < limit, "{charged:?}");
     assert_eq!(document.take_charged(), Duration::ZERO, "it counts once");
 }
