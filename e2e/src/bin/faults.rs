@@ -1,9 +1,9 @@
 //! `cargo faults`: ingests documents while processes and servers are killed, and counts the
 //! results.
 //!
-//! The last line reads `documents=N kills=K dead_lettered=D lost=0 duplicated=0 orphans=0
-//! wrong_letters=0 originals_lost=0`; the exit code is 0 only when the last five are 0 and no worker
-//! has exited by itself.
+//! The last line has the totals, for example `documents=1000 kills=60 dead_lettered=26 lost=0
+//! duplicated=0 orphans=0 wrong_letters=0 originals_lost=0`. The exit code is 0 only if the last five
+//! are 0 and no worker exited by itself.
 
 use std::process::ExitCode;
 

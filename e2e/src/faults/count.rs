@@ -148,7 +148,7 @@ pub(super) async fn count(
             (Expected::Pages(_) | Expected::Nothing, Some(reason), None) => {
                 totals.wrong_letters += 1;
                 totals.violations.push(format!(
-                    "{file} is valid or deleted, and dead-lettered: {reason}"
+                    "{file} could be processed, or was deleted, but has a dead letter: {reason}"
                 ));
             }
             (Expected::DeadLetter, Some(_), None) | (Expected::Nothing, None, None) => {}

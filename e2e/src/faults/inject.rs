@@ -14,7 +14,6 @@ use super::kinds::Fault;
 use super::{PAGE_SECONDS, SESSION_SECONDS};
 use crate::cluster::{Scene, eventually};
 use crate::layra::User;
-use crate::stores::Stores;
 use crate::worker_cli::WorkerCli;
 
 /// Twice the session timeout: by then the group has reassigned the partitions.
@@ -32,7 +31,6 @@ const THROTTLED: &str = "MilvusThrottled";
 pub(super) struct Target<'a> {
     pub(super) testbed: &'a Testbed,
     pub(super) scene: &'a Scene,
-    pub(super) stores: &'a Stores,
     /// The workers' configuration.
     pub(super) cli: &'a WorkerCli,
     pub(super) user: &'a User,

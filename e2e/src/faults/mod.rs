@@ -27,7 +27,6 @@ use documents::{Sent, send_more};
 use fleet::Fleet;
 use inject::Target;
 use kinds::Deck;
-pub use kinds::KINDS;
 
 /// Pages of one range: documents with more pages are split.
 pub const RANGE_PAGES: u32 = 8;
@@ -88,7 +87,6 @@ pub async fn run(
     let mut target = Target {
         testbed,
         scene,
-        stores,
         cli: &cli,
         user: &user,
         name: name.clone(),

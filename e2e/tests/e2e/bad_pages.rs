@@ -118,7 +118,7 @@ async fn a_document_is_stored_without_its_bad_pages() -> Result<()> {
 }
 
 #[tokio::test]
-async fn where_bad_pages_fail_the_document_it_is_dead_lettered() -> Result<()> {
+async fn with_on_bad_page_fail_one_bad_page_sends_the_document_to_the_dead_letters() -> Result<()> {
     on_stage("nobad", async |stage| {
         let patch = json!({"spec": {
             "documents": {"render": {"onBadPage": "Fail"}},
@@ -141,7 +141,7 @@ async fn where_bad_pages_fail_the_document_it_is_dead_lettered() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_document_that_costs_too_much_is_dead_lettered_with_the_limit() -> Result<()> {
+async fn a_document_over_its_limit_becomes_a_dead_letter_that_names_the_limit() -> Result<()> {
     on_stage("costly", async |stage| {
         let patch = json!({"spec": {
             "documents": {

@@ -1,5 +1,5 @@
-//! Learns how many pages a page range has. A document is cut into ranges of equal length, which have
-//! between half as many pages as allowed and as many. After a restart the estimate begins anew.
+//! Learns how many pages a page range has. A document is split into ranges of equal length, at least
+//! half as long as `rangePages` allows. After a restart the estimate starts over.
 
 use std::collections::BTreeMap;
 

@@ -21,7 +21,7 @@ use super::{
 /// written at most this often.
 const DETAILS_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 /// An event with the reason of a condition is published at most this often: the condition shows the
-/// current message. An edit begins anew.
+/// current message. After an edit it starts over.
 const EVENT_INTERVAL: SignedDuration = SignedDuration::from_mins(10);
 
 /// What was reported.
@@ -245,6 +245,9 @@ mod tests {
         let another = event(Reason::WorkerEvicted, false, Some("b"));
         assert!(published(&another, 9999));
         assert!(published(&away, 10_000) && !published(&away, 10_001));
-        assert!(published_of(&away, 2, 10_002), "an edit begins anew");
+        assert!(
+            published_of(&away, 2, 10_002),
+            "it starts over after an edit"
+        );
     }
 }
