@@ -31,6 +31,27 @@ pub(super) fn describe_topics<C: ClientContext>(
     topics: &[&str],
     timeout: Duration,
 ) -> KafkaResult<HashMap<String, Result<i32, RDKafkaErrorCode>>> {
+    // SAFETY: the description lives during the call.
+    descriptions(client, topics, timeout, |description| unsafe {
+        let code = rd::rd_kafka_error_code(rd::rd_kafka_TopicDescription_error(description));
+        let mut partitions = 0;
+        rd::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
+        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            Ok(i32::try_from(partitions).unwrap_or(i32::MAX))
+        } else {
+            Err(code.into())
+        }
+    })
+}
+
+/// Asks for descriptions of topics, and reads something from each. The pointer is valid during the
+/// call of `read`.
+fn descriptions<C: ClientContext, T>(
+    client: &Client<C>,
+    topics: &[&str],
+    timeout: Duration,
+    read: impl Fn(*const rd::rd_kafka_TopicDescription_t) -> T,
+) -> KafkaResult<HashMap<String, T>> {
     let names = Names::new(topics)?;
     let mut found = HashMap::with_capacity(topics.len());
     // SAFETY: `names` outlives the call, which copies them; pointers of the result are used while
@@ -50,15 +71,7 @@ pub(super) fn describe_topics<C: ClientContext>(
         for index in 0..count {
             let description = *descriptions.add(index);
             let name = text(rd::rd_kafka_TopicDescription_name(description));
-            let code = rd::rd_kafka_error_code(rd::rd_kafka_TopicDescription_error(description));
-            let mut partitions = 0;
-            rd::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
-            let answer = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                Ok(i32::try_from(partitions).unwrap_or(i32::MAX))
-            } else {
-                Err(code.into())
-            };
-            found.insert(name, answer);
+            found.insert(name, read(description));
         }
     }
     Ok(found)

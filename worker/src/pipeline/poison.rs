@@ -3,7 +3,7 @@
 //! No I/O.
 
 use crate::runtime::failure::{Failure, Reason, Stage};
-use crate::stores::ledger::{Entry, RangeEntry, SkippedPage};
+use crate::stores::ledger::{EndOfWorker, Entry, RangeEntry, SkippedPage};
 
 /// Number of deaths on the same pages that does not yet make a document poison.
 const DEATHS_ALLOWED: u32 = 3;
@@ -35,7 +35,7 @@ pub(super) fn check_worker_deaths(
     }
     let deaths = range.attempts - 1;
     let last = match &range.ended {
-        Some(failure) => format!("the last one reported: {failure}"),
+        Some(ended) => format!("the last one reported: {}", ended.message),
         None => "without reporting an error".to_owned(),
     };
     let page = first + range.stored;
@@ -43,7 +43,7 @@ pub(super) fn check_worker_deaths(
     let is_page = ranges
         .iter()
         .any(|(start, count)| *start == first && range.stored < *count);
-    let of_the_node = range.ended.as_deref().is_some_and(is_of_the_node);
+    let of_the_node = range.ended.as_ref().is_some_and(is_of_the_node);
     let deadly = Reason::WorkersDied.as_str();
     let skipped = entry.skipped();
     let skipped = skipped.iter().filter(|page| page.reason == deadly).count();
@@ -66,10 +66,10 @@ pub(super) fn check_worker_deaths(
 
 /// Whether a worker reported a failure of its device: it says little about the page. A dead letter
 /// can be redriven, a skipped page cannot.
-fn is_of_the_node(ended: &str) -> bool {
+fn is_of_the_node(ended: &EndOfWorker) -> bool {
     [Reason::DeviceFailed, Reason::OutOfMemory]
         .iter()
-        .any(|reason| ended.contains(&format!(": {}:", reason.as_str())))
+        .any(|reason| ended.reason == reason.as_str())
 }
 
 /// Fails if too many complete rounds have left another number of rows than they stored.
@@ -132,12 +132,14 @@ mod tests {
         assert_eq!(failure.reason, Reason::WorkersDied);
         assert!(failure.message.starts_with("3 workers died"), "{failure}");
         let range = RangeEntry {
-            ended: Some("embed: EmbedderDied: x".into()),
+            ended: Some((&Failure::fatal(Stage::Embed, Reason::EmbedderDied, "x")).into()),
             ..range(DEATHS_ALLOWED + 1)
         };
         let failure = check_worker_deaths(&entry(range), 64, false).unwrap_err();
         assert!(
-            failure.message.ends_with("embed: EmbedderDied: x"),
+            failure
+                .message
+                .ends_with("the last one reported: embed: EmbedderDied: x"),
             "{failure}"
         );
     }
@@ -174,7 +176,7 @@ mod tests {
         let mut broken_gpu = suspect.clone();
         if let Some(range) = broken_gpu.units.get_mut("64") {
             let device = Failure::fatal(Stage::Embed, Reason::DeviceFailed, "CUDA error 719");
-            range.ended = Some(device.to_string());
+            range.ended = Some((&device).into());
         }
         assert!(poison(&broken_gpu), "the page may be sound");
         let mut before_the_page = suspect.clone();

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use rdkafka::{ClientContext, bindings as rd, client::Client, error::KafkaResult};
 
-use super::{Guard, Names, call, check, not_null, text};
+use super::{Guard, Names, call, check, descriptions, not_null, text};
 
 /// The smallest number of replicas of a partition, of each topic that can be described.
 pub(in crate::kafka) fn replication_factors<C: ClientContext>(
@@ -12,40 +12,21 @@ pub(in crate::kafka) fn replication_factors<C: ClientContext>(
     topics: &[&str],
     timeout: Duration,
 ) -> KafkaResult<HashMap<String, i32>> {
-    let names = Names::new(topics)?;
-    let mut found = HashMap::with_capacity(topics.len());
-    // SAFETY: `names` outlives the call, which copies them; pointers of the result are used while
-    // its event lives.
-    unsafe {
-        let collection = Guard(
-            rd::rd_kafka_TopicCollection_of_topic_names(names.pointers().as_mut_ptr(), names.len()),
-            rd::rd_kafka_TopicCollection_destroy,
-        );
-        let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-        let event = call(client, operation, timeout, |options, queue| {
-            rd::rd_kafka_DescribeTopics(client.native_ptr(), collection.0, options, queue);
-        })?;
-        let result = not_null(rd::rd_kafka_event_DescribeTopics_result(event.0))?;
-        let mut count = 0;
-        let descriptions = rd::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-        for index in 0..count {
-            let description = *descriptions.add(index);
-            let mut partitions = 0;
-            let infos = rd::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
-            let replicas = (0..partitions).map(|partition| {
-                let mut replicas = 0;
-                rd::rd_kafka_TopicPartitionInfo_replicas(*infos.add(partition), &raw mut replicas);
-                i32::try_from(replicas).unwrap_or(i32::MAX)
-            });
-            if let Some(fewest) = replicas.min() {
-                found.insert(
-                    text(rd::rd_kafka_TopicDescription_name(description)),
-                    fewest,
-                );
-            }
-        }
-    }
-    Ok(found)
+    // SAFETY: the description lives during the call.
+    let fewest = descriptions(client, topics, timeout, |description| unsafe {
+        let mut partitions = 0;
+        let infos = rd::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
+        let replicas = (0..partitions).map(|partition| {
+            let mut replicas = 0;
+            rd::rd_kafka_TopicPartitionInfo_replicas(*infos.add(partition), &raw mut replicas);
+            i32::try_from(replicas).unwrap_or(i32::MAX)
+        });
+        replicas.min()
+    })?;
+    let known = fewest.into_iter();
+    Ok(known
+        .filter_map(|(topic, fewest)| Some((topic, fewest?)))
+        .collect())
 }
 
 /// The values of `keys` in the configuration of each topic that can be described.

@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use super::{
-    Entry, LATE_WRITES, Ledger, RangeEntry, Rejection, State, after, number, token,
+    EndOfWorker, Entry, LATE_WRITES, Ledger, RangeEntry, Rejection, State, after, number, token,
     unchanged_recheck, working,
 };
 use crate::document::Cutoff;
@@ -179,7 +179,9 @@ impl Ledger {
         claim: &Claim,
         failure: &Failure,
     ) -> Result<(), Failure> {
-        let set = doc! { path(claim.first, "ended"): failure.to_string() };
+        let EndOfWorker { reason, message } = failure.into();
+        let ended = doc! { "reason": reason, "message": message };
+        let set = doc! { path(claim.first, "ended"): ended };
         self.progress(&claim.filter(), set).await?;
         self.close(claim).await
     }

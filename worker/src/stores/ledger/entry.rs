@@ -144,10 +144,28 @@ pub(crate) struct RangeEntry {
     pub(crate) done: bool,
     /// Why the worker of the latest attempt ended, if it could tell. The document may be the cause.
     #[serde(default)]
-    pub(crate) ended: Option<String>,
+    pub(crate) ended: Option<EndOfWorker>,
     /// The page that a worker worked on alone, from 0. If the worker died, it died on this page.
     #[serde(default)]
     pub(crate) trial: Option<u32>,
+}
+
+/// Why a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EndOfWorker {
+    /// The failure's reason, as text: another version of the worker may know further ones.
+    pub(crate) reason: String,
+    /// The failure, for people.
+    pub(crate) message: String,
+}
+
+impl From<&Failure> for EndOfWorker {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.to_string(),
+        }
+    }
 }
 
 /// Why a document failed, and the state of its dead letter.

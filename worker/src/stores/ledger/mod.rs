@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 pub(crate) use claims::{Claim, Decider};
 pub(crate) use cleaning::Lease;
-pub(crate) use entry::{Entry, RangeEntry, Rejection, Request, State};
+pub(crate) use entry::{EndOfWorker, Entry, RangeEntry, Rejection, Request, State};
 pub(crate) use progress::SkippedPage;
 
 #[cfg(test)]
