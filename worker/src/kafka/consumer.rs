@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kafka::client::{consumer_config, describe_error};
 use crate::kafka::tracker::{Ticket, TopicPartition, Tracker};
+use crate::kafka::unanswered::Unanswered;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
@@ -59,6 +60,7 @@ struct Context {
     tracker: Arc<Tracker>,
     metrics: Arc<Metrics>,
     assignment_changed: AtomicBool,
+    commit: Unanswered,
 }
 
 impl Intake {
@@ -79,6 +81,7 @@ impl Intake {
                 tracker: Arc::clone(&tracker),
                 metrics: Arc::clone(&metrics),
                 assignment_changed: AtomicBool::new(false),
+                commit: Unanswered::default(),
             };
             let client: BaseConsumer<Context> =
                 consumer_config(settings, name).create_with_context(context)?;
@@ -282,6 +285,7 @@ impl ConsumerContext for Context {
         result: rdkafka::error::KafkaResult<()>,
         offsets: &TopicPartitionList,
     ) {
+        self.commit.answered();
         match result {
             Ok(()) => {
                 for element in offsets.elements() {
@@ -296,26 +300,36 @@ impl ConsumerContext for Context {
     }
 }
 
-/// Commits the offsets of the consumer's topic, for all its partitions or `only` for some. The next
-/// commit repeats one that failed.
+/// Commits the offsets of the consumer's topic, for all its partitions or `only` for some. A regular
+/// (`Async`) commit waits for the answer to the one before. The next commit repeats one that failed.
 fn commit(
     consumer: &BaseConsumer<Context>,
     tracker: &Tracker,
     only: Option<&[TopicPartition]>,
     mode: CommitMode,
 ) {
+    let context = consumer.context();
+    let is_regular = matches!(mode, CommitMode::Async);
+    if is_regular && context.commit.is_waiting(Instant::now()) {
+        return;
+    }
     let mut offsets = TopicPartitionList::new();
     for (partition, offset) in tracker.uncommitted() {
-        let is_own = partition.0 == consumer.context().topic;
+        let is_own = partition.0 == context.topic;
         if is_own && only.is_none_or(|only| only.contains(&partition)) {
             let (topic, partition) = partition;
             // Fails only for a duplicate, which a new list cannot have.
             let _ = offsets.add_partition_offset(&topic, partition, Offset::Offset(offset));
         }
     }
-    if offsets.count() > 0
-        && let Err(error) = consumer.commit(&offsets, mode)
-    {
+    if offsets.count() == 0 {
+        return;
+    }
+    if is_regular {
+        context.commit.sent(Instant::now());
+    }
+    if let Err(error) = consumer.commit(&offsets, mode) {
+        context.commit.answered();
         tracing::warn!(%error, "commit failed, will retry");
     }
 }

@@ -7,4 +7,5 @@ pub(crate) mod consumer;
 pub(crate) mod ends;
 pub(crate) mod outbox;
 pub(crate) mod tracker;
+mod unanswered;
 pub(crate) mod watermark;
