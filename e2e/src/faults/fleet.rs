@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::processes::children;
 use crate::worker_cli::WorkerCli;
@@ -145,7 +146,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Kills a renderer of any worker, as soon as there is one. Returns whose it was.
-    pub async fn kill_renderer(&self, random: &mut fastrand::Rng) -> Result<String> {
+    pub async fn kill_renderer(&self, random: &mut fastrand::Rng) -> Result<Option<String>> {
         let deadline = Instant::now() + WORK_LIMIT;
         while Instant::now() < deadline {
             let workers = self.workers.iter().enumerate();
@@ -159,16 +160,16 @@ impl<'a> Fleet<'a> {
             if let Some((index, pid)) = random.choice(all)
                 && signal(pid, Signal::KILL).is_ok()
             {
-                return Ok(format!("of worker {index}"));
+                return Ok(Some(format!("of worker {index}")));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok("no renderer was found".to_owned())
+        Ok(None)
     }
 
     /// Fills the disks of all cache directories until a worker has failed to write, and for `time`
     /// after that.
-    pub async fn fill_disks(&self, time: Duration) -> Result<String> {
+    pub async fn fill_disks(&self, time: Duration) -> Result<Option<String>> {
         anyhow::ensure!(self.disk == Disk::Small, "only small disks can be filled");
         let before = self.count_logged(DISK_FULL);
         let mut fillers = Vec::new();
@@ -183,11 +184,9 @@ impl<'a> Fleet<'a> {
         for filler in fillers {
             std::fs::remove_file(&filler).context("emptying a disk")?;
         }
-        Ok(format!(
-            "for {} s; workers failed to write {} times",
-            full.elapsed().as_secs(),
-            self.count_logged(DISK_FULL) - before
-        ))
+        let failed = self.count_logged(DISK_FULL) - before;
+        let seconds = full.elapsed().as_secs();
+        Ok((failed > 0).then(|| format!("for {seconds} s; workers failed to write {failed} times")))
     }
 
     /// Sends SIGTERM to a worker and waits until it has exited. Returns how long that took.
@@ -219,7 +218,7 @@ impl<'a> Fleet<'a> {
 
     /// Stops a worker that has a renderer, with all its renderers, and resumes them after `time`,
     /// as when the machine is suspended.
-    pub async fn stand_still(&self, time: Duration, random: &mut fastrand::Rng) -> Result<String> {
+    pub async fn stand_still(&self, time: Duration, random: &mut fastrand::Rng) -> Result<Option<String>> {
         let deadline = Instant::now() + WORK_LIMIT;
         while Instant::now() < deadline {
             let index = random.usize(0..self.workers.len());
@@ -242,11 +241,11 @@ impl<'a> Fleet<'a> {
             }
             signal(worker, Signal::CONT)?;
             let (count, seconds) = (renderers.len(), time.as_secs());
-            return Ok(format!(
+            return Ok(Some(format!(
                 "worker {index} and {count} renderers for {seconds} s"
-            ));
+            )));
         }
-        Ok("no renderer was found".to_owned())
+        Ok(None)
     }
 
     /// Terminates all workers and waits until they have exited.
@@ -269,6 +268,16 @@ impl<'a> Fleet<'a> {
             format!("--- {}\n{last}\n", worker.log.display())
         };
         self.workers.iter().map(tail).collect()
+    }
+
+    /// Copies the logs to a new directory that outlives this program, and returns it.
+    pub fn keep_logs(&self) -> Result<PathBuf> {
+        let kept = TempDir::with_prefix("layra-faults-")?.keep();
+        for worker in &self.workers {
+            let name = worker.log.file_name().unwrap_or_default();
+            std::fs::copy(&worker.log, kept.join(name))?;
+        }
+        Ok(kept)
     }
 }
 

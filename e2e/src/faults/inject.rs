@@ -42,49 +42,51 @@ pub(super) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Injects a fault and returns when the next one may follow. The text describes what happened.
+    /// Injects a fault and returns when the next one may follow. The text describes what happened;
+    /// `None`: the fault met nothing, for example no renderer.
     pub(super) async fn inject(
         &mut self,
         fault: Fault,
         fleet: &mut Fleet<'_>,
         sent: &mut Vec<Sent>,
         random: &mut fastrand::Rng,
-    ) -> Result<String> {
+    ) -> Result<Option<String>> {
         let index = random.usize(0..fleet.size());
-        match fault {
+        let seen = match fault {
             Fault::KillWorker => {
                 fleet.kill(index)?;
-                Ok(format!("worker {index}"))
+                format!("worker {index}")
             }
-            Fault::KillRenderer => fleet.kill_renderer(random).await,
-            Fault::KillOperator => self.kill_operator().await,
+            Fault::KillRenderer => return fleet.kill_renderer(random).await,
+            Fault::KillOperator => self.kill_operator().await?,
             Fault::TerminateWorker => {
                 let seconds = fleet.terminate(index).await?.as_secs_f64();
-                Ok(format!("worker {index}, which took {seconds:.1} s to exit"))
+                format!("worker {index}, which took {seconds:.1} s to exit")
             }
-            Fault::PauseWorker => self.pause(fleet, index, PAST_SESSION).await,
+            Fault::PauseWorker => self.pause(fleet, index, PAST_SESSION).await?,
             Fault::PauseWorkerPastPollInterval => {
-                self.pause(fleet, index, PAST_POLL_INTERVAL).await
+                self.pause(fleet, index, PAST_POLL_INTERVAL).await?
             }
-            Fault::MovePartitions => self.move_partitions().await,
-            Fault::AddPartitions => self.add_partitions().await,
-            Fault::StandStill => fleet.stand_still(PAST_PAGE_LIMIT, random).await,
-            Fault::ChangeConfiguration => self.change_configuration(fleet, sent, random).await,
-            Fault::Duplicate => self.duplicate(sent, random).await,
-            Fault::DeleteAndUploadAgain => self.delete_and_upload_again(sent, random).await,
-            Fault::Redrive => self.redrive().await,
-            Fault::FillDisk => fleet.fill_disks(FAULT_TIME).await,
-            Fault::LimitMilvus => self.limit_milvus(fleet).await,
-            Fault::Restart(service) => self.restart(service).await,
+            Fault::MovePartitions => self.move_partitions().await?,
+            Fault::AddPartitions => self.add_partitions().await?,
+            Fault::StandStill => return fleet.stand_still(PAST_PAGE_LIMIT, random).await,
+            Fault::ChangeConfiguration => self.change_configuration(fleet, sent, random).await?,
+            Fault::Duplicate => self.duplicate(sent, random).await?,
+            Fault::DeleteAndUploadAgain => self.delete_and_upload_again(sent, random).await?,
+            Fault::Redrive => self.redrive().await?,
+            Fault::FillDisk => return fleet.fill_disks(FAULT_TIME).await,
+            Fault::LimitMilvus => return self.limit_milvus(fleet).await,
+            Fault::Restart(service) => self.restart(service).await?,
             Fault::Freeze(service) => {
                 let frozen = self.testbed.service(service)?.freeze()?;
                 tokio::time::sleep(FAULT_TIME).await;
                 drop(frozen);
-                Ok(format!("for {} s", FAULT_TIME.as_secs()))
+                format!("for {} s", FAULT_TIME.as_secs())
             }
-            Fault::SlowS3 => self.slow_s3().await,
-            Fault::LeaveFrozen => self.leave_frozen(random).await,
-        }
+            Fault::SlowS3 => self.slow_s3().await?,
+            Fault::LeaveFrozen => self.leave_frozen(random).await?,
+        };
+        Ok(Some(seen))
     }
 
     async fn pause(&self, fleet: &Fleet<'_>, index: usize, time: Duration) -> Result<String> {
@@ -117,31 +119,26 @@ impl Target<'_> {
         Ok(format!("process {pid}"))
     }
 
-    /// Adds a group member that is assigned partitions and consumes messages without processing
-    /// any, then closes it.
+    /// Adds two group members, one for each topic as a worker has, that are assigned partitions and
+    /// consume messages without processing any, then closes them.
     async fn move_partitions(&self) -> Result<String> {
-        let session = (SESSION_SECONDS * 1000).to_string();
-        let member: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &self.testbed.endpoints().kafka)
-            .set("group.id", &self.group)
-            .set("enable.auto.commit", "false")
-            .set("log_level", "0")
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("auto.offset.reset", "earliest")
-            .set("session.timeout.ms", &session)
-            .create()?;
-        let ranges = format!("{}.ranges", self.topic);
-        member.subscribe(&[&self.topic, &ranges])?;
+        let members = [self.topic.clone(), format!("{}.ranges", self.topic)]
+            .map(|topic| self.member(&topic))
+            .into_iter()
+            .collect::<Result<Vec<BaseConsumer>>>()?;
         // The workers finish their work in progress before partitions are revoked from them.
         let limit = Instant::now() + Duration::from_mins(2);
         let (most, taken) = tokio::task::spawn_blocking(move || -> Result<(usize, usize)> {
             let (mut most, mut taken) = (0, 0);
             let mut end = limit;
             while Instant::now() < end {
-                if let Some(message) = member.poll(Duration::from_millis(100)) {
-                    taken += usize::from(message.is_ok());
+                let mut held = 0;
+                for member in &members {
+                    if let Some(message) = member.poll(Duration::from_millis(50)) {
+                        taken += usize::from(message.is_ok());
+                    }
+                    held += member.assignment()?.count();
                 }
-                let held = member.assignment()?.count();
                 if most == 0 && held > 0 {
                     end = Instant::now() + FAULT_TIME;
                 }
@@ -150,10 +147,28 @@ impl Target<'_> {
             Ok((most, taken))
         })
         .await??;
-        ensure!(most > 0, "the other member was assigned no partition");
+        ensure!(most > 0, "the other members were assigned no partition");
         Ok(format!(
             "{most} partitions, {taken} messages consumed and not processed"
         ))
+    }
+
+    /// A member of the workers' group, with a worker's time limits: a group waits for a member that
+    /// does not rejoin for the longest `max.poll.interval.ms` of all its members.
+    fn member(&self, topic: &str) -> Result<BaseConsumer> {
+        let session = SESSION_SECONDS * 1000;
+        let member: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.testbed.endpoints().kafka)
+            .set("group.id", &self.group)
+            .set("enable.auto.commit", "false")
+            .set("log_level", "0")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("auto.offset.reset", "earliest")
+            .set("session.timeout.ms", session.to_string())
+            .set("max.poll.interval.ms", (6 * session).to_string())
+            .create()?;
+        member.subscribe(&[topic])?;
+        Ok(member)
     }
 
     /// Lets the S3 server run for a fifth of the time.
@@ -184,7 +199,7 @@ impl Target<'_> {
     }
 
     /// Restarts Milvus with a write limit, and later without.
-    async fn limit_milvus(&self, fleet: &Fleet<'_>) -> Result<String> {
+    async fn limit_milvus(&self, fleet: &Fleet<'_>) -> Result<Option<String>> {
         let milvus = self.testbed.service(Service::Milvus)?;
         let before = fleet.count_logged(THROTTLED);
         milvus.kill().await?;
@@ -201,6 +216,6 @@ impl Target<'_> {
         milvus.kill().await?;
         milvus.start().await?;
         let refused = fleet.count_logged(THROTTLED).saturating_sub(before);
-        Ok(format!("for {time} s; {refused} writes were throttled"))
+        Ok((refused > 0).then(|| format!("for {time} s; {refused} writes were throttled")))
     }
 }

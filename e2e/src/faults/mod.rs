@@ -98,6 +98,7 @@ pub async fn run(
     let totals = carry_out(&mut fleet, &mut target, stores, plan, &mut random).await;
     if !totals.as_ref().is_ok_and(Totals::is_clean) {
         eprintln!("{}", fleet.logs());
+        eprintln!("all logs of the workers: {}", fleet.keep_logs()?.display());
     }
     totals
 }
@@ -146,9 +147,13 @@ async fn carry_out(
             }
             let kind = fault.to_string();
             let seen = target.inject(fault, fleet, &mut sent, random).await;
-            log(&format!("{kind}: {}", seen.with_context(|| kind.clone())?));
-            *faults.entry(kind).or_default() += 1;
-            injected += 1;
+            if let Some(seen) = seen.with_context(|| kind.clone())? {
+                log(&format!("{kind}: {seen}"));
+                *faults.entry(kind).or_default() += 1;
+                injected += 1;
+            } else {
+                log(&format!("{kind}: without effect, another fault follows"));
+            }
             // Let the workers make progress between two faults.
             tokio::time::sleep(Duration::from_millis(random.u64(500..4000))).await;
         } else {
