@@ -38,8 +38,8 @@ pub struct IndexSpec {
     pub metric: MetricType,
 
     /// Values of an HNSW index, from small and quick to build to large and precise: `Economy` (M 8,
-    /// efConstruction 100), `Balanced` (16, 300), `Accurate` (32, 500) or `Maximum` (64, 1000, which
-    /// Milvus before 2.4 refuses: its limit is 512). Not together with `m` and `efConstruction`.
+    /// efConstruction 100), `Balanced` (16, 300), `Accurate` (32, 500) or `Maximum` (64, 1000; Milvus
+    /// up to 2.3.3 refuses more than 512). Not together with `m` and `efConstruction`.
     /// Without any of them: `Accurate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "IndexPreset")]
@@ -51,8 +51,8 @@ pub struct IndexSpec {
     #[schemars(with = "u32", range(min = 4, max = 64))]
     pub m: Option<u32>,
 
-    /// HNSW: candidates examined for each edge while the graph is built. Milvus before 2.4 takes at
-    /// most 512. Without `preset` and without this: 500.
+    /// HNSW: candidates examined for each edge while the graph is built. Milvus up to 2.3.3
+    /// takes at most 512. Without `preset` and without this: 500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u32", range(min = 8, max = 4096))]
     pub ef_construction: Option<u32>,

@@ -7,6 +7,7 @@ mod config;
 mod documents;
 mod embedding;
 mod index;
+mod index_status;
 mod kafka_security;
 pub mod metric_names;
 mod pipeline;
@@ -28,6 +29,7 @@ pub use documents::{
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use index::{FoundIndex, IndexKind, IndexPreset, IndexSpec, IndexType, ResolvedIndex};
+pub use index_status::{CollectionRebuild, EndedJob, IndexStatus};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};

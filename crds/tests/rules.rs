@@ -529,7 +529,9 @@ fn a_person_finds_the_object_by_its_short_name_and_scales_it() {
         .collect();
     assert_eq!(
         columns,
-        ["Ready", "Replicas", "Lag", "Model", "Age", "Reason"]
+        [
+            "Ready", "Replicas", "Lag", "Drifted", "Model", "Age", "Reason", "Index"
+        ]
     );
     let scale = version
         .subresources

@@ -7,11 +7,12 @@ mod watch;
 
 use layra_crds::{DriftedCollection, FoundIndex};
 use milvus::v2::prelude::{
-    ClientV2, DescribeIndexRequest, Error, IndexDesc, IndexType, MetricType,
+    ClientV2, DescribeIndexRequest, Error, GetCollectionStatsRequest, IndexDesc, IndexType,
+    MetricType,
 };
 
 pub(crate) use clients::MilvusClients;
-pub(crate) use watch::IndexWatch;
+pub(crate) use watch::{IndexWatch, Pace};
 
 /// The vector field of a collection.
 const VECTOR_FIELD: &str = "vector";
@@ -24,6 +25,9 @@ pub(crate) struct IndexReport {
     pub(crate) checked: usize,
     /// Number of those whose index differs from the spec.
     pub(crate) drifted: usize,
+    /// Number of those that are mended at once: without vectors, or without an index. Not counted
+    /// while drift is only reported.
+    pub(crate) urgent: usize,
     /// The first of these by name.
     pub(crate) examples: Vec<DriftedCollection>,
 }
@@ -63,6 +67,20 @@ async fn describe_index(client: &ClientV2, collection: &str) -> Result<Described
             })),
         Err(error) if is_index_missing(&error) => Ok(Described::NoIndex),
         Err(error) if is_collection_missing(&error) => Ok(Described::Dropped),
+        Err(error) => Err(from_client(&error)),
+    }
+}
+
+/// Whether the collection has no vectors. Those of the last seconds may not be counted yet: the Job
+/// that rebuilds collections counts again.
+async fn is_empty(client: &ClientV2, collection: &str) -> Result<bool, MilvusError> {
+    let request = GetCollectionStatsRequest::builder()
+        .collection_name(collection)
+        .build()
+        .map_err(|error| from_client(&error))?;
+    match client.get_collection_stats(request).await {
+        Ok(answer) => Ok(answer.row_count() == Some(0)),
+        Err(error) if is_collection_missing(&error) => Ok(false),
         Err(error) => Err(from_client(&error)),
     }
 }
