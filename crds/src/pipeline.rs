@@ -37,6 +37,7 @@ use crate::{
     ),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
     printcolumn(name = "Lag", type_ = "integer", json_path = ".status.lag"),
+    printcolumn(name = "Drifted", type_ = "integer", json_path = ".status.index.drifted"),
     printcolumn(name = "Model", type_ = "string", json_path = ".spec.embedding.model.family"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
@@ -44,6 +45,12 @@ use crate::{
         type_ = "string",
         priority = 1,
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(
+        name = "Index",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.conditions[?(@.type==\"VectorStoreReady\")].reason"
     ),
     validation = Rule::new("self.metadata.name.size() <= 52")
         .message("metadata.name must have at most 52 characters: the names of the workers' objects consist of it and a suffix")

@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::IndexStatus;
+
 /// The observed state of the pipeline and the last scaling decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -58,6 +60,10 @@ pub struct IngestionPipelineStatus {
     /// The first 20 collections, by name, whose index differs from the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drifted_collections: Vec<DriftedCollection>,
+
+    /// The indexes of the pipeline's collections, and their rebuild. Absent: no collection exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexStatus>,
 }
 
 /// The settings that tie a pipeline to the documents that it has processed.

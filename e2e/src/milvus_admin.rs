@@ -6,8 +6,8 @@ use anyhow::Result;
 use milvus::v2 as sdk;
 use milvus::v2::ClientV2;
 use milvus::v2::prelude::{
-    CreateCollectionRequest, CreateIndexRequest, DropCollectionRequest, IndexParam, IndexType,
-    LoadCollectionRequest, MetricType,
+    CreateCollectionRequest, CreateIndexRequest, DropCollectionRequest, FlushRequest, IndexParam,
+    IndexType, LoadCollectionRequest, MetricType,
 };
 
 /// Creates and loads a collection with LAYRA's schema and index (HNSW, M 16, efConstruction 500).
@@ -76,6 +76,14 @@ pub async fn drop(client: &ClientV2, name: &str) -> Result<()> {
                 .collection_name(name)
                 .build()?,
         )
+        .await?;
+    Ok(())
+}
+
+/// Makes the latest rows part of Milvus's statistics.
+pub async fn flush(client: &ClientV2, name: &str) -> Result<()> {
+    client
+        .flush(FlushRequest::builder().collection_names([name]).build()?)
         .await?;
     Ok(())
 }

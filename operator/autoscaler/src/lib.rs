@@ -33,6 +33,7 @@ mod observation;
 mod policy;
 mod range_size;
 mod recent;
+mod schedule;
 mod step;
 mod stuck;
 mod unknown;
@@ -51,13 +52,14 @@ use step::{BacklogProgress, Bounds, Step, Work};
 
 pub use activation::Activation;
 pub use decision::{Decision, Inputs, Limit, Reason, Terms};
-pub use floors::{Floor, ScheduleError, floor_now};
+pub use floors::{Floor, floor_now};
 pub use learned::Learned;
 pub use memory::Memory;
 pub use observation::{
     Backlog, Counts, Observation, Partition, PartitionOffsets, Phase, Times, Topic, Worker,
 };
 pub use policy::{Fallback, Policy};
+pub use schedule::{ScheduleError, Window, window};
 pub use unknown::UnknownBacklog;
 
 /// A rebalance that takes longer than this no longer makes the backlog unknown.

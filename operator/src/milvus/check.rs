@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use layra_crds::DriftedCollection;
@@ -12,9 +12,16 @@ use super::IndexReport;
 /// Collections that are checked for the first time in one round. Another round follows at once while
 /// there are more.
 const NEW_IN_ONE_ROUND: usize = 500;
-/// Collections that are checked again in one round: at least this many, or this part of all.
-const AGAIN_IN_ONE_ROUND: usize = 200;
-const AGAIN_PART: usize = 10;
+/// Each collection is checked again within this time, so that a change by hand is seen within a
+/// minute.
+const TURN: Duration = Duration::from_secs(50);
+/// Collections that a round checks again, of a few; of more, a round checks the part of [`ROUNDS`].
+const ALL_OF_A_FEW: usize = 100;
+/// Rounds in a turn, at most.
+const ROUNDS: usize = 10;
+/// Collections that a round checks again, at most. With more than 2,500 collections a turn takes
+/// longer.
+const AGAIN_IN_ONE_ROUND: usize = 250;
 /// Collections that the report names.
 const MOST_NAMED: usize = 20;
 
@@ -29,8 +36,15 @@ pub(super) struct Check {
 #[derive(Debug)]
 struct Checked {
     at: Instant,
-    /// How its index differs from the spec.
-    difference: Option<String>,
+    drift: Option<Drift>,
+}
+
+/// How the index of a collection differs from the spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Drift {
+    pub(super) difference: String,
+    /// Nothing is found in it as it is, or there is nothing to find: it is mended at once.
+    pub(super) is_urgent: bool,
 }
 
 impl Check {
@@ -48,21 +62,30 @@ impl Check {
             .map(|name| (*name).to_owned())
             .collect();
         self.unchecked = new().count();
-        let mut known: Vec<(&String, &Checked)> = self.collections.iter().collect();
-        known.sort_by_key(|(_, checked)| checked.at);
-        let again = AGAIN_IN_ONE_ROUND.max(all.len() / AGAIN_PART);
         // New ones in several rounds must not wait for old ones.
-        let again = if due.is_empty() || known.len() <= AGAIN_IN_ONE_ROUND {
-            again
-        } else {
-            0
-        };
-        due.extend(known.into_iter().take(again).map(|(name, _)| name.clone()));
+        if due.len() < NEW_IN_ONE_ROUND {
+            let mut known: Vec<(&String, &Checked)> = self.collections.iter().collect();
+            known.sort_by_key(|(_, checked)| checked.at);
+            let again = known.len().div_ceil(self.rounds()).min(AGAIN_IN_ONE_ROUND);
+            due.extend(known.into_iter().take(again).map(|(name, _)| name.clone()));
+        }
         due
     }
 
-    pub(super) fn record(&mut self, name: String, difference: Option<String>, at: Instant) {
-        let checked = Checked { at, difference };
+    /// The time from one round to the next.
+    pub(super) fn interval(&self) -> Duration {
+        TURN / u32::try_from(self.rounds()).unwrap_or(1)
+    }
+
+    fn rounds(&self) -> usize {
+        self.collections
+            .len()
+            .div_ceil(ALL_OF_A_FEW)
+            .clamp(1, ROUNDS)
+    }
+
+    pub(super) fn record(&mut self, name: String, drift: Option<Drift>, at: Instant) {
+        let checked = Checked { at, drift };
         if self.collections.insert(name, checked).is_none() {
             self.unchecked = self.unchecked.saturating_sub(1);
         }
@@ -74,26 +97,27 @@ impl Check {
 
     pub(super) fn report(&self) -> IndexReport {
         let drifted = || {
-            self.collections.iter().filter_map(|(name, checked)| {
-                Some(DriftedCollection {
-                    name: name.clone(),
-                    difference: checked.difference.clone()?,
-                })
-            })
+            let all = self.collections.iter();
+            all.filter_map(|(name, checked)| Some((name, checked.drift.as_ref()?)))
         };
+        let examples = drifted()
+            .take(MOST_NAMED)
+            .map(|(name, drift)| DriftedCollection {
+                name: name.clone(),
+                difference: drift.difference.clone(),
+            });
         IndexReport {
             collections: self.collections.len() + self.unchecked,
             checked: self.collections.len(),
             drifted: drifted().count(),
-            examples: drifted().take(MOST_NAMED).collect(),
+            urgent: drifted().filter(|(_, drift)| drift.is_urgent).count(),
+            examples: examples.collect(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn names(count: usize) -> Vec<String> {
@@ -104,7 +128,11 @@ mod tests {
     fn round(check: &mut Check, names: &[String], at: Instant) -> Vec<String> {
         let due = check.due(&names.iter().map(String::as_str).collect());
         for name in &due {
-            check.record(name.clone(), Some("M is 16, want 32".to_owned()), at);
+            let drift = Drift {
+                difference: "M is 16, want 32".to_owned(),
+                is_urgent: name.ends_with('0'),
+            };
+            check.record(name.clone(), Some(drift), at);
         }
         due
     }
@@ -113,7 +141,7 @@ mod tests {
     fn many_collections_are_checked_in_slices_and_a_few_are_named() {
         let mut check = Check::default();
         let (names, start) = (names(1_200), Instant::now());
-        for expected in [500, 500, 200] {
+        for expected in [500, 500, 300] {
             assert_eq!(round(&mut check, &names, start).len(), expected);
             assert!(check.report().checked <= 1_200);
         }
@@ -123,6 +151,7 @@ mod tests {
             (report.collections, report.checked, report.drifted),
             (1_200, 1_200, 1_200)
         );
+        assert_eq!(report.urgent, 120);
         assert_eq!(report.examples.len(), MOST_NAMED);
     }
 
@@ -134,11 +163,36 @@ mod tests {
         round(&mut check, &names, start);
         round(&mut check, &names, start);
         let first = round(&mut check, &names, start + Duration::from_secs(1));
-        assert_eq!(first, names[..200]);
+        assert_eq!(first, names[..100]);
         names.push("new".to_owned());
-        assert_eq!(round(&mut check, &names, start), ["new"]);
         let next = round(&mut check, &names, start + Duration::from_secs(2));
+        assert_eq!(next[0], "new");
         assert!(next.iter().all(|name| !first.contains(name)), "{next:?}");
+    }
+
+    #[test]
+    fn every_collection_is_checked_again_within_a_minute_and_never_all_of_a_thousand_at_once() {
+        for count in [1, 100, 101, 1_000, 2_500] {
+            let mut check = Check::default();
+            let (names, start) = (names(count), Instant::now());
+            while check.collections.len() < count {
+                round(&mut check, &names, start);
+            }
+            let (mut now, mut largest) = (start, 0);
+            while check
+                .collections
+                .values()
+                .any(|checked| checked.at == start)
+            {
+                now += check.interval();
+                largest = round(&mut check, &names, now).len().max(largest);
+            }
+            assert!(now - start < Duration::from_mins(1), "{count}");
+            assert!(
+                largest <= ALL_OF_A_FEW.max(count / ROUNDS),
+                "{count}: {largest}"
+            );
+        }
     }
 
     #[test]

@@ -3,18 +3,16 @@
 
 mod check;
 mod clients;
-mod drift;
 mod watch;
 
-use layra_crds::DriftedCollection;
+use layra_crds::{DriftedCollection, FoundIndex};
 use milvus::v2::prelude::{
-    ClientV2, DescribeIndexRequest, Error, IndexDesc, IndexType, MetricType,
+    ClientV2, DescribeIndexRequest, Error, GetCollectionStatsRequest, IndexDesc, IndexType,
+    MetricType,
 };
 
 pub(crate) use clients::MilvusClients;
-pub(crate) use watch::IndexWatch;
-
-use drift::FoundIndex;
+pub(crate) use watch::{IndexWatch, Pace};
 
 /// The vector field of a collection.
 const VECTOR_FIELD: &str = "vector";
@@ -27,6 +25,9 @@ pub(crate) struct IndexReport {
     pub(crate) checked: usize,
     /// Number of those whose index differs from the spec.
     pub(crate) drifted: usize,
+    /// Number of those that are mended at once: without vectors, or without an index. Not counted
+    /// while drift is only reported.
+    pub(crate) urgent: usize,
     /// The first of these by name.
     pub(crate) examples: Vec<DriftedCollection>,
 }
@@ -70,17 +71,27 @@ async fn describe_index(client: &ClientV2, collection: &str) -> Result<Described
     }
 }
 
+/// Whether the collection has no vectors. Those of the last seconds may not be counted yet: the Job
+/// that rebuilds collections counts again.
+async fn is_empty(client: &ClientV2, collection: &str) -> Result<bool, MilvusError> {
+    let request = GetCollectionStatsRequest::builder()
+        .collection_name(collection)
+        .build()
+        .map_err(|error| from_client(&error))?;
+    match client.get_collection_stats(request).await {
+        Ok(answer) => Ok(answer.row_count() == Some(0)),
+        Err(error) if is_collection_missing(&error) => Ok(false),
+        Err(error) => Err(from_client(&error)),
+    }
+}
+
 fn found_index(index: &IndexDesc) -> FoundIndex {
-    let number = |key| {
-        index
-            .get_extra_params()
-            .get(key)
-            .and_then(|value| value.parse().ok())
-    };
+    let numbers = index.get_extra_params().iter();
     FoundIndex {
         index_type: match index.get_index_type() {
             IndexType::Hnsw => "HNSW".to_owned(),
             IndexType::Flat => "FLAT".to_owned(),
+            IndexType::IvfFlat => "IVF_FLAT".to_owned(),
             other => format!("{other:?}"),
         },
         metric: match index.get_metric_type() {
@@ -88,8 +99,9 @@ fn found_index(index: &IndexDesc) -> FoundIndex {
             MetricType::Cosine => "COSINE".to_owned(),
             other => format!("{other:?}"),
         },
-        m: number("M"),
-        ef_construction: number("efConstruction"),
+        parameters: numbers
+            .filter_map(|(name, value)| Some((name.clone(), value.parse().ok()?)))
+            .collect(),
     }
 }
 

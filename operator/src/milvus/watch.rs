@@ -8,22 +8,32 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use layra_crds::MilvusSpec;
-use tokio::task::JoinHandle;
+use layra_crds::{MilvusSpec, OnIndexDrift, RebuildSpec, ResolvedIndex};
+use milvus::v2::prelude::ClientV2;
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     Described, IndexReport, MilvusClients, MilvusError,
-    check::Check,
+    check::{Check, Drift},
     clients::{CONCURRENCY, Listing, Server},
-    describe_index,
-    drift::difference,
+    describe_index, is_empty,
 };
 
-/// Between two rounds, after a success and after a failure.
-const INTERVAL: Duration = Duration::from_mins(2);
+/// Between two rounds after a failure.
 const FAILED_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two rounds while collections are rebuilt, at most.
+const REBUILD_INTERVAL: Duration = Duration::from_secs(5);
 
 type CheckResult = Result<IndexReport, MilvusError>;
+
+/// What is asked how often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Drifted collections are asked for their vectors, too.
+    pub(crate) counts_vectors: bool,
+    /// Collections are being rebuilt.
+    pub(crate) is_rebuilding: bool,
+}
 
 /// The check of one pipeline. It ends when this is dropped.
 pub(crate) struct IndexWatch {
@@ -32,6 +42,7 @@ pub(crate) struct IndexWatch {
     /// Private certificate authorities.
     authorities: Option<String>,
     latest: Arc<Mutex<Option<CheckResult>>>,
+    pace: watch::Sender<Pace>,
     task: JoinHandle<()>,
 }
 
@@ -45,18 +56,21 @@ impl IndexWatch {
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let latest = Arc::default();
+        let (pace, new_pace) = watch::channel(Pace::default());
         let rounds = Rounds {
             clients: clients.clone(),
             spec: spec.clone(),
             token: token.map(str::to_owned),
             authorities: authorities.map(str::to_owned),
             latest: Arc::clone(&latest),
+            pace: new_pace,
         };
         Self {
-            spec: spec.clone(),
+            spec: checked_part(spec),
             token: token.map(str::to_owned),
             authorities: authorities.map(str::to_owned),
             latest,
+            pace,
             task: tokio::spawn(async move { rounds.run(on_change).await }),
         }
     }
@@ -68,9 +82,18 @@ impl IndexWatch {
         token: Option<&str>,
         authorities: Option<&str>,
     ) -> bool {
-        self.spec == *spec
+        self.spec == checked_part(spec)
             && self.token.as_deref() == token
             && self.authorities.as_deref() == authorities
+    }
+
+    /// Sets what is asked from now on. A change begins a round.
+    pub(crate) fn set_pace(&self, pace: Pace) {
+        self.pace.send_if_modified(|old| {
+            let is_new = *old != pace;
+            *old = pace;
+            is_new
+        });
     }
 
     /// The latest result, `None` before the first.
@@ -85,6 +108,15 @@ impl Drop for IndexWatch {
     }
 }
 
+/// How collections are rebuilt is no part of the check: a change does not begin it anew.
+fn checked_part(spec: &MilvusSpec) -> MilvusSpec {
+    MilvusSpec {
+        on_index_drift: OnIndexDrift::default(),
+        rebuild: RebuildSpec::default(),
+        ..spec.clone()
+    }
+}
+
 struct Rounds {
     clients: MilvusClients,
     spec: MilvusSpec,
@@ -92,18 +124,21 @@ struct Rounds {
     /// Private certificate authorities.
     authorities: Option<String>,
     latest: Arc<Mutex<Option<CheckResult>>>,
+    pace: watch::Receiver<Pace>,
 }
 
 impl Rounds {
-    async fn run(self, on_change: impl Fn()) {
+    async fn run(mut self, on_change: impl Fn()) {
         let mut check = Check::default();
         let mut failed = false;
         loop {
+            let pace = *self.pace.borrow_and_update();
             // Boxed: the task is small while it sleeps, which is most of the time.
-            let result = Box::pin(self.round(&mut check)).await;
+            let result = Box::pin(self.round(&mut check, pace)).await;
             let pause = match &result {
                 Ok(_) if !check.is_complete() => Duration::ZERO,
-                Ok(_) => INTERVAL,
+                Ok(_) if pace.is_rebuilding => check.interval().min(REBUILD_INTERVAL),
+                Ok(_) => check.interval(),
                 Err(_) => FAILED_INTERVAL,
             };
             let is_first_failure = result.is_err() && !failed;
@@ -112,7 +147,12 @@ impl Rounds {
                 on_change();
             }
             // Spread, so that the checks of many pipelines do not meet.
-            tokio::time::sleep(pause.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+            let pause = tokio::time::sleep(pause.mul_f64(0.9 + 0.2 * fastrand::f64()));
+            tokio::select! {
+                () = pause => {}
+                // The sender lives as long as this task.
+                _ = self.pace.changed() => {}
+            }
         }
     }
 
@@ -128,7 +168,7 @@ impl Rounds {
         is_new
     }
 
-    async fn round(&self, check: &mut Check) -> CheckResult {
+    async fn round(&self, check: &mut Check, pace: Pace) -> CheckResult {
         let server = self.clients.server(
             &self.spec.uri,
             self.token.as_deref(),
@@ -141,22 +181,20 @@ impl Rounds {
             .map(String::as_str)
             .filter(|name| self.spec.owns_collection(name))
             .collect();
+        let want = self.spec.index.resolved();
         let mut answers = stream::iter(check.due(&names))
-            .map(|name| describe(&server, &listing, name))
+            .map(|name| drift(&server, &listing, name, want, pace.counts_vectors))
             .buffer_unordered(CONCURRENCY);
         let mut failure = None;
         while let Some((name, answer)) = answers.next().await {
-            let found = match answer {
-                Ok(Described::Index(found)) => difference(Some(&found), &self.spec.index),
-                Ok(Described::NoIndex) => difference(None, &self.spec.index),
-                Ok(Described::Dropped) => None,
+            match answer {
+                Ok(drift) => check.record(name, drift, Instant::now()),
                 Err(error) => {
                     failure.get_or_insert(error);
                     // An absent server is not asked hundreds of times.
                     break;
                 }
-            };
-            check.record(name, found, Instant::now());
+            }
         }
         match failure {
             Some(error) => Err(error),
@@ -165,14 +203,37 @@ impl Rounds {
     }
 }
 
-async fn describe(
+async fn drift(
     server: &Server,
     listing: &Listing,
     name: String,
-) -> (String, Result<Described, MilvusError>) {
+    want: ResolvedIndex,
+    counts_vectors: bool,
+) -> (String, Result<Option<Drift>, MilvusError>) {
     let _permit = server.permit().await;
-    let answer = describe_index(&listing.client, &name).await;
+    let answer = drift_of(&listing.client, &name, want, counts_vectors).await;
     (name, answer)
+}
+
+async fn drift_of(
+    client: &ClientV2,
+    name: &str,
+    want: ResolvedIndex,
+    counts_vectors: bool,
+) -> Result<Option<Drift>, MilvusError> {
+    let found = match describe_index(client, name).await? {
+        Described::Index(found) => Some(found),
+        Described::NoIndex => None,
+        Described::Dropped => return Ok(None),
+    };
+    let Some(difference) = want.difference(found.as_ref()) else {
+        return Ok(None);
+    };
+    let is_urgent = counts_vectors && (found.is_none() || is_empty(client, name).await?);
+    Ok(Some(Drift {
+        difference,
+        is_urgent,
+    }))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -194,6 +255,8 @@ mod tests {
             ca_secret_ref: None,
             collection: "colqwen{knowledge_db_id}".into(),
             index: IndexSpec::default(),
+            on_index_drift: OnIndexDrift::default(),
+            rebuild: RebuildSpec::default(),
         }
     }
 
@@ -217,6 +280,11 @@ mod tests {
             "{result:?}"
         );
         assert!(watch.is_of(&spec(), None, None) && !watch.is_of(&spec(), Some("token"), None));
+        let mut other = spec();
+        other.on_index_drift = OnIndexDrift::RebuildBeside;
+        assert!(watch.is_of(&other, None, None), "the check goes on");
+        other.index.m = Some(16);
+        assert!(!watch.is_of(&other, None, None));
     }
 
     #[test]
@@ -227,6 +295,7 @@ mod tests {
             token: None,
             authorities: None,
             latest: Arc::default(),
+            pace: watch::channel(Pace::default()).1,
         };
         let away = || Err(MilvusError::Unreachable("no response".into()));
         assert!(rounds.publish(away(), true), "nothing is known yet");

@@ -7,6 +7,8 @@ use futures::{StreamExt, stream};
 use layra_autoscaler::{Counts, Partition, Topic};
 use layra_crds::{AssignedPartition, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
 
+use serde::de::DeserializeOwned;
+
 use super::pods::WorkerPod;
 
 /// For the answer of one worker.
@@ -32,11 +34,16 @@ pub(super) async fn read(
 ) -> BTreeMap<String, Counts> {
     let running: Vec<(String, String)> = pods
         .iter()
-        .filter_map(|pod| Some((pod.name.clone(), url(pod.address.as_deref()?))))
+        .filter_map(|pod| {
+            Some((
+                pod.name.clone(),
+                url(pod.address.as_deref()?, WORKER_COUNTS_PATH),
+            ))
+        })
         .collect();
     stream::iter(running)
         .map(|(pod, url)| async move {
-            match fetch(client, &url).await {
+            match fetch::<WorkerCounts>(client, &url).await {
                 Ok(counts) => Some((pod, observed(&counts, ranges_topic))),
                 Err(error) => {
                     tracing::debug!(pod, url, %error, "worker counts not read");
@@ -50,17 +57,17 @@ pub(super) async fn read(
         .await
 }
 
-fn url(address: &str) -> String {
+pub(super) fn url(address: &str, path: &str) -> String {
     let host = if address.contains(':') {
         format!("[{address}]")
     } else {
         address.to_owned()
     };
-    format!("http://{host}:{WORKER_HTTP_PORT}{WORKER_COUNTS_PATH}")
+    format!("http://{host}:{WORKER_HTTP_PORT}{path}")
 }
 
 #[derive(Debug, thiserror::Error)]
-enum FetchError {
+pub(super) enum FetchError {
     #[error(transparent)]
     Http(#[from] reqwest::Error),
     #[error("the response is larger than {MAX_BYTES} bytes")]
@@ -69,8 +76,11 @@ enum FetchError {
     Invalid(#[from] serde_json::Error),
 }
 
-/// Asks one worker. An older worker, during a rollout, answers 404.
-async fn fetch(client: &reqwest::Client, url: &str) -> Result<WorkerCounts, FetchError> {
+/// Asks one pod. An older worker, during a rollout, answers 404.
+pub(super) async fn fetch<T: DeserializeOwned>(
+    client: &reqwest::Client,
+    url: &str,
+) -> Result<T, FetchError> {
     let mut response = client.get(url).send().await?.error_for_status()?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -215,7 +225,13 @@ mod tests {
 
     #[test]
     fn an_ipv6_address_is_put_in_brackets() {
-        assert_eq!(url("10.0.0.7"), "http://10.0.0.7:9090/counts");
-        assert_eq!(url("fd00::7"), "http://[fd00::7]:9090/counts");
+        assert_eq!(
+            url("10.0.0.7", WORKER_COUNTS_PATH),
+            "http://10.0.0.7:9090/counts"
+        );
+        assert_eq!(
+            url("fd00::7", WORKER_COUNTS_PATH),
+            "http://[fd00::7]:9090/counts"
+        );
     }
 }

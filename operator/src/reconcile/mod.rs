@@ -13,6 +13,8 @@ mod pipelines;
 mod plan;
 mod pods;
 mod reason;
+mod rebuild_job;
+mod rebuild_writes;
 mod report;
 mod rivals;
 mod secrets;
@@ -43,6 +45,7 @@ use crate::{kafka::KafkaClients, milvus::MilvusClients, resources::Kind, telemet
 use lost_records::LostRecords;
 use manual::NotRecorded;
 use plan::PipelineEvent;
+use rebuild_job::RebuildJob;
 use secrets::SecretCache;
 use state::PipelineState;
 use stores::{Stores, Triggers};
@@ -196,6 +199,14 @@ async fn phases(
     let mut plan = plan::plan(pipeline, &world, memory, &context.worker_image, now)?;
     state.autoscaler = plan.autoscaler.take();
     let outcome = Box::pin(apply::apply(context, pipeline, &plan, past_writes, now)).await;
+    Box::pin(rebuild_writes::apply(
+        context,
+        pipeline,
+        plan.job_action.as_ref(),
+        past_writes,
+        now,
+    ))
+    .await;
     if outcome.is_rollout_futile {
         plan.forget_rollout();
     }
@@ -225,7 +236,10 @@ async fn phases(
     .await?;
     outcome.result?;
 
-    let is_settled = plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty();
+    let job = world.rebuild_job.as_ref();
+    let is_rebuilding = job.is_some_and(RebuildJob::is_running) || plan.job_action.is_some();
+    let is_settled =
+        plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty() && !is_rebuilding;
     let idle = pipeline.spec.paused || is_settled;
     let wait = if recorded == Err(NotRecorded::Changed) || !plan.topic_actions.is_empty() {
         FIRST_RETRY

@@ -11,13 +11,14 @@ use std::{
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use layra_autoscaler::{Backlog, Counts};
-use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, SecretKind};
+use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, OnIndexDrift, SecretKind};
 
 use super::{
     Context, counts,
     plan::spec_in_force,
     pods::WorkerPod,
     reason::Reason,
+    rebuild_job::{self, RebuildJob},
     rivals,
     secrets::ReadSecret,
     secrets_hash::SecretsHash,
@@ -25,9 +26,12 @@ use super::{
 };
 use crate::{
     kafka::{Connection, KafkaError, Question, Subscriber, TopicSettings},
-    milvus::{IndexReport, IndexWatch, MilvusError},
+    milvus::{IndexReport, IndexWatch, MilvusError, Pace},
     resources,
 };
+
+/// Label of a pod with the UID of its Job.
+const JOB_UID: &str = "batch.kubernetes.io/controller-uid";
 
 /// How often the workers' counts are read.
 const COUNTS_AGE: Duration = Duration::from_secs(5);
@@ -69,10 +73,15 @@ pub(super) async fn observe(
         .await;
     let kafka = connection(pipeline, &secrets);
     let pods = worker_pods(context, pipeline, now);
+    let (job, job_pods) = rebuild_job(context, pipeline, now);
     let indexes = indexes(context, pipeline, &secrets, &mut cache.indexes);
-    let (answer, counts) = tokio::join!(
+    if let Some(watch) = &cache.indexes {
+        watch.set_pace(pace(pipeline, job.as_ref()));
+    }
+    let (answer, counts, progress) = tokio::join!(
         query_kafka(context, pipeline, kafka.as_ref()),
         read_counts(context, pipeline, &pods, cache.counts.take(), started),
+        rebuild_job::progress(&context.http, &job_pods),
     );
     cache.counts = Some(counts.clone());
     let (topics, topic_settings, backlog) = match answer {
@@ -98,6 +107,7 @@ pub(super) async fn observe(
         counts: counts.1,
         past_writes: past_writes.clone(),
         indexes,
+        rebuild_job: job.map(|job| RebuildJob { progress, ..job }),
         rivals,
         has_unlisted_rivals: !context.pipelines.are_listed(),
     }
@@ -127,14 +137,44 @@ fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
 fn worker_pods(context: &Context, pipeline: &IngestionPipeline, now: Timestamp) -> Vec<WorkerPod> {
     let name = pipeline.name_any();
     let pods = context.stores.pods.state_filter(|pod| {
-        let instance = pod.labels().get(resources::INSTANCE_LABEL);
-        instance == Some(&name)
+        let label = |label| pod.labels().get(label).map(String::as_str);
+        label(resources::INSTANCE_LABEL) == Some(&name)
+            && label(resources::NAME_LABEL) == Some(resources::WORKER_NAME)
     });
     let created = pipeline.creation_timestamp().map(|time| time.0);
     pods.iter()
         .map(|pod| WorkerPod::read(pod, now))
         .filter(|pod| !pod.is_of_predecessor(created))
         .collect()
+}
+
+/// The Job that rebuilds collections, with its pods.
+fn rebuild_job(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    now: Timestamp,
+) -> (Option<RebuildJob>, Vec<WorkerPod>) {
+    let name = resources::reindex_name(&pipeline.name_any());
+    let reference = ObjectRef::new(&name).within(&context.namespace);
+    let job = context.stores.jobs.get(&reference);
+    let Some(job) = job.and_then(|job| job.object()) else {
+        return (None, Vec::new());
+    };
+    let uid = job.uid().unwrap_or_default();
+    let pods = context
+        .stores
+        .pods
+        .state_filter(|pod| pod.labels().get(JOB_UID) == Some(&uid));
+    let pods: Vec<_> = pods.iter().map(|pod| WorkerPod::read(pod, now)).collect();
+    (Some(RebuildJob::read(&job, &pods, pipeline, now)), pods)
+}
+
+/// What is asked of Milvus how often.
+fn pace(pipeline: &IngestionPipeline, job: Option<&RebuildJob>) -> Pace {
+    Pace {
+        counts_vectors: pipeline.spec.stores.milvus.on_index_drift != OnIndexDrift::Report,
+        is_rebuilding: job.is_some_and(RebuildJob::is_running),
+    }
 }
 
 /// Of what workers read of the Secrets. Workers are replaced when it changes.

@@ -79,6 +79,16 @@ reasons! {
     /// Some collections have another index than the spec. Searches work;
     /// `status.driftedCollections` lists the differences.
     IndexDrift,
+    /// Collections have another index than the spec, and wait for the window
+    /// `stores.milvus.rebuild.window`. Nothing to do.
+    RebuildWaiting,
+    /// Collections are being rebuilt with the index of the spec. Nothing to do.
+    Rebuilding,
+    /// The Job that rebuilds collections failed. The message has its words; the operator tries again.
+    RebuildFailed,
+    /// A schedule or time zone in `stores.milvus.rebuild.window` is invalid: fix it. Until then nothing
+    /// is rebuilt.
+    RebuildWindowInvalid,
     /// The collections are being checked for the first time. Nothing to do.
     MilvusChecking,
     /// Milvus does not respond: check `stores.milvus.uri` and the server.
@@ -197,6 +207,19 @@ reasons! {
     RecordsLost,
     /// `worker.gpu` is set, but the model computes on the CPU: remove it.
     GpuUnused,
+    /// The rebuild of collections has begun.
+    RebuildStarted,
+    /// The rebuild of collections was stopped, because its settings or its window ask for it.
+    RebuildStopped,
+    /// Every collection has the index of the spec, after a rebuild.
+    RebuildFinished,
+    /// The rebuild of a collection has begun.
+    CollectionRebuildStarted,
+    /// A collection serves with the index of the spec.
+    CollectionRebuilt,
+    /// The rebuild of a collection failed. The message has the cause; the collection serves with its
+    /// old index.
+    CollectionRebuildFailed,
     /// A topic was created.
     TopicCreated,
     /// Partitions were added to a topic.
@@ -265,6 +288,8 @@ impl Reason {
                     | Self::WorkersCrashing
                     | Self::WorkersCannotStart
                     | Self::IndexDrift
+                    | Self::RebuildFailed
+                    | Self::RebuildWindowInvalid
                     | Self::ModelDiffers
             )
     }

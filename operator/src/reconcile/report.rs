@@ -8,7 +8,10 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::events::Recorder,
 };
-use layra_crds::{API_GROUP, IngestionPipeline, IngestionPipelineStatus, ScalingStatus};
+use layra_crds::{
+    API_GROUP, CollectionRebuild, IndexStatus, IngestionPipeline, IngestionPipelineStatus,
+    ScalingStatus,
+};
 use serde_json::json;
 
 use super::{
@@ -130,7 +133,23 @@ fn without_details(status: &IngestionPipelineStatus) -> IngestionPipelineStatus 
     IngestionPipelineStatus {
         lag: None,
         scaling,
+        index: status.index.as_ref().map(without_progress),
         ..status.clone()
+    }
+}
+
+/// The status of the indexes without what changes with every copied vector.
+fn without_progress(index: &IndexStatus) -> IndexStatus {
+    let rebuilds = index.rebuilds.iter().map(|rebuild| CollectionRebuild {
+        name: rebuild.name.clone(),
+        phase: rebuild.phase.clone(),
+        ..CollectionRebuild::default()
+    });
+    IndexStatus {
+        eta_seconds: None,
+        message: String::new(),
+        rebuilds: rebuilds.collect(),
+        ..index.clone()
     }
 }
 

@@ -9,6 +9,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
+        batch::v1::Job,
         core::v1::{ConfigMap, Pod, Service},
         policy::v1::PodDisruptionBudget,
     },
@@ -26,7 +27,7 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::compact::Compact;
-use crate::resources::{INSTANCE_LABEL, MANAGED_BY, WORKER_PODS};
+use crate::resources::{INSTANCE_LABEL, MANAGED_BY, PODS};
 
 /// The queue of pipelines to reconcile.
 pub(super) type Triggers = mpsc::Sender<ObjectRef<IngestionPipeline>>;
@@ -37,6 +38,7 @@ pub(crate) struct Stores {
     pub(super) deployments: Store<Compact<Deployment>>,
     pub(super) services: Store<Service>,
     pub(super) disruption_budgets: Store<PodDisruptionBudget>,
+    pub(super) jobs: Store<Compact<Job>>,
     pub(super) pods: Store<Pod>,
 }
 
@@ -53,7 +55,8 @@ impl Stores {
             deployments: watch(client, namespace, MANAGED_BY, triggers, tasks),
             services: watch(client, namespace, MANAGED_BY, triggers, tasks),
             disruption_budgets: watch(client, namespace, MANAGED_BY, triggers, tasks),
-            pods: watch(client, namespace, WORKER_PODS, triggers, tasks),
+            jobs: watch(client, namespace, MANAGED_BY, triggers, tasks),
+            pods: watch(client, namespace, PODS, triggers, tasks),
         }
     }
 
@@ -63,6 +66,7 @@ impl Stores {
         self.deployments.wait_until_ready().await?;
         self.services.wait_until_ready().await?;
         self.disruption_budgets.wait_until_ready().await?;
+        self.jobs.wait_until_ready().await?;
         self.pods.wait_until_ready().await
     }
 }

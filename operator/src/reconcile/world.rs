@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
-use super::{pods::WorkerPod, reason::Reason, rivals::Rival};
+use super::{pods::WorkerPod, reason::Reason, rebuild_job::RebuildJob, rivals::Rival};
 use crate::{
     kafka::{Connection, TopicSettings, TopicState},
     milvus::IndexReport,
@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) past_writes: PastWrites,
     /// The last check of the collections' indexes.
     pub(crate) indexes: Result<IndexReport, Problem>,
+    /// The Job that rebuilds collections.
+    pub(crate) rebuild_job: Option<RebuildJob>,
     /// Older pipelines that may be in conflict with this one, the oldest first.
     pub(crate) rivals: Vec<Rival>,
     /// The pipelines of a watched namespace are not known: there may be more of those.
@@ -83,6 +85,7 @@ impl World {
             counts: BTreeMap::new(),
             past_writes: PastWrites::default(),
             indexes: Ok(IndexReport::default()),
+            rebuild_job: None,
             rivals: Vec::new(),
             has_unlisted_rivals: false,
         }
@@ -117,6 +120,8 @@ pub(crate) struct PastWrites {
     pub(crate) refusals: Vec<Refusal>,
     /// What another writer, such as an admission webhook, made of the last write of each object.
     pub(crate) overrides: Vec<Override>,
+    /// Why the Job that rebuilds collections could not be created, the last time.
+    pub(crate) job_failure: Option<JobFailure>,
 }
 
 impl PastWrites {
@@ -127,6 +132,16 @@ impl PastWrites {
             .find(|other| other.kind == kind)
             .map_or(&[], |other| &other.differences)
     }
+}
+
+/// A Job that could not be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JobFailure {
+    /// Hash of what it would have read.
+    pub(crate) hash: String,
+    pub(crate) at: Timestamp,
+    /// Full sentences.
+    pub(crate) words: String,
 }
 
 /// An object that was not applied.

@@ -25,11 +25,11 @@ use super::{
     pod_template::{self, PodTemplateError},
 };
 
-const CONFIG_DIRECTORY: &str = "/etc/layra/config";
-const SECRETS_DIRECTORY: &str = "/etc/layra/secrets";
+pub(super) const CONFIG_DIRECTORY: &str = "/etc/layra/config";
+pub(super) const SECRETS_DIRECTORY: &str = "/etc/layra/secrets";
 const CACHE_DIRECTORY: &str = "/var/cache/layra";
 /// Volume with the downloaded model.
-const MODELS: &str = "models";
+pub(super) const MODELS: &str = "models";
 /// The user of the worker's image.
 const USER: i64 = 65532;
 /// A worker downloads and loads its model before it is ready.
@@ -42,8 +42,7 @@ pub(super) fn build(
     config_hash: &str,
 ) -> (Deployment, Option<PodTemplateError>) {
     let name = pipeline.name_any();
-    let mut template = template(pipeline, inputs, config_hash);
-    let error = merge_user_template(pipeline, &mut template).err();
+    let (template, error) = merged_template(pipeline, inputs, config_hash);
     let deployment = Deployment {
         metadata: metadata(pipeline, inputs),
         spec: Some(DeploymentSpec {
@@ -65,6 +64,17 @@ pub(super) fn build(
         status: None,
     };
     (deployment, error)
+}
+
+/// The workers' pod template, and why `worker.podTemplate` could not be merged into it.
+pub(super) fn merged_template(
+    pipeline: &IngestionPipeline,
+    inputs: &Inputs<'_>,
+    config_hash: &str,
+) -> (PodTemplateSpec, Option<PodTemplateError>) {
+    let mut template = template(pipeline, inputs, config_hash);
+    let error = merge_user_template(pipeline, &mut template).err();
+    (template, error)
 }
 
 fn metadata(pipeline: &IngestionPipeline, inputs: &Inputs<'_>) -> ObjectMeta {
@@ -388,7 +398,7 @@ fn secret_volume(directory: &str) -> String {
     format!("secret-{directory}")
 }
 
-fn value(name: &str, text: &str) -> EnvVar {
+pub(super) fn value(name: &str, text: &str) -> EnvVar {
     EnvVar {
         name: name.to_owned(),
         value: Some(text.to_owned()),

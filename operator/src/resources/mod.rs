@@ -4,8 +4,10 @@ mod config_map;
 mod deployment;
 mod difference;
 mod disruption_budget;
+mod maintenance;
 mod ownership;
 mod pod_template;
+mod reindex;
 mod service;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ use sha2::{Digest, Sha256};
 pub(crate) use difference::{Difference, differences, is_applied, with_differences};
 pub(crate) use ownership::is_foreign;
 pub(crate) use pod_template::PodTemplateError;
+pub(crate) use reindex::{hash_of_job, reindex_job, reindex_name};
 
 /// Hash of the worker's configuration, on the pods: a changed configuration rolls them.
 pub(crate) const CONFIG_HASH: &str = "ingest.layra.io/config-hash";
@@ -46,8 +49,16 @@ pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-co
 pub(crate) const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 /// Selects the objects that the operator creates.
 pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by=layra-operator";
-/// Selects the worker pods of all pipelines.
-pub(crate) const WORKER_PODS: &str = "app.kubernetes.io/name=layra-worker";
+/// Label that distinguishes the workers' pods from those of commands.
+pub(crate) const NAME_LABEL: &str = "app.kubernetes.io/name";
+/// Value of [`NAME_LABEL`]: a worker.
+pub(crate) const WORKER_NAME: &str = "layra-worker";
+/// Value of [`NAME_LABEL`]: a command that runs beside the workers.
+pub(crate) const MAINTENANCE_NAME: &str = "layra-maintenance";
+/// Label with the command that a pod runs.
+pub(crate) const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// Selects the pods of all pipelines.
+pub(crate) const PODS: &str = "app.kubernetes.io/name in (layra-worker,layra-maintenance)";
 
 /// Name of the init container that downloads the model.
 pub(crate) const FETCH_MODEL: &str = "fetch-model";
@@ -150,10 +161,7 @@ pub(crate) fn hash_of(value: &impl serde::Serialize) -> String {
 
 fn selector_labels(pipeline: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
-        (
-            "app.kubernetes.io/name".to_owned(),
-            "layra-worker".to_owned(),
-        ),
+        (NAME_LABEL.to_owned(), WORKER_NAME.to_owned()),
         (INSTANCE_LABEL.to_owned(), pipeline.to_owned()),
     ])
 }
@@ -167,10 +175,7 @@ fn selector(pipeline: &str) -> LabelSelector {
 
 fn labels(pipeline: &str) -> BTreeMap<String, String> {
     let mut labels = selector_labels(pipeline);
-    labels.insert(
-        "app.kubernetes.io/component".to_owned(),
-        "worker".to_owned(),
-    );
+    labels.insert(COMPONENT_LABEL.to_owned(), "worker".to_owned());
     labels.insert(
         "app.kubernetes.io/managed-by".to_owned(),
         "layra-operator".to_owned(),

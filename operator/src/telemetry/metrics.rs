@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     desired: PipelineGauge,
     ready: PipelineGauge,
     condition: PipelineGauge,
+    drifted: PipelineGauge,
+    rebuilding: PipelineGauge,
     lost: IntCounterVec,
     scaling: ScalingMetrics,
 }
@@ -95,6 +97,16 @@ impl Metrics {
                 names::PIPELINE_CONDITION,
                 "1 if the condition of the pipeline is true, 0 if it is false, -1 if it is unknown.",
                 Some(names::CONDITION_LABEL),
+            )?,
+            drifted: gauge(
+                names::DRIFTED_COLLECTIONS,
+                "Collections whose index differs from the spec. Absent until they were checked.",
+                None,
+            )?,
+            rebuilding: gauge(
+                names::REBUILDING_COLLECTIONS,
+                "Collections that are being rebuilt with the index of the spec. Absent until they were checked.",
+                None,
             )?,
             lost: IntCounterVec::new(
                 Opts::new(
@@ -170,6 +182,11 @@ impl Metrics {
         let ready = status.ready_replicas.unwrap_or(0);
         self.ready.set(labels, Some(ready.into()));
         self.scaling.observe(labels, decision);
+        let index = status.index.as_ref();
+        self.drifted
+            .set(labels, index.map(|index| index.drifted as f64));
+        self.rebuilding
+            .set(labels, index.map(|index| index.rebuilding as f64));
         let conditions = condition_types::PERMANENT.into_iter().filter_map(|type_| {
             let condition = find(status, type_)?;
             Some((type_, value(condition)))
@@ -191,7 +208,14 @@ impl Metrics {
     /// Removes the metrics of a deleted pipeline.
     pub(crate) fn forget(&self, namespace: &str, pipeline: &str) {
         let labels = &[namespace, pipeline];
-        for gauge in [&self.lag, &self.desired, &self.ready, &self.condition] {
+        for gauge in [
+            &self.lag,
+            &self.desired,
+            &self.ready,
+            &self.condition,
+            &self.drifted,
+            &self.rebuilding,
+        ] {
             gauge.remove(labels);
         }
         // Fails only for a pipeline that had no metrics.
@@ -220,7 +244,7 @@ fn value(condition: &Condition) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use layra_crds::ScalingStatus;
+    use layra_crds::{IndexStatus, ScalingStatus};
 
     use super::*;
 
@@ -231,6 +255,10 @@ mod tests {
             scaling: Some(ScalingStatus {
                 desired_replicas: 2,
                 ..ScalingStatus::default()
+            }),
+            index: Some(IndexStatus {
+                drifted: 3,
+                ..IndexStatus::default()
             }),
             ..IngestionPipelineStatus::default()
         }

@@ -34,7 +34,7 @@ pub(crate) struct PipelineEvent {
 }
 
 impl PipelineEvent {
-    fn normal(reason: Reason, message: impl Into<String>) -> Self {
+    pub(crate) fn normal(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             warning: false,
             reason,

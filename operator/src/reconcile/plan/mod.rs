@@ -12,6 +12,8 @@ mod fleet;
 mod manifests;
 mod manual;
 mod model;
+mod rebuild;
+mod rebuild_progress;
 mod refusals;
 mod scaling;
 mod stall;
@@ -51,6 +53,7 @@ pub(crate) use confirmation::{confirmed_spec, spec_in_force};
 pub(crate) use conflict::{age, may_conflict, same_source};
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::{Manifest, template_hash};
+pub(crate) use rebuild::JobAction;
 pub(crate) use template::DryRun;
 
 /// The changes to make and the state to report.
@@ -67,6 +70,8 @@ pub(crate) struct Plan {
     /// Pods whose deletion cost changes, with the new cost. Set before the Deployment is scaled
     /// down.
     pub(crate) deletion_costs: Vec<(String, &'static str)>,
+    /// What becomes of the Job that rebuilds collections.
+    pub(crate) job_action: Option<JobAction>,
     /// The number of workers to write into `scaling.replicas`.
     pub(crate) recorded_replicas: Option<i32>,
     /// The scaling decision; `None` while paused or in mode `Manual`.
@@ -169,18 +174,33 @@ pub(crate) fn plan(
     let writes = objects.plan(&workload, template);
 
     let (topic_actions, topic) = topics(pipeline, world, stall.as_ref(), now);
-    let verdicts = Verdicts {
-        topic,
-        vector_store: vector_store::judge(
+    let rebuild = rebuild::plan(
+        &rebuild::Situation {
+            pipeline,
+            world,
+            before: before.index.as_ref(),
+            is_stalled: stall.is_some(),
+            config_current: !writes.outdated.contains(&Kind::ConfigMap),
+            default_image,
+        },
+        now,
+    );
+    let judged = || {
+        vector_store::judge(
             &world.indexes,
             conditions::find(&before.conditions, VECTOR_STORE_READY),
             pipeline.metadata.generation,
-        ),
+        )
+    };
+    let verdicts = Verdicts {
+        topic,
+        vector_store: rebuild.verdict.unwrap_or_else(judged),
         workers: writes.workers,
         scaling: scaling.verdict,
     };
     let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);
     status.confirmed = confirmation::next(pipeline, world, stall.is_some());
+    status.index = rebuild.status;
     let mut events = events::between(
         &before,
         &status,
@@ -190,10 +210,12 @@ pub(crate) fn plan(
     );
     events.extend(warnings::of_new_spec(pipeline, &before));
     events.extend(events::evicted(world, now));
+    events.extend(rebuild.events);
     Ok(Plan {
         topic_actions,
         deletion_costs: deletion_costs(world, &writes.manifests, scaling.replicas),
         manifests: writes.manifests,
+        job_action: rebuild.action,
         dry_run: writes.dry_run,
         outdated: writes.outdated,
         recorded_replicas: scaling.record,

@@ -147,7 +147,7 @@ pub(super) fn plan(
             whole(decision.desired)
         },
         verdict: match floor {
-            Err(error) => Verdict::no(Reason::InvalidSchedule, error.to_string()),
+            Err(error) => Verdict::no(Reason::InvalidSchedule, format!("scaling.floors: {error}")),
             Ok(_) => verdict(world, &decision, recommend_only),
         },
         status: status(&decision, &before, now),

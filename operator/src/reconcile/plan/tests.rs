@@ -225,6 +225,7 @@ fn index_drift_is_listed_and_published_once() {
         collections: 2,
         checked: 2,
         drifted: 1,
+        urgent: 0,
         examples: vec![drifted.clone()],
     });
     let plan = step(&pipeline, &world);
@@ -447,4 +448,5 @@ fn the_time_of_the_last_scaling_is_kept() {
 
 mod history;
 mod obstacles;
+mod rebuild;
 mod stalled;

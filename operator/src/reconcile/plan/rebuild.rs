@@ -1,0 +1,380 @@
+//! The Job that rebuilds drifted collections: whether it runs, and the reason of `VectorStoreReady`
+//! meanwhile. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::Job;
+use kube::ResourceExt;
+use layra_autoscaler::{Window, window};
+use layra_crds::{EndedJob, IndexStatus, IngestionPipeline, OnIndexDrift};
+
+use super::{conditions::Verdict, events::PipelineEvent, rebuild_progress as progress};
+use crate::{
+    milvus::IndexReport,
+    reconcile::{
+        reason::Reason,
+        rebuild_job::{JobPhase, RebuildJob},
+        world::World,
+    },
+    resources::{hash_of_job, reindex_job, reindex_name},
+};
+
+/// The pause after a Job that has failed or left collections. It doubles with each that has rebuilt
+/// nothing.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(15);
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(30);
+/// The shortest pause after a success: until then every collection has been checked again.
+const PAUSE_AFTER_SUCCESS: SignedDuration = SignedDuration::from_mins(1);
+
+/// What becomes of the Job.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum JobAction {
+    /// It is created.
+    Start(Box<Job>),
+    /// It is deleted, with its pod first. Also one that has ended, before the next one.
+    Stop { uid: String },
+}
+
+/// What the plan depends on.
+pub(super) struct Situation<'a> {
+    pub(super) pipeline: &'a IngestionPipeline,
+    pub(super) world: &'a World,
+    /// The status before.
+    pub(super) before: Option<&'a IndexStatus>,
+    /// The pipeline waits for an edit.
+    pub(super) is_stalled: bool,
+    /// The live `ConfigMap` has the wanted configuration.
+    pub(super) config_current: bool,
+    pub(super) default_image: &'a str,
+}
+
+/// What follows.
+pub(super) struct Rebuild {
+    pub(super) action: Option<JobAction>,
+    /// In place of the verdict on the indexes alone.
+    pub(super) verdict: Option<Verdict>,
+    pub(super) status: Option<IndexStatus>,
+    pub(super) events: Vec<PipelineEvent>,
+}
+
+pub(super) fn plan(situation: &Situation<'_>, now: Timestamp) -> Rebuild {
+    let last = progress::last_job(situation);
+    let wanted = situation.wanted_job();
+    let need = Need::judge(situation, last.as_ref(), now);
+    let next_start = next_start(last.as_ref(), wanted.as_ref());
+    let (action, stopped) = situation.action(&need, wanted, next_start, now);
+    let last = match situation.job() {
+        Some(job) if stopped.is_some() => Some(stopped_job(job, last, now)),
+        _ => last,
+    };
+    let is_stopped = stopped.as_ref().is_some_and(|stopped| !stopped.goes_on);
+    let status = progress::status(situation, last, is_stopped);
+    let mut events = progress::events(situation, status.as_ref(), now);
+    events.extend(
+        stopped
+            .filter(|_| !situation.is_known_to_have_ended())
+            .map(|stopped| PipelineEvent::normal(Reason::RebuildStopped, stopped.why)),
+    );
+    Rebuild {
+        action,
+        verdict: situation.verdict(&need, status.as_ref(), next_start.filter(|at| *at > now)),
+        status,
+        events,
+    }
+}
+
+/// A running Job that is deleted. Its deletion may take several plans.
+fn stopped_job(job: &RebuildJob, last: Option<EndedJob>, now: Timestamp) -> EndedJob {
+    let fruitless = last.as_ref().map_or(0, |last| last.fruitless);
+    last.filter(|last| last.uid == job.uid)
+        .unwrap_or_else(|| EndedJob {
+            uid: job.uid.clone(),
+            hash: job.hash.clone(),
+            time: progress::seconds(now),
+            failure: None,
+            unfinished: true,
+            fruitless,
+        })
+}
+
+/// Why a running Job is stopped.
+struct Stopped {
+    why: String,
+    /// The next one follows at once.
+    goes_on: bool,
+}
+
+impl Stopped {
+    fn until_later(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            goes_on: false,
+        }
+    }
+}
+
+/// What speaks for a rebuild.
+struct Need {
+    /// Collections are drifted, or may have been left half rebuilt.
+    has_work: bool,
+    /// Some of it does not wait for the window.
+    is_urgent: bool,
+    /// `None` without a window.
+    window: Option<Result<Window, String>>,
+}
+
+impl Need {
+    fn judge(situation: &Situation<'_>, last: Option<&EndedJob>, now: Timestamp) -> Self {
+        let milvus = &situation.pipeline.spec.stores.milvus;
+        let is_unfinished = last.is_some_and(|last| last.unfinished);
+        let is_in_place = milvus.on_index_drift == OnIndexDrift::RebuildInPlace;
+        let report = situation.report();
+        Self {
+            has_work: is_unfinished || report.is_some_and(|report| report.drifted > 0),
+            // Nothing is found in a collection that was left half rebuilt in its place.
+            is_urgent: report.is_some_and(|report| report.urgent > 0)
+                || is_unfinished && is_in_place,
+            window: milvus.rebuild.window.as_ref().map(|spec| {
+                window(&spec.start, &spec.end, &spec.time_zone, now)
+                    .map_err(|error| error.to_string())
+            }),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        match &self.window {
+            None => true,
+            Some(window) => window.as_ref().is_ok_and(|window| window.is_open),
+        }
+    }
+
+    fn invalid_window(&self) -> Option<&str> {
+        self.window.as_ref()?.as_ref().err().map(String::as_str)
+    }
+
+    /// When the window opens, for people.
+    fn opening(&self) -> String {
+        let window = self.window.as_ref().and_then(|window| window.as_ref().ok());
+        window
+            .and_then(|window| window.next_start)
+            .map_or_else(String::new, |at| format!(" at {at}"))
+    }
+}
+
+impl Situation<'_> {
+    /// The check of the collections, if every one was checked.
+    pub(super) fn report(&self) -> Option<&IndexReport> {
+        let report = self.world.indexes.as_ref().ok()?;
+        (report.checked >= report.collections).then_some(report)
+    }
+
+    pub(super) fn job(&self) -> Option<&RebuildJob> {
+        self.world.rebuild_job.as_ref()
+    }
+
+    fn is_known_to_have_ended(&self) -> bool {
+        let last = self.before.and_then(|before| before.last_job.as_ref());
+        last.zip(self.job())
+            .is_some_and(|(last, job)| last.uid == job.uid)
+    }
+
+    pub(super) fn policy(&self) -> OnIndexDrift {
+        self.pipeline.spec.stores.milvus.on_index_drift
+    }
+
+    /// The Job that would be started. `None` while a Secret, the pod template or the configuration is
+    /// not as it must be.
+    fn wanted_job(&self) -> Option<Job> {
+        let secrets_hash = self.world.secrets_hash.as_deref()?;
+        let job = reindex_job(self.pipeline, self.default_image, secrets_hash).ok();
+        job.filter(|_| self.config_current)
+    }
+
+    /// The next step, and why a running Job is stopped.
+    fn action(
+        &self,
+        need: &Need,
+        wanted: Option<Job>,
+        next_start: Option<Timestamp>,
+        now: Timestamp,
+    ) -> (Option<JobAction>, Option<Stopped>) {
+        if self.pipeline.spec.paused {
+            return (None, None);
+        }
+        let forbidden = self.forbidden(need);
+        let is_due = forbidden.is_none()
+            && self.report().is_some()
+            && need.has_work
+            && (need.is_open() || need.is_urgent)
+            && next_start.is_none_or(|at| now >= at);
+        let Some(job) = self.job() else {
+            let start = wanted.filter(|_| is_due);
+            return (start.map(|job| JobAction::Start(Box::new(job))), None);
+        };
+        let stop = || {
+            Some(JobAction::Stop {
+                uid: job.uid.clone(),
+            })
+        };
+        match &job.phase {
+            JobPhase::Leaving => (None, None),
+            JobPhase::Succeeded { .. } | JobPhase::Failed { .. } => {
+                let is_due = is_due && wanted.is_some();
+                (stop().filter(|_| is_due), None)
+            }
+            JobPhase::Running => {
+                let why = forbidden
+                    .map(Stopped::until_later)
+                    .or_else(|| self.closed(need))
+                    .or_else(|| replaced(job, wanted.as_ref()));
+                (stop().filter(|_| why.is_some()), why)
+            }
+        }
+    }
+
+    /// Why no Job may run.
+    fn forbidden(&self, need: &Need) -> Option<String> {
+        if self.policy() == OnIndexDrift::Report {
+            return Some(
+                "The rebuild was stopped, because stores.milvus.onIndexDrift is Report.".to_owned(),
+            );
+        }
+        if self.is_stalled {
+            return Some(
+                "The rebuild was stopped, because the pipeline waits for an edit.".to_owned(),
+            );
+        }
+        let error = need.invalid_window()?;
+        Some(format!(
+            "The rebuild was stopped, because stores.milvus.rebuild.window is invalid: {error}."
+        ))
+    }
+
+    /// The window has closed. A rebuild in place ends by itself after the collection at hand, in
+    /// which nothing is found until then.
+    fn closed(&self, need: &Need) -> Option<Stopped> {
+        let may_stop = self.policy() == OnIndexDrift::RebuildBeside && !need.is_urgent;
+        (may_stop && !need.is_open()).then(|| {
+            Stopped::until_later(format!(
+                "The window for rebuilds has closed. The rebuild continues when it opens{}.",
+                need.opening()
+            ))
+        })
+    }
+
+    fn verdict(
+        &self,
+        need: &Need,
+        status: Option<&IndexStatus>,
+        next_start: Option<Timestamp>,
+    ) -> Option<Verdict> {
+        let status = status?;
+        let is_going_on = status.start_time.is_some();
+        let job = self.job().filter(|job| job.is_running() && is_going_on);
+        self.world.indexes.as_ref().ok()?;
+        if job.is_none() {
+            let rests = self.policy() == OnIndexDrift::Report
+                || self.is_stalled
+                || self.pipeline.spec.paused
+                || self.report().is_none()
+                || !need.has_work;
+            if rests {
+                return None;
+            }
+        }
+        let left = match status.drifted {
+            0 => "The indexes are those of the spec.".to_owned(),
+            1 => "The index of one collection differs from the spec.".to_owned(),
+            drifted => format!(
+                "The indexes of {drifted} of {} collections differ from the spec.",
+                status.collections
+            ),
+        };
+        let name = reindex_name(&self.pipeline.name_any());
+        if let Some(error) = need.invalid_window() {
+            return Some(Verdict::yes(
+                Reason::RebuildWindowInvalid,
+                format!(
+                    "{left} They are not rebuilt, because stores.milvus.rebuild.window is invalid: {error}."
+                ),
+            ));
+        }
+        if let Some(job) = job {
+            return Some(Verdict::yes(
+                Reason::Rebuilding,
+                self.going_on(&name, status, job),
+            ));
+        }
+        let is_closed = !need.is_open() && !need.is_urgent;
+        let again = match next_start {
+            _ if is_closed => need.opening(),
+            Some(at) => format!(" at {at}"),
+            None => String::new(),
+        };
+        let last = status.last_job.as_ref();
+        if let Some(words) = last.and_then(|last| last.failure.as_deref()) {
+            return Some(Verdict::yes(
+                Reason::RebuildFailed,
+                format!(
+                    "{left} Job {name} failed, and the next one starts{again}: {}",
+                    super::template::sentence(words)
+                ),
+            ));
+        }
+        if is_closed {
+            return Some(Verdict::yes(
+                Reason::RebuildWaiting,
+                format!("{left} The rebuild starts when its window opens{again}."),
+            ));
+        }
+        Some(Verdict::yes(
+            Reason::Rebuilding,
+            format!("{left} Job {name} starts{again}."),
+        ))
+    }
+
+    fn going_on(&self, name: &str, status: &IndexStatus, job: &RebuildJob) -> String {
+        let (done, all) = (status.done, status.done + status.drifted);
+        let effect = match self.policy() {
+            OnIndexDrift::RebuildInPlace => {
+                "Nothing finds the pages of a collection while it is rebuilt; ingestion goes on."
+            }
+            _ => "Searches and ingestion go on.",
+        };
+        let progress = match &job.waits {
+            Some(words) => format!(
+                "Job {name} has begun, and its pod does not run: {}",
+                super::template::sentence(words)
+            ),
+            None => format!("Job {name} has rebuilt {done} of {all} collections."),
+        };
+        format!("{progress} {effect} status.index shows the progress.")
+    }
+}
+
+/// The Job reads something else than it would now.
+fn replaced(job: &RebuildJob, wanted: Option<&Job>) -> Option<Stopped> {
+    let wanted = wanted?;
+    (hash_of_job(wanted) != job.hash).then(|| Stopped {
+        why:
+            "The rebuild starts again, because its settings, its Secrets or its image have changed."
+                .to_owned(),
+        goes_on: true,
+    })
+}
+
+/// When the next Job may start. `None`: at once.
+fn next_start(last: Option<&EndedJob>, wanted: Option<&Job>) -> Option<Timestamp> {
+    let last = last?;
+    if wanted.is_some_and(|wanted| hash_of_job(wanted) != last.hash) {
+        return None;
+    }
+    let doublings = u32::try_from((last.fruitless - 1).clamp(0, 7)).unwrap_or(0);
+    let pause = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
+    let is_success = last.failure.is_none() && !last.unfinished;
+    let pause = if is_success {
+        pause.max(PAUSE_AFTER_SUCCESS)
+    } else {
+        pause
+    };
+    last.time.0.checked_add(pause).ok()
+}

@@ -1,0 +1,158 @@
+//! The Job that rebuilds a pipeline's drifted collections.
+
+use k8s_openapi::api::batch::v1::{
+    Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
+};
+use kube::ResourceExt;
+use layra_crds::IngestionPipeline;
+use serde_json::json;
+
+use super::{
+    APPLIED_HASH, PodTemplateError, hash_of,
+    maintenance::{self, Command},
+};
+
+/// The command, and the component label of its pod.
+const REINDEX: &str = "reindex";
+/// A Job that has ended stays this long, with its log.
+const SECONDS_TO_KEEP: i32 = 3600;
+
+/// The name of the Job.
+pub(crate) fn reindex_name(pipeline: &str) -> String {
+    maintenance::object_name(pipeline, REINDEX)
+}
+
+/// The Job. Its annotation [`APPLIED_HASH`] changes with what it reads.
+pub(crate) fn reindex_job(
+    pipeline: &IngestionPipeline,
+    default_image: &str,
+    secrets_hash: &str,
+) -> Result<Job, PodTemplateError> {
+    let command = Command {
+        name: REINDEX,
+        arguments: &["reindex"],
+        requests: ("100m", "256Mi"),
+        memory_limit: "1Gi",
+        grace_seconds: 60,
+    };
+    let template = maintenance::pod_template(pipeline, default_image, &command)?;
+    let mut stores = pipeline.spec.stores.clone();
+    stores.milvus.index = stores.milvus.index.written_out();
+    let hash = hash_of(&json!([template, stores, secrets_hash]));
+    let mut metadata = maintenance::metadata(pipeline, REINDEX);
+    metadata.annotations = Some([(APPLIED_HASH.to_owned(), hash)].into());
+    Ok(Job {
+        metadata,
+        spec: Some(JobSpec {
+            // The operator starts the next one, after a pause.
+            backoff_limit: Some(0),
+            // A drained node is no failure.
+            pod_failure_policy: Some(PodFailurePolicy {
+                rules: vec![PodFailurePolicyRule {
+                    action: "Ignore".to_owned(),
+                    on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
+                        type_: "DisruptionTarget".to_owned(),
+                        status: Some("True".to_owned()),
+                    }]),
+                    on_exit_codes: None,
+                }],
+            }),
+            // Never two pods at once.
+            pod_replacement_policy: Some("Failed".to_owned()),
+            ttl_seconds_after_finished: Some(SECONDS_TO_KEEP),
+            template,
+            ..JobSpec::default()
+        }),
+        status: None,
+    })
+}
+
+/// Hash of what a Job reads.
+pub(crate) fn hash_of_job(job: &Job) -> &str {
+    job.annotations()
+        .get(APPLIED_HASH)
+        .map_or("", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use layra_crds::{GpuSpec, IndexPreset};
+
+    use super::*;
+    use crate::fixtures;
+
+    fn job(pipeline: &IngestionPipeline) -> Job {
+        reindex_job(pipeline, "layra-worker:1.0", "5ec7e7").unwrap()
+    }
+
+    #[test]
+    fn the_job_of_a_minimal_pipeline() {
+        insta::assert_yaml_snapshot!("reindex_job", job(&fixtures::pipeline()));
+    }
+
+    #[test]
+    fn it_takes_the_pod_template_without_gpus_the_model_and_other_containers() {
+        let mut pipeline = fixtures::pipeline();
+        let worker = &mut pipeline.spec.worker;
+        worker.image = Some("layra-worker-cuda:1.0".into());
+        worker.gpu = Some(GpuSpec {
+            resource: "nvidia.com/gpu".into(),
+            count: 1,
+        });
+        let template = json!({
+            "metadata": {"labels": {"team": "search"}},
+            "spec": {
+                "serviceAccountName": "layra",
+                "runtimeClassName": "nvidia",
+                "tolerations": [{"operator": "Exists"}],
+                "containers": [{"name": "proxy", "image": "envoy:1"}, {"name": "worker",
+                    "env": [{"name": "RUST_LOG", "value": "debug"}]}],
+                "volumes": [{"name": "scratch", "emptyDir": {}}],
+            },
+        });
+        worker.pod_template = Some(serde_json::from_value(template).unwrap());
+        pipeline.spec.embedding.model.cache_claim = Some("models".into());
+        let template = job(&pipeline).spec.unwrap().template;
+        let labels = template.metadata.unwrap().labels.unwrap();
+        assert_eq!(labels["team"], "search");
+        assert_eq!(labels["app.kubernetes.io/name"], "layra-maintenance");
+        let pod = template.spec.unwrap();
+        assert_eq!(pod.service_account_name.as_deref(), Some("layra"));
+        assert_eq!(pod.runtime_class_name, None);
+        assert_eq!(pod.tolerations.unwrap().len(), 1);
+        assert_eq!(pod.init_containers, None);
+        let [container] = pod.containers.as_slice() else {
+            panic!("{:?}", pod.containers);
+        };
+        assert_eq!(container.image.as_deref(), Some("layra-worker:1.0"));
+        let limits = container.resources.as_ref().unwrap().limits.as_ref();
+        assert_eq!(limits.unwrap().keys().collect::<Vec<_>>(), ["memory"]);
+        let env: Vec<_> = container.env.iter().flatten().collect();
+        assert!(env.iter().any(|variable| variable.name == "RUST_LOG"));
+        assert!(env.iter().all(|variable| variable.name != "LAYRA_DEVICE"));
+        let volumes: Vec<_> = pod.volumes.iter().flatten().map(|it| &it.name).collect();
+        assert!(!volumes.contains(&&"models".to_owned()), "{volumes:?}");
+        assert!(!volumes.contains(&&"scratch".to_owned()), "{volumes:?}");
+    }
+
+    #[test]
+    fn it_is_another_one_when_what_it_reads_has_changed() {
+        let before = fixtures::pipeline();
+        let hash = |pipeline: &IngestionPipeline| hash_of_job(&job(pipeline)).to_owned();
+        let same = |change: fn(&mut IngestionPipeline)| {
+            let mut after = before.clone();
+            change(&mut after);
+            hash(&after) == hash(&before)
+        };
+        assert!(same(
+            |it| it.spec.stores.milvus.index.preset = Some(IndexPreset::Accurate)
+        ));
+        assert!(same(|it| it.spec.embedding.batch_pages = 3));
+        assert!(!same(
+            |it| it.spec.stores.milvus.index.preset = Some(IndexPreset::Balanced)
+        ));
+        assert!(!same(|it| it.spec.stores.milvus.rebuild.max_parallel = 2));
+        let rotated = reindex_job(&before, "layra-worker:1.0", "another").unwrap();
+        assert_ne!(hash_of_job(&rotated), hash(&before));
+    }
+}
