@@ -2,6 +2,7 @@
 //! writes), report (status, events, metrics).
 
 mod apply;
+mod bursts;
 mod compact;
 mod controller;
 mod counts;
