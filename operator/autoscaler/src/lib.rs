@@ -50,6 +50,7 @@ use learned::Progress;
 use step::{BacklogProgress, Bounds, Step, Work};
 
 pub use activation::Activation;
+pub use arrivals::EndOffsets;
 pub use decision::{Decision, Inputs, Limit, Reason, Terms};
 pub use floors::{Floor, ScheduleError, floor_now};
 pub use learned::Learned;

@@ -117,7 +117,8 @@ impl Cluster {
         Ok(metadata.brokers().len())
     }
 
-    /// The first or, at `read_committed`, the end offset of every partition of these topics. Every leader gets
+    /// The first or, at `read_committed`, the end offset of every partition of these topics, or the
+    /// one at a time (an offset that is the number of milliseconds since 1970). Every leader gets
     /// one request for some hundreds of them. A partition without a leader or of a topic that is
     /// gone, and those of a broker that does not answer, are unknown and leave the others as they
     /// are.
@@ -180,14 +181,16 @@ impl Cluster {
         Ok(found)
     }
 
+    /// Whether a broker did not answer a short time ago.
+    pub(super) fn has_silent_broker(&self) -> bool {
+        let since = self.silent_since.get();
+        since.is_some_and(|since| since.elapsed() < SILENCE)
+    }
+
     /// One request to each leader. It fails as a whole when a broker does not answer; then, and for
     /// a while after, it is sent in the form that keeps the answers of the others.
     fn offsets_in(&self, list: &TopicPartitionList) -> Result<Vec<ListedOffset>, Failure> {
-        let is_silent = self
-            .silent_since
-            .get()
-            .is_some_and(|since| since.elapsed() < SILENCE);
-        if is_silent {
+        if self.has_silent_broker() {
             return self.partial_offsets(list);
         }
         let answer = match self.consumer.offsets_for_times(list.clone(), READ_TIMEOUT) {

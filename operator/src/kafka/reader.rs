@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use layra_autoscaler::{Backlog, PartitionOffsets};
 use rdkafka::Offset;
 
@@ -18,6 +19,7 @@ use super::{
     Answer, Connection, KafkaError, Question, TopicState,
     backlog::Read,
     cluster::{Cluster, Offsets},
+    past,
     subscriptions::{Subscriber, Subscriptions},
     topic_settings::SettingsCache,
 };
@@ -376,6 +378,7 @@ impl ClusterState {
             .unwrap_or_default();
         let ends = cluster.offsets(&sizes, Offset::End)?;
 
+        let mut new = Vec::new();
         let now = Instant::now();
         for question in questions {
             let backlog = match committed.remove(question) {
@@ -398,6 +401,9 @@ impl ClusterState {
             };
             match &backlog {
                 Ok(backlog) => {
+                    if !self.readings.contains_key(question) && backlog.lag() > 0 {
+                        new.push(question);
+                    }
                     let backlog = backlog.clone();
                     self.readings
                         .insert(question.clone(), Reading { at: now, backlog });
@@ -418,7 +424,32 @@ impl ClusterState {
             }
             read.insert(question.clone(), backlog);
         }
+        self.read_past(cluster, &new, &mut read);
         Ok(read)
+    }
+
+    /// Adds the end offsets of earlier times to what was read for the first time.
+    fn read_past(
+        &mut self,
+        cluster: &Cluster,
+        questions: &[&Question],
+        read: &mut HashMap<Question, Result<Backlog, KafkaError>>,
+    ) {
+        if questions.is_empty() || cluster.has_silent_broker() {
+            return;
+        }
+        let past = past::read(
+            cluster,
+            &self.sizes(questions.iter().copied()),
+            Timestamp::now(),
+        );
+        for question in questions {
+            let reading = self.readings.get_mut(*question);
+            if let (Some(reading), Some(Ok(backlog))) = (reading, read.get_mut(*question)) {
+                backlog.past = past::of(question, backlog, &past);
+                reading.backlog.past = Arc::clone(&backlog.past);
+            }
+        }
     }
 }
 
