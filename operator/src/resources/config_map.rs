@@ -21,14 +21,15 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigErr
     })
 }
 
-/// Hash of the settings that a worker reads at its start. Partitions, replication factor and settings
-/// of the topics are not among them: the operator alone uses them. Settings at their defaults are left
-/// out, so that a field that a later version adds replaces no worker.
+/// Hash of the settings that a worker reads at its start. Partitions, replication factor, settings
+/// and management of the topics are not among them: the operator alone uses them. Settings at their
+/// defaults are left out, so that a field that a later version adds replaces no worker.
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;
     config.source.kafka.replication_factor = 0;
     config.source.kafka.topic_config.clear();
+    config.source.kafka.manage_topics = true;
     // Settings have text keys and finite numbers only.
     let mut settings = serde_json::to_value(config).unwrap_or_default();
     remove_defaults(&mut settings, &DEFAULTS);

@@ -17,6 +17,8 @@ mod scaling;
 mod stall;
 mod template;
 mod topic;
+mod unmanaged;
+mod upgrade;
 mod vector_store;
 mod warnings;
 mod workers;
@@ -24,16 +26,15 @@ mod writes;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use layra_autoscaler::{Decision, Memory, Phase};
+use layra_autoscaler::{Decision, Memory};
 use layra_crds::{
-    ConfigError, IngestionPipeline, IngestionPipelineStatus, OnUpgrade, ScalingStatus,
+    ConfigError, IngestionPipeline, IngestionPipelineStatus, ScalingStatus,
     condition_types::{
         READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE,
     },
 };
 
 use super::{
-    pods::WorkerPod,
     reason::{Progress, Reason},
     world::World,
 };
@@ -51,6 +52,7 @@ pub(crate) use confirmation::{confirmed_spec, spec_in_force};
 pub(crate) use conflict::{age, may_conflict, same_source};
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::{Manifest, template_hash};
+pub(crate) use stall::has_short_name;
 pub(crate) use template::DryRun;
 
 /// The changes to make and the state to report.
@@ -154,7 +156,9 @@ pub(crate) fn plan(
         pipeline.metadata.generation,
         now,
     );
-    if template.refusal.is_some() {
+    let upgrade_held = upgrade::held(&workload.deployment, default_image);
+    let generation = pipeline.metadata.generation;
+    if template.refusal.is_some() || refusals::hold_template(&workload, world, generation) {
         workload.deployment = template::with_live_template(workload.deployment, &world.live);
     }
     let objects = Objects {
@@ -164,6 +168,7 @@ pub(crate) fn plan(
         scaling: &scaling,
         stall: stall.as_ref(),
         template_current,
+        upgrade_held,
         now,
     };
     let writes = objects.plan(&workload, template);
@@ -272,7 +277,7 @@ fn workload(
     };
     let kept = Kept {
         grace_seconds: live_grace(world).filter(|_| !world.pods.is_empty()),
-        image: kept_image(pipeline, world),
+        image: upgrade::kept_image(pipeline, world),
     };
     let is_live = |workload: &Workload| {
         manifests::has_template(&workload.deployment, &world.live, &world.past_writes)
@@ -291,17 +296,6 @@ fn workload(
         }
     }
     build(Kept::default())
-}
-
-/// The operator's default image with which a worker is ready: an upgrade need not replace it.
-fn kept_image<'a>(pipeline: &IngestionPipeline, world: &'a World) -> Option<&'a str> {
-    let worker = &pipeline.spec.worker;
-    let is_ready = |pod: &WorkerPod| pod.phase == Phase::Ready && !pod.terminating;
-    let may_stay = worker.image.is_none()
-        && worker.rollout.on_upgrade == OnUpgrade::WhenReplaced
-        && world.pods.iter().any(is_ready);
-    let live = world.live.deployment.as_deref();
-    live.filter(|_| may_stay).and_then(resources::default_image)
 }
 
 fn live_grace(world: &World) -> Option<u32> {

@@ -31,6 +31,8 @@ pub(super) struct Situation {
     pub(super) overridden: Option<String>,
     /// What another client changed back after the last write of the pod template.
     pub(super) reverted: Option<String>,
+    /// What to say about workers that keep the image of an earlier version of the operator.
+    pub(super) upgrade_held: Option<String>,
     /// The last verdict.
     pub(super) previous: Option<Verdict>,
     /// How long a worker takes to start, in seconds.
@@ -46,6 +48,12 @@ pub(super) fn judge(spec: &IngestionPipelineSpec, world: &World, situation: &Sit
         if matches!(verdict.reason, Reason::WorkersReady | Reason::ScaledToZero) {
             verdict.reason = Reason::ChangedByOthers;
         }
+    }
+    if let Some(held) = &situation.upgrade_held
+        && verdict.reason == Reason::WorkersReady
+    {
+        verdict.reason = Reason::UpgradeHeld;
+        verdict.message = format!("{} {held}", verdict.message);
     }
     verdict
 }
