@@ -8,6 +8,7 @@ mod documents;
 mod embedding;
 mod kafka_security;
 pub mod metric_names;
+mod model_reference;
 mod pipeline;
 mod pod_template;
 mod scaling;
@@ -25,6 +26,9 @@ pub use documents::{
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
+pub use model_reference::{
+    KNOWN_MODEL_FILE, KnownModel, ModelReference, ModelReport, RESOLVE_MODEL_ANNOTATION,
+};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use scaling::{ActivationSpec, FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
-use layra_crds::{ConfigError, IngestionPipeline, WorkerConfig};
+use layra_crds::{ConfigError, IngestionPipeline, KNOWN_MODEL_FILE, KnownModel, WorkerConfig};
 use serde_json::{Value, json};
 
 /// Key in the ConfigMap, and name of the mounted file.
@@ -19,6 +19,19 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigErr
         )])),
         ..ConfigMap::default()
     })
+}
+
+/// Adds what later workers are told about the model. It is no part of the hash: workers that have
+/// the model already need it no more.
+pub(crate) fn tell_model(
+    config_map: &mut ConfigMap,
+    known: &KnownModel,
+) -> Result<(), ConfigError> {
+    if *known != KnownModel::default() {
+        let files = config_map.data.get_or_insert_default();
+        files.insert(KNOWN_MODEL_FILE.to_owned(), known.to_yaml()?);
+    }
+    Ok(())
 }
 
 /// Hash of the settings that a worker reads at its start. Partitions, replication factor, settings

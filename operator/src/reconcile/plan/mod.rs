@@ -12,6 +12,7 @@ mod fleet;
 mod manifests;
 mod manual;
 mod model;
+mod model_reference;
 mod refusals;
 mod scaling;
 mod stall;
@@ -146,6 +147,8 @@ pub(crate) fn plan(
         _ => scaling::plan(pipeline, world, memory, now),
     };
     let mut workload = workload(pipeline, world, &scaling, default_image)?;
+    let known_model = model_reference::next(pipeline, world, stall.is_some());
+    resources::tell_model(&mut workload.config_map, &known_model)?;
     let past = &world.past_writes;
     let template_current = manifests::has_template(&workload.deployment, &world.live, past);
     let template = Template::judge(
@@ -169,6 +172,7 @@ pub(crate) fn plan(
         stall: stall.as_ref(),
         template_current,
         upgrade_held,
+        model_reference: known_model.reference.as_ref(),
         now,
     };
     let writes = objects.plan(&workload, template);
@@ -186,6 +190,7 @@ pub(crate) fn plan(
     };
     let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);
     status.confirmed = confirmation::next(pipeline, world, stall.is_some());
+    status.model_reference = known_model.reference;
     let mut events = events::between(
         &before,
         &status,
@@ -209,7 +214,7 @@ pub(crate) fn plan(
     })
 }
 
-/// The status to report, without the confirmed settings.
+/// The status to report, without the confirmed settings and the model that workers are told.
 fn status(
     pipeline: &IngestionPipeline,
     world: &World,

@@ -3,7 +3,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use layra_crds::{IngestionPipeline, IngestionPipelineStatus, condition_types::WORKERS_AVAILABLE};
+use layra_crds::{
+    IngestionPipeline, IngestionPipelineStatus, ModelReference, condition_types::WORKERS_AVAILABLE,
+};
 
 use super::{
     conditions::{self, Verdict},
@@ -34,6 +36,8 @@ pub(super) struct Objects<'a> {
     pub(super) template_current: bool,
     /// What to say about workers that keep the image of an earlier version of the operator.
     pub(super) upgrade_held: Option<String>,
+    /// The checkpoint that all workers load.
+    pub(super) model_reference: Option<&'a ModelReference>,
     pub(super) now: Timestamp,
 }
 
@@ -98,6 +102,7 @@ impl Objects<'_> {
             }),
             reverted: self.reverted(&compared.outdated),
             upgrade_held: self.upgrade_held.clone(),
+            model_reference: self.model_reference.cloned(),
             previous: conditions::find(&self.before.conditions, WORKERS_AVAILABLE)
                 .and_then(Verdict::of),
             startup_seconds: self.startup_seconds(),
