@@ -10,6 +10,7 @@ mod index;
 mod index_status;
 mod kafka_security;
 pub mod metric_names;
+mod model_reference;
 mod pipeline;
 mod pod_template;
 mod rebuild;
@@ -31,6 +32,9 @@ pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use index::{FoundIndex, IndexKind, IndexPreset, IndexSpec, IndexType, ResolvedIndex};
 pub use index_status::{CollectionRebuild, EndedJob, IndexStatus};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
+pub use model_reference::{
+    KNOWN_MODEL_FILE, KnownModel, ModelReference, ModelReport, RESOLVE_MODEL_ANNOTATION,
+};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use rebuild::{OnIndexDrift, RebuildSpec, WindowSpec};

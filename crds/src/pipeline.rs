@@ -1,4 +1,6 @@
 //! The root object.
+// The columns of `kubectl get` are attributes with the same keys.
+#![allow(clippy::duplicated_attributes)]
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -37,9 +39,21 @@ use crate::{
     ),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
     printcolumn(name = "Lag", type_ = "integer", json_path = ".status.lag"),
-    printcolumn(name = "Drifted", type_ = "integer", json_path = ".status.index.drifted"),
-    printcolumn(name = "Model", type_ = "string", json_path = ".spec.embedding.model.family"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Drifted",
+        type_ = "integer",
+        json_path = ".status.index.drifted"
+    ),
+    printcolumn(
+        name = "Model",
+        type_ = "string",
+        json_path = ".spec.embedding.model.family"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
     printcolumn(
         name = "Reason",
         type_ = "string",
@@ -51,9 +65,7 @@ use crate::{
         type_ = "string",
         priority = 1,
         json_path = ".status.conditions[?(@.type==\"VectorStoreReady\")].reason"
-    ),
-    validation = Rule::new("self.metadata.name.size() <= 52")
-        .message("metadata.name must have at most 52 characters: the names of the workers' objects consist of it and a suffix")
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

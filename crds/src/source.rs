@@ -68,6 +68,12 @@ pub struct KafkaSource {
     #[schemars(range(min = 1, max = 10000))]
     pub partitions: i32,
 
+    /// Whether the operator creates the topics and adds partitions. False, for topics that somebody
+    /// else owns: it changes nothing in Kafka, and `TopicReady` shows what is missing
+    /// (`TopicMissing`) or different (`PartitionsDiffer`). Default: true.
+    #[serde(default = "default_manage_topics")]
+    pub manage_topics: bool,
+
     /// Replication factor of the topics that the operator creates. It needs at least as many
     /// brokers. Default: 3.
     #[serde(default = "default_replication_factor")]
@@ -188,6 +194,10 @@ fn default_group() -> String {
 
 fn default_partitions() -> i32 {
     10
+}
+
+fn default_manage_topics() -> bool {
+    true
 }
 
 fn default_replication_factor() -> i32 {

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::IndexStatus;
+use crate::ModelReference;
 
 /// The observed state of the pipeline and the last scaling decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +48,11 @@ pub struct IngestionPipelineStatus {
     /// The model that the newest worker downloaded. It stays while there are no workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelStatus>,
+
+    /// The checkpoint that all workers load: the one that the first worker found at the addresses
+    /// in `embedding.model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_reference: Option<ModelReference>,
 
     /// The settings that tie the pipeline to the documents that it has processed. A change of one
     /// must be confirmed. Absent: no worker has run yet.

@@ -2,6 +2,8 @@
 //! workers.
 
 #[cfg(test)]
+mod chart_tests;
+#[cfg(test)]
 mod fixtures;
 mod kafka;
 mod leader;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use layra_crds::ModelStatus;
+use layra_crds::ModelReport;
 use layra_embedding::{DeviceChoice, Paced};
 use layra_rendering::{
     RENDERER_LIMIT_BYTES, RenderOptions, Renderer, SandboxPolicy, container_limit_bytes,
@@ -98,7 +98,7 @@ impl Common {
 
     /// Fetches and loads the model, and starts its threads.
     pub(crate) async fn embedder(&self) -> Result<EmbedderThread, Failure> {
-        let Settings { config, secrets } = &self.settings;
+        let config = &self.settings.config;
         let batch_pages = usize::try_from(config.embedding.batch_pages).unwrap_or(1);
         if let Some(PacedEmbedder { page, panics_at }) = self.paths.paced_embedder.clone() {
             tracing::warn!(time = ?page, "benchmark mode: vectors are meaningless");
@@ -113,7 +113,7 @@ impl Common {
         } else {
             self.retry()
                 .run(Stage::Model, &self.stop, |_| {
-                    model_files::fetch_files(config, secrets, cache)
+                    model_files::fetch_files(&self.settings, cache)
                 })
                 .await?
         };
@@ -133,18 +133,19 @@ impl Common {
     }
 
     /// Fetches the model into the cache and describes it.
-    pub(crate) async fn fetch_model(&self) -> Result<ModelStatus, Failure> {
-        let Settings { config, secrets } = &self.settings;
+    pub(crate) async fn fetch_model(&self) -> Result<ModelReport, Failure> {
         let cache = &self.paths.cache;
         self.retry()
             .run(Stage::Model, &self.stop, |_| {
-                model_files::fetch(config, secrets, cache)
+                model_files::fetch(&self.settings, cache)
             })
             .await
     }
 
     pub(crate) async fn objects(&self) -> Result<Objects, Failure> {
-        let Settings { config, secrets } = &self.settings;
+        let Settings {
+            config, secrets, ..
+        } = &self.settings;
         let objects = Objects::new(&config.documents.object_store, secrets)?;
         self.retry()
             .run(Stage::Objects, &self.stop, |_| objects.check())
@@ -153,7 +154,9 @@ impl Common {
     }
 
     pub(crate) async fn documents(&self) -> Result<Documents, Failure> {
-        let Settings { config, secrets } = &self.settings;
+        let Settings {
+            config, secrets, ..
+        } = &self.settings;
         let database = &config.stores.mongodb.database;
         let documents = Documents::new(
             &secrets.mongodb_uri,
@@ -168,7 +171,9 @@ impl Common {
     }
 
     pub(crate) async fn vectors(&self, dimensions: usize) -> Result<Vectors, Failure> {
-        let Settings { config, secrets } = &self.settings;
+        let Settings {
+            config, secrets, ..
+        } = &self.settings;
         let connect = |_| async {
             let token = secrets.milvus_token.as_ref();
             let authorities = secrets.authorities.milvus.as_deref();

@@ -186,7 +186,10 @@ impl<'a> Fleet<'a> {
         }
         let failed = self.count_logged(DISK_FULL) - before;
         let seconds = full.elapsed().as_secs();
-        Ok((failed > 0).then(|| format!("for {seconds} s; workers failed to write {failed} times")))
+        Ok(
+            (failed > 0)
+                .then(|| format!("for {seconds} s; workers failed to write {failed} times")),
+        )
     }
 
     /// Sends SIGTERM to a worker and waits until it has exited. Returns how long that took.
@@ -218,7 +221,11 @@ impl<'a> Fleet<'a> {
 
     /// Stops a worker that has a renderer, with all its renderers, and resumes them after `time`,
     /// as when the machine is suspended.
-    pub async fn stand_still(&self, time: Duration, random: &mut fastrand::Rng) -> Result<Option<String>> {
+    pub async fn stand_still(
+        &self,
+        time: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Result<Option<String>> {
         let deadline = Instant::now() + WORK_LIMIT;
         while Instant::now() < deadline {
             let index = random.usize(0..self.workers.len());

@@ -21,6 +21,7 @@ mod order;
 mod pairs;
 mod progress;
 mod rebuild;
+mod restarts;
 mod scale_subresource;
 mod scaling;
 mod scene;

@@ -34,7 +34,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 const A_WHILE: Duration = Duration::from_secs(10);
 
 /// Waits until Ready is False with this reason and a message that contains `words`.
-async fn wait_unready(stage: &Stage, name: &str, reason: &str, words: &str) -> Result<()> {
+pub async fn wait_unready(stage: &Stage, name: &str, reason: &str, words: &str) -> Result<()> {
     let wanted = |status: &IngestionPipelineStatus| {
         condition(status, "Ready").is_some_and(|ready| {
             ready.status == "False" && ready.reason == reason && ready.message.contains(words)
@@ -92,7 +92,7 @@ async fn nothing_repeats(stage: &Stage, reason: &str) -> Result<()> {
 }
 
 /// Creates an object that belongs to no namespace.
-async fn create<K>(stage: &Stage, object: Value) -> Result<()>
+pub async fn create<K>(stage: &Stage, object: Value) -> Result<()>
 where
     K: Resource<Scope = ClusterResourceScope, DynamicType = ()>
         + Clone
@@ -107,7 +107,7 @@ where
 }
 
 /// Deletes it, if it exists.
-async fn delete<K>(stage: &Stage) -> Result<()>
+pub async fn delete<K>(stage: &Stage) -> Result<()>
 where
     K: Resource<Scope = ClusterResourceScope, DynamicType = ()>
         + Clone
@@ -123,7 +123,7 @@ where
 }
 
 /// Selects an object of the test's pipeline in an admission policy.
-fn selects(stage: &Stage, group: &str, resources: &str) -> (Value, Value) {
+pub fn selects(stage: &Stage, group: &str, resources: &str) -> (Value, Value) {
     let name = format!("{}-worker", stage.name);
     let constraints = json!({"resourceRules": [{
         "apiGroups": [group], "apiVersions": ["v1"],

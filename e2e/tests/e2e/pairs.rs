@@ -174,7 +174,7 @@ async fn stand_still(stage: &Stage) -> Result<()> {
 }
 
 /// The log of an operator's container, or of the one before its last restart.
-async fn log(stage: &Stage, pod: &str, previous: bool) -> Result<String> {
+pub async fn log(stage: &Stage, pod: &str, previous: bool) -> Result<String> {
     let parameters = LogParams {
         previous,
         ..LogParams::default()
@@ -205,12 +205,12 @@ async fn take_over(stage: &Stage, leader: &str) -> Result<()> {
     .await
 }
 
-async fn holder(stage: &Stage) -> Result<Option<String>> {
+pub async fn holder(stage: &Stage) -> Result<Option<String>> {
     let lease = stage.scene.api::<Lease>().get(LEASE).await?;
     Ok(lease.spec.and_then(|spec| spec.holder_identity))
 }
 
-fn restarts(pod: &Pod) -> i32 {
+pub fn restarts(pod: &Pod) -> i32 {
     let status = pod.status.as_ref();
     let containers = status.and_then(|status| status.container_statuses.as_ref());
     let containers = containers.into_iter().flatten();
@@ -218,7 +218,7 @@ fn restarts(pod: &Pod) -> i32 {
 }
 
 /// Changes the number of operators and waits until all are ready.
-async fn scale_operator(stage: &Stage, count: usize) -> Result<()> {
+pub async fn scale_operator(stage: &Stage, count: usize) -> Result<()> {
     let replicas = format!("--replicas={count}");
     stage
         .scene

@@ -30,13 +30,19 @@ pub(crate) struct Arrivals {
     span_started: Option<Timestamp>,
     in_span: f64,
     last_arrival: Option<Timestamp>,
+    /// Something was recorded, by this process.
+    has_begun: bool,
 }
 
-#[derive(Clone, Debug)]
-struct EndOffsets {
-    at: Timestamp,
-    tasks: Vec<i64>,
-    ranges: Vec<i64>,
+/// The end offsets of both topics at one time, by partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndOffsets {
+    /// The time.
+    pub at: Timestamp,
+    /// The topic with the tasks.
+    pub tasks: Vec<i64>,
+    /// The topic with the page ranges.
+    pub ranges: Vec<i64>,
 }
 
 /// A topic has fewer partitions, or an earlier end offset, than at the last observation.
@@ -58,6 +64,8 @@ pub(crate) struct Waiting {
 
 impl Arrivals {
     /// Records the end offsets. Discards all earlier ones if a topic was recreated or truncated.
+    /// The first time it continues with those of before this process, so that a restart gives the
+    /// backlog no new deadline.
     pub(crate) fn record(
         &mut self,
         now: Timestamp,
@@ -71,22 +79,46 @@ impl Arrivals {
             tasks: ends(&backlog.tasks),
             ranges: ends(&backlog.ranges),
         };
-        let last = self.last.take();
-        if let Some(topic) = last.as_ref().and_then(|last| current.recreated_since(last)) {
-            *self = Self::default();
+        if !self.has_begun {
+            self.has_begun = true;
+            self.recall(&backlog.past, &current, drain_target);
+        }
+        if let Some(topic) = self
+            .last
+            .as_ref()
+            .and_then(|last| current.recreated_since(last))
+        {
+            self.forget();
             self.start(current);
             return Err(TopicRecreated { topic });
         }
-        match last {
-            None => self.start(current),
-            Some(last) => self.extend(current, &last, drain_target),
-        }
+        self.follow(current, drain_target);
         Ok(())
     }
 
     /// Discards everything, because of a clock step or a gap between observations.
     pub(crate) fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            has_begun: true,
+            ..Self::default()
+        };
+    }
+
+    /// Continues with earlier end offsets, as far as they are of the same topics.
+    fn recall(&mut self, past: &[EndOffsets], current: &EndOffsets, drain_target: SignedDuration) {
+        let past = past
+            .iter()
+            .filter(|ends| ends.at < current.at && current.recreated_since(ends).is_none());
+        for ends in past {
+            self.follow(ends.clone(), drain_target);
+        }
+    }
+
+    fn follow(&mut self, current: EndOffsets, drain_target: SignedDuration) {
+        match self.last.take() {
+            None => self.start(current),
+            Some(last) => self.extend(current, &last, drain_target),
+        }
     }
 
     fn start(&mut self, current: EndOffsets) {
@@ -321,6 +353,59 @@ mod tests {
         };
         assert!((old.pages - 12.0).abs() < 1e-9 && (old.within - 400.0).abs() < 1e-9);
         assert!((new.pages - 52.0).abs() < 1e-9 && (500.0..=512.5).contains(&new.within));
+    }
+
+    fn past(seconds: &[(i64, i64)]) -> std::sync::Arc<[EndOffsets]> {
+        let ends = seconds.iter().map(|(second, end)| EndOffsets {
+            at: at(*second),
+            tasks: vec![*end],
+            ranges: Vec::new(),
+        });
+        ends.collect()
+    }
+
+    #[test]
+    fn after_a_restart_messages_are_as_old_as_before() {
+        let mut arrivals = Arrivals::default();
+        let now = Backlog {
+            past: past(&[(0, 10), (500, 10), (900, 14), (970, 30)]),
+            ..backlog(4, &[30])
+        };
+        arrivals.record(at(1000), &now, TARGET).unwrap();
+        let waiting = arrivals.waiting(at(1000), &now, TARGET, |_| 1.0, |_| false);
+        let due: Vec<(f64, f64)> = waiting.due.iter().map(|d| (d.pages, d.within)).collect();
+        assert_eq!(due, [(6.0, -400.0), (10.0, 500.0), (26.0, 570.0)]);
+        assert!((waiting.oldest_seconds - 1000.0).abs() < 1e-9);
+
+        // A gap or a clock step is no restart: what this process saw counts.
+        arrivals.forget();
+        arrivals.record(at(2000), &now, TARGET).unwrap();
+        let waiting = arrivals.waiting(at(2000), &now, TARGET, |_| 1.0, |_| false);
+        assert!(waiting.oldest_seconds < 1.0);
+    }
+
+    #[test]
+    fn after_a_restart_the_rate_of_arrivals_is_known_at_once() {
+        let mut arrivals = Arrivals::default();
+        let steps: Vec<(i64, i64)> = (0..10).map(|step| (step * 30, step * 60)).collect();
+        let now = Backlog {
+            past: past(&steps),
+            ..backlog(0, &[600])
+        };
+        arrivals.record(at(300), &now, TARGET).unwrap();
+        assert!((rate(&arrivals, 300) - 2.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn end_offsets_of_a_topic_that_was_recreated_meanwhile_do_not_count() {
+        let mut arrivals = Arrivals::default();
+        let now = Backlog {
+            past: past(&[(0, 500), (90, 20)]),
+            ..backlog(0, &[30])
+        };
+        arrivals.record(at(100), &now, TARGET).unwrap();
+        let waiting = arrivals.waiting(at(100), &now, TARGET, |_| 1.0, |_| false);
+        assert!((waiting.oldest_seconds - 10.0).abs() < 1e-9);
     }
 
     #[test]

@@ -51,6 +51,7 @@ use learned::Progress;
 use step::{BacklogProgress, Bounds, Step, Work};
 
 pub use activation::Activation;
+pub use arrivals::EndOffsets;
 pub use decision::{Decision, Inputs, Limit, Reason, Terms};
 pub use floors::{Floor, floor_now};
 pub use learned::Learned;

@@ -4,11 +4,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use jiff::Timestamp;
 
-use super::unknown::UnknownBacklog;
+use super::{arrivals::EndOffsets, unknown::UnknownBacklog};
 
 /// A pipeline at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,9 @@ pub struct Backlog {
     /// Partitions whose offsets could not be read, with the error. They count as having no lag, so
     /// that the backlog is a lower bound: it may add workers, and stops none.
     pub unread: BTreeMap<Partition, String>,
+    /// The end offsets at some earlier times, the oldest first. They show a process that has just
+    /// started how long the backlog has waited. Empty: unknown.
+    pub past: Arc<[EndOffsets]>,
 }
 
 impl Backlog {

@@ -1,7 +1,7 @@
 //! The operator's own policy: the same code as in a cluster. Every two seconds it gets what the
 //! operator would observe: offsets, pods, and what the workers count.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use layra_autoscaler::{
@@ -66,7 +66,7 @@ fn observe(world: &World) -> Observation {
             tasks: tasks.into_iter().map(offsets).collect(),
             ranges: ranges.into_iter().map(offsets).collect(),
             rebalancing: world.group.is_rebalancing(world.now),
-            unread: BTreeMap::new(),
+            ..Backlog::default()
         }),
         workers: world
             .pods

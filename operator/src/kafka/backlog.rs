@@ -1,6 +1,9 @@
 //! The backlog of a pipeline, from offsets of which some may be unknown. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use layra_autoscaler::{Backlog, Partition, PartitionOffsets, Topic};
 
@@ -61,6 +64,7 @@ impl Read<'_> {
             ranges,
             rebalancing: false,
             unread,
+            past: last.map(|last| Arc::clone(&last.past)).unwrap_or_default(),
         })
     }
 

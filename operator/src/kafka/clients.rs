@@ -53,6 +53,14 @@ impl KafkaClients {
         clients.reader.query(question, subscriber).await
     }
 
+    /// Asks no more for a pipeline that is gone.
+    pub(crate) fn forget(&self, subscriber: &str) {
+        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, clients) in clusters.values() {
+            clients.reader.unsubscribe(subscriber);
+        }
+    }
+
     /// Changes the topics of one pipeline; a result for each action, in their order.
     pub(crate) async fn change_topics(
         &self,

@@ -117,9 +117,11 @@ impl Cluster {
         Ok(metadata.brokers().len())
     }
 
-    /// The first or, at `read_committed`, the end offset of every partition of these topics. Every
-    /// leader gets one request for some hundreds of them. A partition without a leader, and those
-    /// of a broker that does not answer, are unknown and leave the others as they are.
+    /// The first or, at `read_committed`, the end offset of every partition of these topics, or the
+    /// one at a time (an offset that is the number of milliseconds since 1970). Every leader gets
+    /// one request for some hundreds of them. A partition without a leader or of a topic that is
+    /// gone, and those of a broker that does not answer, are unknown and leave the others as they
+    /// are.
     ///
     /// librdkafka (2.12, `rd_kafka_offsets_for_times`) sends the number in the list's offset field
     /// as the timestamp of a `ListOffsets` request, and its configured `isolation.level` with it.
@@ -145,13 +147,30 @@ impl Cluster {
                 ((*topic).to_owned(), none)
             })
             .collect();
+        let mut is_answered = false;
         for partitions in all.chunks(IN_ONE_REQUEST) {
             let mut list = TopicPartitionList::with_capacity(partitions.len());
             for (topic, partition) in partitions {
                 list.add_partition_offset(topic, *partition, which)
                     .map_err(|error| KafkaError::Refused(error.to_string()))?;
             }
-            for answer in self.offsets_in(&list)? {
+            let answers = match self.offsets_in(&list) {
+                Ok(answers) => {
+                    is_answered = true;
+                    answers
+                }
+                Err(failure) if is_answered || is_of_partitions(failure.code) => {
+                    let answer = |(topic, partition): &(&str, i32)| ListedOffset {
+                        topic: (*topic).to_owned(),
+                        partition: *partition,
+                        offset: Err(failure.code),
+                    };
+                    partitions.iter().map(answer).collect()
+                }
+                // Others would wait in vain, too.
+                Err(failure) => return Err(failure.error),
+            };
+            for answer in answers {
                 let index = usize::try_from(answer.partition).unwrap_or(usize::MAX);
                 let topic = found.get_mut(&answer.topic);
                 if let Some(slot) = topic.and_then(|all| all.get_mut(index)) {
@@ -162,14 +181,16 @@ impl Cluster {
         Ok(found)
     }
 
+    /// Whether a broker did not answer a short time ago.
+    pub(super) fn has_silent_broker(&self) -> bool {
+        let since = self.silent_since.get();
+        since.is_some_and(|since| since.elapsed() < SILENCE)
+    }
+
     /// One request to each leader. It fails as a whole when a broker does not answer; then, and for
     /// a while after, it is sent in the form that keeps the answers of the others.
-    fn offsets_in(&self, list: &TopicPartitionList) -> Result<Vec<ListedOffset>, KafkaError> {
-        let is_silent = self
-            .silent_since
-            .get()
-            .is_some_and(|since| since.elapsed() < SILENCE);
-        if is_silent {
+    fn offsets_in(&self, list: &TopicPartitionList) -> Result<Vec<ListedOffset>, Failure> {
+        if self.has_silent_broker() {
             return self.partial_offsets(list);
         }
         let answer = match self.consumer.offsets_for_times(list.clone(), READ_TIMEOUT) {
@@ -180,7 +201,7 @@ impl Cluster {
                     self.silent_since.set(Some(Instant::now()));
                 }
                 // The first error says more than one of a shorter request.
-                return partial.map_err(|_| self.failure(&error));
+                return partial.map_err(|_| self.failed(&error));
             }
         };
         let elements = answer.elements();
@@ -199,15 +220,22 @@ impl Cluster {
     }
 
     /// What the brokers that answer in time return, if any does.
-    fn partial_offsets(&self, list: &TopicPartitionList) -> Result<Vec<ListedOffset>, KafkaError> {
+    fn partial_offsets(&self, list: &TopicPartitionList) -> Result<Vec<ListedOffset>, Failure> {
         let client = self.consumer.client();
         let answers = admin::list_offsets(client, list, SILENT_BROKER_TIMEOUT)
-            .map_err(|error| self.failure(&error))?;
+            .map_err(|error| self.failed(&error))?;
         let is_answered = answers.iter().any(|answer| answer.offset.is_ok());
         if is_answered {
             return Ok(answers);
         }
-        Err(self.failure(&ClientError::AdminOp(RDKafkaErrorCode::OperationTimedOut)))
+        Err(self.failed(&ClientError::AdminOp(RDKafkaErrorCode::OperationTimedOut)))
+    }
+
+    fn failed(&self, error: &ClientError) -> Failure {
+        Failure {
+            code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail),
+            error: self.failure(error),
+        }
     }
 
     /// The committed offsets of a group, by topic and partition.
@@ -259,6 +287,26 @@ impl Cluster {
             None => error.to_string(),
         }))
     }
+}
+
+/// A request for offsets that failed as a whole.
+struct Failure {
+    code: RDKafkaErrorCode,
+    error: KafkaError,
+}
+
+/// Whether the failure is about the partitions of the request: no broker leads any of them. It
+/// comes at once, and another request may succeed.
+fn is_of_partitions(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::NoEnt
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+    )
 }
 
 /// The offset of each partition of a topic, or why it is unknown.

@@ -7,6 +7,7 @@ mod backlog;
 mod clients;
 mod cluster;
 mod connection;
+mod past;
 mod reader;
 mod subscriptions;
 mod topic_changes;

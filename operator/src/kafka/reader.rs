@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use layra_autoscaler::{Backlog, PartitionOffsets};
 use rdkafka::Offset;
 
@@ -18,6 +19,7 @@ use super::{
     Answer, Connection, KafkaError, Question, TopicState,
     backlog::Read,
     cluster::{Cluster, Offsets},
+    past,
     subscriptions::{Subscriber, Subscriptions},
     topic_settings::SettingsCache,
 };
@@ -99,6 +101,11 @@ impl Reader {
         }
     }
 
+    /// Asks no more for this subscriber.
+    pub(super) fn unsubscribe(&self, subscriber: &str) {
+        self.subscriptions.unsubscribe(subscriber);
+    }
+
     /// Drops the answers about a topic that was changed.
     pub(super) fn forget_topic(&self, topic: &str) {
         self.subscriptions.forget_topic(topic);
@@ -143,7 +150,6 @@ impl ClusterState {
         let backlogs = match self.backlogs(cluster, questions) {
             Ok(backlogs) => backlogs,
             Err(error) => {
-                // One deleted topic fails the request for all: the next round reads every topic again.
                 self.topics.clear();
                 return all(questions, &error);
             }
@@ -188,7 +194,8 @@ impl ClusterState {
         }
     }
 
-    /// Reads the topics whose last read is old; returns those for which the cluster has an error.
+    /// Reads the topics whose last read is old; returns those for which there is an error. One that
+    /// was read before stays known while the cluster does not answer.
     fn topics(
         &mut self,
         cluster: &Cluster,
@@ -215,9 +222,11 @@ impl ClusterState {
         let now = Some(Instant::now());
         let described = match cluster.topics(&old) {
             Ok(described) => described,
-            // As for the brokers.
-            Err(KafkaError::Unreachable(_)) if old.iter().all(|name| self.is_known(name)) => {
-                return Ok(refused);
+            // As for the brokers. The questions about other topics have their answers.
+            Err(error @ KafkaError::Unreachable(_)) => {
+                let unknown = old.into_iter().filter(|name| !self.is_known(name));
+                let errors = unknown.map(|name| (name.to_owned(), error.clone()));
+                return Ok(errors.collect());
             }
             Err(error) => return Err(error),
         };
@@ -369,6 +378,7 @@ impl ClusterState {
             .unwrap_or_default();
         let ends = cluster.offsets(&sizes, Offset::End)?;
 
+        let mut new = Vec::new();
         let now = Instant::now();
         for question in questions {
             let backlog = match committed.remove(question) {
@@ -391,6 +401,9 @@ impl ClusterState {
             };
             match &backlog {
                 Ok(backlog) => {
+                    if !self.readings.contains_key(question) && backlog.lag() > 0 {
+                        new.push(question);
+                    }
                     let backlog = backlog.clone();
                     self.readings
                         .insert(question.clone(), Reading { at: now, backlog });
@@ -411,7 +424,32 @@ impl ClusterState {
             }
             read.insert(question.clone(), backlog);
         }
+        self.read_past(cluster, &new, &mut read);
         Ok(read)
+    }
+
+    /// Adds the end offsets of earlier times to what was read for the first time.
+    fn read_past(
+        &mut self,
+        cluster: &Cluster,
+        questions: &[&Question],
+        read: &mut HashMap<Question, Result<Backlog, KafkaError>>,
+    ) {
+        if questions.is_empty() || cluster.has_silent_broker() {
+            return;
+        }
+        let past = past::read(
+            cluster,
+            &self.sizes(questions.iter().copied()),
+            Timestamp::now(),
+        );
+        for question in questions {
+            let reading = self.readings.get_mut(*question);
+            if let (Some(reading), Some(Ok(backlog))) = (reading, read.get_mut(*question)) {
+                backlog.past = past::of(question, backlog, &past);
+                reading.backlog.past = Arc::clone(&backlog.past);
+            }
+        }
     }
 }
 
@@ -426,62 +464,5 @@ fn all(
 }
 
 #[cfg(test)]
-mod tests {
-    use layra_autoscaler::Topic;
-    use layra_crds::KafkaSecurity;
-    use rdkafka::mocking::{MockCluster, MockCoordinator};
-
-    use super::*;
-
-    /// Also for two pipelines on the same topics.
-    #[test]
-    fn a_broker_that_does_not_answer_hides_only_its_partitions() {
-        let brokers = MockCluster::new(2).unwrap();
-        for topic in ["tasks", "ranges", "dlq"] {
-            brokers.create_topic(topic, 2, 1).unwrap();
-            for partition in 0..2 {
-                let leader = Some(1 + partition);
-                brokers.partition_leader(topic, partition, leader).unwrap();
-            }
-        }
-        for group in ["workers", "others"] {
-            let coordinator = MockCoordinator::Group(group.to_owned());
-            brokers.coordinator(coordinator, 1).unwrap();
-        }
-        let cluster = Cluster::new(&Connection {
-            bootstrap_servers: brokers.bootstrap_servers(),
-            security: KafkaSecurity::plaintext(),
-        })
-        .unwrap();
-        let questions = ["workers", "others"].map(|group| Question {
-            topic: "tasks".to_owned(),
-            ranges_topic: "ranges".to_owned(),
-            dead_letter_topic: "dlq".to_owned(),
-            consumer_group: group.to_owned(),
-        });
-        // librdkafka's own cluster does not describe topics.
-        let present = TopicState::Present { partitions: 2 };
-        let topics = ["tasks", "ranges", "dlq"];
-        let now = Instant::now();
-        let mut state = ClusterState {
-            brokers: Some((now, 2)),
-            topics: topics.map(|t| (t.to_owned(), (Some(now), present))).into(),
-            ..ClusterState::default()
-        };
-        let unread = |state: &mut ClusterState| {
-            let answer = state.round(&cluster, &questions).remove(&questions[0]);
-            let backlog = answer.unwrap().unwrap().backlog.unwrap();
-            let partitions = backlog.unread.into_keys();
-            partitions.collect::<Vec<_>>()
-        };
-        assert_eq!(unread(&mut state), []);
-        brokers
-            .broker_round_trip_time(2, Duration::from_mins(1))
-            .unwrap();
-        let hidden = [Topic::Tasks, Topic::Ranges]
-            .map(|topic| layra_autoscaler::Partition { topic, number: 1 });
-        assert_eq!(unread(&mut state), hidden);
-        // Whichever broker is asked about the topics.
-        assert_eq!(unread(&mut state), hidden);
-    }
-}
+#[path = "reader_tests.rs"]
+mod tests;

@@ -10,18 +10,26 @@ use tokio::sync::watch;
 
 use super::{Answer, KafkaError, Question};
 
-/// A subscription that is not renewed for this long ends.
+/// A subscription that is not renewed for this long ends, for example after a pipeline has moved to
+/// another cluster. That of a deleted pipeline ends at once.
 const LIFETIME: Duration = Duration::from_mins(3);
 
 /// All questions with their subscribers and latest answers.
 #[derive(Default)]
 pub(super) struct Subscriptions {
-    entries: Mutex<HashMap<Question, Entry>>,
+    entries: Mutex<Entries>,
     /// Topics that were changed since the last round.
     changed: Mutex<HashSet<String>>,
     /// A caller waits for its first answer: the next round must start soon.
     urgent: Mutex<bool>,
     wake: Condvar,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_question: HashMap<Question, Entry>,
+    /// The question of each subscriber, which has only one.
+    asked: HashMap<String, Question>,
 }
 
 struct Entry {
@@ -33,7 +41,7 @@ struct Entry {
 /// A pipeline that is notified when the answer to its question changes.
 #[derive(Clone)]
 pub(crate) struct Subscriber {
-    /// Unique among the subscribers of a question.
+    /// Unique among the pipelines.
     pub(crate) name: String,
     /// Called when the answer changed. Must not block.
     pub(crate) on_change: Arc<dyn Fn() + Send + Sync>,
@@ -42,17 +50,25 @@ pub(crate) struct Subscriber {
 type AnswerResult = Result<Answer, KafkaError>;
 
 impl Subscriptions {
-    /// Subscribes, or renews a subscription.
+    /// Subscribes, or renews a subscription. An earlier question of the subscriber is dropped.
     pub(super) fn subscribe(
         &self,
         question: &Question,
         subscriber: &Subscriber,
     ) -> watch::Receiver<Option<AnswerResult>> {
         let mut entries = lock(&self.entries);
-        let entry = entries.entry(question.clone()).or_insert_with(|| Entry {
-            answer: watch::Sender::new(None),
-            subscribers: HashMap::new(),
-        });
+        let name = &subscriber.name;
+        if entries.asked.get(name) != Some(question) {
+            entries.remove(name);
+            entries.asked.insert(name.clone(), question.clone());
+        }
+        let by_question = &mut entries.by_question;
+        let entry = by_question
+            .entry(question.clone())
+            .or_insert_with(|| Entry {
+                answer: watch::Sender::new(None),
+                subscribers: HashMap::new(),
+            });
         entry.subscribers.insert(
             subscriber.name.clone(),
             (Instant::now(), subscriber.clone()),
@@ -65,16 +81,26 @@ impl Subscriptions {
         answer
     }
 
+    /// Ends the subscription of a pipeline, if it has one.
+    pub(super) fn unsubscribe(&self, subscriber: &str) {
+        lock(&self.entries).remove(subscriber);
+    }
+
     /// The questions that have subscribers.
     pub(super) fn questions(&self) -> Vec<Question> {
         let mut entries = lock(&self.entries);
-        entries.retain(|_, entry| {
-            entry
-                .subscribers
-                .retain(|_, (renewed, _)| renewed.elapsed() < LIFETIME);
+        let Entries { by_question, asked } = &mut *entries;
+        by_question.retain(|_, entry| {
+            entry.subscribers.retain(|name, (renewed, _)| {
+                let is_renewed = renewed.elapsed() < LIFETIME;
+                if !is_renewed {
+                    asked.remove(name);
+                }
+                is_renewed
+            });
             !entry.subscribers.is_empty()
         });
-        entries.keys().cloned().collect()
+        by_question.keys().cloned().collect()
     }
 
     /// The topics that were changed since the last call.
@@ -86,7 +112,7 @@ impl Subscriptions {
     pub(super) fn publish(&self, answers: &HashMap<Question, AnswerResult>) {
         let changed_meanwhile = lock(&self.changed).clone();
         let mut notified = Vec::new();
-        for (question, entry) in lock(&self.entries).iter() {
+        for (question, entry) in &lock(&self.entries).by_question {
             let Some(answer) = answers.get(question) else {
                 continue;
             };
@@ -117,7 +143,7 @@ impl Subscriptions {
     /// Drops the answers about a topic that was changed, including those of a round in progress.
     pub(super) fn forget_topic(&self, topic: &str) {
         lock(&self.changed).insert(topic.to_owned());
-        for (question, entry) in lock(&self.entries).iter() {
+        for (question, entry) in &lock(&self.entries).by_question {
             if question.topics().contains(&topic) {
                 entry.answer.send_replace(None);
             }
@@ -142,6 +168,20 @@ impl Subscriptions {
         let left = until.saturating_duration_since(Instant::now());
         std::thread::sleep(coalesce.min(left));
         *lock(&self.urgent) = false;
+    }
+}
+
+impl Entries {
+    fn remove(&mut self, subscriber: &str) {
+        let Some(question) = self.asked.remove(subscriber) else {
+            return;
+        };
+        if let Some(entry) = self.by_question.get_mut(&question) {
+            entry.subscribers.remove(subscriber);
+            if entry.subscribers.is_empty() {
+                self.by_question.remove(&question);
+            }
+        }
     }
 }
 
@@ -192,6 +232,35 @@ mod tests {
         }
         let calls = |of: &AtomicUsize| of.load(Ordering::Relaxed);
         assert_eq!((calls(&one), calls(&other)), (2, 2));
+    }
+
+    #[test]
+    fn nothing_is_asked_for_a_pipeline_that_is_gone_or_asks_something_else() {
+        let subscriptions = Subscriptions::default();
+        let calls = Arc::default();
+        let ask = |topic: &str, name: &str| {
+            subscriptions.subscribe(&question(topic), &subscriber(name, &calls));
+        };
+        let asked = || {
+            let mut topics: Vec<String> = subscriptions
+                .questions()
+                .into_iter()
+                .map(|question| question.topic)
+                .collect();
+            topics.sort_unstable();
+            topics
+        };
+        for (topic, name) in [("bad", "a"), ("good", "b"), ("good", "c")] {
+            ask(topic, name);
+        }
+        assert_eq!(asked(), ["bad", "good"]);
+        subscriptions.unsubscribe("a");
+        subscriptions.unsubscribe("b");
+        assert_eq!(asked(), ["good"], "another pipeline asks the same");
+        ask("edited", "c");
+        assert_eq!(asked(), ["edited"]);
+        subscriptions.unsubscribe("c");
+        assert_eq!(asked(), [""; 0]);
     }
 
     #[test]

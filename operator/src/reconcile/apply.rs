@@ -62,14 +62,17 @@ struct Writes<'a> {
 
 impl Writes<'_> {
     async fn make(&mut self, plan: &Plan) -> Result<(), ReconcileError> {
-        let free = self.without_taken(&plan.manifests).await?;
+        let (free, mut result) = self.without_taken(&plan.manifests).await;
         let is_deployment = |manifest: &Manifest| manifest.kind == Kind::Deployment;
         let is_taken = plan.manifests.iter().any(is_deployment)
             && !free.iter().any(|manifest| is_deployment(manifest));
+        let is_config = |manifest: &Manifest| manifest.kind == Kind::ConfigMap;
+        let mut has_config = !plan.manifests.iter().any(is_config)
+            || free.iter().any(|manifest| is_config(manifest));
         let dry_run = plan.dry_run.as_ref().filter(|_| !is_taken);
         match dry_run::accepted(self.context, self.pipeline, dry_run, self.past, self.now).await {
             Ok(true) => {}
-            Ok(false) => return Ok(()),
+            Ok(false) => return result,
             Err(error) => {
                 if let (Some(deployment), ReconcileError::Apply { source, .. }) =
                     (free.iter().find(|manifest| is_deployment(manifest)), &error)
@@ -82,27 +85,28 @@ impl Writes<'_> {
         for (pod, cost) in &plan.deletion_costs {
             set_deletion_cost(self.context, pod, cost).await;
         }
-        let mut result = Ok(());
         for manifest in free {
-            // The pods of the Deployment read the ConfigMap.
-            if manifest.kind == Kind::Deployment && self.is_refused(Kind::ConfigMap) {
+            // The new pods of the Deployment would read the ConfigMap.
+            let lacks_config = !has_config || self.is_refused(Kind::ConfigMap);
+            if is_deployment(manifest) && lacks_config && !manifest.keeps_template() {
                 continue;
             }
             // One that is refused does not keep the others from being applied.
-            if let Err(error) = self.apply(manifest).await {
-                result = result.and(Err(error));
-            }
+            let applied = self.apply(manifest).await;
+            has_config &= applied.is_ok() || !is_config(manifest);
+            result = result.and(applied);
         }
         result
     }
 
-    /// The manifests whose name does not belong to something else. The caches hold only the
-    /// operator's objects, so those that seem absent are read.
+    /// The manifests whose name does not belong to something else, and the first error of a read.
+    /// The caches hold only the operator's objects, so those that seem absent are read.
     async fn without_taken<'m>(
         &mut self,
         manifests: &'m [Manifest],
-    ) -> Result<Vec<&'m Manifest>, ReconcileError> {
+    ) -> (Vec<&'m Manifest>, Result<(), ReconcileError>) {
         let mut free = Vec::new();
+        let mut result = Ok(());
         for manifest in manifests {
             if manifest.write.onto.is_some() {
                 free.push(manifest);
@@ -117,11 +121,11 @@ impl Writes<'_> {
                 Ok(_) => free.push(manifest),
                 Err(error) => {
                     self.failed(manifest, &error);
-                    return Err(not_applied(manifest.kind, name, error));
+                    result = result.and(Err(not_applied(manifest.kind, name, error)));
                 }
             }
         }
-        Ok(free)
+        (free, result)
     }
 
     async fn apply(&mut self, manifest: &Manifest) -> Result<(), ReconcileError> {

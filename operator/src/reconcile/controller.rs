@@ -18,12 +18,10 @@ use layra_crds::IngestionPipeline;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Shared, pipelines::PipelineCache, reconcile, retry, stores::Stores};
+use super::{Context, Shared, bursts, pipelines::PipelineCache, reconcile, retry, stores::Stores};
 
 /// Queued triggers before the watches block.
 const TRIGGERS: usize = 1024;
-/// Changes within this time are merged into one reconcile.
-const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Where a client-side `kubectl apply` keeps what it applied.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -86,12 +84,13 @@ pub(crate) async fn run(
     let changed = stream::unfold(triggered, |mut triggered: mpsc::Receiver<_>| async move {
         triggered.recv().await.map(|pipeline| (pipeline, triggered))
     });
-    let queue = stream::select(edited.boxed(), changed.boxed())
+    let triggered = stream::select(edited.boxed(), changed.boxed());
+    let queue = bursts::merged(triggered)
         .map(|pipeline| Ok::<_, watcher::Error>(ReconcileRequest::from(pipeline)))
         .take_until(stop.cancelled_owned());
 
     // Unbounded concurrency: a reconcile that waits for an unreachable Kafka must not delay others.
-    let config = controller::Config::default().debounce(DEBOUNCE);
+    let config = controller::Config::default();
     controller::applier(
         |pipeline, context| reconcile(pipeline, context).boxed(),
         |pipeline, error, context| retry(&pipeline, error, &context),

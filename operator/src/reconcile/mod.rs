@@ -2,6 +2,7 @@
 //! writes), report (status, events, metrics).
 
 mod apply;
+mod bursts;
 mod compact;
 mod controller;
 mod counts;
@@ -353,13 +354,15 @@ impl Context {
         }
     }
 
-    /// Drops the state and the metrics of a deleted pipeline.
+    /// Drops the state, the metrics and the question to Kafka of a deleted pipeline.
     fn forget(&self, name: &str) {
         self.states
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);
         self.metrics.forget(&self.namespace, name);
+        self.kafka
+            .forget(&observe::subscriber_name(&self.namespace, name));
     }
 }
 

@@ -235,7 +235,7 @@ async fn query_kafka(
     let reference = ObjectRef::from_obj(pipeline);
     // With a full queue the trigger is dropped: the pipeline is reconciled after its interval anyway.
     let subscriber = Subscriber {
-        name: reference.to_string(),
+        name: subscriber_name(&context.namespace, &pipeline.name_any()),
         on_change: Arc::new(move || drop(triggers.try_send(reference.clone()))),
     };
     let answer = context
@@ -256,6 +256,11 @@ async fn query_kafka(
             .backlog
             .map_err(|error| kafka_problem(&error, servers)),
     ))
+}
+
+/// The name under which a pipeline asks Kafka.
+pub(super) fn subscriber_name(namespace: &str, pipeline: &str) -> String {
+    format!("{namespace}/{pipeline}")
 }
 
 /// What the workers read: a change that waits for its confirmation does not hide their backlog.

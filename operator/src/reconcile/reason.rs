@@ -58,6 +58,11 @@ reasons! {
     /// An existing topic has another replication factor than the spec: reassign its partitions or
     /// change `source.kafka.replicationFactor`.
     ReplicationFactorDiffers,
+    /// `source.kafka.manageTopics` is false and a topic does not exist: have its owner create it.
+    TopicMissing,
+    /// `source.kafka.manageTopics` is false and a topic has more or fewer partitions than the spec:
+    /// have its owner add some, or change `source.kafka.partitions`.
+    PartitionsDiffer,
     /// No broker answers: check `source.kafka.bootstrapServers` and the cluster.
     KafkaUnreachable,
     /// Kafka answered with an error. The message has it.
@@ -121,6 +126,12 @@ reasons! {
     /// An object with the name of one of the pipeline's objects belongs to something else: delete or
     /// rename it, or give the pipeline another name.
     NameTaken,
+    /// The pipeline's name is too long for the names of the workers' objects: create it under a
+    /// shorter one.
+    NameTooLong,
+    /// Ready workers keep the image of an earlier version of the operator
+    /// (`worker.rollout.onUpgrade: WhenReplaced`): set `AtOnce` to replace them now.
+    UpgradeHeld,
     /// Another writer changes what the operator applies. If a webhook does it (True), the operator
     /// accepts it. If another client changes it back (False), stop that client.
     ChangedByOthers,
@@ -220,6 +231,9 @@ reasons! {
     /// The rebuild of a collection failed. The message has the cause; the collection serves with its
     /// old index.
     CollectionRebuildFailed,
+    /// A visual model computes on the CPU with the default memory limit of a worker: set
+    /// `worker.resources`.
+    MemoryLimitLow,
     /// A topic was created.
     TopicCreated,
     /// Partitions were added to a topic.
@@ -262,6 +276,7 @@ impl Reason {
             | Self::TemplateRefused
             | Self::ApplyRefused
             | Self::NameTaken
+            | Self::NameTooLong
             | Self::Conflict
             | Self::ChangeNotConfirmed => Some(Progress::Stalled),
             _ => None,
@@ -282,7 +297,8 @@ impl Reason {
         self.is_topic_setting()
             || matches!(
                 self,
-                Self::WaitingForGPU
+                Self::PartitionsDiffer
+                    | Self::WaitingForGPU
                     | Self::Unschedulable
                     | Self::ImagePullFailed
                     | Self::WorkersCrashing
@@ -332,6 +348,7 @@ mod tests {
                 Reason::PartitionsDecreaseRefused,
                 Reason::ApplyRefused,
                 Reason::NameTaken,
+                Reason::NameTooLong,
                 Reason::Conflict,
                 Reason::ChangeNotConfirmed,
                 Reason::TemplateRefused,

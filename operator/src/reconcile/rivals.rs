@@ -8,7 +8,7 @@ use layra_crds::{IngestionPipeline, SecretKind};
 
 use super::{
     Context,
-    plan::{age, confirmed_spec, may_conflict, same_source, spec_in_force},
+    plan::{age, confirmed_spec, has_short_name, may_conflict, same_source, spec_in_force},
 };
 
 /// An older pipeline, and what the operator found out about its databases.
@@ -24,9 +24,12 @@ pub(crate) struct Rival {
 pub(super) async fn find(context: &Context, pipeline: &IngestionPipeline) -> Vec<Rival> {
     context.others_listed().await;
     let spec = spec_in_force(pipeline);
-    let mut older = context
-        .pipelines
-        .filter(|other| may_conflict(&confirmed_spec(other), &spec) && age(other) < age(pipeline));
+    let mut older = context.pipelines.filter(|other| {
+        may_conflict(&confirmed_spec(other), &spec)
+            && age(other) < age(pipeline)
+            // It can have no workers.
+            && has_short_name(other)
+    });
     older.sort_by_key(|other| age(other));
     let mut rivals = Vec::new();
     for other in older {

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
-use layra_crds::{ConfigError, IngestionPipeline, OnIndexDrift, RebuildSpec, WorkerConfig};
+use layra_crds::{
+    ConfigError, IngestionPipeline, KNOWN_MODEL_FILE, KnownModel, OnIndexDrift, RebuildSpec,
+    WorkerConfig,
+};
 use serde_json::{Value, json};
 
 /// Key in the ConfigMap, and name of the mounted file.
@@ -21,9 +24,23 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigErr
     })
 }
 
-/// Hash of the settings that a worker reads at its start. Partitions, replication factor and settings
-/// of the topics and how collections are rebuilt are not among them: workers do not use them. Settings
-/// at their defaults are left out, so that a field that a later version adds replaces no worker.
+/// Adds what later workers are told about the model. It is no part of the hash: workers that have
+/// the model already need it no more.
+pub(crate) fn tell_model(
+    config_map: &mut ConfigMap,
+    known: &KnownModel,
+) -> Result<(), ConfigError> {
+    if *known != KnownModel::default() {
+        let files = config_map.data.get_or_insert_default();
+        files.insert(KNOWN_MODEL_FILE.to_owned(), known.to_yaml()?);
+    }
+    Ok(())
+}
+
+/// Hash of the settings that a worker reads at its start. Partitions, replication factor, settings
+/// and management of the topics and how collections are rebuilt are not among them: workers do not
+/// use them. Settings at their defaults are left out, so that a field that a later version adds
+/// replaces no worker.
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;
@@ -31,6 +48,7 @@ pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     config.source.kafka.topic_config.clear();
     config.stores.milvus.on_index_drift = OnIndexDrift::default();
     config.stores.milvus.rebuild = RebuildSpec::default();
+    config.source.kafka.manage_topics = true;
     // Settings have text keys and finite numbers only.
     let mut settings = serde_json::to_value(config).unwrap_or_default();
     remove_defaults(&mut settings, &DEFAULTS);

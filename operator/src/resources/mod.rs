@@ -24,6 +24,7 @@ use kube::{Resource, ResourceExt};
 use layra_crds::{ConfigError, IngestionPipeline};
 use sha2::{Digest, Sha256};
 
+pub(crate) use config_map::tell_model;
 pub(crate) use difference::{Difference, differences, is_applied, with_differences};
 pub(crate) use ownership::is_foreign;
 pub(crate) use pod_template::PodTemplateError;

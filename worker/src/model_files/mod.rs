@@ -8,11 +8,12 @@ mod bucket;
 mod cache;
 mod embedding;
 mod hub;
+mod known;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use layra_crds::{ModelStatus, WorkerConfig};
+use layra_crds::{ModelReport, ModelStatus, WorkerConfig};
 use layra_embedding::CheckpointFiles;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -20,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 pub(crate) use embedding::settings;
 
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
-use crate::runtime::settings::Secrets;
+use crate::runtime::settings::Settings;
 use crate::stores::objects::Objects;
 use address::Address;
 use bucket::Bucket;
@@ -54,12 +55,12 @@ struct Fetched {
 
 /// Fetches the model into the cache, verifies its family and describes it. [`from_cache`] then
 /// finds its files.
-pub(crate) async fn fetch(
-    config: &WorkerConfig,
-    secrets: &Secrets,
-    cache: &Path,
-) -> Result<ModelStatus, Failure> {
-    let parts = fetch_parts(config, secrets, cache).await?;
+pub(crate) async fn fetch(settings: &Settings, cache: &Path) -> Result<ModelReport, Failure> {
+    let parts = fetch_parts(settings, cache).await?;
+    let mut revisions = parts.iter().map(|part| part.revision.clone());
+    let commits = [(); 2].map(|()| revisions.next().flatten());
+    drop(revisions);
+    let config = &settings.config;
     let family = embedding::family(config.embedding.model.family)?;
     let files = files_of(&parts);
     let (status, described) = tokio::task::spawn_blocking(move || {
@@ -72,16 +73,20 @@ pub(crate) async fn fetch(
         described.map_err(|error| Failure::fatal(Stage::Model, Reason::ModelUnusable, error))?;
     let mut status = status?;
     status.dimensions = description.dimensions;
-    Ok(status)
+    let known = &settings.known_model;
+    let reference = known::reference(known, &config.embedding.model, &status, commits);
+    Ok(ModelReport {
+        model: status,
+        reference: Some(reference),
+    })
 }
 
 /// The model's files. Missing ones are fetched.
 pub(crate) async fn fetch_files(
-    config: &WorkerConfig,
-    secrets: &Secrets,
+    settings: &Settings,
     cache: &Path,
 ) -> Result<CheckpointFiles, Failure> {
-    Ok(files_of(&fetch_parts(config, secrets, cache).await?))
+    Ok(files_of(&fetch_parts(settings, cache).await?))
 }
 
 /// The model's files that [`fetch`] put into the cache. No request is sent.
@@ -109,14 +114,10 @@ pub(crate) fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<Checkpoi
     Ok(files_of(&parts.collect::<Result<Vec<_>, _>>()?))
 }
 
-async fn fetch_parts(
-    config: &WorkerConfig,
-    secrets: &Secrets,
-    cache: &Path,
-) -> Result<Vec<Fetched>, Failure> {
+async fn fetch_parts(settings: &Settings, cache: &Path) -> Result<Vec<Fetched>, Failure> {
     let mut parts = Vec::new();
-    for (uri, part) in addresses(config) {
-        parts.push(fetch_part(config, secrets, cache, uri, part).await?);
+    for (uri, part) in addresses(&settings.config) {
+        parts.push(fetch_part(settings, cache, uri, part).await?);
     }
     Ok(parts)
 }
@@ -139,12 +140,16 @@ fn files_of(parts: &[Fetched]) -> CheckpointFiles {
 }
 
 async fn fetch_part(
-    config: &WorkerConfig,
-    secrets: &Secrets,
+    settings: &Settings,
     cache: &Path,
     uri: &str,
     part: Part,
 ) -> Result<Fetched, Failure> {
+    let Settings {
+        config,
+        secrets,
+        known_model,
+    } = settings;
     let directory = cached(cache, uri);
     let fetched = match Address::parse(uri)? {
         Address::Directory(directory) => return mounted(uri, directory, part),
@@ -164,7 +169,11 @@ async fn fetch_part(
                 return Err(Failure::fatal(Stage::Model, Reason::SecretMissing, message));
             }
             let token = secrets.model_token.as_ref();
-            let hub = Hub::resolve(&repository, &revision, token).await?;
+            let first = known::commit(known_model, &config.embedding.model, part);
+            let revision = first.unwrap_or(&revision);
+            let hub = Hub::resolve(&repository, revision, token)
+                .await
+                .map_err(|failure| known::explained(failure, first))?;
             let commit = hub.commit.clone();
             tracing::info!(
                 repository,

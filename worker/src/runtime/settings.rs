@@ -8,7 +8,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use layra_crds::{
-    CA_FILE, CaSecretRef, KafkaSecurity, KafkaSecurityError, SecretKind, WorkerConfig, secret_text,
+    CA_FILE, CaSecretRef, KNOWN_MODEL_FILE, KafkaSecurity, KafkaSecurityError, KnownModel,
+    SecretKind, WorkerConfig, secret_text,
 };
 
 /// A text that is never printed or logged.
@@ -65,6 +66,8 @@ pub(crate) enum SettingsError {
 pub(crate) struct Settings {
     pub(crate) config: WorkerConfig,
     pub(crate) secrets: Secrets,
+    /// What the operator knows about the model.
+    pub(crate) known_model: KnownModel,
 }
 
 /// The secrets of a worker.
@@ -92,6 +95,7 @@ impl Settings {
     /// Reads the configuration file, and from the directory `secrets` every secret that the
     /// configuration references.
     pub(crate) fn load(config: &Path, secrets: &Path) -> Result<Self, SettingsError> {
+        let known_model = known_model(&config.with_file_name(KNOWN_MODEL_FILE))?;
         let text = std::fs::read_to_string(config).map_err(|source| SettingsError::Unreadable {
             path: config.to_owned(),
             source,
@@ -101,7 +105,26 @@ impl Settings {
             source,
         })?;
         let secrets = Secrets::load(&config, secrets)?;
-        Ok(Self { config, secrets })
+        Ok(Self {
+            config,
+            secrets,
+            known_model,
+        })
+    }
+}
+
+/// Nothing is known without the file, as on a workstation.
+fn known_model(path: &Path) -> Result<KnownModel, SettingsError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => KnownModel::from_yaml(&text).map_err(|source| SettingsError::Invalid {
+            path: path.to_owned(),
+            source,
+        }),
+        Err(source) if source.kind() == ErrorKind::NotFound => Ok(KnownModel::default()),
+        Err(source) => Err(SettingsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -287,6 +310,29 @@ stores:
         assert!(settings.secrets.milvus_token.is_none());
         assert_eq!(settings.secrets.kafka.protocol(), "SASL_PLAINTEXT");
         assert!(!format!("{settings:?}").contains("hidden"));
+    }
+
+    #[test]
+    fn what_is_known_about_the_model_is_read_beside_the_configuration() {
+        let files = [
+            ("worker.yaml", CONFIG),
+            ("object-store/accessKey", "a"),
+            ("object-store/secretKey", "s"),
+            ("mongodb/uri", "mongodb://mongo"),
+            ("redis/uri", "redis://redis"),
+            ("kafka/security.protocol", "PLAINTEXT"),
+        ];
+        let nothing = load(&directory(&files)).unwrap();
+        assert_eq!(nothing.known_model, KnownModel::default());
+        // With a field of a later version.
+        let known = "{request: '1', reference: {uri: 'file:///m', checksum: 'sha256:1', new: 1}}";
+        let both = [files.as_slice(), &[("known-model.yaml", known)]].concat();
+        let known = load(&directory(&both)).unwrap().known_model;
+        assert_eq!(known.request.as_deref(), Some("1"));
+        assert_eq!(known.reference.unwrap().checksum, "sha256:1");
+        let damaged = [files.as_slice(), &[("known-model.yaml", "reference: 1")]].concat();
+        let error = load(&directory(&damaged)).unwrap_err().to_string();
+        assert!(error.contains("known-model.yaml is not valid"), "{error}");
     }
 
     #[test]

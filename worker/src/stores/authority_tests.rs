@@ -131,7 +131,9 @@ stores:
 
 /// Whether the object store, Milvus, MongoDB and Redis are trusted.
 async fn trusted(server: &mut Server, settings: &Settings) -> [bool; 4] {
-    let Settings { config, secrets } = settings;
+    let Settings {
+        config, secrets, ..
+    } = settings;
     let authorities = &secrets.authorities;
     let objects = Objects::new(&config.documents.object_store, secrets).unwrap();
     let vectors = Box::pin(Vectors::connect(

@@ -17,7 +17,11 @@ pub(super) fn judge(
     settings: &[Option<TopicSettings>; 3],
     before: Option<Verdict>,
 ) -> Verdict {
-    if verdict.reason != Reason::TopicsExist || verdict.status != Status::True {
+    let exist = matches!(
+        verdict.reason,
+        Reason::TopicsExist | Reason::PartitionsDiffer
+    );
+    if !exist || verdict.status != Status::True {
         return verdict;
     }
     let before = before.filter(|before| before.reason.is_topic_setting());

@@ -27,6 +27,14 @@ pub(crate) struct Manifest {
     pub(crate) template_before: Option<String>,
 }
 
+impl Manifest {
+    /// Whether it is a Deployment with the pod template of the live one.
+    pub(crate) fn keeps_template(&self) -> bool {
+        let template = || hash_of(&self.body["spec"]["template"]);
+        self.template_before.as_ref() == Some(&template())
+    }
+}
+
 /// How the objects of a pipeline differ from those in the cluster.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {

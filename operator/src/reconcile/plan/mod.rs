@@ -12,6 +12,7 @@ mod fleet;
 mod manifests;
 mod manual;
 mod model;
+mod model_reference;
 mod rebuild;
 mod rebuild_progress;
 mod refusals;
@@ -19,6 +20,8 @@ mod scaling;
 mod stall;
 mod template;
 mod topic;
+mod unmanaged;
+mod upgrade;
 mod vector_store;
 mod warnings;
 mod workers;
@@ -26,16 +29,15 @@ mod writes;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use layra_autoscaler::{Decision, Memory, Phase};
+use layra_autoscaler::{Decision, Memory};
 use layra_crds::{
-    ConfigError, IngestionPipeline, IngestionPipelineStatus, OnUpgrade, ScalingStatus,
+    ConfigError, IngestionPipeline, IngestionPipelineStatus, ScalingStatus,
     condition_types::{
         READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE,
     },
 };
 
 use super::{
-    pods::WorkerPod,
     reason::{Progress, Reason},
     world::World,
 };
@@ -54,6 +56,7 @@ pub(crate) use conflict::{age, may_conflict, same_source};
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::{Manifest, template_hash};
 pub(crate) use rebuild::JobAction;
+pub(crate) use stall::has_short_name;
 pub(crate) use template::DryRun;
 
 /// The changes to make and the state to report.
@@ -149,6 +152,8 @@ pub(crate) fn plan(
         _ => scaling::plan(pipeline, world, memory, now),
     };
     let mut workload = workload(pipeline, world, &scaling, default_image)?;
+    let known_model = model_reference::next(pipeline, world, stall.is_some());
+    resources::tell_model(&mut workload.config_map, &known_model)?;
     let past = &world.past_writes;
     let template_current = manifests::has_template(&workload.deployment, &world.live, past);
     let template = Template::judge(
@@ -159,7 +164,9 @@ pub(crate) fn plan(
         pipeline.metadata.generation,
         now,
     );
-    if template.refusal.is_some() {
+    let upgrade_held = upgrade::held(&workload.deployment, default_image);
+    let generation = pipeline.metadata.generation;
+    if template.refusal.is_some() || refusals::hold_template(&workload, world, generation) {
         workload.deployment = template::with_live_template(workload.deployment, &world.live);
     }
     let objects = Objects {
@@ -169,6 +176,8 @@ pub(crate) fn plan(
         scaling: &scaling,
         stall: stall.as_ref(),
         template_current,
+        upgrade_held,
+        model_reference: known_model.reference.as_ref(),
         now,
     };
     let writes = objects.plan(&workload, template);
@@ -201,6 +210,7 @@ pub(crate) fn plan(
     let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);
     status.confirmed = confirmation::next(pipeline, world, stall.is_some());
     status.index = rebuild.status;
+    status.model_reference = known_model.reference;
     let mut events = events::between(
         &before,
         &status,
@@ -226,7 +236,7 @@ pub(crate) fn plan(
     })
 }
 
-/// The status to report, without the confirmed settings.
+/// The status to report, without the confirmed settings and the model that workers are told.
 fn status(
     pipeline: &IngestionPipeline,
     world: &World,
@@ -294,7 +304,7 @@ fn workload(
     };
     let kept = Kept {
         grace_seconds: live_grace(world).filter(|_| !world.pods.is_empty()),
-        image: kept_image(pipeline, world),
+        image: upgrade::kept_image(pipeline, world),
     };
     let is_live = |workload: &Workload| {
         manifests::has_template(&workload.deployment, &world.live, &world.past_writes)
@@ -313,17 +323,6 @@ fn workload(
         }
     }
     build(Kept::default())
-}
-
-/// The operator's default image with which a worker is ready: an upgrade need not replace it.
-fn kept_image<'a>(pipeline: &IngestionPipeline, world: &'a World) -> Option<&'a str> {
-    let worker = &pipeline.spec.worker;
-    let is_ready = |pod: &WorkerPod| pod.phase == Phase::Ready && !pod.terminating;
-    let may_stay = worker.image.is_none()
-        && worker.rollout.on_upgrade == OnUpgrade::WhenReplaced
-        && world.pods.iter().any(is_ready);
-    let live = world.live.deployment.as_deref();
-    live.filter(|_| may_stay).and_then(resources::default_image)
 }
 
 fn live_grace(world: &World) -> Option<u32> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use layra_crds::ModelStatus;
+use layra_crds::{ModelReference, ModelReport, ModelStatus, RESOLVE_MODEL_ANNOTATION};
 
 use super::conditions::Verdict;
 use crate::{
@@ -15,7 +15,7 @@ pub(super) fn status(before: Option<&ModelStatus>, world: &World) -> Option<Mode
     let newest = world
         .pods
         .iter()
-        .filter_map(|pod| Some((pod.created, fetched(pod)?)))
+        .filter_map(|pod| Some((pod.created, reported(pod)?.model)))
         .max_by_key(|(created, _)| *created);
     match newest {
         Some((_, model)) => Some(model),
@@ -23,9 +23,14 @@ pub(super) fn status(before: Option<&ModelStatus>, world: &World) -> Option<Mode
     }
 }
 
-/// Adds to the verdict of ready workers that they have loaded different checkpoints. Pods of another
-/// template may have another model: they are being replaced.
-pub(super) fn judge(verdict: Verdict, world: &World) -> Verdict {
+/// Adds to the verdict of ready workers that they have loaded different checkpoints, or another one
+/// than the pipeline's `reference`. Pods of another template may have another model: they are being
+/// replaced.
+pub(super) fn judge(
+    verdict: Verdict,
+    world: &World,
+    reference: Option<&ModelReference>,
+) -> Verdict {
     if verdict.reason != Reason::WorkersReady || !verdict.is_true() {
         return verdict;
     }
@@ -35,8 +40,17 @@ pub(super) fn judge(verdict: Verdict, world: &World) -> Verdict {
         .filter(|pod| !pod.terminating && !pod.ended);
     let mut loaded: BTreeMap<(&Option<String>, String), usize> = BTreeMap::new();
     for pod in pods {
-        if let Some(model) = fetched(pod) {
-            *loaded.entry((&pod.template, model.checksum)).or_default() += 1;
+        let Some(report) = reported(pod) else {
+            continue;
+        };
+        let count = (&pod.template, report.model.checksum);
+        *loaded.entry(count).or_default() += 1;
+        // It may be alone, after a time without workers.
+        if let Some(reference) = reference
+            && report.reference.is_some_and(|it| is_like(&it, reference))
+        {
+            let first = (&pod.template, reference.checksum.clone());
+            loaded.entry(first).or_default();
         }
     }
     let is_shared = |template: &Option<String>| {
@@ -51,16 +65,26 @@ pub(super) fn judge(verdict: Verdict, world: &World) -> Verdict {
     if different.is_empty() {
         return verdict;
     }
-    Verdict::yes(
-        Reason::ModelDiffers,
-        format!(
-            "Workers with the same configuration have loaded different checkpoints, whose vectors cannot be compared: {}. Pin a revision in embedding.model.uri (hf://organisation/name@COMMIT), or restore the files in the bucket, and restart the workers.",
-            different.join(", ")
+    let different = different.join(", ");
+    let message = match reference {
+        Some(reference) => format!(
+            "Workers have loaded different checkpoints, whose vectors cannot be compared: {different}. The pipeline's is {}, which its first worker found. From hf://, a worker that is deleted is replaced by one with that checkpoint. Otherwise restore the files, and restart the workers. To use other files from now on, change the annotation {RESOLVE_MODEL_ANNOTATION} first.",
+            reference.checksum
         ),
-    )
+        None => format!(
+            "Workers with the same configuration have loaded different checkpoints, whose vectors cannot be compared: {different}. Restart the workers."
+        ),
+    };
+    Verdict::yes(Reason::ModelDiffers, message)
 }
 
-fn fetched(pod: &WorkerPod) -> Option<ModelStatus> {
+/// Whether both are of the same addresses and the same request.
+fn is_like(one: &ModelReference, other: &ModelReference) -> bool {
+    one.uri == other.uri && one.adapter_uri == other.adapter_uri && one.request == other.request
+}
+
+/// What the container that fetched the model has reported.
+pub(super) fn reported(pod: &WorkerPod) -> Option<ModelReport> {
     let mut containers = pod.containers.iter();
     let fetch = containers.find(|container| container.name == FETCH_MODEL)?;
     let end = fetch.state.as_ref()?.terminated.as_ref()?;
@@ -97,7 +121,7 @@ mod tests {
 
     fn judged(pods: Vec<Value>) -> Verdict {
         let ready = Verdict::yes(Reason::WorkersReady, "2 of 2 workers are ready.");
-        judge(ready, &world(pods))
+        judge(ready, &world(pods), None)
     }
 
     #[test]
@@ -115,6 +139,37 @@ mod tests {
         assert_eq!(judged(pods).reason, Reason::WorkersReady);
         let same = vec![loaded("a", "sha256:1"), loaded("a", "sha256:1")];
         assert_eq!(judged(same).reason, Reason::WorkersReady);
+    }
+
+    #[test]
+    fn a_worker_with_another_checkpoint_than_the_first_one_is_reported_even_if_it_is_alone() {
+        let reference = |checksum: &str, request: Option<&str>| ModelReference {
+            uri: "s3://models/minilm".into(),
+            adapter_uri: None,
+            checksum: checksum.into(),
+            revision: None,
+            adapter_revision: None,
+            request: request.map(Into::into),
+        };
+        let judged = |loaded: &ModelReference, expected: &ModelReference| {
+            let mut report = model(&loaded.checksum);
+            report["reference"] = serde_json::to_value(loaded).unwrap();
+            let pods = vec![pod("2026-11-23T10:00:00Z", 0, &report)];
+            let ready = Verdict::yes(Reason::WorkersReady, "1 of 1 workers are ready.");
+            judge(ready, &world(pods), Some(expected))
+        };
+        let (one, two) = (reference("sha256:1", None), reference("sha256:2", None));
+        assert_eq!(judged(&one, &one).reason, Reason::WorkersReady);
+        let verdict = judged(&two, &one);
+        assert_eq!(
+            (verdict.is_true(), verdict.reason),
+            (true, Reason::ModelDiffers)
+        );
+        let words = "cannot be compared: sha256:1 (0), sha256:2 (1). The pipeline's is sha256:1,";
+        assert!(verdict.message.contains(words), "{}", verdict.message);
+        // Of the time before a request to look it up anew.
+        let new = reference("sha256:1", Some("1"));
+        assert_eq!(judged(&two, &new).reason, Reason::WorkersReady);
     }
 
     fn world(pods: Vec<Value>) -> World {

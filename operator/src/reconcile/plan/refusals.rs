@@ -7,15 +7,15 @@ use layra_crds::condition_types::WORKERS_AVAILABLE;
 
 use super::{
     conditions::{self, Verdict},
-    manifests::Manifest,
+    manifests::{self, Manifest},
     template::sentence,
 };
 use crate::{
     reconcile::{
         reason::Reason,
-        world::{PastWrites, Refusal, RefusalCause},
+        world::{Live, PastWrites, Refusal, RefusalCause, World},
     },
-    resources::Kind,
+    resources::{Kind, Workload},
 };
 
 /// The same object is tried again after this long: a policy may have changed.
@@ -52,11 +52,14 @@ impl<'a> Refusals<'a> {
         }
     }
 
-    /// Drops the writes that were refused just before. The Deployment is not applied without the
-    /// ConfigMap that its pods read.
+    /// Drops the writes that were refused just before. While the ConfigMap is refused, only the
+    /// number of workers changes ([`hold_template`]): none gets another pod template, and none is
+    /// added without a configuration to read.
     pub(super) fn without_refused(
         &self,
         mut outdated: Vec<Manifest>,
+        live: &Live,
+        replicas: i32,
         now: Timestamp,
     ) -> Vec<Manifest> {
         let waits = |manifest: &Manifest| {
@@ -74,13 +77,18 @@ impl<'a> Refusals<'a> {
                 refusal.kind == manifest.kind && now.duration_since(refusal.at) < retry
             })
         };
-        let is_config_refused = self
-            .standing
-            .iter()
-            .any(|refusal| refusal.kind == Kind::ConfigMap);
-        let reads_it = |manifest: &Manifest| manifest.kind == Kind::Deployment;
-        outdated.retain(|manifest| !(waits(manifest) || is_config_refused && reads_it(manifest)));
+        let has_other_number = live_replicas(live)
+            .is_some_and(|now| replicas < now || replicas > now && live.config_map.is_some());
+        let is_held = |manifest: &Manifest| {
+            manifest.kind == Kind::Deployment && self.has_config_map() && !has_other_number
+        };
+        outdated.retain(|manifest| !waits(manifest) && !is_held(manifest));
         outdated
+    }
+
+    fn has_config_map(&self) -> bool {
+        let mut standing = self.standing.iter();
+        standing.any(|refusal| refusal.kind == Kind::ConfigMap)
     }
 
     /// Whether the Deployment's name belongs to something else, so that a dry run says nothing.
@@ -121,6 +129,21 @@ impl<'a> Refusals<'a> {
             }
         })
     }
+}
+
+/// Whether the workers' configuration could not be applied, so that they keep their pod template:
+/// the hash on it would belong to a configuration that no pod can read.
+pub(super) fn hold_template(workload: &Workload, world: &World, generation: Option<i64>) -> bool {
+    let past = &world.past_writes;
+    if !past.refusals.iter().any(|it| it.kind == Kind::ConfigMap) {
+        return false;
+    }
+    let outdated = manifests::compare_all(workload, &world.live, past).outdated;
+    Refusals::standing(past, &outdated, generation, "").has_config_map()
+}
+
+fn live_replicas(live: &Live) -> Option<i32> {
+    live.deployment.as_ref()?.spec.as_ref()?.replicas
 }
 
 /// A restarted operator does not know of earlier writes. Until it has repeated them, the condition of

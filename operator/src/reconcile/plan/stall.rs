@@ -1,9 +1,19 @@
 //! Why a pipeline waits for an edit before it goes on. Pure.
 
+use kube::ResourceExt;
 use layra_crds::IngestionPipeline;
 
 use super::{conditions::Verdict, confirmation, conflict};
 use crate::reconcile::{reason::Reason, world::World};
+
+/// Names of pods, Services and labels have at most 63 characters. Those of the workers consist of
+/// the pipeline's name, `-worker` and short suffixes.
+const LONGEST_NAME: usize = 52;
+
+/// Whether the workers' objects can have names that consist of the pipeline's and a suffix.
+pub(crate) fn has_short_name(pipeline: &IngestionPipeline) -> bool {
+    pipeline.name_any().len() <= LONGEST_NAME
+}
 
 /// What a pipeline waits for.
 pub(super) struct Stall {
@@ -13,8 +23,12 @@ pub(super) struct Stall {
 }
 
 impl Stall {
-    /// A conflict comes first: workers that take each other's messages must stop.
+    /// A name that allows no worker comes first, then a conflict: workers that take each other's
+    /// messages must stop.
     pub(super) fn judge(pipeline: &IngestionPipeline, world: &World) -> Option<Self> {
+        if !has_short_name(pipeline) {
+            return Some(Self::for_name(pipeline));
+        }
         let stopped = |verdict| Self {
             verdict,
             replicas: Some(0),
@@ -38,6 +52,17 @@ impl Stall {
                     replicas: None,
                 })
             }),
+        }
+    }
+
+    fn for_name(pipeline: &IngestionPipeline) -> Self {
+        let message = format!(
+            "metadata.name has {} characters, and at most {LONGEST_NAME} are possible: the names of the workers' objects consist of it and a suffix. Create the pipeline under a shorter name, and delete this one.",
+            pipeline.name_any().len()
+        );
+        Self {
+            verdict: Verdict::no(Reason::NameTooLong, message),
+            replicas: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use layra_crds::KafkaSource;
 
-use super::conditions::Verdict;
+use super::{conditions::Verdict, unmanaged};
 use crate::{
     kafka::{TopicAction, TopicState},
     reconcile::{
@@ -36,6 +36,9 @@ pub(super) fn plan(
             );
         }
     };
+    if !kafka.manage_topics {
+        return (Vec::new(), unmanaged::judge(kafka, topics));
+    }
     let wanted = wanted_actions(kafka, topics);
     let Some(first) = wanted.first() else {
         return (Vec::new(), existing_topics(kafka, topics));
@@ -329,6 +332,21 @@ mod tests {
         let (actions, verdict) = step(&kafka(), absent, absent, &all);
         assert_eq!(actions, [], "nothing is repeated every second");
         assert!(verdict.message.contains("Topic task_generation cannot"));
+    }
+
+    #[test]
+    fn topics_that_somebody_else_manages_are_never_changed() {
+        let kafka = KafkaSource {
+            manage_topics: false,
+            ..kafka()
+        };
+        let few = TopicState::Present { partitions: 4 };
+        for tasks in [TopicState::Absent, few, PRESENT] {
+            let (actions, _) = step(&kafka, tasks, TopicState::Absent, &[]);
+            assert_eq!(actions, []);
+        }
+        let (_, verdict) = step(&kafka, TopicState::Absent, PRESENT, &[]);
+        assert_eq!(verdict.reason, Reason::TopicMissing);
     }
 
     #[test]

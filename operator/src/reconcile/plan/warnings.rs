@@ -15,19 +15,27 @@ pub(super) fn of_new_spec(
         return None;
     }
     let family = pipeline.spec.embedding.model.family;
-    let has_gpu = pipeline.spec.worker.gpu.is_some();
-    (has_gpu && !family.is_visual()).then(|| {
-        PipelineEvent::warning(
+    let worker = &pipeline.spec.worker;
+    match (family.is_visual(), &worker.gpu) {
+        (false, Some(_)) => Some(PipelineEvent::warning(
             Reason::GpuUnused,
             format!(
                 "worker.gpu reserves a GPU for each worker, but {family} computes on the CPU. Remove worker.gpu, or choose a visual family."
             ),
-        )
-    })
+        )),
+        (true, None) if worker.resources.is_none() => Some(PipelineEvent::warning(
+            Reason::MemoryLimitLow,
+            format!(
+                "Without a GPU the weights of {family} are in a worker's memory, which the default limits to 4Gi: 2 billion parameters take 8 GB in f32 and 4 GB in bf16. Set worker.resources."
+            ),
+        )),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ResourceRequirements;
     use layra_crds::{GpuSpec, ModelFamily};
 
     use super::*;
@@ -55,5 +63,16 @@ mod tests {
 
         pipeline.spec.embedding.model.family = ModelFamily::ColQwen2;
         assert_eq!(of_new_spec(&pipeline, &new), None);
+    }
+
+    #[test]
+    fn a_large_model_with_the_default_memory_of_a_worker_is_mentioned() {
+        let mut pipeline = fixtures::pipeline();
+        pipeline.spec.embedding.model.family = ModelFamily::ColQwen2;
+        let new = IngestionPipelineStatus::default();
+        let event = of_new_spec(&pipeline, &new).expect("an event");
+        assert_eq!(event.reason, Reason::MemoryLimitLow);
+        pipeline.spec.worker.resources = Some(ResourceRequirements::default());
+        assert_eq!(of_new_spec(&pipeline, &new), None, "the user's own");
     }
 }

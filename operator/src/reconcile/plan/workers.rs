@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ContainerStatus};
-use layra_crds::IngestionPipelineSpec;
+use layra_crds::{IngestionPipelineSpec, ModelReference};
 
 use super::{conditions::Verdict, model};
 use crate::{
@@ -31,6 +31,10 @@ pub(super) struct Situation {
     pub(super) overridden: Option<String>,
     /// What another client changed back after the last write of the pod template.
     pub(super) reverted: Option<String>,
+    /// What to say about workers that keep the image of an earlier version of the operator.
+    pub(super) upgrade_held: Option<String>,
+    /// The checkpoint that all workers load.
+    pub(super) model_reference: Option<ModelReference>,
     /// The last verdict.
     pub(super) previous: Option<Verdict>,
     /// How long a worker takes to start, in seconds.
@@ -40,12 +44,19 @@ pub(super) struct Situation {
 
 /// The verdict on the workers.
 pub(super) fn judge(spec: &IngestionPipelineSpec, world: &World, situation: &Situation) -> Verdict {
-    let mut verdict = model::judge(of_workers(spec, world, situation), world);
+    let reference = situation.model_reference.as_ref();
+    let mut verdict = model::judge(of_workers(spec, world, situation), world, reference);
     if let Some(overridden) = &situation.overridden {
         verdict.message = format!("{} {overridden}", verdict.message);
         if matches!(verdict.reason, Reason::WorkersReady | Reason::ScaledToZero) {
             verdict.reason = Reason::ChangedByOthers;
         }
+    }
+    if let Some(held) = &situation.upgrade_held
+        && verdict.reason == Reason::WorkersReady
+    {
+        verdict.reason = Reason::UpgradeHeld;
+        verdict.message = format!("{} {held}", verdict.message);
     }
     verdict
 }

@@ -60,6 +60,8 @@ fn situation(desired: i32) -> Situation {
         template_current: true,
         overridden: None,
         reverted: None,
+        upgrade_held: None,
+        model_reference: None,
         previous: None,
         startup_seconds: 60.0,
         now: "2026-11-25T10:10:00Z".parse().unwrap(),

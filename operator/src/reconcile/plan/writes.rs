@@ -3,7 +3,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use layra_crds::{IngestionPipeline, IngestionPipelineStatus, condition_types::WORKERS_AVAILABLE};
+use layra_crds::{
+    IngestionPipeline, IngestionPipelineStatus, ModelReference, condition_types::WORKERS_AVAILABLE,
+};
 
 use super::{
     conditions::{self, Verdict},
@@ -32,6 +34,10 @@ pub(super) struct Objects<'a> {
     pub(super) stall: Option<&'a Stall>,
     /// The live Deployment has the wanted pod template.
     pub(super) template_current: bool,
+    /// What to say about workers that keep the image of an earlier version of the operator.
+    pub(super) upgrade_held: Option<String>,
+    /// The checkpoint that all workers load.
+    pub(super) model_reference: Option<&'a ModelReference>,
     pub(super) now: Timestamp,
 }
 
@@ -69,7 +75,8 @@ impl Objects<'_> {
         let workers = problem.unwrap_or_else(|| {
             workers::judge(&self.pipeline.spec, world, &self.situation(&compared))
         });
-        let mut due = refusals.without_refused(wanted, now);
+        let replicas = self.scaling.replicas;
+        let mut due = refusals.without_refused(wanted, &world.live, replicas, now);
         let mut dry_run = template.dry_run.filter(|_| !refusals.has_no_deployment());
         if self.pipeline.spec.paused || self.stall.is_some_and(Stall::holds_objects) {
             due.clear();
@@ -94,6 +101,8 @@ impl Objects<'_> {
                 )
             }),
             reverted: self.reverted(&compared.outdated),
+            upgrade_held: self.upgrade_held.clone(),
+            model_reference: self.model_reference.cloned(),
             previous: conditions::find(&self.before.conditions, WORKERS_AVAILABLE)
                 .and_then(Verdict::of),
             startup_seconds: self.startup_seconds(),

@@ -108,6 +108,61 @@ fn the_deployment_is_not_applied_without_the_config_map_that_its_pods_read() {
     );
 }
 
+/// An edit whose ConfigMap the API server refused, while three workers run.
+fn refused_edit() -> (IngestionPipeline, World) {
+    let (mut pipeline, mut world) = settled(500, 3);
+    pipeline.spec.embedding.batch_pages = 4;
+    let first = step(&pipeline, &world);
+    assert_eq!(kinds(&first), [Kind::ConfigMap, Kind::Deployment]);
+    let manifests = &first.manifests;
+    assert!(!manifests[1].keeps_template(), "it waits for the ConfigMap");
+    world.past_writes.refusals = vec![refusal(&first, Kind::ConfigMap, 1, refused())];
+    pipeline.status = Some(first.status);
+    (pipeline, world)
+}
+
+#[test]
+fn running_workers_are_scaled_while_their_config_map_is_refused() {
+    let (mut pipeline, mut world) = refused_edit();
+    let replicas = |plan: &Plan| {
+        let deployment = plan.manifests.iter().find(|m| m.kind == Kind::Deployment);
+        let manifest = deployment.expect("the Deployment is applied");
+        assert!(manifest.keeps_template(), "with the template of before");
+        manifest.body["spec"]["replicas"].as_i64().unwrap()
+    };
+    let same = step(&pipeline, &world);
+    assert_eq!(same.manifests, [], "the number stays");
+    assert_eq!(condition(&same, STALLED).reason, "ApplyRefused");
+
+    world.backlog = Ok(backlog(9000));
+    let more = step(&pipeline, &world);
+    assert_eq!(kinds(&more), [Kind::Deployment]);
+    assert!(replicas(&more) > 3);
+    assert!(!events(&more).contains(&Reason::RolloutStarted));
+    assert_eq!(condition(&more, STALLED).reason, "ApplyRefused");
+    let retried = step_after(&pipeline, &world, MINUTE);
+    assert_eq!(kinds(&retried), [Kind::ConfigMap, Kind::Deployment]);
+    replicas(&retried);
+
+    // What the API server has after that is not applied again.
+    after(&mut pipeline, &mut world, more, 3);
+    assert_eq!(step(&pipeline, &world).manifests, []);
+    world.past_writes = PastWrites::default();
+    let accepted = step(&pipeline, &world);
+    assert_eq!(kinds(&accepted), [Kind::ConfigMap, Kind::Deployment]);
+    assert!(!accepted.manifests[1].keeps_template());
+}
+
+#[test]
+fn without_any_config_map_workers_are_removed_and_none_is_added() {
+    let (mut pipeline, mut world) = refused_edit();
+    world.live.config_map = None;
+    world.backlog = Ok(backlog(9000));
+    assert_eq!(kinds(&step(&pipeline, &world)), []);
+    pipeline.spec.scaling.max_replicas = 2;
+    assert_eq!(kinds(&step(&pipeline, &world)), [Kind::Deployment]);
+}
+
 #[test]
 fn the_object_of_somebody_else_is_named_and_left_alone() {
     let (pipeline, mut world) = (fixtures::pipeline(), new_world(0));

@@ -1,6 +1,8 @@
 //! Pipelines that wait for an edit: in conflict with another one, or changed in a way that has to be
 //! confirmed.
 
+use layra_crds::OnUpgrade;
+
 use super::*;
 use crate::reconcile::{rivals::Rival, world::Override};
 
@@ -263,6 +265,65 @@ fn an_upgrade_of_the_operator_replaces_no_ready_worker_until_told_to() {
     pipeline.spec.embedding.batch_pages = 4;
     let plan = upgraded(&pipeline, &world);
     assert_eq!(image(&plan), Some("layra-worker:2.0"), "replaced anyway");
+}
+
+#[test]
+fn a_held_upgrade_is_shown_with_both_images_until_the_workers_have_the_new_one() {
+    let (mut pipeline, mut world) = settled(500, 3);
+    world.pods = vec![ready_pod()];
+    pipeline.status = Some(step(&pipeline, &world).status);
+    let plan = upgraded(&pipeline, &world);
+    let workers = condition(&plan, WORKERS_AVAILABLE);
+    assert_eq!(
+        (workers.status.as_str(), workers.reason.as_str()),
+        ("True", "UpgradeHeld")
+    );
+    assert_eq!(
+        workers.message,
+        "3 of 3 workers are ready. They keep the image layra-worker:1.0 of another version of the operator, whose own is layra-worker:2.0, until none of them is ready or they are replaced for another reason. To replace them now, set worker.rollout.onUpgrade: AtOnce."
+    );
+    assert_eq!(condition(&plan, READY).status, "True");
+    assert_eq!(events(&plan), [], "an upgrade is no problem of a pipeline");
+
+    pipeline.status = Some(plan.status);
+    assert_eq!(Some(upgraded(&pipeline, &world).status), pipeline.status);
+    pipeline.spec.worker.rollout.on_upgrade = OnUpgrade::AtOnce;
+    let plan = upgraded(&pipeline, &world);
+    after(&mut pipeline, &mut world, plan, 3);
+    let plan = upgraded(&pipeline, &world);
+    assert_eq!(condition(&plan, WORKERS_AVAILABLE).reason, "WorkersReady");
+}
+
+#[test]
+fn a_name_that_is_too_long_for_the_workers_objects_is_stalled_and_nothing_is_made() {
+    let mut world = new_world(500);
+    world.topics = Ok(Topics {
+        brokers: 1,
+        tasks: TopicState::Absent,
+        ranges: TopicState::Absent,
+        dead_letters: TopicState::Absent,
+    });
+    let mut pipeline = fixtures::pipeline();
+    pipeline.metadata.name = Some("x".repeat(53));
+    assert_eq!(topic_actions(&pipeline, &world, now()), []);
+    let plan = step(&pipeline, &world);
+    assert_eq!((plan.manifests.len(), plan.dry_run.is_some()), (0, false));
+    let stalled = condition(&plan, STALLED);
+    assert_eq!(stalled.reason, "NameTooLong");
+    let words = "metadata.name has 53 characters, and at most 52 are possible";
+    assert!(stalled.message.starts_with(words), "{}", stalled.message);
+    assert_eq!(condition(&plan, READY).status, "False");
+    assert!(events(&plan).contains(&Reason::NameTooLong));
+
+    pipeline.status = Some(plan.status);
+    let plan = step(&pipeline, &world);
+    assert_eq!(
+        (events(&plan), Some(&plan.status)),
+        (vec![], pipeline.status.as_ref())
+    );
+
+    pipeline.metadata.name = Some("x".repeat(52));
+    assert_eq!(step(&pipeline, &new_world(500)).manifests.len(), 4);
 }
 
 #[test]
