@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
+mod paging;
 mod read;
 
 pub(crate) use read::{Hit, SearchLimits};
