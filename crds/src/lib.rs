@@ -6,10 +6,13 @@ pub mod condition_types;
 mod config;
 mod documents;
 mod embedding;
+mod index;
 mod kafka_security;
 pub mod metric_names;
 mod pipeline;
 mod pod_template;
+mod rebuild;
+mod reindex;
 mod scaling;
 mod secrets;
 mod source;
@@ -24,9 +27,14 @@ pub use documents::{
     SandboxPolicy,
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
+pub use index::{FoundIndex, IndexKind, IndexPreset, IndexSpec, IndexType, ResolvedIndex};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
+pub use rebuild::{OnIndexDrift, RebuildSpec, WindowSpec};
+pub use reindex::{
+    MOST_REINDEX_ENTRIES, REINDEX_PATH, ReindexEntry, ReindexPhase, ReindexProgress,
+};
 pub use scaling::{ActivationSpec, FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};
 pub use secrets::{
     AccessKeySecretRef, CA_FILE, CaSecretRef, ReferencedKey, ReferencedSecret, SecretKeySecretRef,
@@ -38,8 +46,7 @@ pub use status::{
     ScalingInputs, ScalingStatus, ScalingTerms,
 };
 pub use stores::{
-    COLLECTION_PLACEHOLDER, IndexSpec, IndexType, MetricType, MilvusSpec, MongodbSpec, RedisSpec,
-    StoresSpec,
+    COLLECTION_PLACEHOLDER, MetricType, MilvusSpec, MongodbSpec, RedisSpec, StoresSpec,
 };
 pub use worker::{GpuSpec, OnUpgrade, RolloutSpec, WorkerSpec};
 pub use worker_counts::{AssignedPartition, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};

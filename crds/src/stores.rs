@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CaSecretRef, TokenSecretRef, UriSecretRef};
+use crate::{CaSecretRef, IndexSpec, OnIndexDrift, RebuildSpec, TokenSecretRef, UriSecretRef};
 
 /// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
 pub const COLLECTION_PLACEHOLDER: &str = "{knowledge_db_id}";
@@ -29,7 +29,9 @@ pub struct StoresSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.caSecretRef) || self.uri.startsWith('https://')")
-        .message("stores.milvus.caSecretRef is for an https:// uri. Remove it, or use https:// in uri")
+        .message("stores.milvus.caSecretRef is for an https:// uri. Remove it, or use https:// in uri"),
+    validation = Rule::new("self.onIndexDrift != 'RebuildInPlace' || has(self.rebuild.window)")
+        .message("stores.milvus.onIndexDrift: RebuildInPlace needs stores.milvus.rebuild.window: nothing finds a collection's pages while it is rebuilt. Add a window, or use RebuildBeside")
 )]
 pub struct MilvusSpec {
     /// `http(s)://host:port` of Milvus.
@@ -53,10 +55,22 @@ pub struct MilvusSpec {
         .message("stores.milvus.collection must be letters, digits and `_` around one {knowledge_db_id}, and begin with a letter or `_`"))]
     pub collection: String,
 
-    /// The vector index of collections that the workers create. Existing collections keep theirs; a
-    /// different one is reported in `status.driftedCollections`.
+    /// The vector index of the collections. New ones get it; `onIndexDrift` says what happens to
+    /// existing ones with another index.
     #[serde(default)]
     pub index: IndexSpec,
+
+    /// What happens to collections whose index differs from `index`. `Report`: they are listed in
+    /// `status.driftedCollections`. `RebuildBeside`: a copy with the new index is filled beside each
+    /// collection and takes its place; it needs the collection's memory and disk twice.
+    /// `RebuildInPlace`: each collection is released, gets the new index and is loaded again;
+    /// nothing finds its pages meanwhile. Ingestion goes on in all cases. Default: `Report`.
+    #[serde(default)]
+    pub on_index_drift: OnIndexDrift,
+
+    /// When and how fast collections are rebuilt.
+    #[serde(default)]
+    pub rebuild: RebuildSpec,
 }
 
 impl MilvusSpec {
@@ -76,54 +90,6 @@ impl MilvusSpec {
         name.len() > prefix.len() + suffix.len()
             && name.starts_with(prefix)
             && name.ends_with(suffix)
-    }
-}
-
-/// A vector index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct IndexSpec {
-    /// Type of index: `HNSW` or `FLAT`. Default: `HNSW`.
-    #[serde(default, rename = "type")]
-    pub index_type: IndexType,
-
-    /// Similarity metric: `IP` or `COSINE`. Default: `IP`, the inner product, which late
-    /// interaction needs.
-    #[serde(default)]
-    pub metric: MetricType,
-
-    /// HNSW: edges of a node in the graph. More edges give better recall, a slower build and more
-    /// memory. Default: 32.
-    #[serde(default = "default_m")]
-    #[schemars(range(min = 4, max = 64))]
-    pub m: u32,
-
-    /// HNSW: candidates examined for each edge while the graph is built. Default: 500.
-    #[serde(default = "default_ef_construction")]
-    #[schemars(range(min = 8, max = 4096))]
-    pub ef_construction: u32,
-}
-
-/// Type of a vector index.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum IndexType {
-    /// A navigable graph: fast and approximate.
-    #[default]
-    #[serde(rename = "HNSW")]
-    Hnsw,
-    /// No index: every vector is compared. Exact, but slow above a few hundred thousand vectors.
-    #[serde(rename = "FLAT")]
-    Flat,
-}
-
-impl IndexType {
-    /// Its name in Milvus.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hnsw => "HNSW",
-            Self::Flat => "FLAT",
-        }
     }
 }
 
@@ -182,27 +148,8 @@ pub struct RedisSpec {
     pub ca_secret_ref: Option<CaSecretRef>,
 }
 
-impl Default for IndexSpec {
-    fn default() -> Self {
-        Self {
-            index_type: IndexType::default(),
-            metric: MetricType::default(),
-            m: default_m(),
-            ef_construction: default_ef_construction(),
-        }
-    }
-}
-
 fn default_collection() -> String {
     format!("colqwen{COLLECTION_PLACEHOLDER}")
-}
-
-fn default_m() -> u32 {
-    32
-}
-
-fn default_ef_construction() -> u32 {
-    500
 }
 
 fn default_database() -> String {
@@ -220,6 +167,8 @@ mod tests {
             ca_secret_ref: None,
             collection: collection.into(),
             index: IndexSpec::default(),
+            on_index_drift: OnIndexDrift::default(),
+            rebuild: RebuildSpec::default(),
         }
     }
 

@@ -49,6 +49,9 @@ fn the_full_example_names_every_default() {
         "/source/kafka/bootstrapServers",
         "/documents/objectStore/publicEndpoint",
         "/stores/milvus/tokenSecretRef",
+        "/stores/milvus/index/preset",
+        "/stores/milvus/rebuild/window",
+        "/stores/milvus/rebuild/vectorsPerSecond",
         "/stores/mongodb/caSecretRef",
         "/stores/redis",
         "/worker/image",
@@ -158,6 +161,63 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         ),
     ];
     assert_refused(&cases);
+}
+
+#[test]
+fn an_index_has_a_preset_or_explicit_values_and_a_rebuild_in_place_has_a_window() {
+    let index = |index: Value| json!({"spec": {"stores": {"milvus": {"index": index}}}});
+    let cases = [
+        (
+            index(json!({"preset": "Balanced", "m": 16})),
+            "write `m: null` and `efConstruction: null`",
+        ),
+        (
+            index(json!({"preset": "Balanced", "efConstruction": 300})),
+            "has a preset and explicit values",
+        ),
+        (
+            index(json!({"preset": "Balanced", "type": "FLAT"})),
+            "index.preset is for type: HNSW",
+        ),
+        (
+            index(json!({"nlist": 64})),
+            "index.nlist is for type: IVF_FLAT",
+        ),
+        (
+            json!({"spec": {"stores": {"milvus": {"onIndexDrift": "RebuildInPlace"}}}}),
+            "RebuildInPlace needs stores.milvus.rebuild.window",
+        ),
+    ];
+    assert_refused(&cases);
+    let accepted = [
+        index(json!({"preset": "Balanced"})),
+        index(json!({"m": 16, "efConstruction": 300})),
+        index(json!({"type": "IVF_FLAT", "nlist": 64})),
+        // Earlier versions stored the values of HNSW with each type.
+        index(json!({"type": "FLAT", "m": 32, "efConstruction": 500})),
+        json!({"spec": {"stores": {"milvus": {"onIndexDrift": "RebuildBeside"}}}}),
+        json!({"spec": {"stores": {"milvus": {"onIndexDrift": "RebuildInPlace", "rebuild": {
+            "window": {"start": "0 22 * * SAT", "end": "0 4 * * SUN"}}}}}}),
+    ];
+    for patch in accepted {
+        pipeline(MINIMAL, &patch)
+            .validate_cel()
+            .unwrap_or_else(|error| panic!("{patch}: {error}"));
+    }
+}
+
+/// The types know no other index, so the rule is evaluated on what a client sends.
+#[test]
+fn other_types_of_index_are_refused_with_a_sentence() {
+    let check = |index: Value| layra_crds::IndexSpec::validate_cel(&index, None);
+    let error = check(json!({"type": "DISKANN", "metric": "IP"}))
+        .expect_err("DISKANN")
+        .to_string();
+    assert!(
+        error.contains("index.type must be HNSW, FLAT or IVF_FLAT"),
+        "{error}"
+    );
+    check(json!({"type": "IVF_FLAT", "metric": "IP"})).expect("valid");
 }
 
 /// A rule of the whole object is evaluated with each write of the status, too: an object that is stored

@@ -3,18 +3,15 @@
 
 mod check;
 mod clients;
-mod drift;
 mod watch;
 
-use layra_crds::DriftedCollection;
+use layra_crds::{DriftedCollection, FoundIndex};
 use milvus::v2::prelude::{
     ClientV2, DescribeIndexRequest, Error, IndexDesc, IndexType, MetricType,
 };
 
 pub(crate) use clients::MilvusClients;
 pub(crate) use watch::IndexWatch;
-
-use drift::FoundIndex;
 
 /// The vector field of a collection.
 const VECTOR_FIELD: &str = "vector";
@@ -71,16 +68,12 @@ async fn describe_index(client: &ClientV2, collection: &str) -> Result<Described
 }
 
 fn found_index(index: &IndexDesc) -> FoundIndex {
-    let number = |key| {
-        index
-            .get_extra_params()
-            .get(key)
-            .and_then(|value| value.parse().ok())
-    };
+    let numbers = index.get_extra_params().iter();
     FoundIndex {
         index_type: match index.get_index_type() {
             IndexType::Hnsw => "HNSW".to_owned(),
             IndexType::Flat => "FLAT".to_owned(),
+            IndexType::IvfFlat => "IVF_FLAT".to_owned(),
             other => format!("{other:?}"),
         },
         metric: match index.get_metric_type() {
@@ -88,8 +81,9 @@ fn found_index(index: &IndexDesc) -> FoundIndex {
             MetricType::Cosine => "COSINE".to_owned(),
             other => format!("{other:?}"),
         },
-        m: number("M"),
-        ef_construction: number("efConstruction"),
+        parameters: numbers
+            .filter_map(|(name, value)| Some((name.clone(), value.parse().ok()?)))
+            .collect(),
     }
 }
 

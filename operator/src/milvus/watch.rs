@@ -16,7 +16,6 @@ use super::{
     check::Check,
     clients::{CONCURRENCY, Listing, Server},
     describe_index,
-    drift::difference,
 };
 
 /// Between two rounds, after a success and after a failure.
@@ -144,11 +143,12 @@ impl Rounds {
         let mut answers = stream::iter(check.due(&names))
             .map(|name| describe(&server, &listing, name))
             .buffer_unordered(CONCURRENCY);
+        let want = self.spec.index.resolved();
         let mut failure = None;
         while let Some((name, answer)) = answers.next().await {
             let found = match answer {
-                Ok(Described::Index(found)) => difference(Some(&found), &self.spec.index),
-                Ok(Described::NoIndex) => difference(None, &self.spec.index),
+                Ok(Described::Index(found)) => want.difference(Some(&found)),
+                Ok(Described::NoIndex) => want.difference(None),
                 Ok(Described::Dropped) => None,
                 Err(error) => {
                     failure.get_or_insert(error);
@@ -181,7 +181,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use layra_crds::IndexSpec;
+    use layra_crds::{IndexSpec, OnIndexDrift, RebuildSpec};
     use tokio::sync::Notify;
 
     use super::*;
@@ -194,6 +194,8 @@ mod tests {
             ca_secret_ref: None,
             collection: "colqwen{knowledge_db_id}".into(),
             index: IndexSpec::default(),
+            on_index_drift: OnIndexDrift::default(),
+            rebuild: RebuildSpec::default(),
         }
     }
 

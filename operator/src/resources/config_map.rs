@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
-use layra_crds::{ConfigError, IngestionPipeline, WorkerConfig};
+use layra_crds::{ConfigError, IngestionPipeline, OnIndexDrift, RebuildSpec, WorkerConfig};
 use serde_json::{Value, json};
 
 /// Key in the ConfigMap, and name of the mounted file.
@@ -22,13 +22,15 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigErr
 }
 
 /// Hash of the settings that a worker reads at its start. Partitions, replication factor and settings
-/// of the topics are not among them: the operator alone uses them. Settings at their defaults are left
-/// out, so that a field that a later version adds replaces no worker.
+/// of the topics and how collections are rebuilt are not among them: workers do not use them. Settings
+/// at their defaults are left out, so that a field that a later version adds replaces no worker.
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;
     config.source.kafka.replication_factor = 0;
     config.source.kafka.topic_config.clear();
+    config.stores.milvus.on_index_drift = OnIndexDrift::default();
+    config.stores.milvus.rebuild = RebuildSpec::default();
     // Settings have text keys and finite numbers only.
     let mut settings = serde_json::to_value(config).unwrap_or_default();
     remove_defaults(&mut settings, &DEFAULTS);
@@ -47,7 +49,7 @@ static DEFAULTS: LazyLock<Value> = LazyLock::new(|| {
         "embedding": {"model": {"family": "minilm", "uri": ""}},
         "stores": {"milvus": {"uri": ""}, "mongodb": {"uriSecretRef": secret}},
     });
-    let config = serde_json::from_value::<WorkerConfig>(minimal);
+    let config = serde_json::from_value::<WorkerConfig>(minimal).map(with_explicit_index);
     config.and_then(serde_json::to_value).unwrap_or_default()
 });
 
@@ -67,7 +69,7 @@ fn remove_defaults(settings: &mut Value, defaults: &Value) {
 
 fn config(pipeline: &IngestionPipeline) -> WorkerConfig {
     let spec = &pipeline.spec;
-    WorkerConfig {
+    with_explicit_index(WorkerConfig {
         pipeline: format!(
             "{}/{}",
             pipeline.namespace().unwrap_or_default(),
@@ -77,7 +79,13 @@ fn config(pipeline: &IngestionPipeline) -> WorkerConfig {
         documents: spec.documents.clone(),
         embedding: spec.embedding.clone(),
         stores: spec.stores.clone(),
-    }
+    })
+}
+
+/// Workers of earlier versions know no presets.
+fn with_explicit_index(mut config: WorkerConfig) -> WorkerConfig {
+    config.stores.milvus.index = config.stores.milvus.index.written_out();
+    config
 }
 
 #[cfg(test)]
@@ -110,11 +118,30 @@ mod tests {
         assert_ne!(full, settings);
     }
 
+    /// The text of the configuration, and the workers, stay as they are.
+    #[test]
+    fn an_index_written_in_another_way_replaces_no_worker() {
+        let before = fixtures::pipeline();
+        for index in [
+            json!({"preset": "Accurate"}),
+            json!({"m": 32, "efConstruction": 500}),
+        ] {
+            let mut after = before.clone();
+            after.spec.stores.milvus.index = serde_json::from_value(index).unwrap();
+            assert_eq!(hash(&after), hash(&before));
+            assert_eq!(build(&after).unwrap(), build(&before).unwrap());
+        }
+        let mut after = before.clone();
+        after.spec.stores.milvus.on_index_drift = OnIndexDrift::RebuildBeside;
+        after.spec.stores.milvus.rebuild.vectors_per_second = Some(1_000);
+        assert_eq!(hash(&after), hash(&before));
+    }
+
     #[test]
     fn every_setting_that_differs_from_its_default_is_hashed() {
         let before = hash(&fixtures::pipeline());
         let mut pipeline = fixtures::pipeline();
-        pipeline.spec.stores.milvus.index.m = 16;
+        pipeline.spec.stores.milvus.index.m = Some(16);
         assert_ne!(hash(&pipeline), before);
         let mut pipeline = fixtures::pipeline();
         pipeline.spec.documents.render.dpi.clear();

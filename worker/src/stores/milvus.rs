@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use layra_crds::{IndexSpec, IndexType, MetricType, MilvusSpec};
+use layra_crds::{IndexType, MetricType, MilvusSpec, ResolvedIndex};
 use milvus::v2::prelude as sdk;
 use sdk::{ClientV2, ConnectConfig, ConsistencyLevel, DataType, FieldData, FieldSchema};
 use tokio::sync::Mutex;
@@ -34,7 +34,7 @@ const INSERT_BYTES: usize = 4 << 20;
 /// The collections of one pipeline.
 pub(crate) struct Vectors {
     client: ClientV2,
-    index: IndexSpec,
+    index: ResolvedIndex,
     dimensions: usize,
     /// Held while a collection is created, so that two documents do not both create it.
     creation: Mutex<()>,
@@ -83,7 +83,7 @@ impl Vectors {
         let client = ClientV2::new(&config).await?;
         Ok(Self {
             client,
-            index: spec.index,
+            index: spec.index.resolved(),
             dimensions,
             creation: Mutex::new(()),
         })
@@ -259,19 +259,17 @@ impl Vectors {
     }
 
     async fn create_index(&self, collection: &str) -> Result<(), sdk::Error> {
-        let (kind, parameters) = match self.index.index_type {
-            IndexType::Hnsw => (
-                sdk::IndexType::Hnsw,
-                HashMap::from([
-                    ("M".to_owned(), self.index.m.to_string()),
-                    (
-                        "efConstruction".to_owned(),
-                        self.index.ef_construction.to_string(),
-                    ),
-                ]),
-            ),
-            IndexType::Flat => (sdk::IndexType::Flat, HashMap::new()),
+        let kind = match self.index.index_type() {
+            IndexType::Hnsw => sdk::IndexType::Hnsw,
+            IndexType::Flat => sdk::IndexType::Flat,
+            IndexType::IvfFlat => sdk::IndexType::IvfFlat,
         };
+        let parameters: HashMap<_, _> = self
+            .index
+            .parameters()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_string()))
+            .collect();
         let index = sdk::IndexParam::new()
             .field_name("vector")
             .index_name(INDEX_NAME)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use layra_crds::IndexType;
+use layra_crds::IndexKind;
 use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, FieldData};
 
@@ -23,7 +23,8 @@ pub(crate) struct Hit {
 /// How many vectors a search examines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SearchLimits {
-    /// Candidates that an HNSW index examines; raised to `candidates` if it is lower.
+    /// Candidates that an HNSW index examines, raised to `candidates` if it is lower; clusters that
+    /// an `IVF_FLAT` index examines, at most all.
     pub(crate) ef: u32,
     /// Nearest vectors that Milvus returns for each vector of the question.
     pub(crate) candidates: u32,
@@ -54,11 +55,15 @@ impl Vectors {
         page: &HitPage,
         hits: &mut BTreeMap<String, Hit>,
     ) -> Result<(), Failure> {
-        let mut parameters = HashMap::new();
-        if self.index.index_type == IndexType::Hnsw {
-            let ef = search.ef.max(search.candidates);
-            parameters.insert("ef".to_owned(), ef.to_string());
-        }
+        let parameter = match self.index.kind {
+            IndexKind::Hnsw { .. } => Some(("ef", search.ef.max(search.candidates))),
+            IndexKind::Flat => None,
+            IndexKind::IvfFlat { nlist } => Some(("nprobe", search.ef.clamp(1, nlist))),
+        };
+        let parameters: HashMap<_, _> = parameter
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_string()))
+            .collect();
         let request = sdk::SearchRequest::builder()
             .collection_name(collection)
             .vector_field("vector")
