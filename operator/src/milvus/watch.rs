@@ -181,7 +181,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use layra_crds::{IndexSpec, OnIndexDrift, RebuildSpec};
+    use layra_crds::{IndexSpec, OnIndexDrift, Readers, RebuildSpec, VectorType};
     use tokio::sync::Notify;
 
     use super::*;
@@ -196,6 +196,8 @@ mod tests {
             index: IndexSpec::default(),
             on_index_drift: OnIndexDrift::default(),
             rebuild: RebuildSpec::default(),
+            readers: Readers::default(),
+            vector_type: VectorType::default(),
         }
     }
 

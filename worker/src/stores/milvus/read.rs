@@ -8,7 +8,7 @@ use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, FieldData};
 
 use super::paging::{HitPage, hit_pages, next_rows};
-use super::{Vectors, metric, quote, range_filter};
+use super::{Vectors, metric, quote, range_filter, vector_type};
 use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// A page with a vector close to one of the question's.
@@ -67,8 +67,9 @@ impl Vectors {
         let request = sdk::SearchRequest::builder()
             .collection_name(collection)
             .vector_field("vector")
-            .vectors(sdk::SearchVectors::Float(
-                question[page.questions.clone()].to_vec(),
+            .vectors(vector_type::search_vectors(
+                self.type_of(collection).await?,
+                &question[page.questions.clone()],
             ))
             .metric_type(metric(self.index.metric))
             .output_fields(["image_id", "page_number", "file_id"])
@@ -145,6 +146,7 @@ impl Vectors {
         collection: &str,
         image_id: &str,
     ) -> Result<Vec<Vec<f32>>, Failure> {
+        let vector_type = self.type_of(collection).await?;
         let mut vectors = Vec::new();
         loop {
             let limit = next_rows(vectors.len(), self.dimensions * size_of::<f32>());
@@ -162,8 +164,7 @@ impl Vectors {
             let answer = self.client.query(request).await?;
             let before = vectors.len();
             for row in answer.results().rows()? {
-                let vector = row.get_float_vector("vector")?;
-                vectors.push(vector.to_vec());
+                vectors.push(vector_type::read(vector_type, &row)?);
             }
             if vectors.len() - before < limit {
                 return Ok(vectors);
