@@ -29,4 +29,5 @@ mod secured_kafka;
 mod shutdown;
 mod topic_settings;
 mod trouble;
+mod tune;
 mod visual;

@@ -12,11 +12,11 @@ use layra_e2e::layra::Upload;
 use layra_e2e::pdf;
 use layra_e2e::worker_cli::WorkerCli;
 use layra_testbed::settings::repository;
-use milvus::v2::SegmentState;
 use milvus::v2::prelude::{
     ConsistencyLevel, FieldData, FlushRequest, ListQuerySegmentsRequest, MetricType,
     QueryIteratorRequest, QueryRequest, SearchRequest, SearchVectors,
 };
+use milvus::v2::{QuerySegmentInfo, SegmentState};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -83,8 +83,12 @@ async fn a_search_finds_what_an_exact_comparison_of_all_pages_finds() -> Result<
             ensure!(hits.len() >= TOP, "{} pages", hits.len());
             let page = |file: &str, page| (file.to_owned(), page);
             for hit in hits {
-                let difference = (exact[&page(&hit.file, hit.page)] - hit.score as f32).abs();
-                ensure!(difference <= SCORE_TOLERANCE, "{hit:?}: {difference}");
+                let score = f64::from(exact[&page(&hit.file, hit.page)]);
+                let difference = (score - hit.score).abs();
+                ensure!(
+                    difference <= f64::from(SCORE_TOLERANCE),
+                    "{hit:?}: {difference}"
+                );
             }
             let best = hits.iter().take(TOP);
             found.push(best.map(|hit| page(&hit.file, hit.page)).collect());
@@ -122,7 +126,7 @@ fn pipeline() -> Value {
 }
 
 /// Pages with very different amounts of text, the same in each run.
-fn document(number: u64) -> Vec<u8> {
+pub(crate) fn document(number: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(number);
     let texts: Vec<String> = (0..PAGES_OF_A_DOCUMENT)
         .map(|_| {
@@ -143,7 +147,7 @@ fn questions() -> Vec<String> {
         .collect()
 }
 
-fn text(random: &mut fastrand::Rng, words: usize) -> String {
+pub(crate) fn text(random: &mut fastrand::Rng, words: usize) -> String {
     let all: Vec<&str> = WORDS.split_whitespace().collect();
     let chosen: Vec<&str> = (0..words).map(|_| all[random.usize(..all.len())]).collect();
     chosen.join(" ")
@@ -304,7 +308,7 @@ async fn use_the_index(stage: &Stage, collection: &str, rows: usize) -> Result<(
             segment.get_state() == SegmentState::Sealed
                 && segment.get_index_name() == "vector_index"
         });
-        let indexed: i64 = indexed.map(|segment| segment.get_row_count()).sum();
+        let indexed: i64 = indexed.map(QuerySegmentInfo::get_row_count).sum();
         Ok((usize::try_from(indexed)? >= rows).then_some(()))
     })
     .await

@@ -20,9 +20,12 @@ use crate::runtime::settings::Secret;
 
 mod paging;
 mod read;
+mod scratch;
 mod vector_type;
 
 pub(crate) use read::{Hit, SearchLimits};
+pub(crate) use scratch::{is_scratch, scratch_name};
+pub(crate) use vector_type::rounded;
 
 /// Longest wait for the answer to one request.
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_mins(1);
