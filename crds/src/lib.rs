@@ -20,6 +20,7 @@ mod secrets;
 mod source;
 mod status;
 mod stores;
+mod vectors;
 mod worker;
 mod worker_counts;
 
@@ -54,6 +55,7 @@ pub use status::{
 pub use stores::{
     COLLECTION_PLACEHOLDER, MetricType, MilvusSpec, MongodbSpec, RedisSpec, StoresSpec,
 };
+pub use vectors::{Readers, VectorType};
 pub use worker::{GpuSpec, OnUpgrade, RolloutSpec, WorkerSpec};
 pub use worker_counts::{AssignedPartition, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
 

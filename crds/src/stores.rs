@@ -4,7 +4,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CaSecretRef, IndexSpec, OnIndexDrift, RebuildSpec, TokenSecretRef, UriSecretRef};
+use crate::{
+    CaSecretRef, IndexSpec, OnIndexDrift, Readers, RebuildSpec, TokenSecretRef, UriSecretRef,
+    VectorType,
+};
 
 /// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
 pub const COLLECTION_PLACEHOLDER: &str = "{knowledge_db_id}";
@@ -31,7 +34,11 @@ pub struct StoresSpec {
     validation = Rule::new("!has(self.caSecretRef) || self.uri.startsWith('https://')")
         .message("stores.milvus.caSecretRef is for an https:// uri. Remove it, or use https:// in uri"),
     validation = Rule::new("self.onIndexDrift != 'RebuildInPlace' || has(self.rebuild.window)")
-        .message("stores.milvus.onIndexDrift: RebuildInPlace needs stores.milvus.rebuild.window: nothing finds a collection's pages while it is rebuilt. Add a window, or use RebuildBeside")
+        .message("stores.milvus.onIndexDrift: RebuildInPlace needs stores.milvus.rebuild.window: nothing finds a collection's pages while it is rebuilt. Add a window, or use RebuildBeside"),
+    validation = Rule::new("self.vectorType == 'Float32' || self.readers == 'Own'")
+        .message("stores.milvus.vectorType: LAYRA reads Float32 only. Use Float32, or set stores.milvus.readers: Own if LAYRA does not search these collections"),
+    validation = Rule::new("self.vectorType != 'Int8' || (self.index.type == 'HNSW' && self.index.metric == 'COSINE')")
+        .message("stores.milvus.vectorType: Int8 scales each vector by itself, and Milvus indexes it with HNSW only. Set stores.milvus.index.type: HNSW and metric: COSINE")
 )]
 pub struct MilvusSpec {
     /// `http(s)://host:port` of Milvus.
@@ -71,6 +78,19 @@ pub struct MilvusSpec {
     /// When and how fast collections are rebuilt.
     #[serde(default)]
     pub rebuild: RebuildSpec,
+
+    /// Who searches the collections. `Layra`: LAYRA, perhaps beside others; settings that it cannot
+    /// read are refused. `Own`: only other programs, for example `layra-worker search`. Default:
+    /// `Layra`.
+    #[serde(default)]
+    pub readers: Readers,
+
+    /// Number format of the vectors in collections that the workers create; existing collections
+    /// keep theirs. `Float16` and `BFloat16` (Milvus 2.4) take half the bytes of `Float32`, `Int8`
+    /// (Milvus 2.6, with `metric: COSINE`) a quarter. `layra-worker tune` computes what they cost
+    /// in recall. All but `Float32` need `readers: Own`. Default: `Float32`.
+    #[serde(default)]
+    pub vector_type: VectorType,
 }
 
 impl MilvusSpec {
@@ -169,6 +189,8 @@ mod tests {
             index: IndexSpec::default(),
             on_index_drift: OnIndexDrift::default(),
             rebuild: RebuildSpec::default(),
+            readers: Readers::default(),
+            vector_type: VectorType::default(),
         }
     }
 

@@ -216,6 +216,34 @@ fn other_types_of_index_are_refused_with_a_sentence() {
     check(json!({"type": "IVF_FLAT", "metric": "IP"})).expect("valid");
 }
 
+#[test]
+fn smaller_vectors_are_for_own_readers_and_int8_needs_the_cosine() {
+    let milvus = |fields: Value| json!({"spec": {"stores": {"milvus": fields}}});
+    assert_refused(&[
+        (milvus(json!({"vectorType": "Float16"})), "readers: Own"),
+        (
+            milvus(json!({"vectorType": "Int8", "readers": "Own"})),
+            "metric: COSINE",
+        ),
+        (
+            milvus(json!({
+                "vectorType": "Int8", "readers": "Own",
+                "index": {"type": "FLAT", "metric": "COSINE"},
+            })),
+            "HNSW only",
+        ),
+    ]);
+    for fields in [
+        json!({"readers": "Own"}),
+        json!({"vectorType": "BFloat16", "readers": "Own"}),
+        json!({"vectorType": "Int8", "readers": "Own", "index": {"metric": "COSINE"}}),
+    ] {
+        pipeline(MINIMAL, &milvus(fields))
+            .validate_cel()
+            .expect("valid");
+    }
+}
+
 /// A rule of the whole object is evaluated with each write of the status, too: an object that is stored
 /// already could not even say what is wrong. The operator says it with `ApplyRefused` or
 /// `NameTooLong`.

@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use layra_crds::WORKER_HTTP_PORT;
 use layra_embedding::DeviceChoice;
 
+use crate::commands::tune::TuneOptions;
+
 /// Renders, embeds and stores every page of every document of an ingestion pipeline
 #[derive(Debug, Parser)]
 #[command(name = "layra-worker", version)]
@@ -67,6 +69,20 @@ pub(crate) enum Command {
         /// then scored exactly.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=16_384))]
         candidates: u32,
+        /// Output format.
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
+    /// Measure recall and latency of index settings on a copy of some of a knowledge base's vectors,
+    /// and choose a preset.
+    ///
+    /// The copies are temporary collections of their own, one at a time, which are removed at the
+    /// end, after a signal, and by the next run after a kill. The knowledge base is only read.
+    Tune {
+        #[command(flatten)]
+        options: TuneOptions,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Output::Table)]
         output: Output,
@@ -182,7 +198,7 @@ pub(crate) struct WorkerArgs {
 pub(crate) enum Output {
     /// A table for people.
     Table,
-    /// An array of objects with file, `file_id`, page and score.
+    /// For programs: one array or object.
     Json,
 }
 

@@ -1,10 +1,11 @@
 //! What the program does: it reads the command line and runs one command.
 
+use std::io::{StdoutLock, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
-use crate::commands::{delete, ingest, redrive, run, search};
+use crate::commands::{delete, ingest, redrive, run, search, tune};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
@@ -153,14 +154,15 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             let limits = SearchLimits { ef, candidates };
             let common = common(worker)?;
             let answers = search::search(&common, &question, &knowledge_base, top, limits).await?;
-            let mut out = std::io::stdout().lock();
-            match output {
-                Output::Table => search::write_table(&answers, &mut out)?,
-                Output::Json => {
-                    serde_json::to_writer_pretty(&mut out, &answers)?;
-                    std::io::Write::write_all(&mut out, b"\n")?;
-                }
-            }
+            print(output, &answers, |out| search::write_table(&answers, out))?;
+        }
+        Command::Tune {
+            options,
+            output,
+            worker,
+        } => {
+            let report = Box::pin(tune::tune(&common(worker)?, &options)).await?;
+            print(output, &report, |out| report.write(out))?;
         }
         Command::Sandbox { what } => return sandbox(&what),
         Command::RenderChild | Command::OfficeChild => {
@@ -168,6 +170,23 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes an answer to standard output.
+fn print(
+    output: Output,
+    answer: &impl serde::Serialize,
+    table: impl FnOnce(&mut StdoutLock<'static>) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match output {
+        Output::Table => table(&mut out)?,
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut out, answer)?;
+            out.write_all(b"\n")?;
+        }
+    }
+    Ok(())
 }
 
 async fn redrive(worker: WorkerArgs, choice: &redrive::Choice) -> anyhow::Result<ExitCode> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{ingest, memory, scaling};
+use layra_e2e::measure::{ingest, memory, scaling, tune};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.
@@ -50,6 +50,15 @@ enum What {
         #[arg(long, default_value_t = 40)]
         seconds: u64,
     },
+    /// Measure index presets, number formats and pooling on the vectors of some documents.
+    Tune {
+        /// Number of documents, the smallest of the demo's.
+        #[arg(long, default_value_t = 8)]
+        documents: usize,
+        /// A file with a question in each line, instead of questions from held-out pages.
+        #[arg(long)]
+        questions: Option<String>,
+    },
 }
 
 #[tokio::main]
@@ -86,6 +95,10 @@ async fn main() -> Result<ExitCode> {
                 };
                 Box::pin(scaling::run(testbed, scene, stores, &plan)).await
             }
+            What::Tune {
+                documents,
+                questions,
+            } => tune::run(testbed, scene, documents, questions.as_deref()).await,
         },
     );
     Ok(match run.await? {

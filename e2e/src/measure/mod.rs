@@ -6,6 +6,7 @@ pub mod ingest;
 pub mod memory;
 mod processes;
 pub mod scaling;
+pub mod tune;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

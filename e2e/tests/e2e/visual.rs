@@ -21,18 +21,18 @@ use sha2::{Digest, Sha256};
 use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
-const MODEL: &str = "tiny-colqwen2.5";
+pub(crate) const MODEL: &str = "tiny-colqwen2.5";
 const PAGES: usize = 3;
 /// Largest accepted difference of a stored value from the reference.
 const VECTOR_TOLERANCE: f32 = 1e-5;
 const SCORE_TOLERANCE: f64 = 2e-4;
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/embedding/tests/fixtures")
 }
 
 /// Uploads the checkpoint, with checksums for the worker to verify.
-async fn serve_model(stage: &Stage) -> Result<()> {
+pub(crate) async fn serve_model(stage: &Stage) -> Result<()> {
     let models = bucket(&stage.testbed.endpoints().s3, MODELS)?;
     let mut sums = String::new();
     for entry in std::fs::read_dir(fixtures().join(MODEL))? {
@@ -68,7 +68,7 @@ fn pipeline(family: &str) -> Value {
 }
 
 /// The rows of a reference tensor.
-fn reference(file: &SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
+pub(crate) fn reference(file: &SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
     let tensor = file.tensor(name)?;
     let width = *tensor.shape().last().context("a matrix")?;
     let values: Vec<f32> = tensor

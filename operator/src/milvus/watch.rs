@@ -257,6 +257,8 @@ mod tests {
             index: IndexSpec::default(),
             on_index_drift: OnIndexDrift::default(),
             rebuild: RebuildSpec::default(),
+            readers: Readers::default(),
+            vector_type: VectorType::default(),
         }
     }
 

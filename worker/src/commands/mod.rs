@@ -6,3 +6,4 @@ pub(crate) mod ingest;
 pub(crate) mod redrive;
 pub(crate) mod run;
 pub(crate) mod search;
+pub(crate) mod tune;

@@ -56,7 +56,8 @@ pub(crate) async fn search(
     answers(&documents, scored, top).await
 }
 
-async fn score(
+/// `MaxSim` of the question with each of these pages, in any order.
+pub(super) async fn score(
     vectors: &Vectors,
     collection: &str,
     question: &MultiVector,

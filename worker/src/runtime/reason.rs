@@ -135,6 +135,8 @@ reasons! {
     MilvusForbidden,
     /// Milvus answers, and refuses a request of this document.
     MilvusRefused,
+    /// Milvus is too old for the number format of the vectors.
+    MilvusTooOld,
     /// The collection was dropped while the document was in progress.
     CollectionGone,
     /// The collection has vectors of another width than the model's.

@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
-use layra_crds::{IndexType, MetricType, MilvusSpec, ResolvedIndex};
+use layra_crds::{IndexType, MetricType, MilvusSpec, ResolvedIndex, VectorType};
 use milvus::v2::prelude as sdk;
 use sdk::{ClientV2, ConnectConfig, ConsistencyLevel, DataType, FieldData, FieldSchema};
 use tokio::sync::Mutex;
@@ -17,9 +18,14 @@ use tokio::sync::Mutex;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
+mod paging;
 mod read;
+mod scratch;
+mod vector_type;
 
 pub(crate) use read::{Hit, SearchLimits};
+pub(crate) use scratch::{is_scratch, scratch_name};
+pub(crate) use vector_type::rounded;
 
 /// Longest wait for the answer to one request.
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_mins(1);
@@ -35,6 +41,10 @@ pub(crate) struct Vectors {
     client: ClientV2,
     index: ResolvedIndex,
     dimensions: usize,
+    /// Number format of the vectors in collections that are created.
+    vector_type: VectorType,
+    /// That of the collections that exist, as far as it is known.
+    found_types: Arc<StdMutex<HashMap<String, VectorType>>>,
     /// Held while a collection is created, so that two documents do not both create it.
     creation: Mutex<()>,
 }
@@ -84,15 +94,17 @@ impl Vectors {
             client,
             index: spec.index.resolved(),
             dimensions,
+            vector_type: spec.vector_type,
+            found_types: Arc::default(),
             creation: Mutex::new(()),
         })
     }
 
-    /// Fails if the server does not respond.
+    /// Fails if the server does not respond, or is too old for the settings.
     pub(crate) async fn check(&self) -> Result<(), Failure> {
         let request = sdk::ListCollectionsRequest::builder().build()?;
         self.client.list_collections(request).await?;
-        Ok(())
+        self.check_server().await
     }
 
     /// Creates the collection with its index, unless they exist, and loads it.
@@ -106,7 +118,7 @@ impl Vectors {
             );
             self.create_collection(collection).await?;
         }
-        self.check_dimensions(collection).await?;
+        self.check_vectors(collection).await?;
         // A worker may have died between these two steps.
         if !self.has_index(collection).await? {
             self.create_index(collection).await?;
@@ -134,7 +146,8 @@ impl Vectors {
         file_id: &str,
         pages: &[PageVectors],
     ) -> Result<u64, Failure> {
-        let row_bytes = self.dimensions * size_of::<f32>() + file_id.len() + 64;
+        let vector_type = self.type_of(collection).await?;
+        let row_bytes = self.dimensions * vector_type.bytes() + file_id.len() + 64;
         let rows_at_once = (INSERT_BYTES / row_bytes).max(1);
         let rows: Vec<(&PageVectors, &Vec<f32>)> = pages
             .iter()
@@ -142,10 +155,10 @@ impl Vectors {
             .collect();
         for chunk in rows.chunks(rows_at_once) {
             let columns = vec![
-                FieldData::FloatVector {
-                    name: "vector".into(),
-                    values: chunk.iter().map(|(_, vector)| (*vector).clone()).collect(),
-                },
+                vector_type::column(
+                    vector_type,
+                    chunk.iter().map(|(_, vector)| vector.as_slice()),
+                ),
                 FieldData::VarChar {
                     name: "image_id".into(),
                     values: chunk
@@ -190,6 +203,7 @@ impl Vectors {
 
     /// Drops a collection, if it exists.
     pub(crate) async fn drop_collection(&self, collection: &str) -> Result<(), Failure> {
+        self.forget_type(collection);
         if !self.has_collection(collection).await? {
             return Ok(());
         }
@@ -239,7 +253,7 @@ impl Vectors {
             .add_field(
                 FieldSchema::new()
                     .name("vector")
-                    .data_type(DataType::FloatVector)
+                    .data_type(vector_type::in_milvus(self.vector_type))
                     .dimension(dimensions),
             )
             .add_field(text("image_id"))
@@ -293,35 +307,6 @@ impl Vectors {
             Err(sdk::Error::Server(error)) if code::is_index_not_found(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
-    }
-
-    async fn check_dimensions(&self, collection: &str) -> Result<(), Failure> {
-        let request = sdk::DescribeCollectionRequest::builder()
-            .collection_name(collection)
-            .build()?;
-        let answer = self.client.describe_collection(request).await;
-        let description = answer?;
-        let found = description
-            .description()
-            .get_schema()
-            .get_fields()
-            .iter()
-            .find(|field| field.get_name() == "vector")
-            .map_or(0, FieldSchema::get_dimension);
-        if usize::try_from(found) == Ok(self.dimensions) {
-            return Ok(());
-        }
-        let message = format!(
-            "collection {collection} has vectors of width {found}, the model's have {}: the \
-             collection was created for another model. Use that model, or delete the knowledge \
-             base",
-            self.dimensions
-        );
-        Err(Failure::permanent(
-            Stage::Milvus,
-            Reason::DimensionMismatch,
-            message,
-        ))
     }
 }
 

@@ -179,6 +179,10 @@ fn pod_spec(
 fn needs_model(arguments: &[String]) -> bool {
     let command = arguments.first().map_or("", String::as_str);
     let is_help = |argument: &String| matches!(argument.as_str(), "-h" | "--help");
+    let asks = |argument: &String| argument.starts_with("--questions");
+    if command == "tune" && !arguments.iter().any(asks) {
+        return false;
+    }
     !WITHOUT_MODEL.contains(&command) && !command.starts_with('-') && !arguments.iter().any(is_help)
 }
 

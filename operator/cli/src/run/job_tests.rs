@@ -167,6 +167,8 @@ fn the_model_is_fetched_only_for_commands_that_use_it() {
         ("search question", true),
         ("ingest file", true),
         ("a-later-command", true),
+        ("tune --knowledge-base a --questions file", true),
+        ("tune --knowledge-base a", false),
         ("delete --knowledge-base a", false),
         ("redrive --dry-run", false),
         ("search --help", false),

@@ -7,14 +7,9 @@ use layra_crds::IndexKind;
 use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, FieldData};
 
-use super::{Vectors, metric, quote, range_filter};
+use super::paging::{HitPage, hit_pages, next_rows};
+use super::{Vectors, metric, quote, range_filter, vector_type};
 use crate::runtime::failure::{Failure, Reason, Stage};
-
-/// Rows per answer: below gRPC's 4 MiB, and below LAYRA's own limit.
-const ROWS_AT_ONCE: usize = 500;
-/// Hits per answer. One has two ids of some 60 bytes each and three numbers, so that twice the usual
-/// length still stays below gRPC's 4 MiB.
-const HITS_AT_ONCE: usize = 16_384;
 
 /// A page with a vector close to one of the question's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +39,9 @@ impl Vectors {
         search: SearchLimits,
     ) -> Result<BTreeMap<String, Hit>, Failure> {
         let mut hits = BTreeMap::new();
-        for question in question.chunks(questions_at_once(search.candidates)) {
-            self.add_candidates(collection, question, search, &mut hits)
+        let candidates = usize::try_from(search.candidates).unwrap_or(usize::MAX);
+        for page in hit_pages(question.len(), candidates) {
+            self.add_candidates(collection, question, search, &page, &mut hits)
                 .await?;
         }
         Ok(hits)
@@ -56,6 +52,7 @@ impl Vectors {
         collection: &str,
         question: &[Vec<f32>],
         search: SearchLimits,
+        page: &HitPage,
         hits: &mut BTreeMap<String, Hit>,
     ) -> Result<(), Failure> {
         let parameter = match self.index.kind {
@@ -70,10 +67,14 @@ impl Vectors {
         let request = sdk::SearchRequest::builder()
             .collection_name(collection)
             .vector_field("vector")
-            .vectors(sdk::SearchVectors::Float(question.to_vec()))
+            .vectors(vector_type::search_vectors(
+                self.type_of(collection).await?,
+                &question[page.questions.clone()],
+            ))
             .metric_type(metric(self.index.metric))
             .output_fields(["image_id", "page_number", "file_id"])
-            .limit(i64::from(search.candidates))
+            .offset(rows(page.offset))
+            .limit(rows(page.limit))
             .extra_params(parameters)
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
@@ -145,52 +146,38 @@ impl Vectors {
         collection: &str,
         image_id: &str,
     ) -> Result<Vec<Vec<f32>>, Failure> {
+        let vector_type = self.type_of(collection).await?;
         let mut vectors = Vec::new();
         loop {
+            let limit = next_rows(vectors.len(), self.dimensions * size_of::<f32>());
+            if limit == 0 {
+                return Ok(vectors);
+            }
             let request = sdk::QueryRequest::builder()
                 .collection_name(collection)
                 .filter(format!("image_id in [{}]", quote(image_id)))
                 .output_fields(["vector"])
-                .limit(i64::try_from(ROWS_AT_ONCE).unwrap_or(i64::MAX))
-                .offset(i64::try_from(vectors.len()).unwrap_or(i64::MAX))
+                .limit(rows(limit))
+                .offset(rows(vectors.len()))
                 .consistency_level(ConsistencyLevel::Strong)
                 .build()?;
             let answer = self.client.query(request).await?;
             let before = vectors.len();
             for row in answer.results().rows()? {
-                let vector = row.get_float_vector("vector")?;
-                vectors.push(vector.to_vec());
+                vectors.push(vector_type::read(vector_type, &row)?);
             }
-            if vectors.len() - before < ROWS_AT_ONCE {
+            if vectors.len() - before < limit {
                 return Ok(vectors);
             }
         }
     }
 }
 
-/// Number of the question's vectors whose hits fit into one answer.
-fn questions_at_once(candidates: u32) -> usize {
-    let candidates = usize::try_from(candidates).unwrap_or(usize::MAX).max(1);
-    (HITS_AT_ONCE / candidates).max(1)
+fn rows(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn unexpected_answer() -> Failure {
     let message = "the server's response lacks the requested columns";
     Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hits_of_one_request_fit_into_an_answer() {
-        // 16,384 is the most that Milvus returns for one vector.
-        for candidates in [1, 100, 1_300, 16_384] {
-            let questions = questions_at_once(candidates);
-            assert!(questions >= 1);
-            assert!(questions * usize::try_from(candidates).unwrap() <= HITS_AT_ONCE);
-        }
-        assert_eq!(questions_at_once(0), HITS_AT_ONCE);
-    }
 }
