@@ -3,8 +3,10 @@
 //! It reads objects and starts Jobs; it never changes the spec of a pipeline.
 
 mod cluster;
+mod cost;
 mod explain;
 mod forget;
+mod object_file;
 mod run;
 mod simulate;
 
@@ -36,6 +38,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Cost(cost::CostArgs),
     Explain(explain::ExplainArgs),
     Forget(forget::ForgetArgs),
     Run(run::RunArgs),
@@ -52,6 +55,7 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { access, command } = Cli::parse();
     let (result, code_of_errors) = match command {
+        Command::Cost(args) => (block_on(cost::run(&args, &access)), 1),
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
         Command::Forget(args) => (block_on(forget::run(&args, &access)), 1),
         Command::Run(args) => (block_on(run::run(&args, &access)), run::CANNOT_RUN),
