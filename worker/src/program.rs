@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
-use crate::commands::{delete, ingest, redrive, run, search};
+use crate::commands::{advise, delete, ingest, redrive, run, search};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
@@ -14,7 +14,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Bench, Cli, Command, Output, SandboxCommand, WorkerArgs};
+use crate::cli::{AdviseArgs, Bench, Cli, Command, Output, SandboxCommand, WorkerArgs};
 
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
@@ -136,6 +136,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             };
             return redrive(worker, &choice).await;
         }
+        Command::Advise(args) => advise(args).await?,
         Command::Embed(args) => {
             let report =
                 move || layra_embedding::colqwen::cli::run(&args, &mut std::io::stdout().lock());
@@ -168,6 +169,14 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn advise(args: AdviseArgs) -> anyhow::Result<()> {
+    let settings = common(args.worker)?.settings;
+    let metrics = args.milvus_metrics.as_ref();
+    let advice = Box::pin(advise::advise(&settings, metrics)).await;
+    advise::write(&advice, args.output, &mut std::io::stdout().lock())?;
+    Ok(())
 }
 
 async fn redrive(worker: WorkerArgs, choice: &redrive::Choice) -> anyhow::Result<ExitCode> {

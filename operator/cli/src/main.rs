@@ -2,6 +2,7 @@
 //!
 //! It reads objects and starts Jobs; it never changes the spec of a pipeline.
 
+mod advise;
 mod cluster;
 mod cost;
 mod explain;
@@ -38,6 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Advise(advise::AdviseArgs),
     Cost(cost::CostArgs),
     Explain(explain::ExplainArgs),
     Forget(forget::ForgetArgs),
@@ -55,6 +57,7 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { access, command } = Cli::parse();
     let (result, code_of_errors) = match command {
+        Command::Advise(args) => (block_on(advise::run(&args, &access)), run::CANNOT_RUN),
         Command::Cost(args) => (block_on(cost::run(&args, &access)), 1),
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
         Command::Forget(args) => (block_on(forget::run(&args, &access)), 1),

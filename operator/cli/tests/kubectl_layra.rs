@@ -16,6 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[path = "kubectl_layra/advise.rs"]
+mod advise;
 #[path = "kubectl_layra/cost.rs"]
 mod cost;
 

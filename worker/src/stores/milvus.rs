@@ -17,8 +17,10 @@ use tokio::sync::Mutex;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
+mod inspect;
 mod read;
 
+pub(crate) use inspect::Inspected;
 pub(crate) use read::{Hit, SearchLimits};
 
 /// Longest wait for the answer to one request.
