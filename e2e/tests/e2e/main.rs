@@ -5,6 +5,7 @@
 //! take at most a minute and embed fewer than 300 pages: longer ones belong to `cargo faults` and
 //! `cargo measure`.
 
+mod advise;
 mod api;
 mod bad_pages;
 mod cli;
