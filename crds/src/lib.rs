@@ -2,6 +2,7 @@
 //!
 //! The types here are the contract between users, the operator and the workers. They do no I/O.
 
+mod advice;
 pub mod condition_types;
 mod config;
 mod documents;
@@ -24,6 +25,7 @@ mod vectors;
 mod worker;
 mod worker_counts;
 
+pub use advice::{Advice, Finding, Verdict};
 pub use config::{ConfigError, NotText, WorkerConfig, secret_text};
 pub use documents::{
     DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, RenderSpec,

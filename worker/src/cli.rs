@@ -114,6 +114,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    Advise(AdviseArgs),
     Embed(layra_embedding::colqwen::cli::EmbedArgs),
     /// Measure the performance of this machine.
     Bench {
@@ -192,6 +193,22 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "LAYRA_PAGE_MEMORY_MIB", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(16..))]
     pub(crate) page_memory_mib: u32,
+}
+
+/// Compare the settings of Kafka, MongoDB, Milvus and Redis with the tuning guide.
+///
+/// Prints what is asked, what was found and what to change. It only reads. What it may not read, it
+/// says so.
+#[derive(Debug, Args)]
+pub(crate) struct AdviseArgs {
+    /// Address of Milvus' metrics. Default: port 9091 of the host of Milvus.
+    #[arg(long, value_name = "URL")]
+    pub(crate) milvus_metrics: Option<reqwest::Url>,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) worker: WorkerArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

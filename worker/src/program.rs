@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
-use crate::commands::{delete, ingest, redrive, run, search, tune};
+use crate::commands::{advise, delete, ingest, redrive, run, search, tune};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
@@ -15,7 +15,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Bench, Cli, Command, Output, SandboxCommand, WorkerArgs};
+use crate::cli::{AdviseArgs, Bench, Cli, Command, Output, SandboxCommand, WorkerArgs};
 
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
@@ -137,6 +137,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             };
             return redrive(worker, &choice).await;
         }
+        Command::Advise(args) => advise(args).await?,
         Command::Embed(args) => {
             let report =
                 move || layra_embedding::colqwen::cli::run(&args, &mut std::io::stdout().lock());
@@ -186,6 +187,14 @@ fn print(
             out.write_all(b"\n")?;
         }
     }
+    Ok(())
+}
+
+async fn advise(args: AdviseArgs) -> anyhow::Result<()> {
+    let settings = common(args.worker)?.settings;
+    let metrics = args.milvus_metrics.as_ref();
+    let advice = Box::pin(advise::advise(&settings, metrics)).await;
+    advise::write(&advice, args.output, &mut std::io::stdout().lock())?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! take at most a minute and embed fewer than 300 pages: longer ones belong to `cargo faults` and
 //! `cargo measure`.
 
+mod advise;
 mod api;
 mod bad_pages;
 mod cli;
@@ -21,8 +22,8 @@ mod order;
 mod pairs;
 mod progress;
 mod rebuild;
-mod restarts;
 mod recall;
+mod restarts;
 mod scale_subresource;
 mod scaling;
 mod scene;

@@ -2,9 +2,12 @@
 //!
 //! It reads objects and starts Jobs; it never changes the spec of a pipeline.
 
+mod advise;
 mod cluster;
+mod cost;
 mod explain;
 mod forget;
+mod object_file;
 mod run;
 mod simulate;
 
@@ -36,6 +39,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Advise(advise::AdviseArgs),
+    Cost(cost::CostArgs),
     Explain(explain::ExplainArgs),
     Forget(forget::ForgetArgs),
     Run(run::RunArgs),
@@ -52,6 +57,8 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { access, command } = Cli::parse();
     let (result, code_of_errors) = match command {
+        Command::Advise(args) => (block_on(advise::run(&args, &access)), run::CANNOT_RUN),
+        Command::Cost(args) => (block_on(cost::run(&args, &access)), 1),
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
         Command::Forget(args) => (block_on(forget::run(&args, &access)), 1),
         Command::Run(args) => (block_on(run::run(&args, &access)), run::CANNOT_RUN),

@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use layra_crds::IngestionPipeline;
 use layra_policy::{fewest, policy};
 use layra_simulator::{FIGURES, Pipeline, SimulateArgs};
+
+use crate::object_file;
 
 /// Simulate how a pipeline scales on a trace of arrivals.
 ///
@@ -48,14 +50,7 @@ fn read_pipeline(path: &Path) -> anyhow::Result<IngestionPipeline> {
 }
 
 fn parse_pipeline(text: &str) -> anyhow::Result<IngestionPipeline> {
-    let kind: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).context("not valid YAML")?;
-    match kind.get("kind").and_then(|kind| kind.as_str()) {
-        Some("IngestionPipeline") => {}
-        Some(other) => bail!("kind: found {other}; expected IngestionPipeline"),
-        None => bail!("kind: missing; expected an object of kind IngestionPipeline"),
-    }
-    let pipeline: IngestionPipeline =
-        serde_yaml_ng::from_str(text).context("not a valid IngestionPipeline")?;
+    let pipeline = object_file::parse(text)?;
     let scaling = &pipeline.spec.scaling;
     let partitions = pipeline.spec.source.kafka.partitions;
     ensure!(

@@ -16,6 +16,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[path = "kubectl_layra/advise.rs"]
+mod advise;
+#[path = "kubectl_layra/cost.rs"]
+mod cost;
+
 const PIPELINE: &str = include_str!("../../../docs/examples/minimal.yaml");
 const JOB: &str = "contracts-search-abcde";
 

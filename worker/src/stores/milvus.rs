@@ -18,11 +18,13 @@ use tokio::sync::Mutex;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
+mod inspect;
 mod paging;
 mod read;
 mod scratch;
 mod vector_type;
 
+pub(crate) use inspect::Inspected;
 pub(crate) use read::{Hit, SearchLimits};
 pub(crate) use scratch::{is_scratch, scratch_name};
 pub(crate) use vector_type::rounded;

@@ -321,7 +321,7 @@ impl Target for Redis {
 }
 
 /// The library's messages may contain the connection string.
-pub(super) fn client(uri: &Secret, authorities: Option<&Path>) -> Result<redis::Client, Failure> {
+pub(crate) fn client(uri: &Secret, authorities: Option<&Path>) -> Result<redis::Client, Failure> {
     let invalid = |message: String| Failure::fatal(Stage::Intake, Reason::InvalidRedisUri, message);
     let Some(file) = authorities else {
         return redis::Client::open(uri.reveal())

@@ -8,7 +8,7 @@ use futures::AsyncBufReadExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams};
 use kube::{Api, ResourceExt};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::job::WORKER;
 use super::notes::Notes;
@@ -23,11 +23,12 @@ const LONG_START: Duration = Duration::from_secs(15);
 /// Failures in a row after which the result counts as unknown: a minute's worth.
 const MAX_FAILURES: u32 = 120;
 
-/// Waits until the command has ended, and copies its log to standard output.
+/// Waits until the command has ended, and copies its log to `output`.
 pub(super) async fn follow(
     cluster: &Cluster,
     job: &str,
     notes: &mut Notes,
+    output: &mut (dyn AsyncWrite + Unpin),
 ) -> anyhow::Result<Ended> {
     let mut follower = Follower {
         cluster,
@@ -36,6 +37,7 @@ pub(super) async fn follow(
         start: Instant::now(),
         pod: None,
         copied: 0,
+        output,
     };
     let mut failures = 0;
     loop {
@@ -65,8 +67,9 @@ struct Follower<'a> {
     start: Instant,
     /// The pod's name, once there is one.
     pod: Option<String>,
-    /// Bytes of the log that are on standard output.
+    /// Bytes of the log that are in the output.
     copied: usize,
+    output: &'a mut (dyn AsyncWrite + Unpin),
 }
 
 impl Follower<'_> {
@@ -132,7 +135,6 @@ impl Follower<'_> {
         let stream = self.pods.log_stream(pod, &what).await;
         let stream = stream.map_err(|error| self.failure("get", "pods/log", error))?;
         let mut stream = pin!(stream);
-        let mut output = tokio::io::stdout();
         let mut position = 0;
         loop {
             let chunk = stream.fill_buf().await;
@@ -145,8 +147,8 @@ impl Follower<'_> {
             let length = chunk.len();
             let known = self.copied.saturating_sub(position).min(length);
             let written = async {
-                output.write_all(&chunk[known..]).await?;
-                output.flush().await
+                self.output.write_all(&chunk[known..]).await?;
+                self.output.flush().await
             };
             written
                 .await

@@ -26,7 +26,8 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 7] = [
+const WITHOUT_MODEL: [&str; 8] = [
+    "advise",
     "bench",
     "delete",
     "embed",

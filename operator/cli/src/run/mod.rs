@@ -18,6 +18,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::jiff::SignedDuration;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
+use tokio::io::AsyncWrite;
 
 use crate::cluster::{Access, Cluster};
 use notes::Notes;
@@ -76,6 +77,15 @@ enum Outcome {
 }
 
 pub(crate) async fn run(args: &RunArgs, access: &Access) -> anyhow::Result<ExitCode> {
+    run_into(args, access, &mut tokio::io::stdout()).await
+}
+
+/// Runs the command and copies its log to `output`.
+pub(crate) async fn run_into(
+    args: &RunArgs,
+    access: &Access,
+    output: &mut (dyn AsyncWrite + Unpin),
+) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let mut notes = Notes::new(std::io::stderr());
     let (cluster, job) = tokio::select! {
@@ -95,7 +105,7 @@ pub(crate) async fn run(args: &RunArgs, access: &Access) -> anyhow::Result<ExitC
         biased;
         code = signals.next() => Outcome::Interrupted(code),
         () = expired(args.timeout) => Outcome::TimedOut,
-        ended = follow::follow(&cluster, &job, &mut notes) => Outcome::Ended(ended),
+        ended = follow::follow(&cluster, &job, &mut notes, output) => Outcome::Ended(ended),
     };
     // A Job that still runs is never left behind.
     let has_ended = matches!(outcome, Outcome::Ended(Ok(_)));
