@@ -6,6 +6,7 @@ pub mod condition_types;
 mod config;
 mod documents;
 mod embedding;
+mod kafka_client;
 mod kafka_security;
 pub mod metric_names;
 mod pipeline;
@@ -25,6 +26,7 @@ pub use documents::{
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
+pub use kafka_client::{Compression, KafkaClientSpec};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use scaling::{ActivationSpec, FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};

@@ -58,6 +58,9 @@ reasons! {
     /// An existing topic has another replication factor than the spec: reassign its partitions or
     /// change `source.kafka.replicationFactor`.
     ReplicationFactorDiffers,
+    /// An existing topic with several replicas acknowledges a record that one broker has: raise its
+    /// `min.insync.replicas`.
+    MinInsyncReplicasLow,
     /// No broker answers: check `source.kafka.bootstrapServers` and the cluster.
     KafkaUnreachable,
     /// Kafka answered with an error. The message has it.
@@ -249,7 +252,10 @@ impl Reason {
     pub(crate) fn is_topic_setting(self) -> bool {
         matches!(
             self,
-            Self::TopicCompacted | Self::RetentionShort | Self::ReplicationFactorDiffers
+            Self::TopicCompacted
+                | Self::RetentionShort
+                | Self::ReplicationFactorDiffers
+                | Self::MinInsyncReplicasLow
         )
     }
 

@@ -27,6 +27,7 @@ pub(super) fn build(pipeline: &IngestionPipeline) -> Result<ConfigMap, ConfigErr
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;
+    config.source.kafka.partitions_per_replica = None;
     config.source.kafka.replication_factor = 0;
     config.source.kafka.topic_config.clear();
     // Settings have text keys and finite numbers only.

@@ -114,7 +114,10 @@ fn topics(
     stall: Option<&Stall>,
     now: Timestamp,
 ) -> (Vec<TopicAction>, Verdict) {
-    let kafka = &spec_in_force(pipeline).source.kafka;
+    let spec = spec_in_force(pipeline);
+    let mut kafka = spec.source.kafka.clone();
+    kafka.partitions = kafka.wanted_partitions(pipeline.spec.scaling.max_replicas);
+    let kafka = &kafka;
     let failures = &world.past_writes.topic_failures;
     let (mut actions, verdict) = topic::plan(kafka, &world.topics, failures, now);
     if pipeline.spec.paused || stall.is_some() {
