@@ -11,6 +11,7 @@ mod kafka_security;
 pub mod metric_names;
 mod pipeline;
 mod pod_template;
+mod quotas;
 mod scaling;
 mod secrets;
 mod source;
@@ -25,10 +26,11 @@ pub use documents::{
     SandboxPolicy,
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
-pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
 pub use kafka_client::{Compression, KafkaClientSpec};
+pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
+pub use quotas::{KnowledgeBaseQuotas, LAYRA_PAGE_VECTORS, QuotaKind, QuotaUse, QuotasSpec};
 pub use scaling::{ActivationSpec, FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};
 pub use secrets::{
     AccessKeySecretRef, CA_FILE, CaSecretRef, ReferencedKey, ReferencedSecret, SecretKeySecretRef,
@@ -44,7 +46,9 @@ pub use stores::{
     StoresSpec,
 };
 pub use worker::{GpuSpec, OnUpgrade, RolloutSpec, WorkerSpec};
-pub use worker_counts::{AssignedPartition, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
+pub use worker_counts::{
+    AssignedPartition, WAITS_FOR_QUOTA, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts,
+};
 
 use kube::CustomResourceExt as _;
 

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CaSecretRef, TokenSecretRef, UriSecretRef};
+use crate::{CaSecretRef, QuotasSpec, TokenSecretRef, UriSecretRef};
 
 /// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
 pub const COLLECTION_PLACEHOLDER: &str = "{knowledge_db_id}";
@@ -57,6 +57,11 @@ pub struct MilvusSpec {
     /// different one is reported in `status.driftedCollections`.
     #[serde(default)]
     pub index: IndexSpec,
+
+    /// The most that the pipeline may hold in Milvus. At 80 % a condition says so; at the limit
+    /// documents wait, and go on by themselves when there is room. Absent: no limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quotas: Option<QuotasSpec>,
 }
 
 impl MilvusSpec {
@@ -166,6 +171,13 @@ pub struct MongodbSpec {
     #[serde(default = "default_database")]
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
+
+    /// Creates the indexes that workers and LAYRA need and that do not exist. Otherwise missing ones
+    /// are only reported. MongoDB builds an index without blocking reads and writes, but the build
+    /// costs I/O and memory. Unique ids of files and knowledge bases, and the indexes of the ledger,
+    /// are created in any case: documents are stored once because of them. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub manage_indexes: bool,
 }
 
 /// The Redis that LAYRA's progress display reads.
@@ -220,6 +232,7 @@ mod tests {
             ca_secret_ref: None,
             collection: collection.into(),
             index: IndexSpec::default(),
+            quotas: None,
         }
     }
 

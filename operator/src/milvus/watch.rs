@@ -194,6 +194,7 @@ mod tests {
             ca_secret_ref: None,
             collection: "colqwen{knowledge_db_id}".into(),
             index: IndexSpec::default(),
+            quotas: None,
         }
     }
 

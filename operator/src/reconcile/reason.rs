@@ -89,6 +89,15 @@ reasons! {
     /// Milvus rejected the token: fix the Secret.
     MilvusUnauthenticated,
 
+    /// A quota of `stores.milvus.quotas` is reached, and no worker starts a document: delete
+    /// documents or raise it. Also in Scaling.
+    QuotaReached,
+    /// Knowledge bases are at their quota, or at LAYRA's limit of files. Their documents wait, and
+    /// others go on: delete documents or raise the quota.
+    KnowledgeBaseFull,
+    /// At least 80 % of a quota, or of a limit of LAYRA, are used.
+    QuotaNear,
+
     // The workers, in WorkersAvailable.
 
     /// At least one worker is ready.
@@ -123,6 +132,9 @@ reasons! {
     /// A change cuts the pipeline off from the documents that it has processed. The message has the
     /// annotation that confirms it.
     ChangeNotConfirmed,
+    /// MongoDB lacks indexes that workers or LAYRA need: create those that the message names, or set
+    /// `stores.mongodb.manageIndexes`.
+    IndexMissing,
     /// Workers with the same configuration have loaded different checkpoints: pin a revision.
     ModelDiffers,
     /// The pod template is refused: correct the field of `spec.worker` that the message names.
@@ -272,6 +284,9 @@ impl Reason {
                     | Self::WorkersCannotStart
                     | Self::IndexDrift
                     | Self::ModelDiffers
+                    | Self::KnowledgeBaseFull
+                    | Self::QuotaNear
+                    | Self::IndexMissing
             )
     }
 }

@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
-use super::{pods::WorkerPod, reason::Reason, rivals::Rival};
+use super::{counts::Reports, pods::WorkerPod, reason::Reason, rivals::Rival};
 use crate::{
     kafka::{Connection, TopicSettings, TopicState},
     milvus::IndexReport,
@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) backlog: Result<Backlog, Problem>,
     /// The counts of the workers that answered, by pod.
     pub(crate) counts: BTreeMap<String, Counts>,
+    /// What these workers report about the pipeline as a whole.
+    pub(crate) reports: Reports,
     /// Earlier writes that matter to the plan.
     pub(crate) past_writes: PastWrites,
     /// The last check of the collections' indexes.
@@ -81,6 +83,7 @@ impl World {
             topic_settings: [None; 3],
             backlog: Err(unknown()),
             counts: BTreeMap::new(),
+            reports: Reports::default(),
             past_writes: PastWrites::default(),
             indexes: Ok(IndexReport::default()),
             rivals: Vec::new(),

@@ -21,6 +21,7 @@ use crate::kafka::tracker::{Ticket, TopicPartition, Tracker};
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::quotas::Quotas;
 use crate::runtime::settings::Settings;
 
 /// Longest wait for messages, and longest delay until a finished document resumes partitions.
@@ -42,6 +43,7 @@ pub(crate) struct Intake {
     tracker: Arc<Tracker>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    quotas: Arc<Quotas>,
     consumers: [TopicConsumer; 2],
 }
 
@@ -51,6 +53,9 @@ struct TopicConsumer {
     client: BaseConsumer<Context>,
     topic: String,
     limit: usize,
+    /// Whether a quota of the pipeline holds up its messages. Page ranges belong to documents that
+    /// were begun.
+    heeds_quotas: bool,
     paused: AtomicBool,
 }
 
@@ -70,6 +75,7 @@ impl Intake {
         ranges: usize,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
+        quotas: Arc<Quotas>,
     ) -> Result<Self, Failure> {
         let kafka = &settings.config.source.kafka;
         let tracker = Arc::new(Tracker::default());
@@ -85,8 +91,9 @@ impl Intake {
             client.subscribe(&[&topic])?;
             Ok(TopicConsumer {
                 client,
-                topic,
                 limit,
+                heeds_quotas: topic == kafka.topic,
+                topic,
                 paused: AtomicBool::new(false),
             })
         };
@@ -106,6 +113,7 @@ impl Intake {
             tracker,
             health,
             metrics,
+            quotas,
             consumers,
         })
     }
@@ -137,7 +145,8 @@ impl Intake {
                 let context = consumer.client.context();
                 let changed = context.assignment_changed.swap(false, Ordering::Relaxed);
                 let full = self.tracker.in_flight_of(&consumer.topic) >= consumer.limit;
-                let pause = full || stop.is_cancelled();
+                let held = consumer.heeds_quotas && self.quotas.is_held();
+                let pause = full || held || stop.is_cancelled();
                 if consumer.paused.swap(pause, Ordering::Relaxed) != pause || changed {
                     consumer.set_paused(pause);
                 }

@@ -18,6 +18,7 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
 mod read;
+mod usage;
 
 pub(crate) use read::{Hit, SearchLimits};
 
@@ -374,6 +375,11 @@ mod code {
 
     pub(super) fn is_collection_not_found(error: &ServerError) -> bool {
         error.code() == 100 || error.legacy_code() == 4
+    }
+
+    /// The collection exists and is not loaded, or not completely.
+    pub(super) fn is_not_loaded(error: &ServerError) -> bool {
+        matches!(error.code(), 101 | 103)
     }
 
     pub(super) fn is_index_not_found(error: &ServerError) -> bool {

@@ -9,9 +9,11 @@ mod confirmation;
 mod conflict;
 mod events;
 mod fleet;
+mod indexes;
 mod manifests;
 mod manual;
 mod model;
+mod quotas;
 mod refusals;
 mod scaling;
 mod stall;
@@ -172,14 +174,14 @@ pub(crate) fn plan(
     let writes = objects.plan(&workload, template);
 
     let (topic_actions, topic) = topics(pipeline, world, stall.as_ref(), now);
+    let store_before = conditions::find(&before.conditions, VECTOR_STORE_READY);
+    let store_before = store_before
+        .filter(|condition| condition.observed_generation == pipeline.metadata.generation);
+    let store = vector_store::judge(&world.indexes, store_before, pipeline.metadata.generation);
     let verdicts = Verdicts {
         topic,
-        vector_store: vector_store::judge(
-            &world.indexes,
-            conditions::find(&before.conditions, VECTOR_STORE_READY),
-            pipeline.metadata.generation,
-        ),
-        workers: writes.workers,
+        vector_store: quotas::judge(store, &world.reports, store_before),
+        workers: indexes::judge(writes.workers, &world.reports),
         scaling: scaling.verdict,
     };
     let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);
