@@ -9,11 +9,13 @@ mod documents;
 mod embedding;
 mod index;
 mod index_status;
+mod kafka_client;
 mod kafka_security;
 pub mod metric_names;
 mod model_reference;
 mod pipeline;
 mod pod_template;
+mod quotas;
 mod rebuild;
 mod reindex;
 mod scaling;
@@ -34,12 +36,14 @@ pub use documents::{
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use index::{FoundIndex, IndexKind, IndexPreset, IndexSpec, IndexType, ResolvedIndex};
 pub use index_status::{CollectionRebuild, EndedJob, IndexStatus};
+pub use kafka_client::{Compression, KafkaClientSpec};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
 pub use model_reference::{
     KNOWN_MODEL_FILE, KnownModel, ModelReference, ModelReport, RESOLVE_MODEL_ANNOTATION,
 };
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
+pub use quotas::{KnowledgeBaseQuotas, LAYRA_PAGE_VECTORS, QuotaKind, QuotaUse, QuotasSpec};
 pub use rebuild::{OnIndexDrift, RebuildSpec, WindowSpec};
 pub use reindex::{
     MOST_REINDEX_ENTRIES, REINDEX_PATH, ReindexEntry, ReindexPhase, ReindexProgress,
@@ -59,7 +63,9 @@ pub use stores::{
 };
 pub use vectors::{Readers, VectorType};
 pub use worker::{GpuSpec, OnUpgrade, RolloutSpec, WorkerSpec};
-pub use worker_counts::{AssignedPartition, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
+pub use worker_counts::{
+    AssignedPartition, WAITS_FOR_QUOTA, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts,
+};
 
 use kube::CustomResourceExt as _;
 

@@ -69,8 +69,10 @@ use crate::{
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.scaling.maxReplicas <= self.source.kafka.partitions")
-        .message("scaling.maxReplicas must not exceed source.kafka.partitions: a partition is assigned to one worker at a time, so further workers would be idle. Raise partitions or lower maxReplicas")
+    validation = Rule::new("has(self.source.kafka.partitionsPerReplica) || self.scaling.maxReplicas <= self.source.kafka.partitions")
+        .message("scaling.maxReplicas must not exceed source.kafka.partitions: a partition is assigned to one worker at a time, so further workers would be idle. Raise partitions or lower maxReplicas"),
+    validation = Rule::new("!has(self.source.kafka.partitionsPerReplica) || self.scaling.maxReplicas * self.source.kafka.partitionsPerReplica <= 10000")
+        .message("scaling.maxReplicas times source.kafka.partitionsPerReplica must not exceed 10000 partitions. Lower one of them")
 )]
 pub struct IngestionPipelineSpec {
     /// The Kafka topic with the document tasks.

@@ -6,7 +6,10 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::SecretRef;
+use crate::{KafkaClientSpec, SecretRef};
+
+/// The largest number of partitions of a topic.
+const MOST_PARTITIONS: i32 = 10_000;
 
 /// The source of the document tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,6 +77,14 @@ pub struct KafkaSource {
     #[serde(default = "default_manage_topics")]
     pub manage_topics: bool,
 
+    /// Partitions for each worker of `scaling.maxReplicas`: a raised `maxReplicas` raises the number
+    /// of partitions, to their product if that is more than `partitions`. Several for each worker
+    /// spread long documents better. Partitions are never removed, and more than the product are
+    /// fine. Absent: `partitions` alone counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub partitions_per_replica: Option<i32>,
+
     /// Replication factor of the topics that the operator creates. It needs at least as many
     /// brokers. Default: 3.
     #[serde(default = "default_replication_factor")]
@@ -124,9 +135,23 @@ pub struct KafkaSource {
     /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
+
+    /// Settings of the workers' Kafka clients. Others, such as heartbeats, records of a poll and
+    /// acknowledgements, are chosen by the workers.
+    #[serde(default, skip_serializing_if = "KafkaClientSpec::is_default")]
+    pub client: KafkaClientSpec,
 }
 
 impl KafkaSource {
+    /// The number of partitions that the topics of tasks and page ranges should have.
+    #[must_use]
+    pub fn wanted_partitions(&self, max_replicas: i32) -> i32 {
+        let for_replicas = self.partitions_per_replica.map_or(0, |each| {
+            each.saturating_mul(max_replicas).min(MOST_PARTITIONS)
+        });
+        self.partitions.max(for_replicas)
+    }
+
     /// The dead-letter topic: the one in the spec or the default.
     #[must_use]
     pub fn dead_letter_topic(&self) -> String {

@@ -128,7 +128,8 @@ pub struct ScalingStatus {
     pub message: String,
 
     /// Limits that changed the number: `Floor`, `MaxReplicas`, `Partitions`,
-    /// `PartitionsWithWork`, `Activation`, `StoresAway`, `PendingWorkers`, `IneffectiveScaleUp`,
+    /// `PartitionsWithWork`, `Activation`, `StoresAway`, `QuotaReached`, `PendingWorkers`,
+    /// `IneffectiveScaleUp`,
     /// `DrainTargetAtRisk`, `Settling`, `MetricsMissing`, `PartitionsUnread`, `ScaleDownDelay`,
     /// `Unknown`, `Fallback`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

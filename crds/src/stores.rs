@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CaSecretRef, IndexSpec, OnIndexDrift, Readers, RebuildSpec, TokenSecretRef, UriSecretRef,
-    VectorType,
+    CaSecretRef, IndexSpec, OnIndexDrift, QuotasSpec, Readers, RebuildSpec, TokenSecretRef,
+    UriSecretRef, VectorType,
 };
 
 /// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
@@ -91,6 +91,11 @@ pub struct MilvusSpec {
     /// in recall. All but `Float32` need `readers: Own`. Default: `Float32`.
     #[serde(default)]
     pub vector_type: VectorType,
+
+    /// The most that the pipeline may hold in Milvus. At 80 % a condition says so; at the limit
+    /// documents wait, and go on by themselves when there is room. Absent: no limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quotas: Option<QuotasSpec>,
 }
 
 impl MilvusSpec {
@@ -152,6 +157,13 @@ pub struct MongodbSpec {
     #[serde(default = "default_database")]
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
+
+    /// Creates the indexes that workers and LAYRA need and that do not exist. Otherwise missing ones
+    /// are only reported. MongoDB builds an index without blocking reads and writes, but the build
+    /// costs I/O and memory. Unique ids of files and knowledge bases, and the indexes of the ledger,
+    /// are created in any case: documents are stored once because of them. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub manage_indexes: bool,
 }
 
 /// The Redis that LAYRA's progress display reads.
@@ -191,6 +203,7 @@ mod tests {
             rebuild: RebuildSpec::default(),
             readers: Readers::default(),
             vector_type: VectorType::default(),
+            quotas: None,
         }
     }
 

@@ -2,12 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::QuotaUse;
+
 /// The port of a worker's HTTP server: `/metrics`, `/healthz`, `/readyz` and
 /// [`WORKER_COUNTS_PATH`].
 pub const WORKER_HTTP_PORT: u16 = 9090;
 
 /// Where a worker serves its [`WorkerCounts`].
 pub const WORKER_COUNTS_PATH: &str = "/counts";
+
+/// In [`WorkerCounts::waiting_for`]: the worker starts no document, because a quota of the pipeline
+/// is reached.
+pub const WAITS_FOR_QUOTA: &str = "quota";
 
 /// What a worker has processed since it started, and what it has in progress.
 ///
@@ -33,8 +39,8 @@ pub struct WorkerCounts {
     pub documents_in_flight: u32,
     /// Partitions that the consumer group has assigned to the worker.
     pub partitions: Vec<AssignedPartition>,
-    /// The servers that all documents in progress wait for, by their names in `/readyz`. Empty if
-    /// at least one document makes progress, or none is in progress.
+    /// The servers that all documents in progress wait for, by their names in `/readyz`, or
+    /// [`WAITS_FOR_QUOTA`]. Empty if at least one document makes progress, or none is in progress.
     pub waiting_for: Vec<String>,
     /// Ledger entries of the pipeline whose recheck is due, or will be within 15 minutes. Absent
     /// until they were counted.
@@ -46,6 +52,19 @@ pub struct WorkerCounts {
     /// The stages that are retrying, each with its latest failure, for people. A worker that starts
     /// waits for its servers, too.
     pub retrying: Vec<String>,
+    /// No document is started, because a quota of the pipeline is reached. Those that were begun may
+    /// make progress.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub held_by_quota: bool,
+    /// The quotas, and limits of LAYRA, of which at least 80 % are used, the fullest first. Absent
+    /// until they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quotas: Option<Vec<QuotaUse>>,
+    /// Documents of the pipeline that wait until their knowledge base has room.
+    pub without_room: u64,
+    /// Indexes of MongoDB that do not exist, each with the query that needs it, for people.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_indexes: Vec<String>,
 }
 
 /// A partition that the consumer group has assigned to a worker.

@@ -52,6 +52,10 @@ fn the_full_example_names_every_default() {
         "/stores/milvus/index/preset",
         "/stores/milvus/rebuild/window",
         "/stores/milvus/rebuild/vectorsPerSecond",
+        "/stores/milvus/quotas",
+        "/stores/mongodb/manageIndexes",
+        "/source/kafka/client",
+        "/source/kafka/partitionsPerReplica",
         "/stores/mongodb/caSecretRef",
         "/stores/redis",
         "/worker/image",
@@ -89,6 +93,10 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         (
             json!({"spec": {"scaling": {"maxReplicas": 11}}}),
             "Raise partitions or lower maxReplicas",
+        ),
+        (
+            json!({"spec": {"source": {"kafka": {"partitionsPerReplica": 100}}, "scaling": {"maxReplicas": 101}}}),
+            "must not exceed 10000 partitions",
         ),
         (
             json!({"spec": {"scaling": {"floors": [
@@ -540,6 +548,21 @@ fn the_topic_cannot_be_changed_and_other_fields_can() {
     );
     more.validate_cel_update(&old)
         .expect("more partitions are fine");
+}
+
+#[test]
+fn partitions_for_each_replica_lift_the_limit_of_replicas() {
+    let many = json!({"spec": {
+        "source": {"kafka": {"partitionsPerReplica": 2}}, "scaling": {"maxReplicas": 50},
+    }});
+    let pipeline = pipeline(MINIMAL, &many);
+    pipeline.validate_cel().expect("100 partitions");
+    let spec = &pipeline.spec;
+    let wanted = spec
+        .source
+        .kafka
+        .wanted_partitions(spec.scaling.max_replicas);
+    assert_eq!(wanted, 100);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::pipeline::{Isolation, OpenClaims, Pipeline, render_failure};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::quotas::Quotas;
 use crate::runtime::retry::Retry;
 use crate::runtime::settings::Settings;
 use crate::runtime::watched::Watched;
@@ -30,6 +31,7 @@ use crate::stores::ledger::{Ledger, Request};
 use crate::stores::milvus::Vectors;
 use crate::stores::mongo::Documents;
 use crate::stores::objects::Objects;
+use crate::stores::usage::UsageRecord;
 
 /// Local paths and limits, from the command line.
 #[derive(Clone, Debug)]
@@ -65,6 +67,7 @@ pub(crate) struct Common {
     pub(crate) paths: Paths,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) quotas: Arc<Quotas>,
     /// Cancelled when the worker must shut down.
     pub(crate) stop: CancellationToken,
     recipe: Recipe,
@@ -75,14 +78,21 @@ pub(crate) struct Common {
 impl Common {
     pub(crate) fn new(settings: Settings, paths: Paths, stop: CancellationToken) -> Self {
         let health = Arc::new(Health::default());
+        let metrics = Arc::new(Metrics::new());
         let recipe = Recipe::of(&settings.config);
+        let quotas = Quotas::new(
+            settings.config.stores.milvus.quotas,
+            Arc::clone(&health),
+            Arc::clone(&metrics),
+        );
         Self {
             recipe,
             since: DateTime::now(),
             settings,
             paths,
             health,
-            metrics: Arc::new(Metrics::new()),
+            metrics,
+            quotas: Arc::new(quotas),
             stop,
         }
     }
@@ -195,6 +205,7 @@ impl Common {
         let documents = self.documents().await?;
         let embedder = self.embedder().await?;
         let dimensions = embedder.dimensions();
+        self.quotas.set_dimensions(dimensions);
         let stores = self.all_stores(objects, documents, dimensions).await?;
         Ok(Pipeline {
             originals,
@@ -215,6 +226,7 @@ impl Common {
             open_claims: OpenClaims::default(),
             retry: self.retry(),
             metrics: Arc::clone(&self.metrics),
+            quotas: Arc::clone(&self.quotas),
         })
     }
 
@@ -232,7 +244,10 @@ impl Common {
         dimensions: usize,
     ) -> Result<Stores, Failure> {
         let vectors = Arc::new(self.vectors(dimensions).await?);
+        let collections = &self.settings.config.stores.milvus.collection;
+        let counts_vectors = self.quotas.counts_vectors();
         Ok(Stores {
+            usage: UsageRecord::new(documents.database(), collections, counts_vectors),
             objects,
             ledger: self.ledger(&documents).await?,
             documents,

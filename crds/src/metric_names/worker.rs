@@ -95,3 +95,15 @@ pub const PARTITION: &str = "partition";
 pub const PARTITIONS_ASSIGNED: &str = "ingestion_partitions_assigned";
 /// Rebalances of the consumer group.
 pub const REBALANCES: &str = "ingestion_rebalances_total";
+/// Used part of a quota, or of a limit of LAYRA, by [`QUOTA`]: 1 is the limit. Of knowledge bases, the
+/// fullest that the worker knows.
+pub const QUOTA_USED: &str = "ingestion_quota_used_ratio";
+/// Label of [`QUOTA_USED`]: `collections`, `vectors`, `bytes`, `knowledge_base_vectors`,
+/// `knowledge_base_bytes`, `knowledge_base_files` or `page_vectors`.
+pub const QUOTA: &str = "quota";
+/// Documents of the pipeline that wait until their knowledge base has room.
+pub const WITHOUT_ROOM: &str = "ingestion_documents_without_room";
+/// Pages with more vectors than LAYRA reads.
+pub const PAGES_CUT: &str = "ingestion_pages_cut_total";
+/// Indexes of MongoDB that workers or LAYRA need and that do not exist.
+pub const MISSING_INDEXES: &str = "ingestion_missing_indexes";

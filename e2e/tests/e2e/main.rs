@@ -21,6 +21,7 @@ mod obstacles;
 mod order;
 mod pairs;
 mod progress;
+mod quotas;
 mod rebuild;
 mod recall;
 mod restarts;

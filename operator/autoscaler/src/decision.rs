@@ -141,6 +141,9 @@ pub enum Limit {
     Activation,
     /// Every worker waits for a server, so more workers would not help.
     StoresAway,
+    /// Every worker waits because a quota of the pipeline is reached: one of them is enough to
+    /// notice that there is room again.
+    QuotaReached,
     /// No node has come for pending workers, so only a few are requested at a time.
     PendingWorkers,
     /// The last scale-up did not increase the throughput.
@@ -163,13 +166,14 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, for metrics that show the absent ones too.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Floor,
         Self::MaxReplicas,
         Self::Partitions,
         Self::PartitionsWithWork,
         Self::Activation,
         Self::StoresAway,
+        Self::QuotaReached,
         Self::PendingWorkers,
         Self::IneffectiveScaleUp,
         Self::DrainTargetAtRisk,
@@ -191,6 +195,7 @@ impl Limit {
             Self::PartitionsWithWork => "PartitionsWithWork",
             Self::Activation => "Activation",
             Self::StoresAway => "StoresAway",
+            Self::QuotaReached => "QuotaReached",
             Self::PendingWorkers => "PendingWorkers",
             Self::IneffectiveScaleUp => "IneffectiveScaleUp",
             Self::DrainTargetAtRisk => "DrainTargetAtRisk",
@@ -214,6 +219,9 @@ impl Limit {
             }
             Self::StoresAway => {
                 "Every worker waits for a server, so the number of workers does not follow the backlog."
+            }
+            Self::QuotaReached => {
+                "A quota of the pipeline is reached, so no worker starts a document, and one is enough."
             }
             Self::PendingWorkers => {
                 "No node has come for pending workers, so only a few are requested at a time."

@@ -9,8 +9,8 @@
 //!   enough, the spec's fallback applies ([`Limit::Fallback`]).
 //! * Scale-up is immediate, and the first message starts the first worker, unless it has to wait for
 //!   the spec's activation ([`Limit::Activation`]). It stops where the last scale-up did not increase
-//!   the throughput (`effect`), where every worker waits for a server ([`Limit::StoresAway`]), and
-//!   where nodes fail to come (`nodes`).
+//!   the throughput (`effect`), where every worker waits for a server ([`Limit::StoresAway`]) or for
+//!   a quota ([`Limit::QuotaReached`]), and where nodes fail to come (`nodes`).
 //! * A worker that never comes is no capacity (`capacity`), and one that cannot work teaches
 //!   nothing (`learned`).
 //! * Without a backlog, one worker stays or starts while rechecks are due ([`Reason::Rechecking`]).
@@ -57,7 +57,7 @@ pub use floors::{Floor, floor_now};
 pub use learned::Learned;
 pub use memory::Memory;
 pub use observation::{
-    Backlog, Counts, Observation, Partition, PartitionOffsets, Phase, Times, Topic, Worker,
+    Backlog, Counts, Observation, Partition, PartitionOffsets, Phase, QUOTA, Times, Topic, Worker,
 };
 pub use policy::{Fallback, Policy};
 pub use schedule::{ScheduleError, Window, window};

@@ -11,6 +11,10 @@ use jiff::Timestamp;
 
 use super::{arrivals::EndOffsets, unknown::UnknownBacklog};
 
+/// What a worker [waits for](Counts::waiting_for) that starts no document because a quota of the
+/// pipeline is reached. It is no server: more workers, or others, would wait too.
+pub const QUOTA: &str = "quota";
+
 /// A pipeline at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
@@ -165,6 +169,12 @@ impl Worker {
         has_started && !self.works()
     }
 
+    /// It waits for room in the vector store, and for no server.
+    pub(crate) fn waits_for_quota(&self) -> bool {
+        let waits_for = self.waiting_for();
+        !waits_for.is_empty() && waits_for.iter().all(|name| name == QUOTA)
+    }
+
     /// The servers that all of its work waits for, as far as is known.
     pub(crate) fn waiting_for(&self) -> &[String] {
         self.counts
@@ -253,6 +263,8 @@ pub struct Counts {
     pub startup_seconds: Option<f64>,
     /// What it is retrying, with the servers' words, for people.
     pub retrying: Vec<String>,
+    /// It starts no document, because a quota of the pipeline is reached.
+    pub held_by_quota: bool,
 }
 
 #[cfg(test)]

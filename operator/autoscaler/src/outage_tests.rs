@@ -52,6 +52,43 @@ fn an_outage_of_a_store_holds_and_stops_no_partition() {
 }
 
 #[test]
+fn workers_that_wait_for_a_quota_are_no_reason_for_more_and_one_is_enough() {
+    let mut scenario = Scenario::new(policy(0, 8), 8);
+    scenario.ready(4);
+    scenario.send(400);
+    scenario.decide();
+    for worker in &mut scenario.workers {
+        worker.counts.get_or_insert_default().waiting_for = vec![QUOTA.into()];
+    }
+    scenario.send(5000);
+    // One of them finishes a document.
+    let last = scenario.workers.last_mut().unwrap();
+    let counts = last.counts.as_mut().unwrap();
+    (counts.waiting_for, counts.held_by_quota) = (Vec::new(), true);
+    assert_eq!(scenario.decide().desired, 4, "no room for others");
+    let last = scenario.workers.last_mut().unwrap();
+    last.counts.as_mut().unwrap().waiting_for = vec![QUOTA.into()];
+    let decision = scenario.decide();
+    assert_eq!(
+        (decision.desired, &decision.limits[..]),
+        (4, &[Limit::QuotaReached][..]),
+        "room may come soon"
+    );
+    assert!(decision.outage_seconds.abs() < f64::EPSILON);
+    // Also a single one gets no other worker, however long it takes.
+    let mut last = decision;
+    for _ in 0..900 {
+        last = scenario.decide();
+        assert!(last.desired <= 4, "{last:?}");
+        assert_eq!(last.stuck, []);
+    }
+    assert_eq!((last.desired, last.limits), (1, vec![Limit::QuotaReached]));
+    // There is room.
+    scenario.ready(1);
+    assert!(scenario.decide().desired > 1);
+}
+
+#[test]
 fn workers_that_lost_their_readiness_are_an_outage_even_if_they_cannot_say_so() {
     let mut scenario = Scenario::new(policy(0, 8), 8);
     scenario.send(5000);

@@ -9,7 +9,7 @@ use super::{
     decision::{Limit, Reason, Terms},
     law::RequiredReplicas,
     memory::Memory,
-    observation::{Observation, Phase},
+    observation::{Observation, Phase, Worker},
     policy::Policy,
 };
 
@@ -75,11 +75,21 @@ impl Step<'_> {
             .min(current)
             .max(wanted);
         let is_held = self.progress == BacklogProgress::StoresAway;
-        let held = is_held.then(|| self.bounds.clamp(self.held(memory)));
+        let by_quota = is_held && self.is_held_by_quota();
+        let held = is_held.then(|| {
+            let held = if by_quota { 1 } else { self.held(memory) };
+            self.bounds.clamp(held)
+        });
         memory.window.record(now, held.unwrap_or(kept), self.delay);
         let window = memory.window.largest(now, self.delay);
 
         let terms = self.terms(window);
+        if let Some(held) = held.filter(|_| by_quota) {
+            // With the delay: there may be room again soon.
+            let largest = window.unwrap_or(current).max(held);
+            let desired = self.bounds.clamp(largest.min(current));
+            return (desired, vec![Limit::QuotaReached], terms);
+        }
         if let Some(held) = held {
             return (held, vec![Limit::StoresAway], terms);
         }
@@ -135,6 +145,15 @@ impl Step<'_> {
         }
     }
 
+    /// Whether every worker that waits does so because a quota is reached.
+    fn is_held_by_quota(&self) -> bool {
+        let waiting = || {
+            let workers = self.observation.workers.iter();
+            workers.filter(|worker| worker.waits())
+        };
+        waiting().next().is_some() && waiting().all(Worker::waits_for_quota)
+    }
+
     /// The current number while every worker waits for a server; after a long time one more than
     /// a single worker.
     fn held(&self, memory: &Memory) -> u32 {
@@ -159,6 +178,12 @@ impl Step<'_> {
 
     fn up(&self, wanted: u32, memory: &Memory, limits: &mut Vec<Limit>) -> u32 {
         let current = self.observation.current;
+        let is_held = |worker: &Worker| worker.counts.as_ref().is_some_and(|it| it.held_by_quota);
+        if self.observation.workers.iter().any(is_held) {
+            // Documents that were begun make progress; the backlog would only wait elsewhere.
+            limits.push(Limit::QuotaReached);
+            return current.max(self.bounds.floor);
+        }
         let useful = memory.effect.ceiling(self.observation.at);
         match useful.map(|useful| useful.max(current)) {
             Some(useful) if useful < wanted => {

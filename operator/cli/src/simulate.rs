@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use layra_crds::IngestionPipeline;
+use layra_crds::{IngestionPipeline, IngestionPipelineSpec};
 use layra_policy::{fewest, policy};
 use layra_simulator::{FIGURES, Pipeline, SimulateArgs};
 
@@ -35,10 +35,15 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<String> {
 fn simulated(pipeline: &IngestionPipeline) -> Pipeline {
     let spec = &pipeline.spec;
     Pipeline {
-        partitions: u32::try_from(spec.source.kafka.partitions).unwrap_or(1),
+        partitions: u32::try_from(wanted_partitions(spec)).unwrap_or(1),
         range_pages: spec.documents.range_pages.max(1),
         policy: policy(spec, fewest(&spec.scaling)),
     }
+}
+
+fn wanted_partitions(spec: &IngestionPipelineSpec) -> i32 {
+    let kafka = &spec.source.kafka;
+    kafka.wanted_partitions(spec.scaling.max_replicas)
 }
 
 /// Reads a pipeline and refuses one that cannot be simulated.
@@ -52,7 +57,7 @@ fn read_pipeline(path: &Path) -> anyhow::Result<IngestionPipeline> {
 fn parse_pipeline(text: &str) -> anyhow::Result<IngestionPipeline> {
     let pipeline = object_file::parse(text)?;
     let scaling = &pipeline.spec.scaling;
-    let partitions = pipeline.spec.source.kafka.partitions;
+    let partitions = wanted_partitions(&pipeline.spec);
     ensure!(
         (1..=10_000).contains(&partitions),
         "spec.source.kafka.partitions: found {partitions}; expected 1 to 10000"

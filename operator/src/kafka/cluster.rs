@@ -19,7 +19,7 @@ use super::{
     Connection, KafkaError, TopicState,
     admin::{self, ListedOffset},
     connection::not_created,
-    topic_settings::{CLEANUP_POLICY, RETENTION_MS, TopicSettings},
+    topic_settings::{CLEANUP_POLICY, MIN_INSYNC_REPLICAS, RETENTION_MS, TopicSettings},
 };
 
 /// For each read.
@@ -91,7 +91,7 @@ impl Cluster {
     pub(super) fn topic_settings(&self, topics: &[&str]) -> HashMap<String, TopicSettings> {
         let client = self.consumer.client();
         let factors = admin::replication_factors(client, topics, READ_TIMEOUT);
-        let keys = [CLEANUP_POLICY, RETENTION_MS];
+        let keys = [CLEANUP_POLICY, RETENTION_MS, MIN_INSYNC_REPLICAS];
         let configurations = admin::configurations(client, topics, &keys, READ_TIMEOUT);
         let (factors, configurations) = match (factors, configurations) {
             (Ok(factors), Ok(configurations)) => (factors, configurations),

@@ -22,6 +22,8 @@ pub(crate) struct TopicSettings {
     pub(crate) compacted: bool,
     /// `retention.ms`; negative: without end.
     pub(crate) retention_ms: Option<i64>,
+    /// `min.insync.replicas`
+    pub(crate) min_insync_replicas: Option<i32>,
 }
 
 /// The settings of the topics of one cluster, with the time of the last request for them; `None`: it
@@ -84,12 +86,14 @@ impl TopicSettings {
             replication_factor,
             compacted: policy.split(',').any(|word| word.trim() == "compact"),
             retention_ms: value(RETENTION_MS).and_then(|text| text.parse().ok()),
+            min_insync_replicas: value(MIN_INSYNC_REPLICAS).and_then(|text| text.parse().ok()),
         }
     }
 }
 
 pub(super) const CLEANUP_POLICY: &str = "cleanup.policy";
 pub(super) const RETENTION_MS: &str = "retention.ms";
+pub(super) const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 
 #[cfg(test)]
 mod tests {
@@ -100,10 +104,12 @@ mod tests {
         let configuration = HashMap::from([
             ("cleanup.policy".to_owned(), "delete, compact".to_owned()),
             ("retention.ms".to_owned(), "-1".to_owned()),
+            ("min.insync.replicas".to_owned(), "2".to_owned()),
         ]);
         let settings = TopicSettings::new(Some(3), Some(&configuration));
         assert!(settings.compacted);
         assert_eq!(settings.retention_ms, Some(-1));
+        assert_eq!(settings.min_insync_replicas, Some(2));
         assert_eq!(TopicSettings::new(None, None), TopicSettings::default());
     }
 

@@ -259,6 +259,7 @@ mod tests {
             rebuild: RebuildSpec::default(),
             readers: Readers::default(),
             vector_type: VectorType::default(),
+            quotas: None,
         }
     }
 

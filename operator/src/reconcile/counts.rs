@@ -1,11 +1,14 @@
 //! Reads the workers' counts: the autoscaler needs pages and busy seconds, which offsets do not
 //! show. A worker that does not respond has no counts.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
 use layra_autoscaler::{Counts, Partition, Topic};
-use layra_crds::{AssignedPartition, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
+use layra_crds::{AssignedPartition, QuotaUse, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
 
 use serde::de::DeserializeOwned;
 
@@ -26,12 +29,50 @@ pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
         .build()
 }
 
-/// The counts of every running worker that answers, by pod.
+/// What the workers report about the pipeline as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reports {
+    /// The quotas of which at least 80 % are used, the fullest first. `None`: no worker that answered
+    /// has counted them.
+    pub(crate) quotas: Option<Vec<QuotaUse>>,
+    /// Documents that wait until their knowledge base has room.
+    pub(crate) without_room: u64,
+    /// Indexes of MongoDB that do not exist, each with the query that needs it.
+    pub(crate) missing_indexes: BTreeSet<String>,
+}
+
+impl Reports {
+    fn add(&mut self, counts: &WorkerCounts) {
+        self.without_room = self.without_room.max(counts.without_room);
+        self.missing_indexes
+            .extend(counts.missing_indexes.iter().cloned());
+        let Some(quotas) = &counts.quotas else {
+            return;
+        };
+        let all = self.quotas.get_or_insert_default();
+        for used in quotas {
+            let is_same = |other: &&mut QuotaUse| {
+                (other.kind, &other.knowledge_base) == (used.kind, &used.knowledge_base)
+            };
+            match all.iter_mut().find(is_same) {
+                Some(other) if other.percent() >= used.percent() => {}
+                Some(other) => other.clone_from(used),
+                None => all.push(used.clone()),
+            }
+        }
+        all.sort_by(|one, other| {
+            let names = || one.knowledge_base.cmp(&other.knowledge_base);
+            other.percent().cmp(&one.percent()).then_with(names)
+        });
+    }
+}
+
+/// The counts of every running worker that answers, by pod, and what they report together.
 pub(super) async fn read(
     client: &reqwest::Client,
     pods: &[WorkerPod],
     ranges_topic: &str,
-) -> BTreeMap<String, Counts> {
+) -> (BTreeMap<String, Counts>, Reports) {
     let running: Vec<(String, String)> = pods
         .iter()
         .filter_map(|pod| {
@@ -41,10 +82,10 @@ pub(super) async fn read(
             ))
         })
         .collect();
-    stream::iter(running)
+    let answers: Vec<(String, WorkerCounts)> = stream::iter(running)
         .map(|(pod, url)| async move {
             match fetch::<WorkerCounts>(client, &url).await {
-                Ok(counts) => Some((pod, observed(&counts, ranges_topic))),
+                Ok(counts) => Some((pod, counts)),
                 Err(error) => {
                     tracing::debug!(pod, url, %error, "worker counts not read");
                     None
@@ -54,7 +95,13 @@ pub(super) async fn read(
         .buffer_unordered(CONCURRENCY)
         .filter_map(|counts| async { counts })
         .collect()
-        .await
+        .await;
+    let mut reports = Reports::default();
+    let counts = answers.into_iter().map(|(pod, counts)| {
+        reports.add(&counts);
+        (pod, observed(&counts, ranges_topic))
+    });
+    (counts.collect(), reports)
 }
 
 pub(super) fn url(address: &str, path: &str) -> String {
@@ -111,6 +158,7 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
         open_rechecks: counts.open_rechecks,
         startup_seconds: counts.startup_seconds,
         retrying: counts.retrying.clone(),
+        held_by_quota: counts.held_by_quota,
     }
 }
 
@@ -126,7 +174,7 @@ fn partition(assigned: &AssignedPartition, ranges_topic: &str) -> Option<Partiti
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use layra_crds::QuotaKind;
 
     use axum::{Json, Router, http::StatusCode, routing::get};
 
@@ -150,7 +198,42 @@ mod tests {
             open_rechecks: Some(2),
             startup_seconds: Some(7.5),
             retrying: vec!["stage mongodb is retrying: refused".to_owned()],
+            held_by_quota: true,
+            quotas: Some(vec![vectors("kb", 9)]),
+            without_room: 3,
+            missing_indexes: vec!["db.files".to_owned()],
         }
+    }
+
+    fn vectors(knowledge_base: &str, used: u64) -> QuotaUse {
+        QuotaUse {
+            kind: QuotaKind::Vectors,
+            knowledge_base: Some(knowledge_base.to_owned()),
+            used,
+            limit: 10,
+        }
+    }
+
+    #[test]
+    fn the_workers_know_different_knowledge_bases() {
+        let mut reports = Reports::default();
+        reports.add(&WorkerCounts::default());
+        assert_eq!(reports, Reports::default(), "nothing was counted yet");
+        for (knowledge_base, used, without_room) in [("a", 9, 3), ("b", 8, 2), ("a", 10, 1)] {
+            reports.add(&WorkerCounts {
+                quotas: Some(vec![vectors(knowledge_base, used)]),
+                without_room,
+                ..WorkerCounts::default()
+            });
+        }
+        assert_eq!(reports.without_room, 3);
+        let all = reports.quotas.unwrap();
+        assert_eq!(all, [vectors("a", 10), vectors("b", 8)]);
+    }
+
+    #[test]
+    fn a_quota_has_the_same_word_here_and_in_the_autoscaler() {
+        assert_eq!(layra_crds::WAITS_FOR_QUOTA, layra_autoscaler::QUOTA);
     }
 
     /// Fetches from a server on this machine.
@@ -219,6 +302,7 @@ mod tests {
                 open_rechecks: Some(2),
                 startup_seconds: Some(7.5),
                 retrying: vec!["stage mongodb is retrying: refused".to_owned()],
+                held_by_quota: true,
             }
         );
     }

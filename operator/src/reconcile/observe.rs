@@ -14,7 +14,8 @@ use layra_autoscaler::{Backlog, Counts};
 use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, OnIndexDrift, SecretKind};
 
 use super::{
-    Context, counts,
+    Context,
+    counts::{self, Reports},
     plan::spec_in_force,
     pods::WorkerPod,
     reason::Reason,
@@ -43,7 +44,7 @@ const TOPICS_AGE: Duration = Duration::from_secs(30);
 /// set back must not keep an old result.
 #[derive(Default)]
 pub(super) struct ReadCache {
-    counts: Option<(Instant, BTreeMap<String, Counts>)>,
+    counts: Option<(Instant, BTreeMap<String, Counts>, Reports)>,
     topics: Option<(Instant, Topics)>,
     /// The check of the indexes, in the background.
     indexes: Option<IndexWatch>,
@@ -105,6 +106,7 @@ pub(super) async fn observe(
         topic_settings,
         backlog,
         counts: counts.1,
+        reports: counts.2,
         past_writes: past_writes.clone(),
         indexes,
         rebuild_job: job.map(|job| RebuildJob { progress, ..job }),
@@ -302,14 +304,15 @@ async fn read_counts(
     context: &Context,
     pipeline: &IngestionPipeline,
     pods: &[WorkerPod],
-    last: Option<(Instant, BTreeMap<String, Counts>)>,
+    last: Option<(Instant, BTreeMap<String, Counts>, Reports)>,
     now: Instant,
-) -> (Instant, BTreeMap<String, Counts>) {
+) -> (Instant, BTreeMap<String, Counts>, Reports) {
     match last {
-        Some((at, counts)) if now.saturating_duration_since(at) < COUNTS_AGE => (at, counts),
+        Some(last) if now.saturating_duration_since(last.0) < COUNTS_AGE => last,
         _ => {
             let ranges = spec_in_force(pipeline).source.kafka.ranges_topic();
-            (now, counts::read(&context.http, pods, &ranges).await)
+            let (counts, reports) = counts::read(&context.http, pods, &ranges).await;
+            (now, counts, reports)
         }
     }
 }

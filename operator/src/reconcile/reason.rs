@@ -63,6 +63,9 @@ reasons! {
     /// `source.kafka.manageTopics` is false and a topic has more or fewer partitions than the spec:
     /// have its owner add some, or change `source.kafka.partitions`.
     PartitionsDiffer,
+    /// An existing topic with several replicas acknowledges a record that one broker has: raise its
+    /// `min.insync.replicas`.
+    MinInsyncReplicasLow,
     /// No broker answers: check `source.kafka.bootstrapServers` and the cluster.
     KafkaUnreachable,
     /// Kafka answered with an error. The message has it.
@@ -100,6 +103,15 @@ reasons! {
     MilvusUnreachable,
     /// Milvus rejected the token: fix the Secret.
     MilvusUnauthenticated,
+
+    /// A quota of `stores.milvus.quotas` is reached, and no worker starts a document: delete
+    /// documents or raise it. Also in Scaling.
+    QuotaReached,
+    /// Knowledge bases are at their quota, or at LAYRA's limit of files. Their documents wait, and
+    /// others go on: delete documents or raise the quota.
+    KnowledgeBaseFull,
+    /// At least 80 % of a quota, or of a limit of LAYRA, are used.
+    QuotaNear,
 
     // The workers, in WorkersAvailable.
 
@@ -141,6 +153,9 @@ reasons! {
     /// A change cuts the pipeline off from the documents that it has processed. The message has the
     /// annotation that confirms it.
     ChangeNotConfirmed,
+    /// MongoDB lacks indexes that workers or LAYRA need: create those that the message names, or set
+    /// `stores.mongodb.manageIndexes`.
+    IndexMissing,
     /// Workers with the same configuration have loaded different checkpoints: pin a revision.
     ModelDiffers,
     /// The pod template is refused: correct the field of `spec.worker` that the message names.
@@ -287,7 +302,10 @@ impl Reason {
     pub(crate) fn is_topic_setting(self) -> bool {
         matches!(
             self,
-            Self::TopicCompacted | Self::RetentionShort | Self::ReplicationFactorDiffers
+            Self::TopicCompacted
+                | Self::RetentionShort
+                | Self::ReplicationFactorDiffers
+                | Self::MinInsyncReplicasLow
         )
     }
 
@@ -307,6 +325,9 @@ impl Reason {
                     | Self::RebuildFailed
                     | Self::RebuildWindowInvalid
                     | Self::ModelDiffers
+                    | Self::KnowledgeBaseFull
+                    | Self::QuotaNear
+                    | Self::IndexMissing
             )
     }
 }

@@ -11,7 +11,9 @@ use k8s_openapi::api::{
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
-use super::{pods::WorkerPod, reason::Reason, rebuild_job::RebuildJob, rivals::Rival};
+use super::{
+    counts::Reports, pods::WorkerPod, reason::Reason, rebuild_job::RebuildJob, rivals::Rival,
+};
 use crate::{
     kafka::{Connection, TopicSettings, TopicState},
     milvus::IndexReport,
@@ -36,6 +38,8 @@ pub(crate) struct World {
     pub(crate) backlog: Result<Backlog, Problem>,
     /// The counts of the workers that answered, by pod.
     pub(crate) counts: BTreeMap<String, Counts>,
+    /// What these workers report about the pipeline as a whole.
+    pub(crate) reports: Reports,
     /// Earlier writes that matter to the plan.
     pub(crate) past_writes: PastWrites,
     /// The last check of the collections' indexes.
@@ -83,6 +87,7 @@ impl World {
             topic_settings: [None; 3],
             backlog: Err(unknown()),
             counts: BTreeMap::new(),
+            reports: Reports::default(),
             past_writes: PastWrites::default(),
             indexes: Ok(IndexReport::default()),
             rebuild_job: None,

@@ -44,6 +44,7 @@ pub(crate) fn tell_model(
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;
+    config.source.kafka.partitions_per_replica = None;
     config.source.kafka.replication_factor = 0;
     config.source.kafka.topic_config.clear();
     config.stores.milvus.on_index_drift = OnIndexDrift::default();

@@ -180,6 +180,16 @@ async fn ingest_file(
         Outcome::Stored(stored) => Ok(stored),
         Outcome::Rejected(_, rejection) => Err(rejection.into()),
         Outcome::AlreadyStored => Ok(Stored::default()),
+        Outcome::NoRoom(full) => {
+            let message = format!(
+                "the knowledge base has no room ({} of {} {}): workers ingest the file when it has",
+                full.used,
+                full.limit,
+                full.kind.as_str()
+            );
+            let reason = Reason::QuotaReached;
+            Err(Failure::permanent(Stage::Intake, reason, message))
+        }
         other => {
             let message = format!("another worker is processing the same file ({other:?})");
             Err(Failure::permanent(

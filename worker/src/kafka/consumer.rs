@@ -22,6 +22,7 @@ use crate::kafka::unanswered::Unanswered;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::quotas::Quotas;
 use crate::runtime::settings::Settings;
 
 /// Longest wait for messages, and longest delay until a finished document resumes partitions.
@@ -43,6 +44,7 @@ pub(crate) struct Intake {
     tracker: Arc<Tracker>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    quotas: Arc<Quotas>,
     consumers: [TopicConsumer; 2],
 }
 
@@ -52,6 +54,9 @@ struct TopicConsumer {
     client: BaseConsumer<Context>,
     topic: String,
     limit: usize,
+    /// Whether a quota of the pipeline holds up its messages. Page ranges belong to documents that
+    /// were begun.
+    heeds_quotas: bool,
     paused: AtomicBool,
 }
 
@@ -72,6 +77,7 @@ impl Intake {
         ranges: usize,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
+        quotas: Arc<Quotas>,
     ) -> Result<Self, Failure> {
         let kafka = &settings.config.source.kafka;
         let tracker = Arc::new(Tracker::default());
@@ -88,8 +94,9 @@ impl Intake {
             client.subscribe(&[&topic])?;
             Ok(TopicConsumer {
                 client,
-                topic,
                 limit,
+                heeds_quotas: topic == kafka.topic,
+                topic,
                 paused: AtomicBool::new(false),
             })
         };
@@ -109,6 +116,7 @@ impl Intake {
             tracker,
             health,
             metrics,
+            quotas,
             consumers,
         })
     }
@@ -140,7 +148,8 @@ impl Intake {
                 let context = consumer.client.context();
                 let changed = context.assignment_changed.swap(false, Ordering::Relaxed);
                 let full = self.tracker.in_flight_of(&consumer.topic) >= consumer.limit;
-                let pause = full || stop.is_cancelled();
+                let held = consumer.heeds_quotas && self.quotas.is_held();
+                let pause = full || held || stop.is_cancelled();
                 if consumer.paused.swap(pause, Ordering::Relaxed) != pause || changed {
                     consumer.set_paused(pause);
                 }

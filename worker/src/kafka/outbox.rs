@@ -16,7 +16,7 @@ use crate::document::headers::{ATTEMPTS, FAILURE_PREFIX as PREFIX, task_headers}
 use crate::document::page_range::Range;
 use crate::document::task::Task;
 use crate::document::{Origin, Sent};
-use crate::kafka::client::{client_config, describe_error};
+use crate::kafka::client::{describe_error, producer_config};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Settings;
 use crate::stores::ledger::Rejection;
@@ -39,22 +39,13 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 impl Outbox {
     /// Creates a producer, which connects in the background.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Failure> {
-        let producer = client_config(settings)
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("compression.type", "zstd")
-            .set("linger.ms", "5")
-            .set("message.timeout.ms", "30000")
-            // Any message that the topic accepted fits, with further headers.
-            .set("message.max.bytes", "16777216")
-            .create()
-            .map_err(|error| {
-                Failure::fatal(
-                    Stage::DeadLetter,
-                    Reason::InvalidKafkaConfig,
-                    describe_error(&error),
-                )
-            })?;
+        let producer = producer_config(settings).create().map_err(|error| {
+            Failure::fatal(
+                Stage::DeadLetter,
+                Reason::InvalidKafkaConfig,
+                describe_error(&error),
+            )
+        })?;
         let kafka = &settings.config.source.kafka;
         Ok(Self {
             producer,

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::decision::{Decision, decide};
 use super::patience::Patience;
 use super::poison::check_repeats;
+use super::quota::replaces_stored;
 use super::{Observer, Outcome, Pipeline};
 use crate::document::Cutoff;
 use crate::document::page_range::Range;
@@ -161,7 +162,7 @@ impl Pipeline {
                 Decision::Begin(before) => before,
                 Decision::Resume(entry) => {
                     if ledger.record_request(&entry, &request.sent).await? {
-                        return Ok(ControlFlow::Continue(entry));
+                        return self.wait_for_base(job, entry).await;
                     }
                     continue;
                 }
@@ -199,7 +200,11 @@ impl Pipeline {
                 return Ok(ControlFlow::Break(Outcome::Deleted));
             }
             if let Some(entry) = self.begin_round(job, before.as_deref()).await? {
-                return Ok(ControlFlow::Continue(Box::new(entry)));
+                let entry = Box::new(entry);
+                if replaces_stored(before.as_deref()) {
+                    return Ok(ControlFlow::Continue(entry));
+                }
+                return self.wait_for_base(job, entry).await;
             }
         }
     }

@@ -4,6 +4,7 @@
 //! [`range_work`] processes a page range in [`turn`]s, whose [`stages`] run concurrently.
 //! [`settle`] completes everything that must precede the commit of the task. [`rejection`] records
 //! failures and drops, [`cleanup`] and [`recheck`] remove data that must not be in the stores.
+//! [`quota`] lets documents wait for room.
 //!
 //! Every effect can be repeated. A document that is ingested again is in the stores exactly once. A
 //! document that cannot be processed leaves nothing but its original.
@@ -14,12 +15,14 @@ mod cleanup;
 mod decision;
 mod deletion;
 pub(crate) mod embedder;
+mod indexes;
 mod isolation;
 mod limits;
 mod open_claims;
 mod page_plan;
 mod patience;
 mod poison;
+mod quota;
 mod range_work;
 mod recheck;
 mod rejection;
@@ -29,7 +32,7 @@ mod turn;
 
 use std::sync::Arc;
 
-use layra_crds::{DocumentLimits, RenderSpec};
+use layra_crds::{DocumentLimits, QuotaUse, RenderSpec};
 use layra_rendering::{RenderError, Renderer};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +41,7 @@ use crate::pipeline::embedder::EmbedderThread;
 use crate::pipeline::stages::fetch::Originals;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
+use crate::runtime::quotas::Quotas;
 use crate::runtime::retry::Retry;
 use crate::stores::Stores;
 use crate::stores::ledger::{Claim, Entry, Rejection};
@@ -72,6 +76,8 @@ pub(crate) struct Pipeline {
     /// Retries while a server is unavailable.
     pub(crate) retry: Retry,
     pub(crate) metrics: Arc<Metrics>,
+    /// Whether there is room for further documents.
+    pub(crate) quotas: Arc<Quotas>,
 }
 
 /// How much of a document was stored.
@@ -106,6 +112,8 @@ pub(crate) enum Outcome {
     Deleted,
     /// Nothing to do: another delivery of the document continues it.
     Superseded,
+    /// The knowledge base is full: the document waits in the ledger, which sends it again.
+    NoRoom(QuotaUse),
 }
 
 /// The progress of a document.

@@ -1,6 +1,7 @@
 //! Rechecks of documents. A write that was in flight when its worker was replaced may have landed
 //! after the document was finished. A document in progress that does not change may be orphaned.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -45,11 +46,23 @@ impl Pipeline {
             Ok(count) => self.metrics.set_open_rechecks(count),
             Err(error) => tracing::warn!(%error, "rechecks not counted, will retry"),
         }
+        match self.stores.ledger.count_without_room().await {
+            Ok(count) => {
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                self.metrics.without_room.set(count);
+            }
+            Err(error) => tracing::warn!(%error, "waiting documents not counted, will retry"),
+        }
     }
 
     async fn recheck_due(&self, outbox: &Outbox, committed: &Committed) -> Result<(), Failure> {
         let ledger = &self.stores.ledger;
+        let mut sent = BTreeMap::new();
         while let Some(entry) = ledger.next_recheck().await? {
+            if entry.waits_for_room() {
+                self.recheck_room(&entry, outbox, &mut sent).await?;
+                continue;
+            }
             if entry.state == State::Working {
                 // The recheck stays scheduled until the document is done.
                 self.recheck_progress(&entry, outbox, committed).await?;

@@ -70,7 +70,8 @@ fn steps(outcome: &Outcome, is_range: bool) -> Vec<Step<'_>> {
             Step::RecordDeadLetter(entry),
             Step::ShowFailure(rejection),
         ],
-        Outcome::RangeStored => Vec::new(),
+        // Whoever finishes the document shows it.
+        Outcome::RangeStored | Outcome::NoRoom(_) => Vec::new(),
         Outcome::AlreadyStored | Outcome::Deleted | Outcome::Settled | Outcome::Superseded => {
             vec![Step::ShowRecorded]
         }
@@ -335,6 +336,13 @@ mod tests {
         assert_eq!(steps(&stored, false), [Step::ShowSuccess]);
         assert_eq!(steps(&stored, true), [Step::ShowSuccess]);
         assert!(steps(&Outcome::RangeStored, true).is_empty());
+        let full = layra_crds::QuotaUse {
+            kind: layra_crds::QuotaKind::Vectors,
+            knowledge_base: Some("kb".into()),
+            used: 2,
+            limit: 2,
+        };
+        assert!(steps(&Outcome::NoRoom(full), false).is_empty(), "it waits");
         for outcome in [Outcome::AlreadyStored, Outcome::Deleted] {
             assert_eq!(steps(&outcome, false), [Step::ShowSuccess]);
             assert_eq!(steps(&outcome, true), [Step::ShowRecorded]);

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use layra_crds::WAITS_FOR_QUOTA;
+
 use crate::runtime::failure::{Failure, Stage};
 use crate::runtime::work::{Wait, Work};
 
@@ -23,11 +25,15 @@ const LONGEST_COMPUTATION: Duration = Duration::from_mins(30);
 pub(crate) struct Health {
     model_loaded: AtomicBool,
     consumer_running: AtomicBool,
+    /// No task is started, because a quota of the pipeline is reached.
+    held_for_quota: AtomicBool,
     last_poll: Mutex<Option<Instant>>,
     retrying: Mutex<BTreeMap<Stage, Vec<Arc<Mutex<String>>>>>,
     served: Mutex<BTreeMap<Stage, Served>>,
     computing: Mutex<Computations>,
     works: Mutex<Vec<Arc<Work>>>,
+    /// Indexes of MongoDB that do not exist, for people.
+    missing_indexes: Mutex<Vec<String>>,
     startup: Startup,
 }
 
@@ -75,6 +81,20 @@ impl Health {
         self.consumer_running.store(running, Ordering::Relaxed);
     }
 
+    /// Records whether a quota of the pipeline holds up its tasks. The worker stays ready.
+    pub(crate) fn hold_for_quota(&self, held: bool) {
+        self.held_for_quota.store(held, Ordering::Relaxed);
+    }
+
+    /// Records which indexes MongoDB lacks. Queries work without, only slower.
+    pub(crate) fn indexes_missing(&self, missing: Vec<String>) {
+        *lock(&self.missing_indexes) = missing;
+    }
+
+    pub(crate) fn missing_indexes(&self) -> Vec<String> {
+        lock(&self.missing_indexes).clone()
+    }
+
     /// Records an iteration of the poll loop.
     pub(crate) fn polled(&self, now: Instant) {
         *self
@@ -103,16 +123,20 @@ impl Health {
         }
     }
 
-    /// The stages whose servers all messages in progress wait for. Empty if one is worked on, or
-    /// none is in progress.
-    pub(crate) fn waiting_for(&self) -> BTreeSet<Stage> {
+    /// The stages whose servers all messages in progress wait for, or that they wait for a quota.
+    /// Empty if one is worked on, or none is in progress and the quotas leave room.
+    pub(crate) fn waiting_for(&self) -> BTreeSet<&'static str> {
         let waits: Vec<_> = lock(&self.works).iter().map(|work| work.waits()).collect();
+        if waits.is_empty() && self.held_for_quota.load(Ordering::Relaxed) {
+            return BTreeSet::from([WAITS_FOR_QUOTA]);
+        }
         if waits.iter().any(Vec::is_empty) {
             return BTreeSet::new();
         }
         // Messages that wait for others wait for the same servers.
         let servers = waits.iter().flatten().filter_map(|wait| match wait {
-            Wait::Server(stage) => Some(*stage),
+            Wait::Server(stage) => Some(stage.as_str()),
+            Wait::Quota => Some(WAITS_FOR_QUOTA),
             Wait::Others => None,
         });
         servers.collect()
@@ -373,7 +397,7 @@ mod tests {
             drop(second);
             (waiting, health.waiting_for())
         });
-        let milvus = BTreeSet::from([Stage::Milvus]);
+        let milvus = BTreeSet::from(["milvus"]);
         assert_eq!(process.await, (milvus.clone(), milvus));
         assert!(health.waiting_for().is_empty());
     }

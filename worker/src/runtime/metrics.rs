@@ -12,8 +12,8 @@ use layra_crds::{AssignedPartition, WorkerCounts};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::runtime::longest::Longest;
@@ -92,6 +92,14 @@ pub(crate) struct Metrics {
     pub(crate) partitions_assigned: IntGauge,
     /// Rebalances of the consumer group.
     pub(crate) rebalances: IntCounter,
+    /// Used part of the quotas, by quota.
+    pub(crate) quota_used: GaugeVec,
+    /// Documents of the pipeline that wait for room.
+    pub(crate) without_room: IntGauge,
+    /// Pages with more vectors than LAYRA reads.
+    pub(crate) pages_cut: IntCounter,
+    /// Indexes of MongoDB that do not exist.
+    pub(crate) missing_indexes: IntGauge,
 }
 
 impl Metrics {
@@ -264,6 +272,31 @@ impl Metrics {
                 names::REBALANCES,
                 "Rebalances of the consumer group.",
             ),
+            quota_used: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        names::QUOTA_USED,
+                        "Used part of a quota, or of a limit of LAYRA: 1 is the limit.",
+                    ),
+                    &[names::QUOTA],
+                ),
+            ),
+            without_room: gauge(
+                &registry,
+                names::WITHOUT_ROOM,
+                "Documents of the pipeline that wait until their knowledge base has room.",
+            ),
+            pages_cut: counter(
+                &registry,
+                names::PAGES_CUT,
+                "Pages with more vectors than LAYRA reads.",
+            ),
+            missing_indexes: gauge(
+                &registry,
+                names::MISSING_INDEXES,
+                "Indexes of MongoDB that workers or LAYRA need and that do not exist.",
+            ),
             registry,
         }
     }
@@ -332,6 +365,7 @@ impl Metrics {
                 .rechecks_counted
                 .load(Ordering::Relaxed)
                 .then(|| u64::try_from(self.open_rechecks.get()).unwrap_or(0)),
+            without_room: u64::try_from(self.without_room.get()).unwrap_or(0),
             ..WorkerCounts::default()
         }
     }
@@ -456,6 +490,9 @@ mod tests {
             "ingestion_ranges_total 0",
             "ingestion_range_pages_total 0",
             "ingestion_pages_in_flight_bytes 0",
+            "ingestion_documents_without_room 0",
+            "ingestion_pages_cut_total 0",
+            "ingestion_missing_indexes 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -127,6 +127,8 @@ reasons! {
     DocumentNotStorable,
     /// The knowledge base does not exist.
     KnowledgeBaseNotFound,
+    /// The knowledge base's list of files is as long as MongoDB accepts.
+    KnowledgeBaseFull,
     /// Milvus did not respond, or responded with an error.
     MilvusUnavailable,
     /// Milvus limits the rate of requests.
@@ -147,6 +149,8 @@ reasons! {
     VectorsNotFinite,
     /// Milvus does not hold every vector of a page range exactly once.
     RowsNotOnce,
+    /// A quota is reached: the document waits. Only the command `ingest` reports it.
+    QuotaReached,
     /// The connection string of Redis is not valid.
     InvalidRedisUri,
 

@@ -100,6 +100,11 @@ impl Retry {
         }
     }
 
+    /// Where retries are reported.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// The same policy, but [`run`](Self::run) gives up after `limit` and returns the transient
     /// failure: for work that must not wait in its place. Lost renderers have a limit of their own.
     pub(crate) fn limited_to(&self, limit: Duration) -> Self {
@@ -307,7 +312,7 @@ mod tests {
         let waited_for = work::process(Arc::clone(&working.work), run).await;
         assert_eq!(
             waited_for.unwrap().into_iter().collect::<Vec<_>>(),
-            [Stage::Milvus]
+            ["milvus"]
         );
         assert!(retry.health.waiting_for().is_empty());
         let worked = working.work.worked(Instant::now());

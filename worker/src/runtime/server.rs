@@ -13,11 +13,13 @@ use layra_crds::{WORKER_COUNTS_PATH, WorkerCounts};
 
 use crate::runtime::health::Health;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::quotas::Quotas;
 
 #[derive(Clone)]
 struct Shared {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    quotas: Arc<Quotas>,
 }
 
 /// Answers requests until the process ends.
@@ -25,9 +27,15 @@ pub(crate) async fn serve(
     listen: SocketAddr,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    quotas: Arc<Quotas>,
 ) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(listen).await?;
-    axum::serve(listener, router(Shared { health, metrics })).await
+    let shared = Shared {
+        health,
+        metrics,
+        quotas,
+    };
+    axum::serve(listener, router(shared)).await
 }
 
 fn router(shared: Shared) -> Router {
@@ -49,7 +57,10 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
 async fn counts(State(shared): State<Shared>) -> Json<WorkerCounts> {
     let waiting_for = shared.health.waiting_for().into_iter();
     Json(WorkerCounts {
-        waiting_for: waiting_for.map(|stage| stage.to_string()).collect(),
+        waiting_for: waiting_for.map(str::to_owned).collect(),
+        held_by_quota: shared.quotas.is_held(),
+        quotas: shared.quotas.report(),
+        missing_indexes: shared.health.missing_indexes(),
         startup_seconds: shared.health.startup_seconds(),
         retrying: shared.health.retries(),
         ..shared.metrics.counts()
@@ -88,9 +99,11 @@ mod tests {
     }
 
     fn shared() -> Shared {
+        let (health, metrics) = (Arc::default(), Arc::new(Metrics::new()));
         Shared {
-            health: Arc::default(),
-            metrics: Arc::new(Metrics::new()),
+            quotas: Arc::new(Quotas::new(None, Arc::clone(&health), Arc::clone(&metrics))),
+            health,
+            metrics,
         }
     }
 
@@ -102,7 +115,11 @@ mod tests {
         let (status, body) = get(&shared, WORKER_COUNTS_PATH).await;
         assert_eq!(status, StatusCode::OK);
         let counts: WorkerCounts = serde_json::from_str(&body).unwrap();
-        assert_eq!(counts, shared.metrics.counts());
+        let with_quotas = WorkerCounts {
+            quotas: Some(Vec::new()),
+            ..shared.metrics.counts()
+        };
+        assert_eq!(counts, with_quotas);
         assert_eq!((counts.pages, counts.partitions[0].partition), (7, 3));
         let (_, metrics) = get(&shared, "/metrics").await;
         assert!(metrics.contains("ingestion_pages_total 7"), "{metrics}");

@@ -21,6 +21,8 @@ pub(crate) enum Wait {
     Server(Stage),
     /// Messages that are processed before it, here or by another worker.
     Others,
+    /// Room in the vector store: a quota of the pipeline is reached.
+    Quota,
 }
 
 /// The work on one message.

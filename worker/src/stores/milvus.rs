@@ -22,6 +22,7 @@ mod inspect;
 mod paging;
 mod read;
 mod scratch;
+mod usage;
 mod vector_type;
 
 pub(crate) use inspect::Inspected;
@@ -359,6 +360,11 @@ mod code {
 
     pub(super) fn is_collection_not_found(error: &ServerError) -> bool {
         error.code() == 100 || error.legacy_code() == 4
+    }
+
+    /// The collection exists and is not loaded, or not completely.
+    pub(super) fn is_not_loaded(error: &ServerError) -> bool {
+        matches!(error.code(), 101 | 103)
     }
 
     pub(super) fn is_index_not_found(error: &ServerError) -> bool {

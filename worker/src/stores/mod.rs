@@ -9,6 +9,7 @@ pub(crate) mod objects;
 pub(crate) mod presign;
 pub(crate) mod progress;
 pub(crate) mod tuning;
+pub(crate) mod usage;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use ledger::Ledger;
 use milvus::Vectors;
 use mongo::Documents;
 use objects::Objects;
+use usage::UsageRecord;
 
 /// All stores of a pipeline.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Stores {
     pub(crate) documents: Documents,
     /// The state of every document.
     pub(crate) ledger: Ledger,
+    /// The last count of what the pipeline holds.
+    pub(crate) usage: UsageRecord,
     pub(crate) vectors: Arc<Vectors>,
     /// Determines the names of collections.
     pub(crate) milvus: MilvusSpec,

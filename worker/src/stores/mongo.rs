@@ -3,6 +3,8 @@
 //! Every write is idempotent. Page numbers are 1-based here and 0-based in Milvus, as in LAYRA.
 
 mod failed_pages;
+pub(crate) mod indexes;
+mod list_size;
 
 use std::path::Path;
 use std::time::Duration;
@@ -160,18 +162,23 @@ impl Documents {
             )
             .upsert(true);
         let entered = ask(entered).await?;
-        let entry = doc! {
-            "file_id": &file.file_id, "filename": &file.name, "minio_filename": &file.key,
-            "minio_url": url, "created_at": now,
-        };
-        ask(self.knowledge_bases.update_one(
+        let listed = ask(self.knowledge_bases.update_one(
             doc! {
                 "knowledge_base_id": &task.knowledge_base,
                 "files.file_id": { "$ne": &file.file_id },
             },
-            doc! { "$push": { "files": entry }, "$set": { "last_modify_at": now } },
-        ))
-        .await?;
+            doc! {
+                "$push": { "files": list_entry(task, url, now) },
+                "$set": { "last_modify_at": now },
+            },
+        ));
+        listed.await.map_err(|failure| match failure.reason {
+            Reason::DocumentTooLarge => Failure {
+                reason: Reason::KnowledgeBaseFull,
+                ..failure
+            },
+            _ => failure,
+        })?;
         Ok(entered.upserted_id.is_none())
     }
 
@@ -370,6 +377,15 @@ impl From<&Document> for StoredFile {
                 .map(|image| (text(image, "images_id"), text(image, "minio_filename")))
                 .collect(),
         }
+    }
+}
+
+/// A file in the list of its knowledge base.
+fn list_entry(task: &Task, url: &str, now: DateTime) -> Document {
+    let file = &task.file;
+    doc! {
+        "file_id": &file.file_id, "filename": &file.name, "minio_filename": &file.key,
+        "minio_url": url, "created_at": now,
     }
 }
 

@@ -73,7 +73,25 @@ pub(super) fn judge(
                 Verdict::yes(
                     Reason::ReplicationFactorDiffers,
                     format!(
-                        "Topic {name} has replication factor {has}, but source.kafka.replicationFactor is {want}. Reassign its partitions, or set source.kafka.replicationFactor to {has}."
+                        "Topic {name} has replication factor {has}, but source.kafka.replicationFactor is {want}. Reassign its partitions (kafka-reassign-partitions.sh --bootstrap-server {} --reassignment-json-file FILE --execute), or set source.kafka.replicationFactor to {has}.",
+                        kafka.bootstrap_servers
+                    ),
+                )
+            })
+        })
+    };
+    let in_sync = || {
+        known().find_map(|(name, settings)| {
+            let replicas = settings.replication_factor.filter(|count| *count >= 3)?;
+            let least = settings.min_insync_replicas.filter(|least| *least < 2)?;
+            let wanted = kafka.topic_config.get("min.insync.replicas");
+            let is_asked_for = wanted.is_some_and(|text| *text == least.to_string());
+            (!is_asked_for).then(|| {
+                Verdict::yes(
+                    Reason::MinInsyncReplicasLow,
+                    format!(
+                        "Topic {name} has {replicas} replicas and min.insync.replicas={least}: a record is acknowledged when a single broker has it, and is lost with this broker. Set it to 2 (kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {name} --add-config min.insync.replicas=2).",
+                        kafka.bootstrap_servers
                     ),
                 )
             })
@@ -81,6 +99,7 @@ pub(super) fn judge(
     };
     compacted
         .or_else(short)
+        .or_else(in_sync)
         .or_else(replicas)
         .unwrap_or(verdict)
 }
@@ -96,6 +115,7 @@ mod tests {
             replication_factor: Some(kafka.replication_factor),
             compacted: false,
             retention_ms: Some(-1),
+            min_insync_replicas: Some(2),
         };
         let mut settings = [Some(good); 3];
         settings[topic].as_mut().map(change);
@@ -145,6 +165,7 @@ mod tests {
                 replication_factor: Some(kafka.replication_factor),
                 compacted: false,
                 retention_ms: Some(retention),
+                min_insync_replicas: None,
             });
             let verdict = Verdict::yes(Reason::TopicsExist, "They exist.");
             judge(verdict, &kafka, &[settings; 3], None).reason
@@ -154,12 +175,28 @@ mod tests {
     }
 
     #[test]
+    fn records_that_one_broker_acknowledges_are_a_finding_where_there_are_more() {
+        let one = |replicas| {
+            move |settings: &mut TopicSettings| {
+                settings.replication_factor = Some(replicas);
+                settings.min_insync_replicas = Some(1);
+            }
+        };
+        let low = judged(one(3), 0);
+        assert_eq!(low.reason, Reason::MinInsyncReplicasLow);
+        let command = "--entity-name task_generation --add-config min.insync.replicas=2";
+        assert!(low.message.contains(command), "{}", low.message);
+        assert_ne!(judged(one(1), 0).reason, Reason::MinInsyncReplicasLow);
+    }
+
+    #[test]
     fn the_worst_setting_is_the_reason() {
         let all = |settings: &mut TopicSettings| {
             *settings = TopicSettings {
                 replication_factor: Some(7),
                 compacted: true,
                 retention_ms: Some(0),
+                min_insync_replicas: Some(1),
             };
         };
         assert_eq!(judged(all, 0).reason, Reason::TopicCompacted);

@@ -155,6 +155,7 @@ fn scaling_problem(
             | Reason::IneffectiveScaleUp
             | Reason::InvalidSchedule
             | Reason::StoresAway
+            | Reason::QuotaReached
             | Reason::WorkersNotMeasured
             | Reason::PartitionsUnread
     );

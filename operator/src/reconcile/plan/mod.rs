@@ -9,10 +9,12 @@ mod confirmation;
 mod conflict;
 mod events;
 mod fleet;
+mod indexes;
 mod manifests;
 mod manual;
 mod model;
 mod model_reference;
+mod quotas;
 mod rebuild;
 mod rebuild_progress;
 mod refusals;
@@ -122,7 +124,10 @@ fn topics(
     stall: Option<&Stall>,
     now: Timestamp,
 ) -> (Vec<TopicAction>, Verdict) {
-    let kafka = &spec_in_force(pipeline).source.kafka;
+    let spec = spec_in_force(pipeline);
+    let mut kafka = spec.source.kafka.clone();
+    kafka.partitions = kafka.wanted_partitions(pipeline.spec.scaling.max_replicas);
+    let kafka = &kafka;
     let failures = &world.past_writes.topic_failures;
     let (mut actions, verdict) = topic::plan(kafka, &world.topics, failures, now);
     if pipeline.spec.paused || stall.is_some() {
@@ -194,17 +199,15 @@ pub(crate) fn plan(
         },
         now,
     );
-    let judged = || {
-        vector_store::judge(
-            &world.indexes,
-            conditions::find(&before.conditions, VECTOR_STORE_READY),
-            pipeline.metadata.generation,
-        )
-    };
+    let store_before = conditions::find(&before.conditions, VECTOR_STORE_READY)
+        .filter(|condition| condition.observed_generation == pipeline.metadata.generation);
+    let store = rebuild.verdict.unwrap_or_else(|| {
+        vector_store::judge(&world.indexes, store_before, pipeline.metadata.generation)
+    });
     let verdicts = Verdicts {
         topic,
-        vector_store: rebuild.verdict.unwrap_or_else(judged),
-        workers: writes.workers,
+        vector_store: quotas::judge(store, &world.reports, store_before),
+        workers: indexes::judge(writes.workers, &world.reports),
         scaling: scaling.verdict,
     };
     let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);

@@ -251,6 +251,10 @@ fn verdict(world: &World, decision: &Decision, recommend_only: bool) -> Verdict 
         return Verdict::unknown(reason, decision.message.clone());
     }
     let has = |limit| decision.limits.contains(&limit);
+    if has(Limit::QuotaReached) {
+        let message = "A quota of stores.milvus.quotas is reached, so the workers wait, and one of them is enough. The condition VectorStoreReady says which. Delete documents or raise the quota.";
+        return Verdict::yes(Reason::QuotaReached, message);
+    }
     // A single answer that is late is no outage, and no event.
     if has(Limit::StoresAway) && decision.outage_seconds >= SHORTEST_OUTAGE {
         let servers = match &decision.waiting_for[..] {

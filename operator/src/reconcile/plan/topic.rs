@@ -151,7 +151,8 @@ fn config(kafka: &KafkaSource, retention: Option<SignedDuration>) -> Vec<(String
 
 fn existing_topics(kafka: &KafkaSource, topics: &Topics) -> Verdict {
     let has = topics.partitions().unwrap_or_default();
-    if has > kafka.partitions {
+    // Lowered replicas leave partitions behind.
+    if has > kafka.partitions && kafka.partitions_per_replica.is_none() {
         return Verdict::no(
             Reason::PartitionsDecreaseRefused,
             format!(
@@ -276,6 +277,25 @@ mod tests {
             (verdict.status, verdict.reason),
             (Status::False, Reason::PartitionsDecreaseRefused)
         );
+    }
+
+    #[test]
+    fn partitions_follow_the_replicas_up_and_never_down() {
+        let mut kafka = kafka();
+        kafka.partitions_per_replica = Some(3);
+        assert_eq!(kafka.wanted_partitions(2), 10, "`partitions` is the least");
+        assert_eq!(kafka.wanted_partitions(5), 15);
+        kafka.partitions = kafka.wanted_partitions(5);
+        let (actions, _) = step(&kafka, PRESENT, PRESENT, &[]);
+        let expected = TopicAction::AddPartitions {
+            topic: "task_generation".into(),
+            partitions: 15,
+        };
+        assert_eq!(actions[0], expected);
+        let more = TopicState::Present { partitions: 40 };
+        let (actions, verdict) = step(&kafka, more, PRESENT, &[]);
+        assert!(actions.is_empty());
+        assert_eq!(verdict.reason, Reason::TopicsExist);
     }
 
     #[test]

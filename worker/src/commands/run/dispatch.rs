@@ -84,6 +84,10 @@ impl Dispatcher {
     ) -> Result<(), Failure> {
         let span = tracing::Span::current();
         span.record("file", &task.file.file_id);
+        if range.is_none() {
+            let quotas = &self.pipeline.quotas;
+            quotas.wait_for_room(cancel, &self.common.stop).await?;
+        }
         let started = std::time::Instant::now();
         let sent = match &range {
             Some(range) => Sent {
@@ -137,7 +141,10 @@ impl Dispatcher {
                 tracing::info!(reason = ?outcome, "nothing to do");
             }
             // Logged when they are settled.
-            Outcome::Split(..) | Outcome::Rejected(..) | Outcome::Repeat(_) => {}
+            Outcome::Split(..)
+            | Outcome::Rejected(..)
+            | Outcome::Repeat(_)
+            | Outcome::NoRoom(_) => {}
         }
     }
 

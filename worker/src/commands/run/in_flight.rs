@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -21,14 +21,18 @@ const CALL_OFF_WAIT: Duration = Duration::from_secs(10);
 /// The messages in progress, each in its own task.
 pub(super) struct InFlight {
     tasks: JoinSet<Result<(), Failure>>,
+    /// Those of them that wait for a quota of the pipeline. Others start in their place: page
+    /// ranges of documents that were begun, and deletions.
+    waiting: watch::Receiver<usize>,
     /// Cancelled to call all of them off.
     cancel_all: CancellationToken,
 }
 
 impl InFlight {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(waiting: watch::Receiver<usize>) -> Self {
         Self {
             tasks: JoinSet::new(),
+            waiting,
             cancel_all: CancellationToken::new(),
         }
     }
@@ -69,9 +73,11 @@ impl InFlight {
         Processed: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         loop {
-            let free = self.tasks.len() < MAX_IN_PROGRESS;
+            let waiting = *self.waiting.borrow_and_update();
+            let free = self.tasks.len() < MAX_IN_PROGRESS + waiting;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
+                Ok(()) = self.waiting.changed() => {}
                 Some(result) = self.tasks.join_next() => check_ended(result)?,
                 delivery = deliveries.recv(), if free => match delivery {
                     Some(delivery) => {
@@ -203,7 +209,7 @@ mod tests {
             sender.send(number).unwrap();
         }
         let released = Arc::new(AtomicU32::new(0));
-        let mut in_flight = InFlight::new();
+        let mut in_flight = InFlight::new(watch::Sender::new(0).subscribe());
         let count = Arc::clone(&released);
         let process = move |number, cancel: CancellationToken| {
             let count = Arc::clone(&count);
@@ -227,6 +233,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn messages_that_wait_for_a_quota_are_in_no_others_way() {
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        let last = 2 * MAX_IN_PROGRESS;
+        for number in 0..=last {
+            sender.send(number).unwrap();
+        }
+        let waiting = watch::Sender::new(0);
+        let mut in_flight = InFlight::new(waiting.subscribe());
+        let shutdown = CancellationToken::new();
+        let stop = shutdown.clone();
+        let process = move |number, cancel: CancellationToken| {
+            let (stop, waiting) = (stop.clone(), waiting.clone());
+            async move {
+                if number == last {
+                    stop.cancel();
+                } else {
+                    waiting.send_modify(|count| *count += 1);
+                    cancel.cancelled().await;
+                }
+                Ok(())
+            }
+        };
+        let moment = Duration::from_millis(20);
+        let ended = in_flight.process_all(deliveries, &shutdown, moment, process);
+        let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+        assert_eq!(ended, Ok(Ok(())));
+    }
+
+    #[tokio::test]
     async fn messages_that_take_longer_than_the_shutdown_are_called_off() {
         let (sender, deliveries) = mpsc::unbounded_channel();
         sender.send(()).unwrap();
@@ -239,7 +274,7 @@ mod tests {
                 Ok(())
             }
         };
-        let mut in_flight = InFlight::new();
+        let mut in_flight = InFlight::new(watch::Sender::new(0).subscribe());
         let timeout = Duration::from_millis(20);
         let ended = in_flight.process_all(deliveries, &shutdown, timeout, process);
         assert_eq!(ended.await, Ok(()));

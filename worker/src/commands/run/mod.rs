@@ -51,6 +51,7 @@ pub(crate) async fn run(
         listen,
         Arc::clone(&common.health),
         Arc::clone(&common.metrics),
+        Arc::clone(&common.quotas),
     );
     let dispatcher = OnceLock::new();
     tokio::select! {
@@ -107,12 +108,24 @@ async fn work(
         })
     };
     let _rechecks = tokio_util::task::AbortOnDropHandle::new(rechecks);
+    dispatcher.pipeline.load_usage().await;
+    let quotas = {
+        let dispatcher = Arc::clone(dispatcher);
+        tokio::spawn(async move { dispatcher.pipeline.watch_quotas().await })
+    };
+    let _quotas = tokio_util::task::AbortOnDropHandle::new(quotas);
+    let indexes = {
+        let dispatcher = Arc::clone(dispatcher);
+        let manage = common.settings.config.stores.mongodb.manage_indexes;
+        tokio::spawn(async move { dispatcher.pipeline.watch_indexes(manage).await })
+    };
+    let _indexes = tokio_util::task::AbortOnDropHandle::new(indexes);
 
     let intake = subscribe(common)?;
     // Ends the poll loop, on a signal or after a fatal failure.
     let shutdown = common.stop.child_token();
     let (polling, deliveries) = Polling::start(intake, shutdown.clone());
-    let mut in_flight = InFlight::new();
+    let mut in_flight = InFlight::new(common.quotas.waiting());
     let process = |delivery, cancel_all| {
         let dispatcher = Arc::clone(dispatcher);
         async move { in_flight::process(&dispatcher, delivery, &cancel_all).await }
@@ -139,6 +152,7 @@ fn subscribe(common: &Common) -> Result<Intake, Failure> {
         MAX_RANGES,
         Arc::clone(&common.health),
         Arc::clone(&common.metrics),
+        Arc::clone(&common.quotas),
     )?;
     let source = &common.settings.config.source.kafka;
     tracing::info!(

@@ -177,6 +177,7 @@ impl Stages<'_> {
                     vectors,
                 };
                 milvus::check_finite(std::slice::from_ref(&vectors))?;
+                self.pipeline.quotas.record_page(vectors.vectors.len());
                 Ok(vectors)
             });
             match vectors {

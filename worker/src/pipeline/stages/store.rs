@@ -59,6 +59,8 @@ impl Stages<'_> {
             };
             pipeline.metrics.pages.inc_by(pages.into());
             pipeline.metrics.vectors.inc_by(rows);
+            let knowledge_base = &self.plan.task.knowledge_base;
+            pipeline.quotas.record_stored(knowledge_base, rows);
             self.report(&skipped);
             (self.observer)(Event::Settled(settled));
             self.settled.send_replace(claim.first + range.stored);

@@ -270,6 +270,7 @@ impl Ledger {
             created_at: now,
             updated_at: now,
             finished_at: Some(cutoff.at),
+            no_room_since: None,
         }
     }
 }

@@ -99,6 +99,9 @@ pub(crate) struct Entry {
     /// When the document was done or failed. Of a deleted one: when its deletion was requested.
     #[serde(default)]
     pub(crate) finished_at: Option<DateTime>,
+    /// Since when the document, of which nothing is stored, waits until its knowledge base has room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) no_room_since: Option<DateTime>,
 }
 
 /// The state of a document.
@@ -257,6 +260,16 @@ impl Entry {
         self.failure.as_ref().is_some_and(|failure| failure.letter)
     }
 
+    /// Whether a worker has begun to process the document in this round.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.prepared || self.pages.is_some() || !self.units.is_empty()
+    }
+
+    /// Whether the document waits until its knowledge base has room.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.state == State::Working && self.no_room_since.is_some() && !self.is_begun()
+    }
+
     /// The latest request for the document.
     pub(crate) fn requested(&self) -> Sent {
         Sent {
@@ -366,6 +379,7 @@ pub(crate) mod tests {
             created_at: then,
             updated_at: then,
             finished_at: None,
+            no_room_since: None,
         }
     }
 

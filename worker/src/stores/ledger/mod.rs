@@ -4,7 +4,8 @@
 //! An entry is written before the first effect of a piece of work. Its states and rounds are in
 //! [`rounds`], the right to work on a page range in [`claims`], how far it is in [`progress`], the
 //! right to remove a document from the stores in [`cleaning`], deletions in [`deletions`], and checks
-//! after the end of a round, or of a round without progress, in [`rechecks`].
+//! after the end of a round, or of a round without progress, in [`rechecks`], waits for room in
+//! [`room`].
 
 mod claims;
 mod cleaning;
@@ -12,6 +13,7 @@ mod deletions;
 mod entry;
 mod progress;
 mod rechecks;
+mod room;
 mod rounds;
 
 use std::time::Duration;
@@ -170,7 +172,7 @@ fn state(state: State) -> &'static str {
     }
 }
 
-fn is_duplicate(error: &mongodb::error::Error) -> bool {
+pub(super) fn is_duplicate(error: &mongodb::error::Error) -> bool {
     use mongodb::error::{ErrorKind, WriteFailure};
     matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == 11000)
 }
@@ -179,7 +181,7 @@ fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn after(time: DateTime, pause: Duration) -> DateTime {
+pub(super) fn after(time: DateTime, pause: Duration) -> DateTime {
     let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
     DateTime::from_millis(time.timestamp_millis().saturating_add(pause))
 }

@@ -91,7 +91,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn of_this_pipeline(&self) -> Document {
+    pub(super) fn of_this_pipeline(&self) -> Document {
         // Every text that begins with the topic and a slash. `0` follows the slash in the order of
         // texts.
         let (first, end) = (format!("{}/", self.topic), format!("{}0", self.topic));

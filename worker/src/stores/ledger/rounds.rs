@@ -78,6 +78,7 @@ impl Ledger {
             created_at: now,
             updated_at: now,
             finished_at: None,
+            no_room_since: None,
         };
         let written = match before {
             None => match answer(self.entries.insert_one(&entry)).await? {

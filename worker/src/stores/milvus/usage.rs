@@ -1,0 +1,62 @@
+//! How much the collections hold, for quotas.
+
+use milvus::v2::prelude as sdk;
+use sdk::ConsistencyLevel;
+
+use super::{Vectors, code};
+use crate::runtime::failure::{Failure, Reason};
+
+impl Vectors {
+    /// The names of all collections.
+    pub(crate) async fn collections(&self) -> Result<Vec<String>, Failure> {
+        let request = sdk::ListCollectionsRequest::builder().build()?;
+        let answer = self.client.list_collections(request).await?;
+        Ok(answer.collection_names().to_vec())
+    }
+
+    /// Number of rows of a collection. Deleted rows do not count, except in a collection that is not
+    /// loaded: there Milvus' own statistics count, which have them until it compacts. `None`: the
+    /// collection does not exist.
+    pub(crate) async fn count_rows(&self, collection: &str) -> Result<Option<u64>, Failure> {
+        let request = sdk::QueryRequest::builder()
+            .collection_name(collection)
+            .output_fields(["count(*)"])
+            // Some seconds do not matter, and nobody waits for the latest write.
+            .consistency_level(ConsistencyLevel::Bounded)
+            .build()?;
+        let answer = match self.client.query(request).await {
+            Ok(answer) => answer,
+            Err(sdk::Error::Server(error)) if code::is_not_loaded(&error) => {
+                return self.stored_rows(collection).await;
+            }
+            Err(error) => return gone(error.into()),
+        };
+        let mut rows = answer.results().rows()?;
+        let count = rows.next().and_then(|row| row.get_i64("count(*)").ok());
+        Ok(Some(number(count)))
+    }
+
+    async fn stored_rows(&self, collection: &str) -> Result<Option<u64>, Failure> {
+        let request = sdk::GetCollectionStatsRequest::builder()
+            .collection_name(collection)
+            .build()?;
+        match self.client.get_collection_stats(request).await {
+            Ok(answer) => Ok(Some(number(answer.row_count()))),
+            Err(error) => gone(error.into()),
+        }
+    }
+}
+
+fn gone(failure: Failure) -> Result<Option<u64>, Failure> {
+    if failure.reason == Reason::CollectionGone {
+        Ok(None)
+    } else {
+        Err(failure)
+    }
+}
+
+fn number(count: Option<i64>) -> u64 {
+    count
+        .and_then(|count| u64::try_from(count).ok())
+        .unwrap_or(0)
+}
