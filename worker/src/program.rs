@@ -1,6 +1,7 @@
 //! What the program does: it reads the command line and runs one command.
 
 use std::io::{StdoutLock, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -99,14 +100,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::FetchModel { report, worker } => {
-            let model = serde_json::to_vec(&common(worker)?.fetch_model().await?)?;
-            match report {
-                Some(path) => std::fs::write(&path, &model)
-                    .with_context(|| format!("writing {}", path.display()))?,
-                None => std::io::Write::write_all(&mut std::io::stdout().lock(), &model)?,
-            }
-        }
+        Command::FetchModel { report, worker } => fetch_model(worker, report).await?,
         Command::Bench {
             what: Bench::Embed(args),
         } => bench_embed(args).await?,
@@ -114,16 +108,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             file,
             knowledge_base,
             worker,
-        } => {
-            let deletion = match file {
-                Some(file_id) => Deletion::File {
-                    file_id,
-                    knowledge_base,
-                },
-                None => Deletion::KnowledgeBase(knowledge_base),
-            };
-            delete::run(&common(worker)?, &deletion).await?;
-        }
+        } => delete(worker, file, knowledge_base).await?,
         Command::Redrive {
             reason,
             file,
@@ -188,6 +173,34 @@ fn print(
         }
     }
     Ok(())
+}
+
+async fn fetch_model(worker: WorkerArgs, report: Option<PathBuf>) -> anyhow::Result<()> {
+    let model = serde_json::to_vec(&common(worker)?.fetch_model().await?)?;
+    match report {
+        Some(path) => {
+            let written = std::fs::write(&path, &model);
+            written.with_context(|| format!("writing {}", path.display()))?;
+        }
+        None => std::io::stdout().lock().write_all(&model)?,
+    }
+    Ok(())
+}
+
+/// Deletes a file, or without one its whole knowledge base.
+async fn delete(
+    worker: WorkerArgs,
+    file: Option<String>,
+    knowledge_base: String,
+) -> anyhow::Result<()> {
+    let deletion = match file {
+        Some(file_id) => Deletion::File {
+            file_id,
+            knowledge_base,
+        },
+        None => Deletion::KnowledgeBase(knowledge_base),
+    };
+    Ok(delete::run(&common(worker)?, &deletion).await?)
 }
 
 async fn advise(args: AdviseArgs) -> anyhow::Result<()> {

@@ -242,7 +242,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use layra_crds::IndexSpec;
+    use layra_crds::{IndexSpec, Readers, VectorType};
     use tokio::sync::Notify;
 
     use super::*;
