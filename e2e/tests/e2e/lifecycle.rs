@@ -348,9 +348,9 @@ async fn nothing_is_written_in_a_steady_state() -> Result<()> {
         stage.apply_until_ready(&json!({})).await?;
         wait_until_settled(stage).await?;
         let status = async || anyhow::Ok(stage.scene.get(&stage.name).await?.status);
-        let (before, status_before) = (versions(stage).await?, status().await?);
+        let (before, status_before) = (Box::pin(versions(stage)).await?, status().await?);
         tokio::time::sleep(Duration::from_secs(20)).await;
-        let (after, status_after) = (versions(stage).await?, status().await?);
+        let (after, status_after) = (Box::pin(versions(stage)).await?, status().await?);
         ensure!(
             before == after,
             "written without a change: {before:?} → {after:?}\nstatus: {status_before:?}\n→ {status_after:?}"

@@ -66,12 +66,14 @@ pub(super) fn plan(situation: &Situation<'_>, now: Timestamp) -> Rebuild {
         Some(job) if stopped.is_some() => Some(stopped_job(job, last, now)),
         _ => last,
     };
-    let is_stopped = stopped.as_ref().is_some_and(|stopped| !stopped.goes_on);
+    let rests = situation.rests(&need).filter(|_| stopped.is_none());
+    let is_stopped = rests.is_some() || stopped.as_ref().is_some_and(|stopped| !stopped.goes_on);
     let status = progress::status(situation, last, is_stopped);
     let mut events = progress::events(situation, status.as_ref(), now);
     events.extend(
         stopped
             .filter(|_| !situation.is_known_to_have_ended())
+            .or(rests)
             .map(|stopped| PipelineEvent::normal(Reason::RebuildStopped, stopped.why)),
     );
     Rebuild {
@@ -149,6 +151,13 @@ impl Need {
 
     fn invalid_window(&self) -> Option<&str> {
         self.window.as_ref()?.as_ref().err().map(String::as_str)
+    }
+
+    fn until_the_window_opens(&self) -> Stopped {
+        Stopped::until_later(format!(
+            "The window for rebuilds has closed. The rebuild continues when it opens{}.",
+            self.opening()
+        ))
     }
 
     /// When the window opens, for people.
@@ -253,12 +262,19 @@ impl Situation<'_> {
     /// which nothing is found until then.
     fn closed(&self, need: &Need) -> Option<Stopped> {
         let may_stop = self.policy() == OnIndexDrift::RebuildBeside && !need.is_urgent;
-        (may_stop && !need.is_open()).then(|| {
-            Stopped::until_later(format!(
-                "The window for rebuilds has closed. The rebuild continues when it opens{}.",
-                need.opening()
-            ))
-        })
+        (may_stop && !need.is_open()).then(|| need.until_the_window_opens())
+    }
+
+    /// Why a rebuild that has begun is not continued for now, when no Job runs.
+    fn rests(&self, need: &Need) -> Option<Stopped> {
+        self.before?.start_time.as_ref()?;
+        let is_running = self.job().is_some_and(RebuildJob::is_running);
+        if is_running || self.pipeline.spec.paused || !need.has_work {
+            return None;
+        }
+        let forbidden = self.forbidden(need).map(Stopped::until_later);
+        let is_closed = !need.is_open() && !need.is_urgent;
+        forbidden.or_else(|| is_closed.then(|| need.until_the_window_opens()))
     }
 
     fn verdict(

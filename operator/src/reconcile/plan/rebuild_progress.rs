@@ -94,7 +94,7 @@ pub(super) fn status(
             (false, true) => before.done + rebuilt,
             (false, false) => before.done,
         },
-        rebuilds: rebuilds(&before.rebuilds, job, is_stopped),
+        rebuilds: rebuilds(&before.rebuilds, job.filter(|_| !is_stopped), report),
         start_time: match (running, &before.start_time) {
             _ if is_stopped => None,
             (Some(job), None) => Some(seconds(job.created)),
@@ -153,18 +153,19 @@ fn fewer_drifted(before: &IndexStatus, report: &IndexReport) -> i64 {
 fn rebuilds(
     before: &[CollectionRebuild],
     job: Option<&RebuildJob>,
-    is_stopped: bool,
+    report: Option<&IndexReport>,
 ) -> Vec<CollectionRebuild> {
     let before = before.iter().cloned();
     match job.map(|job| (&job.phase, &job.progress)) {
-        Some((JobPhase::Running, Some(progress))) if !is_stopped => {
+        Some((JobPhase::Running, Some(progress))) => {
             let entries = progress.entries.iter().take(MOST_REINDEX_ENTRIES);
             entries.map(rebuild).collect()
         }
-        Some((JobPhase::Running, None)) if !is_stopped => before.collect(),
+        Some((JobPhase::Running, None)) => before.collect(),
+        // Its last words were not heard. What the check does not list is done.
         Some((JobPhase::Succeeded { .. }, _)) => before
             .map(|mut rebuild| {
-                if is_going_on(&rebuild) {
+                if is_going_on(&rebuild) && !may_differ(report, &rebuild.name) {
                     ReindexPhase::Done.as_str().clone_into(&mut rebuild.phase);
                 }
                 rebuild
@@ -172,6 +173,17 @@ fn rebuilds(
             .collect(),
         _ => before.filter(|rebuild| !is_going_on(rebuild)).collect(),
     }
+}
+
+/// Whether a collection is among those that differ, as far as the report names them.
+fn may_differ(report: Option<&IndexReport>, name: &str) -> bool {
+    let Some(report) = report else {
+        return true;
+    };
+    let named = &report.examples;
+    let is_named = named.iter().any(|drifted| drifted.name == name);
+    let is_past = named.last().is_some_and(|last| last.name.as_str() < name);
+    is_named || (is_past && report.drifted > named.len())
 }
 
 fn rebuild(entry: &ReindexEntry) -> CollectionRebuild {

@@ -123,6 +123,24 @@ fn report(drifted: usize, urgent: usize) -> IndexReport {
     }
 }
 
+fn progress(entries: &[(&str, ReindexPhase)]) -> ReindexProgress {
+    let entries = entries.iter().map(|(name, phase)| ReindexEntry {
+        name: (*name).to_owned(),
+        phase: *phase,
+        copied: 10,
+        total: 100,
+        message: "no memory".into(),
+    });
+    ReindexProgress {
+        collections: 3,
+        drifted: 2,
+        rebuilding: 1,
+        eta_seconds: Some(90),
+        entries: entries.collect(),
+        ..ReindexProgress::default()
+    }
+}
+
 fn reason(plan: &Plan) -> &str {
     &condition(plan, VECTOR_STORE_READY).reason
 }
@@ -209,23 +227,6 @@ fn an_unknown_check_neither_starts_nor_stops_a_job() {
 fn the_progress_is_in_the_status_with_an_event_for_each_beginning_and_end() {
     let mut case = Case::new(OnIndexDrift::RebuildBeside).started();
     case.step();
-    let progress = |entries: &[(&str, ReindexPhase)]| ReindexProgress {
-        collections: 3,
-        drifted: 2,
-        rebuilding: 1,
-        eta_seconds: Some(90),
-        entries: entries
-            .iter()
-            .map(|(name, phase)| ReindexEntry {
-                name: (*name).to_owned(),
-                phase: *phase,
-                copied: 10,
-                total: 100,
-                message: "no memory".into(),
-            })
-            .collect(),
-        ..ReindexProgress::default()
-    };
     case.job().progress = Some(progress(&[("colqwen0", ReindexPhase::Copying)]));
     let plan = case.step();
     assert_eq!(events(&plan), [Reason::CollectionRebuildStarted]);
@@ -320,6 +321,42 @@ fn the_job_is_stopped_when_the_window_closes_and_goes_on_in_the_next() {
     case.later(6 * 24 * 3600);
     let mut case = case.started();
     assert_eq!(events(&case.step()), [Reason::RebuildStarted]);
+}
+
+/// The Job ends by itself, too, when the window has closed.
+#[test]
+fn a_job_that_ended_with_its_window_is_stopped_and_its_collection_is_not_rebuilt() {
+    let mut case = Case::with_closed_window(OnIndexDrift::RebuildInPlace);
+    case.later(12 * 3600);
+    let mut case = case.started();
+    case.job().progress = Some(progress(&[("colqwen1", ReindexPhase::Copying)]));
+    case.step();
+    case.later(24 * 3600);
+    let at = case.now;
+    case.job().phase = JobPhase::Succeeded { at };
+    case.drifted(2);
+    let plan = case.step();
+    assert_eq!(events(&plan), [Reason::RebuildStopped]);
+    assert_eq!(reason(&plan), "RebuildWaiting");
+    let status = index(&plan);
+    assert_eq!((status.done, status.rebuilds.len()), (1, 0));
+    assert_eq!(case.step().events, []);
+    case.world.rebuild_job = None;
+    case.later(6 * 24 * 3600);
+    let mut case = case.started();
+    assert_eq!(events(&case.step()), [Reason::RebuildStarted]);
+}
+
+#[test]
+fn the_last_collection_of_a_job_is_done_when_the_check_says_so() {
+    let mut case = Case::new(OnIndexDrift::RebuildBeside).started();
+    case.job().progress = Some(progress(&[("colqwen2", ReindexPhase::Swapping)]));
+    case.step();
+    let at = case.now;
+    case.job().phase = JobPhase::Succeeded { at };
+    assert_eq!(case.step().events, [], "the check is older");
+    case.drifted(2);
+    assert_eq!(events(&case.step()), [Reason::CollectionRebuilt]);
 }
 
 #[test]
