@@ -212,6 +212,9 @@ reasons! {
     RecordsLost,
     /// `worker.gpu` is set, but the model computes on the CPU: remove it.
     GpuUnused,
+    /// `embedding.maxVisualTokens` allows pages with more vectors than LAYRA reads: lower it, or raise
+    /// `poolFactor`.
+    PagesCutByLayra,
     /// A topic was created.
     TopicCreated,
     /// Partitions were added to a topic.
