@@ -249,6 +249,9 @@ reasons! {
     /// A visual model computes on the CPU with the default memory limit of a worker: set
     /// `worker.resources`.
     MemoryLimitLow,
+    /// `embedding.maxVisualTokens` allows pages with more vectors than LAYRA reads: lower it, or raise
+    /// `poolFactor`.
+    PagesCutByLayra,
     /// A topic was created.
     TopicCreated,
     /// Partitions were added to a topic.
