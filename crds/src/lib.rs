@@ -12,6 +12,7 @@ pub mod metric_names;
 mod pipeline;
 mod pod_template;
 mod rebuild;
+mod rebuild_names;
 mod reindex;
 mod scaling;
 mod secrets;
@@ -32,6 +33,7 @@ pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use rebuild::{OnIndexDrift, RebuildSpec, WindowSpec};
+pub use rebuild_names::{is_rebuild_collection, rebuild_collection};
 pub use reindex::{
     MOST_REINDEX_ENTRIES, REINDEX_PATH, ReindexEntry, ReindexPhase, ReindexProgress,
 };

@@ -226,7 +226,8 @@ impl Common {
         documents: Documents,
         dimensions: usize,
     ) -> Result<Stores, Failure> {
-        let vectors = Arc::new(self.vectors(dimensions).await?);
+        let vectors = self.vectors(dimensions).await?;
+        let vectors = Arc::new(vectors.with_rebuilds(documents.database()));
         Ok(Stores {
             objects,
             ledger: self.ledger(&documents).await?,

@@ -4,5 +4,6 @@
 pub(crate) mod delete;
 pub(crate) mod ingest;
 pub(crate) mod redrive;
+pub(crate) mod reindex;
 pub(crate) mod run;
 pub(crate) mod search;

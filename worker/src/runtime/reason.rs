@@ -137,6 +137,10 @@ reasons! {
     MilvusRefused,
     /// The collection was dropped while the document was in progress.
     CollectionGone,
+    /// A rebuild puts a new collection in the place of this one.
+    CollectionMoving,
+    /// The collection cannot be rebuilt.
+    RebuildFailed,
     /// The collection has vectors of another width than the model's.
     DimensionMismatch,
     /// Milvus' client refuses the vectors.

@@ -16,9 +16,15 @@ use tokio::sync::Mutex;
 
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
+use crate::stores::rebuilds::Rebuilds;
 
+mod admin;
+mod copy;
+mod moving;
 mod read;
 
+pub(crate) use admin::Described;
+pub(crate) use copy::{Choice, Pages, Row};
 pub(crate) use read::{Hit, SearchLimits};
 
 /// Longest wait for the answer to one request.
@@ -37,6 +43,8 @@ pub(crate) struct Vectors {
     dimensions: usize,
     /// Held while a collection is created, so that two documents do not both create it.
     creation: Mutex<()>,
+    /// Tells a collection that does not exist from one that is being swapped.
+    rebuilds: Option<Rebuilds>,
 }
 
 impl std::fmt::Debug for Vectors {
@@ -85,6 +93,7 @@ impl Vectors {
             index: spec.index.resolved(),
             dimensions,
             creation: Mutex::new(()),
+            rebuilds: None,
         })
     }
 
@@ -106,6 +115,11 @@ impl Vectors {
             );
             self.create_collection(collection).await?;
         }
+        let prepared = self.prepare_collection(collection).await;
+        self.unless_moving(collection, prepared).await
+    }
+
+    async fn prepare_collection(&self, collection: &str) -> Result<(), Failure> {
         self.check_dimensions(collection).await?;
         // A worker may have died between these two steps.
         if !self.has_index(collection).await? {
@@ -118,8 +132,12 @@ impl Vectors {
         Ok(self.client.load_collection(request).await?)
     }
 
-    /// Whether the collection exists.
+    /// Whether the collection exists. Fails with the class `Transient` while a rebuild swaps it.
     pub(crate) async fn has_collection(&self, collection: &str) -> Result<bool, Failure> {
+        Ok(self.exists(collection).await? || !self.is_gone(collection).await?)
+    }
+
+    async fn exists(&self, collection: &str) -> Result<bool, Failure> {
         let request = sdk::HasCollectionRequest::builder()
             .collection_name(collection)
             .build()?;
@@ -166,7 +184,9 @@ impl Vectors {
                 .collection_name(collection)
                 .columns(columns)
                 .build()?;
-            self.client.insert(request).await?;
+            let inserted = self.client.insert(request).await;
+            self.unless_moving(collection, inserted.map_err(Failure::from))
+                .await?;
         }
         Ok(rows.len() as u64)
     }
@@ -216,7 +236,9 @@ impl Vectors {
             .filter(filter)
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
-        self.client.delete(request).await?;
+        let deleted = self.client.delete(request).await;
+        self.unless_moving(collection, deleted.map_err(Failure::from))
+            .await?;
         Ok(())
     }
 
@@ -229,6 +251,8 @@ impl Vectors {
         };
         let dimensions = u32::try_from(self.dimensions).unwrap_or(u32::MAX);
         let schema = sdk::CollectionSchema::new()
+            // As LAYRA's. The client's default is with it.
+            .enable_dynamic_field(false)
             .add_field(
                 FieldSchema::new()
                     .name("pk")

@@ -77,7 +77,8 @@ impl Vectors {
             .extra_params(parameters)
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
-        let answer = self.client.search(request).await?;
+        let answer = self.client.search(request).await.map_err(Failure::from);
+        let answer = self.unless_moving(collection, answer).await?;
         for result in answer.results().get_results() {
             // The client's row API needs a field that older servers leave out.
             let column = |name: &str| result.get_output_field(name);
@@ -123,14 +124,15 @@ impl Vectors {
         self.count(collection, range_filter(file_id, &pages)).await
     }
 
-    async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
+    pub(super) async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
         let request = sdk::QueryRequest::builder()
             .collection_name(collection)
             .filter(filter)
             .output_fields(["count(*)"])
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
-        let answer = self.client.query(request).await?;
+        let answer = self.client.query(request).await.map_err(Failure::from);
+        let answer = self.unless_moving(collection, answer).await?;
         let mut rows = answer.results().rows()?;
         let count = rows
             .next()
@@ -155,7 +157,8 @@ impl Vectors {
                 .offset(i64::try_from(vectors.len()).unwrap_or(i64::MAX))
                 .consistency_level(ConsistencyLevel::Strong)
                 .build()?;
-            let answer = self.client.query(request).await?;
+            let answer = self.client.query(request).await.map_err(Failure::from);
+            let answer = self.unless_moving(collection, answer).await?;
             let before = vectors.len();
             for row in answer.results().rows()? {
                 let vector = row.get_float_vector("vector")?;
