@@ -5,6 +5,7 @@
 pub mod ingest;
 pub mod memory;
 mod processes;
+pub mod reindex;
 pub mod scaling;
 
 use std::path::{Path, PathBuf};

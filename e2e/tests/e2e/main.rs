@@ -20,6 +20,7 @@ mod obstacles;
 mod order;
 mod pairs;
 mod progress;
+mod reindex;
 mod scale_subresource;
 mod scaling;
 mod scene;

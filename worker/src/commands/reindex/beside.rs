@@ -188,18 +188,22 @@ async fn fill(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
     copy(context, rebuild, pages).await?;
 
     progress.phase(&name, ReindexPhase::Indexing, "");
+    let rows = context.vectors.count_all(&new).await?;
     context.vectors.flush(&new).await?;
-    context.wait_for_index(&new).await?;
+    context.wait_for_index(&new, rows).await?;
 
     progress.phase(&name, ReindexPhase::Verifying, "");
     for _comparison in 0..MOST_COMPARISONS {
-        let differing = compare(context, &name, &new, pages).await?;
+        let (differing, last_pk) = compare(context, &name, &new, pages).await?;
+        // What was read has been compared, and is not copied again.
+        let last_pk = last_pk.max(rebuild.last_pk);
+        context.record(rebuild, doc! { "last_pk": last_pk }).await?;
         if differing <= FEW_PAGES {
             break;
         }
     }
     // What was written since, as far as its keys are later than all others.
-    copy(context, rebuild, pages).await
+    copy(context, rebuild, pages.again()).await
 }
 
 /// Copies the rows after the last one that was copied.
@@ -234,11 +238,16 @@ pub(super) async fn insert(context: &Context, name: &str, rows: &[Row]) -> Resul
 }
 
 /// Compares the whole collection with its copy, and replaces the pages that differ. Returns their
-/// number.
-async fn compare(context: &Context, name: &str, new: &str, pages: Pages) -> Result<usize, Failure> {
+/// number, and the last primary key that was compared.
+async fn compare(
+    context: &Context,
+    name: &str,
+    new: &str,
+    pages: Pages,
+) -> Result<(usize, i64), Failure> {
     let mut comparison = Comparison::default();
     read(context, new, Side::New, pages, &mut comparison).await?;
-    read(context, name, Side::Old, pages, &mut comparison).await?;
+    let last = read(context, name, Side::Old, pages, &mut comparison).await?;
     let differences = comparison.differences().into_values();
     let differing: Vec<String> = differences
         .flat_map(|found| [found.missing, found.extra, found.changed].concat())
@@ -254,17 +263,18 @@ async fn compare(context: &Context, name: &str, new: &str, pages: Pages) -> Resu
             "pages brought up to date"
         );
     }
-    Ok(differing.len())
+    Ok((differing.len(), last))
 }
 
-/// Adds all rows of a collection to a comparison.
+/// Adds all rows of a collection to a comparison. Returns the last primary key.
 pub(super) async fn read(
     context: &Context,
     name: &str,
     side: Side,
     pages: Pages,
     comparison: &mut Comparison,
-) -> Result<(), Failure> {
+) -> Result<i64, Failure> {
+    let pages = pages.again();
     let mut last = 0;
     loop {
         let rows = context
@@ -272,7 +282,7 @@ pub(super) async fn read(
             .rows_after(name, Choice::All, last, pages)
             .await?;
         let Some(row) = rows.last() else {
-            return Ok(());
+            return Ok(last);
         };
         last = row.pk;
         for row in &rows {
@@ -310,7 +320,7 @@ pub(super) async fn bring(
         loop {
             let rows = context
                 .vectors
-                .rows_after(source, choice, last, pages)
+                .rows_after(source, choice, last, pages.again())
                 .await?;
             let Some(row) = rows.last() else {
                 break;

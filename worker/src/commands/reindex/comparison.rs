@@ -81,6 +81,11 @@ impl Comparison {
         }
     }
 
+    /// All files with a row.
+    pub(super) fn files(&self) -> Vec<Arc<str>> {
+        self.files.iter().map(Arc::clone).collect()
+    }
+
     /// The pages that differ, by file.
     pub(super) fn differences(self) -> BTreeMap<Arc<str>, Difference> {
         let mut differences: BTreeMap<Arc<str>, Difference> = BTreeMap::new();

@@ -98,11 +98,11 @@ impl Context {
         }
     }
 
-    /// Waits until the index of a collection is built.
-    pub(super) async fn wait_for_index(&self, name: &str) -> Result<(), Failure> {
+    /// Waits until the index of a collection is built for so many rows.
+    pub(super) async fn wait_for_index(&self, name: &str, rows: u64) -> Result<(), Failure> {
         loop {
             match self.vectors.index_state(name).await? {
-                Some(state) if state.is_built => return Ok(()),
+                Some(state) if state.is_built && state.rows >= rows => return Ok(()),
                 Some(state) => {
                     if let Some(reason) = state.failure {
                         return Err(super::failed(format!(

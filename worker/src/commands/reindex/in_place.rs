@@ -31,7 +31,7 @@ pub(super) async fn replace(context: &Context, rebuild: &Rebuild) -> Result<Ende
         vectors.drop_index(name).await?;
         vectors.ensure_index(name).await?;
     }
-    context.wait_for_index(name).await?;
+    context.wait_for_index(name, 0).await?;
     context.load(name).await?;
     context.rebuilds.end(name, &context.owner).await?;
     Ok(Ended::Done)

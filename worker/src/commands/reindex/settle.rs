@@ -1,6 +1,6 @@
 //! Brings into the new collection, which serves, what the old one got last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use layra_crds::ReindexPhase;
@@ -28,8 +28,14 @@ struct Places<'a> {
     swapped_at: DateTime,
 }
 
-/// The rows of the files that differ at the first look.
-type Before = BTreeMap<Arc<str>, Sum>;
+/// What the first look found.
+#[derive(Default)]
+struct Before {
+    /// The rows of the files that differed.
+    rows: BTreeMap<Arc<str>, Sum>,
+    /// The files that `files` in MongoDB had.
+    known: HashSet<String>,
+}
 
 /// Compares the old and the new collection twice. In between, every request that was in flight at
 /// the swap has landed or failed. Then the old one is not needed any more.
@@ -60,7 +66,7 @@ pub(super) async fn settle(context: &Context, rebuild: &Rebuild) -> Result<(), F
         pages: Pages::new(current.dimensions, current.dynamic),
         swapped_at: rebuild.swapped_at.unwrap_or(rebuild.started_at),
     };
-    let before = look(context, &places, Look::First, &Before::new()).await?;
+    let before = look(context, &places, Look::First, &Before::default()).await?;
     context.pause(context.late_writes).await?;
     look(context, &places, Look::Last, &before).await?;
     Ok(())
@@ -78,27 +84,69 @@ async fn look(
         read(context, source, Side::Old, pages, &mut comparison).await?;
     }
     read(context, places.target, Side::New, pages, &mut comparison).await?;
+    let known = known(context, &comparison.files()).await?;
+    // A deletion may not have seen rows that were copied a moment before.
+    for file in before.known.difference(&known) {
+        context.vectors.delete_file(places.target, file).await?;
+    }
+    let mut rows = BTreeMap::new();
     let differences: Vec<_> = comparison.differences().into_iter().collect();
     for files in differences.chunks(FILES_AT_ONCE) {
         let ids: Vec<&str> = files.iter().map(|(file, _)| file.as_ref()).collect();
-        let owned = ids.iter().map(|id| (*id).to_owned()).collect();
-        let known = context.documents.stored_files(owned).await?;
         let entries = context.ledger.find_all(&ids).await?;
+        let mut work = Work::default();
         for (file, difference) in files {
             let state = FileState {
-                is_known: known.iter().any(|(id, _)| **id == **file),
+                is_known: known.contains(file.as_ref()),
                 entry: entries.iter().find(|entry| *entry.file_id == **file),
                 misses: !difference.missing.is_empty(),
                 is_changed: !difference.changed.is_empty(),
                 old_rows: 0,
                 new_rows: difference.new.rows,
-                is_unchanged: before.get(file) == Some(&difference.new),
+                is_unchanged: before.rows.get(file) == Some(&difference.new),
             };
-            one_file(context, places, look, file, difference, state).await?;
+            rows.insert(Arc::clone(file), difference.new);
+            one_file(context, places, look, file, difference, state, &mut work).await?;
         }
+        perform(context, places, work).await?;
     }
-    let sums = differences.into_iter();
-    Ok(sums.map(|(file, found)| (file, found.new)).collect())
+    Ok(Before { rows, known })
+}
+
+/// What is done for several files together.
+#[derive(Default)]
+struct Work {
+    copied: Vec<String>,
+    replaced: Vec<String>,
+    /// The files of the replaced pages.
+    files: Vec<String>,
+}
+
+async fn perform(context: &Context, places: &Places<'_>, work: Work) -> Result<(), Failure> {
+    let (sources, target, pages) = (&places.sources, places.target, places.pages);
+    for images in work.copied.chunks(PAGES_AT_ONCE) {
+        bring(context, sources, target, Choice::Images(images), pages).await?;
+    }
+    for images in work.replaced.chunks(PAGES_AT_ONCE) {
+        replace(context, sources, target, images, pages).await?;
+    }
+    // LAYRA may have deleted files while their rows were copied.
+    let files: Vec<&str> = work.files.iter().map(String::as_str).collect();
+    let known = context.documents.existing_files(&files).await?;
+    for file in files.into_iter().filter(|file| !known.contains(*file)) {
+        context.vectors.delete_file(target, file).await?;
+    }
+    Ok(())
+}
+
+/// Those of some files that `files` in MongoDB has.
+async fn known(context: &Context, files: &[Arc<str>]) -> Result<HashSet<String>, Failure> {
+    let mut known = HashSet::new();
+    for files in files.chunks(FILES_AT_ONCE) {
+        let ids: Vec<&str> = files.iter().map(AsRef::as_ref).collect();
+        known.extend(context.documents.existing_files(&ids).await?);
+    }
+    Ok(known)
 }
 
 async fn one_file(
@@ -108,12 +156,21 @@ async fn one_file(
     file: &str,
     difference: &Difference,
     mut state: FileState<'_>,
+    work: &mut Work,
 ) -> Result<(), Failure> {
-    if state.is_known && state.entry.is_some_and(|entry| entry.vectors.is_some()) {
-        let vectors = &context.vectors;
-        state.new_rows = vectors.count_file(places.target, file).await?;
-        for source in &places.sources {
-            state.old_rows += vectors.count_file(source, file).await?;
+    if let Some(entry) = state.entry
+        && let Some(rows) = entry.vectors
+        && state.is_known
+    {
+        let was_counted_since = entry.finished_at.is_some_and(|at| at > places.swapped_at);
+        if was_counted_since && !state.misses && !state.is_changed {
+            state.new_rows = rows;
+        } else {
+            let vectors = &context.vectors;
+            state.new_rows = vectors.count_file(places.target, file).await?;
+            for source in &places.sources {
+                state.old_rows += vectors.count_file(source, file).await?;
+            }
         }
     }
     let verdict = verdict(&state, look, places.swapped_at);
@@ -126,30 +183,20 @@ async fn one_file(
             "after the swap"
         );
     }
-    let (sources, target, pages) = (&places.sources, places.target, places.pages);
     match verdict {
         Verdict::Leave => {}
-        Verdict::Copy => {
-            for images in difference.missing.chunks(PAGES_AT_ONCE) {
-                bring(context, sources, target, Choice::Images(images), pages).await?;
-            }
-        }
+        Verdict::Copy => work.copied.extend_from_slice(&difference.missing),
         Verdict::Replace => {
-            let images = [difference.missing.as_slice(), &difference.changed].concat();
-            for images in images.chunks(PAGES_AT_ONCE) {
-                replace(context, sources, target, images, pages).await?;
-            }
-            // LAYRA may have deleted the file while its rows were copied.
-            if context.documents.stored_file(file).await?.is_none() {
-                context.vectors.delete_file(target, file).await?;
-            }
+            work.replaced.extend_from_slice(&difference.missing);
+            work.replaced.extend_from_slice(&difference.changed);
+            work.files.push(file.to_owned());
         }
         Verdict::ReplaceAll => {
             if let Some(entry) = state.entry {
                 replace_all(context, places, entry).await?;
             }
         }
-        Verdict::Remove => context.vectors.delete_file(target, file).await?,
+        Verdict::Remove => context.vectors.delete_file(places.target, file).await?,
         Verdict::Recheck => context.ledger.schedule_count(file).await?,
     }
     Ok(())

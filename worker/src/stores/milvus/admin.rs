@@ -26,6 +26,9 @@ pub(crate) struct Described {
 pub(crate) struct IndexState {
     /// For the comparison with the object's.
     pub(crate) found: FoundIndex,
+    /// Rows that it covers, or will cover: those that are sealed.
+    pub(crate) rows: u64,
+    /// Whether it covers them.
     pub(crate) is_built: bool,
     /// Why building failed.
     pub(crate) failure: Option<String>,
@@ -198,6 +201,7 @@ fn index_state(index: &sdk::IndexDesc) -> IndexState {
                 .filter_map(|(name, value)| Some((name.clone(), value.parse().ok()?)))
                 .collect(),
         },
+        rows: u64::try_from(index.get_total_rows()).unwrap_or_default(),
         is_built: index.get_state() == IndexStateCode::Finished && index.get_pending_rows() == 0,
         failure: failure.then(|| index.get_failure_reason().to_owned()),
     }

@@ -1,6 +1,7 @@
 //! Rows as a rebuild copies and compares them.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
 
 use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, FieldData};
@@ -10,6 +11,8 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// Bytes of rows per answer that are aimed at: below gRPC's limit of 4 MiB.
 const ANSWER_BYTES: usize = 2 << 20;
+/// How long a read is strong: three times the server's grace period.
+const STRONG: Duration = Duration::from_secs(15);
 /// Bytes of a row besides its vector: two ids of usual length, and three numbers.
 const ROW_BYTES: usize = 256;
 
@@ -51,6 +54,7 @@ pub(crate) enum Choice<'a> {
 pub(crate) struct Pages {
     rows: usize,
     dynamic: bool,
+    began: Instant,
 }
 
 impl Pages {
@@ -60,6 +64,26 @@ impl Pages {
         Self {
             rows: rows.clamp(1, 16_384),
             dynamic,
+            began: Instant::now(),
+        }
+    }
+
+    /// For another read, which sees every row that was acknowledged before now.
+    pub(crate) fn again(self) -> Self {
+        Self {
+            began: Instant::now(),
+            ..self
+        }
+    }
+
+    /// A strong read waits for the server's next time tick, so it takes 200 ms. A bounded one, which
+    /// does not wait, sees all that is older than the server's grace period, 5 s: later pages need
+    /// no more.
+    fn consistency(&self) -> ConsistencyLevel {
+        if self.began.elapsed() < STRONG {
+            ConsistencyLevel::Strong
+        } else {
+            ConsistencyLevel::Bounded
         }
     }
 }
@@ -120,7 +144,7 @@ impl Vectors {
             .filter(filter)
             .output_fields(fields)
             .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .consistency_level(ConsistencyLevel::Strong)
+            .consistency_level(pages.consistency())
             .build()?;
         let answer = self.client.query(request).await?;
         Ok(answer.results().get_output_fields().to_vec())
