@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use layra_e2e::cluster::eventually;
-use layra_e2e::milvus_admin;
+use layra_e2e::faults::fleet::Fleet;
 use layra_e2e::rebuild::{Library, Reindex};
 use layra_e2e::worker_cli::WorkerCli;
-use milvus::v2::prelude::ListCollectionsRequest;
-use mongodb::bson::Document;
+use layra_e2e::{milvus_admin, pdf};
+use milvus::v2::prelude::{HasCollectionRequest, ListCollectionsRequest, RenameCollectionRequest};
+use mongodb::bson::{DateTime, Document, doc};
 use serde_json::json;
+use uuid::Uuid;
 
+use crate::order::{paced, wait_state, without_workers};
 use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -130,6 +133,68 @@ async fn a_rebuild_that_is_killed_twice_loses_and_doubles_nothing() -> Result<()
         let run = Reindex::start(&cli, &library.collection, LATE_WRITES)?;
         run.finish(MINUTE, &cli).await?;
         check(stage, &library, &files).await
+    })
+    .await
+}
+
+async fn rename(stage: &Stage, from: &str, to: &str) -> Result<()> {
+    let request = RenameCollectionRequest::builder()
+        .collection_name(from)
+        .new_collection_name(to)
+        .build()?;
+    Ok(stage.stores.milvus.rename_collection(request).await?)
+}
+
+#[tokio::test]
+async fn a_worker_waits_while_its_collection_is_swapped() -> Result<()> {
+    on_stage("moving", async |stage| {
+        without_workers(stage).await?;
+        let user = stage.user().await?;
+        let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));
+        let away = format!("layra_reindex_{}_old", Uuid::new_v4().simple());
+        let cli = paced(stage, "1").await?;
+        let mut fleet = Fleet::start(&cli, 1)?;
+        let first = user
+            .upload_bytes("first.pdf", pdf::with_pages(&["One."]))
+            .await?;
+        wait_state(stage, &first.file_id, "done").await?;
+
+        let rebuilds = stage
+            .stores
+            .mongodb
+            .collection::<Document>("ingestion_rebuilds");
+        let state = doc! {
+            "_id": &collection, "phase": "swapping", "token": "0", "old_id": 1_i64,
+            "started_at": DateTime::now(),
+        };
+        rebuilds.insert_one(state).await?;
+        rename(stage, &collection, &away).await?;
+        let second = user
+            .upload_bytes("second.pdf", pdf::with_pages(&["Two."]))
+            .await?;
+        wait_state(stage, &second.file_id, "working").await?;
+        // Long enough to create a collection, or to give up.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let request = HasCollectionRequest::builder()
+            .collection_name(&collection)
+            .build()?;
+        let created = stage.stores.milvus.has_collection(request).await?.exists();
+        rename(stage, &away, &collection).await?;
+        let filter = doc! { "_id": &collection };
+        let update = doc! { "$set": { "phase": "settling" } };
+        rebuilds.update_one(filter.clone(), update).await?;
+        ensure!(!created, "the worker created the collection");
+
+        wait_state(stage, &second.file_id, "done").await?;
+        rebuilds.delete_one(filter).await?;
+        stage.wait_until_processed().await?;
+        fleet.stop().await?;
+        let audit = stage.audit(&user).await?;
+        ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
+        ensure!(audit.total_pages() == 2, "{audit:?}");
+        let letters = stage.records(&format!("{}.dlq", stage.topic()))?;
+        ensure!(letters.is_empty(), "{letters:#?}");
+        Ok(())
     })
     .await
 }

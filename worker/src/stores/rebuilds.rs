@@ -60,6 +60,9 @@ pub(crate) struct Rebuild {
     /// Whether a knowledge base of this collection existed at the beginning.
     #[serde(default)]
     pub(crate) had_knowledge_base: bool,
+    /// The files with rows that `files` did not have before the swap. `None`: too many.
+    #[serde(default)]
+    pub(crate) strays: Option<Vec<String>>,
     /// When the new collection was in place, or nearly.
     #[serde(default)]
     pub(crate) swapped_at: Option<DateTime>,
@@ -85,6 +88,7 @@ impl Rebuild {
             last_pk: 0,
             copied: 0,
             had_knowledge_base: false,
+            strays: None,
             swapped_at: None,
             owner: None,
             owned_until: None,

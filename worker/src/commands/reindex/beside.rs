@@ -1,5 +1,8 @@
 //! Rebuilds a collection beside the one that serves.
 
+use std::sync::Arc;
+
+use layra_crds::ReindexPhase;
 use mongodb::bson::{DateTime, doc};
 
 use super::Ended;
@@ -10,12 +13,13 @@ use super::step::{Action, End, Found, next};
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::milvus::{Choice, Described, Pages, Row};
 use crate::stores::rebuilds::{Phase, Rebuild, stored};
-use layra_crds::ReindexPhase;
 
 /// Comparisons before the swap, at most. What is written during the last one is brought in after.
 const MOST_COMPARISONS: u32 = 5;
 /// The last comparison before the swap finds at most this many pages.
 const FEW_PAGES: usize = 200;
+/// Files without an entry in MongoDB that are remembered.
+const MOST_STRAYS: usize = 1000;
 /// Pages whose rows are replaced together.
 pub(super) const PAGES_AT_ONCE: usize = 20;
 
@@ -194,11 +198,13 @@ async fn fill(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
 
     progress.phase(&name, ReindexPhase::Verifying, "");
     for _comparison in 0..MOST_COMPARISONS {
-        let (differing, last_pk) = compare(context, &name, &new, pages).await?;
+        let compared = compare(context, &name, &new, pages).await?;
         // What was read has been compared, and is not copied again.
-        let last_pk = last_pk.max(rebuild.last_pk);
-        context.record(rebuild, doc! { "last_pk": last_pk }).await?;
-        if differing <= FEW_PAGES {
+        let last_pk = compared.last_pk.max(rebuild.last_pk);
+        let strays = strays(context, &compared.files).await?;
+        let fields = doc! { "last_pk": last_pk, "strays": strays };
+        context.record(rebuild, fields).await?;
+        if compared.differing <= FEW_PAGES {
             break;
         }
     }
@@ -237,17 +243,34 @@ pub(super) async fn insert(context: &Context, name: &str, rows: &[Row]) -> Resul
     Ok(())
 }
 
-/// Compares the whole collection with its copy, and replaces the pages that differ. Returns their
-/// number, and the last primary key that was compared.
+/// The files that `files` in MongoDB does not have. `None`: too many to remember.
+async fn strays(context: &Context, files: &[Arc<str>]) -> Result<Option<Vec<String>>, Failure> {
+    let known = settle::known(context, files).await?;
+    let strays = files.iter().filter(|file| !known.contains(file.as_ref()));
+    let strays: Vec<String> = strays.map(ToString::to_string).collect();
+    Ok((strays.len() <= MOST_STRAYS).then_some(strays))
+}
+
+/// What a comparison found.
+struct Compared {
+    /// Pages that differed, and were replaced.
+    differing: usize,
+    /// The last primary key that was compared.
+    last_pk: i64,
+    files: Vec<Arc<str>>,
+}
+
+/// Compares the whole collection with its copy, and replaces the pages that differ.
 async fn compare(
     context: &Context,
     name: &str,
     new: &str,
     pages: Pages,
-) -> Result<(usize, i64), Failure> {
+) -> Result<Compared, Failure> {
     let mut comparison = Comparison::default();
     read(context, new, Side::New, pages, &mut comparison).await?;
     let last = read(context, name, Side::Old, pages, &mut comparison).await?;
+    let files = comparison.files();
     let differences = comparison.differences().into_values();
     let differing: Vec<String> = differences
         .flat_map(|found| [found.missing, found.extra, found.changed].concat())
@@ -263,7 +286,11 @@ async fn compare(
             "pages brought up to date"
         );
     }
-    Ok((differing.len(), last))
+    Ok(Compared {
+        differing: differing.len(),
+        last_pk: last,
+        files,
+    })
 }
 
 /// Adds all rows of a collection to a comparison. Returns the last primary key.

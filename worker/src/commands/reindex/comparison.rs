@@ -86,6 +86,15 @@ impl Comparison {
         self.files.iter().map(Arc::clone).collect()
     }
 
+    /// Rows of each file in the new collection.
+    pub(super) fn new_rows(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut rows = BTreeMap::new();
+        for page in self.pages.values().filter(|page| page.new.rows > 0) {
+            *rows.entry(Arc::clone(&page.file)).or_default() += page.new.rows;
+        }
+        rows
+    }
+
     /// The pages that differ, by file.
     pub(super) fn differences(self) -> BTreeMap<Arc<str>, Difference> {
         let mut differences: BTreeMap<Arc<str>, Difference> = BTreeMap::new();
@@ -145,6 +154,8 @@ mod tests {
         ] {
             comparison.add(Side::New, &row);
         }
+        let rows = comparison.new_rows();
+        assert_eq!((rows["f"], rows["g"]), (3, 3));
         let found = comparison.differences();
         assert_eq!(found["f"].missing, ["b"]);
         assert_eq!(found["f"].changed, ["c"]);

@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use layra_crds::{OnIndexDrift, ReindexPhase};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use uuid::Uuid;
 
 use crate::assembly::Common;
@@ -92,6 +92,7 @@ pub(crate) async fn run(common: &Common, args: &ReindexArgs) -> anyhow::Result<b
         context,
         method,
         collection: args.collection.clone(),
+        tried: OnceCell::new(),
     };
     Box::pin(run.until_nothing_is_left()).await
 }
@@ -136,6 +137,8 @@ struct Run {
     context: Context,
     method: Method,
     collection: Option<String>,
+    /// Set once the server has accepted the index.
+    tried: OnceCell<()>,
 }
 
 impl Run {
@@ -323,7 +326,10 @@ impl Run {
         };
         let in_place = task.job == Job::Mend || self.method == Method::InPlace;
         if in_place {
-            in_place::try_index(context, name).await?;
+            let tried = self
+                .tried
+                .get_or_try_init(|| in_place::try_index(context, name));
+            tried.await?;
         }
         let phase = if in_place {
             Phase::InPlace

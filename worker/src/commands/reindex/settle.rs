@@ -15,6 +15,8 @@ use crate::stores::ledger::Entry;
 use crate::stores::milvus::{Choice, Pages};
 use crate::stores::rebuilds::Rebuild;
 
+/// So many files are not deleted at once by mistake: MongoDB has lost them.
+const MANY: usize = 100;
 /// Files that are looked up together.
 const FILES_AT_ONCE: usize = 500;
 
@@ -26,6 +28,8 @@ struct Places<'a> {
     target: &'a str,
     pages: Pages,
     swapped_at: DateTime,
+    /// The files that MongoDB did not have before the swap. `None`: too many.
+    strays: Option<HashSet<String>>,
 }
 
 /// What the first look found.
@@ -35,6 +39,8 @@ struct Before {
     rows: BTreeMap<Arc<str>, Sum>,
     /// The files that `files` in MongoDB had.
     known: HashSet<String>,
+    /// The rows of all files in the new collection.
+    new_rows: BTreeMap<Arc<str>, u64>,
 }
 
 /// Compares the old and the new collection twice. In between, every request that was in flight at
@@ -65,6 +71,7 @@ pub(super) async fn settle(context: &Context, rebuild: &Rebuild) -> Result<(), F
         target: name,
         pages: Pages::new(current.dimensions, current.dynamic),
         swapped_at: rebuild.swapped_at.unwrap_or(rebuild.started_at),
+        strays: rebuild.strays.clone().map(HashSet::from_iter),
     };
     let before = look(context, &places, Look::First, &Before::default()).await?;
     context.pause(context.late_writes).await?;
@@ -85,9 +92,9 @@ async fn look(
     }
     read(context, places.target, Side::New, pages, &mut comparison).await?;
     let known = known(context, &comparison.files()).await?;
-    // A deletion may not have seen rows that were copied a moment before.
-    for file in before.known.difference(&known) {
-        context.vectors.delete_file(places.target, file).await?;
+    let new_rows = comparison.new_rows();
+    if look == Look::Last {
+        remove_deleted(context, places, before, &known, &new_rows).await?;
     }
     let mut rows = BTreeMap::new();
     let differences: Vec<_> = comparison.differences().into_iter().collect();
@@ -110,7 +117,52 @@ async fn look(
         }
         perform(context, places, work).await?;
     }
-    Ok(Before { rows, known })
+    Ok(Before {
+        rows,
+        known,
+        new_rows,
+    })
+}
+
+/// Removes the rows of files that were deleted since the swap, if the deletion did not find them: the
+/// name was missing, or they were copied a moment before.
+///
+/// A file that MongoDB did not have before the swap stays, as in the old collection. One that LAYRA
+/// is writing has no entry yet, and grows.
+async fn remove_deleted(
+    context: &Context,
+    places: &Places<'_>,
+    before: &Before,
+    known: &HashSet<String>,
+    new_rows: &BTreeMap<Arc<str>, u64>,
+) -> Result<(), Failure> {
+    let is_deleted = |(file, rows): &(&Arc<str>, &u64)| {
+        let was_stray = places
+            .strays
+            .as_ref()
+            .is_none_or(|strays| strays.contains(file.as_ref()));
+        let is_unchanged = before.new_rows.get(*file) == Some(*rows);
+        !known.contains(file.as_ref())
+            && (before.known.contains(file.as_ref()) || (!was_stray && is_unchanged))
+    };
+    let deleted: Vec<_> = new_rows.iter().filter(is_deleted).collect();
+    if deleted.len() > MANY && deleted.len() > new_rows.len() / 2 {
+        return Err(super::failed(format!(
+            "{} of {} files of {} vanished from MongoDB during the rebuild: nothing was removed",
+            deleted.len(),
+            new_rows.len(),
+            places.target
+        )));
+    }
+    for (file, _) in deleted {
+        tracing::info!(
+            collection = places.target,
+            file = file.as_ref(),
+            "deleted meanwhile"
+        );
+        context.vectors.delete_file(places.target, file).await?;
+    }
+    Ok(())
 }
 
 /// What is done for several files together.
@@ -140,7 +192,10 @@ async fn perform(context: &Context, places: &Places<'_>, work: Work) -> Result<(
 }
 
 /// Those of some files that `files` in MongoDB has.
-async fn known(context: &Context, files: &[Arc<str>]) -> Result<HashSet<String>, Failure> {
+pub(super) async fn known(
+    context: &Context,
+    files: &[Arc<str>],
+) -> Result<HashSet<String>, Failure> {
     let mut known = HashSet::new();
     for files in files.chunks(FILES_AT_ONCE) {
         let ids: Vec<&str> = files.iter().map(AsRef::as_ref).collect();
