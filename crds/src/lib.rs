@@ -17,6 +17,7 @@ mod pipeline;
 mod pod_template;
 mod quotas;
 mod rebuild;
+mod rebuild_names;
 mod reindex;
 mod scaling;
 mod secrets;
@@ -45,6 +46,7 @@ pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use quotas::{KnowledgeBaseQuotas, LAYRA_PAGE_VECTORS, QuotaKind, QuotaUse, QuotasSpec};
 pub use rebuild::{OnIndexDrift, RebuildSpec, WindowSpec};
+pub use rebuild_names::{is_rebuild_collection, rebuild_collection};
 pub use reindex::{
     MOST_REINDEX_ENTRIES, REINDEX_PATH, ReindexEntry, ReindexPhase, ReindexProgress,
 };

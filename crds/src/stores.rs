@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CaSecretRef, IndexSpec, OnIndexDrift, QuotasSpec, Readers, RebuildSpec, TokenSecretRef,
-    UriSecretRef, VectorType,
+    UriSecretRef, VectorType, is_rebuild_collection,
 };
 
 /// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
@@ -106,13 +106,23 @@ impl MilvusSpec {
             .replace(COLLECTION_PLACEHOLDER, &knowledge_base.replace('-', "_"))
     }
 
+    /// The part of a collection's name that stands for its knowledge base.
+    #[must_use]
+    pub fn knowledge_base_part<'a>(&self, name: &'a str) -> &'a str {
+        let parts = self.collection.split_once(COLLECTION_PLACEHOLDER);
+        let (prefix, suffix) = parts.unwrap_or_default();
+        let name = name.strip_prefix(prefix).unwrap_or(name);
+        name.strip_suffix(suffix).unwrap_or(name)
+    }
+
     /// Whether a collection's name has the form of this pipeline's collections.
     #[must_use]
     pub fn owns_collection(&self, name: &str) -> bool {
         let Some((prefix, suffix)) = self.collection.split_once(COLLECTION_PLACEHOLDER) else {
             return false;
         };
-        name.len() > prefix.len() + suffix.len()
+        !is_rebuild_collection(name)
+            && name.len() > prefix.len() + suffix.len()
             && name.starts_with(prefix)
             && name.ends_with(suffix)
     }
@@ -222,5 +232,8 @@ mod tests {
         assert!(spec.owns_collection(&spec.collection_of("kb-1")));
         assert!(!spec.owns_collection("a_v"), "the placeholder is empty");
         assert!(!spec.owns_collection("b_kb_1_v"));
+        assert_eq!(spec.knowledge_base_part("a_kb_1_v"), "kb_1");
+        let rebuild = crate::rebuild_collection(&"0".repeat(32), "new");
+        assert!(!milvus("l{knowledge_db_id}").owns_collection(&rebuild));
     }
 }

@@ -243,7 +243,8 @@ impl Common {
         documents: Documents,
         dimensions: usize,
     ) -> Result<Stores, Failure> {
-        let vectors = Arc::new(self.vectors(dimensions).await?);
+        let vectors = self.vectors(dimensions).await?;
+        let vectors = Arc::new(vectors.with_rebuilds(documents.database()));
         let collections = &self.settings.config.stores.milvus.collection;
         let counts_vectors = self.quotas.counts_vectors();
         Ok(Stores {

@@ -115,6 +115,8 @@ pub(crate) enum Command {
         worker: WorkerArgs,
     },
     Advise(AdviseArgs),
+    /// Rebuild the collections of the pipeline whose index differs from the object's.
+    Reindex(ReindexArgs),
     Embed(layra_embedding::colqwen::cli::EmbedArgs),
     /// Measure the performance of this machine.
     Bench {
@@ -209,6 +211,36 @@ pub(crate) struct AdviseArgs {
     pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) worker: WorkerArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReindexArgs {
+    /// Rebuild only this collection.
+    #[arg(long)]
+    pub(crate) collection: Option<String>,
+    /// How to rebuild. Default: as `stores.milvus.onIndexDrift` says.
+    #[arg(long, value_enum)]
+    pub(crate) method: Option<Method>,
+    /// Show which collections would be rebuilt, and why.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Address of the HTTP server: /reindex, /metrics and /healthz.
+    #[arg(long, env = "LAYRA_LISTEN", default_value_t = default_listen())]
+    pub(crate) listen: SocketAddr,
+    /// For tests only: seconds until a request that was in flight has landed or failed.
+    #[arg(long, hide = true)]
+    pub(crate) late_writes_seconds: Option<u64>,
+    #[command(flatten)]
+    pub(crate) worker: WorkerArgs,
+}
+
+/// How to rebuild a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Method {
+    /// Fill a new collection beside it, which takes its place. Searches go on.
+    Beside,
+    /// Release it, replace its index and load it. Nothing finds its pages meanwhile.
+    InPlace,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

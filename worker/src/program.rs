@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
-use crate::commands::{advise, delete, ingest, redrive, run, search, tune};
+use crate::commands::{advise, delete, ingest, redrive, reindex, run, search, tune};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
@@ -16,7 +16,9 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{AdviseArgs, Bench, Cli, Command, Output, SandboxCommand, WorkerArgs};
+use crate::cli::{
+    AdviseArgs, Bench, Cli, Command, Output, ReindexArgs, SandboxCommand, WorkerArgs,
+};
 
 /// Runs the command that the command line names.
 pub fn main() -> ExitCode {
@@ -56,7 +58,7 @@ pub fn main() -> ExitCode {
 /// Commands for people log less: their output is the answer.
 fn default_log(command: &Command) -> &'static str {
     match command {
-        Command::Run { .. } | Command::FetchModel { .. } => "info",
+        Command::Run { .. } | Command::FetchModel { .. } | Command::Reindex(_) => "info",
         _ => "warn",
     }
 }
@@ -123,6 +125,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             return redrive(worker, &choice).await;
         }
         Command::Advise(args) => advise(args).await?,
+        Command::Reindex(args) => return Box::pin(reindex(args)).await,
         Command::Embed(args) => {
             let report =
                 move || layra_embedding::colqwen::cli::run(&args, &mut std::io::stdout().lock());
@@ -215,6 +218,15 @@ async fn redrive(worker: WorkerArgs, choice: &redrive::Choice) -> anyhow::Result
     let report = redrive::redrive(&common(worker)?, choice).await?;
     report.write(&mut std::io::stdout().lock(), choice.dry_run)?;
     Ok(if report.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn reindex(args: ReindexArgs) -> anyhow::Result<ExitCode> {
+    let common = common(args.worker.clone())?;
+    Ok(if reindex::run(&common, &args).await? {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{ingest, memory, scaling, tune};
+use layra_e2e::measure::{ingest, memory, reindex, scaling, tune};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.
@@ -38,6 +38,16 @@ enum What {
     },
     /// Ingest a document of 2,000 pages together with short ones: peak memory of a worker.
     Memory,
+    /// Rebuild a collection beside the one that serves, while files are added, deleted and
+    /// searched: duration, failed searches, lost or doubled pages, recall.
+    Reindex {
+        /// Vectors of the collection.
+        #[arg(long, default_value_t = 200_000)]
+        vectors: usize,
+        /// How often the rebuild is killed.
+        #[arg(long, default_value_t = 0)]
+        kills: usize,
+    },
     /// Ingest with several workers whose embedder takes a fixed time per page.
     Scaling {
         /// The numbers of workers to measure.
@@ -83,6 +93,10 @@ async fn main() -> Result<ExitCode> {
                 Box::pin(ingest::run(testbed, scene, stores, &plan)).await
             }
             What::Memory => Box::pin(memory::run(testbed, scene, stores)).await,
+            What::Reindex { vectors, kills } => {
+                let plan = reindex::ReindexPlan { vectors, kills };
+                Box::pin(reindex::run(testbed, scene, stores, &plan)).await
+            }
             What::Scaling {
                 workers,
                 page_ms,

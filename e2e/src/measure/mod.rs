@@ -5,6 +5,7 @@
 pub mod ingest;
 pub mod memory;
 mod processes;
+pub mod reindex;
 pub mod scaling;
 pub mod tune;
 

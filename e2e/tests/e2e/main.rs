@@ -24,6 +24,7 @@ mod progress;
 mod quotas;
 mod rebuild;
 mod recall;
+mod reindex;
 mod restarts;
 mod scale_subresource;
 mod scaling;

@@ -5,6 +5,7 @@ pub(crate) mod advise;
 pub(crate) mod delete;
 pub(crate) mod ingest;
 pub(crate) mod redrive;
+pub(crate) mod reindex;
 pub(crate) mod run;
 pub(crate) mod search;
 pub(crate) mod tune;

@@ -39,6 +39,7 @@ pub(crate) async fn search(
     let documents = common.documents().await?;
     let embedder = common.embedder().await?;
     let vectors = common.vectors(embedder.dimensions()).await?;
+    let vectors = vectors.with_rebuilds(documents.database());
     let milvus = &common.settings.config.stores.milvus;
     let collection = milvus.collection_of(knowledge_base);
     if !vectors.has_collection(&collection).await? {

@@ -141,6 +141,10 @@ reasons! {
     MilvusTooOld,
     /// The collection was dropped while the document was in progress.
     CollectionGone,
+    /// A rebuild puts a new collection in the place of this one.
+    CollectionMoving,
+    /// The collection cannot be rebuilt.
+    RebuildFailed,
     /// The collection has vectors of another width than the model's.
     DimensionMismatch,
     /// Milvus' client refuses the vectors.

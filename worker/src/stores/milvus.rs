@@ -17,14 +17,20 @@ use tokio::sync::Mutex;
 
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
+use crate::stores::rebuilds::Rebuilds;
 
+mod admin;
+mod copy;
 mod inspect;
+mod moving;
 mod paging;
 mod read;
 mod scratch;
 mod usage;
 mod vector_type;
 
+pub(crate) use admin::Described;
+pub(crate) use copy::{Choice, Pages, Row};
 pub(crate) use inspect::Inspected;
 pub(crate) use read::{Hit, SearchLimits};
 pub(crate) use scratch::{is_scratch, scratch_name};
@@ -50,6 +56,8 @@ pub(crate) struct Vectors {
     found_types: Arc<StdMutex<HashMap<String, VectorType>>>,
     /// Held while a collection is created, so that two documents do not both create it.
     creation: Mutex<()>,
+    /// Tells a collection that does not exist from one that is being swapped.
+    rebuilds: Option<Rebuilds>,
 }
 
 impl std::fmt::Debug for Vectors {
@@ -100,6 +108,7 @@ impl Vectors {
             vector_type: spec.vector_type,
             found_types: Arc::default(),
             creation: Mutex::new(()),
+            rebuilds: None,
         })
     }
 
@@ -121,6 +130,11 @@ impl Vectors {
             );
             self.create_collection(collection).await?;
         }
+        let prepared = self.prepare_collection(collection).await;
+        self.unless_moving(collection, prepared).await
+    }
+
+    async fn prepare_collection(&self, collection: &str) -> Result<(), Failure> {
         self.check_vectors(collection).await?;
         // A worker may have died between these two steps.
         if !self.has_index(collection).await? {
@@ -133,8 +147,12 @@ impl Vectors {
         Ok(self.client.load_collection(request).await?)
     }
 
-    /// Whether the collection exists.
+    /// Whether the collection exists. Fails with the class `Transient` while a rebuild swaps it.
     pub(crate) async fn has_collection(&self, collection: &str) -> Result<bool, Failure> {
+        Ok(self.exists(collection).await? || !self.is_gone(collection).await?)
+    }
+
+    async fn exists(&self, collection: &str) -> Result<bool, Failure> {
         let request = sdk::HasCollectionRequest::builder()
             .collection_name(collection)
             .build()?;
@@ -182,7 +200,9 @@ impl Vectors {
                 .collection_name(collection)
                 .columns(columns)
                 .build()?;
-            self.client.insert(request).await?;
+            let inserted = self.client.insert(request).await;
+            self.unless_moving(collection, inserted.map_err(Failure::from))
+                .await?;
         }
         Ok(rows.len() as u64)
     }
@@ -233,7 +253,9 @@ impl Vectors {
             .filter(filter)
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
-        self.client.delete(request).await?;
+        let deleted = self.client.delete(request).await;
+        self.unless_moving(collection, deleted.map_err(Failure::from))
+            .await?;
         Ok(())
     }
 
@@ -246,6 +268,8 @@ impl Vectors {
         };
         let dimensions = u32::try_from(self.dimensions).unwrap_or(u32::MAX);
         let schema = sdk::CollectionSchema::new()
+            // As LAYRA's. The client's default is with it.
+            .enable_dynamic_field(false)
             .add_field(
                 FieldSchema::new()
                     .name("pk")

@@ -8,6 +8,7 @@ pub(crate) mod mongo;
 pub(crate) mod objects;
 pub(crate) mod presign;
 pub(crate) mod progress;
+pub(crate) mod rebuilds;
 pub(crate) mod tuning;
 pub(crate) mod usage;
 

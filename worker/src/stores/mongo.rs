@@ -6,6 +6,7 @@ mod failed_pages;
 pub(crate) mod indexes;
 mod list_size;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -294,6 +295,23 @@ impl Documents {
             files.push((text(&file, "file_id"), StoredFile::from(&file)));
         }
         Ok(files)
+    }
+
+    /// Those of some files that exist.
+    pub(crate) async fn existing_files(
+        &self,
+        file_ids: &[&str],
+    ) -> Result<HashSet<String>, Failure> {
+        let found = self
+            .files
+            .find(doc! { "file_id": { "$in": file_ids } })
+            .projection(doc! { "file_id": 1 });
+        let mut found = ask(found).await?;
+        let mut ids = HashSet::new();
+        while let Some(file) = ask(found.try_next()).await? {
+            ids.insert(text(&file, "file_id"));
+        }
+        Ok(ids)
     }
 
     /// Removes page images from a file.

@@ -41,7 +41,7 @@ use entry::UNCHANGED;
 /// After this time a write that was in flight when its worker was replaced has landed or failed:
 /// twice the longest request to a database. A put of an object may take longer; that of a dead
 /// worker fails, because the object is incomplete.
-const LATE_WRITES: Duration = Duration::from_secs(2 * longest_request().as_secs());
+pub(crate) const LATE_WRITES: Duration = Duration::from_secs(2 * longest_request().as_secs());
 
 const fn longest_request() -> Duration {
     let (milvus, mongodb) = (milvus::LONGEST_REQUEST, mongo::LONGEST_REQUEST);
@@ -172,7 +172,7 @@ fn state(state: State) -> &'static str {
     }
 }
 
-pub(super) fn is_duplicate(error: &mongodb::error::Error) -> bool {
+pub(crate) fn is_duplicate(error: &mongodb::error::Error) -> bool {
     use mongodb::error::{ErrorKind, WriteFailure};
     matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == 11000)
 }
@@ -181,7 +181,7 @@ fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-pub(super) fn after(time: DateTime, pause: Duration) -> DateTime {
+pub(crate) fn after(time: DateTime, pause: Duration) -> DateTime {
     let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
     DateTime::from_millis(time.timestamp_millis().saturating_add(pause))
 }

@@ -27,6 +27,14 @@ impl Ledger {
         Ok(())
     }
 
+    /// Schedules a recheck of a document that is done: its rows may not be those that were counted.
+    pub(crate) async fn schedule_count(&self, file_id: &str) -> Result<(), Failure> {
+        let filter = doc! { "_id": file_id, "state": "done" };
+        self.set(&filter, doc! { "recheck_at": DateTime::now() })
+            .await?;
+        Ok(())
+    }
+
     /// A document of this pipeline that is due for a recheck. The next recheck is scheduled, so
     /// that no other worker gets the document now.
     pub(crate) async fn next_recheck(&self) -> Result<Option<Entry>, Failure> {

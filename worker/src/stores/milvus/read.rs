@@ -78,7 +78,8 @@ impl Vectors {
             .extra_params(parameters)
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
-        let answer = self.client.search(request).await?;
+        let answer = self.client.search(request).await.map_err(Failure::from);
+        let answer = self.unless_moving(collection, answer).await?;
         for result in answer.results().get_results() {
             // The client's row API needs a field that older servers leave out.
             let column = |name: &str| result.get_output_field(name);
@@ -124,14 +125,15 @@ impl Vectors {
         self.count(collection, range_filter(file_id, &pages)).await
     }
 
-    async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
+    pub(super) async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
         let request = sdk::QueryRequest::builder()
             .collection_name(collection)
             .filter(filter)
             .output_fields(["count(*)"])
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
-        let answer = self.client.query(request).await?;
+        let answer = self.client.query(request).await.map_err(Failure::from);
+        let answer = self.unless_moving(collection, answer).await?;
         let mut rows = answer.results().rows()?;
         let count = rows
             .next()
@@ -161,7 +163,8 @@ impl Vectors {
                 .offset(rows(vectors.len()))
                 .consistency_level(ConsistencyLevel::Strong)
                 .build()?;
-            let answer = self.client.query(request).await?;
+            let answer = self.client.query(request).await.map_err(Failure::from);
+            let answer = self.unless_moving(collection, answer).await?;
             let before = vectors.len();
             for row in answer.results().rows()? {
                 vectors.push(vector_type::read(vector_type, &row)?);

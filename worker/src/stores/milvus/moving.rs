@@ -1,0 +1,57 @@
+//! A collection whose name is missing while a rebuild swaps it is not gone.
+
+use mongodb::Database;
+
+use super::Vectors;
+use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::stores::rebuilds::{Phase, Rebuilds};
+
+impl Vectors {
+    /// The same, with the knowledge of the rebuilds in progress.
+    pub(crate) fn with_rebuilds(self, database: &Database) -> Self {
+        Self {
+            rebuilds: Some(Rebuilds::new(database)),
+            ..self
+        }
+    }
+
+    /// Whether a collection that was not found does not exist. Fails with the class `Transient`
+    /// while a rebuild swaps it.
+    ///
+    /// The rebuild is recorded before the name goes, and until long after the new one is in place.
+    /// So a request that came in between finds the record, and looks again.
+    pub(super) async fn is_gone(&self, collection: &str) -> Result<bool, Failure> {
+        let Some(rebuilds) = &self.rebuilds else {
+            return Ok(true);
+        };
+        match rebuilds.find(collection).await? {
+            None => Ok(true),
+            Some(rebuild) if rebuild.phase == Phase::Swapping => Err(moving(collection)),
+            Some(_) => Ok(!self.exists(collection).await?),
+        }
+    }
+
+    /// The failure of a request to a collection that was not found, but is not gone, becomes
+    /// transient.
+    pub(super) async fn unless_moving<T>(
+        &self,
+        collection: &str,
+        answer: Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match answer {
+            Err(failure) if failure.reason == Reason::CollectionGone => {
+                if self.is_gone(collection).await? {
+                    Err(failure)
+                } else {
+                    Err(moving(collection))
+                }
+            }
+            answer => answer,
+        }
+    }
+}
+
+fn moving(collection: &str) -> Failure {
+    let message = format!("the rebuild of {collection} puts the new collection in its place");
+    Failure::transient(Stage::Milvus, Reason::CollectionMoving, message)
+}
