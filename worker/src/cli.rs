@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use layra_crds::WORKER_HTTP_PORT;
 use layra_embedding::DeviceChoice;
 
+use crate::collection_commands::CollectionCommand;
+
 /// Renders, embeds and stores every page of every document of an ingestion pipeline
 #[derive(Debug, Parser)]
 #[command(name = "layra-worker", version)]
@@ -98,6 +100,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    #[command(flatten)]
+    Collection(CollectionCommand),
     Embed(layra_embedding::colqwen::cli::EmbedArgs),
     /// Measure the performance of this machine.
     Bench {
@@ -182,7 +186,7 @@ pub(crate) struct WorkerArgs {
 pub(crate) enum Output {
     /// A table for people.
     Table,
-    /// An array of objects with file, `file_id`, page and score.
+    /// JSON. Of `search`: an array of objects with file, `file_id`, page and score.
     Json,
 }
 

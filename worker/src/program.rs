@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
+use crate::collection_commands;
 use crate::commands::{delete, ingest, redrive, run, search};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
@@ -136,6 +137,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             };
             return redrive(worker, &choice).await;
         }
+        Command::Collection(command) => return collection_commands::execute(command).await,
         Command::Embed(args) => {
             let report =
                 move || layra_embedding::colqwen::cli::run(&args, &mut std::io::stdout().lock());
@@ -198,7 +200,7 @@ async fn bench_embed(args: layra_embedding::colqwen::bench::BenchArgs) -> anyhow
     Ok(())
 }
 
-fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
+pub(crate) fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
     let settings = Settings::load(&arguments.config, &arguments.secrets)?;
     let paths = Paths {
         cache: arguments.cache_dir,

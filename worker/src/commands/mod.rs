@@ -1,6 +1,7 @@
 //! The program's commands, one module each. They connect the other modules and make no decisions
 //! about documents.
 
+pub(crate) mod audit;
 pub(crate) mod delete;
 pub(crate) mod ingest;
 pub(crate) mod redrive;

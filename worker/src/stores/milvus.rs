@@ -18,6 +18,7 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
 mod read;
+mod scan;
 
 pub(crate) use read::{Hit, SearchLimits};
 

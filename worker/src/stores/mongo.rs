@@ -3,6 +3,7 @@
 //! Every write is idempotent. Page numbers are 1-based here and 0-based in Milvus, as in LAYRA.
 
 mod failed_pages;
+mod whole;
 
 use std::path::Path;
 use std::time::Duration;
@@ -374,7 +375,7 @@ impl From<&Document> for StoredFile {
 }
 
 /// A regular expression for ids that differ from `id` at most in `-` and `_`.
-fn pattern_like(id: &str) -> String {
+pub(crate) fn pattern_like(id: &str) -> String {
     let letters = id.chars().map(|letter| match letter {
         '-' | '_' => "[-_]".to_owned(),
         letter if letter.is_ascii_alphanumeric() => letter.to_string(),

@@ -6,6 +6,7 @@
 //! right to remove a document from the stores in [`cleaning`], deletions in [`deletions`], and checks
 //! after the end of a round, or of a round without progress, in [`rechecks`].
 
+mod audit;
 mod claims;
 mod cleaning;
 mod deletions;
@@ -55,6 +56,8 @@ const fn longest_request() -> Duration {
 pub(crate) struct Ledger {
     entries: Collection<Entry>,
     deleted_knowledge_bases: Collection<DeletedKnowledgeBase>,
+    /// What repairs have seen, and when.
+    seen: Collection<Document>,
     topic: String,
 }
 
@@ -64,6 +67,7 @@ impl Ledger {
         Self {
             entries: database.collection("ingestion_ledger"),
             deleted_knowledge_bases: database.collection("ingestion_deleted_knowledge_bases"),
+            seen: database.collection("ingestion_audit"),
             topic: topic.to_owned(),
         }
     }

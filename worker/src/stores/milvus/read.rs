@@ -118,7 +118,7 @@ impl Vectors {
         self.count(collection, range_filter(file_id, &pages)).await
     }
 
-    async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
+    pub(super) async fn count(&self, collection: &str, filter: String) -> Result<u64, Failure> {
         let request = sdk::QueryRequest::builder()
             .collection_name(collection)
             .filter(filter)
@@ -169,7 +169,7 @@ fn questions_at_once(candidates: u32) -> usize {
     (HITS_AT_ONCE / candidates).max(1)
 }
 
-fn unexpected_answer() -> Failure {
+pub(super) fn unexpected_answer() -> Failure {
     let message = "the server's response lacks the requested columns";
     Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, message)
 }
