@@ -2,6 +2,7 @@
 //!
 //! The types here are the contract between users, the operator and the workers. They do no I/O.
 
+mod collection_life;
 pub mod condition_types;
 mod config;
 mod documents;
@@ -18,6 +19,7 @@ mod stores;
 mod worker;
 mod worker_counts;
 
+pub use collection_life::{ArchiveSpec, Readers, RetentionAction, RetentionSpec};
 pub use config::{ConfigError, NotText, WorkerConfig, secret_text};
 pub use documents::{
     DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, RenderSpec,

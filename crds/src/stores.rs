@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CaSecretRef, TokenSecretRef, UriSecretRef};
+use crate::{ArchiveSpec, CaSecretRef, Readers, RetentionSpec, TokenSecretRef, UriSecretRef};
 
 /// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
 pub const COLLECTION_PLACEHOLDER: &str = "{knowledge_db_id}";
@@ -29,7 +29,11 @@ pub struct StoresSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.caSecretRef) || self.uri.startsWith('https://')")
-        .message("stores.milvus.caSecretRef is for an https:// uri. Remove it, or use https:// in uri")
+        .message("stores.milvus.caSecretRef is for an https:// uri. Remove it, or use https:// in uri"),
+    validation = Rule::new("!has(self.retention) || self.retention.action != 'Archive' || has(self.archive)")
+        .message("stores.milvus.retention.action: Archive needs stores.milvus.archive"),
+    validation = Rule::new("!has(self.retention) || self.retention.action != 'Release' || self.readers == 'Own'")
+        .message("stores.milvus.retention.action: Release needs stores.milvus.readers: Own. LAYRA does not load a collection before it searches")
 )]
 pub struct MilvusSpec {
     /// `http(s)://host:port` of Milvus.
@@ -45,6 +49,21 @@ pub struct MilvusSpec {
     /// `https://` uri. Absent: only the authorities in the image are trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,
+
+    /// Which programs search the collections: `Layra` or `Own`. It decides what may happen to a
+    /// collection that a knowledge base has. Default: `Layra`.
+    #[serde(default)]
+    pub readers: Readers,
+
+    /// Where `layra-worker archive` writes collections before it drops them. Absent: nothing can be
+    /// archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveSpec>,
+
+    /// What happens to collections that nobody uses, with a daily `layra-worker retain`. Absent:
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionSpec>,
 
     /// Name of a knowledge base's collection. `{knowledge_db_id}` stands for the id in the task,
     /// with `-` replaced by `_`. Default: `colqwen{knowledge_db_id}`, as in LAYRA.
@@ -218,6 +237,9 @@ mod tests {
             uri: "http://milvus:19530".into(),
             token_secret_ref: None,
             ca_secret_ref: None,
+            readers: Readers::default(),
+            archive: None,
+            retention: None,
             collection: collection.into(),
             index: IndexSpec::default(),
         }

@@ -192,6 +192,9 @@ mod tests {
             uri: "http://127.0.0.1:1".into(),
             token_secret_ref: None,
             ca_secret_ref: None,
+            readers: layra_crds::Readers::default(),
+            archive: None,
+            retention: None,
             collection: "colqwen{knowledge_db_id}".into(),
             index: IndexSpec::default(),
         }
