@@ -1,14 +1,16 @@
 //! The commands about the life of collections: their arguments, and what they run.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use serde::Serialize;
 
 use crate::cli::{Output, WorkerArgs};
-use crate::commands::audit;
+use crate::commands::{archive, audit, retain};
 use crate::program::common;
 
 #[derive(Debug, Subcommand)]
@@ -26,6 +28,30 @@ pub(crate) enum CollectionCommand {
         /// Output format.
         #[arg(long, value_enum, default_value_t = Output::Table)]
         output: Output,
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
+    /// Move the collection of a knowledge base to the bucket of `stores.milvus.archive`.
+    Archive {
+        /// Id of the knowledge base.
+        #[arg(long)]
+        knowledge_base: String,
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
+    /// Bring the collection of an archived knowledge base back.
+    Restore {
+        /// Id of the knowledge base.
+        #[arg(long)]
+        knowledge_base: String,
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
+    /// Release, archive or delete collections that nobody uses, as `stores.milvus.retention` asks.
+    Retain {
+        /// File for the report, as JSON of at most 4096 bytes. Default: standard output.
+        #[arg(long)]
+        report: Option<PathBuf>,
         #[command(flatten)]
         worker: WorkerArgs,
     },
@@ -49,6 +75,33 @@ pub(crate) async fn execute(command: CollectionCommand) -> anyhow::Result<ExitCo
                 Output::Json => write_json(&report)?,
             }
             Ok(exit_code(report.is_clean()))
+        }
+        CollectionCommand::Archive {
+            knowledge_base,
+            worker,
+        } => {
+            let common = common(worker)?;
+            let archived = Box::pin(archive::archive(&common, &knowledge_base)).await?;
+            write_json(&archived)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        CollectionCommand::Restore {
+            knowledge_base,
+            worker,
+        } => {
+            let common = common(worker)?;
+            let restored = Box::pin(archive::restore(&common, &knowledge_base)).await?;
+            write_json(&restored)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        CollectionCommand::Retain { report, worker } => {
+            let done = Box::pin(retain::retain(&common(worker)?)).await?;
+            match report {
+                Some(path) => std::fs::write(&path, done.to_message()?)
+                    .with_context(|| format!("writing {}", path.display()))?,
+                None => write_json(&done)?,
+            }
+            Ok(exit_code(done.is_success()))
         }
     }
 }

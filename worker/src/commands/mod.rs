@@ -1,9 +1,11 @@
 //! The program's commands, one module each. They connect the other modules and make no decisions
 //! about documents.
 
+pub(crate) mod archive;
 pub(crate) mod audit;
 pub(crate) mod delete;
 pub(crate) mod ingest;
 pub(crate) mod redrive;
+pub(crate) mod retain;
 pub(crate) mod run;
 pub(crate) mod search;

@@ -135,6 +135,8 @@ reasons! {
     MilvusForbidden,
     /// Milvus answers, and refuses a request of this document.
     MilvusRefused,
+    /// The knowledge base is archived, so its collection is gone.
+    KnowledgeBaseArchived,
     /// The collection was dropped while the document was in progress.
     CollectionGone,
     /// The collection has vectors of another width than the model's.

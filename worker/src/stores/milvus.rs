@@ -21,6 +21,7 @@ mod read;
 mod scan;
 
 pub(crate) use read::{Hit, SearchLimits};
+pub(crate) use scan::Row;
 
 /// Longest wait for the answer to one request.
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_mins(1);
@@ -112,6 +113,11 @@ impl Vectors {
         if !self.has_index(collection).await? {
             self.create_index(collection).await?;
         }
+        self.load(collection).await
+    }
+
+    /// Loads a collection into the memory of Milvus, unless it is there.
+    pub(crate) async fn load(&self, collection: &str) -> Result<(), Failure> {
         let request = sdk::LoadCollectionRequest::builder()
             .collection_name(collection)
             .timeout_ms(60_000)

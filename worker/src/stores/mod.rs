@@ -1,5 +1,6 @@
 //! The stores that hold a document, the ledger of its state, and the progress that users see.
 
+pub(crate) mod archives;
 #[cfg(test)]
 mod authority_tests;
 pub(crate) mod ledger;
@@ -8,12 +9,14 @@ pub(crate) mod mongo;
 pub(crate) mod objects;
 pub(crate) mod presign;
 pub(crate) mod progress;
+pub(crate) mod uses;
 
 use std::sync::Arc;
 
 use layra_crds::MilvusSpec;
 
 use crate::runtime::failure::{Failure, Reason};
+use archives::Archives;
 use ledger::Ledger;
 use milvus::Vectors;
 use mongo::Documents;
@@ -29,6 +32,8 @@ pub(crate) struct Stores {
     /// The state of every document.
     pub(crate) ledger: Ledger,
     pub(crate) vectors: Arc<Vectors>,
+    /// Which knowledge bases are archived.
+    pub(crate) archives: Archives,
     /// Determines the names of collections.
     pub(crate) milvus: MilvusSpec,
 }

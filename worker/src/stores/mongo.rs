@@ -20,6 +20,8 @@ use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
+pub(crate) use whole::BaseLife;
+
 /// Longest wait for the answer to one request. The driver has no limit: it would wait forever for a
 /// server or a network that stops answering without closing the connection.
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(30);

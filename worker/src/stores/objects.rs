@@ -22,6 +22,7 @@ use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Secrets;
 use crate::stores::presign::Presigner;
 
+mod archive;
 mod listing;
 
 /// Concurrent requests for one batch of pages.

@@ -26,13 +26,17 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 7] = [
+const WITHOUT_MODEL: [&str; 11] = [
+    "archive",
+    "audit",
     "bench",
     "delete",
     "embed",
     "fetch-model",
     "help",
     "redrive",
+    "restore",
+    "retain",
     "sandbox",
 ];
 

@@ -96,7 +96,7 @@ pub(super) fn is_layras_key(key: &str) -> bool {
 }
 
 /// Whether the end of a collection's name is an id of LAYRA, `{name}_{uuid}` with `_` for `-`.
-pub(super) fn ends_like_layras_id(id: &str) -> bool {
+pub(crate) fn ends_like_layras_id(id: &str) -> bool {
     let mut parts = id.rsplit('_');
     let is_uuid = [12, 4, 4, 4, 8].into_iter().all(|length| {
         parts.next().is_some_and(|part| {

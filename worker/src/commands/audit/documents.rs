@@ -50,6 +50,10 @@ impl Audit {
         ledger.each_entry(Some(id), visit).await?;
 
         self.list_of_files(id, &files, &known).await?;
+        let archive = self.stores.archives.find(id).await?;
+        if archive.is_some_and(|archive| archive.is_away()) {
+            return Ok(());
+        }
         let collection = self.stores.collection_of(id);
         let exists = collections.contains(&collection);
         if exists && !self.stores.vectors.is_loaded(&collection).await? {

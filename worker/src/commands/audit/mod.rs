@@ -27,6 +27,7 @@ use crate::stores::Stores;
 use decide::{Age, Verdict};
 use report::{Finding, Kind, Outcome};
 
+pub(crate) use decide::ends_like_layras_id;
 pub(crate) use report::Report;
 
 /// What to do with findings.
@@ -139,7 +140,7 @@ fn finding(kind: Kind, name: &str, knowledge_base: Option<&str>, note: String) -
 }
 
 /// The id of the knowledge base in the name of a collection, with `_` for `-`.
-fn id_in<'a>(milvus: &MilvusSpec, collection: &'a str) -> Option<&'a str> {
+pub(crate) fn id_in<'a>(milvus: &MilvusSpec, collection: &'a str) -> Option<&'a str> {
     let (prefix, suffix) = milvus.collection.split_once(COLLECTION_PLACEHOLDER)?;
     collection.strip_prefix(prefix)?.strip_suffix(suffix)
 }

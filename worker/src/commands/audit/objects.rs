@@ -12,6 +12,9 @@ use crate::stores::ledger::Entry;
 /// Objects without a document that are decided on in one audit.
 const MOST_CANDIDATES: usize = 100_000;
 
+/// A task is sent within this time, in milliseconds, after the upload of its original.
+const SENT_AFTER_UPLOAD: i64 = 3_600_000;
+
 /// The keys that documents name: eight bytes of each. Two keys that share them only hide an orphan.
 #[derive(Debug, Default)]
 struct Keys(HashSet<u64>);
@@ -165,8 +168,7 @@ impl Audit {
         let Some(newest) = candidates.values().max().copied() else {
             return Ok(());
         };
-        // A task is sent after the upload of its original.
-        let sent_until = newest.saturating_add(self.age.margin.as_millis().try_into().unwrap_or(0));
+        let sent_until = newest.saturating_add(SENT_AFTER_UPLOAD).min(self.age.now);
         if !self.committed.is_everything_before(sent_until).await? {
             let count = candidates.len();
             let what = format!("{count} objects without a document, because tasks are queued");

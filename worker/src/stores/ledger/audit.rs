@@ -33,10 +33,33 @@ impl Ledger {
         rest.is_some_and(|rest| rest.starts_with('/'))
     }
 
+    /// Number of documents of a knowledge base that are in progress, or have changed since a time.
+    pub(crate) async fn count_busy(
+        &self,
+        knowledge_base: &str,
+        since: DateTime,
+    ) -> Result<u64, Failure> {
+        let filter = doc! {
+            "knowledge_db_id": knowledge_base,
+            "$or": [{ "state": "working" }, { "updated_at": { "$gte": since } }],
+        };
+        ask(self.entries.count_documents(filter)).await
+    }
+
     /// Whether any document is in progress in a knowledge base whose id matches a pattern.
     pub(crate) async fn is_working_on_bases_like(&self, pattern: &str) -> Result<bool, Failure> {
         let filter = doc! { "knowledge_db_id": { "$regex": pattern }, "state": "working" };
         Ok(ask(self.entries.find_one(filter)).await?.is_some())
+    }
+
+    /// The entry that changed last of the knowledge bases whose ids match a pattern.
+    pub(crate) async fn latest_like(&self, pattern: &str) -> Result<Option<Entry>, Failure> {
+        let filter = doc! { "knowledge_db_id": { "$regex": pattern } };
+        ask(self
+            .entries
+            .find_one(filter)
+            .sort(doc! { "updated_at": -1 }))
+        .await
     }
 
     /// Whether the ledger has a document, or the deletion, of a knowledge base whose id matches a

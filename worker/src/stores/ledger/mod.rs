@@ -24,7 +24,7 @@ use mongodb::{Collection, Database, IndexModel};
 use uuid::Uuid;
 
 pub(crate) use claims::{Claim, Decider};
-pub(crate) use cleaning::Lease;
+pub(crate) use cleaning::{Lease, RENEWAL, until, while_renewed};
 pub(crate) use entry::{EndOfWorker, Entry, RangeEntry, Rejection, Request, State};
 pub(crate) use progress::SkippedPage;
 

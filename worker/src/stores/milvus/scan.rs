@@ -4,11 +4,27 @@ use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, DataType, FieldData};
 
 use super::read::unexpected_answer;
-use super::{Vectors, code};
+use super::{INSERT_BYTES, Vectors, code};
 use crate::runtime::failure::Failure;
 
 /// Rows of ids in one answer: below gRPC's 4 MiB for ids of up to 500 bytes.
 const IDS_AT_ONCE: usize = 8_000;
+/// Bytes of rows with their vectors in one answer: half of gRPC's 4 MiB.
+const ROW_BYTES_AT_ONCE: usize = 2 << 20;
+/// What a row has besides its vector: two ids and two numbers, at twice their usual length.
+const OTHER_BYTES: usize = 512;
+
+/// A row of a collection, with all its fields.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) pk: i64,
+    pub(crate) image_id: String,
+    /// `page_number`, from 0.
+    pub(crate) page: i64,
+    pub(crate) file_id: String,
+    pub(crate) vector: Vec<f32>,
+}
+
 /// What Milvus says about a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Description {
@@ -16,6 +32,8 @@ pub(crate) struct Description {
     pub(crate) created_at: i64,
     /// Whether it has LAYRA's fields, and no others.
     pub(crate) has_layras_schema: bool,
+    /// Width of its vectors.
+    pub(crate) dimensions: usize,
 }
 
 impl Vectors {
@@ -40,16 +58,19 @@ impl Vectors {
         };
         let description = answer.description();
         let fields = description.get_schema().get_fields();
+        let vector = fields.iter().find(|field| field.get_name() == "vector");
+        let dimensions = vector.map_or(0, sdk::FieldSchema::get_dimension);
+        // Whether there may be further fields without a schema differs: nobody writes any.
         let kinds: Vec<(&str, DataType)> = fields
             .iter()
+            .filter(|field| !field.is_dynamic())
             .map(|field| (field.get_name(), field.get_data_type()))
             .collect();
         Ok(Some(Description {
             // Milvus' clock: milliseconds, and 18 bits of a counter.
             created_at: i64::try_from(description.get_created_time() >> 18).unwrap_or(i64::MAX),
-            has_layras_schema: are_layras(kinds)
-                && fields.iter().any(sdk::FieldSchema::is_auto_id)
-                && !description.is_dynamic_field_enabled(),
+            has_layras_schema: are_layras(kinds) && fields.iter().any(sdk::FieldSchema::is_auto_id),
+            dimensions: usize::try_from(dimensions).unwrap_or(usize::MAX),
         }))
     }
 
@@ -60,6 +81,14 @@ impl Vectors {
             .build()?;
         let answer = self.client.get_load_state(request).await?;
         Ok(answer.state() == sdk::LoadState::Loaded)
+    }
+
+    /// Releases a collection from the memory of Milvus. The next write or search loads it.
+    pub(crate) async fn release(&self, collection: &str) -> Result<(), Failure> {
+        let request = sdk::ReleaseCollectionRequest::builder()
+            .collection_name(collection)
+            .build()?;
+        Ok(self.client.release_collection(request).await?)
     }
 
     /// Number of rows of a collection.
@@ -83,6 +112,75 @@ impl Vectors {
         let mut rows: Vec<(i64, String)> = pks.into_iter().zip(files).collect();
         rows.sort_unstable();
         Ok(rows)
+    }
+
+    /// The first rows whose keys are above `after`, in the order of the keys. `dimensions` is the
+    /// width of their vectors. Empty: there are no more.
+    pub(crate) async fn rows_after(
+        &self,
+        collection: &str,
+        after: i64,
+        dimensions: usize,
+    ) -> Result<Vec<Row>, Failure> {
+        let fields = &["pk", "vector", "image_id", "page_number", "file_id"];
+        let count = rows_at_once(dimensions);
+        let answer = self.page(collection, after, fields, count).await?;
+        let vectors = match answer.get_output_field("vector") {
+            Some(FieldData::FloatVector { values, .. }) => Some(values),
+            _ => None,
+        };
+        let (Some(pks), Some(vectors), Some(images), Some(pages), Some(files)) = (
+            int64(&answer, "pk"),
+            vectors,
+            text(&answer, "image_id"),
+            int64(&answer, "page_number"),
+            text(&answer, "file_id"),
+        ) else {
+            return no_rows(&answer);
+        };
+        let columns = pks.into_iter().zip(vectors).zip(images).zip(pages);
+        let mut rows: Vec<Row> = columns
+            .zip(files)
+            .map(|((((pk, vector), image_id), page), file_id)| Row {
+                pk,
+                image_id,
+                page,
+                file_id,
+                vector: vector.clone(),
+            })
+            .collect();
+        rows.sort_unstable_by_key(|row| row.pk);
+        Ok(rows)
+    }
+
+    /// Inserts rows of any files. They get new keys.
+    pub(crate) async fn insert_rows(&self, collection: &str, rows: &[Row]) -> Result<(), Failure> {
+        let dimensions = rows.first().map_or(0, |row| row.vector.len());
+        let at_once = (INSERT_BYTES / (dimensions * size_of::<f32>() + OTHER_BYTES)).max(1);
+        for chunk in rows.chunks(at_once) {
+            let text = |name: &str, of: fn(&Row) -> &String| FieldData::VarChar {
+                name: name.into(),
+                values: chunk.iter().map(|row| of(row).clone()).collect(),
+            };
+            let columns = vec![
+                FieldData::FloatVector {
+                    name: "vector".into(),
+                    values: chunk.iter().map(|row| row.vector.clone()).collect(),
+                },
+                text("image_id", |row| &row.image_id),
+                FieldData::Int64 {
+                    name: "page_number".into(),
+                    values: chunk.iter().map(|row| row.page).collect(),
+                },
+                text("file_id", |row| &row.file_id),
+            ];
+            let request = sdk::InsertRequest::builder()
+                .collection_name(collection)
+                .columns(columns)
+                .build()?;
+            self.client.insert(request).await?;
+        }
+        Ok(())
     }
 
     /// Milvus answers with the rows of the smallest keys.
@@ -124,6 +222,7 @@ fn no_rows<T>(answer: &sdk::QueryResults) -> Result<Vec<T>, Failure> {
     let is_empty = columns.iter().all(|column| match column {
         FieldData::Int64 { values, .. } => values.is_empty(),
         FieldData::VarChar { values, .. } => values.is_empty(),
+        FieldData::FloatVector { values, .. } => values.is_empty(),
         _ => false,
     });
     if is_empty {
@@ -146,9 +245,28 @@ fn are_layras(mut fields: Vec<(&str, DataType)>) -> bool {
         ]
 }
 
+/// Rows of this width that fit into one answer.
+fn rows_at_once(dimensions: usize) -> usize {
+    let row_bytes = dimensions
+        .saturating_mul(size_of::<f32>())
+        .saturating_add(OTHER_BYTES);
+    (ROW_BYTES_AT_ONCE / row_bytes).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rows_of_one_request_fit_into_an_answer_whatever_their_width() {
+        for dimensions in [1, 128, 384, 4096, 32_768] {
+            let rows = rows_at_once(dimensions);
+            assert!(rows >= 1);
+            assert!(rows * (dimensions * 4 + OTHER_BYTES) <= ROW_BYTES_AT_ONCE);
+        }
+        assert!(rows_at_once(128) > 1_000);
+        assert_eq!(rows_at_once(usize::MAX), 1);
+    }
 
     #[test]
     fn a_collection_with_another_field_is_another_applications() {

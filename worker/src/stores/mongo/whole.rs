@@ -1,10 +1,25 @@
 //! Reads all of LAYRA's documents, for the commands that compare the stores with each other.
 
 use futures::TryStreamExt;
+use mongodb::Cursor;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
-use super::{Documents, StoredFile, ask, text};
+use super::{Documents, StoredFile, answer, ask, text};
 use crate::runtime::failure::Failure;
+
+/// What MongoDB says about the life of a knowledge base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BaseLife {
+    /// It does not exist.
+    Gone,
+    /// It is marked as deleted, and no conversation uses it.
+    MarkedDeleted,
+    /// It can be searched.
+    InUse,
+}
+
+/// LAYRA's collections whose turns name the knowledge base of their own uploads.
+const WITH_TURNS: [&str; 2] = ["conversations", "chatflows"];
 
 impl Documents {
     /// The ids of all knowledge bases, also of those that are marked as deleted.
@@ -71,5 +86,78 @@ impl Documents {
             visit(text(&file, "file_id"), StoredFile::from(&file));
         }
         Ok(())
+    }
+
+    /// Whether a knowledge base exists and is used. LAYRA marks the ones for uploads in a
+    /// conversation as deleted from their beginning: they are used as long as a turn names them.
+    pub(crate) async fn life_of(&self, knowledge_base: &str) -> Result<BaseLife, Failure> {
+        let filter = doc! { "knowledge_base_id": knowledge_base };
+        let found = self
+            .knowledge_bases
+            .find_one(filter)
+            .projection(doc! { "is_delete": 1 });
+        match ask(found).await? {
+            None => return Ok(BaseLife::Gone),
+            Some(base) if !base.get_bool("is_delete").unwrap_or_default() => {
+                return Ok(BaseLife::InUse);
+            }
+            Some(_) => {}
+        }
+        for name in WITH_TURNS {
+            let turns = self.database.collection::<Document>(name);
+            let named = turns
+                .find_one(doc! { "turns.temp_db": knowledge_base })
+                .projection(doc! { "_id": 1 });
+            if ask(named).await?.is_some() {
+                return Ok(BaseLife::InUse);
+            }
+        }
+        Ok(BaseLife::MarkedDeleted)
+    }
+
+    /// The document of a knowledge base.
+    pub(crate) async fn raw_knowledge_base(&self, id: &str) -> Result<Option<Document>, Failure> {
+        let filter = doc! { "knowledge_base_id": id };
+        ask(self.knowledge_bases.find_one(filter)).await
+    }
+
+    /// The documents of a knowledge base's files.
+    pub(crate) async fn raw_files(
+        &self,
+        knowledge_base: &str,
+    ) -> Result<Cursor<Document>, Failure> {
+        let filter = doc! { "knowledge_db_id": knowledge_base };
+        ask(self.files.find(filter)).await
+    }
+
+    /// Enters the document of a file as it is, unless there is one.
+    pub(crate) async fn enter_raw_file(&self, file: &Document) -> Result<(), Failure> {
+        if self.stored_file(&text(file, "file_id")).await?.is_some() {
+            return Ok(());
+        }
+        entered(answer(self.files.insert_one(file)).await?)
+    }
+
+    /// Enters the document of a knowledge base as it is, unless there is one.
+    pub(crate) async fn enter_raw_knowledge_base(&self, base: &Document) -> Result<(), Failure> {
+        if self
+            .has_knowledge_base(&text(base, "knowledge_base_id"))
+            .await?
+        {
+            return Ok(());
+        }
+        entered(answer(self.knowledge_bases.insert_one(base)).await?)
+    }
+}
+
+/// A document that another command has entered meanwhile is there.
+fn entered<T>(answer: mongodb::error::Result<T>) -> Result<(), Failure> {
+    use mongodb::error::{ErrorKind, WriteFailure};
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error) => match &*error.kind {
+            ErrorKind::Write(WriteFailure::WriteError(write)) if write.code == 11000 => Ok(()),
+            _ => Err(error.into()),
+        },
     }
 }
