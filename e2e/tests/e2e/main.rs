@@ -8,6 +8,7 @@
 mod api;
 mod bad_pages;
 mod cli;
+mod collection_life;
 mod contradictions;
 mod deaths;
 mod deletions;
