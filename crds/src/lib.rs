@@ -3,6 +3,7 @@
 //! The types here are the contract between users, the operator and the workers. They do no I/O.
 
 mod advice;
+mod collection_life;
 pub mod condition_types;
 mod config;
 mod documents;
@@ -29,6 +30,7 @@ mod worker;
 mod worker_counts;
 
 pub use advice::{Advice, Finding, Verdict};
+pub use collection_life::{ArchiveSpec, RetentionAction, RetentionSpec};
 pub use config::{ConfigError, NotText, WorkerConfig, secret_text};
 pub use documents::{
     DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, RenderSpec,

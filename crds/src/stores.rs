@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CaSecretRef, IndexSpec, OnIndexDrift, QuotasSpec, Readers, RebuildSpec, TokenSecretRef,
-    UriSecretRef, VectorType, is_rebuild_collection,
+    ArchiveSpec, CaSecretRef, IndexSpec, OnIndexDrift, QuotasSpec, Readers, RebuildSpec,
+    RetentionSpec, TokenSecretRef, UriSecretRef, VectorType, is_rebuild_collection,
 };
 
 /// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
@@ -38,7 +38,11 @@ pub struct StoresSpec {
     validation = Rule::new("self.vectorType == 'Float32' || self.readers == 'Own'")
         .message("stores.milvus.vectorType: LAYRA reads Float32 only. Use Float32, or set stores.milvus.readers: Own if LAYRA does not search these collections"),
     validation = Rule::new("self.vectorType != 'Int8' || (self.index.type == 'HNSW' && self.index.metric == 'COSINE')")
-        .message("stores.milvus.vectorType: Int8 scales each vector by itself, and Milvus indexes it with HNSW only. Set stores.milvus.index.type: HNSW and metric: COSINE")
+        .message("stores.milvus.vectorType: Int8 scales each vector by itself, and Milvus indexes it with HNSW only. Set stores.milvus.index.type: HNSW and metric: COSINE"),
+    validation = Rule::new("!has(self.retention) || self.retention.action != 'Archive' || has(self.archive)")
+        .message("stores.milvus.retention.action: Archive needs stores.milvus.archive"),
+    validation = Rule::new("!has(self.retention) || self.retention.action != 'Release' || self.readers == 'Own'")
+        .message("stores.milvus.retention.action: Release needs stores.milvus.readers: Own. LAYRA does not load a collection before it searches")
 )]
 pub struct MilvusSpec {
     /// `http(s)://host:port` of Milvus.
@@ -54,6 +58,16 @@ pub struct MilvusSpec {
     /// `https://` uri. Absent: only the authorities in the image are trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,
+
+    /// Where `layra-worker archive` writes collections before it drops them. Absent: nothing can be
+    /// archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveSpec>,
+
+    /// What happens to collections that nobody uses, with a daily `layra-worker retain`. Absent:
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionSpec>,
 
     /// Name of a knowledge base's collection. `{knowledge_db_id}` stands for the id in the task,
     /// with `-` replaced by `_`. Default: `colqwen{knowledge_db_id}`, as in LAYRA.
@@ -80,8 +94,8 @@ pub struct MilvusSpec {
     pub rebuild: RebuildSpec,
 
     /// Who searches the collections. `Layra`: LAYRA, perhaps beside others; settings that it cannot
-    /// read are refused. `Own`: only other programs, for example `layra-worker search`. Default:
-    /// `Layra`.
+    /// read are refused, and a collection that a knowledge base has stays loaded. `Own`: only other
+    /// programs, for example `layra-worker search`. Default: `Layra`.
     #[serde(default)]
     pub readers: Readers,
 
@@ -207,6 +221,8 @@ mod tests {
             uri: "http://milvus:19530".into(),
             token_secret_ref: None,
             ca_secret_ref: None,
+            archive: None,
+            retention: None,
             collection: collection.into(),
             index: IndexSpec::default(),
             on_index_drift: OnIndexDrift::default(),

@@ -48,6 +48,8 @@ fn the_full_example_names_every_default() {
         "/source/kafka/topicConfig",
         "/source/kafka/bootstrapServers",
         "/documents/objectStore/publicEndpoint",
+        "/stores/milvus/archive",
+        "/stores/milvus/retention",
         "/stores/milvus/tokenSecretRef",
         "/stores/milvus/index/preset",
         "/stores/milvus/rebuild/window",
@@ -158,6 +160,26 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
         (
             json!({"spec": {"source": {"kafka": {"rangesTopic": "task_generation.dlq"}}}}),
             "source.kafka.rangesTopic must differ from",
+        ),
+        (
+            json!({"spec": {"stores": {"milvus": {"retention": {"action": "Archive"}}}}}),
+            "action: Archive needs stores.milvus.archive",
+        ),
+        (
+            json!({"spec": {"stores": {"milvus": {"retention": {"action": "Release"}}}}}),
+            "action: Release needs stores.milvus.readers: Own",
+        ),
+        (
+            json!({"spec": {"stores": {"milvus": {
+                "archive": {"bucket": "archives", "storageClass": "GLACIER"},
+            }}}}),
+            "cannot be read at once",
+        ),
+        (
+            json!({"spec": {"stores": {"milvus": {
+                "archive": {"bucket": "archives", "prefix": "/a"},
+            }}}}),
+            "stores.milvus.archive.prefix must be",
         ),
         (
             json!({"spec": {"stores": {"milvus": {"collection": "everything"}}}}),

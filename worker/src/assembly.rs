@@ -27,6 +27,7 @@ use crate::runtime::retry::Retry;
 use crate::runtime::settings::Settings;
 use crate::runtime::watched::Watched;
 use crate::stores::Stores;
+use crate::stores::archives::Archives;
 use crate::stores::ledger::{Ledger, Request};
 use crate::stores::milvus::Vectors;
 use crate::stores::mongo::Documents;
@@ -251,10 +252,22 @@ impl Common {
             usage: UsageRecord::new(documents.database(), collections, counts_vectors),
             objects,
             ledger: self.ledger(&documents).await?,
+            archives: self.archives(&documents)?,
             documents,
             vectors,
             milvus: self.settings.config.stores.milvus.clone(),
         })
+    }
+
+    /// The bucket of archives is not connected to before it is needed.
+    pub(crate) fn archives(&self, documents: &Documents) -> Result<Archives, Failure> {
+        let Settings {
+            config, secrets, ..
+        } = &self.settings;
+        let store = &config.documents.object_store;
+        let archive = config.stores.milvus.archive.as_ref();
+        let objects = archive.map(|archive| Objects::of_bucket(store, secrets, &archive.bucket));
+        Ok(Archives::new(documents.database(), objects.transpose()?))
     }
 
     pub(crate) async fn ledger(&self, documents: &Documents) -> Result<Ledger, Failure> {

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use layra_crds::WORKER_HTTP_PORT;
 use layra_embedding::DeviceChoice;
 
+use crate::collection_commands::CollectionCommand;
 use crate::commands::tune::TuneOptions;
 
 /// Renders, embeds and stores every page of every document of an ingestion pipeline
@@ -117,6 +118,8 @@ pub(crate) enum Command {
     Advise(AdviseArgs),
     /// Rebuild the collections of the pipeline whose index differs from the object's.
     Reindex(ReindexArgs),
+    #[command(flatten)]
+    Collection(CollectionCommand),
     Embed(layra_embedding::colqwen::cli::EmbedArgs),
     /// Measure the performance of this machine.
     Bench {

@@ -8,6 +8,7 @@
 mod assembly;
 mod bench_store;
 mod cli;
+mod collection_commands;
 mod commands;
 mod document;
 mod kafka;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
+use crate::collection_commands;
 use crate::commands::{advise, delete, ingest, redrive, reindex, run, search, tune};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
@@ -126,6 +127,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Advise(args) => advise(args).await?,
         Command::Reindex(args) => return Box::pin(reindex(args)).await,
+        Command::Collection(command) => return collection_commands::execute(command).await,
         Command::Embed(args) => {
             let report =
                 move || layra_embedding::colqwen::cli::run(&args, &mut std::io::stdout().lock());
@@ -251,7 +253,7 @@ async fn bench_embed(args: layra_embedding::colqwen::bench::BenchArgs) -> anyhow
     Ok(())
 }
 
-fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
+pub(crate) fn common(arguments: WorkerArgs) -> anyhow::Result<Common> {
     let settings = Settings::load(&arguments.config, &arguments.secrets)?;
     let paths = Paths {
         cache: arguments.cache_dir,

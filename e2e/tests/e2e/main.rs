@@ -9,6 +9,7 @@ mod advise;
 mod api;
 mod bad_pages;
 mod cli;
+mod collection_life;
 mod contradictions;
 mod deaths;
 mod deletions;

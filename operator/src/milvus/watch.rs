@@ -253,6 +253,8 @@ mod tests {
             uri: "http://127.0.0.1:1".into(),
             token_secret_ref: None,
             ca_secret_ref: None,
+            archive: None,
+            retention: None,
             collection: "colqwen{knowledge_db_id}".into(),
             index: IndexSpec::default(),
             on_index_drift: OnIndexDrift::default(),

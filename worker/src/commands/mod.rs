@@ -2,10 +2,13 @@
 //! about documents.
 
 pub(crate) mod advise;
+pub(crate) mod archive;
+pub(crate) mod audit;
 pub(crate) mod delete;
 pub(crate) mod ingest;
 pub(crate) mod redrive;
 pub(crate) mod reindex;
+pub(crate) mod retain;
 pub(crate) mod run;
 pub(crate) mod search;
 pub(crate) mod tune;

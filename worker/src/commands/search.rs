@@ -11,8 +11,10 @@ use serde::Serialize;
 
 use crate::assembly::Common;
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::stores::archives::archived;
 use crate::stores::milvus::{Hit, SearchLimits, Vectors};
 use crate::stores::mongo::Documents;
+use crate::stores::uses::Uses;
 
 /// Pages whose vectors are read concurrently.
 const CONCURRENCY: usize = 8;
@@ -42,6 +44,10 @@ pub(crate) async fn search(
     let vectors = vectors.with_rebuilds(documents.database());
     let milvus = &common.settings.config.stores.milvus;
     let collection = milvus.collection_of(knowledge_base);
+    let archive = common.archives(&documents)?.find(knowledge_base).await?;
+    if archive.is_some_and(|archive| archive.is_away()) {
+        return Err(archived(knowledge_base));
+    }
     if !vectors.has_collection(&collection).await? {
         let message = format!("knowledge base {knowledge_base} has no collection {collection}");
         return Err(Failure::fatal(
@@ -49,6 +55,12 @@ pub(crate) async fn search(
             Reason::KnowledgeBaseNotFound,
             message,
         ));
+    }
+    // It may have been released.
+    vectors.load(&collection).await?;
+    let uses = Uses::new(documents.database());
+    if let Err(failure) = uses.searched(&collection).await {
+        tracing::warn!(%failure, "search not noted");
     }
     let question = embedder.embed_question(question).await?;
     let rows: Vec<Vec<f32>> = question.rows().map(<[f32]>::to_vec).collect();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use layra_crds::metric_names::worker::STATUS_RETRIED;
+use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::decision::{Decision, decide};
@@ -161,6 +162,7 @@ impl Pipeline {
             let before = match decide(known.map(Box::new), request) {
                 Decision::Begin(before) => before,
                 Decision::Resume(entry) => {
+                    self.wait_for_archive(&entry).await?;
                     if ledger.record_request(&entry, &request.sent).await? {
                         return self.wait_for_base(job, entry).await;
                     }
@@ -199,13 +201,35 @@ impl Pipeline {
             if Box::pin(self.drop_if_deleted(job)).await? {
                 return Ok(ControlFlow::Break(Outcome::Deleted));
             }
+            self.check_archive(&job.task.knowledge_base).await?;
             if let Some(entry) = self.begin_round(job, before.as_deref()).await? {
+                self.wait_for_archive(&entry).await?;
                 let entry = Box::new(entry);
                 if replaces_stored(before.as_deref()) {
                     return Ok(ControlFlow::Continue(entry));
                 }
                 return self.wait_for_base(job, entry).await;
             }
+        }
+    }
+
+    /// Fails if the knowledge base is archived, or will be. The document has no round yet, so
+    /// nothing of it is touched.
+    async fn check_archive(&self, knowledge_base: &str) -> Result<(), Failure> {
+        let archive = self.stores.archives.find(knowledge_base).await?;
+        let refusal = archive.and_then(|archive| archive.refusal(DateTime::now()));
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// Fails, to be retried, while the knowledge base of a round is away. A command that archives
+    /// it sees the round, and gives up.
+    async fn wait_for_archive(&self, round: &Entry) -> Result<(), Failure> {
+        match self.check_archive(&round.knowledge_db_id).await {
+            Err(failure) if failure.reason == Reason::KnowledgeBaseArchived => Err(Failure {
+                class: Class::Transient,
+                ..failure
+            }),
+            checked => checked,
         }
     }
 

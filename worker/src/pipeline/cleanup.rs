@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use layra_crds::RenderSpec;
 use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
 use super::page_plan::{self, PagePlan};
 use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::stores::Stores;
 use crate::stores::ledger::{Claim, Entry, State};
 
 impl Pipeline {
@@ -125,14 +127,13 @@ impl Pipeline {
     /// Withdraws a document that is not in progress from the stores, under the lease of its entry.
     /// Fails with the class `Superseded`, before or between two steps, if the entry changed.
     pub(super) async fn withdraw(&self, entry: &Entry) -> Result<(), Failure> {
-        let ledger = &self.stores.ledger;
-        let lease = ledger.lease(entry).await?;
-        let removal = Box::pin(self.remove(entry));
-        ledger.under_lease(&lease, removal).await?;
-        if removes_original(entry) {
-            ledger.end_deletion(&lease, entry).await
-        } else {
-            ledger.end_lease(&lease).await
+        Box::pin(self.remover().withdraw(entry)).await
+    }
+
+    fn remover(&self) -> Remover<'_> {
+        Remover {
+            stores: &self.stores,
+            render: &self.render,
         }
     }
 
@@ -151,12 +152,42 @@ impl Pipeline {
             let removal = self.retry.run(Stage::Mongodb, cancel, |_| async {
                 // A deletion may have taken the lease during a pause.
                 ledger.ensure_held(&lease).await?;
-                self.remove(entry).await
+                self.remover().remove(entry).await
             });
             ledger.under_lease(&lease, Box::pin(removal)).await?;
             ledger.end_lease(&lease).await
         };
         Box::pin(self.retry.run(Stage::Mongodb, cancel, withdraw)).await
+    }
+}
+
+/// Removes documents that are not in progress from the stores.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remover<'a> {
+    pub(crate) stores: &'a Stores,
+    /// How pages are rendered: it decides the names of their images.
+    pub(crate) render: &'a RenderSpec,
+}
+
+impl Remover<'_> {
+    /// Withdraws a document under the lease of its entry. Fails with the class `Superseded`, before
+    /// or between two steps, if the entry changed.
+    pub(crate) async fn withdraw(&self, entry: &Entry) -> Result<(), Failure> {
+        let ledger = &self.stores.ledger;
+        let lease = ledger.lease(entry).await?;
+        let removal = Box::pin(self.remove(entry));
+        ledger.under_lease(&lease, removal).await?;
+        if removes_original(entry) {
+            ledger.end_deletion(&lease, entry).await
+        } else {
+            ledger.end_lease(&lease).await
+        }
+    }
+
+    /// The keys of the page images that a document has, or may have had.
+    pub(crate) fn image_keys(&self, entry: &Entry) -> Vec<String> {
+        let task = Task::from(entry);
+        page_plan::image_keys(&task, entry.pages.unwrap_or_default(), self.render).collect()
     }
 
     /// Removes a document from the stores, vectors first: LAYRA deletes the whole file when it
@@ -170,9 +201,7 @@ impl Pipeline {
         } = entry;
         self.stores.remove_vectors(knowledge_db_id, file_id).await?;
         let with_original = removes_original(entry);
-        let task = Task::from(entry);
-        let mut keys: BTreeSet<String> =
-            page_plan::image_keys(&task, entry.pages.unwrap_or_default(), &self.render).collect();
+        let mut keys: BTreeSet<String> = self.image_keys(entry).into_iter().collect();
         if let Some(stored) = self.stores.documents.stored_file(file_id).await? {
             keys.extend(stored.pages.into_iter().map(|(_, key)| key));
             if with_original {

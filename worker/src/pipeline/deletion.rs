@@ -153,6 +153,9 @@ impl Deleter<'_> {
         for file_id in files {
             Box::pin(self.file(&file_id, id, cutoff)).await?;
         }
+        if !is_recreated {
+            self.stores.archives.delete(id).await?;
+        }
         ledger.complete_knowledge_base_deletion(id, cutoff).await
     }
 

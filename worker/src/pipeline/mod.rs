@@ -47,6 +47,7 @@ use crate::stores::Stores;
 use crate::stores::ledger::{Claim, Entry, Rejection};
 
 pub(crate) use admit::{Job, Source};
+pub(crate) use cleanup::Remover;
 pub(crate) use deletion::Deleter;
 pub(crate) use isolation::Isolation;
 pub(crate) use open_claims::OpenClaims;

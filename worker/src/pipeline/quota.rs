@@ -81,7 +81,7 @@ impl Pipeline {
 
     async fn count_usage(&self) -> Result<PipelineUsage, Failure> {
         let vectors = &self.stores.vectors;
-        let mut names = vectors.collections().await?;
+        let mut names = vectors.collection_names().await?;
         names.retain(|name| self.stores.milvus.owns_collection(name));
         let collections = u64::try_from(names.len()).unwrap_or(u64::MAX);
         let rows = if self.quotas.counts_vectors() {

@@ -160,6 +160,11 @@ impl Pipeline {
         let Some(file) = stores.documents.stored_file(&entry.file_id).await? else {
             return Ok(Outcome::Deleted);
         };
+        // An archive holds its vectors.
+        let archive = stores.archives.find(&entry.knowledge_db_id).await?;
+        if archive.is_some_and(|archive| archive.is_away()) {
+            return Ok(Outcome::AlreadyStored);
+        }
         let differs = || Outcome::Repeat(Box::new(entry.clone()));
         let collection = stores.collection_of(&entry.knowledge_db_id);
         if !stores.vectors.has_collection(&collection).await? {

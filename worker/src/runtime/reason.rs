@@ -139,6 +139,8 @@ reasons! {
     MilvusRefused,
     /// Milvus is too old for the number format of the vectors.
     MilvusTooOld,
+    /// The knowledge base is archived, so its collection is gone.
+    KnowledgeBaseArchived,
     /// The collection was dropped while the document was in progress.
     CollectionGone,
     /// A rebuild puts a new collection in the place of this one.

@@ -54,7 +54,10 @@ impl Wait {
     /// What a message waits for after this failure. `None`: its retry is work.
     fn after(failure: &Failure) -> Option<Self> {
         match (failure.reason, failure.stage) {
-            (Reason::NewerConfiguration | Reason::BeingRemoved, _) => Some(Self::Others),
+            (
+                Reason::NewerConfiguration | Reason::BeingRemoved | Reason::KnowledgeBaseArchived,
+                _,
+            ) => Some(Self::Others),
             (_, Stage::Intake | Stage::Render | Stage::Embed | Stage::Model) => None,
             (_, stage) => Some(Self::Server(stage)),
         }

@@ -25,6 +25,7 @@ mod inspect;
 mod moving;
 mod paging;
 mod read;
+mod scan;
 mod scratch;
 mod usage;
 mod vector_type;
@@ -140,6 +141,11 @@ impl Vectors {
         if !self.has_index(collection).await? {
             self.create_index(collection).await?;
         }
+        self.load(collection).await
+    }
+
+    /// Loads a collection into the memory of Milvus, unless it is there.
+    pub(crate) async fn load(&self, collection: &str) -> Result<(), Failure> {
         let request = sdk::LoadCollectionRequest::builder()
             .collection_name(collection)
             .timeout_ms(60_000)

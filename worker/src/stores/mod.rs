@@ -1,5 +1,6 @@
 //! The stores that hold a document, the ledger of its state, and the progress that users see.
 
+pub(crate) mod archives;
 #[cfg(test)]
 mod authority_tests;
 pub(crate) mod ledger;
@@ -11,12 +12,14 @@ pub(crate) mod progress;
 pub(crate) mod rebuilds;
 pub(crate) mod tuning;
 pub(crate) mod usage;
+pub(crate) mod uses;
 
 use std::sync::Arc;
 
 use layra_crds::MilvusSpec;
 
 use crate::runtime::failure::{Failure, Reason};
+use archives::Archives;
 use ledger::Ledger;
 use milvus::Vectors;
 use mongo::Documents;
@@ -35,6 +38,8 @@ pub(crate) struct Stores {
     /// The last count of what the pipeline holds.
     pub(crate) usage: UsageRecord,
     pub(crate) vectors: Arc<Vectors>,
+    /// Which knowledge bases are archived.
+    pub(crate) archives: Archives,
     /// Determines the names of collections.
     pub(crate) milvus: MilvusSpec,
 }

@@ -5,6 +5,7 @@
 mod failed_pages;
 pub(crate) mod indexes;
 mod list_size;
+mod whole;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -21,6 +22,8 @@ use mongodb::{Client, Collection, Database, IndexModel};
 use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
+
+pub(crate) use whole::BaseLife;
 
 /// Longest wait for the answer to one request. The driver has no limit: it would wait forever for a
 /// server or a network that stops answering without closing the connection.
@@ -408,7 +411,7 @@ fn list_entry(task: &Task, url: &str, now: DateTime) -> Document {
 }
 
 /// A regular expression for ids that differ from `id` at most in `-` and `_`.
-fn pattern_like(id: &str) -> String {
+pub(crate) fn pattern_like(id: &str) -> String {
     let letters = id.chars().map(|letter| match letter {
         '-' | '_' => "[-_]".to_owned(),
         letter if letter.is_ascii_alphanumeric() => letter.to_string(),

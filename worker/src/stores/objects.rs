@@ -22,6 +22,9 @@ use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Secrets;
 use crate::stores::presign::Presigner;
 
+mod archive;
+mod listing;
+
 /// Concurrent requests for one batch of pages.
 const CONCURRENCY: usize = 8;
 /// Objects up to this size are written in one request.

@@ -26,14 +26,18 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 8] = [
+const WITHOUT_MODEL: [&str; 12] = [
     "advise",
+    "archive",
+    "audit",
     "bench",
     "delete",
     "embed",
     "fetch-model",
     "help",
     "redrive",
+    "restore",
+    "retain",
     "sandbox",
 ];
 

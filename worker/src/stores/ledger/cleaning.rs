@@ -16,7 +16,7 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 /// How long a lease lasts that is not renewed.
 const LEASE: Duration = LATE_WRITES;
 /// How often a lease is renewed.
-const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 6);
+pub(crate) const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 6);
 
 /// The right to remove a document from the stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Lease {
 
     /// When the lease ends, unless it is renewed after this.
     pub(super) fn until() -> DateTime {
-        after(DateTime::now(), LEASE)
+        until()
     }
 
     /// The fields of an entry whose document is being removed under this lease.
@@ -140,6 +140,11 @@ impl Entry {
     }
 }
 
+/// When a right that is taken or renewed now ends by itself.
+pub(crate) fn until() -> DateTime {
+    after(DateTime::now(), LEASE)
+}
+
 /// Matches an entry whose document nobody is removing.
 pub(super) fn no_lease() -> Document {
     doc! { "$or": [
@@ -154,7 +159,7 @@ pub(super) fn being_removed() -> Failure {
 
 /// Runs `work` and calls `renew` in intervals, until that returns `false` or fails. After a pause
 /// of the whole process `renew` comes first.
-async fn while_renewed<T, Renewal>(
+pub(crate) async fn while_renewed<T, Renewal>(
     work: impl Future<Output = Result<T, Failure>>,
     interval: Duration,
     mut renew: impl FnMut() -> Renewal,

@@ -7,6 +7,7 @@
 //! after the end of a round, or of a round without progress, in [`rechecks`], waits for room in
 //! [`room`].
 
+mod audit;
 mod claims;
 mod cleaning;
 mod deletions;
@@ -25,7 +26,7 @@ use mongodb::{Collection, Database, IndexModel};
 use uuid::Uuid;
 
 pub(crate) use claims::{Claim, Decider};
-pub(crate) use cleaning::Lease;
+pub(crate) use cleaning::{Lease, RENEWAL, until, while_renewed};
 pub(crate) use entry::{EndOfWorker, Entry, RangeEntry, Rejection, Request, State};
 pub(crate) use progress::SkippedPage;
 
@@ -57,6 +58,8 @@ const fn longest_request() -> Duration {
 pub(crate) struct Ledger {
     entries: Collection<Entry>,
     deleted_knowledge_bases: Collection<DeletedKnowledgeBase>,
+    /// What repairs have seen, and when.
+    seen: Collection<Document>,
     topic: String,
 }
 
@@ -66,6 +69,7 @@ impl Ledger {
         Self {
             entries: database.collection("ingestion_ledger"),
             deleted_knowledge_bases: database.collection("ingestion_deleted_knowledge_bases"),
+            seen: database.collection("ingestion_audit"),
             topic: topic.to_owned(),
         }
     }

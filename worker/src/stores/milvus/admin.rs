@@ -1,18 +1,22 @@
-//! What a rebuild asks of Milvus: descriptions, names, indexes and loaded state of collections.
+//! Names, descriptions, indexes and loaded state of collections.
 
 use layra_crds::FoundIndex;
 use milvus::v2::prelude as sdk;
 use sdk::{DataType, IndexStateCode, LoadState};
 
-use super::{Vectors, code};
+use super::{Vectors, code, inspect};
 use crate::runtime::failure::Failure;
 
-/// A collection, as far as a rebuild must know it.
+/// A collection as Milvus describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Described {
     /// The same under every name.
     pub(crate) id: i64,
+    /// Milliseconds since 1970.
+    pub(crate) created_at: i64,
     pub(crate) dynamic: bool,
+    /// Whether it has LAYRA's fields, and no others.
+    pub(crate) has_layras_schema: bool,
     /// What keeps it from being copied, for people. `None`: nothing.
     pub(crate) obstacle: Option<String>,
     schema: sdk::CollectionSchema,
@@ -35,7 +39,7 @@ pub(crate) struct IndexState {
 }
 
 impl Vectors {
-    /// The names of all collections.
+    /// The names of all collections, also of other applications.
     pub(crate) async fn collection_names(&self) -> Result<Vec<String>, Failure> {
         let request = sdk::ListCollectionsRequest::builder().build()?;
         let answer = self.client.list_collections(request).await;
@@ -62,6 +66,9 @@ impl Vectors {
             .next();
         Ok(Some(Described {
             id: found.get_collection_id(),
+            // Milvus' clock: milliseconds, and 18 bits of a counter.
+            created_at: i64::try_from(found.get_created_time() >> 18).unwrap_or(i64::MAX),
+            has_layras_schema: schema_obstacle(&schema).is_none(),
             dynamic: schema.is_dynamic_field_enabled(),
             obstacle: obstacle(found),
             shards: found.get_num_shards(),
@@ -182,33 +189,30 @@ impl Vectors {
 }
 
 fn index_state(index: &sdk::IndexDesc) -> IndexState {
-    let numbers = index.get_extra_params().iter();
     let failure = index.get_state() == IndexStateCode::Failed;
     IndexState {
-        found: FoundIndex {
-            index_type: match index.get_index_type() {
-                sdk::IndexType::Hnsw => "HNSW".to_owned(),
-                sdk::IndexType::Flat => "FLAT".to_owned(),
-                sdk::IndexType::IvfFlat => "IVF_FLAT".to_owned(),
-                other => format!("{other:?}"),
-            },
-            metric: match index.get_metric_type() {
-                sdk::MetricType::Ip => "IP".to_owned(),
-                sdk::MetricType::Cosine => "COSINE".to_owned(),
-                other => format!("{other:?}"),
-            },
-            parameters: numbers
-                .filter_map(|(name, value)| Some((name.clone(), value.parse().ok()?)))
-                .collect(),
-        },
+        found: inspect::found_index(index),
         rows: u64::try_from(index.get_total_rows()).unwrap_or_default(),
         is_built: index.get_state() == IndexStateCode::Finished && index.get_pending_rows() == 0,
         failure: failure.then(|| index.get_failure_reason().to_owned()),
     }
 }
 
-/// Why a collection cannot be copied: it is not LAYRA's.
+/// Why a collection cannot be copied.
 fn obstacle(found: &sdk::CollectionDesc) -> Option<String> {
+    if let Some(obstacle) = schema_obstacle(found.get_schema()) {
+        return Some(obstacle);
+    }
+    if found.get_num_partitions() > 1 {
+        return Some(format!("it has {} partitions", found.get_num_partitions()));
+    }
+    let aliases = found.get_aliases();
+    (!aliases.is_empty()).then(|| format!("it has the alias {}", aliases.join(", ")))
+}
+
+/// How a schema differs from that of LAYRA's collections. Whether there may be further fields
+/// without a schema differs: nobody writes any.
+fn schema_obstacle(schema: &sdk::CollectionSchema) -> Option<String> {
     let expected = [
         ("pk", DataType::Int64),
         ("vector", DataType::FloatVector),
@@ -216,28 +220,56 @@ fn obstacle(found: &sdk::CollectionDesc) -> Option<String> {
         ("page_number", DataType::Int64),
         ("file_id", DataType::VarChar),
     ];
-    let schema = found.get_schema();
-    let fields = schema.get_fields();
+    let fields = schema.get_fields().iter();
+    let fields: Vec<&sdk::FieldSchema> = fields.filter(|field| !field.is_dynamic()).collect();
     let has = |(name, kind): &(&str, DataType)| {
         let field = fields.iter().find(|field| field.get_name() == *name);
         field.is_some_and(|field| field.get_data_type() == *kind)
     };
     if fields.len() != expected.len() || !expected.iter().all(has) {
-        let names: Vec<&str> = fields.iter().map(sdk::FieldSchema::get_name).collect();
+        let names: Vec<&str> = fields.iter().map(|field| field.get_name()).collect();
         return Some(format!(
             "its fields are {}, those of LAYRA are pk, vector, image_id, page_number, file_id",
             names.join(", ")
         ));
     }
-    if !fields
-        .iter()
-        .any(|field| field.get_name() == "pk" && field.is_auto_id())
-    {
-        return Some("its primary keys are not automatic".to_owned());
+    let is_automatic = |field: &&sdk::FieldSchema| field.get_name() == "pk" && field.is_auto_id();
+    (!fields.iter().any(is_automatic)).then(|| "its primary keys are not automatic".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use sdk::FieldSchema;
+
+    use super::*;
+
+    fn schema(fields: &[(&str, DataType)]) -> sdk::CollectionSchema {
+        fields
+            .iter()
+            .fold(sdk::CollectionSchema::new(), |schema, (name, kind)| {
+                let field = FieldSchema::new().name(*name).data_type(kind.clone());
+                schema.add_field(field.auto_id(*name == "pk"))
+            })
     }
-    if found.get_num_partitions() > 1 {
-        return Some(format!("it has {} partitions", found.get_num_partitions()));
+
+    #[test]
+    fn a_collection_with_another_field_is_another_applications() {
+        let mut fields = vec![
+            ("pk", DataType::Int64),
+            ("vector", DataType::FloatVector),
+            ("image_id", DataType::VarChar),
+            ("page_number", DataType::Int64),
+            ("file_id", DataType::VarChar),
+        ];
+        assert_eq!(schema_obstacle(&schema(&fields)), None);
+        let mut other = fields.clone();
+        other[1].1 = DataType::BinaryVector;
+        assert!(schema_obstacle(&schema(&other)).is_some());
+        fields.push(("colour", DataType::VarChar));
+        assert!(
+            schema_obstacle(&schema(&fields))
+                .unwrap()
+                .contains("colour")
+        );
     }
-    let aliases = found.get_aliases();
-    (!aliases.is_empty()).then(|| format!("it has the alias {}", aliases.join(", ")))
 }

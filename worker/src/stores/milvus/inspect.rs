@@ -22,13 +22,6 @@ impl Vectors {
         Ok(answer.version().to_owned())
     }
 
-    /// The names of all collections, also of others.
-    pub(crate) async fn collection_names(&self) -> Result<Vec<String>, Failure> {
-        let request = sdk::ListCollectionsRequest::builder().build()?;
-        let answer = self.client.list_collections(request).await?;
-        Ok(answer.collection_names().to_vec())
-    }
-
     /// Describes a collection; `None` if it was dropped.
     pub(crate) async fn inspect(&self, collection: &str) -> Result<Option<Inspected>, Failure> {
         let request = sdk::GetCollectionStatsRequest::builder()
@@ -63,7 +56,8 @@ impl Vectors {
     }
 }
 
-fn found_index(index: &sdk::IndexDesc) -> FoundIndex {
+/// For the comparison with the object's index.
+pub(super) fn found_index(index: &sdk::IndexDesc) -> FoundIndex {
     let parameters = index.get_extra_params().iter();
     FoundIndex {
         index_type: match index.get_index_type() {

@@ -180,7 +180,7 @@ fn rows(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn unexpected_answer() -> Failure {
+pub(super) fn unexpected_answer() -> Failure {
     let message = "the server's response lacks the requested columns";
     Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, message)
 }

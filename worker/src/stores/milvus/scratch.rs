@@ -56,6 +56,7 @@ impl Vectors {
             vector_type,
             found_types: Arc::clone(&self.found_types),
             creation: Mutex::new(()),
+            rebuilds: None,
         }
     }
 

@@ -7,13 +7,6 @@ use super::{Vectors, code};
 use crate::runtime::failure::{Failure, Reason};
 
 impl Vectors {
-    /// The names of all collections.
-    pub(crate) async fn collections(&self) -> Result<Vec<String>, Failure> {
-        let request = sdk::ListCollectionsRequest::builder().build()?;
-        let answer = self.client.list_collections(request).await?;
-        Ok(answer.collection_names().to_vec())
-    }
-
     /// Number of rows of a collection. Deleted rows do not count, except in a collection that is not
     /// loaded: there Milvus' own statistics count, which have them until it compacts. `None`: the
     /// collection does not exist.

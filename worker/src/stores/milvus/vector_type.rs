@@ -28,7 +28,7 @@ impl Vectors {
 
     /// Fails if the collection's vectors are not like the model's. Notes their format.
     pub(super) async fn check_vectors(&self, collection: &str) -> Result<(), Failure> {
-        let (found, vector_type) = self.describe(collection).await?;
+        let (found, vector_type) = self.width_and_type(collection).await?;
         if found != self.dimensions {
             let message = format!(
                 "collection {collection} has vectors of width {found}, the model's have {}: the \
@@ -54,7 +54,7 @@ impl Vectors {
         if !self.has_collection(collection).await? {
             return Ok(None);
         }
-        Ok(Some(self.describe(collection).await?))
+        Ok(Some(self.width_and_type(collection).await?))
     }
 
     /// The format of a collection's vectors.
@@ -63,7 +63,7 @@ impl Vectors {
         if let Some(known) = known {
             return Ok(known);
         }
-        let (_, found) = self.describe(collection).await?;
+        let (_, found) = self.width_and_type(collection).await?;
         self.note_type(collection, found);
         Ok(found)
     }
@@ -82,7 +82,7 @@ impl Vectors {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn describe(&self, collection: &str) -> Result<(usize, VectorType), Failure> {
+    async fn width_and_type(&self, collection: &str) -> Result<(usize, VectorType), Failure> {
         let request = sdk::DescribeCollectionRequest::builder()
             .collection_name(collection)
             .build()?;
