@@ -153,19 +153,6 @@ impl Vectors {
         Ok(self.client.load_collection(request).await?)
     }
 
-    /// Whether the collection exists. Fails with the class `Transient` while a rebuild swaps it.
-    pub(crate) async fn has_collection(&self, collection: &str) -> Result<bool, Failure> {
-        Ok(self.exists(collection).await? || !self.is_gone(collection).await?)
-    }
-
-    async fn exists(&self, collection: &str) -> Result<bool, Failure> {
-        let request = sdk::HasCollectionRequest::builder()
-            .collection_name(collection)
-            .build()?;
-        let answer = self.client.has_collection(request).await;
-        Ok(answer?.exists())
-    }
-
     /// Inserts the vectors of some pages of a file. Returns the number of rows.
     pub(crate) async fn insert(
         &self,

@@ -1,5 +1,6 @@
 //! A collection whose name is missing while a rebuild swaps it is not gone.
 
+use milvus::v2::prelude as sdk;
 use mongodb::Database;
 
 use super::Vectors;
@@ -15,12 +16,25 @@ impl Vectors {
         }
     }
 
+    /// Whether the collection exists. Fails with the class `Transient` while a rebuild swaps it.
+    pub(crate) async fn has_collection(&self, collection: &str) -> Result<bool, Failure> {
+        Ok(self.exists(collection).await? || !self.is_gone(collection).await?)
+    }
+
+    async fn exists(&self, collection: &str) -> Result<bool, Failure> {
+        let request = sdk::HasCollectionRequest::builder()
+            .collection_name(collection)
+            .build()?;
+        let answer = self.client.has_collection(request).await;
+        Ok(answer?.exists())
+    }
+
     /// Whether a collection that was not found does not exist. Fails with the class `Transient`
     /// while a rebuild swaps it.
     ///
     /// The rebuild is recorded before the name goes, and until long after the new one is in place.
     /// So a request that came in between finds the record, and looks again.
-    pub(super) async fn is_gone(&self, collection: &str) -> Result<bool, Failure> {
+    async fn is_gone(&self, collection: &str) -> Result<bool, Failure> {
         let Some(rebuilds) = &self.rebuilds else {
             return Ok(true);
         };
