@@ -34,6 +34,10 @@ pub(crate) struct AdviseArgs {
     #[arg(long)]
     image: Option<String>,
 
+    /// Request the GPUs of a worker, for an image that does not start without one.
+    #[arg(long)]
+    gpu: bool,
+
     /// Format of the output.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
@@ -55,7 +59,7 @@ pub(crate) async fn run(args: &AdviseArgs, access: &Access) -> anyhow::Result<Ex
         pipeline: args.pipeline.clone(),
         arguments,
         image: args.image.clone(),
-        gpu: false,
+        gpu: args.gpu,
         timeout: Some(TIMEOUT),
         keep: false,
     };

@@ -123,7 +123,8 @@ fn archive(
         .zip(prices.archive)
         .map(|(less, archive)| less - archived * archive);
     let from = format!(
-        "the vectors of {:.0} % of the pages leave Milvus; less the price of the archive",
+        "at present arrivals, the vectors of {:.0} % of the pages leave Milvus; less the price of the \
+         archive",
         100.0 * old / pages.max(1.0)
     );
     let figure = Figure::derived("archive after 30 days", gib, "GiB less in Milvus", from);

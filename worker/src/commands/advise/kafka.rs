@@ -264,7 +264,11 @@ fn election(server: &Server, name: &str, topic: &Topic) -> Finding {
 /// Kafka forgets the offsets of a group without members, as it is while there are no workers.
 fn offsets(server: &Server, facts: &Facts, kafka: &KafkaSource) -> Finding {
     let setting = "offsets.retention.minutes";
-    let wanted = wanted_retention(kafka).max(0) / 60_000;
+    let retention = match wanted_retention(kafka) {
+        endless if endless < 0 => RETENTION_MS,
+        retention => retention,
+    };
+    let wanted = retention / 60_000;
     let asked = format!("at least {wanted} (the topic's retention)");
     with_value(server, &facts.broker, setting, &asked, |found| {
         let is_good = found.parse::<i64>().is_ok_and(|found| found >= wanted);
