@@ -247,7 +247,7 @@ mod tests {
         fields
             .iter()
             .fold(sdk::CollectionSchema::new(), |schema, (name, kind)| {
-                let field = FieldSchema::new().name(*name).data_type(kind.clone());
+                let field = FieldSchema::new().name(*name).data_type(*kind);
                 schema.add_field(field.auto_id(*name == "pk"))
             })
     }
