@@ -46,7 +46,7 @@ pub struct WindowSpec {
     #[schemars(regex(pattern = r"^\S+(\s+\S+){4}$"))]
     pub start: String,
 
-    /// Cron schedule of the end. What has been begun is stopped and continued in the next window.
+    /// Cron schedule of the end. Nothing is begun after it; copies are continued in the next window.
     #[schemars(regex(pattern = r"^\S+(\s+\S+){4}$"))]
     pub end: String,
 

@@ -30,6 +30,8 @@ pub struct Window {
     pub is_open: bool,
     /// Its next start. `None`: there is none.
     pub next_start: Option<Timestamp>,
+    /// Its last end. `None`: there was none.
+    pub last_end: Option<Timestamp>,
 }
 
 /// The window between the cron schedules `start` and `end` in an IANA time zone.
@@ -51,6 +53,7 @@ pub fn window(
     Ok(Window {
         is_open: started.is_some_and(|started| ended.is_none_or(|ended| started > ended)),
         next_start: next.ok().map(|at| at.timestamp()),
+        last_end: ended,
     })
 }
 
@@ -90,6 +93,11 @@ mod tests {
         );
         assert!(at("2026-11-28T21:00:00Z").is_open);
         assert!(at("2026-11-29T02:59:59Z").is_open);
-        assert!(!at("2026-11-29T03:00:00Z").is_open);
+        let sunday = at("2026-11-29T03:30:00Z");
+        assert!(!sunday.is_open);
+        assert_eq!(
+            sunday.last_end,
+            Some("2026-11-29T03:00:00Z".parse().unwrap())
+        );
     }
 }

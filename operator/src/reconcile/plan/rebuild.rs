@@ -25,6 +25,9 @@ const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(30);
 /// The shortest pause after a success: until then every collection has been checked again.
 const PAUSE_AFTER_SUCCESS: SignedDuration = SignedDuration::from_mins(1);
 
+/// For this long a Job may run after its window has closed.
+const TIME_TO_END: SignedDuration = SignedDuration::from_mins(30);
+
 /// What becomes of the Job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum JobAction {
@@ -128,13 +131,12 @@ impl Need {
     fn judge(situation: &Situation<'_>, last: Option<&EndedJob>, now: Timestamp) -> Self {
         let milvus = &situation.pipeline.spec.stores.milvus;
         let is_unfinished = last.is_some_and(|last| last.unfinished);
-        let is_in_place = milvus.on_index_drift == OnIndexDrift::RebuildInPlace;
         let report = situation.report();
         Self {
             has_work: is_unfinished || report.is_some_and(|report| report.drifted > 0),
-            // Nothing is found in a collection that was left half rebuilt in its place.
-            is_urgent: report.is_some_and(|report| report.urgent > 0)
-                || is_unfinished && is_in_place,
+            // In a collection that was left half rebuilt in its place nothing is found, and what was
+            // written during a swap may be missing. The Job does no more than that outside the window.
+            is_urgent: is_unfinished || report.is_some_and(|report| report.urgent > 0),
             window: milvus.rebuild.window.as_ref().map(|spec| {
                 window(&spec.start, &spec.end, &spec.time_zone, now)
                     .map_err(|error| error.to_string())
@@ -158,6 +160,10 @@ impl Need {
             "The window for rebuilds has closed. The rebuild continues when it opens{}.",
             self.opening()
         ))
+    }
+
+    fn closed_at(&self) -> Option<Timestamp> {
+        self.window.as_ref()?.as_ref().ok()?.last_end
     }
 
     /// When the window opens, for people.
@@ -231,13 +237,24 @@ impl Situation<'_> {
                 (stop().filter(|_| is_due), None)
             }
             JobPhase::Running => {
-                let why = forbidden
-                    .map(Stopped::until_later)
-                    .or_else(|| self.closed(need))
+                let why = self
+                    .stopped_before()
+                    .or_else(|| forbidden.map(Stopped::until_later))
+                    .or_else(|| self.closed(need, job, now))
                     .or_else(|| replaced(job, wanted.as_ref()));
                 (stop().filter(|_| why.is_some()), why)
             }
         }
+    }
+
+    /// The running Job was stopped by an earlier plan, and its deletion is not seen yet.
+    fn stopped_before(&self) -> Option<Stopped> {
+        self.is_known_to_have_ended().then(|| Stopped {
+            why: String::new(),
+            goes_on: self
+                .before
+                .is_some_and(|before| before.start_time.is_some()),
+        })
     }
 
     /// Why no Job may run.
@@ -258,11 +275,19 @@ impl Situation<'_> {
         ))
     }
 
-    /// The window has closed. A rebuild in place ends by itself after the collection at hand, in
-    /// which nothing is found until then.
-    fn closed(&self, need: &Need) -> Option<Stopped> {
+    /// The window has closed some time ago. The Job begins nothing then, and ends when nothing is
+    /// half done. A rebuild in place may take long for the collection at hand, in which nothing is
+    /// found until then.
+    fn closed(&self, need: &Need, job: &RebuildJob, now: Timestamp) -> Option<Stopped> {
         let may_stop = self.policy() == OnIndexDrift::RebuildBeside && !need.is_urgent;
-        (may_stop && !need.is_open()).then(|| need.until_the_window_opens())
+        if !may_stop || need.is_open() {
+            return None;
+        }
+        let closed = need
+            .closed_at()
+            .map_or(job.created, |at| at.max(job.created));
+        let is_over = now.duration_since(closed) >= TIME_TO_END;
+        is_over.then(|| need.until_the_window_opens())
     }
 
     /// Why a rebuild that has begun is not continued for now, when no Job runs.

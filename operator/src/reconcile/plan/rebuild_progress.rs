@@ -7,7 +7,7 @@ use layra_crds::{
     ReindexPhase,
 };
 
-use super::{events::PipelineEvent, rebuild::Situation};
+use super::{events::PipelineEvent, rebuild::Situation, workers::last_lines};
 use crate::{
     milvus::IndexReport,
     reconcile::{
@@ -43,7 +43,7 @@ pub(super) fn last_job(situation: &Situation<'_>) -> Option<EndedJob> {
 fn ended(job: &RebuildJob) -> Option<EndedJob> {
     let (at, failure) = match &job.phase {
         JobPhase::Succeeded { at } => (*at, None),
-        JobPhase::Failed { at, words } => (*at, Some(words.clone())),
+        JobPhase::Failed { at, words } => (*at, Some(last_lines(words))),
         JobPhase::Running | JobPhase::Leaving => return None,
     };
     Some(EndedJob {

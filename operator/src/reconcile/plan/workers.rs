@@ -354,7 +354,7 @@ fn crash(container: &ContainerStatus) -> Option<Problem> {
 }
 
 /// The end of a termination message, short enough for a condition.
-fn last_lines(text: &str) -> String {
+pub(super) fn last_lines(text: &str) -> String {
     const LONGEST: usize = 600;
     let text = text.trim();
     let start = text

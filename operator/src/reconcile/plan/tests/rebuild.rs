@@ -19,6 +19,8 @@ struct Case {
     pipeline: IngestionPipeline,
     world: World,
     now: Timestamp,
+    /// Jobs that were started.
+    jobs: u32,
 }
 
 impl Case {
@@ -31,6 +33,7 @@ impl Case {
             pipeline,
             world,
             now: now(),
+            jobs: 0,
         };
         case.configure();
         case
@@ -79,8 +82,9 @@ impl Case {
         let Some(JobAction::Start(job)) = self.step().job_action else {
             panic!("no Job is started");
         };
+        self.jobs += 1;
         self.world.rebuild_job = Some(RebuildJob {
-            uid: "job-1".into(),
+            uid: format!("job-{}", self.jobs),
             hash: hash_of_job(&job).to_owned(),
             created: self.now,
             phase: JobPhase::Running,
@@ -287,67 +291,6 @@ fn the_end_is_reported_when_the_check_finds_no_drift() {
 }
 
 #[test]
-fn a_closed_window_is_waited_for_and_the_message_says_when_it_opens() {
-    let mut case = Case::with_closed_window(OnIndexDrift::RebuildBeside);
-    let plan = case.step();
-    assert_eq!(
-        (plan.job_action.is_none(), reason(&plan)),
-        (true, "RebuildWaiting")
-    );
-    let message = &condition(&plan, VECTOR_STORE_READY).message;
-    assert!(
-        message.contains("opens at 2026-11-28T00:00:00Z"),
-        "{message}"
-    );
-    case.later(12 * 3600);
-    assert!(starts(&case.step()));
-}
-
-#[test]
-fn the_job_is_stopped_when_the_window_closes_and_goes_on_in_the_next() {
-    let mut case = Case::with_closed_window(OnIndexDrift::RebuildBeside);
-    case.later(12 * 3600);
-    let mut case = case.started();
-    case.step();
-    case.later(24 * 3600);
-    let plan = case.step();
-    assert!(stops(&plan));
-    assert_eq!(events(&plan), [Reason::RebuildStopped]);
-    assert_eq!(reason(&plan), "RebuildWaiting");
-    let again = case.step();
-    assert!(stops(&again) && again.events.is_empty(), "until it is gone");
-    case.world.rebuild_job = None;
-    assert_eq!(case.step().job_action, None);
-    case.later(6 * 24 * 3600);
-    let mut case = case.started();
-    assert_eq!(events(&case.step()), [Reason::RebuildStarted]);
-}
-
-/// The Job ends by itself, too, when the window has closed.
-#[test]
-fn a_job_that_ended_with_its_window_is_stopped_and_its_collection_is_not_rebuilt() {
-    let mut case = Case::with_closed_window(OnIndexDrift::RebuildInPlace);
-    case.later(12 * 3600);
-    let mut case = case.started();
-    case.job().progress = Some(progress(&[("colqwen1", ReindexPhase::Copying)]));
-    case.step();
-    case.later(24 * 3600);
-    let at = case.now;
-    case.job().phase = JobPhase::Succeeded { at };
-    case.drifted(2);
-    let plan = case.step();
-    assert_eq!(events(&plan), [Reason::RebuildStopped]);
-    assert_eq!(reason(&plan), "RebuildWaiting");
-    let status = index(&plan);
-    assert_eq!((status.done, status.rebuilds.len()), (1, 0));
-    assert_eq!(case.step().events, []);
-    case.world.rebuild_job = None;
-    case.later(6 * 24 * 3600);
-    let mut case = case.started();
-    assert_eq!(events(&case.step()), [Reason::RebuildStarted]);
-}
-
-#[test]
 fn the_last_collection_of_a_job_is_done_when_the_check_says_so() {
     let mut case = Case::new(OnIndexDrift::RebuildBeside).started();
     case.job().progress = Some(progress(&[("colqwen2", ReindexPhase::Swapping)]));
@@ -357,52 +300,6 @@ fn the_last_collection_of_a_job_is_done_when_the_check_says_so() {
     assert_eq!(case.step().events, [], "the check is older");
     case.drifted(2);
     assert_eq!(events(&case.step()), [Reason::CollectionRebuilt]);
-}
-
-#[test]
-fn a_rebuild_in_place_is_not_cut_off_and_its_rest_does_not_wait() {
-    let mut case = Case::with_closed_window(OnIndexDrift::RebuildInPlace);
-    case.later(12 * 3600);
-    let mut case = case.started();
-    case.step();
-    case.later(24 * 3600);
-    assert_eq!(
-        case.step().job_action,
-        None,
-        "nothing is found in the collection at hand"
-    );
-    case.fails("job-1");
-    case.step();
-    case.later(20);
-    assert!(stops(&case.step()), "before the next one");
-    case.world.rebuild_job = None;
-    assert!(starts(&case.step()), "also outside the window");
-}
-
-#[test]
-fn empty_collections_are_mended_outside_the_window() {
-    let mut case = Case::with_closed_window(OnIndexDrift::RebuildBeside);
-    case.world.indexes = Ok(report(3, 1));
-    let mut case = case.started();
-    assert_eq!(case.step().job_action, None, "it is not stopped either");
-    case.drifted(2);
-    assert!(stops(&case.step()));
-}
-
-#[test]
-fn an_invalid_window_is_reported_and_nothing_is_rebuilt() {
-    let mut case = Case::with_closed_window(OnIndexDrift::RebuildBeside);
-    let window = case.pipeline.spec.stores.milvus.rebuild.window.as_mut();
-    window.unwrap().time_zone = "Mars/Base".into();
-    case.configure();
-    case.later(12 * 3600);
-    let plan = case.step();
-    assert_eq!(
-        (plan.job_action.is_none(), reason(&plan)),
-        (true, "RebuildWindowInvalid")
-    );
-    assert!(events(&plan).contains(&Reason::RebuildWindowInvalid));
-    assert_eq!(condition(&plan, READY).status, "True");
 }
 
 #[test]
@@ -562,3 +459,5 @@ fn an_unfinished_check_changes_no_count() {
     assert_eq!((index(&plan).drifted, index(&plan).done), (3, 0));
     assert_eq!(reason(&plan), "Rebuilding");
 }
+
+mod window;
