@@ -37,16 +37,20 @@ impl UsageRecord {
     /// takes it again before the end.
     pub(crate) async fn take_turn(&self, turn: Duration) -> Result<bool, Failure> {
         let now = DateTime::now();
+        let until = after(now, turn);
         let free = doc! {
             "_id": &self.id,
             "$or": [{ "counter": &self.counter }, { "turn_until": { "$lt": now } }],
         };
-        let take = doc! {
-            "$set": { "counter": &self.counter, "turn_until": after(now, turn) },
-        };
-        match answer(self.records.update_one(free, take).upsert(true)).await? {
+        let take = doc! { "$set": { "counter": &self.counter, "turn_until": until } };
+        let taken = ask(self.records.update_one(free, take)).await?;
+        if taken.matched_count > 0 {
+            return Ok(true);
+        }
+        let first = doc! { "_id": &self.id, "counter": &self.counter, "turn_until": until };
+        match answer(self.records.insert_one(first)).await? {
             Ok(_) => Ok(true),
-            // It exists, and the turn is another worker's.
+            // The turn is another worker's.
             Err(error) if is_duplicate(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
