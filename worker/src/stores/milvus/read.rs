@@ -76,7 +76,7 @@ impl Vectors {
             .offset(rows(page.offset))
             .limit(rows(page.limit))
             .extra_params(parameters)
-            .consistency_level(ConsistencyLevel::Strong)
+            .consistency_level(self.reads)
             .build()?;
         let answer = self.client.search(request).await?;
         for result in answer.results().get_results() {
@@ -159,7 +159,7 @@ impl Vectors {
                 .output_fields(["vector"])
                 .limit(rows(limit))
                 .offset(rows(vectors.len()))
-                .consistency_level(ConsistencyLevel::Strong)
+                .consistency_level(self.reads)
                 .build()?;
             let answer = self.client.query(request).await?;
             let before = vectors.len();
