@@ -117,7 +117,11 @@ async fn search(
             }
             Ok(found)
         });
-    futures::stream::iter(runs).buffered(4).try_collect().await
+    // Each mostly waits for the latest writes to be visible.
+    futures::stream::iter(runs)
+        .buffered(QUESTIONS)
+        .try_collect()
+        .await
 }
 
 /// Few vectors a page, so that there are more pages than any question has candidates.
