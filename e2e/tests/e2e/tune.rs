@@ -18,7 +18,7 @@ use crate::visual::{MODEL, serve_model};
 
 const MINUTE: Duration = Duration::from_mins(1);
 const DOCUMENTS: u64 = 2;
-const QUESTIONS: usize = 12;
+const QUESTIONS: usize = 6;
 
 #[tokio::test]
 async fn tune_chooses_a_preset_and_removes_its_copies_and_those_of_a_killed_run() -> Result<()> {

@@ -55,6 +55,8 @@ pub(crate) struct Vectors {
     vector_type: VectorType,
     /// That of the collections that exist, as far as it is known.
     found_types: Arc<StdMutex<HashMap<String, VectorType>>>,
+    /// How recent the writes are that a search and the reading of a page see.
+    reads: ConsistencyLevel,
     /// Held while a collection is created, so that two documents do not both create it.
     creation: Mutex<()>,
     /// Tells a collection that does not exist from one that is being swapped.
@@ -108,6 +110,7 @@ impl Vectors {
             dimensions,
             vector_type: spec.vector_type,
             found_types: Arc::default(),
+            reads: ConsistencyLevel::Strong,
             creation: Mutex::new(()),
             rebuilds: None,
         })

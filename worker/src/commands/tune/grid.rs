@@ -24,7 +24,7 @@ pub(super) struct Index {
 }
 
 /// One line of the matrix. Times in milliseconds are of both stages of a search, as
-/// `layra-worker search` does them, without the model and MongoDB.
+/// `layra-worker search` does them, without the model, MongoDB and the wait for the latest writes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Cell {

@@ -46,7 +46,7 @@ const INSERTED_PAGES: usize = 16;
 /// Milvus builds no index for fewer rows, and compares them all.
 const FEWEST_VECTORS: u64 = 1_024;
 /// Searches before the measured ones.
-const WARM_UP: usize = 5;
+const WARM_UP: usize = 2;
 /// How long an idempotent request is repeated while Milvus throttles it.
 const PATIENCE: Duration = Duration::from_mins(1);
 

@@ -76,7 +76,7 @@ impl Vectors {
             .offset(rows(page.offset))
             .limit(rows(page.limit))
             .extra_params(parameters)
-            .consistency_level(ConsistencyLevel::Strong)
+            .consistency_level(self.reads)
             .build()?;
         let answer = self.client.search(request).await.map_err(Failure::from);
         let answer = self.unless_moving(collection, answer).await?;
@@ -161,7 +161,7 @@ impl Vectors {
                 .output_fields(["vector"])
                 .limit(rows(limit))
                 .offset(rows(vectors.len()))
-                .consistency_level(ConsistencyLevel::Strong)
+                .consistency_level(self.reads)
                 .build()?;
             let answer = self.client.query(request).await.map_err(Failure::from);
             let answer = self.unless_moving(collection, answer).await?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use layra_crds::{IndexKind, MilvusSpec, ResolvedIndex, VectorType};
 use milvus::v2::prelude as sdk;
-use sdk::{IndexStateCode, SegmentState};
+use sdk::{ConsistencyLevel, IndexStateCode, SegmentState};
 use tokio::sync::Mutex;
 
 use super::{INDEX_NAME, Vectors, classify};
@@ -39,7 +39,8 @@ pub(crate) fn is_scratch(name: &str) -> bool {
 }
 
 impl Vectors {
-    /// The same server, for collections with vectors of this width and format, and an HNSW index.
+    /// The same server, for collections with vectors of this width and format, and an HNSW index. It
+    /// does not read the latest writes.
     pub(crate) fn with_hnsw(
         &self,
         (dimensions, vector_type): (usize, VectorType),
@@ -55,6 +56,9 @@ impl Vectors {
             dimensions,
             vector_type,
             found_types: Arc::clone(&self.found_types),
+            // Nothing is written there any more. With Strong each request would wait for the
+            // server's clock, up to 0.2 s.
+            reads: ConsistencyLevel::Eventually,
             creation: Mutex::new(()),
             rebuilds: None,
         }
