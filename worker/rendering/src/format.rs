@@ -30,6 +30,19 @@ pub(super) enum Container {
     Rtf,
 }
 
+impl DocumentFormat {
+    /// The name that users know it by. What is in a container is known later.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Pdf => "pdf",
+            Self::Raster(format) => format.extensions_str().first().copied().unwrap_or("image"),
+            Self::Container(Container::Zip) => "zip",
+            Self::Container(Container::Ole) => "ole",
+            Self::Container(Container::Rtf) => "rtf",
+        }
+    }
+}
+
 /// Supported image formats; `image` may be able to read more.
 const RASTERS: [RasterFormat; 7] = [
     RasterFormat::Png,

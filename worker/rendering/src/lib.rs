@@ -5,6 +5,7 @@
 mod cpu_time;
 mod encode;
 mod error;
+mod facts;
 mod format;
 mod geometry;
 mod memory;
@@ -13,6 +14,9 @@ mod office_format;
 mod office_watch;
 mod page_source;
 mod pdf;
+mod pdf_copy;
+mod pdf_structure;
+mod pdf_text;
 mod process;
 mod protocol;
 mod raster;
@@ -37,11 +41,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use encode::encode_png;
 pub use error::RenderError;
+pub use facts::{DocumentWarning, PageFacts, PageWarning};
 pub use memory::{RENDERER_LIMIT_BYTES, container_limit_bytes, renderer_count};
 pub use office::PREFIX as OFFICE_PREFIX;
 use office::{Conversions, Converted};
 use process::RenderProcess;
-use protocol::{OpenRequest, Reply, Request};
+use protocol::{OpenRequest, OpenedDocument, Reply, Request};
 pub use sandbox::{SandboxPolicy, hide_memory};
 pub use sandbox_check::{SandboxReport, check_sandbox};
 
@@ -95,7 +100,7 @@ pub struct Renderer {
 
 /// What a document turned out to be.
 enum Opened {
-    Document(Box<RenderProcess>, u32),
+    Document(Box<RenderProcess>, OpenedDocument),
     /// With the CPU time that was used to find that out.
     Office(office_format::OfficeDocument, Duration),
 }
@@ -117,32 +122,45 @@ impl Renderer {
     /// Opens a document in its own process, as soon as a slot is free. The format is detected from
     /// the content; an office document is converted to PDF first.
     pub async fn open(&self, file: &Path) -> Result<Document, RenderError> {
+        self.open_reporting(file, &mut String::new()).await
+    }
+
+    /// Opens a document as [`Self::open`] does. Writes the format's name to `format` as soon as it
+    /// is known, also if the document cannot be opened.
+    pub async fn open_reporting(
+        &self,
+        file: &Path,
+        format: &mut String,
+    ) -> Result<Document, RenderError> {
         let slot = permit(&self.slots).await?;
-        self.open_in(file, vec![slot]).await
+        self.open_in(file, vec![slot], format).await
     }
 
     /// Opens a long document for one of its page ranges. Fewer of these may be open at a time.
     pub async fn open_part(&self, file: &Path) -> Result<Document, RenderError> {
         let range_slot = permit(&self.range_slots).await?;
         let slot = permit(&self.slots).await?;
-        self.open_in(file, vec![range_slot, slot]).await
+        self.open_in(file, vec![range_slot, slot], &mut String::new())
+            .await
     }
 
     async fn open_in(
         &self,
         file: &Path,
         slots: Vec<OwnedSemaphorePermit>,
+        format: &mut String,
     ) -> Result<Document, RenderError> {
         let core = permit(&self.cores).await?;
         let file = std::path::absolute(file).map_err(|error| RenderError::Io(error.to_string()))?;
         let mut charged = Duration::ZERO;
-        let (process, pages, converted) = match self.start(&file).await? {
-            Opened::Document(process, pages) => (process, pages, None),
+        let (process, opened, converted) = match self.start(&file, format).await? {
+            Opened::Document(process, opened) => (process, opened, None),
             Opened::Office(found, used) => {
+                found.format.extension().clone_into(format);
                 let converted = self.conversions.get(&self.options, &file, found).await?;
                 charged += used + converted.take_used();
-                match self.start(&converted.path()).await? {
-                    Opened::Document(process, pages) => (process, pages, Some(converted)),
+                match self.start(&converted.path(), &mut String::new()).await? {
+                    Opened::Document(process, opened) => (process, opened, Some(converted)),
                     Opened::Office(..) => {
                         return Err(unexpected("the converted PDF is an office document"));
                     }
@@ -154,7 +172,8 @@ impl Renderer {
             charged: charged + process.charged(),
             state: State::Open(process),
             file: converted.as_ref().map_or(file, Converted::path),
-            pages,
+            pages: opened.pages,
+            warnings: opened.warnings,
             page_timeout: self.options.page_timeout,
             cores: Arc::clone(&self.cores),
             _converted: converted,
@@ -162,7 +181,7 @@ impl Renderer {
         })
     }
 
-    async fn start(&self, file: &Path) -> Result<Opened, RenderError> {
+    async fn start(&self, file: &Path, format: &mut String) -> Result<Opened, RenderError> {
         let options = &self.options;
         let mut process = RenderProcess::spawn(&options.program)?;
         let request = Request::Open(OpenRequest {
@@ -175,16 +194,22 @@ impl Renderer {
         });
         let confined = process.exchange(&request, options.page_timeout).await;
         match confined.map_err(RenderError::before_the_document)? {
-            Reply::Confined { sandbox_gaps } => log_once(&sandbox_gaps),
+            Reply::Confined {
+                sandbox_gaps,
+                format: found,
+            } => {
+                log_once(&sandbox_gaps);
+                *format = found;
+            }
             // The renderer is the worker's own program, and the document is not open yet.
             Reply::Failed(error) => return Err(error),
             _ => return Err(unexpected("another reply than its confinement").before_the_document()),
         }
         match process.next_reply(options.page_timeout).await? {
-            Reply::Opened { pages } if (1..=options.max_pages).contains(&pages) => {
-                Ok(Opened::Document(Box::new(process), pages))
+            Reply::Opened(opened) if (1..=options.max_pages).contains(&opened.pages) => {
+                Ok(Opened::Document(Box::new(process), opened))
             }
-            Reply::Opened { .. } => Err(unexpected("a number of pages outside the limits")),
+            Reply::Opened(_) => Err(unexpected("a number of pages outside the limits")),
             Reply::Office(found) => Ok(Opened::Office(found, process.charged())),
             Reply::Failed(error) => {
                 process.kill().await;
@@ -247,6 +272,7 @@ pub struct Document {
     /// What the renderer reads.
     file: PathBuf,
     pages: u32,
+    warnings: Vec<DocumentWarning>,
     page_timeout: Duration,
     cores: Arc<Semaphore>,
     /// Keeps the PDF of an office document: it is read while pages are drawn.
@@ -266,6 +292,12 @@ impl Document {
     #[must_use]
     pub fn pages(&self) -> u32 {
         self.pages
+    }
+
+    /// What a user should know about the document as a whole.
+    #[must_use]
+    pub fn warnings(&self) -> &[DocumentWarning] {
+        &self.warnings
     }
 
     /// The renderer's process, while it is alive.
@@ -335,7 +367,7 @@ impl Document {
                 lie @ (RenderError::GarbledAnswer(_) | RenderError::ReadRefuted(_)) => lie,
                 error => return Err(error),
             },
-            Ok((Reply::Confined { .. } | Reply::Opened { .. } | Reply::Office(_), _)) => {
+            Ok((Reply::Confined { .. } | Reply::Opened(_) | Reply::Office(_), _)) => {
                 unexpected("a second reply to opening the document")
             }
             Err(error) => error,
@@ -388,7 +420,7 @@ pub enum Resolution {
 }
 
 /// A page as image and text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RenderedPage {
     /// The page, counted from 0.
     pub page: u32,
@@ -402,6 +434,8 @@ pub struct RenderedPage {
     pub pixels: Option<Bytes>,
     /// The text of the page, in the document's order; empty for images.
     pub text: String,
+    /// What else is known of it.
+    pub facts: PageFacts,
 }
 
 impl RenderedPage {

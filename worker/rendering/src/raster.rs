@@ -14,7 +14,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::encode::Canvas;
-use super::page_source::PageSource;
+use super::page_source::{Drawn, PageSource};
 use super::source::DocumentFile;
 use super::tiff_pages::TiffPages;
 use super::{RenderError, Resolution, geometry};
@@ -175,7 +175,7 @@ impl PageSource for RasterDocument {
         page: u32,
         resolution: Resolution,
         canvas: &mut Canvas,
-    ) -> Result<String, RenderError> {
+    ) -> Result<Drawn, RenderError> {
         let failure = self.file.failure();
         // The memory of the page before must be free.
         canvas.rgb = Vec::new();
@@ -183,8 +183,12 @@ impl PageSource for RasterDocument {
         failure.check()?;
         let max_pixels = geometry::max_pixels(self.memory_limit_bytes);
         *canvas = picture.draw(resolution, max_pixels);
+        let orientation = picture.orientation.to_exif();
         self.decoded = Some((page, picture));
-        Ok(String::new())
+        Ok(Drawn {
+            orientation,
+            ..Drawn::default()
+        })
     }
 }
 
