@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use layra_crds::WORKER_HTTP_PORT;
 use layra_embedding::DeviceChoice;
 
+use crate::commands::inspect::InspectArgs;
+
 /// Renders, embeds and stores every page of every document of an ingestion pipeline
 #[derive(Debug, Parser)]
 #[command(name = "layra-worker", version)]
@@ -50,6 +52,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    Inspect(InspectArgs),
     /// Search a knowledge base for the pages that answer a question.
     Search {
         /// Question to answer.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
-use crate::commands::{delete, ingest, redrive, run, search};
+use crate::commands::{delete, ingest, inspect, redrive, run, search};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
@@ -98,6 +98,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::Inspect(args) => return inspect::run(args).await,
         Command::FetchModel { report, worker } => {
             let model = serde_json::to_vec(&common(worker)?.fetch_model().await?)?;
             match report {

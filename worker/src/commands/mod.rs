@@ -3,6 +3,7 @@
 
 pub(crate) mod delete;
 pub(crate) mod ingest;
+pub(crate) mod inspect;
 pub(crate) mod redrive;
 pub(crate) mod run;
 pub(crate) mod search;
