@@ -35,7 +35,7 @@ pub use secrets::{
 pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};
 pub use status::{
     ConfirmedStatus, DriftedCollection, IngestionPipelineStatus, LearnedStatus, ModelStatus,
-    ScalingInputs, ScalingStatus, ScalingTerms,
+    PagesStatus, ScalingInputs, ScalingStatus, ScalingTerms,
 };
 pub use stores::{
     COLLECTION_PLACEHOLDER, IndexSpec, IndexType, MetricType, MilvusSpec, MongodbSpec, RedisSpec,

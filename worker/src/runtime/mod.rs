@@ -5,6 +5,7 @@ pub(crate) mod failure;
 pub(crate) mod health;
 mod longest;
 pub(crate) mod metrics;
+mod page_metrics;
 pub(crate) mod reason;
 pub(crate) mod retry;
 pub(crate) mod server;

@@ -12,6 +12,7 @@ mod fleet;
 mod manifests;
 mod manual;
 mod model;
+mod pages;
 mod refusals;
 mod scaling;
 mod stall;
@@ -232,6 +233,7 @@ fn status(
         lag: world.lag(),
         scaling: Some(scaling),
         model: model::status(before.model.as_ref(), world),
+        pages: pages::status(before.pages, world.counts.values()),
         drifted_collection_count,
         drifted_collections,
         ..workers_status(world)
