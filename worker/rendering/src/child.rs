@@ -16,8 +16,9 @@ use super::office_format::{self, OfficeDocument, OfficeFormat};
 use super::page_source::{Drawn, PageSource};
 use super::pdf::{self, PdfSource};
 use super::protocol::{OpenRequest, OpenedDocument, Reply, Request, read_request, write_reply};
-use super::raster::RasterDocument;
+use super::raster::{Codec, RasterDocument};
 use super::source::DocumentFile;
+use super::svg::SvgSource;
 use super::{
     PageFacts, PageRequest, PageWarning, RenderError, RenderedPage, facts, sandbox, trial,
 };
@@ -72,7 +73,23 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> 
             if !confine(output)? {
                 return Ok(());
             }
-            let source = RasterDocument::open(document, format, open.memory_limit_bytes);
+            let codec = Codec::Image(format);
+            let source = RasterDocument::open(document, codec, open.memory_limit_bytes);
+            serve_pages(source, &open, input, output)
+        }
+        DocumentFormat::Jpeg2000 => {
+            if !confine(output)? {
+                return Ok(());
+            }
+            let codec = Codec::Jpeg2000;
+            let source = RasterDocument::open(document, codec, open.memory_limit_bytes);
+            serve_pages(source, &open, input, output)
+        }
+        DocumentFormat::Svg => {
+            if !confine(output)? {
+                return Ok(());
+            }
+            let source = SvgSource::open(document, open.memory_limit_bytes);
             serve_pages(source, &open, input, output)
         }
         DocumentFormat::Container(container) => {
@@ -176,6 +193,7 @@ fn render(
     let pixels = request
         .pixels
         .then(|| std::mem::take(&mut canvas.rgb).into());
+    encode::give_back(&mut canvas.rgb);
     let (width, height) = (canvas.width, canvas.height);
     Ok(RenderedPage {
         page: request.page,

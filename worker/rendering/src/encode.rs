@@ -17,6 +17,16 @@ pub(super) struct Canvas {
     pub(super) rgb: Vec<u8>,
 }
 
+/// Memory for a page of more bytes than this is given back after the page.
+const KEPT_BYTES: usize = 32 << 20;
+
+/// Gives large memory back, which otherwise would look as if the renderer had grown.
+pub(super) fn give_back(memory: &mut Vec<u8>) {
+    if memory.capacity() > KEPT_BYTES {
+        *memory = Vec::new();
+    }
+}
+
 impl Canvas {
     /// Whether all pixels have the same colour.
     pub(super) fn is_uniform(&self) -> bool {

@@ -17,7 +17,9 @@ const LONG_SIDE_INCHES: f64 = 11.69;
 
 /// Largest ratio of the sides of a page image. Visual models refuse more.
 const MAX_ASPECT: u32 = 200;
-/// The short side of an image is not scaled below this, in pixels: on less nothing can be seen.
+/// From this ratio of its sides an image is a strip.
+const STRIP_ASPECT: u32 = 40;
+/// The short side of a strip is not scaled below this, in pixels: on less nothing can be seen.
 const LEAST_SHORT_SIDE: u32 = 28;
 
 /// Largest number of pixels of a page image under a memory limit: the bitmap (four bytes a pixel)
@@ -97,10 +99,10 @@ pub(super) fn image_size(width: u32, height: u32, dpi: u32, max_pixels: u64) -> 
     let (short, long) = (width.min(height), width.max(height));
     let least = short.min(LEAST_SHORT_SIDE);
     let (columns, rows) = fit(long_side);
-    if columns.min(rows) >= least {
+    if columns.min(rows) >= least || long / short < STRIP_ASPECT {
         return (columns, rows);
     }
-    // A strip: longer than an A4 page, so that its short side can be seen.
+    // Longer than an A4 page, so that the short side can be seen.
     let wanted = f64::from(long) * f64::from(least) / f64::from(short);
     let (columns, rows) = fit(wanted.ceil().min(f64::from(MAX_SIDE)));
     if width < height {
@@ -182,6 +184,7 @@ mod tests {
         assert_eq!(image(30_000, 2), (16_383, 2));
         assert_eq!(image(2, 20_000), (2, 16_383));
         assert_eq!(image(20_000, 100), (5600, 28));
+        assert_eq!(image_size(300, 20, 10, MAX_PIXELS), (117, 7));
         assert_eq!(image(60_000, 28), (16_383, 28));
         assert_eq!(paper_size(16_383, 2), (16_383, 82));
         assert_eq!(paper_size(2, 16_383), (82, 16_383));

@@ -2,12 +2,14 @@
 //! process with limits and without credentials, and whatever happens there becomes a typed error
 //! here. The process that uses this crate never parses a document itself. No servers are involved.
 
+mod animation;
 mod cpu_time;
 mod encode;
 mod error;
 mod facts;
 mod format;
 mod geometry;
+mod jpeg2000;
 mod memory;
 mod office;
 mod office_format;
@@ -20,10 +22,13 @@ mod pdf_text;
 mod process;
 mod protocol;
 mod raster;
+mod renewal;
 mod sandbox;
 mod sandbox_check;
 mod self_test;
 mod source;
+mod svg;
+mod tiff_other;
 mod tiff_pages;
 mod trial;
 
@@ -153,13 +158,13 @@ impl Renderer {
         let core = permit(&self.cores).await?;
         let file = std::path::absolute(file).map_err(|error| RenderError::Io(error.to_string()))?;
         let mut charged = Duration::ZERO;
-        let (process, opened, converted) = match self.start(&file, format).await? {
+        let (process, opened, converted) = match start(&self.options, &file, format).await? {
             Opened::Document(process, opened) => (process, opened, None),
             Opened::Office(found, used) => {
                 found.format.extension().clone_into(format);
                 let converted = self.conversions.get(&self.options, &file, found).await?;
                 charged += used + converted.take_used();
-                match self.start(&converted.path(), &mut String::new()).await? {
+                match start(&self.options, &converted.path(), &mut String::new()).await? {
                     Opened::Document(process, opened) => (process, opened, Some(converted)),
                     Opened::Office(..) => {
                         return Err(unexpected("the converted PDF is an office document"));
@@ -174,50 +179,56 @@ impl Renderer {
             file: converted.as_ref().map_or(file, Converted::path),
             pages: opened.pages,
             warnings: opened.warnings,
-            page_timeout: self.options.page_timeout,
+            drawn: 0,
+            options: Arc::clone(&self.options),
             cores: Arc::clone(&self.cores),
             _converted: converted,
             _slots: slots,
         })
     }
+}
 
-    async fn start(&self, file: &Path, format: &mut String) -> Result<Opened, RenderError> {
-        let options = &self.options;
-        let mut process = RenderProcess::spawn(&options.program)?;
-        let request = Request::Open(OpenRequest {
-            pdfium: options.pdfium.as_os_str().as_bytes().to_vec(),
-            document: file.as_os_str().as_bytes().to_vec(),
-            max_pages: options.max_pages,
-            memory_limit_bytes: options.memory_limit_bytes,
-            page_timeout: options.page_timeout,
-            sandbox: options.sandbox,
-        });
-        let confined = process.exchange(&request, options.page_timeout).await;
-        match confined.map_err(RenderError::before_the_document)? {
-            Reply::Confined {
-                sandbox_gaps,
-                format: found,
-            } => {
-                log_once(&sandbox_gaps);
-                *format = found;
-            }
-            // The renderer is the worker's own program, and the document is not open yet.
-            Reply::Failed(error) => return Err(error),
-            _ => return Err(unexpected("another reply than its confinement").before_the_document()),
+/// Starts a renderer for a document. Writes the format's name to `format` as soon as it is known.
+async fn start(
+    options: &RenderOptions,
+    file: &Path,
+    format: &mut String,
+) -> Result<Opened, RenderError> {
+    let mut process = RenderProcess::spawn(&options.program)?;
+    let request = Request::Open(OpenRequest {
+        pdfium: options.pdfium.as_os_str().as_bytes().to_vec(),
+        document: file.as_os_str().as_bytes().to_vec(),
+        max_pages: options.max_pages,
+        memory_limit_bytes: options.memory_limit_bytes,
+        page_timeout: options.page_timeout,
+        sandbox: options.sandbox,
+    });
+    let confined = process.exchange(&request, options.page_timeout).await;
+    match confined.map_err(RenderError::before_the_document)? {
+        Reply::Confined {
+            sandbox_gaps,
+            format: found,
+        } => {
+            log_once(&sandbox_gaps);
+            *format = found;
         }
-        match process.next_reply(options.page_timeout).await? {
-            Reply::Opened(opened) if (1..=options.max_pages).contains(&opened.pages) => {
-                Ok(Opened::Document(Box::new(process), opened))
-            }
-            Reply::Opened(_) => Err(unexpected("a number of pages outside the limits")),
-            Reply::Office(found) => Ok(Opened::Office(found, process.charged())),
-            Reply::Failed(error) => {
-                process.kill().await;
-                Err(believable(error, file).await)
-            }
-            Reply::Page(_) => Err(unexpected("a page before the document was open")),
-            Reply::Confined { .. } => Err(unexpected("a second confinement")),
+        // The renderer is the worker's own program, and the document is not open yet.
+        Reply::Failed(error) => return Err(error),
+        _ => return Err(unexpected("another reply than its confinement").before_the_document()),
+    }
+    match process.next_reply(options.page_timeout).await? {
+        Reply::Opened(opened) if (1..=options.max_pages).contains(&opened.pages) => {
+            process.has_opened();
+            Ok(Opened::Document(Box::new(process), opened))
         }
+        Reply::Opened(_) => Err(unexpected("a number of pages outside the limits")),
+        Reply::Office(found) => Ok(Opened::Office(found, process.charged())),
+        Reply::Failed(error) => {
+            process.kill().await;
+            Err(believable(error, file).await)
+        }
+        Reply::Page(_) => Err(unexpected("a page before the document was open")),
+        Reply::Confined { .. } => Err(unexpected("a second confinement")),
     }
 }
 
@@ -273,7 +284,9 @@ pub struct Document {
     file: PathBuf,
     pages: u32,
     warnings: Vec<DocumentWarning>,
-    page_timeout: Duration,
+    /// Pages that the present process has drawn.
+    drawn: u32,
+    options: Arc<RenderOptions>,
     cores: Arc<Semaphore>,
     /// Keeps the PDF of an office document: it is read while pages are drawn.
     _converted: Option<Converted>,
@@ -321,7 +334,7 @@ impl Document {
         std::mem::take(&mut self.charged)
     }
 
-    /// Renders one page. After an error that concerns only this page, others can still be rendered;
+    /// Renders one page. A renderer that has grown is replaced before. After an error that concerns only this page, others can still be rendered;
     /// after any other error, all further calls return the same error.
     pub async fn render(&mut self, request: PageRequest) -> Result<RenderedPage, RenderError> {
         let (page, ()) = self.render_into(request, |_| async {}).await?;
@@ -345,13 +358,20 @@ impl Document {
             });
         }
         let _core = permit(&self.cores).await?;
-        let process = match &mut self.state {
-            State::Open(process) => process,
-            State::Broken(error) => return Err(error.clone()),
+        self.renew_if_grown().await?;
+        let (asked, limit) = (Request::Render(request), self.options.page_timeout);
+        let (bytes, before) = loop {
+            let process = self.open_process()?;
+            let before = process.charged();
+            match process.ask(Some(&asked), limit).await {
+                // The pages before may have taken the memory.
+                Err(RenderError::OutOfMemory) if self.drawn > 0 => self.renew().await?,
+                begun => break (begun, before),
+            }
         };
-        let before = process.charged();
-        let (asked, limit) = (Request::Render(request), self.page_timeout);
-        let reply = match process.ask(Some(&asked), limit).await {
+        self.drawn += 1;
+        let process = self.open_process()?;
+        let reply = match bytes {
             Ok(bytes) => {
                 let room = room(bytes as usize).await;
                 let reply = process.receive(bytes, limit).await;
@@ -359,7 +379,8 @@ impl Document {
             }
             Err(error) => Err(error),
         };
-        self.charged += process.charged().saturating_sub(before);
+        let used = process.charged().saturating_sub(before);
+        self.charged += used;
         let broken = match reply {
             Ok((Reply::Page(page), room)) if page.answers(&request) => return Ok((page, room)),
             Ok((Reply::Page(_), _)) => unexpected("a page that was not requested"),

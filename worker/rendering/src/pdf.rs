@@ -13,7 +13,7 @@ use super::pdf_copy::PdfCopy;
 use super::pdf_structure::{self, Structure};
 use super::pdf_text::{self, DrawnPixels};
 use super::source::{DocumentFile, ReadFailure};
-use super::{DocumentWarning, RenderError, Resolution, geometry};
+use super::{DocumentWarning, RenderError, Resolution, encode, geometry};
 
 /// Binds to the PDFium library at `path`.
 pub(super) fn bind(path: &Path) -> Result<Pdfium, RenderError> {
@@ -128,22 +128,29 @@ impl<'a> PdfSource<'a> {
         canvas.width = width;
         canvas.height = height;
         without_fourth_byte(&self.bitmap, &mut canvas.rgb)?;
+        encode::give_back(&mut self.bitmap);
         let drawn = DrawnPixels {
             config: &config,
             width,
             height,
             rgb: &canvas.rgb,
         };
+        let text = pdf_text::text(&page, self.seen_text(index, &page));
+        let missing_scripts = if pdf_text::may_lack_glyphs(&text) {
+            pdf_text::missing_scripts(&page, &drawn)
+        } else {
+            Vec::new()
+        };
         Ok(Drawn {
-            points: Some(size),
+            points: Some(size).filter(|(width, height)| (width + height).is_finite()),
             orientation: match page.rotation() {
                 Ok(PdfPageRenderRotation::Degrees90) => 6,
                 Ok(PdfPageRenderRotation::Degrees180) => 3,
                 Ok(PdfPageRenderRotation::Degrees270) => 8,
                 _ => 1,
             },
-            missing_scripts: pdf_text::missing_scripts(&page, &drawn),
-            text: pdf_text::text(&page, self.seen_text(index, &page)),
+            missing_scripts,
+            text,
         })
     }
 

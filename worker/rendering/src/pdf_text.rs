@@ -68,6 +68,14 @@ fn shown_by_field(field: &PdfFormField<'_>) -> Option<String> {
     }
 }
 
+/// The last Latin letter. Every image has fonts for these: pages without others take no time.
+const LAST_LATIN: u32 = 0x24f;
+
+/// Whether a text has letters that may have no font.
+pub(super) fn may_lack_glyphs(text: &str) -> bool {
+    text.chars().any(|letter| u32::from(letter) > LAST_LATIN)
+}
+
 /// A drawn page, to look letters up.
 pub(super) struct DrawnPixels<'a> {
     pub(super) config: &'a PdfRenderConfig,
@@ -79,8 +87,6 @@ pub(super) struct DrawnPixels<'a> {
 /// Names of the scripts most of whose letters on the page were not drawn, because neither the
 /// document nor this machine has a font for them.
 pub(super) fn missing_scripts(page: &PdfPage<'_>, drawn: &DrawnPixels<'_>) -> Vec<String> {
-    /// Every image has fonts for Latin letters: pages without others take no time.
-    const LAST_LATIN: u32 = 0x24f;
     let Ok(text) = page.text() else {
         return Vec::new();
     };

@@ -57,6 +57,7 @@ async fn text_of(annotations: &[&str], form: &str) -> String {
     page.text
 }
 
+const APPEARANCE: &str = "/AP << /N 5 0 R >>";
 const FIELD: &str = "/Type /Annot /Subtype /Widget /F 4 /Rect [20 100 120 120] /P 3 0 R";
 
 #[tokio::test]
@@ -87,7 +88,6 @@ async fn annotations_are_text_if_they_are_seen_on_the_page() {
              /Contents (words of {kind}) {more} >>"
         )
     };
-    const APPEARANCE: &str = "/AP << /N 5 0 R >>";
     for kind in ["Stamp", "FreeText"] {
         for (flags, is_seen) in [(4, true), (0, true), (2, false), (32, false)] {
             let text = text_of(&[&annotation(kind, flags, APPEARANCE)], "").await;
