@@ -40,9 +40,9 @@ pub(super) fn decode(
     if pixels > max_pixels || samples.saturating_mul(BYTES_PER_SAMPLE) > memory_limit_bytes {
         return Err(RenderError::TooLarge(format!("{width} x {height} pixels")));
     }
-    let mut decoder = DecoderContext::default();
+    let mut state = DecoderContext::default();
     let decoded = picture
-        .decode(&mut decoder)
+        .decode(&mut state)
         .map_err(|error| damaged(&error))?;
     let data = decoded.data_u8();
     let image = match (colours, has_alpha) {

@@ -193,7 +193,7 @@ fn fax(tags: &mut Tags, width: u32, height: u32) -> Option<GrayImage> {
                 *byte = byte.reverse_bits();
             }
         }
-        let mut decoder = DecoderContext::new(DecodeSettings {
+        let mut state = DecoderContext::new(DecodeSettings {
             columns: width,
             rows: count,
             end_of_block: compression == GROUP_3,
@@ -208,7 +208,7 @@ fn fax(tags: &mut Tags, width: u32, height: u32) -> Option<GrayImage> {
         });
         rows.most = (decoded + count as usize) * rows.width;
         // What was decoded before damage is kept, as fax machines do.
-        let _ = hayro_ccitt::decode(&strip, &mut rows, &mut decoder);
+        let _ = hayro_ccitt::decode(&strip, &mut rows, &mut state);
         if rows.levels.is_empty() {
             return None;
         }
