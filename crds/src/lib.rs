@@ -60,7 +60,7 @@ pub use secrets::{
 pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};
 pub use status::{
     ConfirmedStatus, DriftedCollection, IngestionPipelineStatus, LearnedStatus, ModelStatus,
-    ScalingInputs, ScalingStatus, ScalingTerms,
+    PagesStatus, ScalingInputs, ScalingStatus, ScalingTerms,
 };
 pub use stores::{
     COLLECTION_PLACEHOLDER, MetricType, MilvusSpec, MongodbSpec, RedisSpec, StoresSpec,

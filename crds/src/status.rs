@@ -54,6 +54,11 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_reference: Option<ModelReference>,
 
+    /// What is missing on the pages that the running workers have stored. It stays while there are
+    /// no workers. Absent: no page was stored yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<PagesStatus>,
+
     /// The settings that tie the pipeline to the documents that it has processed. A change of one
     /// must be confirmed. Absent: no worker has run yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +75,23 @@ pub struct IngestionPipelineStatus {
     /// The indexes of the pipeline's collections, and their rebuild. Absent: no collection exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<IndexStatus>,
+}
+
+/// Which part of the pages that the running workers have stored since their start cannot be found,
+/// or only in part, in whole percent, rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PagesStatus {
+    /// Pages on which something is drawn, without text. A model that reads text finds none of them:
+    /// use one that reads images.
+    pub without_text_percent: u32,
+
+    /// Pages of one colour, without text.
+    pub blank_percent: u32,
+
+    /// Pages with letters that were not drawn, because neither the document nor the worker's image
+    /// has a font for them. A model that reads images does not find these words.
+    pub missing_glyphs_percent: u32,
 }
 
 /// The settings that tie a pipeline to the documents that it has processed.

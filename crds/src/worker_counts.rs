@@ -35,6 +35,12 @@ pub struct WorkerCounts {
     /// Seconds of work of the longest recent document or page range, without its waits for servers
     /// and for other documents.
     pub longest_work_seconds: f64,
+    /// Stored pages of one colour, without text.
+    pub blank_pages: u64,
+    /// Stored pages on which something is drawn, without text.
+    pub pages_without_text: u64,
+    /// Stored pages with letters that were not drawn, because there is no font for their script.
+    pub pages_with_missing_glyphs: u64,
     /// Documents and page ranges in progress.
     pub documents_in_flight: u32,
     /// Partitions that the consumer group has assigned to the worker.

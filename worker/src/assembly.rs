@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use layra_crds::ModelReport;
+use layra_crds::{ModelReport, RenderSpec};
 use layra_embedding::{DeviceChoice, Paced};
 use layra_rendering::{
     RENDERER_LIMIT_BYTES, RenderOptions, Renderer, SandboxPolicy, container_limit_bytes,
@@ -289,38 +289,53 @@ impl Common {
     }
 
     fn renderer(&self) -> Result<Renderer, Failure> {
-        let pdfium = self.paths.pdfium.clone();
-        if !pdfium.is_file() {
-            let message = format!("the PDFium library {} does not exist", pdfium.display());
-            return Err(Failure::fatal(
-                Stage::Render,
-                Reason::PdfiumNotFound,
-                message,
-            ));
-        }
-        let program = std::env::current_exe()
-            .map_err(|error| Failure::fatal(Stage::Render, Reason::RendererUnavailable, error))?;
         let render = &self.settings.config.documents.render;
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let container_limit_bytes = container_limit_bytes();
-        let processes = renderer_count(container_limit_bytes, cores);
-        tracing::info!(container_limit_bytes, processes, "number of renderers");
-        Ok(Renderer::new(RenderOptions {
+        let Paths {
             pdfium,
-            program,
-            page_timeout: Duration::from_secs(render.timeout_seconds.into()),
-            memory_limit_bytes: RENDERER_LIMIT_BYTES,
-            max_pages: render.max_pages,
-            processes,
-            soffice: self.paths.soffice.clone(),
-            scratch: self.paths.cache.clone(),
-            office_timeout: Duration::from_secs(render.office_timeout_seconds.into()),
-            sandbox: match render.sandbox {
-                layra_crds::SandboxPolicy::Required => SandboxPolicy::Required,
-                layra_crds::SandboxPolicy::BestEffort => SandboxPolicy::BestEffort,
-            },
-        }))
+            soffice,
+            cache,
+            ..
+        } = self.paths.clone();
+        renderer(render, pdfium, soffice, cache)
     }
+}
+
+/// The renderer of a worker with these settings. Office documents are converted in `scratch`.
+pub(crate) fn renderer(
+    render: &RenderSpec,
+    pdfium: PathBuf,
+    soffice: PathBuf,
+    scratch: PathBuf,
+) -> Result<Renderer, Failure> {
+    if !pdfium.is_file() {
+        let message = format!("the PDFium library {} does not exist", pdfium.display());
+        return Err(Failure::fatal(
+            Stage::Render,
+            Reason::PdfiumNotFound,
+            message,
+        ));
+    }
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::fatal(Stage::Render, Reason::RendererUnavailable, error))?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let container_limit_bytes = container_limit_bytes();
+    let processes = renderer_count(container_limit_bytes, cores);
+    tracing::info!(container_limit_bytes, processes, "number of renderers");
+    Ok(Renderer::new(RenderOptions {
+        pdfium,
+        program,
+        page_timeout: Duration::from_secs(render.timeout_seconds.into()),
+        memory_limit_bytes: RENDERER_LIMIT_BYTES,
+        max_pages: render.max_pages,
+        processes,
+        soffice,
+        scratch,
+        office_timeout: Duration::from_secs(render.office_timeout_seconds.into()),
+        sandbox: match render.sandbox {
+            layra_crds::SandboxPolicy::Required => SandboxPolicy::Required,
+            layra_crds::SandboxPolicy::BestEffort => SandboxPolicy::BestEffort,
+        },
+    }))
 }
 
 /// Tests the renderer, so that a fault of the image or the node ends the worker and is not charged

@@ -8,6 +8,7 @@ use layra_crds::WORKER_HTTP_PORT;
 use layra_embedding::DeviceChoice;
 
 use crate::collection_commands::CollectionCommand;
+use crate::commands::inspect::InspectArgs;
 use crate::commands::tune::TuneOptions;
 
 /// Renders, embeds and stores every page of every document of an ingestion pipeline
@@ -53,6 +54,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    Inspect(InspectArgs),
     /// Search a knowledge base for the pages that answer a question.
     Search {
         /// Question to answer.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::collection_commands;
-use crate::commands::{advise, delete, ingest, redrive, reindex, run, search, tune};
+use crate::commands::{advise, delete, ingest, inspect, redrive, reindex, run, search, tune};
 use crate::document::task::Deletion;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
@@ -103,6 +103,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::Inspect(args) => return inspect::run(args).await,
         Command::FetchModel { report, worker } => fetch_model(worker, report).await?,
         Command::Bench {
             what: Bench::Embed(args),

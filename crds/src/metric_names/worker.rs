@@ -35,6 +35,16 @@ pub const STORE: &str = "store";
 pub const PAGES: &str = "ingestion_pages_total";
 /// Pages that were skipped because they cannot be rendered or embedded, by [`REASON`].
 pub const PAGES_SKIPPED: &str = "ingestion_pages_skipped_total";
+/// Stored pages on which something is missing, by [`WARNING`]: `Blank`, `NoText`, `MissingGlyphs`.
+pub const PAGE_WARNINGS: &str = "ingestion_page_warnings_total";
+/// Documents on which something is missing, by [`WARNING`]: `XfaForm`, `FirstFrameOnly`.
+pub const DOCUMENT_WARNINGS: &str = "ingestion_document_warnings_total";
+/// Label of [`PAGE_WARNINGS`] and [`DOCUMENT_WARNINGS`].
+pub const WARNING: &str = "warning";
+/// Stored pages with letters that were not drawn, by their [`SCRIPT`].
+pub const MISSING_GLYPHS: &str = "ingestion_pages_missing_glyphs_total";
+/// Label of [`MISSING_GLYPHS`].
+pub const SCRIPT: &str = "script";
 /// Vectors written to Milvus.
 pub const VECTORS: &str = "ingestion_vectors_total";
 /// Attempts that failed because a server was unavailable, by [`STAGE`].

@@ -249,6 +249,13 @@ pub struct Counts {
     pub busy_seconds: f64,
     /// Seconds of the longest recent document or page range.
     pub longest_seconds: f64,
+    /// Of the pages made searchable: those without anything on them, without text, and with letters
+    /// that were not drawn. For people.
+    pub blank_pages: f64,
+    /// See `blank_pages`.
+    pub pages_without_text: f64,
+    /// See `blank_pages`.
+    pub pages_with_missing_glyphs: f64,
     /// Documents and page ranges in progress.
     pub in_flight: u32,
     /// The partitions assigned to it.

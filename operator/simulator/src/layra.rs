@@ -113,10 +113,8 @@ fn worker(pod: &Pod, world: &World) -> Worker {
             open_rechecks: Some(0),
             startup_seconds: Some(world.startup_seconds().into()),
             retrying: Vec::new(),
-            held_by_quota: false,
-            // The simulated documents are not split.
-            ranges: 0.0,
-            range_pages: 0.0,
+            // The simulated documents are not split, and nothing is missing on their pages.
+            ..Counts::default()
         }),
     }
 }

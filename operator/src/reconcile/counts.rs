@@ -148,6 +148,9 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
         range_pages: counts.range_pages as f64,
         busy_seconds: counts.busy_seconds,
         longest_seconds: counts.longest_work_seconds,
+        blank_pages: counts.blank_pages as f64,
+        pages_without_text: counts.pages_without_text as f64,
+        pages_with_missing_glyphs: counts.pages_with_missing_glyphs as f64,
         in_flight: counts.documents_in_flight,
         partitions: counts
             .partitions
@@ -192,6 +195,9 @@ mod tests {
             range_pages: 65,
             busy_seconds: 61.5,
             longest_work_seconds: 12.25,
+            blank_pages: 1,
+            pages_without_text: 30,
+            pages_with_missing_glyphs: 2,
             documents_in_flight: 3,
             partitions: vec![partition("tasks", 2), partition("tasks.ranges", 0)],
             waiting_for: vec!["mongodb".to_owned()],
@@ -293,6 +299,9 @@ mod tests {
                 range_pages: 65.0,
                 busy_seconds: 61.5,
                 longest_seconds: 12.25,
+                blank_pages: 1.0,
+                pages_without_text: 30.0,
+                pages_with_missing_glyphs: 2.0,
                 in_flight: 3,
                 partitions: BTreeSet::from([
                     partition(Topic::Tasks, 2),

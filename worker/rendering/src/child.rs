@@ -13,12 +13,15 @@ use std::process::ExitCode;
 use super::encode::{self, Canvas};
 use super::format::{self, Container, DocumentFormat};
 use super::office_format::{self, OfficeDocument, OfficeFormat};
-use super::page_source::PageSource;
+use super::page_source::{Drawn, PageSource};
 use super::pdf::{self, PdfSource};
-use super::protocol::{OpenRequest, Reply, Request, read_request, write_reply};
-use super::raster::RasterDocument;
+use super::protocol::{OpenRequest, OpenedDocument, Reply, Request, read_request, write_reply};
+use super::raster::{Codec, RasterDocument};
 use super::source::DocumentFile;
-use super::{PageRequest, RenderError, RenderedPage, sandbox, trial};
+use super::svg::SvgSource;
+use super::{
+    PageFacts, PageRequest, PageWarning, RenderError, RenderedPage, facts, sandbox, trial,
+};
 
 /// Runs a renderer on standard input and output until the worker closes them. Must be called
 /// before the program opens anything or starts a thread.
@@ -50,27 +53,47 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> 
         return write_reply(output, &Reply::Failed(not_confined(&error)));
     }
     let document = Path::new(OsStr::from_bytes(&open.document));
-    match sniff(document) {
-        Err(error) => write_reply(output, &Reply::Failed(error)),
-        Ok(DocumentFormat::Pdf) => match pdf::bind(Path::new(OsStr::from_bytes(&open.pdfium))) {
+    let format = match sniff(document) {
+        Err(error) => return write_reply(output, &Reply::Failed(error)),
+        Ok(format) => format,
+    };
+    let confine = |output: &mut _| confine(document, &open, format.name(), output);
+    match format {
+        DocumentFormat::Pdf => match pdf::bind(Path::new(OsStr::from_bytes(&open.pdfium))) {
             Err(error) => write_reply(output, &Reply::Failed(error)),
             Ok(pdfium) => {
-                if !confine(document, &open, output)? {
+                if !confine(output)? {
                     return Ok(());
                 }
                 let source = PdfSource::open(&pdfium, document, open.memory_limit_bytes);
                 serve_pages(source, &open, input, output)
             }
         },
-        Ok(DocumentFormat::Raster(format)) => {
-            if !confine(document, &open, output)? {
+        DocumentFormat::Raster(format) => {
+            if !confine(output)? {
                 return Ok(());
             }
-            let source = RasterDocument::open(document, format, open.memory_limit_bytes);
+            let codec = Codec::Image(format);
+            let source = RasterDocument::open(document, codec, open.memory_limit_bytes);
             serve_pages(source, &open, input, output)
         }
-        Ok(DocumentFormat::Container(container)) => {
-            if !confine(document, &open, output)? {
+        DocumentFormat::Jpeg2000 => {
+            if !confine(output)? {
+                return Ok(());
+            }
+            let codec = Codec::Jpeg2000;
+            let source = RasterDocument::open(document, codec, open.memory_limit_bytes);
+            serve_pages(source, &open, input, output)
+        }
+        DocumentFormat::Svg => {
+            if !confine(output)? {
+                return Ok(());
+            }
+            let source = SvgSource::open(document, open.memory_limit_bytes);
+            serve_pages(source, &open, input, output)
+        }
+        DocumentFormat::Container(container) => {
+            if !confine(output)? {
                 return Ok(());
             }
             let found = inspect(document, container);
@@ -95,11 +118,19 @@ fn inspect(document: &Path, container: Container) -> Result<OfficeDocument, Rend
 }
 
 /// Enters the sandbox and tells the worker. Returns whether the document may be opened.
-fn confine(document: &Path, open: &OpenRequest, output: &mut impl Write) -> std::io::Result<bool> {
+fn confine(
+    document: &Path,
+    open: &OpenRequest,
+    format: &str,
+    output: &mut impl Write,
+) -> std::io::Result<bool> {
     let gaps = sandbox::confine(document, open.memory_limit_bytes);
     let gaps = gaps.and_then(|gaps| sandbox::allow_cpu(open.page_timeout).map(|()| gaps));
     let reply = match gaps.map(|gaps| gaps.accepted_by(open.sandbox)) {
-        Ok(Ok(sandbox_gaps)) => Reply::Confined { sandbox_gaps },
+        Ok(Ok(sandbox_gaps)) => Reply::Confined {
+            sandbox_gaps,
+            format: format.to_owned(),
+        },
         Ok(Err(refusal)) => Reply::Failed(RenderError::SandboxUnavailable(refusal)),
         Err(error) => Reply::Failed(not_confined(&error)),
     };
@@ -121,7 +152,8 @@ fn serve_pages(
         Ok(checked) => checked,
         Err(error) => return write_reply(output, &Reply::Failed(error)),
     };
-    write_reply(output, &Reply::Opened { pages })?;
+    let warnings = source.warnings();
+    write_reply(output, &Reply::Opened(OpenedDocument { pages, warnings }))?;
     let mut canvas = Canvas::default();
     while let Some(request) = read_request(input)? {
         let Request::Render(request) = request else {
@@ -154,11 +186,14 @@ fn render(
             pages,
         });
     }
-    let text = source.draw(request.page, request.resolution, canvas)?;
+    let drawn = source.draw(request.page, request.resolution, canvas)?;
+    let is_uniform = canvas.is_uniform();
+    canvas.put_on_paper()?;
     let encoded = encode::encode(canvas, request.format, request.quality)?.into();
     let pixels = request
         .pixels
         .then(|| std::mem::take(&mut canvas.rgb).into());
+    encode::give_back(&mut canvas.rgb);
     let (width, height) = (canvas.width, canvas.height);
     Ok(RenderedPage {
         page: request.page,
@@ -166,8 +201,28 @@ fn render(
         height,
         encoded,
         pixels,
-        text,
+        facts: facts(&drawn, is_uniform),
+        text: drawn.text,
     })
+}
+
+fn facts(drawn: &Drawn, is_uniform: bool) -> PageFacts {
+    let mut warnings: Vec<PageWarning> = drawn
+        .missing_scripts
+        .iter()
+        .map(|script| PageWarning::MissingGlyphs(script.clone()))
+        .collect();
+    match (drawn.text.trim().is_empty(), is_uniform) {
+        (true, true) => warnings.push(PageWarning::Blank),
+        (true, false) => warnings.push(PageWarning::NoText),
+        (false, _) => {}
+    }
+    facts::without_repetition(&mut warnings);
+    PageFacts {
+        points: drawn.points,
+        orientation: drawn.orientation.max(1),
+        warnings,
+    }
 }
 
 fn sniff(document: &Path) -> Result<DocumentFormat, RenderError> {

@@ -4,7 +4,7 @@
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 
-use super::{ImageFormat, RenderError};
+use super::{ImageFormat, RenderError, geometry};
 
 /// An image of 8-bit RGB pixels, row by row.
 #[derive(Debug, Default)]
@@ -15,6 +15,49 @@ pub(super) struct Canvas {
     pub(super) height: u32,
     /// `3 * width * height` bytes.
     pub(super) rgb: Vec<u8>,
+}
+
+/// Memory for a page of more bytes than this is given back after the page.
+const KEPT_BYTES: usize = 32 << 20;
+
+/// Gives large memory back, which otherwise would look as if the renderer had grown.
+pub(super) fn give_back(memory: &mut Vec<u8>) {
+    if memory.capacity() > KEPT_BYTES {
+        *memory = Vec::new();
+    }
+}
+
+impl Canvas {
+    /// Whether all pixels have the same colour.
+    pub(super) fn is_uniform(&self) -> bool {
+        let (pixels, _) = self.rgb.as_chunks::<3>();
+        pixels
+            .first()
+            .is_none_or(|first| pixels.iter().all(|pixel| pixel == first))
+    }
+
+    /// Puts an image that no model takes as it is, because it is so long and thin, into the middle
+    /// of white paper.
+    pub(super) fn put_on_paper(&mut self) -> Result<(), RenderError> {
+        let (width, height) = geometry::paper_size(self.width, self.height);
+        if (width, height) == (self.width, self.height) {
+            return Ok(());
+        }
+        let row = 3 * width as usize;
+        let mut paper = Vec::new();
+        paper
+            .try_reserve_exact(row * height as usize)
+            .map_err(|_| RenderError::OutOfMemory)?;
+        paper.resize(row * height as usize, 0xff);
+        let left = 3 * ((width - self.width) / 2) as usize;
+        let top = ((height - self.height) / 2) as usize;
+        let drawn = self.rgb.chunks_exact(3 * self.width as usize);
+        for (place, pixels) in paper.chunks_exact_mut(row).skip(top).zip(drawn) {
+            place[left..left + pixels.len()].copy_from_slice(pixels);
+        }
+        (self.width, self.height, self.rgb) = (width, height, paper);
+        Ok(())
+    }
 }
 
 /// Encodes an image. PNG is lossless, tuned for speed rather than size, and has one channel if the
@@ -107,6 +150,36 @@ mod tests {
             height,
             rgb: rgb.flat_map(|(x, y)| pixel(x, y)).collect(),
         }
+    }
+
+    #[test]
+    fn a_strip_is_put_into_the_middle_of_white_paper() {
+        let mut wide = Canvas {
+            width: 1000,
+            height: 2,
+            rgb: [10, 20, 30].repeat(2000),
+        };
+        assert!(wide.is_uniform());
+        wide.put_on_paper().unwrap();
+        assert_eq!((wide.width, wide.height), (1000, 5));
+        assert!(!wide.is_uniform());
+        let rows: Vec<u8> = wide.rgb.chunks_exact(3000).map(|row| row[0]).collect();
+        assert_eq!(rows, [255, 10, 10, 255, 255]);
+        let mut tall = Canvas {
+            width: 1,
+            height: 500,
+            rgb: [10, 20, 30].repeat(500),
+        };
+        tall.put_on_paper().unwrap();
+        assert_eq!((tall.width, tall.height), (3, 500));
+        assert!(
+            tall.rgb
+                .chunks_exact(9)
+                .all(|row| row == [255, 255, 255, 10, 20, 30, 255, 255, 255])
+        );
+        let mut page = image_of(|_, _| [0; 3]);
+        page.put_on_paper().unwrap();
+        assert_eq!((page.width, page.height), (40, 30));
     }
 
     #[test]

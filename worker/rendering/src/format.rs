@@ -15,6 +15,10 @@ pub(super) enum DocumentFormat {
     Pdf,
     /// An image: a document of one page.
     Raster(RasterFormat),
+    /// A JPEG 2000 picture.
+    Jpeg2000,
+    /// A drawing in SVG.
+    Svg,
     /// A container that may hold an office document.
     Container(Container),
 }
@@ -28,6 +32,21 @@ pub(super) enum Container {
     Ole,
     /// Rich Text Format: not a container, but converted by LibreOffice as well.
     Rtf,
+}
+
+impl DocumentFormat {
+    /// The name that users know it by. What is in a container is known later.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Pdf => "pdf",
+            Self::Raster(format) => format.extensions_str().first().copied().unwrap_or("image"),
+            Self::Jpeg2000 => "jp2",
+            Self::Svg => "svg",
+            Self::Container(Container::Zip) => "zip",
+            Self::Container(Container::Ole) => "ole",
+            Self::Container(Container::Rtf) => "rtf",
+        }
+    }
 }
 
 /// Supported image formats; `image` may be able to read more.
@@ -59,6 +78,15 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
     if BIG_TIFF.iter().any(|magic| start.starts_with(magic)) {
         return Ok(DocumentFormat::Raster(RasterFormat::Tiff));
     }
+    if JPEG_2000.iter().any(|magic| start.starts_with(magic)) {
+        return Ok(DocumentFormat::Jpeg2000);
+    }
+    if is_svg(start) {
+        return Ok(DocumentFormat::Svg);
+    }
+    if let Some(picture) = foreign_picture(start) {
+        return Err(picture);
+    }
     for (magic, container) in [
         (b"PK\x03\x04".as_slice(), Container::Zip),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Container::Ole),
@@ -78,6 +106,34 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
     } else {
         "unknown format"
     })
+}
+
+/// Beginnings of JPEG 2000 files: with boxes, and without.
+const JPEG_2000: [&[u8]; 2] = [b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"];
+
+/// Whether markup is a drawing, and not a page of HTML with a drawing in it.
+fn is_svg(start: &[u8]) -> bool {
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+    let start = start.trim_ascii_start().to_ascii_lowercase();
+    let place = |word: &[u8]| start.windows(word.len()).position(|part| part == word);
+    let Some(drawing) = place(b"<svg").or_else(|| place(b":svg")) else {
+        return false;
+    };
+    start.starts_with(b"<") && place(b"<html").is_none_or(|page| page > drawing)
+}
+
+/// What to do about a picture that no kept decoder reads.
+fn foreign_picture(start: &[u8]) -> Option<&'static str> {
+    let brand = start.get(4..12)?.strip_prefix(b"ftyp")?;
+    match brand {
+        b"avif" | b"avis" => {
+            Some("this is an AVIF picture, which the worker cannot read: save it as JPEG or PNG")
+        }
+        b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1" => {
+            Some("this is a HEIC picture, which the worker cannot read: save it as JPEG or PNG")
+        }
+        _ => None,
+    }
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
@@ -135,9 +191,34 @@ mod tests {
     }
 
     #[test]
+    fn drawings_are_told_from_pages_with_drawings() {
+        for start in [
+            "<svg xmlns='http://www.w3.org/2000/svg'>",
+            "\u{feff}\n<?xml version='1.0'?>\n<!-- a drawing --><svg>",
+            "<?xml version='1.0'?><s:svg xmlns:s='http://www.w3.org/2000/svg'>",
+        ] {
+            assert_eq!(sniff(start.as_bytes()), Ok(DocumentFormat::Svg), "{start}");
+        }
+        for start in [
+            "<html><body><svg>",
+            "<!DOCTYPE HTML><HTML><svg>",
+            "use <svg>",
+        ] {
+            assert!(sniff(start.as_bytes()).is_err(), "{start}");
+        }
+        let jp2 = b"\0\0\0\x0cjP  \r\n\x87\n\0\0";
+        assert_eq!(sniff(jp2), Ok(DocumentFormat::Jpeg2000));
+        assert_eq!(sniff(b"\xff\x4f\xff\x51\0"), Ok(DocumentFormat::Jpeg2000));
+    }
+
+    #[test]
     fn unsupported_formats_are_named() {
         assert_eq!(sniff(b"%!PS-Adobe-3.0"), Err("PostScript"));
         assert_eq!(sniff(b"<html><body>"), Err("plain text or markup"));
+        for (brand, name) in [(b"avif", "AVIF"), (b"heic", "HEIC"), (b"mif1", "HEIC")] {
+            let start = [b"\0\0\0\x1cftyp".as_slice(), brand].concat();
+            assert!(sniff(&start).unwrap_err().contains(name));
+        }
         assert_eq!(sniff(&[0, 1, 2, 250]), Err("unknown format"));
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A side of `points` becomes `ceil(points * dpi / 72)` pixels. If the page would exceed the
 //! allowed number of pixels, or 16 383 on a side (WebP's limit), both sides shrink by the same
-//! factor until it fits. A side has at least one pixel.
+//! factor until it fits. A side has at least one pixel. A page that is more than 200 times longer
+//! than wide is put on paper of that shape: no model takes a thinner one.
 
 use super::Resolution;
 
@@ -13,6 +14,13 @@ pub(super) const MAX_PIXELS: u64 = 40_000_000;
 
 /// The long side of A4 in inches: the long side of an image is scaled down to this.
 const LONG_SIDE_INCHES: f64 = 11.69;
+
+/// Largest ratio of the sides of a page image. Visual models refuse more.
+const MAX_ASPECT: u32 = 200;
+/// From this ratio of its sides an image is a strip.
+const STRIP_ASPECT: u32 = 40;
+/// The short side of a strip is not scaled below this, in pixels: on less nothing can be seen.
+const LEAST_SHORT_SIDE: u32 = 28;
 
 /// Largest number of pixels of a page image under a memory limit: the bitmap (four bytes a pixel)
 /// takes at most a quarter of it.
@@ -87,7 +95,29 @@ pub(super) fn image_size(width: u32, height: u32, dpi: u32, max_pixels: u64) -> 
     let long_side = (LONG_SIDE_INCHES * f64::from(dpi))
         .round()
         .clamp(1.0, f64::from(MAX_SIDE));
-    fit(f64::from(width), f64::from(height), long_side, max_pixels)
+    let fit = |long_side| fit(f64::from(width), f64::from(height), long_side, max_pixels);
+    let (short, long) = (width.min(height), width.max(height));
+    let least = short.min(LEAST_SHORT_SIDE);
+    let (columns, rows) = fit(long_side);
+    if columns.min(rows) >= least || long / short < STRIP_ASPECT {
+        return (columns, rows);
+    }
+    // Longer than an A4 page, so that the short side can be seen.
+    let wanted = f64::from(long) * f64::from(least) / f64::from(short);
+    let (columns, rows) = fit(wanted.ceil().min(f64::from(MAX_SIDE)));
+    if width < height {
+        (columns.max(least), rows)
+    } else {
+        (columns, rows.max(least))
+    }
+}
+
+/// Width and height of the paper for a page image of this size. It differs only for an image that is
+/// too thin to be used as it is.
+#[must_use]
+pub(super) fn paper_size(width: u32, height: u32) -> (u32, u32) {
+    let least = width.max(height).div_ceil(MAX_ASPECT);
+    (width.max(least), height.max(least))
 }
 
 fn fit(width: f64, height: f64, max_side: f64, max_pixels: u64) -> (u32, u32) {
@@ -149,6 +179,22 @@ mod tests {
     }
 
     #[test]
+    fn strips_keep_their_short_side() {
+        let image = |width, height| image_size(width, height, 200, MAX_PIXELS);
+        assert_eq!(image(30_000, 2), (16_383, 2));
+        assert_eq!(image(2, 20_000), (2, 16_383));
+        assert_eq!(image(20_000, 100), (5600, 28));
+        assert_eq!(image_size(300, 20, 10, MAX_PIXELS), (117, 7));
+        assert_eq!(image(60_000, 28), (16_383, 28));
+        assert_eq!(paper_size(16_383, 2), (16_383, 82));
+        assert_eq!(paper_size(2, 16_383), (82, 16_383));
+        assert_eq!(paper_size(1, 1), (1, 1));
+        assert_eq!(paper_size(2338, 12), (2338, 12));
+        // 14,400 x 18 points.
+        assert_eq!(page_size(14_400.0, 18.0, 200, MAX_PIXELS), (16_383, 20));
+    }
+
+    #[test]
     fn the_automatic_resolution_suits_the_model_and_the_reader() {
         let auto = |pixels, width, height| dpi(Resolution::Auto { pixels }, width, height);
         assert_eq!(dpi(Resolution::Dpi(222), 8.27, 11.69), 222);
@@ -172,6 +218,9 @@ mod tests {
             let (width, height) = page_size(width, height, dpi, limit);
             prop_assert!(is_page_size(width, height));
             prop_assert!(u64::from(width) * u64::from(height) <= limit);
+            let (width, height) = paper_size(width, height);
+            prop_assert!(is_page_size(width, height));
+            prop_assert!(width.max(height) <= 200 * width.min(height));
         }
 
         #[test]
@@ -180,6 +229,9 @@ mod tests {
         ) {
             let (width, height) = image_size(width, height, dpi, MAX_PIXELS);
             prop_assert!(is_page_size(width, height));
+            let (width, height) = paper_size(width, height);
+            prop_assert!(is_page_size(width, height));
+            prop_assert!(width.max(height) <= 200 * width.min(height));
         }
     }
 }

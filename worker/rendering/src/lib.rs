@@ -2,24 +2,33 @@
 //! process with limits and without credentials, and whatever happens there becomes a typed error
 //! here. The process that uses this crate never parses a document itself. No servers are involved.
 
+mod animation;
 mod cpu_time;
 mod encode;
 mod error;
+mod facts;
 mod format;
 mod geometry;
+mod jpeg2000;
 mod memory;
 mod office;
 mod office_format;
 mod office_watch;
 mod page_source;
 mod pdf;
+mod pdf_copy;
+mod pdf_structure;
+mod pdf_text;
 mod process;
 mod protocol;
 mod raster;
+mod renewal;
 mod sandbox;
 mod sandbox_check;
 mod self_test;
 mod source;
+mod svg;
+mod tiff_other;
 mod tiff_pages;
 mod trial;
 
@@ -37,11 +46,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use encode::encode_png;
 pub use error::RenderError;
+pub use facts::{DocumentWarning, PageFacts, PageWarning};
 pub use memory::{RENDERER_LIMIT_BYTES, container_limit_bytes, renderer_count};
 pub use office::PREFIX as OFFICE_PREFIX;
 use office::{Conversions, Converted};
 use process::RenderProcess;
-use protocol::{OpenRequest, Reply, Request};
+use protocol::{OpenRequest, OpenedDocument, Reply, Request};
 pub use sandbox::{SandboxPolicy, hide_memory};
 pub use sandbox_check::{SandboxReport, check_sandbox};
 
@@ -95,7 +105,7 @@ pub struct Renderer {
 
 /// What a document turned out to be.
 enum Opened {
-    Document(Box<RenderProcess>, u32),
+    Document(Box<RenderProcess>, OpenedDocument),
     /// With the CPU time that was used to find that out.
     Office(office_format::OfficeDocument, Duration),
 }
@@ -117,32 +127,45 @@ impl Renderer {
     /// Opens a document in its own process, as soon as a slot is free. The format is detected from
     /// the content; an office document is converted to PDF first.
     pub async fn open(&self, file: &Path) -> Result<Document, RenderError> {
+        self.open_reporting(file, &mut String::new()).await
+    }
+
+    /// Opens a document as [`Self::open`] does. Writes the format's name to `format` as soon as it
+    /// is known, also if the document cannot be opened.
+    pub async fn open_reporting(
+        &self,
+        file: &Path,
+        format: &mut String,
+    ) -> Result<Document, RenderError> {
         let slot = permit(&self.slots).await?;
-        self.open_in(file, vec![slot]).await
+        self.open_in(file, vec![slot], format).await
     }
 
     /// Opens a long document for one of its page ranges. Fewer of these may be open at a time.
     pub async fn open_part(&self, file: &Path) -> Result<Document, RenderError> {
         let range_slot = permit(&self.range_slots).await?;
         let slot = permit(&self.slots).await?;
-        self.open_in(file, vec![range_slot, slot]).await
+        self.open_in(file, vec![range_slot, slot], &mut String::new())
+            .await
     }
 
     async fn open_in(
         &self,
         file: &Path,
         slots: Vec<OwnedSemaphorePermit>,
+        format: &mut String,
     ) -> Result<Document, RenderError> {
         let core = permit(&self.cores).await?;
         let file = std::path::absolute(file).map_err(|error| RenderError::Io(error.to_string()))?;
         let mut charged = Duration::ZERO;
-        let (process, pages, converted) = match self.start(&file).await? {
-            Opened::Document(process, pages) => (process, pages, None),
+        let (process, opened, converted) = match start(&self.options, &file, format).await? {
+            Opened::Document(process, opened) => (process, opened, None),
             Opened::Office(found, used) => {
+                found.format.extension().clone_into(format);
                 let converted = self.conversions.get(&self.options, &file, found).await?;
                 charged += used + converted.take_used();
-                match self.start(&converted.path()).await? {
-                    Opened::Document(process, pages) => (process, pages, Some(converted)),
+                match start(&self.options, &converted.path(), &mut String::new()).await? {
+                    Opened::Document(process, opened) => (process, opened, Some(converted)),
                     Opened::Office(..) => {
                         return Err(unexpected("the converted PDF is an office document"));
                     }
@@ -154,45 +177,58 @@ impl Renderer {
             charged: charged + process.charged(),
             state: State::Open(process),
             file: converted.as_ref().map_or(file, Converted::path),
-            pages,
-            page_timeout: self.options.page_timeout,
+            pages: opened.pages,
+            warnings: opened.warnings,
+            drawn: 0,
+            options: Arc::clone(&self.options),
             cores: Arc::clone(&self.cores),
             _converted: converted,
             _slots: slots,
         })
     }
+}
 
-    async fn start(&self, file: &Path) -> Result<Opened, RenderError> {
-        let options = &self.options;
-        let mut process = RenderProcess::spawn(&options.program)?;
-        let request = Request::Open(OpenRequest {
-            pdfium: options.pdfium.as_os_str().as_bytes().to_vec(),
-            document: file.as_os_str().as_bytes().to_vec(),
-            max_pages: options.max_pages,
-            memory_limit_bytes: options.memory_limit_bytes,
-            page_timeout: options.page_timeout,
-            sandbox: options.sandbox,
-        });
-        let confined = process.exchange(&request, options.page_timeout).await;
-        match confined.map_err(RenderError::before_the_document)? {
-            Reply::Confined { sandbox_gaps } => log_once(&sandbox_gaps),
-            // The renderer is the worker's own program, and the document is not open yet.
-            Reply::Failed(error) => return Err(error),
-            _ => return Err(unexpected("another reply than its confinement").before_the_document()),
+/// Starts a renderer for a document. Writes the format's name to `format` as soon as it is known.
+async fn start(
+    options: &RenderOptions,
+    file: &Path,
+    format: &mut String,
+) -> Result<Opened, RenderError> {
+    let mut process = RenderProcess::spawn(&options.program)?;
+    let request = Request::Open(OpenRequest {
+        pdfium: options.pdfium.as_os_str().as_bytes().to_vec(),
+        document: file.as_os_str().as_bytes().to_vec(),
+        max_pages: options.max_pages,
+        memory_limit_bytes: options.memory_limit_bytes,
+        page_timeout: options.page_timeout,
+        sandbox: options.sandbox,
+    });
+    let confined = process.exchange(&request, options.page_timeout).await;
+    match confined.map_err(RenderError::before_the_document)? {
+        Reply::Confined {
+            sandbox_gaps,
+            format: found,
+        } => {
+            log_once(&sandbox_gaps);
+            *format = found;
         }
-        match process.next_reply(options.page_timeout).await? {
-            Reply::Opened { pages } if (1..=options.max_pages).contains(&pages) => {
-                Ok(Opened::Document(Box::new(process), pages))
-            }
-            Reply::Opened { .. } => Err(unexpected("a number of pages outside the limits")),
-            Reply::Office(found) => Ok(Opened::Office(found, process.charged())),
-            Reply::Failed(error) => {
-                process.kill().await;
-                Err(believable(error, file).await)
-            }
-            Reply::Page(_) => Err(unexpected("a page before the document was open")),
-            Reply::Confined { .. } => Err(unexpected("a second confinement")),
+        // The renderer is the worker's own program, and the document is not open yet.
+        Reply::Failed(error) => return Err(error),
+        _ => return Err(unexpected("another reply than its confinement").before_the_document()),
+    }
+    match process.next_reply(options.page_timeout).await? {
+        Reply::Opened(opened) if (1..=options.max_pages).contains(&opened.pages) => {
+            process.has_opened();
+            Ok(Opened::Document(Box::new(process), opened))
         }
+        Reply::Opened(_) => Err(unexpected("a number of pages outside the limits")),
+        Reply::Office(found) => Ok(Opened::Office(found, process.charged())),
+        Reply::Failed(error) => {
+            process.kill().await;
+            Err(believable(error, file).await)
+        }
+        Reply::Page(_) => Err(unexpected("a page before the document was open")),
+        Reply::Confined { .. } => Err(unexpected("a second confinement")),
     }
 }
 
@@ -247,7 +283,10 @@ pub struct Document {
     /// What the renderer reads.
     file: PathBuf,
     pages: u32,
-    page_timeout: Duration,
+    warnings: Vec<DocumentWarning>,
+    /// Pages that the present process has drawn.
+    drawn: u32,
+    options: Arc<RenderOptions>,
     cores: Arc<Semaphore>,
     /// Keeps the PDF of an office document: it is read while pages are drawn.
     _converted: Option<Converted>,
@@ -266,6 +305,12 @@ impl Document {
     #[must_use]
     pub fn pages(&self) -> u32 {
         self.pages
+    }
+
+    /// What a user should know about the document as a whole.
+    #[must_use]
+    pub fn warnings(&self) -> &[DocumentWarning] {
+        &self.warnings
     }
 
     /// The renderer's process, while it is alive.
@@ -289,7 +334,7 @@ impl Document {
         std::mem::take(&mut self.charged)
     }
 
-    /// Renders one page. After an error that concerns only this page, others can still be rendered;
+    /// Renders one page. A renderer that has grown is replaced before. After an error that concerns only this page, others can still be rendered;
     /// after any other error, all further calls return the same error.
     pub async fn render(&mut self, request: PageRequest) -> Result<RenderedPage, RenderError> {
         let (page, ()) = self.render_into(request, |_| async {}).await?;
@@ -313,13 +358,20 @@ impl Document {
             });
         }
         let _core = permit(&self.cores).await?;
-        let process = match &mut self.state {
-            State::Open(process) => process,
-            State::Broken(error) => return Err(error.clone()),
+        self.renew_if_grown().await?;
+        let (asked, limit) = (Request::Render(request), self.options.page_timeout);
+        let (bytes, before) = loop {
+            let process = self.open_process()?;
+            let before = process.charged();
+            match process.ask(Some(&asked), limit).await {
+                // The pages before may have taken the memory.
+                Err(RenderError::OutOfMemory) if self.drawn > 0 => self.renew().await?,
+                begun => break (begun, before),
+            }
         };
-        let before = process.charged();
-        let (asked, limit) = (Request::Render(request), self.page_timeout);
-        let reply = match process.ask(Some(&asked), limit).await {
+        self.drawn += 1;
+        let process = self.open_process()?;
+        let reply = match bytes {
             Ok(bytes) => {
                 let room = room(bytes as usize).await;
                 let reply = process.receive(bytes, limit).await;
@@ -327,7 +379,8 @@ impl Document {
             }
             Err(error) => Err(error),
         };
-        self.charged += process.charged().saturating_sub(before);
+        let used = process.charged().saturating_sub(before);
+        self.charged += used;
         let broken = match reply {
             Ok((Reply::Page(page), room)) if page.answers(&request) => return Ok((page, room)),
             Ok((Reply::Page(_), _)) => unexpected("a page that was not requested"),
@@ -335,7 +388,7 @@ impl Document {
                 lie @ (RenderError::GarbledAnswer(_) | RenderError::ReadRefuted(_)) => lie,
                 error => return Err(error),
             },
-            Ok((Reply::Confined { .. } | Reply::Opened { .. } | Reply::Office(_), _)) => {
+            Ok((Reply::Confined { .. } | Reply::Opened(_) | Reply::Office(_), _)) => {
                 unexpected("a second reply to opening the document")
             }
             Err(error) => error,
@@ -388,7 +441,7 @@ pub enum Resolution {
 }
 
 /// A page as image and text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RenderedPage {
     /// The page, counted from 0.
     pub page: u32,
@@ -402,6 +455,8 @@ pub struct RenderedPage {
     pub pixels: Option<Bytes>,
     /// The text of the page, in the document's order; empty for images.
     pub text: String,
+    /// What else is known of it.
+    pub facts: PageFacts,
 }
 
 impl RenderedPage {

@@ -37,6 +37,13 @@ pub fn container_limit_bytes() -> Option<u64> {
     })
 }
 
+/// Bytes of memory that a process has mapped, as its limit counts them. `None` if it is gone.
+pub(super) fn mapped_bytes_of(process: u32) -> Option<u64> {
+    let sizes = std::fs::read_to_string(format!("/proc/{process}/statm")).ok()?;
+    let pages: u64 = sizes.split_whitespace().next()?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
 fn limit_of(root: &Path, group: &str) -> Option<u64> {
     // Inside of a container the group may be named as the node sees it, and the root is its own.
     let group = root.join(group.trim_start_matches('/'));

@@ -2,14 +2,18 @@
 //!
 //! Pages are drawn on white with annotations and form fields, as in a viewer.
 
+use std::cell::OnceCell;
 use std::path::Path;
 
 use pdfium_render::prelude::*;
 
 use super::encode::Canvas;
-use super::page_source::{MAX_TEXT_BYTES, PageSource};
+use super::page_source::{Drawn, PageSource};
+use super::pdf_copy::PdfCopy;
+use super::pdf_structure::{self, Structure};
+use super::pdf_text::{self, DrawnPixels};
 use super::source::{DocumentFile, ReadFailure};
-use super::{RenderError, Resolution, geometry};
+use super::{DocumentWarning, RenderError, Resolution, encode, geometry};
 
 /// Binds to the PDFium library at `path`.
 pub(super) fn bind(path: &Path) -> Result<Pdfium, RenderError> {
@@ -24,7 +28,12 @@ pub(super) fn bind(path: &Path) -> Result<Pdfium, RenderError> {
 
 /// An open PDF.
 pub(super) struct PdfSource<'a> {
+    pdfium: &'a Pdfium,
     document: PdfDocument<'a>,
+    file: DocumentFile,
+    structure: Structure,
+    /// For the text of pages of which not everything is seen, or more than the page's content.
+    copy: OnceCell<Option<PdfCopy<'a>>>,
     max_pixels: u64,
     /// The bitmap that PDFium draws on, reused from page to page.
     bitmap: Vec<u8>,
@@ -41,7 +50,7 @@ impl<'a> PdfSource<'a> {
         let file = DocumentFile::open(file)?;
         let failure = file.failure();
         let document = pdfium
-            .load_pdf_from_reader(file, None)
+            .load_pdf_from_reader(file.clone(), None)
             .map_err(|error| match error {
                 PdfiumError::PdfiumLibraryInternalError(PdfiumInternalError::PasswordError) => {
                     RenderError::Encrypted
@@ -53,8 +62,15 @@ impl<'a> PdfSource<'a> {
             })
             .map_err(|error| failure.or(error))?;
         let max_pixels = geometry::max_pixels(memory_limit_bytes);
+        let pages = usize::try_from(document.pages().len()).unwrap_or(0);
+        let structure = Structure::read(&file, pages);
+        failure.check()?;
         Ok(Self {
+            pdfium,
             document,
+            file,
+            structure,
+            copy: OnceCell::new(),
             max_pixels,
             bitmap: Vec::new(),
             failure,
@@ -66,11 +82,13 @@ impl<'a> PdfSource<'a> {
         page: u32,
         resolution: Resolution,
         canvas: &mut Canvas,
-    ) -> Result<String, RenderError> {
+    ) -> Result<Drawn, RenderError> {
         let damaged = |detail: &str| RenderError::DamagedPage {
             page,
             detail: detail.to_owned(),
         };
+        let unit = self.structure.units.get(page as usize);
+        let unit = unit.copied().unwrap_or(1.0);
         let index = i32::try_from(page).map_err(|_| damaged("the page number is too high"))?;
         let page = self
             .document
@@ -78,7 +96,12 @@ impl<'a> PdfSource<'a> {
             .get(index)
             .map_err(|_| damaged("it cannot be loaded"))?;
         let points = |side: PdfPoints| f64::from(side.value);
-        let (width, height) = (points(page.width()), points(page.height()));
+        let (width, height) = (unit * points(page.width()), unit * points(page.height()));
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "it is no longer than a page's size"
+        )]
+        let size = (width as f32, height as f32);
         let dpi = geometry::dpi(resolution, width / 72.0, height / 72.0);
         let (width, height) = geometry::page_size(width, height, dpi, self.max_pixels);
 
@@ -105,7 +128,40 @@ impl<'a> PdfSource<'a> {
         canvas.width = width;
         canvas.height = height;
         without_fourth_byte(&self.bitmap, &mut canvas.rgb)?;
-        Ok(text(&page))
+        encode::give_back(&mut self.bitmap);
+        let drawn = DrawnPixels {
+            config: &config,
+            width,
+            height,
+            rgb: &canvas.rgb,
+        };
+        let text = pdf_text::text(&page, self.seen_text(index, &page));
+        let missing_scripts = if pdf_text::may_lack_glyphs(&text) {
+            pdf_text::missing_scripts(&page, &drawn)
+        } else {
+            Vec::new()
+        };
+        Ok(Drawn {
+            points: Some(size).filter(|(width, height)| (width + height).is_finite()),
+            orientation: match page.rotation() {
+                Ok(PdfPageRenderRotation::Degrees90) => 6,
+                Ok(PdfPageRenderRotation::Degrees180) => 3,
+                Ok(PdfPageRenderRotation::Degrees270) => 8,
+                _ => 1,
+            },
+            missing_scripts,
+            text,
+        })
+    }
+
+    /// The text of a page without its form fields, where it is not simply that of its content.
+    fn seen_text(&self, index: i32, page: &PdfPage<'_>) -> Option<Vec<u32>> {
+        let hidden = &self.structure.hidden_layers;
+        if hidden.is_empty() && !pdf_text::has_worded_annotations(page) {
+            return None;
+        }
+        let open = || PdfCopy::open(self.pdfium, pdf_structure::whole(&self.file)?);
+        self.copy.get_or_init(open).as_ref()?.text(index, hidden)
     }
 }
 
@@ -114,12 +170,21 @@ impl PageSource for PdfSource<'_> {
         u32::try_from(self.document.pages().len()).unwrap_or(0)
     }
 
+    fn warnings(&self) -> Vec<DocumentWarning> {
+        let form = self.document.form().map(PdfForm::form_type);
+        let is_xfa = form == Some(PdfFormType::XfaFull);
+        is_xfa
+            .then_some(DocumentWarning::XfaForm)
+            .into_iter()
+            .collect()
+    }
+
     fn draw(
         &mut self,
         page: u32,
         resolution: Resolution,
         canvas: &mut Canvas,
-    ) -> Result<String, RenderError> {
+    ) -> Result<Drawn, RenderError> {
         // PDFium leaves out what it cannot read, and reports success.
         let drawn = self.draw_page(page, resolution, canvas);
         self.failure.check()?;
@@ -138,92 +203,4 @@ fn without_fourth_byte(rgbx: &[u8], rgb: &mut Vec<u8>) -> Result<(), RenderError
         *place = [*red, *green, *blue];
     }
     Ok(())
-}
-
-/// The page's text in the order in which the document draws it; empty if it cannot be read, because
-/// the image is still good.
-fn text(page: &PdfPage<'_>) -> String {
-    let Ok(text) = page.text() else {
-        return String::new();
-    };
-    let units = text.chars();
-    cleaned(units.iter().map(|unit| unit.unicode_value()))
-}
-
-/// Decodes UTF-16 units or code points: pairs surrogates, drops control characters, ends lines with
-/// one `\n`, and joins words that were hyphenated at the end of a line.
-fn cleaned(units: impl Iterator<Item = u32>) -> String {
-    /// PDFium's code points for a hyphen at the end of a line.
-    const LINE_END_HYPHENS: [char; 2] = ['\u{2}', '\u{fffe}'];
-    let units = units.flat_map(|unit| {
-        let mut pair = [0; 2];
-        let code = char::from_u32(unit).map(|code| &*code.encode_utf16(&mut pair));
-        match code {
-            Some([one]) => [Some(*one), None],
-            Some([high, low]) => [Some(*high), Some(*low)],
-            _ => [u16::try_from(unit).ok(), None],
-        }
-    });
-    let characters = char::decode_utf16(units.flatten()).map(|unit| unit.unwrap_or('\u{fffd}'));
-
-    let mut text = String::new();
-    let mut hyphenated = false;
-    for character in characters {
-        if text.len() + 4 > MAX_TEXT_BYTES {
-            break;
-        }
-        match character {
-            hyphen if LINE_END_HYPHENS.contains(&hyphen) => hyphenated = true,
-            '\n' | '\r' if hyphenated => {}
-            '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' | '\n' => {
-                if !text.ends_with('\n') {
-                    text.push('\n');
-                }
-            }
-            '\t' => text.push(' '),
-            control if control.is_control() => {}
-            other => {
-                hyphenated = false;
-                text.push(other);
-            }
-        }
-    }
-    text.truncate(text.trim_end().len());
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn clean(text: &str) -> String {
-        cleaned(text.chars().map(u32::from))
-    }
-
-    #[test]
-    fn lines_end_with_one_line_feed() {
-        assert_eq!(clean("one\r\ntwo\r\n\r\nthree\r\n"), "one\ntwo\nthree");
-    }
-
-    #[test]
-    fn hyphenated_words_are_joined() {
-        assert_eq!(clean("inter\u{2}\r\nnational"), "international");
-        assert_eq!(clean("inter\u{fffe}\r\nnational"), "international");
-    }
-
-    #[test]
-    fn surrogate_pairs_become_one_character() {
-        assert_eq!(cleaned([0xd83d, 0xde00, 0x41].into_iter()), "😀A");
-        assert_eq!(cleaned([0x1f600, 0xd83d].into_iter()), "😀\u{fffd}");
-    }
-
-    #[test]
-    fn control_characters_are_dropped() {
-        assert_eq!(clean("a\0b\u{7}c"), "abc");
-    }
-
-    #[test]
-    fn long_text_is_cut_off() {
-        assert!(cleaned(std::iter::repeat_n(0x4e2d, MAX_TEXT_BYTES)).len() <= MAX_TEXT_BYTES);
-    }
 }

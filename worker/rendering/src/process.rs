@@ -13,10 +13,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::cpu_time;
-
-use super::RenderError;
 use super::protocol::{HEADER_BYTES, MAX_REPLY_BYTES, ProtocolError, Reply, Request, body_length};
+use super::{RenderError, cpu_time, memory};
 
 /// Bytes of a renderer's standard error that are kept.
 const STDERR_TAIL_BYTES: usize = 2048;
@@ -37,6 +35,8 @@ pub(super) struct RenderProcess {
     in_exchange: bool,
     /// CPU time so far. A time limit that passed counts as a whole, used or not.
     used: Duration,
+    /// Bytes of memory that it had mapped when the document was open.
+    mapped_at_opening: Option<u64>,
 }
 
 /// Why there is no valid reply.
@@ -76,12 +76,23 @@ impl RenderProcess {
             stderr_tail,
             in_exchange: false,
             used: Duration::ZERO,
+            mapped_at_opening: None,
         })
     }
 
     /// The process id, until the process has been waited for.
     pub(super) fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// Remembers how much memory is mapped now that the document is open.
+    pub(super) fn has_opened(&mut self) {
+        self.mapped_at_opening = self.id().and_then(memory::mapped_bytes_of);
+    }
+
+    /// Bytes of memory that were mapped when the document was open.
+    pub(super) fn mapped_at_opening(&self) -> Option<u64> {
+        self.mapped_at_opening
     }
 
     /// CPU time that the document is charged with so far. A time limit that passed counts as a whole,

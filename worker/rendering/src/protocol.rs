@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use super::office_format::OfficeDocument;
 use super::page_source::MAX_TEXT_BYTES;
-use super::{PageRequest, RenderError, RenderedPage, SandboxPolicy, encode, geometry};
+use super::{
+    DocumentWarning, PageFacts, PageRequest, RenderError, RenderedPage, SandboxPolicy, encode,
+    facts, geometry,
+};
 
 /// Bytes before the body.
 pub(super) const HEADER_BYTES: usize = 7;
@@ -30,7 +33,9 @@ pub(super) const MAX_REPLY_BYTES: u32 = 256 * 1024 * 1024;
 const MAX_DETAIL_BYTES: usize = 1024;
 
 const MAGIC: [u8; 2] = *b"LR";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
+/// Longest name of a format, in bytes.
+const MAX_FORMAT_BYTES: usize = 32;
 
 /// A message that does not follow the protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +55,8 @@ pub(super) enum ProtocolError {
     Size { width: u32, height: u32 },
     #[error("a page image that is no PNG or WebP of the page's size")]
     Encoding,
+    #[error("facts of a page that cannot be")]
+    Facts,
 }
 
 /// What the renderer needs to know before it opens a document.
@@ -78,17 +85,24 @@ pub(super) enum Request {
     Render(PageRequest),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is known of a document once it is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OpenedDocument {
+    pub(super) pages: u32,
+    pub(super) warnings: Vec<DocumentWarning>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Reply {
     /// The renderer is in its sandbox, and will now open the document.
     Confined {
         /// Parts of the sandbox that this kernel does not support; empty if it supports all.
         sandbox_gaps: String,
+        /// What the first bytes of the document say that it is.
+        format: String,
     },
     /// The document is open.
-    Opened {
-        pages: u32,
-    },
+    Opened(OpenedDocument),
     /// The document is an office document, which must be converted first.
     Office(OfficeDocument),
     Page(RenderedPage),
@@ -99,21 +113,21 @@ pub(super) enum Reply {
 /// A reply without the bytes of its images.
 #[derive(Serialize, Deserialize)]
 enum ReplyHead {
-    Opened {
-        pages: u32,
-    },
+    Opened(OpenedDocument),
     Office(OfficeDocument),
     Page {
         page: u32,
         width: u32,
         height: u32,
         text: String,
+        facts: PageFacts,
         encoded_bytes: u32,
         has_pixels: bool,
     },
     Failed(RenderError),
     Confined {
         sandbox_gaps: String,
+        format: String,
     },
 }
 
@@ -134,11 +148,18 @@ impl Reply {
     /// The whole message. A page above the size limit becomes a failure.
     pub(super) fn encode(&self) -> Result<Vec<u8>, ProtocolError> {
         match self {
-            Self::Confined { sandbox_gaps } => {
-                let sandbox_gaps = sandbox_gaps.clone();
-                encode(&ReplyHead::Confined { sandbox_gaps }, &[])
+            Self::Confined {
+                sandbox_gaps,
+                format,
+            } => {
+                let (sandbox_gaps, format) = (sandbox_gaps.clone(), format.clone());
+                let head = ReplyHead::Confined {
+                    sandbox_gaps,
+                    format,
+                };
+                encode(&head, &[])
             }
-            Self::Opened { pages } => encode(&ReplyHead::Opened { pages: *pages }, &[]),
+            Self::Opened(opened) => encode(&ReplyHead::Opened(opened.clone()), &[]),
             Self::Office(document) => encode(&ReplyHead::Office(*document), &[]),
             Self::Failed(error) => encode(&ReplyHead::Failed(error.clone()), &[]),
             Self::Page(page) => {
@@ -152,6 +173,7 @@ impl Reply {
                     width: page.width,
                     height: page.height,
                     text: page.text.clone(),
+                    facts: page.facts.clone(),
                     encoded_bytes: u32::try_from(page.encoded.len()).unwrap_or(u32::MAX),
                     has_pixels: page.pixels.is_some(),
                 };
@@ -165,11 +187,21 @@ impl Reply {
     pub(super) fn decode(body: &Bytes) -> Result<Self, ProtocolError> {
         let (head, rest) = postcard::take_from_bytes(body)?;
         let reply = match head {
-            ReplyHead::Confined { mut sandbox_gaps } => {
+            ReplyHead::Confined {
+                mut sandbox_gaps,
+                mut format,
+            } => {
                 sandbox_gaps.truncate(sandbox_gaps.floor_char_boundary(MAX_DETAIL_BYTES));
-                Self::Confined { sandbox_gaps }
+                format.truncate(format.floor_char_boundary(MAX_FORMAT_BYTES));
+                Self::Confined {
+                    sandbox_gaps,
+                    format,
+                }
             }
-            ReplyHead::Opened { pages } => Self::Opened { pages },
+            ReplyHead::Opened(mut opened) => {
+                facts::without_repetition(&mut opened.warnings);
+                Self::Opened(opened)
+            }
             ReplyHead::Office(document) => Self::Office(document),
             ReplyHead::Failed(error) => Self::Failed(error.shortened(MAX_DETAIL_BYTES)),
             ReplyHead::Page {
@@ -177,12 +209,14 @@ impl Reply {
                 width,
                 height,
                 mut text,
+                facts,
                 encoded_bytes,
                 has_pixels,
             } => {
                 if !geometry::is_page_size(width, height) {
                     return Err(ProtocolError::Size { width, height });
                 }
+                let facts = facts.believable().ok_or(ProtocolError::Facts)?;
                 text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
                 let pixel_bytes = if has_pixels {
                     u64::from(width).saturating_mul(3 * u64::from(height))
@@ -203,6 +237,7 @@ impl Reply {
                     encoded,
                     pixels: has_pixels.then_some(images),
                     text,
+                    facts,
                 }));
             }
         };
@@ -274,7 +309,7 @@ pub(super) fn write_reply(output: &mut impl Write, reply: &Reply) -> std::io::Re
 #[cfg(test)]
 mod tests {
     use super::super::office_format::OfficeFormat;
-    use super::super::{ImageFormat, Resolution};
+    use super::super::{ImageFormat, PageWarning, Resolution};
     use super::*;
     use proptest::prelude::*;
 
@@ -340,6 +375,7 @@ mod tests {
                     encoded: encoded.into(),
                     pixels,
                     text,
+                    facts: PageFacts::default(),
                 })
             },
         );
@@ -361,8 +397,17 @@ mod tests {
             },
         );
         prop_oneof![
-            any::<u32>().prop_map(|pages| Reply::Opened { pages }),
-            ".{0,40}".prop_map(|sandbox_gaps| Reply::Confined { sandbox_gaps }),
+            (any::<u32>(), any::<bool>()).prop_map(|(pages, form)| Reply::Opened(OpenedDocument {
+                pages,
+                warnings: form
+                    .then_some(DocumentWarning::XfaForm)
+                    .into_iter()
+                    .collect(),
+            })),
+            (".{0,40}", "[a-z0-9]{0,9}").prop_map(|(sandbox_gaps, format)| Reply::Confined {
+                sandbox_gaps,
+                format
+            }),
             (0..OfficeFormat::ALL.len(), any::<bool>()).prop_map(|(format, encrypted)| {
                 let format = OfficeFormat::ALL[format];
                 Reply::Office(OfficeDocument { format, encrypted })
@@ -420,6 +465,7 @@ mod tests {
             encoded: png_header(width, height).into(),
             pixels: Some(vec![0; pixels].into()),
             text: String::new(),
+            facts: PageFacts::default(),
         })
     }
 
@@ -455,6 +501,43 @@ mod tests {
             let reply = Reply::Page(RenderedPage { encoded, ..page });
             assert_eq!(Reply::decode(&body(&reply)), Err(ProtocolError::Encoding));
         }
+    }
+
+    #[test]
+    fn facts_of_a_page_that_cannot_be_are_refused() {
+        let sent = |facts: PageFacts| {
+            let Reply::Page(page) = page(2, 2, 12) else {
+                unreachable!("a page was built");
+            };
+            Reply::decode(&body(&Reply::Page(RenderedPage { facts, ..page })))
+        };
+        for (points, orientation) in [
+            (Some((f32::NAN, 1.0)), 1),
+            (Some((1.0, -1.0)), 1),
+            (None, 0),
+            (None, 9),
+        ] {
+            let facts = PageFacts {
+                points,
+                orientation,
+                ..PageFacts::default()
+            };
+            assert_eq!(sent(facts), Err(ProtocolError::Facts));
+        }
+        let script = |name: &str| PageWarning::MissingGlyphs(name.to_owned());
+        let warnings = vec![
+            script("Hangul"),
+            script("anything\nof a hostile renderer"),
+            PageWarning::NoText,
+            script("Hangul"),
+        ];
+        let Ok(Reply::Page(page)) = sent(PageFacts {
+            warnings,
+            ..PageFacts::default()
+        }) else {
+            panic!("a page arrives as a page");
+        };
+        assert_eq!(page.facts.warnings, [PageWarning::NoText, script("Hangul")]);
     }
 
     #[test]

@@ -14,21 +14,31 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::encode::Canvas;
-use super::page_source::PageSource;
+use super::page_source::{Drawn, PageSource};
 use super::source::DocumentFile;
 use super::tiff_pages::TiffPages;
-use super::{RenderError, Resolution, geometry};
+use super::{DocumentWarning, RenderError, Resolution, animation, geometry, jpeg2000, tiff_other};
 
 /// Largest number of pixels of an image before scaling: a scan of A2 at 600 DPI has 139 million.
 const MAX_DECODED_PIXELS: u64 = 150_000_000;
 
+/// What decodes a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Codec {
+    /// The crate `image`.
+    Image(ImageFormat),
+    Jpeg2000,
+}
+
 /// A file of one or more images.
 pub(super) struct RasterDocument {
     file: DocumentFile,
-    format: ImageFormat,
+    format: Codec,
     memory_limit_bytes: u64,
     /// The images of a TIFF file with more than one.
     pages: Option<TiffPages>,
+    /// Whether it is an animation of several frames.
+    has_more_frames: bool,
     /// The page that was decoded last.
     decoded: Option<(u32, Picture)>,
 }
@@ -43,7 +53,7 @@ impl RasterDocument {
     /// Opens the file. A single image is decoded at once, within the memory limit.
     pub(super) fn open(
         file: &Path,
-        format: ImageFormat,
+        format: Codec,
         memory_limit_bytes: u64,
     ) -> Result<Self, RenderError> {
         let file = DocumentFile::open(file)?;
@@ -53,6 +63,7 @@ impl RasterDocument {
             format,
             memory_limit_bytes,
             pages: None,
+            has_more_frames: false,
             decoded: None,
         };
         document.read_start().map_err(|error| failure.or(error))?;
@@ -60,7 +71,11 @@ impl RasterDocument {
     }
 
     fn read_start(&mut self) -> Result<(), RenderError> {
-        if self.format == ImageFormat::Tiff {
+        if let Codec::Image(format) = self.format {
+            let mut file = BufReader::new(self.file.clone());
+            self.has_more_frames = animation::has_more_frames(format, &mut file);
+        }
+        if self.format == Codec::Image(ImageFormat::Tiff) {
             let found = TiffPages::find(&mut BufReader::new(self.file.clone()))?;
             self.file.failure().check()?;
             // The only page need not come first: a thumbnail may.
@@ -97,7 +112,29 @@ impl RasterDocument {
     }
 
     fn decode(&self, file: DocumentFile) -> Result<Picture, RenderError> {
-        let mut reader = ImageReader::with_format(BufReader::new(file), self.format);
+        let again = file.clone();
+        let decoded = self.decode_usual(file);
+        if let Err(RenderError::Unsupported(_)) = decoded
+            && self.format == Codec::Image(ImageFormat::Tiff)
+        {
+            let other = tiff_other::decode(again, MAX_DECODED_PIXELS, self.memory_limit_bytes)?;
+            if let Some((image, orientation)) = other {
+                return Ok(Picture { image, orientation });
+            }
+        }
+        decoded
+    }
+
+    fn decode_usual(&self, file: DocumentFile) -> Result<Picture, RenderError> {
+        let format = match self.format {
+            Codec::Image(format) => format,
+            Codec::Jpeg2000 => {
+                let image = jpeg2000::decode(file, MAX_DECODED_PIXELS, self.memory_limit_bytes)?;
+                let orientation = Orientation::NoTransforms;
+                return Ok(Picture { image, orientation });
+            }
+        };
+        let mut reader = ImageReader::with_format(BufReader::new(file), format);
         let mut limits = Limits::default();
         limits.max_alloc = Some(self.memory_limit_bytes);
         reader.limits(limits);
@@ -112,7 +149,7 @@ impl RasterDocument {
             return Err(RenderError::TooLarge(format!("{width} x {height} pixels")));
         }
         let mut orientation = orientation(&mut decoder);
-        if self.format == ImageFormat::Png && orientation == Orientation::NoTransforms {
+        if format == ImageFormat::Png && orientation == Orientation::NoTransforms {
             // The decoder knows the metadata before the pixels only.
             let found = exif_of_png(&mut BufReader::new(self.file.clone()));
             let found = found.and_then(|exif| Orientation::from_exif_chunk(&exif));
@@ -170,12 +207,19 @@ impl PageSource for RasterDocument {
         u32::try_from(pages).unwrap_or(u32::MAX)
     }
 
+    fn warnings(&self) -> Vec<DocumentWarning> {
+        let warning = self
+            .has_more_frames
+            .then_some(DocumentWarning::FirstFrameOnly);
+        warning.into_iter().collect()
+    }
+
     fn draw(
         &mut self,
         page: u32,
         resolution: Resolution,
         canvas: &mut Canvas,
-    ) -> Result<String, RenderError> {
+    ) -> Result<Drawn, RenderError> {
         let failure = self.file.failure();
         // The memory of the page before must be free.
         canvas.rgb = Vec::new();
@@ -183,8 +227,12 @@ impl PageSource for RasterDocument {
         failure.check()?;
         let max_pixels = geometry::max_pixels(self.memory_limit_bytes);
         *canvas = picture.draw(resolution, max_pixels);
+        let orientation = picture.orientation.to_exif();
         self.decoded = Some((page, picture));
-        Ok(String::new())
+        Ok(Drawn {
+            orientation,
+            ..Drawn::default()
+        })
     }
 }
 
@@ -293,7 +341,8 @@ mod tests {
     fn a_file_that_the_system_cannot_read_is_not_damaged() {
         // No address of this process is 0: reading there fails with EIO.
         for format in [ImageFormat::Tiff, ImageFormat::Png, ImageFormat::Jpeg] {
-            let opened = RasterDocument::open("/proc/self/mem".as_ref(), format, 1 << 30);
+            let codec = Codec::Image(format);
+            let opened = RasterDocument::open("/proc/self/mem".as_ref(), codec, 1 << 30);
             let error = opened.err().unwrap();
             assert_eq!(error.reason(), "Io", "{format:?}: {error}");
         }

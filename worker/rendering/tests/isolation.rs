@@ -40,9 +40,9 @@ async fn opened_by(script: &str) -> RenderError {
 }
 
 /// Takes the first request, and claims to be confined.
-const CONFINED: &str = r"head -c 20 >/dev/null; printf 'LR\003\002\000\000\000\004\000'; ";
+const CONFINED: &str = r"head -c 20 >/dev/null; printf 'LR\004\003\000\000\000\004\000\000'; ";
 /// What it prints to claim that the document has two pages.
-const OPENED: &str = r"printf 'LR\003\002\000\000\000\000\002'; ";
+const OPENED: &str = r"printf 'LR\004\003\000\000\000\000\002\000'; ";
 
 #[tokio::test]
 async fn a_renderer_that_dies_hangs_or_lies_is_an_error() {
@@ -55,50 +55,50 @@ async fn a_renderer_that_dies_hangs_or_lies_is_an_error() {
         ("echo hello, this is no message; sleep 60", "GarbledAnswer"),
         // A valid header that announces a body of 4 GiB.
         (
-            r"printf 'LR\003\377\377\377\377'; sleep 60",
+            r"printf 'LR\004\377\377\377\377'; sleep 60",
             "GarbledAnswer",
         ),
         // A body of an allowed length that never arrives: the timeout applies, and no memory is
         // allocated for it.
         (
-            r"printf 'LR\003\000\000\000\017'; sleep 60",
+            r"printf 'LR\004\000\000\000\017'; sleep 60",
             "RendererStalled",
         ),
         // No such reply, and a text that claims to be longer than the body.
         (
-            r"printf 'LR\003\001\000\000\000\144'; sleep 60",
+            r"printf 'LR\004\001\000\000\000\144'; sleep 60",
             "GarbledAnswer",
         ),
         (
-            r"printf 'LR\003\007\000\000\000\003\001\377\377\377\377\017'; sleep 60",
+            r"printf 'LR\004\007\000\000\000\003\001\377\377\377\377\017'; sleep 60",
             "GarbledAnswer",
         ),
         // Opened with 0 pages, and with more than allowed.
         (
-            r"printf 'LR\003\002\000\000\000\000\000'; sleep 60",
+            r"printf 'LR\004\003\000\000\000\000\000\000'; sleep 60",
             "GarbledAnswer",
         ),
         (
-            r"printf 'LR\003\006\000\000\000\000\377\377\377\377\017'; sleep 60",
+            r"printf 'LR\004\007\000\000\000\000\377\377\377\377\017\000'; sleep 60",
             "GarbledAnswer",
         ),
         // Confined for a second time.
         (
-            r"printf 'LR\003\002\000\000\000\004\000'; sleep 60",
+            r"printf 'LR\004\003\000\000\000\004\000\000'; sleep 60",
             "GarbledAnswer",
         ),
         // Failures that only a renderer before its confinement can have: no library, no such page.
         (
-            r"printf 'LR\003\003\000\000\000\003\011\000'; sleep 60",
+            r"printf 'LR\004\003\000\000\000\003\011\000'; sleep 60",
             "GarbledAnswer",
         ),
         (
-            r"printf 'LR\003\004\000\000\000\003\007\001\001'; sleep 60",
+            r"printf 'LR\004\004\000\000\000\003\007\001\001'; sleep 60",
             "GarbledAnswer",
         ),
         // A file that cannot be read, which the worker can read.
         (
-            r"printf 'LR\003\003\000\000\000\003\012\000'; sleep 60",
+            r"printf 'LR\004\003\000\000\000\003\012\000'; sleep 60",
             "RendererKilled",
         ),
     ] {
@@ -141,11 +141,12 @@ async fn before_a_renderer_is_confined_the_document_is_not_to_blame() {
 #[tokio::test]
 async fn pages_that_lie_about_themselves_are_refused() {
     const PNG: &str = r"\211PNG\r\n\032\n";
-    // Page 0 of 1 x 1 pixels, no text, 24 bytes of image, pixels; then the image.
+    // Page 0 of 1 x 1 pixels, no text, no size, upright, no warnings, 24 bytes of image, pixels; then
+    // the image.
     let page = |page: &str, width: &str, format: &str, pixels: &str| {
         let image = format!(r"{format}\000\000\000\015IHDR\000\000\000\001\000\000\000\001");
         format!(
-            r"printf 'LR\003\042\000\000\000\002{page}{width}\001\000\030\001{image}{pixels}'; "
+            r"printf 'LR\004\045\000\000\000\002{page}{width}\001\000\000\001\000\030\001{image}{pixels}'; "
         )
     };
     for (script, is_good) in [

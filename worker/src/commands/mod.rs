@@ -6,6 +6,7 @@ pub(crate) mod archive;
 pub(crate) mod audit;
 pub(crate) mod delete;
 pub(crate) mod ingest;
+pub(crate) mod inspect;
 pub(crate) mod redrive;
 pub(crate) mod reindex;
 pub(crate) mod retain;

@@ -51,6 +51,7 @@ pub(crate) use cleanup::Remover;
 pub(crate) use deletion::Deleter;
 pub(crate) use isolation::Isolation;
 pub(crate) use open_claims::OpenClaims;
+pub(crate) use page_plan::{resolution, skips_bad_pages};
 
 /// The stages and stores of a pipeline.
 #[derive(Clone, Debug)]

@@ -30,12 +30,7 @@ impl<'a> PagePlan<'a> {
             task,
             pages,
             collection,
-            resolution: match render.dpi_for(pages) {
-                Some(dpi) => Resolution::Dpi(dpi),
-                None => Resolution::Auto {
-                    pixels: model_pixels.unwrap_or(0),
-                },
-            },
+            resolution: resolution(render, pages, model_pixels),
             render,
             pixels: model_pixels.is_some(),
         }
@@ -79,8 +74,19 @@ impl<'a> PagePlan<'a> {
     }
 }
 
+/// The resolution of the pages of a document with `pages` pages, for a model that uses
+/// `model_pixels` of a page, or that reads text.
+pub(crate) fn resolution(render: &RenderSpec, pages: u32, model_pixels: Option<u32>) -> Resolution {
+    match render.dpi_for(pages) {
+        Some(dpi) => Resolution::Dpi(dpi),
+        None => Resolution::Auto {
+            pixels: model_pixels.unwrap_or(0),
+        },
+    }
+}
+
 /// Whether a bad page of a document with `pages` pages is skipped.
-pub(super) fn skips_bad_pages(render: &RenderSpec, pages: u32) -> bool {
+pub(crate) fn skips_bad_pages(render: &RenderSpec, pages: u32) -> bool {
     render.on_bad_page == OnBadPage::Skip && pages > 1
 }
 

@@ -55,6 +55,12 @@ pub(crate) struct Metrics {
     pub(crate) pages: IntCounter,
     /// Pages that were skipped, by reason.
     pub(crate) pages_skipped: IntCounterVec,
+    /// Stored pages on which something is missing, by warning.
+    pub(super) page_warnings: IntCounterVec,
+    /// Documents on which something is missing, by warning.
+    pub(super) document_warnings: IntCounterVec,
+    /// Stored pages with letters that were not drawn, by script.
+    pub(super) missing_glyphs: IntCounterVec,
     /// Vectors written to Milvus.
     pub(crate) vectors: IntCounter,
     /// Attempts that failed because a server was unavailable, by stage.
@@ -174,6 +180,24 @@ impl Metrics {
                 names::PAGES_SKIPPED,
                 "Pages that were skipped because they cannot be rendered or embedded.",
                 names::REASON,
+            ),
+            page_warnings: counters(
+                &registry,
+                names::PAGE_WARNINGS,
+                "Stored pages that are blank, have no text, or lack letters.",
+                names::WARNING,
+            ),
+            document_warnings: counters(
+                &registry,
+                names::DOCUMENT_WARNINGS,
+                "Documents that can be stored in part only.",
+                names::WARNING,
+            ),
+            missing_glyphs: counters(
+                &registry,
+                names::MISSING_GLYPHS,
+                "Stored pages with letters that were not drawn.",
+                names::SCRIPT,
             ),
             vectors: counter(&registry, names::VECTORS, "Vectors written to Milvus."),
             retries: counters(
@@ -361,6 +385,9 @@ impl Metrics {
             longest_work_seconds: self.longest_work_seconds.get(),
             documents_in_flight: u32::try_from(self.documents_in_flight.get()).unwrap_or(0),
             partitions: partitions.collect(),
+            blank_pages: self.pages_with("Blank"),
+            pages_without_text: self.pages_with("NoText"),
+            pages_with_missing_glyphs: self.pages_with("MissingGlyphs"),
             open_rechecks: self
                 .rechecks_counted
                 .load(Ordering::Relaxed)
@@ -398,7 +425,7 @@ impl Metrics {
     clippy::cast_sign_loss,
     reason = "the value of a counter of whole numbers"
 )]
-fn whole(count: f64) -> u64 {
+pub(super) fn whole(count: f64) -> u64 {
     count as u64
 }
 
@@ -441,6 +468,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use layra_rendering::{DocumentWarning, PageWarning};
+
     use super::*;
 
     #[test]
@@ -455,6 +484,9 @@ mod tests {
         }
         metrics.retries.with_label_values(&["milvus"]).inc();
         metrics.pages_skipped.with_label_values(&["TimedOut"]).inc();
+        let missing = ["Hangul", "Thai"].map(|script| PageWarning::MissingGlyphs(script.into()));
+        metrics.count_page_warnings(&missing);
+        metrics.count_document_warnings(&[DocumentWarning::XfaForm]);
         metrics
             .store_duration
             .with_label_values(&["milvus"])
@@ -477,6 +509,10 @@ mod tests {
             "ingestion_retries_total{stage=\"milvus\"} 1",
             "ingestion_pages_total 0",
             "ingestion_pages_skipped_total{reason=\"TimedOut\"} 1",
+            "ingestion_page_warnings_total{warning=\"MissingGlyphs\"} 1",
+            "ingestion_pages_missing_glyphs_total{script=\"Hangul\"} 1",
+            "ingestion_pages_missing_glyphs_total{script=\"Thai\"} 1",
+            "ingestion_document_warnings_total{warning=\"XfaForm\"} 1",
             "ingestion_embedding_out_of_memory_total 0",
             "gpu_memory_usage_bytes 0",
             "ingestion_busy_seconds_total 0",
@@ -512,6 +548,9 @@ mod tests {
             metrics.files.with_label_values(&[status]).inc_by(count);
         }
         metrics.pages.inc_by(120);
+        for warning in [PageWarning::NoText, PageWarning::Blank, PageWarning::NoText] {
+            metrics.count_page_warnings(&[warning]);
+        }
         metrics.ranges.inc_by(2);
         metrics.range_pages.inc_by(65);
         metrics.busy_seconds.inc_by(61.5);
@@ -533,6 +572,8 @@ mod tests {
                 range_pages: 65,
                 busy_seconds: 61.5,
                 longest_work_seconds: 12.25,
+                blank_pages: 1,
+                pages_without_text: 2,
                 documents_in_flight: 3,
                 partitions: vec![
                     partition("tasks", 0),

@@ -5,6 +5,7 @@ pub(crate) mod failure;
 pub(crate) mod health;
 mod longest;
 pub(crate) mod metrics;
+mod page_metrics;
 pub(crate) mod quotas;
 pub(crate) mod reason;
 pub(crate) mod retry;

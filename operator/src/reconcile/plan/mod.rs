@@ -14,6 +14,7 @@ mod manifests;
 mod manual;
 mod model;
 mod model_reference;
+mod pages;
 mod quotas;
 mod rebuild;
 mod rebuild_progress;
@@ -267,6 +268,7 @@ fn status(
         lag: world.lag(),
         scaling: Some(scaling),
         model: model::status(before.model.as_ref(), world),
+        pages: pages::status(before.pages, world.counts.values()),
         drifted_collection_count,
         drifted_collections,
         ..workers_status(world)

@@ -16,7 +16,7 @@ use super::Gap;
 pub(super) const LANDLOCK_ABI: ABI = ABI::V6;
 
 /// Where PDFium looks for fonts that a document does not embed.
-const FONT_DIRECTORIES: [&str; 4] = [
+pub(crate) const FONT_DIRECTORIES: [&str; 4] = [
     "/usr/share/fonts",
     "/usr/local/share/fonts",
     "/usr/share/X11/fonts/Type1",

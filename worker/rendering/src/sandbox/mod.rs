@@ -12,6 +12,7 @@ mod office_calls;
 use std::path::Path;
 use std::time::Duration;
 
+pub(super) use files::FONT_DIRECTORIES;
 pub use gaps::SandboxPolicy;
 pub(super) use gaps::{Gap, Gaps};
 use rustix::process::{

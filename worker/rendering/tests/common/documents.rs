@@ -80,7 +80,11 @@ pub fn pdf(pages: &[Page]) -> Vec<u8> {
             page.stream
         ));
     }
+    objects_pdf(&objects)
+}
 
+/// A PDF file with these objects, numbered from 1, the first of which is the catalog.
+pub fn objects_pdf(objects: &[String]) -> Vec<u8> {
     let mut file = String::from("%PDF-1.4\n");
     let mut offsets = Vec::new();
     for (index, object) in objects.iter().enumerate() {

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use layra_rendering::Document;
+use layra_rendering::{Document, DocumentWarning, PageWarning};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -79,13 +79,23 @@ struct PageImage {
     number: u32,
     key: String,
     bytes: Bytes,
+    warnings: Warnings,
     /// The memory of the whole page, held until it is uploaded and embedded.
     _memory: Reservation,
+}
+
+/// What is missing on a page that counts as stored.
+#[derive(Default)]
+struct Warnings {
+    page: Vec<PageWarning>,
+    /// Those of the document, with its first page.
+    document: Vec<DocumentWarning>,
 }
 
 /// A page that is uploaded and embedded, and not yet in the databases.
 struct EmbeddedPage {
     entry: PageEntry,
+    warnings: Warnings,
     vectors: PageVectors,
 }
 
@@ -167,8 +177,8 @@ impl Stages<'_> {
         }
         let (vectors, entries) = tokio::try_join!(self.embed(contents), self.upload(&images))?;
         // Releases the memory of the pages.
-        drop(images);
-        for (entry, vectors) in entries.into_iter().zip(vectors) {
+        let warnings: Vec<Warnings> = images.into_iter().map(|image| image.warnings).collect();
+        for ((entry, vectors), warnings) in entries.into_iter().zip(vectors).zip(warnings) {
             let page = entry.number - 1;
             let vectors = vectors.and_then(|vectors| {
                 let vectors = PageVectors {
@@ -181,7 +191,11 @@ impl Stages<'_> {
                 Ok(vectors)
             });
             match vectors {
-                Ok(vectors) => batch.pages.push(EmbeddedPage { entry, vectors }),
+                Ok(vectors) => batch.pages.push(EmbeddedPage {
+                    entry,
+                    warnings,
+                    vectors,
+                }),
                 Err(failure) => batch.skipped.push(self.skip(page, failure)?),
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use layra_rendering::{Document, RenderedPage};
 use tokio::sync::mpsc::Sender;
 
-use super::{Page, PageImage, PendingPage, Stages};
+use super::{Page, PageImage, PendingPage, Stages, Warnings};
 use crate::pipeline::budget::Reservation;
 use crate::pipeline::embedder::{PageContent, PagePixels};
 use crate::pipeline::render_failure;
@@ -67,7 +67,14 @@ impl Stages<'_> {
                     continue;
                 }
             };
-            let page = self.with_key(page, memory);
+            let warnings = Warnings {
+                page: page.facts.warnings.clone(),
+                document: match number {
+                    0 => document.warnings().to_vec(),
+                    _ => Vec::new(),
+                },
+            };
+            let page = self.with_key(page, warnings, memory);
             if rendered.send(Ok(page)).await.is_err() {
                 return Ok(());
             }
@@ -92,7 +99,7 @@ impl Stages<'_> {
             .ok_or_else(|| Failure::superseded(Stage::Mongodb))
     }
 
-    fn with_key(&self, page: RenderedPage, memory: Reservation) -> PendingPage {
+    fn with_key(&self, page: RenderedPage, warnings: Warnings, memory: Reservation) -> PendingPage {
         let (width, height) = (page.width, page.height);
         PendingPage {
             content: PageContent {
@@ -103,6 +110,7 @@ impl Stages<'_> {
                 number: page.page,
                 key: self.plan.image_key(page.page),
                 bytes: page.encoded,
+                warnings,
                 _memory: memory,
             },
         }

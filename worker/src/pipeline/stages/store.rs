@@ -36,13 +36,14 @@ impl Stages<'_> {
                 return Err(Failure::stopped(Stage::Milvus));
             }
             let (mut entries, mut vectors, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+            let mut warnings = Vec::new();
             for batch in batches.drain(..) {
                 skipped.extend(batch.skipped);
-                let pages = batch.pages.into_iter();
-                let (new_entries, new_vectors): (Vec<_>, Vec<_>) =
-                    pages.map(|page| (page.entry, page.vectors)).unzip();
-                entries.extend(new_entries);
-                vectors.extend(new_vectors);
+                for page in batch.pages {
+                    entries.push(page.entry);
+                    vectors.push(page.vectors);
+                    warnings.push(page.warnings);
+                }
             }
             pipeline.check_claim(claim, cancel).await?;
             self.give_up(&skipped).await?;
@@ -61,6 +62,11 @@ impl Stages<'_> {
             pipeline.metrics.vectors.inc_by(rows);
             let knowledge_base = &self.plan.task.knowledge_base;
             pipeline.quotas.record_stored(knowledge_base, rows);
+            for warnings in &warnings {
+                let metrics = &pipeline.metrics;
+                metrics.count_page_warnings(&warnings.page);
+                metrics.count_document_warnings(&warnings.document);
+            }
             self.report(&skipped);
             (self.observer)(Event::Settled(settled));
             self.settled.send_replace(claim.first + range.stored);
