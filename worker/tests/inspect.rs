@@ -139,8 +139,8 @@ fn differences(report: &Value, expected: &Expected, images: &[RgbImage]) -> Vec<
     }
     for (page, (width, height)) in pages.iter().zip(&expected.points) {
         let size = page.get("points").unwrap_or(&page["pixels"]);
-        let side = |index: usize| size[index].as_f64().unwrap_or_default();
-        if (side(0) - width).abs() > 0.5 || (side(1) - height).abs() > 0.5 {
+        let extent = |index: usize| size[index].as_f64().unwrap_or_default();
+        if (extent(0) - width).abs() > 0.5 || (extent(1) - height).abs() > 0.5 {
             found.push(format!("size {size}, expected {width} x {height}"));
         }
     }
