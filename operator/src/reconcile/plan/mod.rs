@@ -208,7 +208,7 @@ pub(crate) fn plan(
     });
     let verdicts = Verdicts {
         topic,
-        vector_store: quotas::judge(store, &world.reports, store_before),
+        vector_store: quotas::judge(store, world, store_before),
         workers: indexes::judge(writes.workers, &world.reports),
         scaling: scaling.verdict,
     };
