@@ -38,9 +38,9 @@ pub(crate) fn tell_model(
 }
 
 /// Hash of the settings that a worker reads at its start. Partitions, replication factor, settings
-/// and management of the topics, and how collections are rebuilt, end and are read by others are not
-/// among them: workers do not use them. Settings at their defaults are left out, so that a field that
-/// a later version adds replaces no worker.
+/// and management of the topics, how collections are rebuilt, who reads them and what happens to
+/// unused ones are not among them: workers do not use them. Settings at their defaults are left out, so that a field that a later version adds
+/// replaces no worker.
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;
@@ -155,8 +155,8 @@ mod tests {
         let mut after = before.clone();
         after.spec.stores.milvus.on_index_drift = OnIndexDrift::RebuildBeside;
         after.spec.stores.milvus.rebuild.vectors_per_second = Some(1_000);
-        after.spec.stores.milvus.readers = layra_crds::Readers::Own;
-        let retention = json!({"action": "Release"});
+        after.spec.stores.milvus.readers = Readers::Own;
+        let retention = json!({"unusedForDays": 30, "action": "Release"});
         after.spec.stores.milvus.retention = serde_json::from_value(retention).unwrap();
         assert_eq!(hash(&after), hash(&before));
     }
