@@ -25,9 +25,12 @@ fn verbs(resource: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn the_operator_may_delete_nothing_and_reads_only_secrets_that_it_knows_by_name() {
-    let mut granted = ROLE.lines().filter(|line| line.contains("verbs:"));
-    assert!(granted.all(|line| !line.contains("delete") && !line.contains('*')));
+fn the_operator_may_delete_only_jobs_and_reads_only_secrets_that_it_knows_by_name() {
+    let granted = || ROLE.lines().filter(|line| line.contains("verbs:"));
+    assert!(granted().all(|line| !line.contains('*')));
+    let deleting = granted().filter(|line| line.contains("delete"));
+    assert_eq!(deleting.count(), 1, "one rule");
+    assert!(verbs("jobs").contains(&"delete"));
     assert!(!ROLE.contains("kind: ClusterRole"));
     assert_eq!(verbs("secrets"), ["get"]);
     assert_eq!(

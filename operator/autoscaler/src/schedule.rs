@@ -100,4 +100,35 @@ mod tests {
             Some("2026-11-29T03:00:00Z".parse().unwrap())
         );
     }
+
+    /// In Berlin, 02:30 does not exist on 2027-03-28 and comes twice on 2027-10-31.
+    #[test]
+    fn a_window_whose_end_the_clock_skips_ends_all_the_same() {
+        let is_open = |time: &str| {
+            let now = time.parse().unwrap();
+            let window = window("0 22 * * SAT", "30 2 * * SUN", "Europe/Berlin", now);
+            window.unwrap().is_open
+        };
+        assert!(is_open("2027-03-28T00:59:00Z"));
+        for hour in 2..24 {
+            assert!(!is_open(&format!("2027-03-28T{hour:02}:00:00Z")), "{hour}");
+        }
+        assert!(!is_open("2027-04-02T12:00:00Z"));
+        assert!(is_open("2027-10-31T00:29:00Z"));
+        assert!(!is_open("2027-10-31T01:31:00Z"));
+        assert!(!is_open("2027-10-31T12:00:00Z"));
+    }
+
+    #[test]
+    fn a_window_whose_start_the_clock_skips_opens_all_the_same() {
+        let is_open = |time: &str| {
+            let now = time.parse().unwrap();
+            window("30 2 * * *", "0 5 * * *", "Europe/Berlin", now)
+                .unwrap()
+                .is_open
+        };
+        assert!(!is_open("2027-03-28T00:59:00Z"));
+        assert!(is_open("2027-03-28T01:31:00Z"));
+        assert!(!is_open("2027-03-28T03:01:00Z"));
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use layra_crds::{MilvusSpec, OnIndexDrift, RebuildSpec, ResolvedIndex};
+use layra_crds::{MilvusSpec, OnIndexDrift, Readers, RebuildSpec, ResolvedIndex, VectorType};
 use milvus::v2::prelude::ClientV2;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -108,11 +108,17 @@ impl Drop for IndexWatch {
     }
 }
 
-/// How collections are rebuilt is no part of the check: a change does not begin it anew.
+/// How collections are rebuilt, how large they may be and how they end is no part of the check: a
+/// change does not begin it anew.
 fn checked_part(spec: &MilvusSpec) -> MilvusSpec {
     MilvusSpec {
         on_index_drift: OnIndexDrift::default(),
         rebuild: RebuildSpec::default(),
+        archive: None,
+        retention: None,
+        readers: Readers::default(),
+        vector_type: VectorType::default(),
+        quotas: None,
         ..spec.clone()
     }
 }
@@ -242,7 +248,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use layra_crds::{IndexSpec, Readers, VectorType};
+    use layra_crds::{IndexSpec, QuotasSpec};
     use tokio::sync::Notify;
 
     use super::*;
@@ -287,6 +293,8 @@ mod tests {
         assert!(watch.is_of(&spec(), None, None) && !watch.is_of(&spec(), Some("token"), None));
         let mut other = spec();
         other.on_index_drift = OnIndexDrift::RebuildBeside;
+        other.quotas = Some(QuotasSpec::default());
+        other.readers = Readers::Own;
         assert!(watch.is_of(&other, None, None), "the check goes on");
         other.index.m = Some(16);
         assert!(!watch.is_of(&other, None, None));

@@ -68,6 +68,7 @@ pub(super) async fn observe(
 ) -> World {
     let started = Instant::now();
     let rivals = rivals::find(context, pipeline).await;
+    let rebuild_obstacle = rivals::rebuild_obstacle_of(context, pipeline).await;
     let secrets = context
         .secrets
         .read(&context.client, &context.namespace, &pipeline.spec)
@@ -110,6 +111,7 @@ pub(super) async fn observe(
         past_writes: past_writes.clone(),
         indexes,
         rebuild_job: job.map(|job| RebuildJob { progress, ..job }),
+        rebuild_obstacle,
         rivals,
         has_unlisted_rivals: !context.pipelines.are_listed(),
     }

@@ -97,6 +97,9 @@ reasons! {
     /// A schedule or time zone in `stores.milvus.rebuild.window` is invalid: fix it. Until then nothing
     /// is rebuilt.
     RebuildWindowInvalid,
+    /// Collections have another index than the spec, and are not rebuilt, because another pipeline
+    /// has the same collections. The message names it and what to change.
+    RebuildHeld,
     /// The collections are being checked for the first time. Nothing to do.
     MilvusChecking,
     /// Milvus does not respond: check `stores.milvus.uri` and the server.
@@ -327,6 +330,7 @@ impl Reason {
                     | Self::IndexDrift
                     | Self::RebuildFailed
                     | Self::RebuildWindowInvalid
+                    | Self::RebuildHeld
                     | Self::ModelDiffers
                     | Self::KnowledgeBaseFull
                     | Self::QuotaNear

@@ -1,12 +1,15 @@
 //! The Job that rebuilds collections, as plain data. Pure but for [`progress`], which asks its pod.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{batch::v1::Job, core::v1::ContainerState};
 use kube::ResourceExt;
 use layra_crds::{IngestionPipeline, REINDEX_PATH, ReindexProgress};
 
 use super::{counts, pods::WorkerPod};
 use crate::resources::{WORKER, hash_of_job};
+
+/// A Job has a pod after this time, unless the API server refuses it.
+const TIME_FOR_A_POD: SignedDuration = SignedDuration::from_mins(1);
 
 /// The Job of a pipeline.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,12 +49,23 @@ impl RebuildJob {
         pipeline: &IngestionPipeline,
         now: Timestamp,
     ) -> Self {
+        let created = job.creation_timestamp().map_or(now, |time| time.0);
+        let lacks_pod = pods.is_empty() && now.duration_since(created) >= TIME_FOR_A_POD;
+        let no_pod = || {
+            format!(
+                "it has none, perhaps because a quota or a policy refuses it: `kubectl describe job {}` shows why",
+                job.name_any()
+            )
+        };
         Self {
             uid: job.uid().unwrap_or_default(),
             hash: hash_of_job(job).to_owned(),
-            created: job.creation_timestamp().map_or(now, |time| time.0),
+            created,
             phase: phase(job, pods, pipeline, now),
-            waits: pods.iter().find_map(waits),
+            waits: pods
+                .iter()
+                .find_map(waits)
+                .or_else(|| lacks_pod.then(no_pod)),
             progress: None,
         }
     }
@@ -215,5 +229,10 @@ mod tests {
         let running = json!({"running": {}});
         let job = read(&json!({"active": 1}), &[pod(&running, "10.0.0.7")]);
         assert_eq!(job.waits, None);
+        let refused = read(&json!({}), &[]).waits.unwrap();
+        assert!(
+            refused.contains("describe job contracts-reindex"),
+            "{refused}"
+        );
     }
 }

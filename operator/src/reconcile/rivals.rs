@@ -4,11 +4,14 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use kube::ResourceExt;
-use layra_crds::{IngestionPipeline, SecretKind};
+use layra_crds::{IngestionPipeline, OnIndexDrift, SecretKind};
 
 use super::{
     Context,
-    plan::{age, confirmed_spec, has_short_name, may_conflict, same_source, spec_in_force},
+    plan::{
+        Sharer, age, confirmed_spec, has_short_name, may_conflict, rebuild_obstacle, same_source,
+        shares_collections, spec_in_force,
+    },
 };
 
 /// An older pipeline, and what the operator found out about its databases.
@@ -44,6 +47,31 @@ pub(super) async fn find(context: &Context, pipeline: &IngestionPipeline) -> Vec
         });
     }
     rivals
+}
+
+/// Why this pipeline begins no rebuild of collections that another one has, too.
+pub(super) async fn rebuild_obstacle_of(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+) -> Option<String> {
+    if pipeline.spec.stores.milvus.on_index_drift == OnIndexDrift::Report {
+        return None;
+    }
+    let mut others = context
+        .pipelines
+        .filter(|other| shares_collections(pipeline, other));
+    others.sort_by_key(|other| age(other));
+    let mut sharers = Vec::new();
+    for other in others {
+        let database = |pipeline: &IngestionPipeline| pipeline.spec.stores.mongodb.database.clone();
+        let same_database = database(&other) == database(pipeline)
+            && same_mongodb(context, &other, pipeline).await == Some(true);
+        sharers.push(Sharer {
+            pipeline: other,
+            same_database,
+        });
+    }
+    rebuild_obstacle(pipeline, &sharers)
 }
 
 async fn same_mongodb(

@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) indexes: Result<IndexReport, Problem>,
     /// The Job that rebuilds collections.
     pub(crate) rebuild_job: Option<RebuildJob>,
+    /// Why this pipeline begins no rebuild: another one has the same collections.
+    pub(crate) rebuild_obstacle: Option<String>,
     /// Older pipelines that may be in conflict with this one, the oldest first.
     pub(crate) rivals: Vec<Rival>,
     /// The pipelines of a watched namespace are not known: there may be more of those.
@@ -91,6 +93,7 @@ impl World {
             past_writes: PastWrites::default(),
             indexes: Ok(IndexReport::default()),
             rebuild_job: None,
+            rebuild_obstacle: None,
             rivals: Vec::new(),
             has_unlisted_rivals: false,
         }

@@ -87,6 +87,13 @@ struct State {
     near: Vec<(QuotaKind, Option<String>)>,
 }
 
+impl State {
+    fn forget_old(&mut self, now: Instant) {
+        self.bases
+            .retain(|_, (at, _)| now.saturating_duration_since(*at) < REPORTED);
+    }
+}
+
 impl Quotas {
     pub(crate) fn new(
         spec: Option<QuotasSpec>,
@@ -195,9 +202,7 @@ impl Quotas {
     /// Records what a knowledge base holds, and returns its room.
     pub(crate) fn record_base(&self, knowledge_base: &str, usage: BaseUsage, now: Instant) -> Room {
         let mut state = self.lock();
-        state
-            .bases
-            .retain(|_, (at, _)| now.saturating_duration_since(*at) < REPORTED);
+        state.forget_old(now);
         state.bases.insert(knowledge_base.to_owned(), (now, usage));
         let uses = self.base_uses(&state, knowledge_base, &usage);
         self.note(&mut state, &uses);
@@ -229,7 +234,13 @@ impl Quotas {
     /// The quotas of which at least 80 % are used, the fullest first. `None`: nothing was counted
     /// yet that there is a quota for.
     pub(crate) fn report(&self) -> Option<Vec<QuotaUse>> {
-        let state = self.lock();
+        self.report_at(Instant::now())
+    }
+
+    fn report_at(&self, now: Instant) -> Option<Vec<QuotaUse>> {
+        let mut state = self.lock();
+        // Without tasks nothing is counted, and documents may be deleted meanwhile.
+        state.forget_old(now);
         if self.counts_collections() && state.pipeline.is_none() {
             return None;
         }

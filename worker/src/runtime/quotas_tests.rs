@@ -95,6 +95,12 @@ fn a_full_knowledge_base_does_not_hold_up_the_pipeline() {
     assert_eq!(other, Room::default());
     assert!(!quotas.is_held());
     assert_eq!(quotas.report().unwrap(), [full]);
+    assert_eq!(
+        quotas.report_at(now + REPORTED),
+        Some(Vec::new()),
+        "an idle worker does not repeat it for ever"
+    );
+    quotas.record_base("full", holding(1000), now);
     assert!(quotas.known_room("full", now).unwrap().full.is_some());
     assert_eq!(
         quotas.known_room("full", now + FRESH),

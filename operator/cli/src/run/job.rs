@@ -26,7 +26,7 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 12] = [
+const WITHOUT_MODEL: [&str; 13] = [
     "advise",
     "archive",
     "audit",
@@ -36,6 +36,7 @@ const WITHOUT_MODEL: [&str; 12] = [
     "fetch-model",
     "help",
     "redrive",
+    "reindex",
     "restore",
     "retain",
     "sandbox",

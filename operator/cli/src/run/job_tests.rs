@@ -171,6 +171,7 @@ fn the_model_is_fetched_only_for_commands_that_use_it() {
         ("tune --knowledge-base a", false),
         ("delete --knowledge-base a", false),
         ("redrive --dry-run", false),
+        ("reindex --dry-run", false),
         ("search --help", false),
         ("--version", false),
     ] {

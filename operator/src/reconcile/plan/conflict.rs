@@ -74,7 +74,7 @@ fn message(older: &IngestionPipeline, clashes: &[Clash]) -> String {
     )
 }
 
-fn full_name(pipeline: &IngestionPipeline) -> String {
+pub(super) fn full_name(pipeline: &IngestionPipeline) -> String {
     let namespace = pipeline.namespace().unwrap_or_default();
     format!("{namespace}/{}", pipeline.name_any())
 }
@@ -180,7 +180,7 @@ fn same_model(a: &IngestionPipelineSpec, b: &IngestionPipelineSpec) -> bool {
 }
 
 /// Whether a collection can have a name that both take for theirs.
-fn overlap(a: &IngestionPipelineSpec, b: &IngestionPipelineSpec) -> bool {
+pub(super) fn overlap(a: &IngestionPipelineSpec, b: &IngestionPipelineSpec) -> bool {
     let (a, b) = (&a.stores.milvus, &b.stores.milvus);
     let address = |uri: &str| uri.trim_end_matches('/').to_ascii_lowercase();
     let templates = a

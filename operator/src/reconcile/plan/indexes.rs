@@ -5,7 +5,9 @@ use crate::reconcile::{counts::Reports, reason::Reason};
 
 /// The verdict about the workers, with what they say about MongoDB.
 pub(super) fn judge(workers: Verdict, reports: &Reports) -> Verdict {
-    if reports.missing_indexes.is_empty() || workers.reason != Reason::WorkersReady {
+    // Held upgrades need nobody, and may last.
+    let may_be_added = matches!(workers.reason, Reason::WorkersReady | Reason::UpgradeHeld);
+    if reports.missing_indexes.is_empty() || !may_be_added {
         return workers;
     }
     let missing: Vec<&str> = reports.missing_indexes.iter().map(String::as_str).collect();
@@ -38,6 +40,10 @@ mod tests {
         let words = "2 workers are ready. MongoDB lacks indexes";
         assert!(verdict.message.starts_with(words), "{}", verdict.message);
         assert_eq!(judge(ready(), &Reports::default()), ready());
+        let held = Verdict::yes(Reason::UpgradeHeld, "They keep the image.");
+        let verdict = judge(held, &reports);
+        assert_eq!(verdict.reason, Reason::IndexMissing);
+        assert!(verdict.message.starts_with("They keep the image. "));
         let crashing = Verdict::no(Reason::WorkersCrashing, "x");
         assert_eq!(judge(crashing.clone(), &reports), crashing);
     }

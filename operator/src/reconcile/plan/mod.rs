@@ -20,6 +20,7 @@ mod rebuild;
 mod rebuild_progress;
 mod refusals;
 mod scaling;
+mod shared;
 mod stall;
 mod template;
 mod topic;
@@ -59,6 +60,7 @@ pub(crate) use conflict::{age, may_conflict, same_source};
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::{Manifest, template_hash};
 pub(crate) use rebuild::JobAction;
+pub(crate) use shared::{Sharer, rebuild_obstacle, shares_collections};
 pub(crate) use stall::has_short_name;
 pub(crate) use template::DryRun;
 
@@ -195,7 +197,7 @@ pub(crate) fn plan(
             world,
             before: before.index.as_ref(),
             is_stalled: stall.is_some(),
-            config_current: !writes.outdated.contains(&Kind::ConfigMap),
+            config_current: writes.config_current,
             default_image,
         },
         now,
@@ -207,7 +209,7 @@ pub(crate) fn plan(
     });
     let verdicts = Verdicts {
         topic,
-        vector_store: quotas::judge(store, &world.reports, store_before),
+        vector_store: quotas::judge(store, world, store_before),
         workers: indexes::judge(writes.workers, &world.reports),
         scaling: scaling.verdict,
     };

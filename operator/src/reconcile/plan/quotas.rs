@@ -3,34 +3,60 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use layra_crds::{LAYRA_PAGE_VECTORS, QuotaKind, QuotaUse};
 
-use super::conditions::Verdict;
-use crate::reconcile::{counts::Reports, reason::Reason};
+use super::conditions::{Status, Verdict};
+use crate::reconcile::{reason::Reason, world::World};
 
 /// Knowledge bases that the message names.
 const MOST_NAMED: usize = 5;
 
 /// The verdict about the vector store, with what the workers say about quotas. Without workers the
 /// last verdict about quotas holds: nothing is written then.
-pub(super) fn judge(store: Verdict, reports: &Reports, before: Option<&Condition>) -> Verdict {
+pub(super) fn judge(store: Verdict, world: &World, before: Option<&Condition>) -> Verdict {
     if !store.is_true() {
         return store;
     }
-    let Some(quotas) = &reports.quotas else {
-        let before = before.and_then(Verdict::of);
-        return before
-            .filter(|verdict| is_about_quotas(verdict.reason))
-            .unwrap_or(store);
+    let reports = &world.reports;
+    let verdict = match &reports.quotas {
+        Some(quotas) => of_pipeline(quotas)
+            .or_else(|| of_full_bases(quotas, reports.without_room))
+            .or_else(|| of_near(quotas)),
+        None => last_known(world, before),
     };
-    let verdict = of_pipeline(quotas)
-        .or_else(|| of_full_bases(quotas, reports.without_room))
-        .or_else(|| of_near(quotas));
     match verdict {
-        Some(verdict) if store.reason == Reason::IndexDrift => Verdict {
-            message: format!("{} {}", verdict.message, store.message),
-            ..verdict
-        },
-        Some(verdict) => verdict,
+        Some(verdict) => together(verdict, store),
         None => store,
+    }
+}
+
+/// The last verdict about quotas. Without messages and workers nothing waits for room, and there may
+/// be some again.
+fn last_known(world: &World, before: Option<&Condition>) -> Option<Verdict> {
+    let before = before.and_then(Verdict::of)?;
+    let is_idle = world.pods.is_empty() && world.lag() == Some(0);
+    is_about_quotas(before.reason).then(|| Verdict {
+        status: if is_idle { Status::True } else { before.status },
+        message: before.message.lines().next().unwrap_or_default().to_owned(),
+        ..before
+    })
+}
+
+/// Both verdicts in one, each in a line of its own. The one that needs a person comes first.
+fn together(quotas: Verdict, store: Verdict) -> Verdict {
+    let is_store_first = match store.reason {
+        Reason::IndexesMatch => return quotas,
+        Reason::RebuildFailed | Reason::RebuildWindowInvalid | Reason::RebuildHeld => true,
+        Reason::Rebuilding | Reason::RebuildWaiting => quotas.reason == Reason::QuotaNear,
+        _ => false,
+    };
+    let is_store_first = is_store_first && quotas.is_true();
+    let (first, second) = if is_store_first {
+        (store, quotas)
+    } else {
+        (quotas, store)
+    };
+    Verdict {
+        message: format!("{}\n{}", first.message, second.message),
+        ..first
     }
 }
 
@@ -129,9 +155,10 @@ fn amount(used: &QuotaUse) -> String {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use layra_autoscaler::Backlog;
 
     use super::*;
-    use crate::reconcile::plan::conditions::{self, Status};
+    use crate::reconcile::{counts::Reports, plan::conditions};
 
     fn used(kind: QuotaKind, knowledge_base: Option<&str>, used: u64) -> QuotaUse {
         QuotaUse {
@@ -147,12 +174,52 @@ mod tests {
     }
 
     fn judged(quotas: Vec<QuotaUse>) -> Verdict {
-        let reports = Reports {
-            quotas: Some(quotas),
-            without_room: 7,
-            ..Reports::default()
+        judge(good(), &reported(Some(quotas)), None)
+    }
+
+    fn reported(quotas: Option<Vec<QuotaUse>>) -> World {
+        let without_room = if quotas.is_some() { 7 } else { 0 };
+        World {
+            reports: Reports {
+                quotas,
+                without_room,
+                ..Reports::default()
+            },
+            ..World::unobserved()
+        }
+    }
+
+    #[test]
+    fn a_rebuild_and_a_quota_are_both_said_and_what_needs_a_person_is_the_reason() {
+        let both = |store, quota| {
+            let store = Verdict::yes(store, "The store's words.");
+            let verdict = judge(store, &reported(Some(vec![quota])), None);
+            assert!(
+                verdict.message.contains("The store's words."),
+                "{verdict:?}"
+            );
+            assert!(verdict.message.contains('%'), "{verdict:?}");
+            verdict.reason
         };
-        judge(good(), &reports, None)
+        let near = || used(QuotaKind::Vectors, None, 85);
+        let full = || used(QuotaKind::Vectors, Some("kb"), 100);
+        let reached = || used(QuotaKind::Vectors, None, 100);
+        assert_eq!(both(Reason::Rebuilding, near()), Reason::Rebuilding);
+        assert_eq!(both(Reason::Rebuilding, full()), Reason::KnowledgeBaseFull);
+        assert_eq!(both(Reason::RebuildFailed, full()), Reason::RebuildFailed);
+        assert_eq!(both(Reason::RebuildFailed, reached()), Reason::QuotaReached);
+        assert_eq!(both(Reason::IndexDrift, near()), Reason::QuotaNear);
+    }
+
+    #[test]
+    fn the_last_verdict_about_quotas_does_not_keep_the_words_of_an_old_rebuild() {
+        let rebuilding = Verdict::yes(Reason::Rebuilding, "Rebuilding.");
+        let full = used(QuotaKind::Vectors, Some("kb"), 100);
+        let first = judge(rebuilding, &reported(Some(vec![full])), None);
+        let before = conditions::update(&[], vec![("x", first)], Some(1), Timestamp::UNIX_EPOCH);
+        let after = judge(good(), &reported(None), before.first());
+        assert_eq!(after.reason, Reason::KnowledgeBaseFull);
+        assert!(!after.message.contains("Rebuilding"), "{}", after.message);
     }
 
     #[test]
@@ -207,11 +274,19 @@ mod tests {
         let before =
             |verdict| conditions::update(&[], vec![("x", verdict)], Some(1), Timestamp::UNIX_EPOCH);
         let full = Verdict::no(Reason::QuotaReached, "full");
-        let nobody = Reports::default();
+        let mut nobody = reported(None);
         assert_eq!(judge(good(), &nobody, before(full.clone()).first()), full);
         let drift = Verdict::yes(Reason::IndexDrift, "drift");
         assert_eq!(judge(good(), &nobody, before(drift).first()), good());
         let away = Verdict::no(Reason::MilvusUnreachable, "away");
-        assert_eq!(judge(away.clone(), &nobody, before(full).first()), away);
+        let kept = judge(away.clone(), &nobody, before(full.clone()).first());
+        assert_eq!(kept, away);
+        // Nobody waits: a person may have deleted documents meanwhile, and nobody counts.
+        nobody.backlog = Ok(Backlog::default());
+        let idle = judge(good(), &nobody, before(full).first());
+        assert_eq!(
+            (idle.status, idle.reason),
+            (Status::True, Reason::QuotaReached)
+        );
     }
 }

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 use layra_autoscaler::{Window, window};
-use layra_crds::{EndedJob, IndexStatus, IngestionPipeline, OnIndexDrift};
+use layra_crds::{EndedJob, IndexStatus, IngestionPipeline, MilvusSpec, OnIndexDrift};
 
 use super::{conditions::Verdict, events::PipelineEvent, rebuild_progress as progress};
 use crate::{
@@ -61,8 +61,11 @@ pub(super) struct Rebuild {
 
 pub(super) fn plan(situation: &Situation<'_>, now: Timestamp) -> Rebuild {
     let last = progress::last_job(situation);
-    let wanted = situation.wanted_job();
     let need = Need::judge(situation, last.as_ref(), now);
+    // To build it costs as much as the rest of a plan, for every pipeline, all the time.
+    let is_needed = situation.policy() != OnIndexDrift::Report
+        && (need.has_work || situation.job().is_some() || last.is_some());
+    let wanted = is_needed.then(|| situation.wanted_job()).flatten();
     let next_start = next_start(last.as_ref(), wanted.as_ref());
     let (action, stopped) = situation.action(&need, wanted, next_start, now);
     let last = match situation.job() {
@@ -123,6 +126,8 @@ struct Need {
     has_work: bool,
     /// Some of it does not wait for the window.
     is_urgent: bool,
+    /// An earlier Job may have left something half done.
+    is_unfinished: bool,
     /// `None` without a window.
     window: Option<Result<Window, String>>,
 }
@@ -137,10 +142,8 @@ impl Need {
             // In a collection that was left half rebuilt in its place nothing is found, and what was
             // written during a swap may be missing. The Job does no more than that outside the window.
             is_urgent: is_unfinished || report.is_some_and(|report| report.urgent > 0),
-            window: milvus.rebuild.window.as_ref().map(|spec| {
-                window(&spec.start, &spec.end, &spec.time_zone, now)
-                    .map_err(|error| error.to_string())
-            }),
+            is_unfinished,
+            window: window_of(milvus, now),
         }
     }
 
@@ -173,6 +176,20 @@ impl Need {
             .and_then(|window| window.next_start)
             .map_or_else(String::new, |at| format!(" at {at}"))
     }
+}
+
+fn window_of(milvus: &MilvusSpec, now: Timestamp) -> Option<Result<Window, String>> {
+    let Some(spec) = &milvus.rebuild.window else {
+        // The definition refuses this, but not an explicit null.
+        let is_missing = milvus.on_index_drift == OnIndexDrift::RebuildInPlace;
+        return is_missing.then(|| Err("RebuildInPlace needs one".to_owned()));
+    };
+    if spec.start == spec.end {
+        let why = "start and end are the same, so that it never opens";
+        return Some(Err(why.to_owned()));
+    }
+    let found = window(&spec.start, &spec.end, &spec.time_zone, now);
+    Some(found.map_err(|error| error.to_string()))
 }
 
 impl Situation<'_> {
@@ -217,6 +234,7 @@ impl Situation<'_> {
         }
         let forbidden = self.forbidden(need);
         let is_due = forbidden.is_none()
+            && self.obstacle(need).is_none()
             && self.report().is_some()
             && need.has_work
             && (need.is_open() || need.is_urgent)
@@ -275,6 +293,12 @@ impl Situation<'_> {
         ))
     }
 
+    /// Why no rebuild is begun. What an earlier Job left half done is finished all the same.
+    fn obstacle(&self, need: &Need) -> Option<&str> {
+        let obstacle = self.world.rebuild_obstacle.as_deref();
+        obstacle.filter(|_| !need.is_unfinished)
+    }
+
     /// The window has closed some time ago. The Job begins nothing then, and ends when nothing is
     /// half done. A rebuild in place may take long for the collection at hand, in which nothing is
     /// found until then.
@@ -297,7 +321,9 @@ impl Situation<'_> {
         if is_running || self.pipeline.spec.paused || !need.has_work {
             return None;
         }
-        let forbidden = self.forbidden(need).map(Stopped::until_later);
+        let obstacle = || self.obstacle(need).map(str::to_owned);
+        let forbidden = self.forbidden(need).or_else(obstacle);
+        let forbidden = forbidden.map(Stopped::until_later);
         let is_closed = !need.is_open() && !need.is_urgent;
         forbidden.or_else(|| is_closed.then(|| need.until_the_window_opens()))
     }
@@ -337,6 +363,12 @@ impl Situation<'_> {
                 format!(
                     "{left} They are not rebuilt, because stores.milvus.rebuild.window is invalid: {error}."
                 ),
+            ));
+        }
+        if let Some(obstacle) = self.obstacle(need).filter(|_| job.is_none()) {
+            return Some(Verdict::yes(
+                Reason::RebuildHeld,
+                format!("{left} They are not rebuilt. {obstacle}"),
             ));
         }
         if let Some(job) = job {

@@ -30,17 +30,27 @@ pub(super) fn judge(kafka: &KafkaSource, topics: &Topics) -> Verdict {
         );
         return Verdict::no(Reason::TopicMissing, message);
     }
+    // Lowered replicas leave partitions behind.
+    let may_have_more = kafka.partitions_per_replica.is_some();
     let different = read.iter().find_map(|(name, state)| match state {
-        TopicState::Present { partitions } if *partitions != kafka.partitions => {
+        TopicState::Present { partitions }
+            if *partitions < kafka.partitions
+                || (*partitions > kafka.partitions && !may_have_more) =>
+        {
             Some((name, *partitions))
         }
         _ => None,
     });
+    let asked_for = if may_have_more {
+        "source.kafka.partitionsPerReplica and scaling.maxReplicas ask for"
+    } else {
+        "source.kafka.partitions is"
+    };
     match different {
         Some((name, partitions)) => Verdict::yes(
             Reason::PartitionsDiffer,
             format!(
-                "Topic {name} has {partitions} partitions, but source.kafka.partitions is {}. source.kafka.manageTopics is false, so the operator adds none. Have its owner change them, or set source.kafka.partitions to {partitions}.",
+                "Topic {name} has {partitions} partitions, but {asked_for} {}. source.kafka.manageTopics is false, so the operator changes none. Have its owner change them, or change the fields.",
                 kafka.partitions
             ),
         ),
@@ -103,6 +113,29 @@ mod tests {
             );
             assert!(verdict.message.starts_with(&format!("Topic {name} has ")));
         }
+    }
+
+    #[test]
+    fn with_partitions_for_each_replica_more_are_fine_and_the_message_names_the_fields() {
+        let mut kafka = fixtures::pipeline().spec.source.kafka;
+        kafka.partitions_per_replica = Some(3);
+        let judged = |partitions| {
+            let topics = Topics {
+                brokers: 1,
+                tasks: with(partitions),
+                ranges: with(partitions),
+                dead_letters: with(1),
+            };
+            judge(&kafka, &topics)
+        };
+        assert_eq!(judged(12).reason, Reason::TopicsExist);
+        let few = judged(4);
+        assert_eq!(few.reason, Reason::PartitionsDiffer);
+        assert!(
+            few.message.contains("maxReplicas ask for 10."),
+            "{}",
+            few.message
+        );
     }
 
     #[test]

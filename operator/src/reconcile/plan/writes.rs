@@ -47,6 +47,8 @@ pub(super) struct Writes {
     pub(super) dry_run: Option<DryRun>,
     /// Kinds of objects that differ from the spec, including those whose write is not due or futile.
     pub(super) outdated: Vec<Kind>,
+    /// The live `ConfigMap` has the wanted configuration, or what another writer makes of it.
+    pub(super) config_current: bool,
     pub(super) workers: Verdict,
 }
 
@@ -57,6 +59,8 @@ impl Objects<'_> {
         let generation = self.pipeline.metadata.generation;
         let name = resources::object_name(&self.pipeline.name_any());
         let compared = manifests::compare_all(workload, &world.live, past);
+        let mut differing = compared.outdated.iter();
+        let config_current = !differing.any(|manifest| manifest.kind == Kind::ConfigMap);
         let overridden = compared.overridden.iter().map(|(kind, _)| *kind);
         let wanted = template.without_refused(
             compared.outdated.clone(),
@@ -86,6 +90,7 @@ impl Objects<'_> {
             manifests: manifests::without_repeats(due, &past.applied, now),
             dry_run,
             outdated,
+            config_current,
             workers,
         }
     }

@@ -9,9 +9,9 @@ use super::*;
 use crate::{
     reconcile::{
         rebuild_job::{JobPhase, RebuildJob},
-        world::JobFailure,
+        world::{JobFailure, Override},
     },
-    resources::hash_of_job,
+    resources::{differences, hash_of_job},
 };
 
 /// A test's pipeline, its world and the time.
@@ -210,6 +210,48 @@ fn the_job_waits_for_its_configuration_and_its_secrets() {
     assert!(starts(&case.plan()));
     case.world.secrets_hash = None;
     assert!(!starts(&case.plan()));
+}
+
+/// For example a label that an admission webhook adds to every object.
+#[test]
+fn a_webhook_that_changes_the_config_map_does_not_keep_the_job_from_starting() {
+    let mut case = Case::new(OnIndexDrift::RebuildBeside);
+    let live = case.world.live.config_map.as_deref().unwrap();
+    let wanted = serde_json::to_value(live).unwrap();
+    let mut live = wanted.clone();
+    live["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "a-webhook".into();
+    case.world.past_writes.overrides.push(Override {
+        kind: Kind::ConfigMap,
+        differences: differences(&wanted, &live),
+    });
+    case.world.live.config_map = Some(object(live));
+    let plan = case.plan();
+    assert!(plan.outdated.contains(&Kind::ConfigMap), "it differs");
+    assert!(starts(&plan));
+}
+
+#[test]
+fn collections_that_another_pipeline_has_are_not_rebuilt_but_what_was_begun_is_finished() {
+    let mut case = Case::new(OnIndexDrift::RebuildBeside);
+    case.world.rebuild_obstacle = Some("Pipeline a/b has the same.".into());
+    let plan = case.step();
+    assert_eq!(
+        (plan.job_action.is_none(), reason(&plan)),
+        (true, "RebuildHeld")
+    );
+    assert_eq!(events(&plan), [Reason::RebuildHeld]);
+    assert_eq!(condition(&plan, READY).status, "True");
+    assert_eq!(case.step().events, []);
+
+    case.world.rebuild_obstacle = None;
+    let mut case = case.started();
+    case.step();
+    case.world.rebuild_obstacle = Some("Pipeline a/b has the same.".into());
+    assert_eq!(case.step().job_action, None, "it runs on");
+    case.fails("job-1");
+    case.step();
+    case.later(15);
+    assert!(stops(&case.step()), "the next one follows");
 }
 
 #[test]

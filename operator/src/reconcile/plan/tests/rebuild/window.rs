@@ -119,3 +119,22 @@ fn an_invalid_window_is_reported_and_nothing_is_rebuilt() {
     assert!(events(&plan).contains(&Reason::RebuildWindowInvalid));
     assert_eq!(condition(&plan, READY).status, "True");
 }
+
+#[test]
+fn a_window_that_never_opens_or_is_null_is_invalid() {
+    let mut case = Case::with_closed_window(OnIndexDrift::RebuildBeside);
+    let window = &mut case.pipeline.spec.stores.milvus.rebuild.window;
+    let window = window.as_mut().unwrap();
+    window.end = window.start.clone();
+    case.configure();
+    assert_eq!(reason(&case.step()), "RebuildWindowInvalid");
+
+    let mut case = Case::with_closed_window(OnIndexDrift::RebuildInPlace);
+    case.pipeline.spec.stores.milvus.rebuild.window = None;
+    case.configure();
+    let plan = case.step();
+    assert_eq!(
+        (plan.job_action.is_none(), reason(&plan)),
+        (true, "RebuildWindowInvalid")
+    );
+}
