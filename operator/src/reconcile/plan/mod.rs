@@ -270,7 +270,7 @@ fn status(
         lag: world.lag(),
         scaling: Some(scaling),
         model: model::status(before.model.as_ref(), world),
-        pages: pages::status(before.pages, world.counts.values()),
+        pages: pages::status(before.pages, &world.counts.values()),
         drifted_collection_count,
         drifted_collections,
         ..workers_status(world)

@@ -6,7 +6,7 @@ use layra_crds::PagesStatus;
 /// The shares of all workers together. The earlier ones stay while no worker has stored a page.
 pub(super) fn status<'a>(
     before: Option<PagesStatus>,
-    workers: impl Iterator<Item = &'a Counts> + Clone,
+    workers: &(impl Iterator<Item = &'a Counts> + Clone),
 ) -> Option<PagesStatus> {
     let sum = |of: fn(&Counts) -> f64| workers.clone().map(of).sum::<f64>();
     let pages = sum(|counts| counts.pages);
@@ -44,7 +44,7 @@ mod tests {
         };
         let seen = status(
             None,
-            [worker(900.0, 90.0, 0.0), worker(100.0, 35.0, 1.0)].iter(),
+            &[worker(900.0, 90.0, 0.0), worker(100.0, 35.0, 1.0)].iter(),
         );
         let expected = PagesStatus {
             without_text_percent: 13,
@@ -53,8 +53,8 @@ mod tests {
         };
         assert_eq!(seen, Some(expected));
         for workers in [vec![], vec![worker(0.0, 0.0, 0.0)]] {
-            assert_eq!(status(seen, workers.iter()), seen);
-            assert_eq!(status(None, workers.iter()), None);
+            assert_eq!(status(seen, &workers.iter()), seen);
+            assert_eq!(status(None, &workers.iter()), None);
         }
     }
 }
