@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use layra_crds::{
-    ConfigError, IngestionPipeline, KNOWN_MODEL_FILE, KnownModel, OnIndexDrift, RebuildSpec,
-    WorkerConfig,
+    ConfigError, IngestionPipeline, KNOWN_MODEL_FILE, KnownModel, OnIndexDrift, Readers,
+    RebuildSpec, WorkerConfig,
 };
 use serde_json::{Value, json};
 
@@ -38,8 +38,8 @@ pub(crate) fn tell_model(
 }
 
 /// Hash of the settings that a worker reads at its start. Partitions, replication factor, settings
-/// and management of the topics and how collections are rebuilt are not among them: workers do not
-/// use them. Settings at their defaults are left out, so that a field that a later version adds
+/// and management of the topics, how collections are rebuilt, who reads them and what happens to
+/// unused ones are not among them: workers do not use them. Settings at their defaults are left out, so that a field that a later version adds
 /// replaces no worker.
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     let mut config = config(pipeline);
@@ -49,6 +49,8 @@ pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     config.source.kafka.topic_config.clear();
     config.stores.milvus.on_index_drift = OnIndexDrift::default();
     config.stores.milvus.rebuild = RebuildSpec::default();
+    config.stores.milvus.retention = None;
+    config.stores.milvus.readers = Readers::default();
     config.source.kafka.manage_topics = true;
     // Settings have text keys and finite numbers only.
     let mut settings = serde_json::to_value(config).unwrap_or_default();
@@ -153,6 +155,9 @@ mod tests {
         let mut after = before.clone();
         after.spec.stores.milvus.on_index_drift = OnIndexDrift::RebuildBeside;
         after.spec.stores.milvus.rebuild.vectors_per_second = Some(1_000);
+        after.spec.stores.milvus.readers = Readers::Own;
+        let retention = json!({"unusedForDays": 30, "action": "Release"});
+        after.spec.stores.milvus.retention = serde_json::from_value(retention).unwrap();
         assert_eq!(hash(&after), hash(&before));
     }
 
