@@ -27,16 +27,16 @@ use crate::scene::{Stage, on_stage};
 const PYTHON: &str = "LAYRA_E2E_PYTHON";
 
 /// A pipeline with stores of its own, and one knowledge base.
-struct Own<'a> {
+pub(crate) struct Own<'a> {
     stage: &'a Stage,
-    stores: Stores,
-    user: User,
+    pub(crate) stores: Stores,
+    pub(crate) user: User,
     /// Names database, bucket and collections.
     id: String,
 }
 
 impl<'a> Own<'a> {
-    async fn new(stage: &'a Stage) -> Result<Self> {
+    pub(crate) async fn new(stage: &'a Stage) -> Result<Self> {
         let id = format!("life{}", &random_id()[..8]);
         let s3 = &stage.testbed.endpoints().s3;
         create_bucket(s3, &id).await?;
@@ -67,7 +67,7 @@ impl<'a> Own<'a> {
         })
     }
 
-    async fn cli(&self) -> Result<WorkerCli> {
+    pub(crate) async fn cli(&self) -> Result<WorkerCli> {
         WorkerCli::of_pipeline(&self.stage.scene, &self.stage.testbed, &self.stage.name).await
     }
 
@@ -75,12 +75,12 @@ impl<'a> Own<'a> {
         format!("{}{}", self.id, knowledge_base.replace('-', "_"))
     }
 
-    fn collection(&self) -> String {
+    pub(crate) fn collection(&self) -> String {
         self.collection_of(&self.user.knowledge_base)
     }
 
     /// Workers process everything that was sent, without a model: each page has one vector.
-    async fn process(&self) -> Result<()> {
+    pub(crate) async fn process(&self) -> Result<()> {
         let paced = self.cli().await?;
         let paced = paced.with_arguments(&["--benchmark-paced-embedder-ms", "1"]);
         let mut fleet = Fleet::start(&paced, 1)?;
@@ -107,14 +107,14 @@ impl<'a> Own<'a> {
         Ok(())
     }
 
-    async fn has_collection(&self, name: &str) -> Result<bool> {
+    pub(crate) async fn has_collection(&self, name: &str) -> Result<bool> {
         let request = HasCollectionRequest::builder().collection_name(name);
         let answer = self.stores.milvus.has_collection(request.build()?).await?;
         Ok(answer.exists())
     }
 
     /// All rows, in the order of their pages: ids, page number and the bits of the vector.
-    async fn rows(&self) -> Result<Vec<(String, String, i64, Vec<u32>)>> {
+    pub(crate) async fn rows(&self) -> Result<Vec<(String, String, i64, Vec<u32>)>> {
         let query = QueryRequest::builder()
             .collection_name(self.collection())
             .output_fields(["image_id", "file_id", "page_number", "vector"])
@@ -150,7 +150,7 @@ impl<'a> Own<'a> {
         Ok(())
     }
 
-    async fn remove_document(&self, file_id: &str) -> Result<()> {
+    pub(crate) async fn remove_document(&self, file_id: &str) -> Result<()> {
         let files = self.stores.mongodb.collection::<Document>("files");
         files.delete_one(doc! { "file_id": file_id }).await?;
         Ok(())
@@ -162,7 +162,7 @@ impl<'a> Own<'a> {
 }
 
 /// The report of an audit. Exit code 1 means that something is left.
-async fn audit(cli: &WorkerCli, arguments: &[&str]) -> Result<(Value, bool)> {
+pub(crate) async fn audit(cli: &WorkerCli, arguments: &[&str]) -> Result<(Value, bool)> {
     let always = ["audit", "--older-than-minutes", "0", "--output", "json"];
     let all = [&always[..], arguments].concat();
     let command = cli.command(&all, "cache");
@@ -173,7 +173,7 @@ async fn audit(cli: &WorkerCli, arguments: &[&str]) -> Result<(Value, bool)> {
 }
 
 /// The outcomes of the findings with a kind and a name.
-fn outcome<'a>(report: &'a Value, kind: &str, name: &str) -> Option<&'a str> {
+pub(crate) fn outcome<'a>(report: &'a Value, kind: &str, name: &str) -> Option<&'a str> {
     let findings = report["findings"].as_array()?;
     let mut found = findings
         .iter()

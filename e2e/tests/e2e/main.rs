@@ -7,6 +7,7 @@
 
 mod advise;
 mod api;
+mod archive_and_rebuild;
 mod bad_pages;
 mod cli;
 mod collection_life;

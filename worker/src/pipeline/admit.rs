@@ -162,7 +162,9 @@ impl Pipeline {
             let before = match decide(known.map(Box::new), request) {
                 Decision::Begin(before) => before,
                 Decision::Resume(entry) => {
-                    self.wait_for_archive(&entry).await?;
+                    if let Some(outcome) = self.wait_for_archive(&entry, cancel).await? {
+                        return Ok(ControlFlow::Break(outcome));
+                    }
                     if ledger.record_request(&entry, &request.sent).await? {
                         return self.wait_for_base(job, entry).await;
                     }
@@ -203,7 +205,9 @@ impl Pipeline {
             }
             self.check_archive(&job.task.knowledge_base).await?;
             if let Some(entry) = self.begin_round(job, before.as_deref()).await? {
-                self.wait_for_archive(&entry).await?;
+                if let Some(outcome) = self.wait_for_archive(&entry, cancel).await? {
+                    return Ok(ControlFlow::Break(outcome));
+                }
                 let entry = Box::new(entry);
                 if replaces_stored(before.as_deref()) {
                     return Ok(ControlFlow::Continue(entry));
@@ -221,15 +225,21 @@ impl Pipeline {
         refusal.map_or(Ok(()), Err)
     }
 
-    /// Fails, to be retried, while the knowledge base of a round is away. A command that archives
-    /// it sees the round, and gives up.
-    async fn wait_for_archive(&self, round: &Entry) -> Result<(), Failure> {
+    /// Fails, to be retried, while a command archives the knowledge base of a round: it sees the
+    /// round, and gives up. If it looked a moment before the round began, it drops the collection.
+    /// Then the round ends like the task of an archived knowledge base: it would wait for ever.
+    async fn wait_for_archive(
+        &self,
+        round: &Entry,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Outcome>, Failure> {
         match self.check_archive(&round.knowledge_db_id).await {
-            Err(failure) if failure.reason == Reason::KnowledgeBaseArchived => Err(Failure {
-                class: Class::Transient,
-                ..failure
-            }),
-            checked => checked,
+            Ok(()) => Ok(None),
+            Err(failure) if failure.rejects_document() => {
+                let rejected = self.reject_round(round, &failure, cancel);
+                Box::pin(rejected).await.map(Some)
+            }
+            Err(failure) => Err(failure),
         }
     }
 

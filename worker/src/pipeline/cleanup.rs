@@ -219,9 +219,13 @@ impl Remover<'_> {
             .documents
             .remove_file(knowledge_db_id, file_id)
             .await?;
-        // A late worker may have recreated the collection of a deleted knowledge base.
+        // A late worker may have recreated the collection of a deleted knowledge base. One that
+        // somebody restored stays: its knowledge base is entered last, or was gone before.
         if entry.state == State::Deleted {
-            self.stores.drop_unused_collection(knowledge_db_id).await?;
+            let archive = self.stores.archives.find(knowledge_db_id).await?;
+            if !archive.is_some_and(|archive| archive.is_restored()) {
+                self.stores.drop_unused_collection(knowledge_db_id).await?;
+            }
         }
         Ok(())
     }

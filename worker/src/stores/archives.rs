@@ -6,6 +6,7 @@
 //! round, and again after that; a command looks for rounds in progress after it has written the
 //! record: one of the two sees the other.
 
+use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
@@ -74,11 +75,23 @@ impl Record {
         matches!(self.state, ArchiveState::Archived | ArchiveState::Restoring)
     }
 
-    /// Why no document may be ingested into the knowledge base now.
+    /// Whether nobody else may replace the collection: a command reads or fills it, or it is not
+    /// whole.
+    pub(crate) fn keeps_collection(&self, now: DateTime) -> bool {
+        self.is_held(now) || self.is_away()
+    }
+
+    /// Whether the collection came out of the archive, completely or in part.
+    pub(crate) fn is_restored(&self) -> bool {
+        matches!(self.state, ArchiveState::Restoring | ArchiveState::Restored)
+    }
+
+    /// Why no document may be ingested into the knowledge base now. A command that works on it may
+    /// still give up.
     pub(crate) fn refusal(&self, now: DateTime) -> Option<Failure> {
         let id = &self.knowledge_base;
         match self.state {
-            ArchiveState::Archiving | ArchiveState::Restoring if self.is_held(now) => {
+            _ if self.is_held(now) => {
                 let message = format!("knowledge base {id} is being archived or restored");
                 let reason = Reason::KnowledgeBaseArchived;
                 Some(Failure::transient(Stage::Milvus, reason, message))
@@ -137,6 +150,17 @@ impl Archives {
     /// The record of a knowledge base.
     pub(crate) async fn find(&self, knowledge_base: &str) -> Result<Option<Record>, Failure> {
         ask(self.records.find_one(doc! { "_id": knowledge_base })).await
+    }
+
+    /// The records of the knowledge bases whose ids match a pattern.
+    pub(crate) async fn like(&self, pattern: &str) -> Result<Vec<Record>, Failure> {
+        let found = self.records.find(doc! { "_id": { "$regex": pattern } });
+        let mut found = ask(found).await?;
+        let mut records = Vec::new();
+        while let Some(record) = ask(found.try_next()).await? {
+            records.push(record);
+        }
+        Ok(records)
     }
 
     /// Writes a record in place of `before`, and takes the right to work on it. Fails if another
@@ -256,7 +280,9 @@ mod tests {
             (Archiving, Some(9_000), Some(Class::Transient)),
             (Archiving, Some(4_000), None),
             (Archived, None, Some(Class::Permanent)),
-            (Archived, Some(9_000), Some(Class::Permanent)),
+            // It gives up if it finds a document in progress.
+            (Archived, Some(9_000), Some(Class::Transient)),
+            (Archived, Some(4_000), Some(Class::Permanent)),
             (Restoring, Some(9_000), Some(Class::Transient)),
             (Restoring, Some(4_000), Some(Class::Permanent)),
             (Restored, None, None),
@@ -264,6 +290,22 @@ mod tests {
             let refusal = record(state, held_until).refusal(now);
             let found = refusal.map(|failure| failure.class);
             assert_eq!(found, class, "{state:?} {held_until:?}");
+        }
+    }
+
+    #[test]
+    fn a_collection_that_is_read_filled_or_not_whole_is_not_replaced() {
+        use ArchiveState::{Archived, Archiving, Restored, Restoring};
+        let now = DateTime::from_millis(5_000);
+        for (state, held_until, keeps) in [
+            (Archiving, Some(9_000), true),
+            (Archiving, Some(4_000), false),
+            (Archived, None, true),
+            (Restoring, None, true),
+            (Restored, None, false),
+        ] {
+            let record = record(state, held_until);
+            assert_eq!(record.keeps_collection(now), keeps, "{state:?}");
         }
     }
 

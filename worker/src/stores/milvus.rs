@@ -249,10 +249,12 @@ impl Vectors {
             .filter(filter)
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
-        let deleted = self.client.delete(request).await;
-        self.unless_moving(collection, deleted.map_err(Failure::from))
-            .await?;
-        Ok(())
+        let mut deleted = self.client.delete(request.clone()).await;
+        if self.load_if_released(collection, &deleted).await? {
+            deleted = self.client.delete(request).await;
+        }
+        let deleted = self.unless_moving(collection, deleted.map_err(Failure::from));
+        deleted.await.map(drop)
     }
 
     async fn create_collection(&self, collection: &str) -> Result<(), sdk::Error> {

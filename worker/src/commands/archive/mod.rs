@@ -21,6 +21,7 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::Stores;
 use crate::stores::archives::{ArchiveState, Record};
 use crate::stores::mongo::BaseLife;
+use crate::stores::rebuilds::Rebuilds;
 use restore::Archive;
 use write::Writer;
 
@@ -128,6 +129,7 @@ async fn write_and_drop(
     collection: &str,
 ) -> Result<(), Failure> {
     let (archives, id) = (&stores.archives, &record.knowledge_base);
+    check_not_rebuilt(stores, collection).await?;
     if record.state == ArchiveState::Archived {
         let rows = Archive::open(stores, record).await?.manifest.rows;
         stores.vectors.load(collection).await?;
@@ -192,12 +194,26 @@ async fn give_up(stores: &Stores, record: &Record) {
             }
             // The collection may be dropped already. Run again, the command finds out.
             Some(state) => archives.release(record, state).await,
-            None => Ok(()),
+            // The knowledge base was deleted, with what was written until then.
+            None => bucket(stores, record)?.delete_below(&record.place).await,
         }
     };
     if let Err(failure) = given_up.await {
         tracing::warn!(%failure, "the record of the archive is released in two minutes");
     }
+}
+
+/// Fails if a rebuild of the collection is in progress: for some minutes the name can be missing, and
+/// rows can be in another collection. A rebuild looks for the archive's record after it has begun.
+async fn check_not_rebuilt(stores: &Stores, collection: &str) -> Result<(), Failure> {
+    let rebuilds = Rebuilds::new(stores.documents.database());
+    if rebuilds.find(collection).await?.is_none() {
+        return Ok(());
+    }
+    Err(refused(&format!(
+        "collection {collection} is being rebuilt. Wait for the end, or continue it with \
+         layra-worker reindex --collection {collection}. Nothing was changed"
+    )))
 }
 
 /// LAYRA does not notice that a collection is missing: it finds nothing, without an error.

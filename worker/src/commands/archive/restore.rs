@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::choose::{File, comes_back};
 use super::manifest::{self, Content, Manifest, Part};
 use super::write::{MANIFEST, documents_in};
-use super::{bucket, busy, refused, rows};
+use super::{bucket, busy, check_not_rebuilt, refused, rows};
 use crate::assembly::Common;
 use crate::runtime::failure::Failure;
 use crate::stores::Stores;
@@ -58,6 +58,7 @@ pub(crate) async fn restore(common: &Common, id: &str) -> Result<Restored, Failu
         _ if before.is_held(DateTime::now()) => return Err(busy(id)),
         ArchiveState::Archived | ArchiveState::Restoring => {}
     }
+    check_not_rebuilt(&stores, &stores.collection_of(id)).await?;
     let record = Record {
         state: ArchiveState::Restoring,
         ..before.clone()
@@ -86,9 +87,17 @@ async fn bring_back(
 ) -> Result<Restored, Failure> {
     let archive = Archive::open(stores, record).await?;
     let id = &record.knowledge_base;
-    let wanted = archive.wanted(stores).await?;
-    let skipped = archive.manifest.files.len() - wanted.len();
-    let bases = archive.documents(stores, &wanted).await?;
+    // Again: one may have begun before it could see the record.
+    check_not_rebuilt(stores, &stores.collection_of(id)).await?;
+    let has_knowledge_base = stores.documents.has_knowledge_base(id).await?;
+    let mut wanted = archive.wanted(stores, has_knowledge_base).await?;
+    // Where the knowledge base exists, the documents of all wanted files do. One that was deleted
+    // since is not entered again.
+    let bases = if has_knowledge_base {
+        Vec::new()
+    } else {
+        archive.documents(stores, &wanted).await?
+    };
 
     let vectors = common.vectors(archive.manifest.dimensions).await?;
     let spec: &MilvusSpec = &stores.milvus;
@@ -96,6 +105,13 @@ async fn bring_back(
     vectors.ensure_collection(&collection).await?;
     let missing = archive.missing(&vectors, &collection, &wanted).await?;
     let inserted = archive.insert(&vectors, &collection, &missing).await?;
+    // What was deleted while its rows were inserted does not stay. A later deletion finds them.
+    let still_wanted = archive.wanted(stores, has_knowledge_base).await?;
+    for file_id in wanted.difference(&still_wanted) {
+        vectors.delete_file(&collection, file_id).await?;
+    }
+    wanted = still_wanted;
+    let skipped = archive.manifest.files.len() - wanted.len();
     archive.verify(&vectors, &collection, &wanted).await?;
     // Last, so that a restore that was killed still finds it missing.
     for base in bases {
@@ -141,9 +157,11 @@ impl<'a> Archive<'a> {
     }
 
     /// The files that come back.
-    async fn wanted(&self, stores: &Stores) -> Result<BTreeSet<&str>, Failure> {
-        let id = &self.manifest.knowledge_base;
-        let has_knowledge_base = stores.documents.has_knowledge_base(id).await?;
+    async fn wanted(
+        &self,
+        stores: &Stores,
+        has_knowledge_base: bool,
+    ) -> Result<BTreeSet<&str>, Failure> {
         let all: Vec<&str> = self.manifest.files.keys().map(String::as_str).collect();
         let mut wanted = BTreeSet::new();
         for chunk in all.chunks(AT_ONCE) {

@@ -42,21 +42,58 @@ pub(super) enum Verdict {
 pub(super) struct LooseCollection {
     pub(super) created_at: i64,
     pub(super) has_layras_schema: bool,
-    /// Whether the name ends like LAYRA's ids do, or the ledger knows the knowledge base.
-    pub(super) is_known: bool,
+    pub(super) evidence: Evidence,
     /// Whether a document of such a knowledge base is in progress.
     pub(super) in_work: bool,
 }
 
+/// What shows whose a collection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// It came out of an archive, or goes into one: somebody wants it.
+    Archive,
+    /// The ledger knows the knowledge base.
+    Ledger,
+    /// The name ends like LAYRA's ids do, and MongoDB has the knowledge bases of other collections.
+    Name,
+    /// The name ends so, and MongoDB has no knowledge base of any collection: it may be another
+    /// database than LAYRA's, or an empty one.
+    NameAlone,
+    Nothing,
+}
+
+/// `is_layras`: MongoDB has the knowledge base of some collection. `id`: as the name has it.
+pub(super) fn evidence(
+    is_archived: bool,
+    is_recorded: bool,
+    is_layras: bool,
+    id: &str,
+) -> Evidence {
+    match (ends_like_layras_id(id), is_layras) {
+        _ if is_archived => Evidence::Archive,
+        _ if is_recorded => Evidence::Ledger,
+        (true, true) => Evidence::Name,
+        (true, false) => Evidence::NameAlone,
+        (false, _) => Evidence::Nothing,
+    }
+}
+
 pub(super) fn collection(age: Age, found: LooseCollection) -> Verdict {
     if found.in_work || !age.is_old(Some(found.created_at)) {
-        Verdict::None
-    } else if !found.has_layras_schema {
-        Verdict::Keep("its fields are not those of LAYRA's collections")
-    } else if !found.is_known {
-        Verdict::Keep("nothing shows that it belonged to a knowledge base")
-    } else {
-        Verdict::Remove
+        return Verdict::None;
+    }
+    if !found.has_layras_schema {
+        return Verdict::Keep("its fields are not those of LAYRA's collections");
+    }
+    match found.evidence {
+        Evidence::Ledger | Evidence::Name => Verdict::Remove,
+        Evidence::Archive => Verdict::Keep(
+            "it was archived or restored: `layra-worker delete --knowledge-base` removes it",
+        ),
+        Evidence::NameAlone => Verdict::Keep(
+            "MongoDB has the knowledge base of no collection: is it LAYRA's database?",
+        ),
+        Evidence::Nothing => Verdict::Keep("nothing shows that it belonged to a knowledge base"),
     }
 }
 
@@ -96,7 +133,7 @@ pub(super) fn is_layras_key(key: &str) -> bool {
 }
 
 /// Whether the end of a collection's name is an id of LAYRA, `{name}_{uuid}` with `_` for `-`.
-pub(crate) fn ends_like_layras_id(id: &str) -> bool {
+fn ends_like_layras_id(id: &str) -> bool {
     let mut parts = id.rsplit('_');
     let is_uuid = [12, 4, 4, 4, 8].into_iter().all(|length| {
         parts.next().is_some_and(|part| {
@@ -113,6 +150,7 @@ mod tests {
     use super::*;
 
     const HOUR: i64 = 3_600_000;
+    const LAYRAS_ID: &str = "roger_26eba553_dbee_474c_987f_6bd8c0ed6e1a";
 
     fn age(now: i64) -> Age {
         Age {
@@ -159,12 +197,18 @@ mod tests {
         fn a_collection_is_dropped_only_if_everything_shows_that_it_may(
             now in 0..i64::MAX / 2,
             before in 0..3 * HOUR,
-            (has_layras_schema, is_known, in_work) in any::<(bool, bool, bool)>(),
+            (has_layras_schema, in_work) in any::<(bool, bool)>(),
+            (is_archived, is_recorded, is_named, is_layras) in any::<(bool, bool, bool, bool)>(),
         ) {
+            let id = if is_named { LAYRAS_ID } else { "backup" };
             let found = LooseCollection {
-                created_at: now - before, has_layras_schema, is_known, in_work,
+                created_at: now - before,
+                has_layras_schema,
+                evidence: evidence(is_archived, is_recorded, is_layras, id),
+                in_work,
             };
-            let may = before >= HOUR && has_layras_schema && is_known && !in_work;
+            let is_known = is_recorded || (is_named && is_layras);
+            let may = before >= HOUR && has_layras_schema && is_known && !in_work && !is_archived;
             prop_assert_eq!(collection(age(now), found) == Verdict::Remove, may);
             let shown = before >= HOUR && !in_work;
             prop_assert_eq!(collection(age(now), found) != Verdict::None, shown);

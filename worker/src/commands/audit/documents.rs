@@ -28,11 +28,7 @@ struct Known {
 }
 
 impl Audit {
-    pub(super) async fn knowledge_base(
-        &mut self,
-        id: &str,
-        collections: &BTreeSet<String>,
-    ) -> Result<(), Failure> {
+    pub(super) async fn knowledge_base(&mut self, id: &str) -> Result<(), Failure> {
         let stores = &self.stores;
         let files: BTreeSet<String> = stores.documents.files_of(id).await?.into_iter().collect();
         let mut known = BTreeMap::new();
@@ -55,21 +51,17 @@ impl Audit {
             return Ok(());
         }
         let collection = self.stores.collection_of(id);
-        let exists = collections.contains(&collection);
-        if exists && !self.stores.vectors.is_loaded(&collection).await? {
-            let why = format!("the rows of collection {collection}, which is not loaded");
-            self.report.unchecked.push(why);
-            return Ok(());
-        }
-        match self.rows(id, &collection, exists, &files, &known).await {
+        let why = match self.rows(id, &collection, &files, &known).await {
             // It was dropped meanwhile.
-            Err(failure) if failure.reason == Reason::CollectionGone => {
-                let why = format!("the rows of collection {collection}, which is gone");
-                self.report.unchecked.push(why);
-                Ok(())
-            }
-            checked => checked,
-        }
+            Err(failure) if failure.reason == Reason::CollectionGone => "is gone",
+            Err(failure) if failure.reason == Reason::CollectionMoving => "is being rebuilt",
+            Ok(false) => "is not loaded",
+            Ok(true) => return Ok(()),
+            Err(failure) => return Err(failure),
+        };
+        let what = format!("the rows of collection {collection}, which {why}");
+        self.report.unchecked.push(what);
+        Ok(())
     }
 
     /// Compares the list of the knowledge base with `files`.
@@ -106,27 +98,40 @@ impl Audit {
         Ok(())
     }
 
-    /// Counts the rows of each document, and finds rows of other files.
+    /// Counts the rows of each document, and finds rows of other files. `false`: the collection is
+    /// not loaded. A rebuild that puts another collection in its place makes it fail.
     async fn rows(
         &mut self,
         id: &str,
         collection: &str,
-        exists: bool,
         files: &BTreeSet<String>,
         known: &BTreeMap<String, Known>,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
+        let vectors = &self.stores.vectors;
+        vectors.ensure_settled(collection).await?;
+        // It may have been created, restored or dropped since the audit began.
+        let exists = vectors.has_collection(collection).await?;
+        if exists && !vectors.is_loaded(collection).await? {
+            return Ok(false);
+        }
         let counted = if exists {
             self.count(collection, files).await?
         } else {
             files.iter().map(|file_id| (file_id.clone(), 0)).collect()
         };
+        // What was counted is what documents have, unless it moved meanwhile.
+        self.stores.vectors.ensure_settled(collection).await?;
+        let archive = self.stores.archives.find(id).await?;
+        if archive.is_some_and(|archive| archive.is_away()) {
+            return Ok(true);
+        }
         self.report.documents += counted.len();
         let counted: Vec<(String, u64)> = counted.into_iter().collect();
         for chunk in counted.chunks(AT_ONCE) {
             self.compare(id, chunk, known).await?;
         }
         if !exists {
-            return Ok(());
+            return Ok(true);
         }
         let total = self.stores.vectors.count_all(collection).await?;
         if total != counted.iter().map(|(_, rows)| rows).sum::<u64>() {
@@ -134,7 +139,7 @@ impl Audit {
                 self.stray_rows(id, collection, &file_id, rows).await?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn count(

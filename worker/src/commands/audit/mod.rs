@@ -27,7 +27,6 @@ use crate::stores::Stores;
 use decide::{Age, Verdict};
 use report::{Finding, Kind, Outcome};
 
-pub(crate) use decide::ends_like_layras_id;
 pub(crate) use report::Report;
 
 /// What to do with findings.
@@ -86,11 +85,12 @@ impl Audit {
         let bases = self.stores.documents.knowledge_base_ids().await?;
         let used: BTreeSet<String> = bases.iter().map(|id| milvus.collection_of(id)).collect();
 
+        let is_layras = !collections.is_disjoint(&used);
         for name in collections.difference(&used) {
-            self.loose_collection(name).await?;
+            self.loose_collection(name, is_layras).await?;
         }
         for id in &bases {
-            self.knowledge_base(id, &collections).await?;
+            self.knowledge_base(id).await?;
         }
         self.objects(&bases.into_iter().collect()).await
     }

@@ -117,7 +117,11 @@ impl Audit {
             is_own: self.stores.ledger.owns(&entry),
             first_seen: None,
         };
-        let verdict = decide::leftover(self.age, found);
+        let mut verdict = decide::leftover(self.age, found);
+        let archive = self.stores.archives.find(&entry.knowledge_db_id).await?;
+        if verdict == Verdict::Remove && archive.is_some_and(|archive| archive.is_away()) {
+            verdict = Verdict::Keep("its knowledge base is archived, and may be restored");
+        }
         let mut remove = Vec::new();
         for key in keys {
             let note = format!("a page image of file {file_id}, which does not name it");

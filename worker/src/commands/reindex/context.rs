@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use layra_crds::{MilvusSpec, ResolvedIndex};
-use mongodb::bson::Document;
+use mongodb::bson::{DateTime, Document};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -15,9 +15,10 @@ use super::window::Window;
 use crate::runtime::failure::{Class, Failure, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
+use crate::stores::archives::{Archives, Record};
 use crate::stores::ledger::Ledger;
 use crate::stores::milvus::Vectors;
-use crate::stores::mongo::Documents;
+use crate::stores::mongo::{Documents, pattern_like};
 use crate::stores::rebuilds::{Owner, Rebuild, Rebuilds};
 
 /// Between two looks at a server that builds or loads.
@@ -29,6 +30,7 @@ pub(super) struct Context {
     pub(super) documents: Documents,
     pub(super) ledger: Ledger,
     pub(super) rebuilds: Rebuilds,
+    pub(super) archives: Archives,
     pub(super) owner: Owner,
     pub(super) milvus: MilvusSpec,
     pub(super) index: ResolvedIndex,
@@ -134,6 +136,17 @@ impl Context {
             () = tokio::time::sleep(time) => Ok(()),
             () = self.stop.cancelled() => Err(Failure::stopped(Stage::Milvus)),
         }
+    }
+
+    /// The record of an archive that keeps a collection from being rebuilt.
+    pub(super) async fn archive_of(&self, collection: &str) -> Result<Option<Record>, Failure> {
+        let id = self.milvus.knowledge_base_part(collection);
+        let records = self.archives.like(&pattern_like(id)).await?;
+        let now = DateTime::now();
+        Ok(records.into_iter().find(|record| {
+            self.milvus.collection_of(&record.knowledge_base) == collection
+                && record.keeps_collection(now)
+        }))
     }
 
     /// Whether the knowledge base of a collection exists.

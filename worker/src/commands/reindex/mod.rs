@@ -22,6 +22,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use layra_crds::{OnIndexDrift, ReindexPhase};
+use mongodb::bson::DateTime;
 use tokio::sync::{OnceCell, Semaphore};
 use uuid::Uuid;
 
@@ -111,6 +112,7 @@ async fn connect(
         vectors: common.vectors(0).await?,
         ledger: common.ledger(&documents).await?,
         rebuilds: Rebuilds::new(documents.database()),
+        archives: common.archives(&documents)?,
         documents,
         owner: Owner {
             name: Uuid::new_v4().to_string(),
@@ -316,7 +318,7 @@ impl Run {
     async fn begin(&self, task: &Task) -> Result<Option<Rebuild>, Failure> {
         let (context, name) = (&self.context, &task.collection);
         if let Some(taken) = context.rebuilds.take(name, &context.owner).await? {
-            return Ok(Some(taken));
+            return self.unless_archived(taken).await;
         }
         if matches!(task.job, Job::Continue(_)) {
             return Ok(None);
@@ -340,7 +342,34 @@ impl Run {
             had_knowledge_base: context.has_knowledge_base(name).await?,
             ..Rebuild::new(name, phase, found.id)
         };
-        context.rebuilds.begin(rebuild, &context.owner).await
+        match context.rebuilds.begin(rebuild, &context.owner).await? {
+            Some(begun) => self.unless_archived(begun).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Gives a rebuild up that has moved nothing yet, if an archive has the collection. A command
+    /// that archives or restores it looks for a rebuild after it has written its record: one of the
+    /// two sees the other.
+    async fn unless_archived(&self, rebuild: Rebuild) -> Result<Option<Rebuild>, Failure> {
+        let (context, name) = (&self.context, &rebuild.collection);
+        if matches!(rebuild.phase, Phase::Swapping | Phase::Settling) {
+            return Ok(Some(rebuild));
+        }
+        let Some(record) = context.archive_of(name).await? else {
+            return Ok(Some(rebuild));
+        };
+        context.vectors.drop_collection(&rebuild.new_name()).await?;
+        context.rebuilds.end(name, &context.owner).await?;
+        let is_held = record.is_held(DateTime::now());
+        if is_held || !context.vectors.has_collection(name).await? {
+            return Ok(None);
+        }
+        Err(failed(format!(
+            "knowledge base {} is archived, or was not restored to its end: run layra-worker \
+             restore",
+            record.knowledge_base
+        )))
     }
 
     /// Drops an unfinished copy whose rebuild failed: the collection serves as before.

@@ -15,12 +15,12 @@ use mongodb::bson::DateTime;
 
 use crate::assembly::Common;
 use crate::commands::archive::archive_base;
-use crate::commands::audit::{ends_like_layras_id, id_in};
+use crate::commands::audit::id_in;
 use crate::document::Cutoff;
 use crate::document::task::Deletion;
 use crate::kafka::ends::task_ends;
 use crate::pipeline::Deleter;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::Stores;
 use crate::stores::mongo::{BaseLife, pattern_like};
 use crate::stores::uses::Uses;
@@ -52,10 +52,23 @@ pub(crate) async fn retain(common: &Common) -> Result<Report, Failure> {
     for name in run.stores.vectors.collection_names().await? {
         if milvus.owns_collection(&name) {
             report.checked += 1;
-            run.collection(&name, bases.get(&name), &mut report).await?;
+            match run.collection(&name, bases.get(&name), &mut report).await {
+                // It was dropped, or a rebuild swaps it: the next run looks again.
+                Err(failure) if is_gone(&failure) => {
+                    tracing::info!(collection = name, %failure, "left out");
+                }
+                looked => looked?,
+            }
         }
     }
     Ok(report)
+}
+
+fn is_gone(failure: &Failure) -> bool {
+    matches!(
+        failure.reason,
+        Reason::CollectionGone | Reason::CollectionMoving
+    )
 }
 
 struct Run<'a> {
@@ -127,7 +140,8 @@ impl Run<'_> {
         // In the name of the collection `-` and `_` are the same.
         let known = base.cloned();
         let known = known.or_else(|| latest.as_ref().map(|entry| entry.knowledge_db_id.clone()));
-        let is_known = known.is_some() || ends_like_layras_id(part);
+        // Not by its name alone: another LAYRA may have its collections in the same Milvus.
+        let is_known = known.is_some() || ledger.knows_bases_like(&pattern).await?;
         let id = known.unwrap_or_else(|| part.to_owned());
         let life = documents.life_of(&id).await?;
         let condition = match life {

@@ -3,7 +3,7 @@
 use milvus::v2::prelude as sdk;
 use mongodb::Database;
 
-use super::Vectors;
+use super::{Vectors, code};
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::rebuilds::{Phase, Rebuilds};
 
@@ -19,6 +19,40 @@ impl Vectors {
     /// Whether the collection exists. Fails with the class `Transient` while a rebuild swaps it.
     pub(crate) async fn has_collection(&self, collection: &str) -> Result<bool, Failure> {
         Ok(self.exists(collection).await? || !self.is_gone(collection).await?)
+    }
+
+    /// Fails with the class `Transient` while a rebuild swaps the collection, or brings in what was
+    /// in flight at the swap: some rows may be missing, or there twice, for a few minutes.
+    pub(crate) async fn ensure_settled(&self, collection: &str) -> Result<(), Failure> {
+        let Some(rebuilds) = &self.rebuilds else {
+            return Ok(());
+        };
+        match rebuilds.find(collection).await?.map(|found| found.phase) {
+            Some(Phase::Swapping | Phase::Settling) => Err(moving(collection)),
+            Some(Phase::Filling | Phase::InPlace) | None => Ok(()),
+        }
+    }
+
+    /// Whether a request failed because retention has released the collection. Then it is loaded, and
+    /// the request can be sent again. One that is rebuilt in place is not loaded: that would keep its
+    /// old index.
+    pub(super) async fn load_if_released<T>(
+        &self,
+        collection: &str,
+        answer: &Result<T, sdk::Error>,
+    ) -> Result<bool, Failure> {
+        match answer {
+            Err(sdk::Error::Server(error)) if code::is_not_loaded(error) => {}
+            _ => return Ok(false),
+        }
+        if let Some(rebuilds) = &self.rebuilds
+            && rebuilds.find(collection).await?.is_some()
+        {
+            return Ok(false);
+        }
+        tracing::info!(collection, "loading the collection, which was released");
+        self.load(collection).await?;
+        Ok(true)
     }
 
     async fn exists(&self, collection: &str) -> Result<bool, Failure> {

@@ -132,7 +132,11 @@ impl Vectors {
             .output_fields(["count(*)"])
             .consistency_level(ConsistencyLevel::Strong)
             .build()?;
-        let answer = self.client.query(request).await.map_err(Failure::from);
+        let mut answer = self.client.query(request.clone()).await;
+        if self.load_if_released(collection, &answer).await? {
+            answer = self.client.query(request).await;
+        }
+        let answer = answer.map_err(Failure::from);
         let answer = self.unless_moving(collection, answer).await?;
         let mut rows = answer.results().rows()?;
         let count = rows

@@ -22,7 +22,7 @@ impl Vectors {
             Err(sdk::Error::Server(error)) if code::is_not_loaded(&error) => {
                 return self.stored_rows(collection).await;
             }
-            Err(error) => return gone(error.into()),
+            Err(error) => return self.none_if_gone(collection, error.into()).await,
         };
         let mut rows = answer.results().rows()?;
         let count = rows.next().and_then(|row| row.get_i64("count(*)").ok());
@@ -35,16 +35,20 @@ impl Vectors {
             .build()?;
         match self.client.get_collection_stats(request).await {
             Ok(answer) => Ok(Some(number(answer.row_count()))),
-            Err(error) => gone(error.into()),
+            Err(error) => self.none_if_gone(collection, error.into()).await,
         }
     }
-}
 
-fn gone(failure: Failure) -> Result<Option<u64>, Failure> {
-    if failure.reason == Reason::CollectionGone {
-        Ok(None)
-    } else {
-        Err(failure)
+    /// A collection that a rebuild swaps is not gone, and does not count as a further one.
+    async fn none_if_gone(
+        &self,
+        collection: &str,
+        failure: Failure,
+    ) -> Result<Option<u64>, Failure> {
+        match self.unless_moving::<u64>(collection, Err(failure)).await {
+            Err(failure) if failure.reason == Reason::CollectionGone => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 }
 
