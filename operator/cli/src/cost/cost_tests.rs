@@ -1,4 +1,4 @@
-use layra_crds::{LearnedStatus, ModelStatus, ScalingInputs, ScalingStatus};
+use layra_crds::{LearnedStatus, ModelStatus, ScalingInputs, ScalingStatus, VectorType};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -139,6 +139,26 @@ fn settings_in_use_save_nothing_more() {
         );
     }
     assert!(value(&report, "savings in a year", "vectors in float16").0 > 0.0);
+}
+
+#[test]
+fn vectors_of_another_format_take_their_own_bytes() {
+    let report_of = |format| {
+        let mut pipeline = measured();
+        pipeline.spec.stores.milvus.vector_type = format;
+        report(&pipeline, Some(&prices("workload: {storedPages: 1000}")))
+    };
+    let (full, half, byte) = (
+        report_of(VectorType::Float32),
+        report_of(VectorType::Float16),
+        report_of(VectorType::Int8),
+    );
+    let saved = |report| value(report, "savings in a year", "vectors in float16").0;
+    let memory = |report| value(report, "storage now", "Milvus, memory").0;
+    assert!(saved(&full) > 0.0);
+    assert!(saved(&half).abs() < 1e-9);
+    assert!(saved(&byte).abs() < 1e-9);
+    assert!(memory(&byte) < memory(&half) && memory(&half) < memory(&full));
 }
 
 #[test]

@@ -235,7 +235,9 @@ impl Stored {
             prices: *prices,
             milvus: vectors
                 .zip(value(&inputs.dimensions))
-                .map(|(vectors, dimensions)| milvus(vectors, dimensions, 4.0, index(pipeline))),
+                .map(|(vectors, dimensions)| {
+                    milvus(vectors, dimensions, number(pipeline), index(pipeline))
+                }),
             s3: value(&inputs.image_bytes),
             mongodb: value(&inputs.pages_per_file).map(formulas::mongodb),
         }
@@ -320,6 +322,11 @@ pub(super) fn milvus(
         vectors * formulas::milvus_memory(dimensions, bytes_per_number, index),
         vectors * formulas::milvus_disk(dimensions, bytes_per_number, index),
     )
+}
+
+/// Bytes of a number of a vector.
+pub(super) fn number(pipeline: &IngestionPipeline) -> f64 {
+    pipeline.spec.stores.milvus.vector_type.bytes() as f64
 }
 
 /// The ratio of two page images.

@@ -5,10 +5,12 @@ use layra_crds::{ImageFormat, IngestionPipeline};
 use super::formulas::{self, Format, GIB, SECONDS_PER_DAY};
 use super::inputs::{Inputs, index};
 use super::prices::StoragePrices;
-use super::report::{Figure, Stored, current_format, image_ratio, milvus};
+use super::report::{Figure, Stored, current_format, image_ratio, milvus, number};
 
 /// The factor of the example in the documentation of `embedding.poolFactor`.
 const POOL_FACTOR: f64 = 3.0;
+/// Bytes of a number of this format.
+const FLOAT16: f64 = 2.0;
 /// The guide keeps this many days where they are searched.
 const DAYS_AT_HAND: f64 = 30.0;
 
@@ -38,7 +40,7 @@ pub(super) fn figures(
         figure(
             "vectors in float16",
             float16(inputs, pipeline, now),
-            "2 bytes a number; needs Milvus 2.4 and readers that know it, which LAYRA's do not",
+            float16_words(pipeline),
         ),
         archive(inputs, pipeline, prices, pages),
     ]
@@ -75,7 +77,12 @@ fn pooled(inputs: &Inputs, pipeline: &IngestionPipeline, now: Stored) -> Option<
         inputs.dimensions.as_ref()?.value,
     );
     let more = (POOL_FACTOR / f64::from(embedding.pool_factor.max(1))).max(1.0);
-    let sizes = milvus(vectors / more, dimensions, 4.0, index(pipeline));
+    let sizes = milvus(
+        vectors / more,
+        dimensions,
+        number(pipeline),
+        index(pipeline),
+    );
     Some(now.with_milvus(Some(sizes)))
 }
 
@@ -99,8 +106,17 @@ fn float16(inputs: &Inputs, pipeline: &IngestionPipeline, now: Stored) -> Option
         inputs.vectors_per_page.as_ref()?.value,
         inputs.dimensions.as_ref()?.value,
     );
-    let sizes = milvus(vectors, dimensions, 2.0, index(pipeline));
+    let bytes = number(pipeline).min(FLOAT16);
+    let sizes = milvus(vectors, dimensions, bytes, index(pipeline));
     Some(now.with_milvus(Some(sizes)))
+}
+
+fn float16_words(pipeline: &IngestionPipeline) -> &'static str {
+    if number(pipeline) <= FLOAT16 {
+        "in use already, or fewer bytes"
+    } else {
+        "2 bytes a number; needs Milvus 2.4 and readers that know it, which LAYRA's do not"
+    }
 }
 
 /// The vectors of pages older than thirty days leave Milvus; their rows go to an archive. Page
@@ -118,7 +134,7 @@ fn archive(
     let dimensions = inputs.dimensions.as_ref()?.value;
     let now = Stored::of(inputs, pipeline, prices);
     let (gib, price) = now.less(&now.with_milvus(Some((0.0, 0.0))), old)?;
-    let archived = vectors * formulas::row(dimensions, 4.0) * old / GIB;
+    let archived = vectors * formulas::row(dimensions, number(pipeline)) * old / GIB;
     let price = price
         .zip(prices.archive)
         .map(|(less, archive)| less - archived * archive);
