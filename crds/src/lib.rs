@@ -20,6 +20,7 @@ mod quotas;
 mod rebuild;
 mod rebuild_names;
 mod reindex;
+mod retention_status;
 mod scaling;
 mod secrets;
 mod source;
@@ -52,6 +53,7 @@ pub use rebuild_names::{is_rebuild_collection, rebuild_collection};
 pub use reindex::{
     MOST_REINDEX_ENTRIES, REINDEX_PATH, ReindexEntry, ReindexPhase, ReindexProgress,
 };
+pub use retention_status::RetentionStatus;
 pub use scaling::{ActivationSpec, FallbackSpec, FloorSpec, ScalingMode, ScalingSpec};
 pub use secrets::{
     AccessKeySecretRef, CA_FILE, CaSecretRef, ReferencedKey, ReferencedSecret, SecretKeySecretRef,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::IndexStatus;
 use crate::ModelReference;
+use crate::RetentionStatus;
 
 /// The observed state of the pipeline and the last scaling decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +76,10 @@ pub struct IngestionPipelineStatus {
     /// The indexes of the pipeline's collections, and their rebuild. Absent: no collection exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<IndexStatus>,
+
+    /// The last run of `stores.milvus.retention`. Absent: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionStatus>,
 }
 
 /// Which part of the pages that the running workers have stored since their start cannot be found,

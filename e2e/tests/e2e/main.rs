@@ -28,6 +28,7 @@ mod rebuild;
 mod recall;
 mod reindex;
 mod restarts;
+mod retention;
 mod scale_subresource;
 mod scaling;
 mod scene;

@@ -14,7 +14,7 @@ use super::{
     plan::{Manifest, PipelineEvent, Plan, template_hash, topic_actions, topic_changed},
     world::{Applied, Override, PastWrites, Refusal, RefusalCause, TopicFailure, World},
 };
-use crate::resources::{DELETION_COST, Kind, differences, is_foreign, object_name};
+use crate::resources::{DELETION_COST, Kind, differences, is_foreign, name_of};
 
 /// What came of a plan.
 pub(super) struct Outcome {
@@ -112,7 +112,7 @@ impl Writes<'_> {
                 free.push(manifest);
                 continue;
             }
-            let name = object_name(&self.pipeline.name_any());
+            let name = name_of(manifest.kind, &self.pipeline.name_any());
             match self.api(manifest.kind).get_metadata_opt(&name).await {
                 Ok(Some(found)) if is_foreign(&found.metadata, self.pipeline) => {
                     tracing::warn!(kind = ?manifest.kind, object = name, "name is taken");
@@ -130,7 +130,7 @@ impl Writes<'_> {
 
     async fn apply(&mut self, manifest: &Manifest) -> Result<(), ReconcileError> {
         let kind = manifest.kind;
-        let name = object_name(&self.pipeline.name_any());
+        let name = name_of(kind, &self.pipeline.name_any());
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let api = self.api(kind);
         let answer = api
@@ -285,12 +285,13 @@ async fn set_deletion_cost(context: &Context, pod: &str, cost: &str) {
 }
 
 fn resource(kind: Kind) -> ApiResource {
-    use k8s_openapi::api::{apps, core, policy};
+    use k8s_openapi::api::{apps, batch, core, policy};
     match kind {
         Kind::ConfigMap => ApiResource::erase::<core::v1::ConfigMap>(&()),
         Kind::Deployment => ApiResource::erase::<apps::v1::Deployment>(&()),
         Kind::Service => ApiResource::erase::<core::v1::Service>(&()),
         Kind::PodDisruptionBudget => ApiResource::erase::<policy::v1::PodDisruptionBudget>(&()),
+        Kind::CronJob => ApiResource::erase::<batch::v1::CronJob>(&()),
     }
 }
 

@@ -17,6 +17,8 @@ mod reason;
 mod rebuild_job;
 mod rebuild_writes;
 mod report;
+mod retention_runs;
+mod retention_writes;
 mod rivals;
 mod secrets;
 mod secrets_hash;
@@ -208,6 +210,8 @@ async fn phases(
         now,
     ))
     .await;
+    let unwanted = plan.unwanted_cron_job.as_deref();
+    Box::pin(retention_writes::delete(context, pipeline, unwanted)).await;
     if outcome.is_rollout_futile {
         plan.forget_rollout();
     }

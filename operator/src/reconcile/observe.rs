@@ -9,6 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, OnIndexDrift, SecretKind};
@@ -20,6 +21,7 @@ use super::{
     pods::WorkerPod,
     reason::Reason,
     rebuild_job::{self, RebuildJob},
+    retention_runs::{self, RetentionRun},
     rivals,
     secrets::ReadSecret,
     secrets_hash::SecretsHash,
@@ -76,6 +78,8 @@ pub(super) async fn observe(
     let kafka = connection(pipeline, &secrets);
     let pods = worker_pods(context, pipeline, now);
     let (job, job_pods) = rebuild_job(context, pipeline, now);
+    let live = live(context, pipeline);
+    let retention_runs = retention_runs(context, pipeline, &live, now);
     let indexes = indexes(context, pipeline, &secrets, &mut cache.indexes);
     if let Some(watch) = &cache.indexes {
         watch.set_pace(pace(pipeline, job.as_ref()));
@@ -98,7 +102,8 @@ pub(super) async fn observe(
         ),
     };
     World {
-        live: live(context, pipeline),
+        live,
+        retention_runs,
         pods,
         secrets_hash: secrets_hash(pipeline, &secrets, &mut cache.secrets_hash),
         secrets: secrets.into_iter().map(|secret| secret.state).collect(),
@@ -121,6 +126,8 @@ fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
     let name = resources::object_name(&pipeline.name_any());
     let namespace = &context.namespace;
     let stores = &context.stores;
+    let retention = resources::retention_name(&pipeline.name_any());
+    let retention = ObjectRef::new(&retention).within(namespace);
     Live {
         config_map: stores
             .config_maps
@@ -135,6 +142,10 @@ fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
         disruption_budget: stores
             .disruption_budgets
             .get(&ObjectRef::new(&name).within(namespace)),
+        retention: stores
+            .cron_jobs
+            .get(&retention)
+            .and_then(|cron_job| cron_job.object()),
     }
 }
 
@@ -164,13 +175,40 @@ fn rebuild_job(
     let Some(job) = job.and_then(|job| job.object()) else {
         return (None, Vec::new());
     };
-    let uid = job.uid().unwrap_or_default();
-    let pods = context
-        .stores
-        .pods
-        .state_filter(|pod| pod.labels().get(JOB_UID) == Some(&uid));
-    let pods: Vec<_> = pods.iter().map(|pod| WorkerPod::read(pod, now)).collect();
+    let pods = pods_of_job(context, &job, now);
     (Some(RebuildJob::read(&job, &pods, pipeline, now)), pods)
+}
+
+/// The runs of the live `CronJob` that have ended.
+fn retention_runs(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    live: &Live,
+    now: Timestamp,
+) -> Vec<RetentionRun> {
+    let Some(uid) = live.retention.as_ref().and_then(|live| live.uid()) else {
+        return Vec::new();
+    };
+    let name = pipeline.name_any();
+    let jobs = context.stores.jobs.state_filter(|job| {
+        let label = |label| job.labels().get(label).map(String::as_str);
+        label(resources::INSTANCE_LABEL) == Some(&name)
+            && label(resources::COMPONENT_LABEL) == Some(resources::RETENTION)
+    });
+    let jobs = jobs.iter().filter_map(|job| job.object());
+    let ours = jobs.filter(|job| job.owner_references().iter().any(|owner| owner.uid == uid));
+    let with_pods = ours.map(|job| {
+        let pods = pods_of_job(context, &job, now);
+        (Arc::unwrap_or_clone(job), pods)
+    });
+    retention_runs::ended(with_pods.collect())
+}
+
+fn pods_of_job(context: &Context, job: &Job, now: Timestamp) -> Vec<WorkerPod> {
+    let uid = job.uid().unwrap_or_default();
+    let of_job = |pod: &Pod| pod.labels().get(JOB_UID) == Some(&uid);
+    let pods = context.stores.pods.state_filter(of_job);
+    pods.iter().map(|pod| WorkerPod::read(pod, now)).collect()
 }
 
 /// What is asked of Milvus how often.

@@ -255,6 +255,19 @@ reasons! {
     /// `embedding.maxVisualTokens` allows pages with more vectors than LAYRA reads: lower it, or raise
     /// `poolFactor`.
     PagesCutByLayra,
+    /// Unused collections will be released, archived or deleted. The message says which, and when.
+    RetentionNoticed,
+    /// What retention would do without `dryRun`.
+    RetentionDryRun,
+    /// Unused collections were released from Milvus' memory.
+    CollectionsReleased,
+    /// Unused collections were archived.
+    CollectionsArchived,
+    /// Unused collections were deleted.
+    CollectionsDeleted,
+    /// A run of retention failed, or could not handle a collection. The message has the cause; the
+    /// next run tries again.
+    RetentionFailed,
     /// A topic was created.
     TopicCreated,
     /// Partitions were added to a topic.

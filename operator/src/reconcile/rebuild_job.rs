@@ -120,7 +120,7 @@ fn waits(pod: &WorkerPod) -> Option<String> {
 }
 
 /// What a pod that failed has said, or what the kubelet said about it.
-fn last_words(pod: &WorkerPod) -> Option<String> {
+pub(super) fn last_words(pod: &WorkerPod) -> Option<String> {
     let said = || {
         let ended = state(pod)?.terminated.as_ref()?;
         let words = ended.message.as_deref().or(ended.reason.as_deref())?;
@@ -133,7 +133,7 @@ fn last_words(pod: &WorkerPod) -> Option<String> {
         .filter(|words| !words.is_empty())
 }
 
-fn state(pod: &WorkerPod) -> Option<&ContainerState> {
+pub(super) fn state(pod: &WorkerPod) -> Option<&ContainerState> {
     let mut containers = pod.containers.iter();
     let container = containers.find(|container| container.name == WORKER)?;
     container.state.as_ref()

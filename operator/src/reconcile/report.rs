@@ -36,7 +36,7 @@ pub(super) struct Reported {
     generation: Option<i64>,
     /// When an event of a condition was last published, by reason.
     events: BTreeMap<Reason, Timestamp>,
-    /// Pods about which an event was published.
+    /// Pods and runs about which an event was published.
     pods: BTreeSet<String>,
 }
 

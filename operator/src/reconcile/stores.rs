@@ -9,7 +9,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
-        batch::v1::Job,
+        batch::v1::{CronJob, Job},
         core::v1::{ConfigMap, Pod, Service},
         policy::v1::PodDisruptionBudget,
     },
@@ -38,6 +38,7 @@ pub(crate) struct Stores {
     pub(super) deployments: Store<Compact<Deployment>>,
     pub(super) services: Store<Service>,
     pub(super) disruption_budgets: Store<PodDisruptionBudget>,
+    pub(super) cron_jobs: Store<Compact<CronJob>>,
     pub(super) jobs: Store<Compact<Job>>,
     pub(super) pods: Store<Pod>,
 }
@@ -55,6 +56,7 @@ impl Stores {
             deployments: watch(client, namespace, MANAGED_BY, triggers, tasks),
             services: watch(client, namespace, MANAGED_BY, triggers, tasks),
             disruption_budgets: watch(client, namespace, MANAGED_BY, triggers, tasks),
+            cron_jobs: watch(client, namespace, MANAGED_BY, triggers, tasks),
             jobs: watch(client, namespace, MANAGED_BY, triggers, tasks),
             pods: watch(client, namespace, PODS, triggers, tasks),
         }
@@ -66,6 +68,7 @@ impl Stores {
         self.deployments.wait_until_ready().await?;
         self.services.wait_until_ready().await?;
         self.disruption_budgets.wait_until_ready().await?;
+        self.cron_jobs.wait_until_ready().await?;
         self.jobs.wait_until_ready().await?;
         self.pods.wait_until_ready().await
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    batch::v1::CronJob,
     core::v1::{ConfigMap, Service},
     policy::v1::PodDisruptionBudget,
 };
@@ -12,7 +13,8 @@ use layra_autoscaler::{Backlog, Counts};
 use layra_crds::SecretKind;
 
 use super::{
-    counts::Reports, pods::WorkerPod, reason::Reason, rebuild_job::RebuildJob, rivals::Rival,
+    counts::Reports, pods::WorkerPod, reason::Reason, rebuild_job::RebuildJob,
+    retention_runs::RetentionRun, rivals::Rival,
 };
 use crate::{
     kafka::{Connection, TopicSettings, TopicState},
@@ -24,6 +26,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct World {
     pub(crate) live: Live,
+    /// The runs of retention that have ended, the oldest first.
+    pub(crate) retention_runs: Vec<RetentionRun>,
     pub(crate) pods: Vec<WorkerPod>,
     /// The Secrets that the pipeline names.
     pub(crate) secrets: Vec<SecretState>,
@@ -61,6 +65,7 @@ pub(crate) struct Live {
     pub(crate) deployment: Option<Arc<Deployment>>,
     pub(crate) service: Option<Arc<Service>>,
     pub(crate) disruption_budget: Option<Arc<PodDisruptionBudget>>,
+    pub(crate) retention: Option<Arc<CronJob>>,
 }
 
 /// The topics of a pipeline.
@@ -81,6 +86,7 @@ impl World {
         let unknown = || Problem::new(Reason::KafkaUnreachable, "no response");
         Self {
             live: Live::default(),
+            retention_runs: Vec::new(),
             pods: Vec::new(),
             secrets: Vec::new(),
             secrets_hash: None,

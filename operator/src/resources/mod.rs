@@ -8,6 +8,7 @@ mod maintenance;
 mod ownership;
 mod pod_template;
 mod reindex;
+mod retention;
 mod service;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
+        batch::v1::CronJob,
         core::v1::{ConfigMap, Service},
         policy::v1::PodDisruptionBudget,
     },
@@ -29,6 +31,7 @@ pub(crate) use difference::{Difference, differences, is_applied, with_difference
 pub(crate) use ownership::is_foreign;
 pub(crate) use pod_template::PodTemplateError;
 pub(crate) use reindex::{hash_of_job, reindex_job, reindex_name};
+pub(crate) use retention::{RETENTION, retention_cron_job, retention_name, suspended_retention};
 
 /// Hash of the worker's configuration, on the pods: a changed configuration rolls them.
 pub(crate) const CONFIG_HASH: &str = "ingest.layra.io/config-hash";
@@ -86,6 +89,7 @@ pub(crate) enum Kind {
     Deployment,
     Service,
     PodDisruptionBudget,
+    CronJob,
 }
 
 /// All objects of a pipeline.
@@ -101,9 +105,11 @@ pub(crate) struct Workload {
     pub(crate) service: Service,
     /// Limits evictions.
     pub(crate) disruption_budget: PodDisruptionBudget,
+    /// Handles unused collections.
+    pub(crate) retention: Option<CronJob>,
 }
 
-/// Builds all objects of a pipeline.
+/// Builds all objects of a pipeline but the `CronJob`, which depends on more than these inputs.
 pub(crate) fn build(
     pipeline: &IngestionPipeline,
     inputs: &Inputs<'_>,
@@ -115,6 +121,7 @@ pub(crate) fn build(
         template_error,
         service: service::build(pipeline),
         disruption_budget: disruption_budget::build(pipeline),
+        retention: None,
         config_map: config_map::build(pipeline)?,
     })
 }
@@ -136,7 +143,15 @@ pub(crate) fn image(deployment: &Deployment) -> Option<&str> {
     worker.image.as_deref()
 }
 
-/// The name of the pipeline's objects.
+/// The name of the pipeline's object of a kind.
+pub(crate) fn name_of(kind: Kind, pipeline: &str) -> String {
+    match kind {
+        Kind::CronJob => retention_name(pipeline),
+        _ => object_name(pipeline),
+    }
+}
+
+/// The name of the workers' objects.
 pub(crate) fn object_name(pipeline: &str) -> String {
     format!("{pipeline}-worker")
 }

@@ -7,7 +7,7 @@ use super::report::{Report, report};
 use super::*;
 
 const PIPELINE: &str = include_str!("../../../../docs/scaling/pipeline.yaml");
-const PRICES: &str = include_str!("../../../../docs/examples/prices.yaml");
+const PRICES: &str = include_str!("../../../../docs/prices.yaml");
 
 /// A pipeline whose workers have run: 2.5 pages a second, 50 pages a file, 0.5 arriving pages.
 fn measured() -> layra_crds::IngestionPipeline {

@@ -30,7 +30,7 @@ Examples:
   kubectl layra cost contracts --prices prices.yaml
   kubectl layra cost --file pipeline.yaml --prices prices.yaml -o json
 
-docs/examples/prices.yaml is an example of a price file.")]
+docs/prices.yaml is an example of a price file.")]
 pub(crate) struct CostArgs {
     /// Name of the pipeline.
     #[arg(required_unless_present = "file", conflicts_with = "file")]

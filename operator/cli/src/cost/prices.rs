@@ -143,7 +143,7 @@ enum Lowest {
 mod tests {
     use super::*;
 
-    const EXAMPLE: &str = include_str!("../../../../docs/examples/prices.yaml");
+    const EXAMPLE: &str = include_str!("../../../../docs/prices.yaml");
 
     fn refused(text: &str) -> String {
         format!("{:#}", Prices::parse(text).unwrap_err())

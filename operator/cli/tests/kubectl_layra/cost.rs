@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn cost_reads_a_pipeline_from_the_cluster_or_from_a_file() {
-    let prices = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples/prices.yaml");
+    let prices = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/prices.yaml");
     let prices = prices.to_str().unwrap();
     let server = ApiServer::start(Script {
         scaling: json!({

@@ -29,7 +29,7 @@ pub(crate) struct PipelineEvent {
     pub(crate) message: String,
     /// It repeats what a condition says, so that an equal one need not be published again soon.
     pub(crate) of_condition: bool,
-    /// The pod that it is about: it is published once for each.
+    /// The pod, or the run of a command, that it is about: it is published once for each.
     pub(crate) pod: Option<String>,
 }
 
@@ -250,7 +250,7 @@ fn condition_changed(
 }
 
 /// The API server accepts 1024 bytes.
-fn shortened(message: &str) -> String {
+pub(super) fn shortened(message: &str) -> String {
     const LONGEST: usize = 1000;
     match message
         .char_indices()

@@ -77,6 +77,10 @@ pub(super) fn compare_all(workload: &Workload, live: &Live, past: &PastWrites) -
         past,
         all,
     );
+    if let Some(retention) = &workload.retention {
+        let live = live.retention.as_deref();
+        compare(Kind::CronJob, retention, live, past, all);
+    }
     comparison
 }
 
@@ -219,6 +223,7 @@ mod tests {
                 Kind::Deployment => live.deployment = Some(object(body)),
                 Kind::Service => live.service = Some(object(body)),
                 Kind::PodDisruptionBudget => live.disruption_budget = Some(object(body)),
+                Kind::CronJob => live.retention = Some(object(body)),
             }
         }
         live

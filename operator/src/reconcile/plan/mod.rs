@@ -19,6 +19,7 @@ mod quotas;
 mod rebuild;
 mod rebuild_progress;
 mod refusals;
+mod retention;
 mod scaling;
 mod shared;
 mod stall;
@@ -80,6 +81,8 @@ pub(crate) struct Plan {
     pub(crate) deletion_costs: Vec<(String, &'static str)>,
     /// What becomes of the Job that rebuilds collections.
     pub(crate) job_action: Option<JobAction>,
+    /// UID of the `CronJob` to delete: the spec has no retention.
+    pub(crate) unwanted_cron_job: Option<String>,
     /// The number of workers to write into `scaling.replicas`.
     pub(crate) recorded_replicas: Option<i32>,
     /// The scaling decision; `None` while paused or in mode `Manual`.
@@ -172,6 +175,12 @@ pub(crate) fn plan(
         pipeline.metadata.generation,
         now,
     );
+    let live_retention = world.live.retention.as_deref();
+    let rest = retention::Rest {
+        is_held: spec.paused || stall.is_some() || template.refusal.is_some(),
+        is_stalled: conditions::find(&before.conditions, STALLED).is_some(),
+    };
+    workload.retention = retention::cron_job(pipeline, live_retention, rest, default_image);
     let upgrade_held = upgrade::held(&workload.deployment, default_image);
     let generation = pipeline.metadata.generation;
     if template.refusal.is_some() || refusals::hold_template(&workload, world, generation) {
@@ -217,6 +226,9 @@ pub(crate) fn plan(
     status.confirmed = confirmation::next(pipeline, world, stall.is_some());
     status.index = rebuild.status;
     status.model_reference = known_model.reference;
+    let (retained, retention_events) =
+        retention::follow(pipeline, world, before.retention.as_ref());
+    status.retention = retained;
     let mut events = events::between(
         &before,
         &status,
@@ -227,11 +239,13 @@ pub(crate) fn plan(
     events.extend(warnings::of_new_spec(pipeline, &before));
     events.extend(events::evicted(world, now));
     events.extend(rebuild.events);
+    events.extend(retention_events);
     Ok(Plan {
         topic_actions,
         deletion_costs: deletion_costs(world, &writes.manifests, scaling.replicas),
         manifests: writes.manifests,
         job_action: rebuild.action,
+        unwanted_cron_job: retention::unwanted(pipeline, live_retention),
         dry_run: writes.dry_run,
         outdated: writes.outdated,
         recorded_replicas: scaling.record,

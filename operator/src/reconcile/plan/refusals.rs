@@ -15,7 +15,7 @@ use crate::{
         reason::Reason,
         world::{Live, PastWrites, Refusal, RefusalCause, World},
     },
-    resources::{Kind, Workload},
+    resources::{Kind, Workload, name_of},
 };
 
 /// The same object is tried again after this long: a policy may have changed.
@@ -28,8 +28,7 @@ const ATTEMPTS_BEFORE_REPORT: u32 = 3;
 /// The refusals that still matter to a pipeline.
 pub(super) struct Refusals<'a> {
     standing: Vec<&'a Refusal>,
-    /// The object's name in the messages.
-    name: &'a str,
+    pipeline: &'a str,
 }
 
 impl<'a> Refusals<'a> {
@@ -38,7 +37,7 @@ impl<'a> Refusals<'a> {
         past: &'a PastWrites,
         outdated: &[Manifest],
         generation: Option<i64>,
-        name: &'a str,
+        pipeline: &'a str,
     ) -> Self {
         let stands = |refusal: &&Refusal| {
             outdated.iter().any(|manifest| {
@@ -48,7 +47,7 @@ impl<'a> Refusals<'a> {
         };
         Self {
             standing: past.refusals.iter().filter(stands).collect(),
-            name,
+            pipeline,
         }
     }
 
@@ -101,7 +100,7 @@ impl<'a> Refusals<'a> {
     /// The verdict on the workers, if an object cannot be applied.
     pub(super) fn verdict(&self) -> Option<Verdict> {
         self.standing.iter().find_map(|refusal| {
-            let object = format!("{:?} {}", refusal.kind, self.name);
+            let object = format!("{:?} {}", refusal.kind, name_of(refusal.kind, self.pipeline));
             match &refusal.cause {
                 RefusalCause::NameTaken => Some(Verdict::no(
                     Reason::NameTaken,

@@ -55,6 +55,7 @@ fn apply(world: &mut World, plan: &Plan) {
             Kind::Deployment => live.deployment = Some(object(body)),
             Kind::Service => live.service = Some(object(body)),
             Kind::PodDisruptionBudget => live.disruption_budget = Some(object(body)),
+            Kind::CronJob => live.retention = Some(object(body)),
         }
     }
 }

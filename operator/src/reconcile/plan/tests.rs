@@ -67,6 +67,7 @@ fn after(pipeline: &mut IngestionPipeline, world: &mut World, plan: Plan, ready:
             Kind::Deployment => live.deployment = Some(object(body)),
             Kind::Service => live.service = Some(object(body)),
             Kind::PodDisruptionBudget => live.disruption_budget = Some(object(body)),
+            Kind::CronJob => live.retention = Some(object(body)),
         }
     }
     let mut deployment = world.live.deployment.as_deref().unwrap().clone();
@@ -449,4 +450,5 @@ fn the_time_of_the_last_scaling_is_kept() {
 mod history;
 mod obstacles;
 mod rebuild;
+mod retention;
 mod stalled;

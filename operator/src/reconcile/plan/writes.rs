@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     reconcile::world::World,
-    resources::{self, Kind, Workload},
+    resources::{Kind, Workload},
 };
 
 /// A write that the watch cache does not show after this long was changed back.
@@ -57,7 +57,7 @@ impl Objects<'_> {
         let (world, now) = (self.world, self.now);
         let past = &world.past_writes;
         let generation = self.pipeline.metadata.generation;
-        let name = resources::object_name(&self.pipeline.name_any());
+        let name = self.pipeline.name_any();
         let compared = manifests::compare_all(workload, &world.live, past);
         let mut differing = compared.outdated.iter();
         let config_current = !differing.any(|manifest| manifest.kind == Kind::ConfigMap);
@@ -83,7 +83,8 @@ impl Objects<'_> {
         let mut due = refusals.without_refused(wanted, &world.live, replicas, now);
         let mut dry_run = template.dry_run.filter(|_| !refusals.has_no_deployment());
         if self.pipeline.spec.paused || self.stall.is_some_and(Stall::holds_objects) {
-            due.clear();
+            // It is only suspended.
+            due.retain(|manifest| manifest.kind == Kind::CronJob);
             dry_run = None;
         }
         Writes {

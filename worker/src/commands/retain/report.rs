@@ -108,4 +108,20 @@ mod tests {
         let at = read.items[1].at.as_deref();
         assert_eq!(at, Some("1970-01-01T00:00:00Z"));
     }
+
+    #[test]
+    fn the_operator_reads_this() {
+        let mut report = Report {
+            checked: 3,
+            ..Report::default()
+        };
+        report.add("colqwenb", ItemState::Noticed, Some(1_796_119_200_000));
+        report.add_failure("colqwena", "Milvus is away");
+        let expected = concat!(
+            r#"{"checked":3,"items":["#,
+            r#"{"collection":"colqwena","state":"Failed","message":"Milvus is away"},"#,
+            r#"{"collection":"colqwenb","state":"Noticed","at":"2026-12-01T10:00:00Z"}],"more":0}"#,
+        );
+        assert_eq!(report.to_message().unwrap(), expected.as_bytes());
+    }
 }
