@@ -158,7 +158,7 @@ async fn the_age_of_a_backlog_is_that_of_its_messages() -> Result<()> {
             "mode": "Recommend", "drainTargetSeconds": 600}}});
         stage.scene.apply(&stage.pipeline(&recommend)).await?;
         let what = "the backlog's age";
-        let is_old = |oldest: f64| (420.0..600.0).contains(&oldest);
+        let is_old = |oldest: f64| (400.0..600.0).contains(&oldest);
         stage
             .scene
             .wait_status(&stage.name, what, MINUTE, |status| {
