@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ConfigError, ModelSpec, ModelStatus};
 
-/// An annotation of a pipeline that asks for the model to be looked up anew, once for each new
+/// An annotation of a pipeline that asks for the model to be looked up again, once for each new
 /// value. `status.modelReference.request` shows the value that the current checkpoint belongs to.
 pub const RESOLVE_MODEL_ANNOTATION: &str = "ingest.layra.io/resolve-model";
 

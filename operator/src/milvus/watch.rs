@@ -109,7 +109,7 @@ impl Drop for IndexWatch {
 }
 
 /// How collections are rebuilt, how large they may be and how they end is no part of the check: a
-/// change does not begin it anew.
+/// change does not begin it again.
 fn checked_part(spec: &MilvusSpec) -> MilvusSpec {
     MilvusSpec {
         on_index_drift: OnIndexDrift::default(),

@@ -40,7 +40,7 @@ pub(crate) struct Rebuild {
     pub(crate) phase: Phase,
     /// Names the collections of this rebuild.
     pub(crate) token: String,
-    /// How often it began anew. Names are not used again: a dropped one may linger.
+    /// How many times it started over. Names are not reused: a dropped one may linger.
     #[serde(default)]
     pub(crate) restarts: u32,
     /// Milvus' id of the collection that served at the beginning.

@@ -167,7 +167,7 @@ mod tests {
         );
         let words = "cannot be compared: sha256:1 (0), sha256:2 (1). The pipeline's is sha256:1,";
         assert!(verdict.message.contains(words), "{}", verdict.message);
-        // Of the time before a request to look it up anew.
+        // Workers from before a request to look it up again do not count.
         let new = reference("sha256:1", Some("1"));
         assert_eq!(judged(&two, &new).reason, Reason::WorkersReady);
     }

@@ -1,5 +1,5 @@
 //! The checkpoint that all workers load: the one that the first of them found. It stays until an
-//! address of the model is edited or an annotation asks to look it up anew. Pure.
+//! address of the model is edited or an annotation asks to look it up again. Pure.
 
 use kube::ResourceExt;
 use layra_crds::{IngestionPipeline, KnownModel, ModelReference, RESOLVE_MODEL_ANNOTATION};
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edited_address_is_looked_up_anew_and_not_decided_by_workers_of_before() {
+    fn an_edited_address_is_looked_up_again_and_not_decided_by_workers_of_before() {
         let mut pipeline = fixtures::pipeline();
         let old = pod("2026-11-25T10:00:00Z", URI, "old", None);
         step(&mut pipeline, &world(vec![old.clone()]));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_asks_for_the_model_to_be_looked_up_anew_once() {
+    fn an_annotation_asks_for_the_model_to_be_looked_up_again_once() {
         let mut pipeline = fixtures::pipeline();
         let old = pod("2026-11-25T10:00:00Z", URI, "old", None);
         step(&mut pipeline, &world(vec![old.clone()]));
