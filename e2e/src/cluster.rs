@@ -217,18 +217,21 @@ impl Scene {
         limit: Duration,
         wanted: impl Fn(&IngestionPipelineStatus) -> bool,
     ) -> Result<IngestionPipeline> {
-        let mut last = String::new();
+        let mut last = IngestionPipelineStatus::default();
         let result = eventually(what, limit, async || {
             let pipeline = self.get(name).await?;
             let status = pipeline.status.clone().unwrap_or_default();
-            last = serde_json::to_string_pretty(&status)?;
+            last.clone_from(&status);
             Ok(
                 (status.observed_generation == pipeline.metadata.generation && wanted(&status))
                     .then_some(pipeline),
             )
         })
         .await;
-        result.with_context(|| format!("status of {name}: {last}"))
+        result.with_context(|| {
+            let json = serde_json::to_string_pretty(&last).unwrap_or_default();
+            format!("{what}; {name} has {}\n{json}", in_one_line(&last))
+        })
     }
 
     /// Waits for a condition with this status and reason (`""`: any).
@@ -452,4 +455,15 @@ fn split(image: &str) -> Result<(&str, &str)> {
     image
         .rsplit_once(':')
         .with_context(|| format!("image {image} has no tag"))
+}
+
+/// The conditions, for the first line of an error.
+fn in_one_line(status: &IngestionPipelineStatus) -> String {
+    let conditions = status.conditions.iter().map(|condition| {
+        format!(
+            "{}={} {} ({})",
+            condition.type_, condition.status, condition.reason, condition.message
+        )
+    });
+    conditions.collect::<Vec<_>>().join("; ")
 }
