@@ -59,9 +59,10 @@ fn text<'a>(rule: &'a Value, key: &str) -> &'a str {
 
 /// The metrics that an expression uses.
 fn metrics(expression: &str) -> BTreeSet<String> {
-    let beside = Regex::new(r#"\{[^}]*\}|\b(by|on|group_left)\s*\([^)]*\)|\[[^\]]*\]"#).unwrap();
+    let beside =
+        Regex::new(r#"\{[^}]*\}|\b(by|on|group_left)\s*\([^)]*\)|\[[^\]]*\]"#).expect("a pattern");
     let bare = beside.replace_all(expression, " ");
-    let word = Regex::new("[a-zA-Z_][a-zA-Z0-9_]*").unwrap();
+    let word = Regex::new("[a-zA-Z_][a-zA-Z0-9_]*").expect("a pattern");
     let words = word.find_iter(&bare).map(|word| word.as_str());
     words
         .filter(|word| !LANGUAGE.contains(word))
@@ -124,7 +125,7 @@ fn every_alert_says_whom_it_wakes_and_has_a_runbook_of_its_own() {
         assert!(url.ends_with(&format!("/docs/runbooks/{name}.md")), "{url}");
         let page = read(&format!("docs/runbooks/{name}.md"));
         for heading in [
-            &format!("# {name}"),
+            format!("# {name}").as_str(),
             "## What it means",
             "## How to see it",
             "## What to do",

@@ -9,7 +9,7 @@ pub const ALWAYS: &str = "always";
 pub const WITH_DOCUMENTS: &str = "with documents";
 
 /// Metrics that a running system does not always have, and when it has them.
-const SEEN: [(&str, &str); 23] = [
+static SEEN: [(&str, &str); 23] = [
     ("gpu_memory_total_bytes", "above 0 with a GPU"),
     ("gpu_memory_usage_bytes", "above 0 with a GPU"),
     ("ingestion_dead_letters_total", "after a dead letter"),
@@ -137,13 +137,13 @@ fn unit(name: &str) -> &'static str {
     of_suffix
         .iter()
         .find(|(suffix, _)| name.ends_with(suffix))
-        .map_or("number", |(_, unit)| unit)
+        .map_or("number", |(_, unit)| *unit)
 }
 
 fn seen(name: &str) -> &'static str {
     let known = SEEN.iter().find(|(metric, _)| *metric == name);
-    match known {
-        Some((_, seen)) => seen,
+    match known.map(|(_, seen)| *seen) {
+        Some(seen) => seen,
         None if OF_DECISIONS.iter().any(|start| name.starts_with(start)) => {
             "in mode Auto or Recommend"
         }
@@ -182,11 +182,11 @@ mod tests {
     #[test]
     fn every_exception_is_of_a_metric() {
         let sources = [include_str!("worker.rs"), include_str!("operator.rs")];
-        for (name, _) in SEEN {
+        for (name, _) in &SEEN {
             assert!(
                 sources
                     .iter()
-                    .any(|source| names_in(source).any(|it| it == name)),
+                    .any(|source| names_in(source).any(|it| it == *name)),
                 "{name}"
             );
         }

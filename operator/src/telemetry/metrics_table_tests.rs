@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use layra_autoscaler::Decision;
 use layra_crds::metric_names::table::{self, Row};
-use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use super::{
     Metrics,
@@ -32,7 +32,7 @@ fn with_every_family() -> Metrics {
 }
 
 fn row(family: &MetricFamily) -> Row {
-    let labels = family.get_metric().iter().flat_map(|it| it.get_label());
+    let labels = family.get_metric().iter().flat_map(Metric::get_label);
     let mut labels: Vec<String> = labels.map(|label| label.name().to_owned()).collect();
     labels.sort();
     labels.dedup();
