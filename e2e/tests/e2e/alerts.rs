@@ -42,6 +42,38 @@ async fn every_alert_passes_its_tests() -> Result<()> {
     Ok(())
 }
 
+/// What a Prometheus without its operator reads and what the chart installs are the same rules.
+#[tokio::test]
+async fn the_chart_installs_the_rules_of_the_file_with_the_users_durations() -> Result<()> {
+    let helm = Settings::from_env()?.bin("helm");
+    let output = Command::new(&helm)
+        .args(["template", "x"])
+        .arg(repository().join(CHART))
+        .args(["--show-only", "templates/alerts.yaml"])
+        .args(["--set", "alerts.enabled=true,alerts.for.KafkaLagHigh=1h"])
+        .args(["--set", "alerts.disabled={MilvusDown}"])
+        .output()
+        .await
+        .with_context(|| format!("running {}", helm.display()))?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{error}");
+    let installed: Value = serde_yaml_ng::from_slice(&output.stdout)?;
+    let mut expected = shipped()?;
+    for group in sequence(&mut expected["groups"])? {
+        let rules = sequence(&mut group["rules"])?;
+        rules.retain(|rule| rule["alert"] != "MilvusDown");
+        for rule in rules {
+            if rule["alert"] == "KafkaLagHigh" {
+                rule["for"] = "1h".into();
+            }
+        }
+    }
+    ensure!(installed["kind"] == "PrometheusRule");
+    let groups = &installed["spec"]["groups"];
+    ensure!(*groups == expected["groups"], "{groups:#?}");
+    Ok(())
+}
+
 /// Kafka, Milvus and a Secret are away, no node has a GPU, documents wait, and then documents fail.
 #[tokio::test]
 async fn made_faults_fire_and_mended_ones_are_resolved() -> Result<()> {
@@ -162,12 +194,10 @@ impl Watch<'_> {
 
 /// The shipped rules, which fire at once and look back half a minute.
 fn quick_rules() -> Result<String> {
-    let path = repository().join(CHART).join("rules/alerts.yaml");
-    let mut rules: Value = serde_yaml_ng::from_str(&std::fs::read_to_string(path)?)?;
-    let groups = rules["groups"].as_sequence_mut().context("groups")?;
-    for group in groups {
+    let mut rules = shipped()?;
+    for group in sequence(&mut rules["groups"])? {
         group["interval"] = "1s".into();
-        for rule in group["rules"].as_sequence_mut().context("rules")? {
+        for rule in sequence(&mut group["rules"])? {
             rule["for"] = "0s".into();
             let expression = rule["expr"].as_str().context("an expression")?;
             let expression = expression.replace("[15m]", "[30s]");
@@ -175,4 +205,13 @@ fn quick_rules() -> Result<String> {
         }
     }
     Ok(serde_yaml_ng::to_string(&rules)?)
+}
+
+fn shipped() -> Result<Value> {
+    let path = repository().join(CHART).join("rules/alerts.yaml");
+    Ok(serde_yaml_ng::from_str(&std::fs::read_to_string(path)?)?)
+}
+
+fn sequence(value: &mut Value) -> Result<&mut Vec<Value>> {
+    value.as_sequence_mut().context("a list")
 }
