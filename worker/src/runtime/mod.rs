@@ -8,7 +8,7 @@ pub(crate) mod metrics;
 #[cfg(test)]
 mod metrics_table_tests;
 mod page_metrics;
-mod process_metrics;
+pub(crate) mod process_metrics;
 pub(crate) mod quotas;
 pub(crate) mod reason;
 pub(crate) mod retry;
