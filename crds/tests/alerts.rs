@@ -59,8 +59,8 @@ fn text<'a>(rule: &'a Value, key: &str) -> &'a str {
 
 /// The metrics that an expression uses.
 fn metrics(expression: &str) -> BTreeSet<String> {
-    let beside =
-        Regex::new(r#"\{[^}]*\}|(?-u:\b)(by|on|group_left) *\([^)]*\)|\[[^\]]*\]"#).expect("a pattern");
+    let beside = Regex::new(r"\{[^}]*\}|(?-u:\b)(by|on|group_left) *\([^)]*\)|\[[^\]]*\]")
+        .expect("a pattern");
     let bare = beside.replace_all(expression, " ");
     let word = Regex::new("[a-zA-Z_][a-zA-Z0-9_]*").expect("a pattern");
     let words = word.find_iter(&bare).map(|word| word.as_str());

@@ -15,8 +15,8 @@ use tokio::process::{Child, Command};
 
 use crate::cluster::{Scene, eventually};
 
-/// Targets come from a file. Labels of the operator's metrics are kept, as a ServiceMonitor with
-/// `honorLabels` does.
+/// Targets come from a file. Labels of the operator's metrics are kept, as a
+/// `ServiceMonitor` with `honorLabels` does.
 const CONFIGURATION: &str = "
 global: {scrape_interval: 1s, evaluation_interval: 1s}
 rule_files: [rules.yaml]

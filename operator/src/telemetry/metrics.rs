@@ -43,6 +43,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    #[allow(clippy::too_many_lines, reason = "a list: one entry for each metric")]
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let gauge = |name, help, label| PipelineGauge::new(&registry, name, help, label);
