@@ -2,6 +2,7 @@
 //! this crate is installed.
 
 pub mod helm;
+pub mod kustomize;
 pub mod values;
 
 use std::path::PathBuf;
