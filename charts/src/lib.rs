@@ -1,6 +1,8 @@
 //! What is generated from the charts or beside them, and how tests render and judge it. Nothing of
 //! this crate is installed.
 
+pub mod argo_cd;
+pub mod dashboards;
 pub mod helm;
 pub mod kustomize;
 pub mod values;
