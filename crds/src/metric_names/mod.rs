@@ -2,4 +2,5 @@
 //! change.
 
 pub mod operator;
+pub mod query;
 pub mod worker;

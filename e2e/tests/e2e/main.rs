@@ -34,6 +34,7 @@ mod scaling;
 mod scene;
 mod secured_broker;
 mod secured_kafka;
+mod serve;
 mod shutdown;
 mod topic_settings;
 mod trouble;
