@@ -25,6 +25,7 @@ mod pairs;
 mod progress;
 mod quotas;
 mod rebuild;
+mod rebuild_faults;
 mod recall;
 mod reindex;
 mod restarts;
