@@ -9,6 +9,7 @@ mod advise;
 mod api;
 mod archive_and_rebuild;
 mod bad_pages;
+mod bucket;
 mod cli;
 mod collection_life;
 mod contradictions;
