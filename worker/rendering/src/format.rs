@@ -62,6 +62,13 @@ impl DocumentFormat {
     }
 }
 
+/// Whether the name is one of a picture's format.
+pub(super) fn is_picture(name: &str) -> bool {
+    let rasters = RASTERS.into_iter().map(DocumentFormat::Raster);
+    let mut pictures = rasters.chain([DocumentFormat::Jpeg2000, DocumentFormat::Svg]);
+    pictures.any(|picture| picture.name() == name)
+}
+
 /// Supported image formats; `image` may be able to read more.
 const RASTERS: [RasterFormat; 7] = [
     RasterFormat::Png,

@@ -326,6 +326,12 @@ impl Document {
         &self.format
     }
 
+    /// Whether it is a picture, and no document with text: also a TIFF with several pages.
+    #[must_use]
+    pub fn is_picture(&self) -> bool {
+        format::is_picture(&self.format)
+    }
+
     /// What a user should know about the document as a whole.
     #[must_use]
     pub fn warnings(&self) -> &[DocumentWarning] {

@@ -255,7 +255,7 @@ mod tests {
             <table><tr><th>Fruit<th>Price</tr><tr><td>Pear</td><td>3 €</td></tr></table>\
             <pre>a\n  b\tc</pre><img src='http://example.org/x.png' alt='A map'></body></html>";
         let expected = "Opening hours\n\nNine to five\u{a0}& later.\nClosed on Sunday\n\n\
-            - one\n- two\n  1. inner\n\nFruit\tPrice\nPear\t3 €\n\na\n  b\tc\n\nA map";
+            - one\n- two\n\n  1. inner\n\nFruit\tPrice\nPear\t3 €\n\na\n  b\tc\n\nA map";
         assert_eq!(text(html), expected);
         assert!(is_html(html));
     }

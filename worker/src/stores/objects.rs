@@ -780,8 +780,11 @@ mod tests {
         } else {
             "200 OK"
         };
-        let range = format!("Content-Range: bytes {from}-{}/{total}\r\n", total - 1);
-        let range = if from > 0 { range } else { String::new() };
+        let range = if from > 0 {
+            format!("Content-Range: bytes {from}-{}/{total}\r\n", total - 1)
+        } else {
+            String::new()
+        };
         let head = format!(
             "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{range}\
              ETag: \"{version}\"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n\r\n",
@@ -934,7 +937,7 @@ mod tests {
     #[tokio::test]
     async fn objects_of_somebody_else_are_not_deleted() {
         let respond = |_: &Received, _| {
-            let body = "<DeleteResult></DeleteResult>";
+            let body = "<DeleteResult><Deleted><Key>k</Key></Deleted></DeleteResult>";
             let length = body.len();
             format!(
                 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"

@@ -90,6 +90,10 @@ impl Model {
         };
         let failed = |error| render_failure(&error);
         let mut document = self.renderer.open(file).await.map_err(failed)?;
+        if !document.is_picture() {
+            let message = format!("it is no image but a document: {}", document.format());
+            return Err(refused(Reason::Unsupported, message));
+        }
         if document.pages() > 1 {
             let message = format!("it has {} pages: send each as an image", document.pages());
             return Err(refused(Reason::TooManyPages, message));
