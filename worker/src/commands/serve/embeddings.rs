@@ -31,7 +31,7 @@ pub(super) enum Encoding {
     /// As lists of numbers, as LAYRA reads them.
     #[default]
     Float,
-    /// As 16-bit floats, little-endian, row by row, in base64: a twelfth of the bytes.
+    /// As 16-bit floats, little-endian, row by row, in base64: about a fifth of the bytes.
     Base64F16,
 }
 
