@@ -12,6 +12,7 @@ use milvus::v2::prelude::{
 };
 use mongodb::bson::{Bson, Document, doc};
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 
 use crate::stores::Stores;
 
@@ -208,7 +209,7 @@ impl Audit {
                 Some(_) => {}
             }
             let key = image.get_str("minio_filename").context("minio_filename")?;
-            if stores.objects.head(&key.into()).await.is_err() {
+            if stores.objects.head(&Path::parse(key)?).await.is_err() {
                 self.violations
                     .push(format!("{file_id}: page {number}: no object {key}"));
             }

@@ -44,13 +44,7 @@ async fn life(stage: &Stage, scene: &Scene) -> Result<()> {
     let object = scene.pipeline(&stage.name, &stage.topic(), &one_worker());
     scene.apply(&object).await?;
     scene
-        .wait_condition(
-            &stage.name,
-            "WorkersAvailable",
-            "True",
-            "WorkersReady",
-            3 * MINUTE,
-        )
+        .wait_condition(&stage.name, "WorkersAvailable", "True", "", 3 * MINUTE)
         .await?;
     let workers = pods(scene, "worker").await?;
     let user = stage.user().await?;
