@@ -103,14 +103,14 @@ mod tests {
             let (rows, weight, bias) = (random(&[300, width]), random(&[width]), random(&[width]));
             let expected = candle_nn::ops::layer_norm(&rows, &weight, &bias, 1e-6).unwrap();
             let found = layer_norm(rows, &weight, &bias, 1e-6).unwrap();
-            let worst = (found - expected)
-                .unwrap()
-                .abs()
-                .unwrap()
-                .max_all()
-                .unwrap();
-            let worst = worst.to_scalar::<f32>().unwrap();
-            assert!(worst < 2e-5, "width {width}: off by {worst}");
+            let largest = |values: Tensor| {
+                let largest = values.abs().unwrap().max_all().unwrap();
+                largest.to_scalar::<f32>().unwrap()
+            };
+            // The sums have another order: some units in the last place of the largest value.
+            let bound = 2e-6 * largest(expected.clone());
+            let worst = largest((found - expected).unwrap());
+            assert!(worst < bound, "width {width}: off by {worst} of {bound}");
         }
     }
 }
