@@ -90,8 +90,10 @@ impl Model {
         };
         let failed = |error| render_failure(&error);
         let mut document = self.renderer.open(file).await.map_err(failed)?;
-        if !document.is_picture() {
-            let message = format!("it is no image but a document: {}", document.format());
+        // A PDF of one page is taken, too: a text model has nothing to read in a picture. Plain text
+        // would be drawn, whatever it is.
+        if !document.is_picture() && document.format() != "pdf" {
+            let message = format!("it is no image, but has the format {}", document.format());
             return Err(refused(Reason::Unsupported, message));
         }
         if document.pages() > 1 {
