@@ -42,7 +42,7 @@ pub(crate) struct IndexWatch {
     /// Private certificate authorities.
     authorities: Option<String>,
     latest: Arc<Mutex<Option<CheckResult>>>,
-    /// Apart from the result: their change is no reason to reconcile.
+    /// Kept apart from the result: a change of sizes does not trigger a reconcile.
     sizes: Arc<Mutex<Option<CollectionSizes>>>,
     pace: watch::Sender<Pace>,
     task: JoinHandle<()>,
