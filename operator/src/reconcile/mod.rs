@@ -65,9 +65,11 @@ pub(crate) const FIELD_MANAGER: &str = "layra-operator";
 
 /// How often a pipeline with a backlog or workers is reconciled, in addition to every change.
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
-/// How often an idle pipeline is reconciled: every change of it triggers a reconcile anyway. The
-/// autoscaler takes more than a minute between two observations for a gap.
-const IDLE_INTERVAL: Duration = Duration::from_secs(45);
+/// How often an idle pipeline is reconciled: every change of it, and of its backlog, triggers a
+/// reconcile anyway. The autoscaler takes more than 150 s between two observations for a gap.
+const IDLE_INTERVAL: Duration = Duration::from_secs(120);
+/// The same where the clock changes the number of workers.
+const SCHEDULED_INTERVAL: Duration = Duration::from_secs(30);
 /// Every request has a timeout of its own, and changes of topics wait for others for a minute. A
 /// reconcile that takes longer than all of that has hung: it is dropped and started again.
 const LONGEST_RECONCILE: Duration = Duration::from_mins(5);
@@ -248,8 +250,10 @@ async fn phases(
     let idle = pipeline.spec.paused || is_settled;
     let wait = if recorded == Err(NotRecorded::Changed) || !plan.topic_actions.is_empty() {
         FIRST_RETRY
-    } else if idle {
+    } else if idle && pipeline.spec.scaling.floors.is_empty() {
         IDLE_INTERVAL
+    } else if idle {
+        SCHEDULED_INTERVAL
     } else {
         ACTIVE_INTERVAL
     };
@@ -434,7 +438,7 @@ mod tests {
     fn waits_are_spread_by_a_tenth() {
         for _ in 0..100 {
             let wait = jittered(IDLE_INTERVAL).as_secs_f64();
-            assert!((40.5..=49.5).contains(&wait), "{wait}");
+            assert!((108.0..=132.0).contains(&wait), "{wait}");
         }
     }
 }
