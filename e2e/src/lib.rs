@@ -11,6 +11,7 @@ pub mod measure;
 pub mod milvus_admin;
 pub mod pdf;
 pub mod processes;
+pub mod prometheus;
 pub mod rebuild;
 pub mod report;
 pub mod stores;

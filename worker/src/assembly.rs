@@ -207,6 +207,8 @@ impl Common {
         let embedder = self.embedder().await?;
         let dimensions = embedder.dimensions();
         self.quotas.set_dimensions(dimensions);
+        let reads_images = embedder.page_pixels().is_some();
+        self.metrics.model_reads_images.set(reads_images.into());
         let stores = self.all_stores(objects, documents, dimensions).await?;
         Ok(Pipeline {
             originals,

@@ -9,6 +9,7 @@ use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::collection_commands;
 use crate::commands::{advise, delete, ingest, inspect, redrive, reindex, run, search, tune};
 use crate::document::task::Deletion;
+use crate::runtime::process_metrics::open_traffic;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
 use crate::stores::milvus::SearchLimits;
@@ -31,6 +32,7 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     telemetry::init(default_log(&cli.command));
+    open_traffic();
     if let Err(error) = layra_rendering::hide_memory() {
         tracing::warn!(%error, "other processes of this user may read the worker's memory");
     }

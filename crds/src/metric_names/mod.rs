@@ -2,4 +2,5 @@
 //! change.
 
 pub mod operator;
+pub mod table;
 pub mod worker;

@@ -6,6 +6,7 @@
 //! `cargo measure`.
 
 mod advise;
+mod alerts;
 mod api;
 mod archive_and_rebuild;
 mod bad_pages;
@@ -19,6 +20,7 @@ mod kstatus;
 mod learning;
 mod ledger;
 mod lifecycle;
+mod metrics;
 mod obstacles;
 mod order;
 mod pairs;

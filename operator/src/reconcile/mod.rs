@@ -59,6 +59,7 @@ pub(crate) use counts::client as worker_client;
 pub(crate) use pipelines::Pipelines;
 #[cfg(test)]
 pub(crate) use pods::WorkerPod;
+pub(crate) use reason::Reason;
 
 /// Field manager of everything that the operator applies.
 pub(crate) const FIELD_MANAGER: &str = "layra-operator";
@@ -236,6 +237,11 @@ async fn phases(
         &world,
         &mut state.lost_records,
     ));
+    let sizes = state.reads.collection_sizes();
+    let (namespace, name) = (&context.namespace, pipeline.name_any());
+    context
+        .metrics
+        .collections(namespace, &name, sizes.as_ref());
     let reported = &mut state.reported;
     Box::pin(report::report(
         context, pipeline, &plan, &events, reported, now,

@@ -149,6 +149,11 @@ pub trait Embedder: Send + Sync {
         None
     }
 
+    /// The whole memory of the model's GPU, in bytes; `None` on a CPU.
+    fn gpu_memory_total_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Frees device memory that is cached for later batches.
     fn release_memory(&self) {}
 

@@ -60,6 +60,10 @@ impl Embedder for Watched {
         self.model.gpu_memory_bytes()
     }
 
+    fn gpu_memory_total_bytes(&self) -> Option<u64> {
+        self.model.gpu_memory_total_bytes()
+    }
+
     fn release_memory(&self) {
         let _computing = self.health.computing(Instant::now());
         self.model.release_memory();

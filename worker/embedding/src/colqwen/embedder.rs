@@ -111,6 +111,10 @@ impl Embedder for PageEmbedder {
         self.model.gpu_memory_bytes()
     }
 
+    fn gpu_memory_total_bytes(&self) -> Option<u64> {
+        self.model.gpu_memory_total_bytes()
+    }
+
     fn release_memory(&self) {
         self.model.release_memory();
     }

@@ -266,7 +266,13 @@ impl ColQwen {
     /// Memory in use on the GPU by all processes, in bytes; `None` on a CPU.
     #[must_use]
     pub fn gpu_memory_bytes(&self) -> Option<u64> {
-        device::memory_in_use(self.model.device())
+        device::memory(self.model.device()).map(|memory| memory.used)
+    }
+
+    /// The whole memory of the GPU, in bytes; `None` on a CPU.
+    #[must_use]
+    pub fn gpu_memory_total_bytes(&self) -> Option<u64> {
+        device::memory(self.model.device()).map(|memory| memory.total)
     }
 
     /// Waits for the device and frees its cached memory.

@@ -268,6 +268,10 @@ impl Computer {
                 let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
                 self.metrics.gpu_memory_usage_bytes.set(bytes);
             }
+            if let Some(bytes) = self.model.gpu_memory_total_bytes() {
+                let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+                self.metrics.gpu_memory_total_bytes.set(bytes);
+            }
             self.idle.store(true, Ordering::Release);
         }
     }
@@ -280,6 +284,8 @@ impl Computer {
             Ok(vectors) if vectors.len() == pages.len() => {
                 timer.observe_duration();
                 self.metrics.embedding_batch_tokens.observe(tokens as f64);
+                let count = pages.len() as f64;
+                self.metrics.embedding_batch_pages.observe(count);
                 lock(&self.budget).fitted(tokens);
                 for (job, vectors) in pages.into_iter().zip(vectors) {
                     let _ = job.answer.send(Ok(vectors));
