@@ -1,7 +1,8 @@
 //! Runs the health script of Argo CD, in Lua 5.1 as Argo CD does.
 
 use anyhow::{Context, Result};
-use mlua::{Lua, LuaSerdeExt, SerializeOptions};
+use mlua::serde::SerializeOptions;
+use mlua::{Lua, LuaSerdeExt};
 use serde::Deserialize;
 use serde_json::Value;
 
