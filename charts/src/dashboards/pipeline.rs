@@ -43,18 +43,18 @@ fn gauge(metric: &str) -> String {
 }
 
 /// A gauge of the operator by a label.
-fn gauge_by(label: &str, metric: &str, more: &str) -> String {
-    format!("max by ({label}) ({})", of(metric, more))
+fn gauge_by(label: &str, metric: &str) -> String {
+    format!("max by ({label}) ({})", of(metric, ""))
 }
 
 /// What a counter of the workers grows by in a second.
-fn rate(metric: &str, more: &str, window: &str) -> String {
-    format!("sum(rate({}[{window}]))", of(metric, more))
+fn rate(metric: &str, window: &str) -> String {
+    format!("sum(rate({}[{window}]))", of(metric, ""))
 }
 
 /// What a counter of the workers grows by in an hour, by a label.
-fn hourly(metric: &str, more: &str, label: &str) -> String {
-    format!("sum by ({label}) (increase({}[1h]))", of(metric, more))
+fn hourly(metric: &str, label: &str) -> String {
+    format!("sum by ({label}) (increase({}[1h]))", of(metric, ""))
 }
 
 /// Median, 95th and 99th percentile of a histogram of the workers.
@@ -108,7 +108,7 @@ fn scaling() -> Row {
                     "Conditions",
                     "short",
                     vec![query(
-                        gauge_by("condition", operator::PIPELINE_CONDITION, ""),
+                        gauge_by("condition", operator::PIPELINE_CONDITION),
                         "{{condition}}",
                     )],
                 )
@@ -138,7 +138,7 @@ fn scaling() -> Row {
                     "Limits",
                     "short",
                     vec![query(
-                        gauge_by("limit", operator::SCALING_LIMITED, ""),
+                        gauge_by("limit", operator::SCALING_LIMITED),
                         "{{limit}}",
                     )],
                 )
@@ -221,10 +221,10 @@ fn throughput() -> Row {
                     "Pages a second",
                     "short",
                     vec![
-                        query(rate(worker::PAGES, "", "$__rate_interval"), "searchable"),
-                        query(rate(worker::PAGES, "", "1h"), "average of 1 h"),
-                        query(rate(worker::PAGES, "", "24h"), "average of 24 h"),
-                        query(rate(worker::PAGES, "", "7d"), "average of 7 d"),
+                        query(rate(worker::PAGES, "$__rate_interval"), "searchable"),
+                        query(rate(worker::PAGES, "1h"), "average of 1 h"),
+                        query(rate(worker::PAGES, "24h"), "average of 24 h"),
+                        query(rate(worker::PAGES, "7d"), "average of 7 d"),
                         query(gauge(operator::ARRIVING_PAGES_PER_SECOND), "arriving"),
                     ],
                 )
@@ -236,10 +236,7 @@ fn throughput() -> Row {
                 ..lines(
                     "Documents an hour",
                     "short",
-                    vec![query(
-                        hourly(worker::FILES, "", worker::STATUS),
-                        "{{status}}",
-                    )],
+                    vec![query(hourly(worker::FILES, worker::STATUS), "{{status}}")],
                 )
             },
             total("Pages in 1 h", "short", worker::PAGES, "", "1h"),
@@ -353,7 +350,7 @@ fn resources() -> Row {
                     "Batches too large, an hour",
                     "short",
                     vec![query(
-                        hourly(worker::EMBEDDING_OUT_OF_MEMORY, "", "pod"),
+                        hourly(worker::EMBEDDING_OUT_OF_MEMORY, "pod"),
                         "{{pod}}",
                     )],
                 )
@@ -383,7 +380,7 @@ fn errors() -> Row {
                     "Dead letters an hour",
                     "short",
                     vec![query(
-                        hourly(worker::DEAD_LETTERS, "", worker::REASON),
+                        hourly(worker::DEAD_LETTERS, worker::REASON),
                         "{{reason}}",
                     )],
                 )
@@ -393,10 +390,7 @@ fn errors() -> Row {
                 ..lines(
                     "Retries an hour",
                     "short",
-                    vec![query(
-                        hourly(worker::RETRIES, "", worker::STAGE),
-                        "{{stage}}",
-                    )],
+                    vec![query(hourly(worker::RETRIES, worker::STAGE), "{{stage}}")],
                 )
             },
             Panel {
@@ -420,7 +414,7 @@ fn errors() -> Row {
                     "Pages skipped, an hour",
                     "short",
                     vec![query(
-                        hourly(worker::PAGES_SKIPPED, "", worker::REASON),
+                        hourly(worker::PAGES_SKIPPED, worker::REASON),
                         "{{reason}}",
                     )],
                 )
@@ -431,7 +425,7 @@ fn errors() -> Row {
                     "Pages with warnings, an hour",
                     "short",
                     vec![query(
-                        hourly(worker::PAGE_WARNINGS, "", worker::WARNING),
+                        hourly(worker::PAGE_WARNINGS, worker::WARNING),
                         "{{warning}}",
                     )],
                 )
