@@ -16,6 +16,8 @@ mod contradictions;
 mod deaths;
 mod deletions;
 mod documents;
+mod gitops;
+mod install;
 mod kstatus;
 mod learning;
 mod ledger;
