@@ -198,9 +198,8 @@ impl Common {
 
     pub(crate) async fn pipeline(&self) -> Result<Pipeline, Failure> {
         let config = &self.settings.config;
-        let renderer = self.renderer()?;
         // Before anything that waits for a server: a node that cannot render says so at once.
-        test_renderer(&renderer).await?;
+        let renderer = self.tested_renderer().await?;
         let objects = self.objects().await?;
         let originals = Originals::new(objects.clone(), self.paths.cache.clone())?;
         let documents = self.documents().await?;
@@ -288,6 +287,13 @@ impl Common {
             recipe: self.recipe.clone(),
             worker_since: self.since,
         }
+    }
+
+    /// The renderer, if this node can render.
+    pub(crate) async fn tested_renderer(&self) -> Result<Renderer, Failure> {
+        let renderer = self.renderer()?;
+        test_renderer(&renderer).await?;
+        Ok(renderer)
     }
 
     fn renderer(&self) -> Result<Renderer, Failure> {

@@ -3,4 +3,5 @@
 
 pub mod operator;
 pub mod table;
+pub mod query;
 pub mod worker;

@@ -38,6 +38,7 @@ mod scaling;
 mod scene;
 mod secured_broker;
 mod secured_kafka;
+mod serve;
 mod shutdown;
 mod topic_settings;
 mod trouble;

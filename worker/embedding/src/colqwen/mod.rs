@@ -286,6 +286,13 @@ impl ColQwen {
             .embed_query(&packing::pack_query(&self.prompts.query(text)?))
     }
 
+    /// The same for several queries, in order, in one batch.
+    pub fn embed_queries(&self, texts: &[&str]) -> Result<Vec<Tensor>> {
+        let ids = texts.iter().map(|text| self.prompts.query(text));
+        let ids = ids.collect::<Result<Vec<_>>>()?;
+        self.model.embed_queries(&packing::pack_queries(&ids))
+    }
+
     /// The resized image (RGB, row-major), for comparison with a reference.
     pub fn resize(&self, image: RgbImage<'_>) -> Result<(Vec<u8>, Size)> {
         patches::resize_image(image, &self.settings)
