@@ -23,8 +23,8 @@ struct Test {
 }
 
 fn read<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> T {
-    let text = std::fs::read_to_string(file).unwrap();
-    serde_yaml_ng::from_str(&text).unwrap()
+    let text = std::fs::read_to_string(file).expect("a file of the tests");
+    serde_yaml_ng::from_str(&text).expect("YAML")
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use layra_charts::{dashboards, path};
 use promql_parser::label::Matchers;
-use promql_parser::parser::{self, Expr};
+use promql_parser::parser::{self, Expr, LabelModifier};
 use promql_parser::util::{ExprVisitor, walk_expr};
 use serde_json::Value;
 
@@ -68,7 +68,7 @@ impl ExprVisitor for Used {
                 self.matchers(&selector.vs.matchers);
             }
             Expr::Aggregate(aggregate) => {
-                let labels = aggregate.modifier.iter().map(|modifier| modifier.labels());
+                let labels = aggregate.modifier.iter().map(LabelModifier::labels);
                 self.labels
                     .extend(labels.flat_map(|labels| labels.labels.clone()));
             }
@@ -83,7 +83,7 @@ fn parsed(query: &str) -> Used {
     let expression = parser::parse(&query);
     let expression = expression.unwrap_or_else(|error| panic!("{query}: {error}"));
     let mut used = Used::default();
-    walk_expr(&mut used, &expression).unwrap();
+    walk_expr(&mut used, &expression).expect("it visits every expression");
     used
 }
 

@@ -189,7 +189,8 @@ fn the_network_policies_select_the_pods_and_their_ports() {
             .iter()
             .all(|(key, value)| labels.get(key) == Some(value))
     };
-    let (operator, workers): (Vec<_>, Vec<_>) = policies.iter().partition(|it| selected(it));
+    let (operator, workers): (Vec<&Value>, Vec<&Value>) =
+        policies.iter().copied().partition(|it| selected(it));
     assert_eq!((operator.len(), workers.len()), (1, 2));
     let port = &template["spec"]["containers"][0]["ports"][0]["name"];
     assert_eq!(&operator[0]["spec"]["ingress"][0]["ports"][0]["port"], port);

@@ -7,13 +7,16 @@ use serde_json::Value;
 const WITHOUT_DEFAULT: [&str; 1] = ["global"];
 
 fn read(file: &str) -> Value {
-    serde_yaml_ng::from_str(&std::fs::read_to_string(path(file)).unwrap()).unwrap()
+    let text = std::fs::read_to_string(path(file)).expect("a file of the chart");
+    serde_yaml_ng::from_str(&text).expect("YAML")
 }
 
 /// A schema with its reference to a definition resolved.
 fn resolved<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
     match schema["$ref"].as_str() {
-        Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap(),
+        Some(reference) => root
+            .pointer(reference.trim_start_matches('#'))
+            .expect("a definition"),
         None => schema,
     }
 }

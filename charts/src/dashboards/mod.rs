@@ -222,13 +222,13 @@ impl Panel {
     /// One table of all queries: without the time, each value under its query's name.
     fn columns(&self) -> Value {
         let named = self.queries.iter().zip('A'..='Z');
-        let names: serde_json::Map<String, Value> = named
+        let fields: serde_json::Map<String, Value> = named
             .map(|(query, id)| (format!("Value #{id}"), json!(query.legend)))
             .collect();
         json!([
             {"id": "merge", "options": {}},
             {"id": "organize", "options": {
-                "excludeByName": {"Time": true}, "renameByName": names}},
+                "excludeByName": {"Time": true}, "renameByName": fields}},
         ])
     }
 }

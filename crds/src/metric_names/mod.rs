@@ -2,6 +2,6 @@
 //! change.
 
 pub mod operator;
-pub mod table;
 pub mod query;
+pub mod table;
 pub mod worker;

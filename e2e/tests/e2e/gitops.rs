@@ -88,11 +88,11 @@ async fn no_difference(stage: &Stage, path: &str) -> Result<()> {
 /// The fields outside the status that the operator owns.
 fn fields_of_the_operator(pipeline: &IngestionPipeline) -> Vec<Value> {
     let managed = pipeline.metadata.managed_fields.iter().flatten();
-    let operators = managed.filter(|entry| {
-        let manager = entry.manager.as_deref().unwrap_or_default();
-        manager.contains("layra") && entry.subresource.as_deref() != Some("status")
+    let own = managed.filter(|entry| {
+        let writer = entry.manager.as_deref().unwrap_or_default();
+        writer.contains("layra") && entry.subresource.as_deref() != Some("status")
     });
-    let fields = operators.filter_map(|entry| entry.fields_v1.as_ref());
+    let fields = own.filter_map(|entry| entry.fields_v1.as_ref());
     fields.map(|fields| fields.0.clone()).collect()
 }
 

@@ -68,7 +68,7 @@ pub(crate) const FIELD_MANAGER: &str = "layra-operator";
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// How often an idle pipeline is reconciled: every change of it, and of its backlog, triggers a
 /// reconcile anyway. The autoscaler takes more than 150 s between two observations for a gap.
-const IDLE_INTERVAL: Duration = Duration::from_secs(120);
+const IDLE_INTERVAL: Duration = Duration::from_mins(2);
 /// The same where the clock changes the number of workers.
 const SCHEDULED_INTERVAL: Duration = Duration::from_secs(30);
 /// Every request has a timeout of its own, and changes of topics wait for others for a minute. A
