@@ -51,6 +51,17 @@ pub struct Prepared {
     content: PreparedContent,
 }
 
+/// Where the vectors of a page lie on it: some are those of tiles of equal size, row by row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageGrid {
+    /// The vector of the first tile; those before belong to no tile.
+    pub first: u32,
+    /// Tiles in a row.
+    pub columns: u32,
+    /// Rows.
+    pub rows: u32,
+}
+
 enum PreparedContent {
     Passages(minilm::Passages),
     Image(colqwen::PreparedPage),
@@ -139,6 +150,11 @@ pub trait Embedder: Send + Sync {
     /// Postprocesses a page's vectors before they are stored.
     fn finish(&self, vectors: MultiVector) -> MultiVector {
         vectors
+    }
+
+    /// Where the vectors of a prepared page lie on it; `None` if they do not lie on a grid.
+    fn grid(&self, _page: &Prepared) -> Option<PageGrid> {
+        None
     }
 
     /// The multi-vector of a query, for comparison with those of pages by `MaxSim`.

@@ -47,7 +47,9 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> 
     let open = match read_request(input)? {
         None => return Ok(()),
         Some(Request::Open(open)) => open,
-        Some(Request::Render(_)) => return Err(std::io::Error::other("no document is open")),
+        Some(Request::Render(_) | Request::Words(_)) => {
+            return Err(std::io::Error::other("no document is open"));
+        }
     };
     if let Err(error) = prepared {
         return write_reply(output, &Reply::Failed(not_confined(&error)));
@@ -156,12 +158,18 @@ fn serve_pages(
     write_reply(output, &Reply::Opened(OpenedDocument { pages, warnings }))?;
     let mut canvas = Canvas::default();
     while let Some(request) = read_request(input)? {
-        let Request::Render(request) = request else {
-            return Err(std::io::Error::other("a document is already open"));
-        };
         sandbox::allow_cpu(open.page_timeout)?;
-        let reply = render(&mut source, request, &mut canvas);
-        write_reply(output, &reply.map_or_else(Reply::Failed, Reply::Page))?;
+        let reply = match request {
+            Request::Open(_) => {
+                return Err(std::io::Error::other("a document is already open"));
+            }
+            Request::Render(request) => {
+                let page = render(&mut source, request, &mut canvas);
+                page.map_or_else(Reply::Failed, Reply::Page)
+            }
+            Request::Words(page) => Reply::Words(source.words(page)),
+        };
+        write_reply(output, &reply)?;
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ mod svg;
 mod tiff_other;
 mod tiff_pages;
 mod trial;
+mod words;
 
 pub mod child;
 pub mod office_child;
@@ -54,6 +55,7 @@ use process::RenderProcess;
 use protocol::{OpenRequest, OpenedDocument, Reply, Request};
 pub use sandbox::{SandboxPolicy, hide_memory};
 pub use sandbox_check::{SandboxReport, check_sandbox};
+pub use words::Word;
 
 /// Programs, libraries and limits of rendering.
 #[derive(Clone, Debug)]
@@ -228,7 +230,7 @@ async fn start(
             process.kill().await;
             Err(believable(error, file).await)
         }
-        Reply::Page(_) => Err(unexpected("a page before the document was open")),
+        Reply::Page(_) | Reply::Words(_) => Err(unexpected("a page before the document was open")),
         Reply::Confined { .. } => Err(unexpected("a second confinement")),
     }
 }
@@ -400,6 +402,30 @@ impl Document {
             Ok((Reply::Confined { .. } | Reply::Opened(_) | Reply::Office(_), _)) => {
                 unexpected("a second reply to opening the document")
             }
+            Ok((Reply::Words(_), _)) => unexpected("words that were not requested"),
+            Err(error) => error,
+        };
+        self.state = State::Broken(broken.clone());
+        Err(broken)
+    }
+
+    /// The words of a page and where they are drawn; none for an image, or if some of the page is
+    /// hidden. After an error, all further calls return the same error.
+    pub async fn words(&mut self, page: u32) -> Result<Vec<Word>, RenderError> {
+        if page >= self.pages {
+            let pages = self.pages;
+            return Err(RenderError::NoSuchPage { page, pages });
+        }
+        let _core = permit(&self.cores).await?;
+        let limit = self.options.page_timeout;
+        let process = self.open_process()?;
+        let before = process.charged();
+        let reply = process.exchange(&Request::Words(page), limit).await;
+        let used = process.charged().saturating_sub(before);
+        self.charged += used;
+        let broken = match reply {
+            Ok(Reply::Words(words)) => return Ok(words),
+            Ok(_) => unexpected("another reply than words"),
             Err(error) => error,
         };
         self.state = State::Broken(broken.clone());

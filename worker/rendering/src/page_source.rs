@@ -1,6 +1,7 @@
 //! The renderer's view of every document format: pages that can be drawn one by one.
 
 use super::encode::Canvas;
+use super::words::Word;
 use super::{DocumentWarning, RenderError, Resolution};
 
 /// Longest text of a page in bytes; the rest is cut off. A dense page has 10 KiB.
@@ -12,6 +13,11 @@ pub(super) trait PageSource {
 
     /// What a user should know about the document as a whole.
     fn warnings(&self) -> Vec<DocumentWarning> {
+        Vec::new()
+    }
+
+    /// The words of a page (counted from 0) and where they are drawn; none for an image.
+    fn words(&self, _page: u32) -> Vec<Word> {
         Vec::new()
     }
 

@@ -13,6 +13,7 @@ use super::pdf_copy::PdfCopy;
 use super::pdf_structure::{self, Structure};
 use super::pdf_text::{self, DrawnPixels};
 use super::source::{DocumentFile, ReadFailure};
+use super::words::{self, Word};
 use super::{DocumentWarning, RenderError, Resolution, encode, geometry};
 
 /// Binds to the PDFium library at `path`.
@@ -177,6 +178,16 @@ impl PageSource for PdfSource<'_> {
             .then_some(DocumentWarning::XfaForm)
             .into_iter()
             .collect()
+    }
+
+    fn words(&self, page: u32) -> Vec<Word> {
+        // PDFium's text has what hidden layers hold.
+        if !self.structure.hidden_layers.is_empty() {
+            return Vec::new();
+        }
+        let index = i32::try_from(page).unwrap_or(i32::MAX);
+        let page = self.document.pages().get(index);
+        page.map(|page| words::of_page(&page)).unwrap_or_default()
     }
 
     fn draw(

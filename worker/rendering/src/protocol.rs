@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::office_format::OfficeDocument;
 use super::page_source::MAX_TEXT_BYTES;
+use super::words::{MAX_WORDS, Word};
 use super::{
     DocumentWarning, PageFacts, PageRequest, RenderError, RenderedPage, SandboxPolicy, encode,
     facts, geometry,
@@ -57,6 +58,8 @@ pub(super) enum ProtocolError {
     Encoding,
     #[error("facts of a page that cannot be")]
     Facts,
+    #[error("words of a page that cannot be")]
+    Words,
 }
 
 /// What the renderer needs to know before it opens a document.
@@ -83,6 +86,8 @@ pub(super) enum Request {
     Open(OpenRequest),
     /// Render a page; answered by `Page` or `Failed`.
     Render(PageRequest),
+    /// The words of a page; answered by `Words`.
+    Words(u32),
 }
 
 /// What is known of a document once it is open.
@@ -108,6 +113,8 @@ pub(super) enum Reply {
     Page(RenderedPage),
     /// The request failed; the renderer is still alive.
     Failed(RenderError),
+    /// The words of a page.
+    Words(Vec<Word>),
 }
 
 /// A reply without the bytes of its images.
@@ -129,6 +136,7 @@ enum ReplyHead {
         sandbox_gaps: String,
         format: String,
     },
+    Words(Vec<Word>),
 }
 
 impl Request {
@@ -162,6 +170,7 @@ impl Reply {
             Self::Opened(opened) => encode(&ReplyHead::Opened(opened.clone()), &[]),
             Self::Office(document) => encode(&ReplyHead::Office(*document), &[]),
             Self::Failed(error) => encode(&ReplyHead::Failed(error.clone()), &[]),
+            Self::Words(words) => encode(&ReplyHead::Words(words.clone()), &[]),
             Self::Page(page) => {
                 let pixels = page.pixels.as_deref().unwrap_or_default();
                 let length = page.encoded.len() + page.text.len() + pixels.len() + 64;
@@ -204,6 +213,13 @@ impl Reply {
             }
             ReplyHead::Office(document) => Self::Office(document),
             ReplyHead::Failed(error) => Self::Failed(error.shortened(MAX_DETAIL_BYTES)),
+            ReplyHead::Words(words) => {
+                let all = words.iter().all(Word::is_believable);
+                if !all || words.len() > MAX_WORDS {
+                    return Err(ProtocolError::Words);
+                }
+                Self::Words(words)
+            }
             ReplyHead::Page {
                 page,
                 width,

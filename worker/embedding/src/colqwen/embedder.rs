@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use super::patches::PreparedPage;
 use super::{ColQwen, ColQwenError, Config, Family, Options, RgbImage, checkpoint, model, pool};
 use crate::{
-    Batch, BatchContent, CheckpointFiles, EmbedError, Embedder, MultiVector, PageInput, Prepared,
-    PreparedContent, Settings,
+    Batch, BatchContent, CheckpointFiles, EmbedError, Embedder, MultiVector, PageGrid, PageInput,
+    Prepared, PreparedContent, Settings,
 };
 
 /// A model with the pipeline's settings.
@@ -101,6 +101,19 @@ impl Embedder for PageEmbedder {
         }
         let width = vectors.dimensions();
         MultiVector::new(width, pool(vectors.values(), width, self.pool_factor))
+    }
+
+    fn grid(&self, page: &Prepared) -> Option<PageGrid> {
+        // A pooled vector is that of tiles from anywhere on the page.
+        let PreparedContent::Image(page) = &page.content else {
+            return None;
+        };
+        let number = |value: usize| u32::try_from(value).ok();
+        (self.pool_factor <= 1).then_some(PageGrid {
+            first: number(self.model.prompts.before_image.len())?,
+            columns: number(page.grid.columns)?,
+            rows: number(page.grid.rows)?,
+        })
     }
 
     fn embed_query(&self, text: &str) -> Result<MultiVector, EmbedError> {
