@@ -102,7 +102,7 @@ const MILVUS: Artifact = Artifact {
 /// The base image, the fonts of the worker image, and the pause image.
 pub const IMAGES: Artifact = Artifact {
     name: "images",
-    what: "base of the container images, from Debian packages (15 MB)",
+    what: "base of the container images and fonts, from Debian packages (84 MB)",
     destination: "images",
     programs: &[],
     is_compiled: false,
