@@ -228,6 +228,10 @@ pub(crate) struct ReindexArgs {
     /// How to rebuild. Default: as `stores.milvus.onIndexDrift` says.
     #[arg(long, value_enum)]
     pub(crate) method: Option<Method>,
+    /// Begin nothing. A swap and a rebuild in place that an earlier run has begun are finished; a
+    /// copy that does not serve yet is dropped.
+    #[arg(long, conflicts_with_all = ["method", "dry_run"])]
+    pub(crate) finish: bool,
     /// Show which collections would be rebuilt, and why.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -29,6 +29,7 @@ mod pairs;
 mod progress;
 mod quotas;
 mod rebuild;
+mod rebuild_faults;
 mod recall;
 mod reindex;
 mod restarts;

@@ -7,8 +7,7 @@ mod watch;
 
 use layra_crds::{DriftedCollection, FoundIndex};
 use milvus::v2::prelude::{
-    ClientV2, DescribeIndexRequest, Error, GetCollectionStatsRequest, IndexDesc, IndexType,
-    MetricType,
+    ClientV2, DescribeIndexRequest, Error, GetCollectionStatsRequest, IndexDesc,
 };
 
 pub(crate) use check::CollectionSizes;
@@ -87,23 +86,9 @@ async fn vectors(client: &ClientV2, collection: &str) -> Result<Option<u64>, Mil
 }
 
 fn found_index(index: &IndexDesc) -> FoundIndex {
-    let numbers = index.get_extra_params().iter();
-    FoundIndex {
-        index_type: match index.get_index_type() {
-            IndexType::Hnsw => "HNSW".to_owned(),
-            IndexType::Flat => "FLAT".to_owned(),
-            IndexType::IvfFlat => "IVF_FLAT".to_owned(),
-            other => format!("{other:?}"),
-        },
-        metric: match index.get_metric_type() {
-            MetricType::Ip => "IP".to_owned(),
-            MetricType::Cosine => "COSINE".to_owned(),
-            other => format!("{other:?}"),
-        },
-        parameters: numbers
-            .filter_map(|(name, value)| Some((name.clone(), value.parse().ok()?)))
-            .collect(),
-    }
+    let index_type = format!("{:?}", index.get_index_type());
+    let metric = format!("{:?}", index.get_metric_type());
+    FoundIndex::new(&index_type, &metric, index.get_extra_params())
 }
 
 /// Code 700 since Milvus 2.3, or the older code.

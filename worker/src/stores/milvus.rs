@@ -31,7 +31,7 @@ mod scratch;
 mod usage;
 mod vector_type;
 
-pub(crate) use admin::Described;
+pub(crate) use admin::{Described, Loading};
 pub(crate) use copy::{Choice, Pages, Row};
 pub(crate) use inspect::Inspected;
 pub(crate) use read::{Hit, SearchLimits};
@@ -400,13 +400,14 @@ mod code {
         error.code() == 700 || error.legacy_code() == 25
     }
 
-    /// The rate, or the quota of memory or disk space.
+    /// The rate, the quota of memory or disk space, writes that an administrator has denied, or the
+    /// largest number of collections.
     pub(super) fn is_throttled(error: &ServerError) -> bool {
         throttled(error.code(), error.legacy_code())
     }
 
     pub(super) fn throttled(code: i32, legacy: i32) -> bool {
-        matches!(code, 8 | 9) || matches!(legacy, 49 | 53 | 54)
+        matches!(code, 8 | 9 | 102) || matches!(legacy, 49 | 53 | 54)
     }
 
     /// A parameter that is invalid, missing or too large; a field that does not exist.
@@ -485,7 +486,7 @@ mod tests {
 
     #[test]
     fn quotas_are_throttling_and_invalid_parameters_are_refusals() {
-        for code in [8, 9] {
+        for code in [8, 9, 102] {
             assert!(code::throttled(code, 1) && !code::invalid_request(code, 1));
         }
         assert!(code::throttled(0, 49));
