@@ -12,6 +12,7 @@ pub mod milvus_admin;
 pub mod notifications;
 pub mod pdf;
 pub mod processes;
+pub mod prometheus;
 pub mod rebuild;
 pub mod report;
 pub mod stores;

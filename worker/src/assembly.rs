@@ -202,15 +202,16 @@ impl Common {
 
     pub(crate) async fn pipeline(&self) -> Result<Pipeline, Failure> {
         let config = &self.settings.config;
-        let renderer = self.renderer()?;
         // Before anything that waits for a server: a node that cannot render says so at once.
-        test_renderer(&renderer).await?;
+        let renderer = self.tested_renderer().await?;
         let objects = self.objects().await?;
         let originals = Originals::new(objects.clone(), self.paths.cache.clone())?;
         let documents = self.documents().await?;
         let embedder = self.embedder().await?;
         let dimensions = embedder.dimensions();
         self.quotas.set_dimensions(dimensions);
+        let reads_images = embedder.page_pixels().is_some();
+        self.metrics.model_reads_images.set(reads_images.into());
         let stores = self.all_stores(objects, documents, dimensions).await?;
         Ok(Pipeline {
             originals,
@@ -291,6 +292,13 @@ impl Common {
             recipe: self.recipe.clone(),
             worker_since: self.since,
         }
+    }
+
+    /// The renderer, if this node can render.
+    pub(crate) async fn tested_renderer(&self) -> Result<Renderer, Failure> {
+        let renderer = self.renderer()?;
+        test_renderer(&renderer).await?;
+        Ok(renderer)
     }
 
     fn renderer(&self) -> Result<Renderer, Failure> {

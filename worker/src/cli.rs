@@ -9,6 +9,7 @@ use layra_embedding::DeviceChoice;
 
 use crate::collection_commands::CollectionCommand;
 use crate::commands::inspect::InspectArgs;
+use crate::commands::serve::ServeArgs;
 use crate::commands::tune::TuneOptions;
 
 /// Renders, embeds and stores every page of every document of an ingestion pipeline
@@ -117,6 +118,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    Serve(ServeArgs),
     Advise(AdviseArgs),
     /// Rebuild the collections of the pipeline whose index differs from the object's.
     Reindex(ReindexArgs),

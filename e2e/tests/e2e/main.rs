@@ -6,6 +6,7 @@
 //! `cargo measure`.
 
 mod advise;
+mod alerts;
 mod api;
 mod archive_and_rebuild;
 mod bad_pages;
@@ -16,10 +17,13 @@ mod contradictions;
 mod deaths;
 mod deletions;
 mod documents;
+mod gitops;
+mod install;
 mod kstatus;
 mod learning;
 mod ledger;
 mod lifecycle;
+mod metrics;
 mod obstacles;
 mod order;
 mod pairs;
@@ -35,6 +39,7 @@ mod scaling;
 mod scene;
 mod secured_broker;
 mod secured_kafka;
+mod serve;
 mod shutdown;
 mod topic_settings;
 mod trouble;

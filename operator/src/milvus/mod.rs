@@ -11,6 +11,7 @@ use milvus::v2::prelude::{
     MetricType,
 };
 
+pub(crate) use check::CollectionSizes;
 pub(crate) use clients::MilvusClients;
 pub(crate) use watch::{IndexWatch, Pace};
 
@@ -71,16 +72,16 @@ async fn describe_index(client: &ClientV2, collection: &str) -> Result<Described
     }
 }
 
-/// Whether the collection has no vectors. Those of the last seconds may not be counted yet: the Job
-/// that rebuilds collections counts again.
-async fn is_empty(client: &ClientV2, collection: &str) -> Result<bool, MilvusError> {
+/// The number of vectors in a collection, `None` if it does not exist. Those of the last seconds may
+/// not be counted yet: the Job that rebuilds collections counts again.
+async fn vectors(client: &ClientV2, collection: &str) -> Result<Option<u64>, MilvusError> {
     let request = GetCollectionStatsRequest::builder()
         .collection_name(collection)
         .build()
         .map_err(|error| from_client(&error))?;
     match client.get_collection_stats(request).await {
-        Ok(answer) => Ok(answer.row_count() == Some(0)),
-        Err(error) if is_collection_missing(&error) => Ok(false),
+        Ok(answer) => Ok(answer.row_count().and_then(|rows| u64::try_from(rows).ok())),
+        Err(error) if is_collection_missing(&error) => Ok(None),
         Err(error) => Err(from_client(&error)),
     }
 }

@@ -178,6 +178,7 @@ impl Renderer {
             state: State::Open(process),
             file: converted.as_ref().map_or(file, Converted::path),
             pages: opened.pages,
+            format: format.clone(),
             warnings: opened.warnings,
             drawn: 0,
             options: Arc::clone(&self.options),
@@ -283,6 +284,8 @@ pub struct Document {
     /// What the renderer reads.
     file: PathBuf,
     pages: u32,
+    /// The name of its format, of an office document before the conversion.
+    format: String,
     warnings: Vec<DocumentWarning>,
     /// Pages that the present process has drawn.
     drawn: u32,
@@ -305,6 +308,12 @@ impl Document {
     #[must_use]
     pub fn pages(&self) -> u32 {
         self.pages
+    }
+
+    /// The name of its format: `pdf`, `docx`, `png` and so on.
+    #[must_use]
+    pub fn format(&self) -> &str {
+        &self.format
     }
 
     /// What a user should know about the document as a whole.

@@ -23,6 +23,7 @@ mod admin;
 mod copy;
 mod inspect;
 mod moving;
+mod pages;
 mod paging;
 mod read;
 mod scan;
@@ -369,6 +370,12 @@ fn range_filter(file_id: &str, pages: &Range<u32>) -> String {
         pages.start,
         pages.end
     )
+}
+
+/// The filter for rows whose `field` is one of these texts.
+fn one_of(field: &str, texts: &[String]) -> String {
+    let list: Vec<String> = texts.iter().map(|text| quote(text)).collect();
+    format!("{field} in [{}]", list.join(", "))
 }
 
 /// A string literal of Milvus' filter language.

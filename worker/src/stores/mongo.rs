@@ -5,6 +5,7 @@
 mod failed_pages;
 pub(crate) mod indexes;
 mod list_size;
+mod shown;
 mod whole;
 
 use std::collections::HashSet;
@@ -23,6 +24,9 @@ use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
+pub(crate) use shown::ShownFile;
+#[cfg(test)]
+pub(crate) use shown::ShownPage;
 pub(crate) use whole::BaseLife;
 
 /// Longest wait for the answer to one request. The driver has no limit: it would wait forever for a
