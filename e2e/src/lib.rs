@@ -9,6 +9,7 @@ pub mod faults;
 pub mod layra;
 pub mod measure;
 pub mod milvus_admin;
+pub mod notifications;
 pub mod pdf;
 pub mod processes;
 pub mod prometheus;

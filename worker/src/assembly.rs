@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use layra_crds::{ModelReport, RenderSpec};
+use layra_crds::{ModelReport, RenderSpec, SourceFormat};
 use layra_embedding::{DeviceChoice, Paced};
 use layra_rendering::{
     RENDERER_LIMIT_BYTES, RenderOptions, Renderer, SandboxPolicy, container_limit_bytes,
@@ -13,6 +13,7 @@ use layra_rendering::{
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
+use crate::document::bucket::{Bucket, USERNAME};
 use crate::document::{Recipe, Sent};
 use crate::model_files;
 use crate::pipeline::budget::Budget;
@@ -157,7 +158,10 @@ impl Common {
         let Settings {
             config, secrets, ..
         } = &self.settings;
-        let objects = Objects::new(&config.documents.object_store, secrets)?;
+        let mut objects = Objects::new(&config.documents.object_store, secrets)?;
+        if config.source.kafka.format == SourceFormat::S3Event {
+            objects = objects.deleting_only_own(USERNAME);
+        }
         self.retry()
             .run(Stage::Objects, &self.stop, |_| objects.check())
             .await?;
@@ -229,6 +233,7 @@ impl Common {
             retry: self.retry(),
             metrics: Arc::clone(&self.metrics),
             quotas: Arc::clone(&self.quotas),
+            bucket: Bucket::of(config),
         })
     }
 

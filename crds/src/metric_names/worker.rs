@@ -95,6 +95,21 @@ pub const ACTION_SKIP: &str = "skip";
 /// Value of [`ACTION`]: the message was copied to another topic.
 pub const ACTION_FORWARD: &str = "forward";
 
+/// Changes that the notifications of a bucket named, by [`RESULT`].
+pub const BUCKET_CHANGES: &str = "ingestion_bucket_changes_total";
+/// Label of [`BUCKET_CHANGES`].
+pub const RESULT: &str = "result";
+/// Value of [`RESULT`]: the bucket holds the object. It is ingested, unless it is stored already.
+pub const RESULT_PRESENT: &str = "present";
+/// Value of [`RESULT`]: the bucket does not hold the object any more.
+pub const RESULT_GONE: &str = "gone";
+/// Value of [`RESULT`]: ignored, because the object's key does not fit the template.
+pub const RESULT_OUTSIDE_TEMPLATE: &str = "outside_template";
+/// Value of [`RESULT`]: ignored, because a worker has written the object.
+pub const RESULT_OWN_OBJECT: &str = "own_object";
+/// Value of [`RESULT`]: ignored, because the object is in another bucket.
+pub const RESULT_OTHER_BUCKET: &str = "other_bucket";
+
 /// Documents and page ranges in progress.
 pub const DOCUMENTS_IN_FLIGHT: &str = "ingestion_documents_in_flight";
 /// Seconds in which at least one document was in progress, without those in which every one waited

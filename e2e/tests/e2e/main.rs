@@ -10,6 +10,7 @@ mod alerts;
 mod api;
 mod archive_and_rebuild;
 mod bad_pages;
+mod bucket;
 mod cli;
 mod collection_life;
 mod contradictions;

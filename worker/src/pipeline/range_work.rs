@@ -157,7 +157,7 @@ impl Pipeline {
         };
         observer(Event::Opened(pages));
         if !entry.prepared {
-            self.prepare(claim, &plan, cancel).await?;
+            self.prepare(job, claim, &plan, cancel).await?;
             if entry.range_pages.is_some() {
                 drop(document);
                 return Ok((Box::new(entry), None));

@@ -97,6 +97,8 @@ pub(crate) struct Metrics {
     pub(crate) dead_letters: IntCounterVec,
     /// Foreign messages, by action.
     pub(crate) foreign_messages: IntCounterVec,
+    /// Changes that the notifications of a bucket named, by result.
+    pub(crate) bucket_changes: IntCounterVec,
     /// Documents and page ranges in progress.
     pub(crate) documents_in_flight: IntGauge,
     /// Seconds in which at least one document was in progress and did not wait for a server.
@@ -296,6 +298,12 @@ impl Metrics {
                 names::FOREIGN_MESSAGES,
                 "Foreign messages: skipped or forwarded.",
                 names::ACTION,
+            ),
+            bucket_changes: counters(
+                &registry,
+                names::BUCKET_CHANGES,
+                "Changes that the notifications of a bucket named, by what became of them.",
+                names::RESULT,
             ),
             documents_in_flight: gauge(
                 &registry,

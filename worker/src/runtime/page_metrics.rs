@@ -57,6 +57,16 @@ impl Metrics {
                 &self.foreign_messages,
                 vec![names::ACTION_SKIP, names::ACTION_FORWARD],
             ),
+            (
+                &self.bucket_changes,
+                vec![
+                    names::RESULT_PRESENT,
+                    names::RESULT_GONE,
+                    names::RESULT_OUTSIDE_TEMPLATE,
+                    names::RESULT_OWN_OBJECT,
+                    names::RESULT_OTHER_BUCKET,
+                ],
+            ),
         ];
         for (counter, labels) in all {
             for label in labels {

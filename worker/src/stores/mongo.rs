@@ -131,11 +131,12 @@ impl Documents {
     pub(crate) async fn ensure_knowledge_base(
         &self,
         id: &str,
+        name: &str,
         username: &str,
     ) -> Result<(), Failure> {
         let now = DateTime::now();
         let fields = doc! {
-            "knowledge_base_id": id, "knowledge_base_name": id, "username": username,
+            "knowledge_base_id": id, "knowledge_base_name": name, "username": username,
             "files": [], "used_chat": [], "created_at": now, "last_modify_at": now,
             "is_delete": false,
         };

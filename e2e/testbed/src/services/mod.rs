@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 
 pub(super) use milvus::milvus_ports;
 pub use milvus::{WriteLimit, tight_milvus};
+pub use s3::BUCKET_EVENTS;
 pub(super) use s3::{ACCESS_KEY, SECRET_KEY};
 
 use super::process::{Daemon, Signal};
