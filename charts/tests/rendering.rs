@@ -11,8 +11,8 @@ const OPERATOR: &str = "layra-operator";
 const DEFINITION: &str = "layra-crds";
 
 fn rendered(release: &str, values: &Value) -> Vec<Value> {
-    let text = helm::template(OPERATOR, release, "rag", values).unwrap();
-    helm::objects(&text).unwrap()
+    let text = helm::template(OPERATOR, release, "rag", values).expect("the chart is rendered");
+    helm::objects(&text).expect("YAML")
 }
 
 /// Kind, namespace and name of each object.
@@ -56,7 +56,7 @@ fn with_every_switch() {
 #[test]
 fn the_definition_with_its_roles() {
     let text = helm::template(DEFINITION, "layra-crds", "rag", &json!({})).unwrap();
-    let mut objects = helm::objects(&text).unwrap();
+    let mut objects = helm::objects(&text).expect("YAML");
     let stored =
         std::fs::read_to_string(layra_charts::path("layra-crds/crd/ingestionpipeline.yaml"));
     let stored = helm::objects(&stored.unwrap()).unwrap().remove(0);
@@ -75,7 +75,7 @@ fn the_definition_with_its_roles() {
     let bare = json!({"keep": false, "userRoles": {"create": false}});
     let text = helm::template(DEFINITION, "layra-crds", "rag", &bare).unwrap();
     assert_eq!(
-        kinds(&helm::objects(&text).unwrap()),
+        kinds(&helm::objects(&text).expect("YAML")),
         BTreeSet::from(["CustomResourceDefinition"])
     );
     assert!(!text.contains("resource-policy"));

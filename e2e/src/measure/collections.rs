@@ -91,7 +91,7 @@ async fn measure(
     let seen = Box::pin(seen).await?;
     let first_check = applied.elapsed();
     let bytes = serde_json::to_vec(&seen)?.len();
-    let named = seen.drifted_collections.len();
+    let listed = seen.drifted_collections.len();
     // Two further turns of the check.
     tokio::time::sleep(2 * MINUTE).await;
     let after = operator_mib(scene).await?;
@@ -108,13 +108,16 @@ async fn measure(
     let seen_again = wait_for_drift(scene, name, "the change by hand", names.len() - 1);
     Box::pin(seen_again).await?;
     println!(
-        "collections={} first_check={:.1}s change_seen_in={:.1}s status_bytes={bytes} named={named} \
+        "collections={} first_check={:.1}s change_seen_in={:.1}s status_bytes={bytes} listed={listed} \
          operator_mib={before}->{after}",
         names.len(),
         first_check.as_secs_f32(),
         by_hand.elapsed().as_secs_f32()
     );
-    ensure!(named <= MOST_NAMED, "the status names {named} collections");
+    ensure!(
+        listed <= MOST_NAMED,
+        "the status names {listed} collections"
+    );
     Ok(())
 }
 

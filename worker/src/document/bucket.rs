@@ -225,8 +225,8 @@ mod tests {
         Some((place.knowledge_base, place.file_name.to_owned()))
     }
 
-    fn found(id: &str, name: &str) -> Option<(String, String)> {
-        Some((id.to_owned(), name.to_owned()))
+    fn found(id: &str, name: &str) -> (String, String) {
+        (id.to_owned(), name.to_owned())
     }
 
     fn change(bucket: &str, key: &str) -> Change {
@@ -242,25 +242,34 @@ mod tests {
         let first = bucket(None, None);
         assert_eq!(
             place(&first, "contracts/a.pdf"),
-            found("contracts", "a.pdf")
+            Some(found("contracts", "a.pdf"))
         );
         let deep = place(&first, "contracts/2026/q1/a.pdf");
-        assert_eq!(deep, found("contracts", "a.pdf"));
+        assert_eq!(deep, Some(found("contracts", "a.pdf")));
         for outside in ["a.pdf", "/a.pdf", "contracts/", "contracts/2026/"] {
             assert_eq!(place(&first, outside), None, "{outside}");
         }
         let second = bucket(Some("uploads/{knowledgeBase}/"), None);
         let key = "uploads/team-a/a.pdf";
-        assert_eq!(place(&second, key), found("team-a", "a.pdf"));
+        assert_eq!(place(&second, key), Some(found("team-a", "a.pdf")));
         assert_eq!(second.knowledge_base_name(key), Some("team-a"));
         for outside in ["contracts/a.pdf", "uploads/a.pdf", "uploads//a.pdf"] {
             assert_eq!(place(&second, outside), None, "{outside}");
         }
         let constant = bucket(None, Some("everything"));
-        assert_eq!(place(&constant, "a.pdf"), found("everything", "a.pdf"));
-        assert_eq!(place(&constant, "x/a.pdf"), found("everything", "a.pdf"));
+        assert_eq!(
+            place(&constant, "a.pdf"),
+            Some(found("everything", "a.pdf"))
+        );
+        assert_eq!(
+            place(&constant, "x/a.pdf"),
+            Some(found("everything", "a.pdf"))
+        );
         let below = bucket(Some("inbox/"), Some("everything"));
-        assert_eq!(place(&below, "inbox/a.pdf"), found("everything", "a.pdf"));
+        assert_eq!(
+            place(&below, "inbox/a.pdf"),
+            Some(found("everything", "a.pdf"))
+        );
         assert_eq!(place(&below, "a.pdf"), None);
     }
 

@@ -52,9 +52,9 @@ impl Dispatcher {
         let sent = Sent::of_message(message.headers(), position, written_at(message))?;
         for change in changes {
             let (object, value) = (bucket.object(&change.key), change.to_message());
-            let send = |_| self.outbox.send_change(&object, &value, &sent);
+            let publish = |_| self.outbox.send_change(&object, &value, &sent);
             let retry = &self.pipeline.retry;
-            retry.run(Stage::DeadLetter, cancel, send).await?;
+            retry.run(Stage::DeadLetter, cancel, publish).await?;
         }
         Ok(())
     }
@@ -93,9 +93,9 @@ impl Dispatcher {
         let compare = self.pipeline.compare_object(bucket, &task.file.key, cancel);
         let compared = Box::pin(compare).await?;
         if let Some(task) = compared.task.filter(|_| compared.is_back) {
-            let send = |_| self.outbox.send_task(&task, sent);
+            let publish = |_| self.outbox.send_task(&task, sent);
             let retry = &self.pipeline.retry;
-            retry.run(Stage::DeadLetter, cancel, send).await?;
+            retry.run(Stage::DeadLetter, cancel, publish).await?;
         }
         Ok(())
     }

@@ -93,12 +93,11 @@ impl Originals {
         partial: &AsyncMutex<Option<(TempPath, Partial)>>,
     ) -> Result<TempPath, Failure> {
         let mut kept = partial.lock().await;
-        let (path, mut done) = match kept.take() {
-            Some(kept) => kept,
-            None => {
-                let nothing = version.map_or_else(Partial::default, Partial::of_version);
-                (self.new_file()?, nothing)
-            }
+        let (path, mut done) = if let Some(kept) = kept.take() {
+            kept
+        } else {
+            let nothing = version.map_or_else(Partial::default, Partial::of_version);
+            (self.new_file()?, nothing)
         };
         let limit = LARGEST_ORIGINAL_BYTES;
         let download = self
