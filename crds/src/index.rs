@@ -156,6 +156,33 @@ pub struct FoundIndex {
     pub parameters: BTreeMap<String, u32>,
 }
 
+impl FoundIndex {
+    /// Type and metric as Milvus or a client of it spells them, and all parameters.
+    pub fn new<'a>(
+        index_type: &str,
+        metric: &str,
+        parameters: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) -> Self {
+        let types = [IndexType::Hnsw, IndexType::Flat, IndexType::IvfFlat];
+        let metrics = [MetricType::Ip, MetricType::Cosine];
+        let numbers = parameters.into_iter();
+        Self {
+            index_type: spelled(index_type, &types.map(IndexType::as_str)),
+            metric: spelled(metric, &metrics.map(MetricType::as_str)),
+            parameters: numbers
+                .filter_map(|(name, value)| Some((name.clone(), value.parse().ok()?)))
+                .collect(),
+        }
+    }
+}
+
+/// A name as Milvus spells it: clients leave the underscores out, or write capitals otherwise.
+fn spelled(found: &str, known: &[&str]) -> String {
+    let letters = |name: &str| name.replace('_', "").to_ascii_uppercase();
+    let known = known.iter().find(|name| letters(name) == letters(found));
+    (*known.unwrap_or(&found)).to_owned()
+}
+
 impl IndexSpec {
     /// The index with all its values: the preset's, the explicit ones, or those of `Accurate`.
     #[must_use]
@@ -308,6 +335,23 @@ mod tests {
             let explicit = spec.written_out();
             assert_eq!(explicit.resolved(), spec.resolved(), "{yaml}");
             assert_eq!(explicit.preset, None, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_known_however_a_client_spells_it() {
+        let text = |text: &str| text.to_owned();
+        let parameters = BTreeMap::from([(text("M"), text("32")), (text("mmap"), text("true"))]);
+        for (found, expected) in [
+            (("Hnsw", "Ip"), ("HNSW", "IP")),
+            (("HNSW", "COSINE"), ("HNSW", "COSINE")),
+            (("IvfFlat", "Cosine"), ("IVF_FLAT", "COSINE")),
+            (("Flat", "L2"), ("FLAT", "L2")),
+            (("DiskAnn", "MaxSimIp"), ("DiskAnn", "MaxSimIp")),
+        ] {
+            let found = FoundIndex::new(found.0, found.1, &parameters);
+            assert_eq!((&*found.index_type, &*found.metric), expected);
+            assert_eq!(found.parameters, BTreeMap::from([(text("M"), 32)]));
         }
     }
 

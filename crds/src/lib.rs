@@ -24,6 +24,7 @@ mod retention_status;
 mod scaling;
 mod secrets;
 mod source;
+mod source_format;
 mod status;
 mod stores;
 mod vectors;
@@ -60,6 +61,7 @@ pub use secrets::{
     SecretKind, SecretRef, TokenSecretRef, UriSecretRef,
 };
 pub use source::{ForeignMessageAction, ForeignMessages, KafkaSource, SourceSpec};
+pub use source_format::{KNOWLEDGE_BASE_FOLDER, S3EventSpec, SourceFormat};
 pub use status::{
     ConfirmedStatus, DriftedCollection, IngestionPipelineStatus, LearnedStatus, ModelStatus,
     PagesStatus, ScalingInputs, ScalingStatus, ScalingTerms,

@@ -6,6 +6,7 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::source_format::{S3EventSpec, SourceFormat};
 use crate::{KafkaClientSpec, SecretRef};
 
 /// The largest number of partitions of a topic.
@@ -39,12 +40,30 @@ pub struct SourceSpec {
     validation = Rule::new("!(self.topic in ['.', '..']) && !(has(self.rangesTopic) && self.rangesTopic in ['.', '..']) && !(has(self.deadLetterTopic) && self.deadLetterTopic in ['.', '..']) && !(has(self.foreignMessages) && has(self.foreignMessages.topic) && self.foreignMessages.topic in ['.', '..'])")
         .message("source.kafka: topic, rangesTopic, deadLetterTopic and foreignMessages.topic must not be `.` or `..`, which Kafka refuses. Use another name"),
     validation = Rule::new("!has(self.rangesTopic) || (self.rangesTopic != self.topic && self.rangesTopic != (has(self.deadLetterTopic) ? self.deadLetterTopic : self.topic + '.dlq') && (!has(self.foreignMessages) || !has(self.foreignMessages.topic) || self.rangesTopic != self.foreignMessages.topic))")
-        .message("source.kafka.rangesTopic must differ from the topic of the tasks, the dead-letter topic and foreignMessages.topic: their messages are no page ranges")
+        .message("source.kafka.rangesTopic must differ from the topic of the tasks, the dead-letter topic and foreignMessages.topic: their messages are no page ranges"),
+    validation = Rule::new("!has(self.s3Event) || (has(self.format) && self.format == 'S3Event')")
+        .message("source.kafka.s3Event needs source.kafka.format: S3Event. LAYRA's tasks name their knowledge bases themselves")
 )]
 pub struct KafkaSource {
     /// Comma-separated list of brokers, `host:port`. Workers and operator must reach them.
     #[schemars(length(min = 1))]
     pub bootstrap_servers: String,
+
+    /// What the messages are. `Layra`: tasks, one for each document. `S3Event`: the notifications
+    /// that MinIO and Amazon S3 send when an object of `documents.objectStore.bucket` is written or
+    /// removed. The workers then bring the knowledge bases to what the bucket holds, and never
+    /// delete an object that they have not written. Immutable. Default: `Layra`.
+    #[serde(default)]
+    #[x_kube(
+        validation = Rule::new("self == oldSelf")
+            .message("source.kafka.format cannot be changed: the messages in the topic have one format. Create another IngestionPipeline")
+    )]
+    pub format: SourceFormat,
+
+    /// How the objects of the bucket become documents, with `format: S3Event`. Absent: the first
+    /// folder of a key names the knowledge base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3_event: Option<S3EventSpec>,
 
     /// Name of the topic. It is created if it does not exist. Immutable, because a pipeline's
     /// committed offsets belong to its topic. Default: `task_generation`, as in LAYRA.

@@ -13,7 +13,7 @@ fn the_generated_yaml_is_fresh() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for file in [
         "crds/ingestionpipeline.yaml",
-        "charts/layra-operator/crd/ingestionpipeline.yaml",
+        "charts/layra-crds/crd/ingestionpipeline.yaml",
     ] {
         let path = root.join(file);
         if std::env::var_os("UPDATE_CRD").is_some() {

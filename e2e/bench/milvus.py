@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""How fast the worker writes vectors to Milvus, against pymilvus as LAYRA uses it (one insert a
-page) and with the same batches as the worker, in one run.
+"""How fast the worker writes vectors to Milvus and searches them, against pymilvus as LAYRA uses it
+(one insert a page) and with the same batches as the worker, in one run.
 
     cargo build --release --workspace --example bench_milvus
     venv/bin/python e2e/bench/milvus.py --uri http://HOST:PORT
@@ -35,16 +35,40 @@ def python(client, arguments, file, batch):
     return time.perf_counter() - start, time.process_time() - cpu
 
 
-def rust(arguments, file):
+def search_python(client, arguments):
+    questions = [numpy.random.default_rng(number).standard_normal((16, arguments.dimensions),
+                                                                  dtype="float32").tolist()
+                 for number in range(arguments.searches)]
+    start, cpu = time.perf_counter(), time.process_time()
+    for question in questions:
+        found = client.search(arguments.collection, question, limit=50, anns_field="vector",
+                              search_params={"metric_type": "IP", "params": {"ef": 100}},
+                              output_fields=["image_id", "page_number", "file_id"],
+                              consistency_level="Eventually")
+        assert len({hit["entity"]["image_id"] for hits in found for hit in hits}) > 0
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def run_rust(arguments, file, pages, searches):
     output = subprocess.run(
         [arguments.program, "--uri", arguments.uri, "--collection",
-         arguments.collection, "--pages", str(arguments.pages), "--vectors",
+         arguments.collection, "--pages", str(pages), "--searches", str(searches), "--vectors",
          str(arguments.vectors), "--dimensions", str(arguments.dimensions), "--batch",
          str(arguments.batch), "--file", file],
         check=True, capture_output=True, text=True).stdout
     found = json.loads(output)
-    assert found["rows"] == arguments.pages * arguments.vectors, found
+    assert found["rows"] == pages * arguments.vectors, found
+    return found
+
+
+def rust(arguments, file):
+    found = run_rust(arguments, file, arguments.pages, 0)
     return found["seconds"], found["cpu_seconds"]
+
+
+def search_rust(arguments):
+    found = run_rust(arguments, "none", 0, arguments.searches)
+    return found["search_seconds"], found["search_cpu_seconds"]
 
 
 def main():
@@ -57,6 +81,7 @@ def main():
     parser.add_argument("--dimensions", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16, help="pages of one insert")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--searches", type=int, default=50, help="of each client in each round")
     arguments = parser.parse_args()
     client = MilvusClient(uri=arguments.uri)
     if client.has_collection(arguments.collection):
@@ -76,6 +101,11 @@ def main():
     count = client.query(arguments.collection, filter="", output_fields=["count(*)"],
                          consistency_level="Strong")[0]["count(*)"]
     assert count == 3 * arguments.rounds * arguments.pages * arguments.vectors, count
+    best_search = {}
+    for turn in range(arguments.rounds):
+        for name, run in {"layra-worker": lambda: search_rust(arguments),
+                          "pymilvus": lambda: search_python(client, arguments)}.items():
+            best_search[name] = min(run(), best_search.get(name, (float("inf"), 0)))
     client.drop_collection(arguments.collection)
     total = arguments.pages * arguments.vectors
     seconds, cpu = best["layra-worker"]
@@ -83,6 +113,13 @@ def main():
     print(f"{'':24}{'rows/s':>10}{'client CPU us/row':>19}{'time / worker':>15}{'CPU / worker':>14}")
     for name, (took, used) in best.items():
         print(f"{name:24}{total / took:10.0f}{1e6 * used / total:19.2f}"
+              f"{took / seconds:15.2f}{used / cpu:14.2f}")
+    seconds, cpu = best_search["layra-worker"]
+    print(f"searches of 16 vectors for the 50 nearest each, best of {arguments.rounds}")
+    print(f"{'':24}{'ms':>10}{'client CPU ms':>19}{'time / worker':>15}{'CPU / worker':>14}")
+    for name, (took, used) in best_search.items():
+        print(f"{name:24}{1e3 * took / arguments.searches:10.2f}"
+              f"{1e3 * used / arguments.searches:19.2f}"
               f"{took / seconds:15.2f}{used / cpu:14.2f}")
 
 

@@ -95,41 +95,63 @@ impl Scene {
         Ok(())
     }
 
-    /// Runs `helm upgrade --install` with the images of this build and waits until the operator is
-    /// ready.
+    /// Opens another namespace, whose operator has the same images.
+    pub async fn beside(&self, testbed: &Testbed, namespace: &str) -> Result<Self> {
+        Box::pin(Self::open(testbed, &self.images, namespace)).await
+    }
+
+    /// Installs the definition and the operator with the images of this build, and waits until the
+    /// operator is ready.
     pub async fn install_operator(&self) -> Result<()> {
-        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/layra-operator");
+        // The cluster has one definition: another release may have installed it.
+        let definition = chart("layra-crds");
+        let shared = ["--take-ownership", "--wait", "--timeout", "120s"];
+        let arguments = ["upgrade", "--install", "layra-crds", &definition];
+        self.helm(&[&arguments[..], &shared].concat()).await?;
+
         let (operator, operator_tag) = split(&self.images.operator)?;
         let (worker, worker_tag) = split(&self.images.worker)?;
+        let image = format!("image.repository={operator},image.tag={operator_tag}");
+        let worker = format!("workerImage.repository={worker},workerImage.tag={worker_tag}");
+        let operator = chart("layra-operator");
+        let mut arguments = vec!["upgrade", "--install", &self.release, &operator];
+        for value in [
+            image.as_str(),
+            &worker,
+            "fullnameOverride=layra-operator",
+            "cliRole.create=true",
+            // One test stops a leader for longer than the kubelet would wait.
+            "probes.liveness.failureThreshold=30",
+        ] {
+            arguments.extend(["--set", value]);
+        }
+        arguments.extend(shared);
+        self.helm(&arguments).await?;
+        Ok(())
+    }
+
+    /// Name of the operator's release.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// Runs `helm` in this namespace. Returns its standard output; an error carries all output.
+    pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
         let output = tokio::process::Command::new(&self.helm)
-            .args(["upgrade", "--install", &self.release])
-            .arg(&chart)
+            .args(arguments)
             .args(["--namespace", &self.namespace, "--kubeconfig"])
             .arg(&self.kubeconfig)
-            .args([
-                "--set",
-                &format!("image.repository={operator},image.tag={operator_tag}"),
-            ])
-            .args([
-                "--set",
-                &format!("workerImage.repository={worker},workerImage.tag={worker_tag}"),
-            ])
-            .args(["--set", "fullnameOverride=layra-operator"])
-            .args(["--set", "cliRole.create=true"])
-            // One test stops a leader for longer than the kubelet would wait.
-            .args(["--set", "probes.liveness.failureThreshold=30"])
-            // The CRD is shared by the cluster: another release may have installed it.
-            .args(["--take-ownership", "--wait", "--timeout", "120s"])
             .output()
             .await
             .context("running helm")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
             output.status.success(),
-            "helm upgrade --install: {}{}",
-            String::from_utf8_lossy(&output.stdout),
+            "helm {arguments:?}: {text}{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Ok(())
+        Ok(text)
     }
 
     /// A small pipeline on the test-bed's servers, changed by `patch` (RFC 7386).
@@ -217,18 +239,21 @@ impl Scene {
         limit: Duration,
         wanted: impl Fn(&IngestionPipelineStatus) -> bool,
     ) -> Result<IngestionPipeline> {
-        let mut last = String::new();
+        let mut last = IngestionPipelineStatus::default();
         let result = eventually(what, limit, async || {
             let pipeline = self.get(name).await?;
             let status = pipeline.status.clone().unwrap_or_default();
-            last = serde_json::to_string_pretty(&status)?;
+            last.clone_from(&status);
             Ok(
                 (status.observed_generation == pipeline.metadata.generation && wanted(&status))
                     .then_some(pipeline),
             )
         })
         .await;
-        result.with_context(|| format!("status of {name}: {last}"))
+        result.with_context(|| {
+            let json = serde_json::to_string_pretty(&last).unwrap_or_default();
+            format!("{what}; {name} has {}\n{json}", in_one_line(&last))
+        })
     }
 
     /// Waits for a condition with this status and reason (`""`: any).
@@ -360,17 +385,7 @@ impl Scene {
 
     /// Deletes the release and the namespace.
     pub async fn close(self) -> Result<()> {
-        let _ = tokio::process::Command::new(&self.helm)
-            .args([
-                "uninstall",
-                &self.release,
-                "--namespace",
-                &self.namespace,
-                "--kubeconfig",
-            ])
-            .arg(&self.kubeconfig)
-            .output()
-            .await;
+        let _ = self.helm(&["uninstall", &self.release]).await;
         self.delete_namespace().await
     }
 
@@ -399,6 +414,13 @@ impl Scene {
         )
         .await
     }
+}
+
+/// Path of a chart in the repository.
+#[must_use]
+pub fn chart(name: &str) -> String {
+    let charts = repository().join("charts").join(name);
+    charts.display().to_string()
 }
 
 /// The condition of this type.
@@ -452,4 +474,15 @@ fn split(image: &str) -> Result<(&str, &str)> {
     image
         .rsplit_once(':')
         .with_context(|| format!("image {image} has no tag"))
+}
+
+/// The conditions, for the first line of an error.
+fn in_one_line(status: &IngestionPipelineStatus) -> String {
+    let conditions = status.conditions.iter().map(|condition| {
+        format!(
+            "{}={} {} ({})",
+            condition.type_, condition.status, condition.reason, condition.message
+        )
+    });
+    conditions.collect::<Vec<_>>().join("; ")
 }

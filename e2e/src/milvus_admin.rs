@@ -12,6 +12,19 @@ use milvus::v2::prelude::{
 
 /// Creates and loads a collection with LAYRA's schema and index (HNSW, M 16, efConstruction 500).
 pub async fn create_like_layra(client: &ClientV2, name: &str, dimensions: u32) -> Result<()> {
+    create_unloaded(client, name, dimensions).await?;
+    client
+        .load_collection(
+            LoadCollectionRequest::builder()
+                .collection_name(name)
+                .build()?,
+        )
+        .await?;
+    Ok(())
+}
+
+/// The same, and does not load it.
+pub async fn create_unloaded(client: &ClientV2, name: &str, dimensions: u32) -> Result<()> {
     let schema = sdk::CollectionSchema::new()
         .add_field(
             sdk::FieldSchema::new()
@@ -41,13 +54,18 @@ pub async fn create_like_layra(client: &ClientV2, name: &str, dimensions: u32) -
                 .build()?,
         )
         .await?;
+    create_index(client, name, 16).await
+}
+
+/// Creates an HNSW index with efConstruction 500.
+pub async fn create_index(client: &ClientV2, name: &str, m: u32) -> Result<()> {
     let index = IndexParam::new()
         .field_name("vector")
         .index_name("vector_index")
         .index_type(IndexType::Hnsw)
         .metric_type(MetricType::Ip)
         .extra_params(HashMap::from([
-            ("M".into(), "16".into()),
+            ("M".into(), m.to_string()),
             ("efConstruction".into(), "500".into()),
         ]));
     client
@@ -55,13 +73,6 @@ pub async fn create_like_layra(client: &ClientV2, name: &str, dimensions: u32) -
             CreateIndexRequest::builder()
                 .collection_name(name)
                 .index_params(vec![index])
-                .build()?,
-        )
-        .await?;
-    client
-        .load_collection(
-            LoadCollectionRequest::builder()
-                .collection_name(name)
                 .build()?,
         )
         .await?;

@@ -1,10 +1,7 @@
-//! What the chart grants and installs, as text: Helm runs in the end-to-end tests.
+//! What the charts grant, as text. What Helm makes of them is tested in `charts/tests`.
 
 const ROLE: &str = include_str!("../../charts/layra-operator/templates/rbac.yaml");
-const USERS: &str = include_str!("../../charts/layra-operator/templates/user-roles.yaml");
-const DEFINITION: &str = include_str!("../../charts/layra-operator/templates/crd.yaml");
-const VALUES: &str = include_str!("../../charts/layra-operator/values.yaml");
-const GUIDE: &str = include_str!("../../docs/operations.md");
+const USERS: &str = include_str!("../../charts/layra-crds/templates/user-roles.yaml");
 
 /// The verbs that a role has on a resource.
 fn verbs(resource: &str) -> Vec<&'static str> {
@@ -49,30 +46,7 @@ fn pipelines_belong_to_the_roles_view_and_edit_of_a_cluster() {
 }
 
 #[test]
-fn a_second_release_can_be_installed_without_the_definition_and_waits_for_the_lease() {
-    assert!(DEFINITION.contains("if .Values.crds.install"));
-    assert!(VALUES.contains("install: true"));
-    assert!(GUIDE.contains("`crds.install: false`"));
+fn the_operators_of_two_releases_take_turns() {
     // The same lease for all releases.
     assert!(ROLE.contains("resourceNames: [layra-operator]"));
-}
-
-/// Argo CD shows a custom resource as healthy, whatever its conditions, unless it has a script.
-#[test]
-fn the_guide_has_a_script_with_which_argo_cd_reads_the_conditions() {
-    let script = GUIDE
-        .split("```lua")
-        .nth(1)
-        .and_then(|rest| rest.split("```").next());
-    let script = script.expect("a script");
-    for word in [
-        "Stalled",
-        "Ready",
-        "observedGeneration",
-        "Degraded",
-        "Progressing",
-        "Healthy",
-    ] {
-        assert!(script.contains(word), "{word}");
-    }
 }

@@ -22,8 +22,14 @@ use tokio_util::sync::CancellationToken;
 use tower::limit::ConcurrencyLimitLayer;
 
 use leader::{Fence, Leases};
+use mimalloc::MiMalloc;
 use reconcile::Shared;
 use telemetry::{Health, Metrics};
+
+/// Each reconcile makes and drops thousands of small strings beside those that are kept for hours. With
+/// glibc's allocator, searching its holes was a third of the operator's CPU time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Concurrent requests to the API server.
 const MAX_REQUESTS: usize = 16;

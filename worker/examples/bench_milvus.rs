@@ -1,4 +1,4 @@
-//! Measures how fast vectors are written to Milvus, in the way of the store stage.
+//! Measures how fast vectors are written to Milvus, in the way of the store stage, and searched.
 //! `e2e/bench/milvus.py` compares it with Python.
 
 use std::time::{Duration, Instant};
@@ -38,6 +38,10 @@ struct Arguments {
     #[arg(long, default_value_t = 16)]
     batch: usize,
 
+    /// Number of searches after the inserts, each for this number of vectors: 16
+    #[arg(long, default_value_t = 0)]
+    searches: u32,
+
     /// File id of the pages
     #[arg(long, default_value = "bench")]
     file: String,
@@ -49,7 +53,15 @@ struct Report {
     seconds: f64,
     /// CPU time of this client.
     cpu_seconds: f64,
+    /// The same of all searches.
+    search_seconds: f64,
+    search_cpu_seconds: f64,
 }
+
+/// As `e2e/bench/milvus.py` searches.
+const QUESTION: usize = 16;
+const EF: u32 = 100;
+const CANDIDATES: u32 = 50;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -66,13 +78,37 @@ async fn main() -> anyhow::Result<()> {
     for batch in batches {
         rows += store.insert(&args.file, batch).await?;
     }
+    let (seconds, cpu_seconds) = since(start, cpu);
+    let questions: Vec<_> = (0..args.searches)
+        .map(|number| {
+            random(&args, number)
+                .1
+                .into_iter()
+                .take(QUESTION)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let (start, cpu) = (Instant::now(), process_cpu());
+    for question in questions {
+        let found = store.search(&question, EF, CANDIDATES).await?;
+        anyhow::ensure!(found > 0, "nothing was found");
+    }
+    let (search_seconds, search_cpu_seconds) = since(start, cpu);
     let report = Report {
         rows,
-        seconds: start.elapsed().as_secs_f64(),
-        cpu_seconds: process_cpu().saturating_sub(cpu).as_secs_f64(),
+        seconds,
+        cpu_seconds,
+        search_seconds,
+        search_cpu_seconds,
     };
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
+}
+
+/// Time and CPU time, in seconds.
+fn since(start: Instant, cpu: Duration) -> (f64, f64) {
+    let cpu = process_cpu().saturating_sub(cpu);
+    (start.elapsed().as_secs_f64(), cpu.as_secs_f64())
 }
 
 /// A page's number and its vectors, all distinct and the same in every run.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use layra_crds::{ModelReport, RenderSpec};
+use layra_crds::{ModelReport, RenderSpec, SourceFormat};
 use layra_embedding::{DeviceChoice, Paced};
 use layra_rendering::{
     RENDERER_LIMIT_BYTES, RenderOptions, Renderer, SandboxPolicy, container_limit_bytes,
@@ -13,6 +13,7 @@ use layra_rendering::{
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
+use crate::document::bucket::{Bucket, USERNAME};
 use crate::document::{Recipe, Sent};
 use crate::model_files;
 use crate::pipeline::budget::Budget;
@@ -157,7 +158,10 @@ impl Common {
         let Settings {
             config, secrets, ..
         } = &self.settings;
-        let objects = Objects::new(&config.documents.object_store, secrets)?;
+        let mut objects = Objects::new(&config.documents.object_store, secrets)?;
+        if config.source.kafka.format == SourceFormat::S3Event {
+            objects = objects.deleting_only_own(USERNAME);
+        }
         self.retry()
             .run(Stage::Objects, &self.stop, |_| objects.check())
             .await?;
@@ -198,15 +202,16 @@ impl Common {
 
     pub(crate) async fn pipeline(&self) -> Result<Pipeline, Failure> {
         let config = &self.settings.config;
-        let renderer = self.renderer()?;
         // Before anything that waits for a server: a node that cannot render says so at once.
-        test_renderer(&renderer).await?;
+        let renderer = self.tested_renderer().await?;
         let objects = self.objects().await?;
         let originals = Originals::new(objects.clone(), self.paths.cache.clone())?;
         let documents = self.documents().await?;
         let embedder = self.embedder().await?;
         let dimensions = embedder.dimensions();
         self.quotas.set_dimensions(dimensions);
+        let reads_images = embedder.page_pixels().is_some();
+        self.metrics.model_reads_images.set(reads_images.into());
         let stores = self.all_stores(objects, documents, dimensions).await?;
         Ok(Pipeline {
             originals,
@@ -228,6 +233,7 @@ impl Common {
             retry: self.retry(),
             metrics: Arc::clone(&self.metrics),
             quotas: Arc::clone(&self.quotas),
+            bucket: Bucket::of(config),
         })
     }
 
@@ -286,6 +292,13 @@ impl Common {
             recipe: self.recipe.clone(),
             worker_since: self.since,
         }
+    }
+
+    /// The renderer, if this node can render.
+    pub(crate) async fn tested_renderer(&self) -> Result<Renderer, Failure> {
+        let renderer = self.renderer()?;
+        test_renderer(&renderer).await?;
+        Ok(renderer)
     }
 
     fn renderer(&self) -> Result<Renderer, Failure> {

@@ -3,11 +3,12 @@
 
 use layra_crds::MilvusSpec;
 
-use crate::stores::milvus::{PageVectors, Vectors};
+use crate::stores::milvus::{PageVectors, SearchLimits, Vectors};
 
 /// A collection, as the store stage writes to it.
 pub struct BenchStore {
     vectors: Vectors,
+    reader: Vectors,
     collection: String,
 }
 
@@ -21,8 +22,11 @@ impl BenchStore {
     ) -> anyhow::Result<Self> {
         let vectors = Vectors::connect(spec, None, None, dimensions).await?;
         vectors.ensure_collection(collection).await?;
+        // The index is the collection's; this one only says that `ef` applies.
+        let reader = vectors.with_hnsw((dimensions, spec.vector_type), 0, 0);
         Ok(Self {
             vectors,
+            reader,
             collection: collection.to_owned(),
         })
     }
@@ -44,5 +48,18 @@ impl BenchStore {
             .collect();
         let rows = self.vectors.insert(&self.collection, file_id, &pages);
         Ok(rows.await?)
+    }
+
+    /// Searches for the nearest vectors of each of the question's, without a wait for the latest
+    /// writes. Returns the number of pages that were found.
+    pub async fn search(
+        &self,
+        question: &[Vec<f32>],
+        ef: u32,
+        candidates: u32,
+    ) -> anyhow::Result<usize> {
+        let limits = SearchLimits { ef, candidates };
+        let found = self.reader.candidates(&self.collection, question, limits);
+        Ok(found.await?.len())
     }
 }

@@ -9,6 +9,7 @@ use layra_embedding::DeviceChoice;
 
 use crate::collection_commands::CollectionCommand;
 use crate::commands::inspect::InspectArgs;
+use crate::commands::serve::ServeArgs;
 use crate::commands::tune::TuneOptions;
 
 /// Renders, embeds and stores every page of every document of an ingestion pipeline
@@ -119,6 +120,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    Serve(ServeArgs),
     Advise(AdviseArgs),
     /// Rebuild the collections of the pipeline whose index differs from the object's.
     Reindex(ReindexArgs),
@@ -228,6 +230,10 @@ pub(crate) struct ReindexArgs {
     /// How to rebuild. Default: as `stores.milvus.onIndexDrift` says.
     #[arg(long, value_enum)]
     pub(crate) method: Option<Method>,
+    /// Begin nothing. A swap and a rebuild in place that an earlier run has begun are finished; a
+    /// copy that does not serve yet is dropped.
+    #[arg(long, conflicts_with_all = ["method", "dry_run"])]
+    pub(crate) finish: bool,
     /// Show which collections would be rebuilt, and why.
     #[arg(long)]
     pub(crate) dry_run: bool,

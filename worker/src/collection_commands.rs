@@ -25,6 +25,10 @@ pub(crate) enum CollectionCommand {
         /// Leave alone what changed less than this number of minutes ago.
         #[arg(long, default_value_t = 60)]
         older_than_minutes: u32,
+        /// No other LAYRA uses this Milvus. Without this, a collection of no knowledge base that only
+        /// its name connects with LAYRA is kept: it may be another LAYRA's.
+        #[arg(long)]
+        no_other_layra: bool,
         /// Output format.
         #[arg(long, value_enum, default_value_t = Output::Table)]
         output: Output,
@@ -52,6 +56,10 @@ pub(crate) enum CollectionCommand {
         /// File for the report, as JSON of at most 4096 bytes. Default: standard output.
         #[arg(long)]
         report: Option<PathBuf>,
+        /// Minutes without a search or a write after which a collection is unused, instead of
+        /// `unusedForDays`. The notice stays.
+        #[arg(long)]
+        unused_for_minutes: Option<u32>,
         #[command(flatten)]
         worker: WorkerArgs,
     },
@@ -62,12 +70,14 @@ pub(crate) async fn execute(command: CollectionCommand) -> anyhow::Result<ExitCo
         CollectionCommand::Audit {
             repair,
             older_than_minutes,
+            no_other_layra,
             output,
             worker,
         } => {
             let choice = audit::Choice {
                 repair,
                 margin: Duration::from_mins(older_than_minutes.into()),
+                no_other_layra,
             };
             let report = Box::pin(audit::audit(&common(worker)?, choice)).await?;
             match output {
@@ -94,8 +104,13 @@ pub(crate) async fn execute(command: CollectionCommand) -> anyhow::Result<ExitCo
             write_json(&restored)?;
             Ok(ExitCode::SUCCESS)
         }
-        CollectionCommand::Retain { report, worker } => {
-            let done = Box::pin(retain::retain(&common(worker)?)).await?;
+        CollectionCommand::Retain {
+            report,
+            unused_for_minutes,
+            worker,
+        } => {
+            let unused_for = unused_for_minutes.map(|minutes| Duration::from_mins(minutes.into()));
+            let done = Box::pin(retain::retain(&common(worker)?, unused_for)).await?;
             match report {
                 Some(path) => std::fs::write(&path, done.to_message()?)
                     .with_context(|| format!("writing {}", path.display()))?,

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::collection_commands;
-use crate::commands::{advise, delete, ingest, inspect, redrive, reindex, run, search, tune};
+use crate::commands::{
+    advise, delete, ingest, inspect, redrive, reindex, run, search, serve, tune,
+};
 use crate::document::task::Deletion;
+use crate::runtime::process_metrics::open_traffic;
 use crate::runtime::settings::Settings;
 use crate::runtime::telemetry;
 use crate::stores::milvus::SearchLimits;
@@ -31,6 +34,7 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     telemetry::init(default_log(&cli.command));
+    open_traffic();
     if let Err(error) = layra_rendering::hide_memory() {
         tracing::warn!(%error, "other processes of this user may read the worker's memory");
     }
@@ -59,7 +63,10 @@ pub fn main() -> ExitCode {
 /// Commands for people log less: their output is the answer.
 fn default_log(command: &Command) -> &'static str {
     match command {
-        Command::Run { .. } | Command::FetchModel { .. } | Command::Reindex(_) => "info",
+        Command::Run { .. }
+        | Command::Serve(_)
+        | Command::FetchModel { .. }
+        | Command::Reindex(_) => "info",
         _ => "warn",
     }
 }
@@ -125,6 +132,10 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 dry_run,
             };
             return redrive(worker, &choice).await;
+        }
+        Command::Serve(args) => {
+            let common = common(args.worker.clone())?;
+            Box::pin(serve::run(&common, &args)).await?;
         }
         Command::Advise(args) => advise(args).await?,
         Command::Reindex(args) => return Box::pin(reindex(args)).await,

@@ -24,6 +24,16 @@ app.kubernetes.io/part-of: layra
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* The field `annotations` of an object's metadata: the common ones and, as a dict's own, its own. */ -}}
+{{- define "layra.annotations" -}}
+{{- with merge (dict) (.own | default dict) .root.Values.commonAnnotations -}}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "layra.serviceAccountName" -}}
@@ -45,4 +55,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "layra.watchNamespaces" -}}
 {{- .Values.watchNamespaces | default (list .Release.Namespace) | join "," }}
+{{- end }}
+
+{{- define "layra.watched" -}}
+{{- .Values.watchNamespaces | default (list .Release.Namespace) | toYaml }}
+{{- end }}
+
+{{- /* Labels by which all workers of all pipelines are selected. */ -}}
+{{- define "layra.workerSelectorLabels" -}}
+app.kubernetes.io/name: layra-worker
+app.kubernetes.io/component: worker
 {{- end }}

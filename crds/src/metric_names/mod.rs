@@ -2,4 +2,6 @@
 //! change.
 
 pub mod operator;
+pub mod query;
+pub mod table;
 pub mod worker;

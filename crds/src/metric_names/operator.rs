@@ -28,6 +28,13 @@ pub const STARTING_WORKERS: &str = "layra_operator_starting_workers";
 pub const WAITING_WORKERS: &str = "layra_operator_waiting_workers";
 /// Conditions of the pipeline, by [`CONDITION_LABEL`]: 1 true, 0 false, -1 unknown.
 pub const PIPELINE_CONDITION: &str = "layra_operator_pipeline_condition";
+/// 1 for each [`REASON_LABEL`] that a condition of the pipeline has now.
+pub const PIPELINE_REASON: &str = "layra_operator_pipeline_reason";
+
+/// Vectors in each of the largest collections of a pipeline, by [`COLLECTION_LABEL`].
+pub const COLLECTION_ENTITIES: &str = "milvus_collection_entities";
+/// Vectors in all collections of a pipeline.
+pub const ENTITIES: &str = "milvus_entities";
 
 /// Collections whose index differs from the spec.
 pub const DRIFTED_COLLECTIONS: &str = "layra_operator_drifted_collections";
@@ -40,6 +47,8 @@ pub const BACKLOG_PAGES: &str = "layra_operator_backlog_pages";
 pub const BACKLOG_RANGES: &str = "layra_operator_backlog_ranges";
 /// Lower bound of the age of the oldest message in the backlog.
 pub const BACKLOG_OLDEST_SECONDS: &str = "layra_operator_backlog_oldest_seconds";
+/// Seconds until the oldest message in the backlog misses the drain target; negative when it has.
+pub const DEADLINE_SECONDS: &str = "layra_operator_deadline_seconds";
 /// Pages that arrive per second.
 pub const ARRIVING_PAGES_PER_SECOND: &str = "layra_operator_arriving_pages_per_second";
 /// Partitions with a backlog.
@@ -69,7 +78,9 @@ pub const NAMESPACE_LABEL: &str = "namespace";
 pub const PIPELINE_LABEL: &str = "pipeline";
 /// Label: type of a condition, for example `Ready`.
 pub const CONDITION_LABEL: &str = "condition";
-/// Label: what failed in a reconcile.
+/// Label: name of a collection in Milvus.
+pub const COLLECTION_LABEL: &str = "collection";
+/// Label: what failed in a reconcile, or the reason of a condition.
 pub const REASON_LABEL: &str = "reason";
 /// Label: kind of an object, for example `Deployment`.
 pub const KIND_LABEL: &str = "kind";

@@ -22,10 +22,14 @@ pub const CONVERSION_DURATION: &str = "conversion_duration_seconds";
 pub const EMBEDDING_DURATION: &str = "embedding_duration_seconds";
 /// Tokens of one embedded batch.
 pub const EMBEDDING_BATCH_TOKENS: &str = "ingestion_embedding_batch_tokens";
+/// Pages of one embedded batch.
+pub const EMBEDDING_BATCH_PAGES: &str = "ingestion_embedding_batch_pages";
 /// Batches that did not fit into the device's memory.
 pub const EMBEDDING_OUT_OF_MEMORY: &str = "ingestion_embedding_out_of_memory_total";
 /// Bytes of the GPU's memory in use, by all processes; 0 on a CPU.
 pub const GPU_MEMORY_USAGE: &str = "gpu_memory_usage_bytes";
+/// Bytes of the GPU's whole memory; 0 on a CPU.
+pub const GPU_MEMORY_TOTAL: &str = "gpu_memory_total_bytes";
 /// Seconds to write one batch to a store, by [`STORE`].
 pub const STORE_DURATION: &str = "ingestion_store_duration_seconds";
 /// Label of [`STORE_DURATION`]: `objects`, `mongodb` or `milvus`.
@@ -45,6 +49,14 @@ pub const WARNING: &str = "warning";
 pub const MISSING_GLYPHS: &str = "ingestion_pages_missing_glyphs_total";
 /// Label of [`MISSING_GLYPHS`].
 pub const SCRIPT: &str = "script";
+/// Dots per inch of one rendered page.
+pub const PAGE_DPI: &str = "ingestion_page_dpi";
+/// Documents whose first page was rendered, by [`FORMAT`].
+pub const DOCUMENTS_OPENED: &str = "ingestion_documents_opened_total";
+/// Label of [`DOCUMENTS_OPENED`]: `pdf`, `docx`, `png` and so on.
+pub const FORMAT: &str = "format";
+/// Renderers that ended before their document was done, by [`REASON`].
+pub const RENDERERS_LOST: &str = "ingestion_renderers_lost_total";
 /// Vectors written to Milvus.
 pub const VECTORS: &str = "ingestion_vectors_total";
 /// Attempts that failed because a server was unavailable, by [`STAGE`].
@@ -83,6 +95,21 @@ pub const ACTION_SKIP: &str = "skip";
 /// Value of [`ACTION`]: the message was copied to another topic.
 pub const ACTION_FORWARD: &str = "forward";
 
+/// Changes that the notifications of a bucket named, by [`RESULT`].
+pub const BUCKET_CHANGES: &str = "ingestion_bucket_changes_total";
+/// Label of [`BUCKET_CHANGES`].
+pub const RESULT: &str = "result";
+/// Value of [`RESULT`]: the bucket holds the object. It is ingested, unless it is stored already.
+pub const RESULT_PRESENT: &str = "present";
+/// Value of [`RESULT`]: the bucket does not hold the object any more.
+pub const RESULT_GONE: &str = "gone";
+/// Value of [`RESULT`]: ignored, because the object's key does not fit the template.
+pub const RESULT_OUTSIDE_TEMPLATE: &str = "outside_template";
+/// Value of [`RESULT`]: ignored, because a worker has written the object.
+pub const RESULT_OWN_OBJECT: &str = "own_object";
+/// Value of [`RESULT`]: ignored, because the object is in another bucket.
+pub const RESULT_OTHER_BUCKET: &str = "other_bucket";
+
 /// Documents and page ranges in progress.
 pub const DOCUMENTS_IN_FLIGHT: &str = "ingestion_documents_in_flight";
 /// Seconds in which at least one document was in progress, without those in which every one waited
@@ -117,3 +144,25 @@ pub const WITHOUT_ROOM: &str = "ingestion_documents_without_room";
 pub const PAGES_CUT: &str = "ingestion_pages_cut_total";
 /// Indexes of MongoDB that workers or LAYRA need and that do not exist.
 pub const MISSING_INDEXES: &str = "ingestion_missing_indexes";
+/// 1 if the model reads images, 0 if it reads text only.
+pub const MODEL_READS_IMAGES: &str = "ingestion_model_reads_images";
+
+/// CPU time in seconds, by [`PROCESS`].
+pub const CPU_SECONDS: &str = "ingestion_cpu_seconds_total";
+/// Resident memory in bytes, by [`PROCESS`]. Memory that renderers share counts in each.
+pub const MEMORY: &str = "ingestion_memory_bytes";
+/// Label of [`CPU_SECONDS`] and [`MEMORY`].
+pub const PROCESS: &str = "process";
+/// Value of [`PROCESS`]: the worker itself.
+pub const PROCESS_WORKER: &str = "worker";
+/// Value of [`PROCESS`]: its renderers together, LibreOffice included.
+pub const PROCESS_RENDERERS: &str = "renderers";
+/// Bytes that the worker and its renderers have read from or written to disks, by [`DIRECTION`]. A
+/// renderer's count from its end on.
+pub const DISK_BYTES: &str = "ingestion_disk_bytes_total";
+/// Label of [`DISK_BYTES`].
+pub const DIRECTION: &str = "direction";
+/// Value of [`DIRECTION`].
+pub const DIRECTION_READ: &str = "read";
+/// Value of [`DIRECTION`].
+pub const DIRECTION_WRITE: &str = "write";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{ingest, memory, reindex, scaling, tune};
+use layra_e2e::measure::{collections, ingest, memory, reindex, scaling, tune};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.
@@ -20,6 +20,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// Check the indexes of very many collections of one page each: time of the first check of all,
+    /// time until a change by hand is seen, size of the status, memory of the operator.
+    Collections {
+        /// Number of collections.
+        #[arg(long, default_value_t = 1000)]
+        collections: usize,
+    },
     /// Ingest documents with the worker and with a Python script that has LAYRA's stages.
     Ingest {
         /// Number of documents, the smallest of the demo's.
@@ -39,7 +46,8 @@ enum What {
     /// Ingest a document of 2,000 pages together with short ones: peak memory of a worker.
     Memory,
     /// Rebuild a collection beside the one that serves, while files are added, deleted and
-    /// searched: duration, failed searches, lost or doubled pages, recall.
+    /// searched: duration, failed searches, lost or doubled pages, recall, speed of searches and
+    /// writes before and during it.
     Reindex {
         /// Vectors of the collection.
         #[arg(long, default_value_t = 200_000)]
@@ -78,6 +86,9 @@ async fn main() -> Result<ExitCode> {
         "measure",
         NewTestbed::Keep,
         async |testbed, scene, stores| match what {
+            What::Collections { collections } => {
+                Box::pin(collections::run(scene, stores, collections)).await
+            }
             What::Ingest {
                 documents,
                 rounds,

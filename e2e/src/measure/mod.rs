@@ -2,7 +2,9 @@
 //! several workers compared with one, and the memory of a worker. All figures are ratios of values
 //! that were measured in the same run.
 
+pub mod collections;
 pub mod ingest;
+mod kills;
 pub mod memory;
 mod processes;
 pub mod reindex;

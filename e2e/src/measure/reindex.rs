@@ -11,11 +11,11 @@ use milvus::v2::prelude as sdk;
 use mongodb::bson::doc;
 use serde_json::json;
 
-use super::{MINUTE, collection_of};
+use super::{MINUTE, collection_of, kills};
 use crate::cluster::Scene;
 use crate::layra::{User, random_id};
 use crate::milvus_admin;
-use crate::rebuild::{Library, Reindex, image};
+use crate::rebuild::{Library, image};
 use crate::stores::Stores;
 use crate::worker_cli::WorkerCli;
 
@@ -26,6 +26,10 @@ const DIMENSIONS: usize = 128;
 const QUESTIONS: usize = 50;
 /// Hits that are compared with the exact ones.
 const TOP: usize = 10;
+/// How long searches and writes are measured before the rebuild.
+const BEFORE: Duration = Duration::from_secs(30);
+/// Added files at a time: few enough that the questions' hits are mostly the others.
+const MOST_ADDED: usize = 100;
 /// Between two files that are added.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -34,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub struct ReindexPlan {
     /// Vectors of the collection at the beginning.
     pub vectors: usize,
-    /// How often the rebuild is killed, at moments of chance.
+    /// How often the rebuild is killed, at steps that are spread over it.
     pub kills: usize,
 }
 
@@ -54,6 +58,8 @@ struct Writes {
     inserts: u64,
     deletions: u64,
     repeated: u64,
+    /// Seconds in which a page was added, MongoDB and all repetitions included.
+    times: Vec<f64>,
 }
 
 /// A question and the pages that are nearest, by exact computation.
@@ -101,24 +107,28 @@ pub async fn run(
     let questions = questions(&library, &files);
     let before = mean(&recalls(&library, &questions).await?);
 
-    let stop = AtomicBool::new(false);
-    let begun = Instant::now();
-    let (searches, writes, took) = tokio::try_join!(
-        search(&library, &questions, &stop),
-        write(&library, &stop),
-        async {
-            let result = rebuild(&library, &cli, plan.kills).await;
-            let took = begun.elapsed();
-            stop.store(true, Ordering::Relaxed);
-            result.map(|()| took)
-        }
-    )?;
+    let pause = async {
+        tokio::time::sleep(BEFORE).await;
+        Ok(0)
+    };
+    let alone = Box::pin(beside(&library, &questions, "before", pause)).await?;
+    let rebuilding = Box::pin(kills::rebuild(&library, &cli, plan.kills));
+    let live = Box::pin(beside(&library, &questions, "live", rebuilding)).await?;
+    let (searches, writes, killed, took) = live;
     let after = mean(&recalls(&library, &questions).await?);
+    ensure!(
+        alone.0.failed == 0 && alone.1.repeated == 0,
+        "{} searches and {} writes failed before the rebuild: {:#?}",
+        alone.0.failed,
+        alone.1.repeated,
+        alone.0.errors
+    );
+    print_speeds((&alone.0, &alone.1, alone.3), (&searches, &writes, took));
+    files.extend(alone.1.added);
     files.extend(writes.added);
     let violations = library.violations(&files).await?;
     println!(
-        "rebuilt in {took:.1?}, killed {} times, M {}",
-        plan.kills,
+        "rebuilt in {took:.1?}, killed {killed} times, M {}",
         library.index_m().await?
     );
     println!(
@@ -150,26 +160,58 @@ pub async fn run(
     Ok(())
 }
 
-/// Rebuilds, and kills the process at moments of chance.
-async fn rebuild(library: &Library, cli: &WorkerCli, kills: usize) -> Result<()> {
-    let late_writes = Duration::from_secs(10);
-    for number in 0..=kills {
-        let mut run = Reindex::start(cli, &library.collection, late_writes)?;
-        if number == kills {
-            return run.finish(60 * MINUTE, cli).await;
+/// Searches and writes while something is done. Returns what came of each, and the time it took.
+async fn beside(
+    library: &Library,
+    questions: &[Question],
+    name: &str,
+    work: impl Future<Output = Result<usize>>,
+) -> Result<(Searches, Writes, usize, Duration)> {
+    let stop = AtomicBool::new(false);
+    let begun = Instant::now();
+    let (searches, writes, (result, took)) = tokio::try_join!(
+        search(library, questions, &stop),
+        write(library, name, &stop),
+        async {
+            let result = work.await?;
+            let took = begun.elapsed();
+            stop.store(true, Ordering::Relaxed);
+            Ok((result, took))
         }
-        let moment = Duration::from_secs_f64(1.0 + fastrand::f64() * 30.0);
-        tokio::time::sleep(moment).await;
-        if run.ended()?.is_some() {
-            println!("it ended before kill {}", number + 1);
-            return run.finish(MINUTE, cli).await;
-        }
-        let phase = library.rebuild().await?;
-        let phase = phase.and_then(|state| state.get_str("phase").ok().map(str::to_owned));
-        println!("kill {}: {phase:?}", number + 1);
-        run.kill()?;
+    )?;
+    Ok((searches, writes, result, took))
+}
+
+/// How fast searches and writes were during the rebuild, as ratios to those before.
+fn print_speeds(before: (&Searches, &Writes, Duration), during: (&Searches, &Writes, Duration)) {
+    let searches = |(searches, _, took): (&Searches, &Writes, Duration)| {
+        searches.answered as f64 / took.as_secs_f64()
+    };
+    let (one, other) = (searches(before), searches(during));
+    println!(
+        "searches a second: {one:.1} before, {other:.1} during, {:.2} of it",
+        other / one
+    );
+    for (name, part) in [("P50", 50), ("P99", 99)] {
+        let (one, other) = (
+            quantile(&before.1.times, part),
+            quantile(&during.1.times, part),
+        );
+        println!(
+            "a page of {ROWS} vectors added in {:.1} ms before, {:.1} ms during ({name}), {:.2} times \
+             as long",
+            one * 1000.0,
+            other * 1000.0,
+            other / one
+        );
     }
-    Ok(())
+}
+
+fn quantile(values: &[f64], per_cent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let index = sorted.len().saturating_sub(1) * per_cent / 100;
+    sorted.get(index).copied().unwrap_or_default()
 }
 
 /// Searches without a pause.
@@ -204,11 +246,12 @@ async fn search(library: &Library, questions: &[Question], stop: &AtomicBool) ->
     Ok(searches)
 }
 
-/// Adds files, and deletes each third of them again.
-async fn write(library: &Library, stop: &AtomicBool) -> Result<Writes> {
+/// Adds files, and deletes some of them again.
+async fn write(library: &Library, name: &str, stop: &AtomicBool) -> Result<Writes> {
     let mut writes = Writes::default();
     while !stop.load(Ordering::Relaxed) {
-        let file = format!("{}_live{}", library.knowledge_base, writes.inserts);
+        let file = format!("{}_{name}{}", library.knowledge_base, writes.inserts);
+        let begun = Instant::now();
         // As a worker does, a write is repeated while the name is missing.
         while let Err(error) = library.add(&file, 1, &library.collection).await {
             writes.repeated += 1;
@@ -219,9 +262,10 @@ async fn write(library: &Library, stop: &AtomicBool) -> Result<Writes> {
             files.delete_one(doc! { "file_id": &file }).await?;
             ensure!(writes.repeated < 1000, "adding a file: {error:#}");
         }
+        writes.times.push(begun.elapsed().as_secs_f64());
         writes.added.insert(file, 1);
         writes.inserts += 1;
-        if writes.inserts.is_multiple_of(3) {
+        if writes.inserts.is_multiple_of(3) || writes.added.len() > MOST_ADDED {
             let (file, _) = writes.added.pop_first().context("a file")?;
             // LAYRA does not repeat it: MongoDB no longer has the file.
             if library.delete(&file).await.is_err() {
@@ -303,10 +347,9 @@ async fn hits(library: &Library, vector: &[f32]) -> Result<Vec<(String, String)>
 }
 
 fn recall(library: &Library, question: &Question, hits: Vec<(String, String)>) -> f64 {
-    let live = format!("{}_live", library.knowledge_base);
-    let first = hits
-        .into_iter()
-        .filter(|(image, _)| !image.starts_with(&live));
+    let added = ["before", "live"].map(|name| format!("{}_{name}", library.knowledge_base));
+    let is_added = |image: &str| added.iter().any(|added| image.starts_with(added));
+    let first = hits.into_iter().filter(|(image, _)| !is_added(image));
     let found = first.take(TOP).filter(|hit| question.nearest.contains(hit));
     found.count() as f64 / question.nearest.len() as f64
 }

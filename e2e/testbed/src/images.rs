@@ -26,6 +26,9 @@ const DEBUG: &str = ".debug";
 /// The only library that the binaries need and that distroless/cc lacks.
 const ZLIB: &str = "/lib/x86_64-linux-gnu/libz.so.1";
 
+/// Folders with the fonts of the worker's image: of every image, and of those that are not slim.
+const FONTS: [&str; 2] = ["fonts", "fonts-noto"];
+
 /// Full names of the images, as pods refer to them.
 #[derive(Clone, Debug)]
 pub struct Images {
@@ -83,10 +86,9 @@ pub async fn dist(settings: &Settings) -> Result<PathBuf> {
         dist.join("libpdfium.so"),
     )?;
     fs::copy(ZLIB, dist.join("libz.so.1")).with_context(|| format!("copying {ZLIB}"))?;
-    let fonts = artifacts::IMAGES.path(settings).join("fonts");
     let copy = Command::new("cp")
         .arg("--recursive")
-        .arg(fonts)
+        .args(FONTS.map(|folder| artifacts::IMAGES.path(settings).join(folder)))
         .arg(&dist)
         .output();
     succeeded(copy.await?)?;
@@ -125,7 +127,9 @@ fn contents(dist: &Path, component: &str) -> Result<Vec<PathBuf>> {
     let mut contents = vec![dist.join(component), dist.join("libz.so.1")];
     if component == WORKER {
         contents.push(dist.join("libpdfium.so"));
-        contents.extend(files_below(&dist.join("fonts"))?);
+        for folder in FONTS {
+            contents.extend(files_below(&dist.join(folder))?);
+        }
     }
     Ok(contents)
 }
@@ -278,6 +282,7 @@ mod tests {
         for font in ["b/two.ttf", "a.ttf", "b/one.ttf"] {
             fs::write(fonts.join(font), font).unwrap();
         }
+        fs::create_dir(dist.path().join("fonts-noto")).unwrap();
         let worker = contents(dist.path(), WORKER).unwrap();
         let expected = ["a.ttf", "b/one.ttf", "b/two.ttf"].map(|font| fonts.join(font));
         assert_eq!(worker[3..], expected);

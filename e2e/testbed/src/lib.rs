@@ -39,7 +39,7 @@ pub use logs::print_logs;
 pub use prerequisites::{Purpose, check as check_prerequisites};
 pub use progress::{Progress, Step};
 pub use running::{Frozen, RunningService};
-pub use services::{Service, WriteLimit};
+pub use services::{BUCKET_EVENTS, Service, WriteLimit, tight_milvus};
 pub use settings::Settings;
 pub use status::{ProcessStatus, describe_testbed, processes};
 

@@ -1,10 +1,12 @@
 //! Audits, archives and rebuilds of one collection keep apart.
 
 use anyhow::{Result, ensure};
-use layra_e2e::pdf;
+use layra_e2e::layra::random_id;
+use layra_e2e::{milvus_admin, pdf};
 use milvus::v2::prelude::RenameCollectionRequest;
 use mongodb::bson::{DateTime, Document, doc};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::collection_life::{Own, audit, outcome};
 use crate::scene::on_stage;
@@ -146,6 +148,64 @@ async fn a_rebuild_leaves_a_collection_that_is_not_restored_to_its_end() -> Resu
         ensure!(kept == Some("Kept"), "{report:#}");
         ensure!(own.rows().await? == before, "not dropped");
         Ok(())
+    })
+    .await
+}
+
+/// Another LAYRA, with a database of its own, may have collections of the same form in the same
+/// Milvus. And a rebuild whose state was lost has left the only rows of a collection.
+#[tokio::test]
+async fn a_repair_removes_neither_what_may_be_anothers_nor_the_last_rows() -> Result<()> {
+    on_stage("audit-others", async |stage| {
+        let own = Own::new(stage).await?;
+        let pages = pdf::with_pages(&["One.", "Two."]);
+        let upload = own.user.upload_bytes("only.pdf", pages).await?;
+        let base = own.user.knowledge_base.clone();
+        own.process().await?;
+        own.check_pages(&upload, 2).await?;
+        // MongoDB has the knowledge base of another collection, too.
+        let kept = own.collection_of(&format!("alice_{}", random_id()));
+        let others = own.collection_of(&format!("bob_{}", random_id()));
+        for name in [&kept, &others] {
+            milvus_admin::create_like_layra(&own.stores.milvus, name, 8).await?;
+        }
+        let bases = own.stores.mongodb.collection::<Document>("knowledge_bases");
+        let id = kept.rsplit_once("alice_").map_or("", |(_, id)| id);
+        let entry = doc! { "knowledge_base_id": format!("alice_{id}"), "files": [] };
+        bases.insert_one(entry).await?;
+        let away = format!("layra_reindex_{}_old", Uuid::new_v4().simple());
+        own.rename(&own.collection(), &away).await?;
+
+        let cli = own.cli().await?;
+        let (report, is_clean) = audit(&cli, &["--repair"]).await?;
+        let of_others = |report: &Value| {
+            outcome(report, "CollectionWithoutKnowledgeBase", &others).map(str::to_owned)
+        };
+        let left = |report: &Value| outcome(report, "RebuildLeftover", &away).map(str::to_owned);
+        ensure!(!is_clean, "{report:#}");
+        ensure!(of_others(&report).as_deref() == Some("Kept"), "{report:#}");
+        ensure!(left(&report).as_deref() == Some("Kept"), "{report:#}");
+        let incomplete = outcome(&report, "DocumentIncomplete", &upload.file_id);
+        ensure!(incomplete == Some("Requeued"), "of {base}: {report:#}");
+
+        own.process().await?;
+        own.check_pages(&upload, 2).await?;
+        let (report, _) = audit(&cli, &["--repair"]).await?;
+        ensure!(of_others(&report).as_deref() == Some("Kept"), "{report:#}");
+        ensure!(left(&report).as_deref() == Some("Removed"), "{report:#}");
+        ensure!(
+            !own.has_collection(&away).await?,
+            "its rows serve elsewhere"
+        );
+        ensure!(own.has_collection(&others).await?, "another LAYRA's");
+        own.check_pages(&upload, 2).await?;
+
+        let (report, _) = audit(&cli, &["--repair", "--no-other-layra"]).await?;
+        ensure!(
+            of_others(&report).as_deref() == Some("Removed"),
+            "{report:#}"
+        );
+        milvus_admin::drop(&own.stores.milvus, &kept).await
     })
     .await
 }

@@ -4,11 +4,13 @@
 //! them, and would see what other tests do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use layra_e2e::audit::Audit;
 use layra_e2e::clients::{bucket, create_bucket};
+use layra_e2e::cluster::eventually;
 use layra_e2e::faults::fleet::Fleet;
 use layra_e2e::layra::{Upload, User, random_id};
 use layra_e2e::stores::Stores;
@@ -40,20 +42,7 @@ impl<'a> Own<'a> {
         let id = format!("life{}", &random_id()[..8]);
         let s3 = &stage.testbed.endpoints().s3;
         create_bucket(s3, &id).await?;
-        let patch = json!({"spec": {
-            "source": {"kafka": {"sessionTimeoutSeconds": 6}},
-            "documents": {"objectStore": {"bucket": id}},
-            "scaling": {"mode": "Manual", "replicas": 0},
-            "stores": {
-                "milvus": {
-                    "collection": format!("{id}{{knowledge_db_id}}"),
-                    "readers": "Own",
-                    "archive": {"bucket": id, "prefix": "archives"},
-                },
-                "mongodb": {"database": id},
-            },
-        }});
-        stage.apply_until_ready(&patch).await?;
+        stage.apply_until_ready(&Self::patch(&id)).await?;
         let mut stores = stage.stores.clone();
         stores.mongodb = stores.mongodb.client().database(&id);
         stores.objects = Arc::new(bucket(s3, &id)?);
@@ -67,11 +56,40 @@ impl<'a> Own<'a> {
         })
     }
 
+    fn patch(id: &str) -> Value {
+        json!({"spec": {
+            "source": {"kafka": {"sessionTimeoutSeconds": 6}},
+            "documents": {"objectStore": {"bucket": id}},
+            "scaling": {"mode": "Manual", "replicas": 0},
+            "stores": {
+                "milvus": {
+                    "collection": format!("{id}{{knowledge_db_id}}"),
+                    "readers": "Own",
+                    "archive": {"bucket": id, "prefix": "archives"},
+                },
+                "mongodb": {"database": id},
+            },
+        }})
+    }
+
+    /// Asks for retention, and waits until workers would read it.
+    pub(crate) async fn retain(&self, retention: &Value) -> Result<()> {
+        let mut patch = Self::patch(&self.id);
+        patch["spec"]["stores"]["milvus"]["retention"] = retention.clone();
+        self.stage.scene.apply(&self.stage.pipeline(&patch)).await?;
+        let action = retention["action"].as_str().context("an action")?;
+        eventually("the configuration", Duration::from_mins(1), async || {
+            let config = self.cli().await?.configuration()?;
+            Ok(config.contains(action).then_some(()))
+        })
+        .await
+    }
+
     pub(crate) async fn cli(&self) -> Result<WorkerCli> {
         WorkerCli::of_pipeline(&self.stage.scene, &self.stage.testbed, &self.stage.name).await
     }
 
-    fn collection_of(&self, knowledge_base: &str) -> String {
+    pub(crate) fn collection_of(&self, knowledge_base: &str) -> String {
         format!("{}{}", self.id, knowledge_base.replace('-', "_"))
     }
 
@@ -97,7 +115,7 @@ impl<'a> Own<'a> {
         Audit::of(&self.stores, base, &self.collection()).await
     }
 
-    async fn check_pages(&self, upload: &Upload, pages: u64) -> Result<()> {
+    pub(crate) async fn check_pages(&self, upload: &Upload, pages: u64) -> Result<()> {
         let audit = self.audit_of_stores().await?;
         ensure!(audit.violations.is_empty(), "{:#?}", audit.violations);
         ensure!(
@@ -236,7 +254,7 @@ async fn an_audit_repairs_each_orphan_and_leaves_what_is_in_work() -> Result<()>
             ("ObjectWithoutDocument", images[0].as_str()),
             ("CollectionWithoutKnowledgeBase", loose.as_str()),
         ];
-        let (report, is_clean) = audit(&cli, &[]).await?;
+        let (report, is_clean) = audit(&cli, &["--no-other-layra"]).await?;
         ensure!(!is_clean, "{report:#}");
         for (kind, name) in planted {
             ensure!(
@@ -246,7 +264,7 @@ async fn an_audit_repairs_each_orphan_and_leaves_what_is_in_work() -> Result<()>
         }
         ensure!(own.has_collection(&loose).await?, "only listed");
 
-        let (report, _) = audit(&cli, &["--repair"]).await?;
+        let (report, _) = audit(&cli, &["--repair", "--no-other-layra"]).await?;
         for (kind, name) in planted {
             let done = outcome(&report, kind, name);
             // The rows' removal takes the entry and the images along.

@@ -1,4 +1,4 @@
-//! Every state of a pipeline, judged by the rules of kstatus (Argo CD, Flux).
+//! Every state of a pipeline, judged by the rules of kstatus (Flux) and by the script of Argo CD.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -66,7 +66,7 @@ fn judge(pipeline: &IngestionPipeline) -> Result<String> {
         transient.iter().flatten().count() < 2,
         "Reconciling and Stalled: {status:?}"
     );
-    for found in transient.into_iter().flatten() {
+    for found in transient.iter().flatten() {
         ensure!(found.status == "True", "{found:?}");
         ensure!(ready.status == "False", "Ready beside {found:?}");
     }
@@ -87,6 +87,16 @@ fn judge(pipeline: &IngestionPipeline) -> Result<String> {
             "{workers:?}"
         );
     }
+    // Argo CD shows as healthy what kstatus calls current, and nothing else.
+    let is_current = ready.status == "True"
+        && transient.iter().flatten().count() == 0
+        && status.observed_generation == pipeline.metadata.generation
+        && !pipeline.spec.paused;
+    let shown = layra_charts::argo_cd::health(&serde_json::to_value(pipeline)?)?;
+    ensure!(
+        (shown.status == "Healthy") == is_current,
+        "{shown:?} {status:?}"
+    );
     Ok(ready.reason.clone())
 }
 

@@ -411,17 +411,15 @@ async fn a_worker_that_the_kubelet_ends_is_replaced_and_told_once() -> Result<()
             Ok((has("Failed", true) && has("Running", false)).then_some(()))
         })
         .await?;
+        let told = eventually("the event", MINUTE, async || {
+            let told = events(stage, "WorkerEvicted").await?;
+            Ok((!told.is_empty()).then_some(told))
+        })
+        .await?;
         let scene = &stage.scene;
         scene
-            .wait_condition(
-                &stage.name,
-                "WorkersAvailable",
-                "True",
-                "WorkersReady",
-                MINUTE,
-            )
+            .wait_condition(&stage.name, "WorkersAvailable", "True", "", MINUTE)
             .await?;
-        let told = events(stage, "WorkerEvicted").await?;
         ensure!(told.len() == 1, "{told:?}");
         let note = told[0].note.as_deref().unwrap_or_default();
         ensure!(

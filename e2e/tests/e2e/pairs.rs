@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, LogParams};
@@ -205,9 +205,13 @@ async fn take_over(stage: &Stage, leader: &str) -> Result<()> {
     .await
 }
 
-pub async fn holder(stage: &Stage) -> Result<Option<String>> {
+pub async fn lease(stage: &Stage) -> Result<LeaseSpec> {
     let lease = stage.scene.api::<Lease>().get(LEASE).await?;
-    Ok(lease.spec.and_then(|spec| spec.holder_identity))
+    lease.spec.context("a lease")
+}
+
+pub async fn holder(stage: &Stage) -> Result<Option<String>> {
+    Ok(lease(stage).await?.holder_identity)
 }
 
 pub fn restarts(pod: &Pod) -> i32 {

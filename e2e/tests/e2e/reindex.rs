@@ -19,10 +19,10 @@ use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// How long a request may be in flight, here: the servers are local.
-const LATE_WRITES: Duration = Duration::from_secs(3);
+pub(crate) const LATE_WRITES: Duration = Duration::from_secs(3);
 
 /// A collection with LAYRA's index (M 16), and files of two pages. The object asks for M 24.
-async fn library(stage: &Stage, files: &mut BTreeMap<String, usize>) -> Result<Library> {
+pub(crate) async fn library(stage: &Stage, files: &mut BTreeMap<String, usize>) -> Result<Library> {
     let patch = json!({"spec": {
         "stores": {"milvus": {
             "index": {"m": 24, "efConstruction": 100},
@@ -50,7 +50,7 @@ fn name(library: &Library, number: usize) -> String {
     format!("{}_{number}", library.knowledge_base)
 }
 
-async fn add(
+pub(crate) async fn add(
     library: &Library,
     files: &mut BTreeMap<String, usize>,
     number: usize,
@@ -74,7 +74,7 @@ async fn delete(
 }
 
 /// Waits until the state of the rebuild is as wanted.
-async fn wait_for(
+pub(crate) async fn wait_for(
     library: &Library,
     what: &str,
     wanted: impl Fn(&Document) -> bool,
@@ -85,7 +85,11 @@ async fn wait_for(
     .await
 }
 
-async fn check(stage: &Stage, library: &Library, files: &BTreeMap<String, usize>) -> Result<()> {
+pub(crate) async fn check(
+    stage: &Stage,
+    library: &Library,
+    files: &BTreeMap<String, usize>,
+) -> Result<()> {
     let violations = library.violations(files).await?;
     ensure!(violations.is_empty(), "{violations:#?}");
     ensure!(library.index_m().await? == "24");
@@ -137,7 +141,7 @@ async fn a_rebuild_that_is_killed_twice_loses_and_doubles_nothing() -> Result<()
     .await
 }
 
-async fn rename(stage: &Stage, from: &str, to: &str) -> Result<()> {
+pub(crate) async fn rename(stage: &Stage, from: &str, to: &str) -> Result<()> {
     let request = RenameCollectionRequest::builder()
         .collection_name(from)
         .new_collection_name(to)

@@ -1,6 +1,5 @@
 //! Retention in the cluster: a Job from its `CronJob` reports through the pod's termination message,
-//! and the operator says what it reported. No collection can be unused here: Milvus knows when it was
-//! created, and a day is the shortest time.
+//! and the operator says what it reported. By hand a collection may be unused after less than a day.
 
 use std::time::Duration;
 
@@ -9,8 +8,13 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ListParams, PostParams};
 use layra_e2e::cluster::eventually;
+use layra_e2e::pdf;
+use layra_e2e::worker_cli::WorkerCli;
+use milvus::v2::prelude::{GetLoadStateRequest, LoadState};
+use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
+use crate::collection_life::Own;
 use crate::scene::{Stage, on_stage};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -93,6 +97,74 @@ async fn the_operator_says_what_a_run_of_retention_did() -> Result<()> {
             Ok(found.is_none().then_some(()))
         })
         .await
+    })
+    .await
+}
+
+/// What a run by hand says about the collection.
+async fn run(cli: &WorkerCli, own: &Own<'_>) -> Result<Option<String>> {
+    let report = cli.run(&["retain", "--unused-for-minutes", "0"]).await?;
+    let report: Value = serde_json::from_str(&report)?;
+    let items = report["items"].as_array().context("items")?;
+    let collection = own.collection();
+    let mut of_ours = items
+        .iter()
+        .filter(|item| item["collection"] == *collection);
+    let state = of_ours.next().and_then(|item| item["state"].as_str());
+    Ok(state.map(str::to_owned))
+}
+
+/// Announces an action, and carries it out.
+async fn act(own: &Own<'_>, action: &str) -> Result<WorkerCli> {
+    own.retain(&json!({"action": action, "noticeDays": 0}))
+        .await?;
+    let cli = own.cli().await?;
+    let first = run(&cli, own).await?;
+    let noticed = match first {
+        // The first run that sees it counts as a use.
+        None => run(&cli, own).await?,
+        first => first,
+    };
+    ensure!(noticed.as_deref() == Some("Noticed"), "{noticed:?}");
+    let done = run(&cli, own).await?;
+    ensure!(done.as_deref() == Some("Done"), "{action}: {done:?}");
+    Ok(cli)
+}
+
+#[tokio::test]
+async fn an_unused_collection_is_released_archived_or_deleted_after_a_notice() -> Result<()> {
+    on_stage("unused", async |stage| {
+        let own = Own::new(stage).await?;
+        let page = pdf::with_pages(&["A page."]);
+        let first = own.user.upload_bytes("first.pdf", page.clone()).await?;
+        own.process().await?;
+
+        act(&own, "Release").await?;
+        let request = GetLoadStateRequest::builder()
+            .collection_name(own.collection())
+            .build()?;
+        let state = own.stores.milvus.get_load_state(request).await?.state();
+        ensure!(state == LoadState::NotLoad, "{state:?}");
+        // The next write loads it.
+        let second = own.user.upload_bytes("second.pdf", page).await?;
+        own.process().await?;
+        own.check_pages(&first, 1).await?;
+        own.check_pages(&second, 1).await?;
+
+        let cli = act(&own, "Archive").await?;
+        ensure!(!own.has_collection(&own.collection()).await?, "archived");
+        let base = own.user.knowledge_base.as_str();
+        cli.run(&["restore", "--knowledge-base", base]).await?;
+        own.check_pages(&first, 1).await?;
+
+        act(&own, "Delete").await?;
+        ensure!(!own.has_collection(&own.collection()).await?, "deleted");
+        let files = own.stores.mongodb.collection::<Document>("files");
+        let left = files
+            .count_documents(doc! { "knowledge_db_id": base })
+            .await?;
+        ensure!(left == 0, "{left} documents are left");
+        Ok(())
     })
     .await
 }

@@ -32,6 +32,8 @@ pub(crate) struct Arrivals {
     last_arrival: Option<Timestamp>,
     /// Something was recorded, by this process.
     has_begun: bool,
+    /// How many end offsets of before this process are known.
+    recalled: usize,
 }
 
 /// The end offsets of both topics at one time, by partition.
@@ -79,10 +81,7 @@ impl Arrivals {
             tasks: ends(&backlog.tasks),
             ranges: ends(&backlog.ranges),
         };
-        if !self.has_begun {
-            self.has_begun = true;
-            self.recall(&backlog.past, &current, drain_target);
-        }
+        self.recall(&backlog.past, &current, drain_target);
         if let Some(topic) = self
             .last
             .as_ref()
@@ -100,17 +99,32 @@ impl Arrivals {
     pub(crate) fn forget(&mut self) {
         *self = Self {
             has_begun: true,
+            recalled: usize::MAX,
             ..Self::default()
         };
     }
 
-    /// Continues with earlier end offsets, as far as they are of the same topics.
+    /// Continues with earlier end offsets, as far as they are of the same topics. A slow cluster
+    /// returns them little by little, the recent ones first: those that come later only show for how
+    /// long the backlog has waited.
     fn recall(&mut self, past: &[EndOffsets], current: &EndOffsets, drain_target: SignedDuration) {
-        let past = past
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if past.len() <= self.recalled {
+            return;
+        }
+        self.recalled = past.len();
+        let first = self.kept.front().unwrap_or(current).clone();
+        let older = past
             .iter()
-            .filter(|ends| ends.at < current.at && current.recreated_since(ends).is_none());
-        for ends in past {
-            self.follow(ends.clone(), drain_target);
+            .filter(|ends| ends.at < first.at && first.recreated_since(ends).is_none());
+        if is_first {
+            for ends in older {
+                self.follow(ends.clone(), drain_target);
+            }
+        } else {
+            for ends in older.rev() {
+                self.kept.push_front(ends.clone());
+            }
         }
     }
 
@@ -382,6 +396,26 @@ mod tests {
         arrivals.record(at(2000), &now, TARGET).unwrap();
         let waiting = arrivals.waiting(at(2000), &now, TARGET, |_| 1.0, |_| false);
         assert!(waiting.oldest_seconds < 1.0);
+    }
+
+    #[test]
+    fn the_age_of_the_backlog_may_be_known_late() {
+        let mut arrivals = Arrivals::default();
+        let read = [(0, 4), (500, 10), (900, 14), (970, 30)];
+        let oldest = |from: usize, second: i64, arrivals: &mut Arrivals| {
+            let now = Backlog {
+                past: past(&read[from..]),
+                ..backlog(4, &[30])
+            };
+            arrivals.record(at(second), &now, TARGET).unwrap();
+            let waiting = arrivals.waiting(at(second), &now, TARGET, |_| 1.0, |_| false);
+            waiting.oldest_seconds
+        };
+        assert!((oldest(4, 1000, &mut arrivals) - 0.0).abs() < 1e-9);
+        assert!((oldest(3, 1002, &mut arrivals) - 32.0).abs() < 1e-9);
+        assert!((oldest(2, 1004, &mut arrivals) - 104.0).abs() < 1e-9);
+        assert!((oldest(0, 1006, &mut arrivals) - 506.0).abs() < 1e-9);
+        assert!((oldest(0, 1008, &mut arrivals) - 508.0).abs() < 1e-9);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Observations further apart than this show nothing about the time between them.
-const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(60);
+const LONGEST_GAP: SignedDuration = SignedDuration::from_secs(150);
 
 /// The rechecks of the pipeline's documents that are due within 15 minutes, as a worker last
 /// reported. While there are some, one worker is required. Without workers the number stays, so

@@ -22,46 +22,60 @@ const AGES: [i64; 24] = [
     30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 420, 540, 720, 900, 1200, 1500, 1800, 2700,
     3600, 5400, 7200, 14_400, 28_800, 86_400,
 ];
-/// No more is asked after this time: the first answers wait for it.
+/// No more is asked in a round after this time: its answers wait for it. The rest is read in the next
+/// rounds.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The offset of each partition at a time: that of the first record with its timestamp or a later
 /// one. Without such a record it is unknown with `NoOffset`.
 pub(super) type OffsetsAt = (Timestamp, HashMap<String, Offsets>);
 
-/// The offsets of these topics at earlier times, the oldest first. Those of the recent past are
-/// read first, in case there is not enough time.
-pub(super) fn read(cluster: &Cluster, topics: &[(&str, i32)], now: Timestamp) -> Vec<OffsetsAt> {
-    read_with(now, |at| {
+/// The offsets of these topics at the earlier times of which `known` are known, the oldest first.
+/// Those of the recent past are read first, in case there is not enough time.
+pub(super) fn read(
+    cluster: &Cluster,
+    topics: &[(&str, i32)],
+    now: Timestamp,
+    known: usize,
+) -> Vec<OffsetsAt> {
+    read_with(now, known, LONGEST, |at| {
         cluster.offsets(topics, Offset::Offset(at.as_millisecond()))
     })
 }
 
+/// Whether the end offsets at all times are known.
+pub(super) fn is_complete(past: &[EndOffsets]) -> bool {
+    past.len() >= AGES.len()
+}
+
 fn read_with(
     now: Timestamp,
+    known: usize,
+    longest: Duration,
     offsets: impl Fn(Timestamp) -> Result<HashMap<String, Offsets>, KafkaError>,
 ) -> Vec<OffsetsAt> {
     let started = Instant::now();
     let mut read = Vec::new();
-    for age in AGES {
+    for age in AGES.into_iter().skip(known) {
         let at = now - SignedDuration::from_secs(age);
-        match offsets(at) {
-            Ok(offsets) if started.elapsed() < LONGEST => read.push((at, offsets)),
-            _ => break,
+        let Ok(offsets) = offsets(at) else { break };
+        read.push((at, offsets));
+        if started.elapsed() >= longest {
+            break;
         }
     }
     read.reverse();
     read
 }
 
-/// The end offsets of a pipeline's topics at earlier times.
+/// The end offsets of a pipeline's topics at earlier times: what was read before what is known.
 pub(super) fn of(question: &Question, backlog: &Backlog, read: &[OffsetsAt]) -> Arc<[EndOffsets]> {
-    let ends = read.iter().map(|(at, offsets)| EndOffsets {
+    let older = read.iter().map(|(at, offsets)| EndOffsets {
         at: *at,
         tasks: ends(&backlog.tasks, offsets.get(&question.topic)),
         ranges: ends(&backlog.ranges, offsets.get(&question.ranges_topic)),
     });
-    ends.collect()
+    older.chain(backlog.past.iter().cloned()).collect()
 }
 
 fn ends(now: &[PartitionOffsets], then: Option<&Offsets>) -> Vec<i64> {
@@ -116,7 +130,7 @@ mod tests {
     fn what_was_read_before_a_failure_counts_and_the_oldest_comes_first() {
         let now = at(100_000);
         let ages = |oldest: i64| {
-            let read = read_with(now, |at| {
+            let read = read_with(now, 0, LONGEST, |at| {
                 if now.duration_since(at).as_secs() > oldest {
                     return Err(KafkaError::Unreachable("no response".into()));
                 }
@@ -129,5 +143,34 @@ mod tests {
         assert_eq!(ages(0), [0; 0]);
         let all = ages(i64::MAX);
         assert_eq!((all.len(), all[0]), (AGES.len(), 86_400));
+    }
+
+    /// A slow cluster answers one question a round.
+    #[test]
+    fn what_was_not_read_in_time_is_read_in_the_next_rounds() {
+        let question = Question {
+            topic: "tasks".into(),
+            ranges_topic: "ranges".into(),
+            dead_letter_topic: "dlq".into(),
+            consumer_group: "workers".into(),
+        };
+        let now = at(100_000);
+        let mut backlog = Backlog::default();
+        let mut rounds = 0;
+        while !is_complete(&backlog.past) {
+            let read = read_with(now, backlog.past.len(), Duration::ZERO, |_| {
+                Ok(HashMap::new())
+            });
+            backlog.past = of(&question, &backlog, &read);
+            rounds += 1;
+        }
+        assert_eq!(rounds, AGES.len());
+        let ages = backlog
+            .past
+            .iter()
+            .map(|ends| now.duration_since(ends.at).as_secs());
+        let mut expected = AGES;
+        expected.reverse();
+        assert!(ages.eq(expected));
     }
 }

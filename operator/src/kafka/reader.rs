@@ -126,6 +126,17 @@ struct ClusterState {
 struct Reading {
     at: Instant,
     backlog: Backlog,
+    /// There was a backlog already at the first reading: how old it is shows the past.
+    wants_past: bool,
+}
+
+impl Reading {
+    /// How much of the past is known while more of it is needed.
+    fn missing_past(&self) -> Option<usize> {
+        let past = &self.backlog.past;
+        let is_missing = self.wants_past && self.backlog.lag() > 0 && !past::is_complete(past);
+        is_missing.then_some(past.len())
+    }
 }
 
 impl ClusterState {
@@ -378,9 +389,8 @@ impl ClusterState {
             .unwrap_or_default();
         let ends = cluster.offsets(&sizes, Offset::End)?;
 
-        let mut new = Vec::new();
         let now = Instant::now();
-        for question in questions {
+        for question in questions.iter().copied() {
             let backlog = match committed.remove(question) {
                 Some(Ok(committed)) => {
                     let last = self.readings.get(question).map(|reading| &reading.backlog);
@@ -401,12 +411,13 @@ impl ClusterState {
             };
             match &backlog {
                 Ok(backlog) => {
-                    if !self.readings.contains_key(question) && backlog.lag() > 0 {
-                        new.push(question);
-                    }
-                    let backlog = backlog.clone();
-                    self.readings
-                        .insert(question.clone(), Reading { at: now, backlog });
+                    let last = self.readings.get(question);
+                    let reading = Reading {
+                        at: now,
+                        backlog: backlog.clone(),
+                        wants_past: last.is_none_or(|last| last.wants_past) && backlog.lag() > 0,
+                    };
+                    self.readings.insert(question.clone(), reading);
                 }
                 Err(_) => drop(self.readings.remove(question)),
             }
@@ -424,28 +435,32 @@ impl ClusterState {
             }
             read.insert(question.clone(), backlog);
         }
-        self.read_past(cluster, &new, &mut read);
+        self.read_past(cluster, &questions, &mut read);
         Ok(read)
     }
 
-    /// Adds the end offsets of earlier times to what was read for the first time.
+    /// Adds the end offsets of earlier times to the backlogs that were there at the first reading. The
+    /// pipelines of which least is known come first.
     fn read_past(
         &mut self,
         cluster: &Cluster,
         questions: &[&Question],
         read: &mut HashMap<Question, Result<Backlog, KafkaError>>,
     ) {
-        if questions.is_empty() || cluster.has_silent_broker() {
+        if cluster.has_silent_broker() {
             return;
         }
-        let past = past::read(
-            cluster,
-            &self.sizes(questions.iter().copied()),
-            Timestamp::now(),
-        );
+        let missing = |question: &Question| self.readings.get(question)?.missing_past();
+        let Some(known) = questions.iter().filter_map(|it| missing(it)).min() else {
+            return;
+        };
+        let questions = questions.iter().copied();
+        let questions: Vec<&Question> = questions.filter(|it| missing(it) == Some(known)).collect();
+        let sizes = self.sizes(questions.iter().copied());
+        let past = past::read(cluster, &sizes, Timestamp::now(), known);
         for question in questions {
-            let reading = self.readings.get_mut(*question);
-            if let (Some(reading), Some(Ok(backlog))) = (reading, read.get_mut(*question)) {
+            let reading = self.readings.get_mut(question);
+            if let (Some(reading), Some(Ok(backlog))) = (reading, read.get_mut(question)) {
                 backlog.past = past::of(question, backlog, &past);
                 reading.backlog.past = Arc::clone(&backlog.past);
             }

@@ -22,7 +22,7 @@ const ROUNDS: usize = 10;
 /// Collections that a round checks again, at most. With more than 2,500 collections a turn takes
 /// longer.
 const AGAIN_IN_ONE_ROUND: usize = 250;
-/// Collections that the report names.
+/// Collections that the report and the metrics name.
 const MOST_NAMED: usize = 20;
 
 /// The results of earlier rounds.
@@ -36,7 +36,25 @@ pub(super) struct Check {
 #[derive(Debug)]
 struct Checked {
     at: Instant,
-    drift: Option<Drift>,
+    found: Found,
+}
+
+/// What was found of a collection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// `None`: the index is that of the spec.
+    pub(super) drift: Option<Drift>,
+    /// The number of its vectors, if Milvus has said it.
+    pub(super) vectors: Option<u64>,
+}
+
+/// How many vectors the collections of a pipeline have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CollectionSizes {
+    /// Vectors of all collections.
+    pub(crate) vectors: u64,
+    /// The largest collections, with their vectors.
+    pub(crate) largest: Vec<(String, u64)>,
 }
 
 /// How the index of a collection differs from the spec.
@@ -84,8 +102,8 @@ impl Check {
             .clamp(1, ROUNDS)
     }
 
-    pub(super) fn record(&mut self, name: String, drift: Option<Drift>, at: Instant) {
-        let checked = Checked { at, drift };
+    pub(super) fn record(&mut self, name: String, found: Found, at: Instant) {
+        let checked = Checked { at, found };
         if self.collections.insert(name, checked).is_none() {
             self.unchecked = self.unchecked.saturating_sub(1);
         }
@@ -95,10 +113,27 @@ impl Check {
         self.unchecked == 0
     }
 
+    pub(super) fn sizes(&self) -> CollectionSizes {
+        let all = self.collections.iter();
+        let mut largest: Vec<(&String, u64)> = all
+            .filter_map(|(name, checked)| Some((name, checked.found.vectors?)))
+            .collect();
+        let vectors = largest.iter().map(|(_, vectors)| vectors).sum();
+        largest.sort_by_key(|(_, vectors)| std::cmp::Reverse(*vectors));
+        largest.truncate(MOST_NAMED);
+        let largest = largest.into_iter();
+        CollectionSizes {
+            vectors,
+            largest: largest
+                .map(|(name, vectors)| (name.clone(), vectors))
+                .collect(),
+        }
+    }
+
     pub(super) fn report(&self) -> IndexReport {
         let drifted = || {
             let all = self.collections.iter();
-            all.filter_map(|(name, checked)| Some((name, checked.drift.as_ref()?)))
+            all.filter_map(|(name, checked)| Some((name, checked.found.drift.as_ref()?)))
         };
         let examples = drifted()
             .take(MOST_NAMED)
@@ -132,7 +167,11 @@ mod tests {
                 difference: "M is 16, want 32".to_owned(),
                 is_urgent: name.ends_with('0'),
             };
-            check.record(name.clone(), Some(drift), at);
+            let found = Found {
+                drift: Some(drift),
+                vectors: name[2..].parse().ok(),
+            };
+            check.record(name.clone(), found, at);
         }
         due
     }
@@ -193,6 +232,16 @@ mod tests {
                 "{count}: {largest}"
             );
         }
+    }
+
+    #[test]
+    fn the_largest_collections_are_named_and_all_are_summed_up() {
+        let mut check = Check::default();
+        round(&mut check, &names(30), Instant::now());
+        let sizes = check.sizes();
+        assert_eq!(sizes.vectors, (0..30).sum::<u64>());
+        assert_eq!(sizes.largest.len(), MOST_NAMED);
+        assert_eq!(sizes.largest[0], ("kb00029".to_owned(), 29));
     }
 
     #[test]

@@ -7,10 +7,10 @@ mod watch;
 
 use layra_crds::{DriftedCollection, FoundIndex};
 use milvus::v2::prelude::{
-    ClientV2, DescribeIndexRequest, Error, GetCollectionStatsRequest, IndexDesc, IndexType,
-    MetricType,
+    ClientV2, DescribeIndexRequest, Error, GetCollectionStatsRequest, IndexDesc,
 };
 
+pub(crate) use check::CollectionSizes;
 pub(crate) use clients::MilvusClients;
 pub(crate) use watch::{IndexWatch, Pace};
 
@@ -71,38 +71,24 @@ async fn describe_index(client: &ClientV2, collection: &str) -> Result<Described
     }
 }
 
-/// Whether the collection has no vectors. Those of the last seconds may not be counted yet: the Job
-/// that rebuilds collections counts again.
-async fn is_empty(client: &ClientV2, collection: &str) -> Result<bool, MilvusError> {
+/// The number of vectors in a collection, `None` if it does not exist. Those of the last seconds may
+/// not be counted yet: the Job that rebuilds collections counts again.
+async fn vectors(client: &ClientV2, collection: &str) -> Result<Option<u64>, MilvusError> {
     let request = GetCollectionStatsRequest::builder()
         .collection_name(collection)
         .build()
         .map_err(|error| from_client(&error))?;
     match client.get_collection_stats(request).await {
-        Ok(answer) => Ok(answer.row_count() == Some(0)),
-        Err(error) if is_collection_missing(&error) => Ok(false),
+        Ok(answer) => Ok(answer.row_count().and_then(|rows| u64::try_from(rows).ok())),
+        Err(error) if is_collection_missing(&error) => Ok(None),
         Err(error) => Err(from_client(&error)),
     }
 }
 
 fn found_index(index: &IndexDesc) -> FoundIndex {
-    let numbers = index.get_extra_params().iter();
-    FoundIndex {
-        index_type: match index.get_index_type() {
-            IndexType::Hnsw => "HNSW".to_owned(),
-            IndexType::Flat => "FLAT".to_owned(),
-            IndexType::IvfFlat => "IVF_FLAT".to_owned(),
-            other => format!("{other:?}"),
-        },
-        metric: match index.get_metric_type() {
-            MetricType::Ip => "IP".to_owned(),
-            MetricType::Cosine => "COSINE".to_owned(),
-            other => format!("{other:?}"),
-        },
-        parameters: numbers
-            .filter_map(|(name, value)| Some((name.clone(), value.parse().ok()?)))
-            .collect(),
-    }
+    let index_type = format!("{:?}", index.get_index_type());
+    let metric = format!("{:?}", index.get_metric_type());
+    FoundIndex::new(&index_type, &metric, index.get_extra_params())
 }
 
 /// Code 700 since Milvus 2.3, or the older code.

@@ -14,9 +14,9 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     Described, IndexReport, MilvusClients, MilvusError,
-    check::{Check, Drift},
+    check::{Check, CollectionSizes, Drift, Found},
     clients::{CONCURRENCY, Listing, Server},
-    describe_index, is_empty,
+    describe_index, vectors,
 };
 
 /// Between two rounds after a failure.
@@ -42,6 +42,8 @@ pub(crate) struct IndexWatch {
     /// Private certificate authorities.
     authorities: Option<String>,
     latest: Arc<Mutex<Option<CheckResult>>>,
+    /// Apart from the result: their change is no reason to reconcile.
+    sizes: Arc<Mutex<Option<CollectionSizes>>>,
     pace: watch::Sender<Pace>,
     task: JoinHandle<()>,
 }
@@ -56,6 +58,7 @@ impl IndexWatch {
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let latest = Arc::default();
+        let sizes = Arc::default();
         let (pace, new_pace) = watch::channel(Pace::default());
         let rounds = Rounds {
             clients: clients.clone(),
@@ -63,6 +66,7 @@ impl IndexWatch {
             token: token.map(str::to_owned),
             authorities: authorities.map(str::to_owned),
             latest: Arc::clone(&latest),
+            sizes: Arc::clone(&sizes),
             pace: new_pace,
         };
         Self {
@@ -70,6 +74,7 @@ impl IndexWatch {
             token: token.map(str::to_owned),
             authorities: authorities.map(str::to_owned),
             latest,
+            sizes,
             pace,
             task: tokio::spawn(async move { rounds.run(on_change).await }),
         }
@@ -99,6 +104,11 @@ impl IndexWatch {
     /// The latest result, `None` before the first.
     pub(crate) fn latest(&self) -> Option<CheckResult> {
         lock(&self.latest).clone()
+    }
+
+    /// The sizes of the collections, `None` before the first check of all.
+    pub(crate) fn sizes(&self) -> Option<CollectionSizes> {
+        lock(&self.sizes).clone()
     }
 }
 
@@ -130,6 +140,7 @@ struct Rounds {
     /// Private certificate authorities.
     authorities: Option<String>,
     latest: Arc<Mutex<Option<CheckResult>>>,
+    sizes: Arc<Mutex<Option<CollectionSizes>>>,
     pace: watch::Receiver<Pace>,
 }
 
@@ -147,6 +158,9 @@ impl Rounds {
                 Ok(_) => check.interval(),
                 Err(_) => FAILED_INTERVAL,
             };
+            if result.is_ok() && check.is_complete() {
+                *lock(&self.sizes) = Some(check.sizes());
+            }
             let is_first_failure = result.is_err() && !failed;
             failed = result.is_err();
             if self.publish(result, is_first_failure) {
@@ -189,12 +203,12 @@ impl Rounds {
             .collect();
         let want = self.spec.index.resolved();
         let mut answers = stream::iter(check.due(&names))
-            .map(|name| drift(&server, &listing, name, want, pace.counts_vectors))
+            .map(|name| inspect(&server, &listing, name, want, pace.counts_vectors))
             .buffer_unordered(CONCURRENCY);
         let mut failure = None;
         while let Some((name, answer)) = answers.next().await {
             match answer {
-                Ok(drift) => check.record(name, drift, Instant::now()),
+                Ok(found) => check.record(name, found, Instant::now()),
                 Err(error) => {
                     failure.get_or_insert(error);
                     // An absent server is not asked hundreds of times.
@@ -209,37 +223,49 @@ impl Rounds {
     }
 }
 
-async fn drift(
+async fn inspect(
     server: &Server,
     listing: &Listing,
     name: String,
     want: ResolvedIndex,
     counts_vectors: bool,
-) -> (String, Result<Option<Drift>, MilvusError>) {
+) -> (String, Result<Found, MilvusError>) {
     let _permit = server.permit().await;
-    let answer = drift_of(&listing.client, &name, want, counts_vectors).await;
+    let answer = found_in(&listing.client, &name, want, counts_vectors).await;
     (name, answer)
 }
 
-async fn drift_of(
+async fn found_in(
     client: &ClientV2,
     name: &str,
     want: ResolvedIndex,
     counts_vectors: bool,
-) -> Result<Option<Drift>, MilvusError> {
-    let found = match describe_index(client, name).await? {
-        Described::Index(found) => Some(found),
+) -> Result<Found, MilvusError> {
+    let index = match describe_index(client, name).await? {
+        Described::Index(index) => Some(index),
         Described::NoIndex => None,
-        Described::Dropped => return Ok(None),
+        Described::Dropped => return Ok(Found::default()),
     };
-    let Some(difference) = want.difference(found.as_ref()) else {
-        return Ok(None);
+    let counted = vectors(client, name).await;
+    let Some(difference) = want.difference(index.as_ref()) else {
+        return Ok(Found {
+            drift: None,
+            // Only a metric needs it here.
+            vectors: counted.ok().flatten(),
+        });
     };
-    let is_urgent = counts_vectors && (found.is_none() || is_empty(client, name).await?);
-    Ok(Some(Drift {
-        difference,
-        is_urgent,
-    }))
+    let vectors = match counted {
+        Err(error) if counts_vectors && index.is_some() => return Err(error),
+        counted => counted.ok().flatten(),
+    };
+    let is_urgent = counts_vectors && (index.is_none() || vectors == Some(0));
+    Ok(Found {
+        drift: Some(Drift {
+            difference,
+            is_urgent,
+        }),
+        vectors,
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -308,6 +334,7 @@ mod tests {
             token: None,
             authorities: None,
             latest: Arc::default(),
+            sizes: Arc::default(),
             pace: watch::channel(Pace::default()).1,
         };
         let away = || Err(MilvusError::Unreachable("no response".into()));

@@ -59,15 +59,18 @@ pub(crate) use counts::client as worker_client;
 pub(crate) use pipelines::Pipelines;
 #[cfg(test)]
 pub(crate) use pods::WorkerPod;
+pub(crate) use reason::Reason;
 
 /// Field manager of everything that the operator applies.
 pub(crate) const FIELD_MANAGER: &str = "layra-operator";
 
 /// How often a pipeline with a backlog or workers is reconciled, in addition to every change.
 const ACTIVE_INTERVAL: Duration = Duration::from_secs(3);
-/// How often an idle pipeline is reconciled: every change of it triggers a reconcile anyway. The
-/// autoscaler takes more than a minute between two observations for a gap.
-const IDLE_INTERVAL: Duration = Duration::from_secs(45);
+/// How often an idle pipeline is reconciled: every change of it, and of its backlog, triggers a
+/// reconcile anyway. The autoscaler takes more than 150 s between two observations for a gap.
+const IDLE_INTERVAL: Duration = Duration::from_mins(2);
+/// The same where the clock changes the number of workers.
+const SCHEDULED_INTERVAL: Duration = Duration::from_secs(30);
 /// Every request has a timeout of its own, and changes of topics wait for others for a minute. A
 /// reconcile that takes longer than all of that has hung: it is dropped and started again.
 const LONGEST_RECONCILE: Duration = Duration::from_mins(5);
@@ -234,6 +237,11 @@ async fn phases(
         &world,
         &mut state.lost_records,
     ));
+    let sizes = state.reads.collection_sizes();
+    let (namespace, name) = (&context.namespace, pipeline.name_any());
+    context
+        .metrics
+        .collections(namespace, &name, sizes.as_ref());
     let reported = &mut state.reported;
     Box::pin(report::report(
         context, pipeline, &plan, &events, reported, now,
@@ -248,8 +256,10 @@ async fn phases(
     let idle = pipeline.spec.paused || is_settled;
     let wait = if recorded == Err(NotRecorded::Changed) || !plan.topic_actions.is_empty() {
         FIRST_RETRY
-    } else if idle {
+    } else if idle && pipeline.spec.scaling.floors.is_empty() {
         IDLE_INTERVAL
+    } else if idle {
+        SCHEDULED_INTERVAL
     } else {
         ACTIVE_INTERVAL
     };
@@ -434,7 +444,7 @@ mod tests {
     fn waits_are_spread_by_a_tenth() {
         for _ in 0..100 {
             let wait = jittered(IDLE_INTERVAL).as_secs_f64();
-            assert!((40.5..=49.5).contains(&wait), "{wait}");
+            assert!((108.0..=132.0).contains(&wait), "{wait}");
         }
     }
 }

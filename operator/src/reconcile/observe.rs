@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     kafka::{Connection, KafkaError, Question, Subscriber, TopicSettings},
-    milvus::{IndexReport, IndexWatch, MilvusError, Pace},
+    milvus::{CollectionSizes, IndexReport, IndexWatch, MilvusError, Pace},
     resources,
 };
 
@@ -54,6 +54,11 @@ pub(super) struct ReadCache {
 }
 
 impl ReadCache {
+    /// The sizes of the collections, once they are known.
+    pub(super) fn collection_sizes(&self) -> Option<CollectionSizes> {
+        self.indexes.as_ref()?.sizes()
+    }
+
     fn recent_topics(&self, now: Instant) -> Option<Topics> {
         let (at, topics) = self.topics.as_ref()?;
         (now.saturating_duration_since(*at) < TOPICS_AGE).then_some(*topics)

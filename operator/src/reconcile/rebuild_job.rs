@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use layra_crds::{IngestionPipeline, REINDEX_PATH, ReindexProgress};
 
 use super::{counts, pods::WorkerPod};
-use crate::resources::{WORKER, hash_of_job};
+use crate::resources::{WORKER, hash_of_job, only_finishes};
 
 /// A Job has a pod after this time, unless the API server refuses it.
 const TIME_FOR_A_POD: SignedDuration = SignedDuration::from_mins(1);
@@ -18,6 +18,8 @@ pub(crate) struct RebuildJob {
     /// Hash of what it reads.
     pub(crate) hash: String,
     pub(crate) created: Timestamp,
+    /// It only finishes, or undoes, what others have begun.
+    pub(crate) only_finishes: bool,
     pub(crate) phase: JobPhase,
     /// Why its pod does not run. `None` while it does.
     pub(crate) waits: Option<String>,
@@ -61,6 +63,7 @@ impl RebuildJob {
             uid: job.uid().unwrap_or_default(),
             hash: hash_of_job(job).to_owned(),
             created,
+            only_finishes: only_finishes(job),
             phase: phase(job, pods, pipeline, now),
             waits: pods
                 .iter()

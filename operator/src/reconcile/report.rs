@@ -85,6 +85,7 @@ pub(super) async fn report(
     context.metrics.observe(
         &context.namespace,
         &pipeline.name_any(),
+        pipeline.spec.scaling.drain_target_seconds,
         status,
         plan.decision.as_ref(),
     );

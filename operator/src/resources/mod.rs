@@ -30,7 +30,7 @@ pub(crate) use config_map::tell_model;
 pub(crate) use difference::{Difference, differences, is_applied, with_differences};
 pub(crate) use ownership::is_foreign;
 pub(crate) use pod_template::PodTemplateError;
-pub(crate) use reindex::{hash_of_job, reindex_job, reindex_name};
+pub(crate) use reindex::{hash_of_job, only_finishes, reindex_job, reindex_name};
 pub(crate) use retention::{RETENTION, retention_cron_job, retention_name, suspended_retention};
 
 /// Hash of the worker's configuration, on the pods: a changed configuration rolls them.

@@ -4,7 +4,7 @@ use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
 };
 use kube::ResourceExt;
-use layra_crds::IngestionPipeline;
+use layra_crds::{IngestionPipeline, OnIndexDrift};
 use serde_json::json;
 
 use super::{
@@ -14,6 +14,8 @@ use super::{
 
 /// The command, and the component label of its pod.
 const REINDEX: &str = "reindex";
+/// The argument for a Job that begins nothing.
+const FINISH: &str = "--finish";
 /// A Job that has ended stays this long, with its log.
 const SECONDS_TO_KEEP: i32 = 3600;
 
@@ -30,7 +32,10 @@ pub(crate) fn reindex_job(
 ) -> Result<Job, PodTemplateError> {
     let command = Command {
         name: REINDEX,
-        arguments: &["reindex"],
+        arguments: match pipeline.spec.stores.milvus.on_index_drift {
+            OnIndexDrift::Report => &["reindex", FINISH],
+            OnIndexDrift::RebuildInPlace | OnIndexDrift::RebuildBeside => &["reindex"],
+        },
         requests: ("100m", "256Mi"),
         memory_limit: "1Gi",
         grace_seconds: 60,
@@ -67,6 +72,14 @@ pub(crate) fn reindex_job(
     })
 }
 
+/// Whether a Job only finishes, or undoes, what others have begun.
+pub(crate) fn only_finishes(job: &Job) -> bool {
+    let pod = job.spec.as_ref().and_then(|job| job.template.spec.as_ref());
+    let containers = pod.into_iter().flat_map(|pod| &pod.containers);
+    let mut arguments = containers.flat_map(|container| container.args.iter().flatten());
+    arguments.any(|argument| argument == FINISH)
+}
+
 /// Hash of what a Job reads.
 pub(crate) fn hash_of_job(job: &Job) -> &str {
     job.annotations()
@@ -87,7 +100,23 @@ mod tests {
 
     #[test]
     fn the_job_of_a_minimal_pipeline() {
-        insta::assert_yaml_snapshot!("reindex_job", job(&fixtures::pipeline()));
+        let mut pipeline = fixtures::pipeline();
+        pipeline.spec.stores.milvus.on_index_drift = OnIndexDrift::RebuildBeside;
+        let mut job = job(&pipeline);
+        assert!(!only_finishes(&job));
+        job.metadata.annotations = Some([(APPLIED_HASH.to_owned(), "hash".to_owned())].into());
+        insta::assert_yaml_snapshot!("reindex_job", job);
+    }
+
+    #[test]
+    fn if_drift_is_only_reported_the_job_begins_nothing() {
+        let job = job(&fixtures::pipeline());
+        assert!(only_finishes(&job));
+        let pod = job.spec.unwrap().template.spec.unwrap();
+        assert_eq!(
+            pod.containers[0].args,
+            Some(vec!["reindex".to_owned(), FINISH.to_owned()])
+        );
     }
 
     #[test]

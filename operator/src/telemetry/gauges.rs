@@ -3,6 +3,7 @@
 //! memory. Here a family has one entry a pipeline.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -24,7 +25,7 @@ pub(super) struct PipelineGauge {
 }
 
 /// By the value of the additional label.
-type Values = BTreeMap<Pipeline, Vec<(&'static str, f64)>>;
+type Values = BTreeMap<Pipeline, Vec<(Cow<'static, str>, f64)>>;
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Pipeline {
@@ -54,16 +55,17 @@ impl PipelineGauge {
 
     /// Sets the values of a pipeline, by the value of the additional label; it has no others
     /// afterwards.
-    pub(super) fn set_all(
+    pub(super) fn set_all<Label: Into<Cow<'static, str>>>(
         &self,
         [namespace, name]: &[&str; 2],
-        values: impl IntoIterator<Item = (&'static str, f64)>,
+        values: impl IntoIterator<Item = (Label, f64)>,
     ) {
         let pipeline = Pipeline {
             namespace: (*namespace).into(),
             name: (*name).into(),
         };
-        let values: Vec<_> = values.into_iter().collect();
+        let values = values.into_iter();
+        let values: Vec<_> = values.map(|(label, value)| (label.into(), value)).collect();
         if values.is_empty() {
             self.lock().remove(&pipeline);
         } else {
@@ -78,7 +80,7 @@ impl PipelineGauge {
 
     /// Removes the values of a pipeline.
     pub(super) fn remove(&self, labels: &[&str; 2]) {
-        self.set_all(labels, []);
+        self.set(labels, None);
     }
 
     fn lock(&self) -> MutexGuard<'_, Values> {

@@ -1,7 +1,7 @@
 //! The operator's metrics. Their names are part of the API: they are in [`layra_crds::metric_names`],
 //! and a test lists them.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use layra_autoscaler::Decision;
@@ -12,7 +12,7 @@ use prometheus::{
 };
 
 use super::{gauges::PipelineGauge, scaling::ScalingMetrics};
-use crate::resources::Kind;
+use crate::{milvus::CollectionSizes, reconcile::Reason, resources::Kind};
 
 /// Labels of the metrics of a pipeline.
 const PIPELINE_LABELS: &[&str] = &[names::NAMESPACE_LABEL, names::PIPELINE_LABEL];
@@ -32,6 +32,10 @@ pub(crate) struct Metrics {
     desired: PipelineGauge,
     ready: PipelineGauge,
     condition: PipelineGauge,
+    reason: PipelineGauge,
+    deadline: PipelineGauge,
+    collections: PipelineGauge,
+    entities: PipelineGauge,
     drifted: PipelineGauge,
     rebuilding: PipelineGauge,
     lost: IntCounterVec,
@@ -39,6 +43,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    #[allow(clippy::too_many_lines, reason = "a list: one entry for each metric")]
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let gauge = |name, help, label| PipelineGauge::new(&registry, name, help, label);
@@ -98,6 +103,26 @@ impl Metrics {
                 "1 if the condition of the pipeline is true, 0 if it is false, -1 if it is unknown.",
                 Some(names::CONDITION_LABEL),
             )?,
+            reason: gauge(
+                names::PIPELINE_REASON,
+                "1 for each reason that a condition of the pipeline has now.",
+                Some(names::REASON_LABEL),
+            )?,
+            deadline: gauge(
+                names::DEADLINE_SECONDS,
+                "Time until the oldest message in the backlog misses the drain target, at most; negative when it has. Absent without a backlog.",
+                None,
+            )?,
+            collections: gauge(
+                names::COLLECTION_ENTITIES,
+                "Vectors in each of the 20 largest collections, as Milvus last counted them.",
+                Some(names::COLLECTION_LABEL),
+            )?,
+            entities: gauge(
+                names::ENTITIES,
+                "Vectors in all collections of the pipeline.",
+                None,
+            )?,
             drifted: gauge(
                 names::DRIFTED_COLLECTIONS,
                 "Collections whose index differs from the spec. Absent until they were checked.",
@@ -126,6 +151,11 @@ impl Metrics {
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.lost.clone()))?;
         Ok(metrics)
+    }
+
+    #[cfg(test)]
+    pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
     }
 
     /// All metrics in Prometheus' text format.
@@ -168,10 +198,25 @@ impl Metrics {
         &self,
         namespace: &str,
         pipeline: &str,
+        drain_target_seconds: u32,
         status: &IngestionPipelineStatus,
         decision: Option<&Decision>,
     ) {
         let labels = &[namespace, pipeline];
+        let oldest = decision
+            .filter(|decision| decision.inputs.pages.is_some_and(|pages| pages > 0.0))
+            .and_then(|decision| decision.inputs.oldest_seconds);
+        let left = oldest.map(|oldest| f64::from(drain_target_seconds) - oldest);
+        self.deadline.set(labels, left);
+        let reasons: BTreeSet<&str> = status
+            .conditions
+            .iter()
+            .filter_map(|condition| Reason::from_word(&condition.reason))
+            .map(Reason::as_str)
+            .collect();
+        let reasons = reasons.into_iter();
+        self.reason
+            .set_all(labels, reasons.map(|reason| (reason, 1.0)));
         // An unknown lag must not look like a small one.
         self.lag.set(labels, status.lag.map(|lag| lag as f64));
         let desired = status
@@ -197,6 +242,21 @@ impl Metrics {
         self.condition.set_all(labels, conditions.chain(transient));
     }
 
+    /// Sets the sizes of a pipeline's collections; `None` while they are unknown.
+    pub(crate) fn collections(
+        &self,
+        namespace: &str,
+        pipeline: &str,
+        sizes: Option<&CollectionSizes>,
+    ) {
+        let labels = &[namespace, pipeline];
+        self.entities
+            .set(labels, sizes.map(|sizes| sizes.vectors as f64));
+        let largest = sizes.into_iter().flat_map(|sizes| &sizes.largest);
+        let largest = largest.map(|(name, vectors)| (name.clone(), *vectors as f64));
+        self.collections.set_all(labels, largest);
+    }
+
     /// Counts records that Kafka deleted before they were processed. The series exists from the
     /// first call on, so that `increase` sees the first loss.
     pub(crate) fn lost(&self, namespace: &str, pipeline: &str, records: u64) {
@@ -213,6 +273,10 @@ impl Metrics {
             &self.desired,
             &self.ready,
             &self.condition,
+            &self.reason,
+            &self.deadline,
+            &self.collections,
+            &self.entities,
             &self.drifted,
             &self.rebuilding,
         ] {
@@ -243,15 +307,25 @@ fn value(condition: &Condition) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use layra_crds::{IndexStatus, ScalingStatus};
 
     use super::*;
 
-    fn status(lag: Option<i64>) -> IngestionPipelineStatus {
+    pub(in crate::telemetry) fn status(lag: Option<i64>) -> IngestionPipelineStatus {
         IngestionPipelineStatus {
             lag,
             ready_replicas: Some(1),
+            conditions: vec![Condition {
+                type_: condition_types::READY.to_owned(),
+                status: "False".to_owned(),
+                reason: "SecretNotFound".to_owned(),
+                message: String::new(),
+                last_transition_time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                    jiff::Timestamp::UNIX_EPOCH,
+                ),
+                observed_generation: None,
+            }],
             scaling: Some(ScalingStatus {
                 desired_replicas: 2,
                 ..ScalingStatus::default()
@@ -264,13 +338,21 @@ mod tests {
         }
     }
 
+    pub(in crate::telemetry) fn sizes() -> CollectionSizes {
+        CollectionSizes {
+            vectors: 7,
+            largest: vec![("kb1".to_owned(), 7)],
+        }
+    }
+
     #[test]
     fn the_names_are_stable() {
         let metrics = Metrics::new().unwrap();
         metrics.reconciled("rag", "contracts", Duration::from_millis(3), Some("apply"));
         metrics.applied(Kind::Deployment);
-        metrics.observe("rag", "contracts", &status(Some(7)), None);
+        metrics.observe("rag", "contracts", 600, &status(Some(7)), None);
         metrics.lost("rag", "contracts", 0);
+        metrics.collections("rag", "contracts", Some(&sizes()));
         let text = metrics.text();
         let mut names: Vec<&str> = text
             .lines()
@@ -284,10 +366,15 @@ mod tests {
     fn the_metrics_of_an_unknown_lag_and_of_a_deleted_pipeline_are_removed() {
         let metrics = Metrics::new().unwrap();
         let lag = "kafka_consumer_lag{namespace=\"rag\",pipeline=\"contracts\"} 7";
-        metrics.observe("rag", "contracts", &status(Some(7)), None);
+        metrics.observe("rag", "contracts", 600, &status(Some(7)), None);
+        metrics.collections("rag", "contracts", Some(&sizes()));
+        let size = "milvus_collection_entities{collection=\"kb1\",namespace=\"rag\",pipeline=\"contracts\"} 7";
+        assert!(metrics.text().contains(size), "{}", metrics.text());
+        let reason = "{namespace=\"rag\",pipeline=\"contracts\",reason=\"SecretNotFound\"} 1";
+        assert!(metrics.text().contains(reason), "{}", metrics.text());
         metrics.lost("rag", "contracts", 3);
         assert!(metrics.text().contains(lag));
-        metrics.observe("rag", "contracts", &status(None), None);
+        metrics.observe("rag", "contracts", 600, &status(None), None);
         assert!(!metrics.text().contains("kafka_consumer_lag{"));
         metrics.reconciled("rag", "contracts", Duration::ZERO, Some("status"));
         metrics.forget("rag", "contracts");

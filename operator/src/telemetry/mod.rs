@@ -3,6 +3,8 @@
 mod gauges;
 mod http;
 mod metrics;
+#[cfg(test)]
+mod metrics_table_tests;
 mod scaling;
 
 use std::io::IsTerminal;

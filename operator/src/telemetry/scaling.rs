@@ -158,13 +158,13 @@ impl ScalingMetrics {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use layra_autoscaler::{Inputs, Learned, Reason, Terms};
     use prometheus::{Encoder, TextEncoder};
 
     use super::*;
 
-    fn decision() -> Decision {
+    pub(in crate::telemetry) fn decision() -> Decision {
         Decision {
             desired: 3,
             reason: Reason::Draining,

@@ -160,8 +160,19 @@ pub trait Embedder: Send + Sync {
     /// The multi-vector of a query, for comparison with those of pages by `MaxSim`.
     fn embed_query(&self, text: &str) -> Result<MultiVector, EmbedError>;
 
+    /// The multi-vectors of several queries, in order, computed at once where that is faster. They
+    /// do not depend on each other; an error may be about any of them.
+    fn embed_queries(&self, texts: &[&str]) -> Result<Vec<MultiVector>, EmbedError> {
+        texts.iter().map(|text| self.embed_query(text)).collect()
+    }
+
     /// Memory in use on the model's GPU by all processes, in bytes; `None` on a CPU.
     fn gpu_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// The whole memory of the model's GPU, in bytes; `None` on a CPU.
+    fn gpu_memory_total_bytes(&self) -> Option<u64> {
         None
     }
 

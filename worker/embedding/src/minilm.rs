@@ -154,6 +154,15 @@ impl Embedder for MiniLm {
         let vectors = self.embed(&self.passages(text)?)?;
         Ok(MultiVector::new(self.dimensions, vectors.concat()))
     }
+
+    fn embed_queries(&self, texts: &[&str]) -> Result<Vec<MultiVector>, EmbedError> {
+        let passages = texts.iter().map(|text| self.passages(text));
+        let passages = passages.collect::<Result<Vec<Passages>, _>>()?;
+        self.forward(Batch {
+            pages: texts.len(),
+            content: BatchContent::Passages(passages),
+        })
+    }
 }
 
 /// Divides passages, in order, into batches of about the same size and at most about

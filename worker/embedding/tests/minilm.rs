@@ -101,6 +101,16 @@ fn vectors_match_the_reference() {
         .iter()
         .map(|sentence| model.embed_query(&sentence.text).unwrap())
         .collect();
+    let texts = reference.sentences.iter().map(|sentence| &*sentence.text);
+    let together = model.embed_queries(&texts.collect::<Vec<_>>()).unwrap();
+    for (together, alone) in together.iter().zip(&vectors) {
+        assert_close(
+            together.values(),
+            alone.values(),
+            1e-5,
+            "queries of a batch",
+        );
+    }
     for (sentence, vectors) in reference.sentences.iter().zip(&vectors) {
         let row = first_row(vectors);
         assert_eq!(row.len(), model.dimensions());

@@ -12,13 +12,14 @@ use std::process::ExitCode;
 
 use super::encode::{self, Canvas};
 use super::format::{self, Container, DocumentFormat};
-use super::office_format::{self, OfficeDocument, OfficeFormat};
+use super::office_format::{self, OfficeDocument};
 use super::page_source::{Drawn, PageSource};
 use super::pdf::{self, PdfSource};
 use super::protocol::{OpenRequest, OpenedDocument, Reply, Request, read_request, write_reply};
 use super::raster::{Codec, RasterDocument};
 use super::source::DocumentFile;
 use super::svg::SvgSource;
+use super::text_pages::TextSource;
 use super::{
     PageFacts, PageRequest, PageWarning, RenderError, RenderedPage, facts, sandbox, trial,
 };
@@ -94,24 +95,53 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> 
             let source = SvgSource::open(document, open.memory_limit_bytes);
             serve_pages(source, &open, input, output)
         }
+        DocumentFormat::Text(kind) => {
+            if !confine(output)? {
+                return Ok(());
+            }
+            let (most, memory) = (open.max_pages, open.memory_limit_bytes);
+            serve_pages(
+                TextSource::open(document, kind, most, memory),
+                &open,
+                input,
+                output,
+            )
+        }
+        DocumentFormat::Epub => {
+            if !confine(output)? {
+                return Ok(());
+            }
+            let (most, memory) = (open.max_pages, open.memory_limit_bytes);
+            serve_pages(
+                TextSource::open_epub(document, most, memory),
+                &open,
+                input,
+                output,
+            )
+        }
         DocumentFormat::Container(container) => {
             if !confine(output)? {
                 return Ok(());
             }
-            let found = inspect(document, container);
+            let found = inspect(document, container, open.max_pages);
             write_reply(output, &found.map_or_else(Reply::Failed, Reply::Office))
         }
     }
 }
 
-fn inspect(document: &Path, container: Container) -> Result<OfficeDocument, RenderError> {
+fn inspect(
+    document: &Path,
+    container: Container,
+    max_pages: u32,
+) -> Result<OfficeDocument, RenderError> {
     let file = DocumentFile::open(document)?;
     let failure = file.failure();
     let found = match container {
-        Container::Zip => office_format::inspect_zip(file),
+        Container::Zip => office_format::inspect_zip(file, max_pages),
         Container::Ole => office_format::inspect_ole(file),
-        Container::Rtf => Ok(OfficeDocument {
-            format: OfficeFormat::Rtf,
+        Container::Flat => office_format::inspect_flat(file, max_pages),
+        Container::Single(format) => Ok(OfficeDocument {
+            format,
             encrypted: false,
         }),
     };

@@ -5,6 +5,10 @@
 
 use image::ImageFormat as RasterFormat;
 
+use super::epub;
+use super::office_format::OfficeFormat;
+use super::text_file::{self, TextKind};
+
 /// Number of leading bytes that is enough to detect a format.
 pub(super) const SNIFF_BYTES: usize = 1024;
 
@@ -19,6 +23,10 @@ pub(super) enum DocumentFormat {
     Jpeg2000,
     /// A drawing in SVG.
     Svg,
+    /// A text.
+    Text(TextKind),
+    /// A book.
+    Epub,
     /// A container that may hold an office document.
     Container(Container),
 }
@@ -30,8 +38,10 @@ pub(super) enum Container {
     Zip,
     /// The binary formats of Office 97 to 2003.
     Ole,
-    /// Rich Text Format: not a container, but converted by LibreOffice as well.
-    Rtf,
+    /// `OpenDocument` in one file of XML.
+    Flat,
+    /// No container, but a format that LibreOffice converts as well.
+    Single(OfficeFormat),
 }
 
 impl DocumentFormat {
@@ -42,9 +52,12 @@ impl DocumentFormat {
             Self::Raster(format) => format.extensions_str().first().copied().unwrap_or("image"),
             Self::Jpeg2000 => "jp2",
             Self::Svg => "svg",
+            Self::Text(kind) => kind.name(),
+            Self::Epub => "epub",
             Self::Container(Container::Zip) => "zip",
             Self::Container(Container::Ole) => "ole",
-            Self::Container(Container::Rtf) => "rtf",
+            Self::Container(Container::Flat) => "fodt",
+            Self::Container(Container::Single(format)) => format.extension(),
         }
     }
 }
@@ -71,6 +84,8 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
     }
     if let Ok(format) = image::guess_format(start)
         && RASTERS.contains(&format)
+        // The two letters that a BMP starts with are those of a car maker, too.
+        && !(format == RasterFormat::Bmp && text_file::sniff(start).is_some())
     {
         return Ok(DocumentFormat::Raster(format));
     }
@@ -87,25 +102,29 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
     if let Some(picture) = foreign_picture(start) {
         return Err(picture);
     }
+    if epub::is_epub(start) {
+        return Ok(DocumentFormat::Epub);
+    }
     for (magic, container) in [
         (b"PK\x03\x04".as_slice(), Container::Zip),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Container::Ole),
-        (b"{\\rtf", Container::Rtf),
+        (b"{\\rtf", Container::Single(OfficeFormat::Rtf)),
+        (b"\xffWPC", Container::Single(OfficeFormat::Wpd)),
+        (b"HWP Document File V", Container::Single(OfficeFormat::Hwp)),
     ] {
         if start.starts_with(magic) {
             return Ok(DocumentFormat::Container(container));
         }
     }
-    Err(if start.starts_with(b"%!PS") {
-        "PostScript"
-    } else if start
-        .iter()
-        .all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e))
-    {
-        "plain text or markup"
-    } else {
-        "unknown format"
-    })
+    if start.trim_ascii_start().starts_with(b"<") && contains(start, b"<office:document ") {
+        return Ok(DocumentFormat::Container(Container::Flat));
+    }
+    if start.starts_with(b"%!PS") {
+        return Err("PostScript: save it as PDF");
+    }
+    text_file::sniff(start)
+        .map(DocumentFormat::Text)
+        .ok_or("it is neither text nor a document, picture or drawing of a known format")
 }
 
 /// Beginnings of JPEG 2000 files: with boxes, and without.
@@ -148,7 +167,8 @@ mod tests {
 
     #[test]
     fn formats_are_detected_from_content() {
-        let cases: [(&[u8], DocumentFormat); 14] = [
+        let converted = |format| DocumentFormat::Container(Container::Single(format));
+        let cases: [(&[u8], DocumentFormat); 17] = [
             (b"%PDF-1.7\n", DocumentFormat::Pdf),
             (b"\xef\xbb\xbfjunk\r\n%PDF-1.4", DocumentFormat::Pdf),
             (
@@ -183,7 +203,16 @@ mod tests {
                 b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
                 DocumentFormat::Container(Container::Ole),
             ),
-            (b"{\\rtf1", DocumentFormat::Container(Container::Rtf)),
+            (b"{\\rtf1", converted(OfficeFormat::Rtf)),
+            (b"\xffWPC\x10\0\0\0", converted(OfficeFormat::Wpd)),
+            (
+                b"HWP Document File V3.00 \x1a",
+                converted(OfficeFormat::Hwp),
+            ),
+            (
+                b"<?xml version='1.0'?>\n<office:document xmlns:office='x'>",
+                DocumentFormat::Container(Container::Flat),
+            ),
         ];
         for (start, format) in cases {
             assert_eq!(sniff(start), Ok(format), "{start:?}");
@@ -204,7 +233,8 @@ mod tests {
             "<!DOCTYPE HTML><HTML><svg>",
             "use <svg>",
         ] {
-            assert!(sniff(start.as_bytes()).is_err(), "{start}");
+            let found = sniff(start.as_bytes());
+            assert!(matches!(found, Ok(DocumentFormat::Text(_))), "{start}");
         }
         let jp2 = b"\0\0\0\x0cjP  \r\n\x87\n\0\0";
         assert_eq!(sniff(jp2), Ok(DocumentFormat::Jpeg2000));
@@ -212,14 +242,28 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_told_from_pictures_and_from_each_other() {
+        for (start, kind) in [
+            ("BMW and others", TextKind::Plain),
+            ("# Title", TextKind::Plain),
+            ("<?xml version='1.0'?><order/>", TextKind::Plain),
+            ("fn main() {}", TextKind::Plain),
+            ("<html><body>", TextKind::Html),
+            ("From: a@example.org\nSubject: Offer\n\n", TextKind::Mail),
+        ] {
+            let found = sniff(start.as_bytes());
+            assert_eq!(found, Ok(DocumentFormat::Text(kind)), "{start}");
+        }
+    }
+
+    #[test]
     fn unsupported_formats_are_named() {
-        assert_eq!(sniff(b"%!PS-Adobe-3.0"), Err("PostScript"));
-        assert_eq!(sniff(b"<html><body>"), Err("plain text or markup"));
+        assert!(sniff(b"%!PS-Adobe-3.0").unwrap_err().contains("PostScript"));
         for (brand, name) in [(b"avif", "AVIF"), (b"heic", "HEIC"), (b"mif1", "HEIC")] {
             let start = [b"\0\0\0\x1cftyp".as_slice(), brand].concat();
             assert!(sniff(&start).unwrap_err().contains(name));
         }
-        assert_eq!(sniff(&[0, 1, 2, 250]), Err("unknown format"));
+        assert!(sniff(&[0, 1, 2, 250]).unwrap_err().contains("neither text"));
     }
 
     #[test]

@@ -5,14 +5,17 @@
 mod animation;
 mod cpu_time;
 mod encode;
+mod epub;
 mod error;
 mod facts;
+mod fonts;
 mod format;
 mod geometry;
 mod jpeg2000;
 mod memory;
 mod office;
 mod office_format;
+mod office_sheets;
 mod office_watch;
 mod page_source;
 mod pdf;
@@ -28,6 +31,11 @@ mod sandbox_check;
 mod self_test;
 mod source;
 mod svg;
+mod text_file;
+mod text_html;
+mod text_layout;
+mod text_mail;
+mod text_pages;
 mod tiff_other;
 mod tiff_pages;
 mod trial;
@@ -180,6 +188,7 @@ impl Renderer {
             state: State::Open(process),
             file: converted.as_ref().map_or(file, Converted::path),
             pages: opened.pages,
+            format: format.clone(),
             warnings: opened.warnings,
             drawn: 0,
             options: Arc::clone(&self.options),
@@ -285,6 +294,8 @@ pub struct Document {
     /// What the renderer reads.
     file: PathBuf,
     pages: u32,
+    /// The name of its format, of an office document before the conversion.
+    format: String,
     warnings: Vec<DocumentWarning>,
     /// Pages that the present process has drawn.
     drawn: u32,
@@ -307,6 +318,12 @@ impl Document {
     #[must_use]
     pub fn pages(&self) -> u32 {
         self.pages
+    }
+
+    /// The name of its format: `pdf`, `docx`, `png` and so on.
+    #[must_use]
+    pub fn format(&self) -> &str {
+        &self.format
     }
 
     /// What a user should know about the document as a whole.

@@ -131,7 +131,8 @@ async fn convert(
     if !options.soffice.is_file() {
         return Err(RenderError::Unsupported(format!(
             "this is an office document ({}), and the worker's image has no LibreOffice at {}: \
-             use the image of worker/Containerfile.office",
+             use the image of worker/Containerfile.office (value workerImage of the chart, or \
+             spec.worker.image)",
             document.format.extension(),
             options.soffice.display()
         )));

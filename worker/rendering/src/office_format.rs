@@ -2,14 +2,15 @@
 //! streams of an OLE file. Runs in the renderer. Archives that would unpack to more than any real
 //! document are refused here, before another program sees them.
 
+use std::borrow::Cow;
 use std::io::{self, BufReader, Read};
 
 use flate2::read::DeflateDecoder;
 use serde::{Deserialize, Serialize};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::RenderError;
 use super::source::DocumentFile;
+use super::{RenderError, office_sheets};
 
 /// Largest unpacked size of all parts of a document, in bytes.
 const MAX_UNPACKED_BYTES: u64 = 1 << 30;
@@ -21,6 +22,9 @@ const MAX_RATIO: u64 = 100;
 const MAX_PARTS: usize = 50_000;
 /// Largest number of bytes read from one part to detect the format.
 const MAX_READ_BYTES: u64 = 4 << 20;
+
+/// Bytes in which `OpenDocument` in one file of XML says what it is.
+const FLAT_START_BYTES: u64 = 64 << 10;
 
 /// Format of an office document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +39,17 @@ pub(super) enum OfficeFormat {
     Rtf,
     Xls,
     Xlsx,
+    Fodg,
+    Fodp,
+    Fods,
+    Fodt,
+    Hwp,
+    Odg,
+    Pub,
+    Vsd,
+    Vsdx,
+    Wpd,
+    Xlsb,
 }
 
 /// Properties of an office document that are known before its conversion.
@@ -47,7 +62,7 @@ pub(super) struct OfficeDocument {
 
 impl OfficeFormat {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Doc,
         Self::Docx,
         Self::Odp,
@@ -58,6 +73,17 @@ impl OfficeFormat {
         Self::Rtf,
         Self::Xls,
         Self::Xlsx,
+        Self::Fodg,
+        Self::Fodp,
+        Self::Fods,
+        Self::Fodt,
+        Self::Hwp,
+        Self::Odg,
+        Self::Pub,
+        Self::Vsd,
+        Self::Vsdx,
+        Self::Wpd,
+        Self::Xlsb,
     ];
 
     /// File name extension, from which LibreOffice takes the format.
@@ -74,51 +100,119 @@ impl OfficeFormat {
             Self::Rtf => "rtf",
             Self::Xls => "xls",
             Self::Xlsx => "xlsx",
+            Self::Fodg => "fodg",
+            Self::Fodp => "fodp",
+            Self::Fods => "fods",
+            Self::Fodt => "fodt",
+            Self::Hwp => "hwp",
+            Self::Odg => "odg",
+            Self::Pub => "pub",
+            Self::Vsd => "vsd",
+            Self::Vsdx => "vsdx",
+            Self::Wpd => "wpd",
+            Self::Xlsb => "xlsb",
         }
     }
 }
 
 /// Detects the format of a ZIP archive, and checks its size and encryption.
-pub(super) fn inspect_zip(file: DocumentFile) -> Result<OfficeDocument, RenderError> {
-    let damaged = |error: &dyn std::fmt::Display| RenderError::Damaged(format!("ZIP: {error}"));
-    let packed = file.length();
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(&error))?;
-    if archive.len() > MAX_PARTS {
-        return Err(RenderError::TooLarge(format!("{} parts", archive.len())));
-    }
+pub(super) fn inspect_zip(
+    file: DocumentFile,
+    max_pages: u32,
+) -> Result<OfficeDocument, RenderError> {
+    let mut archive = Archive::open(file)?;
     let format = zip_format(&mut archive)?;
-    let mut unpacked = Unpacked { packed, bytes: 0 };
-    for index in 0..archive.len() {
-        let part = archive
-            .by_index_raw(index)
-            .map_err(|error| damaged(&error))?;
-        if part.encrypted() {
-            return Err(RenderError::Encrypted);
-        }
-        let announced = part.size();
-        unpacked.check(announced)?;
-        let method = part.compression();
-        let bytes = match method {
-            CompressionMethod::Stored => unpacked.add(part)?,
-            CompressionMethod::DEFLATE => unpacked.add(DeflateDecoder::new(part))?,
-            other => {
-                let what = format!("a ZIP archive with compression method {other}");
-                return Err(RenderError::Unsupported(what));
-            }
-        };
-        if bytes != announced {
-            return Err(damaged(&format!(
-                "a part has {bytes} bytes, expected {announced}"
-            )));
-        }
-    }
+    archive.measure()?;
     if has_encrypted_parts(&mut archive) {
         return Err(RenderError::Encrypted);
     }
+    office_sheets::check(&mut archive, format, max_pages)?;
     Ok(OfficeDocument {
         format,
         encrypted: false,
     })
+}
+
+/// An archive of the parts of a document.
+pub(super) struct Archive {
+    zip: ZipArchive<BufReader<DocumentFile>>,
+    packed: u64,
+}
+
+fn damaged(error: &dyn std::fmt::Display) -> RenderError {
+    RenderError::Damaged(format!("ZIP: {error}"))
+}
+
+impl Archive {
+    pub(super) fn open(file: DocumentFile) -> Result<Self, RenderError> {
+        let packed = file.length();
+        let zip = ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(&error))?;
+        if zip.len() > MAX_PARTS {
+            return Err(RenderError::TooLarge(format!("{} parts", zip.len())));
+        }
+        Ok(Self { zip, packed })
+    }
+
+    /// Unpacks every part to measure it. An error if it is encrypted, or larger than is allowed.
+    pub(super) fn measure(&mut self) -> Result<(), RenderError> {
+        let mut unpacked = Unpacked {
+            packed: self.packed,
+            bytes: 0,
+        };
+        for index in 0..self.zip.len() {
+            let part = self.zip.by_index_raw(index);
+            let part = part.map_err(|error| damaged(&error))?;
+            if part.encrypted() {
+                return Err(RenderError::Encrypted);
+            }
+            let announced = part.size();
+            unpacked.check(announced)?;
+            let method = part.compression();
+            let bytes = match method {
+                CompressionMethod::Stored => unpacked.add(part)?,
+                CompressionMethod::DEFLATE => unpacked.add(DeflateDecoder::new(part))?,
+                other => {
+                    let what = format!("a ZIP archive with compression method {other}");
+                    return Err(RenderError::Unsupported(what));
+                }
+            };
+            if bytes != announced {
+                return Err(damaged(&format!(
+                    "a part has {bytes} bytes, expected {announced}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the parts.
+    pub(super) fn names(&self) -> Vec<String> {
+        let names = self.zip.file_names().flatten();
+        names.map(Cow::into_owned).collect()
+    }
+
+    fn has_part(&self, name: &str) -> bool {
+        self.zip.index_for_name(name).is_some()
+    }
+
+    /// The content of a part, if it can be unpacked.
+    pub(super) fn reader(&mut self, name: &str) -> Option<Box<dyn Read + '_>> {
+        let index = self.zip.index_for_name(name)?;
+        let part = self.zip.by_index_raw(index).ok()?;
+        match part.compression() {
+            CompressionMethod::Stored => Some(Box::new(part)),
+            CompressionMethod::DEFLATE => Some(Box::new(DeflateDecoder::new(part))),
+            _ => None,
+        }
+    }
+
+    /// The first bytes of a part, at most `most`.
+    pub(super) fn part(&mut self, name: &str, most: u64) -> Option<Vec<u8>> {
+        let mut content = Vec::new();
+        let part = self.reader(name)?;
+        let read = part.take(most).read_to_end(&mut content);
+        read.ok().map(|_| content)
+    }
 }
 
 /// Unpacked size of an archive so far.
@@ -161,28 +255,27 @@ impl Unpacked {
     }
 }
 
-fn zip_format(
-    archive: &mut ZipArchive<BufReader<DocumentFile>>,
-) -> Result<OfficeFormat, RenderError> {
-    if let Some(kind) = read_part(archive, "mimetype") {
+fn zip_format(archive: &mut Archive) -> Result<OfficeFormat, RenderError> {
+    if let Some(kind) = archive.part("mimetype", MAX_READ_BYTES) {
         let kind = String::from_utf8_lossy(&kind);
-        let kind = kind
-            .trim()
-            .strip_prefix("application/vnd.oasis.opendocument.");
-        match kind.map(|kind| kind.trim_end_matches("-template")) {
-            Some("text" | "text-master") => return Ok(OfficeFormat::Odt),
-            Some("spreadsheet") => return Ok(OfficeFormat::Ods),
-            Some("presentation") => return Ok(OfficeFormat::Odp),
-            _ => {}
+        match opendocument(kind.trim()) {
+            Some(OpenDocument::Text) => return Ok(OfficeFormat::Odt),
+            Some(OpenDocument::Spreadsheet) => return Ok(OfficeFormat::Ods),
+            Some(OpenDocument::Presentation) => return Ok(OfficeFormat::Odp),
+            Some(OpenDocument::Drawing) => return Ok(OfficeFormat::Odg),
+            None => {}
         }
     }
-    if archive.index_for_name("[Content_Types].xml").is_some() {
+    if archive.has_part("[Content_Types].xml") {
         for (folder, format) in [
             ("word/", OfficeFormat::Docx),
+            ("xl/workbook.bin", OfficeFormat::Xlsb),
             ("xl/", OfficeFormat::Xlsx),
             ("ppt/", OfficeFormat::Pptx),
+            ("visio/", OfficeFormat::Vsdx),
         ] {
             if archive
+                .zip
                 .file_names()
                 .flatten()
                 .any(|name| name.starts_with(folder))
@@ -191,30 +284,70 @@ fn zip_format(
             }
         }
     }
-    let what = "a ZIP archive without a text document, spreadsheet or presentation";
+    let what = "a ZIP archive without a document of a known format";
     Err(RenderError::Unsupported(what.to_owned()))
 }
 
-/// `OpenDocument` encrypts its parts one by one and names the method in its manifest.
-fn has_encrypted_parts(archive: &mut ZipArchive<BufReader<DocumentFile>>) -> bool {
-    const METHOD: &[u8] = b"encryption-data";
-    let manifest = read_part(archive, "META-INF/manifest.xml").unwrap_or_default();
-    manifest.windows(METHOD.len()).any(|bytes| bytes == METHOD)
+/// Kinds of `OpenDocument`.
+enum OpenDocument {
+    Text,
+    Spreadsheet,
+    Presentation,
+    Drawing,
 }
 
-/// The first bytes of a part.
-fn read_part(archive: &mut ZipArchive<BufReader<DocumentFile>>, name: &str) -> Option<Vec<u8>> {
-    let index = archive.index_for_name(name)?;
-    let part = archive.by_index_raw(index).ok()?;
-    let mut content = Vec::new();
-    let read = match part.compression() {
-        CompressionMethod::Stored => part.take(MAX_READ_BYTES).read_to_end(&mut content),
-        CompressionMethod::DEFLATE => DeflateDecoder::new(part)
-            .take(MAX_READ_BYTES)
-            .read_to_end(&mut content),
-        _ => return None,
+/// The kind of `OpenDocument` that has this media type.
+fn opendocument(kind: &str) -> Option<OpenDocument> {
+    let kind = kind.strip_prefix("application/vnd.oasis.opendocument.")?;
+    match kind.trim_end_matches("-template") {
+        "text" | "text-master" | "text-web" => Some(OpenDocument::Text),
+        "spreadsheet" => Some(OpenDocument::Spreadsheet),
+        "presentation" => Some(OpenDocument::Presentation),
+        "graphics" => Some(OpenDocument::Drawing),
+        _ => None,
+    }
+}
+
+/// Detects the format of `OpenDocument` in one file of XML.
+pub(super) fn inspect_flat(
+    mut file: DocumentFile,
+    max_pages: u32,
+) -> Result<OfficeDocument, RenderError> {
+    const MEDIA_TYPE: &str = "office:mimetype=\"";
+    let mut start = Vec::new();
+    let read = file.clone().take(FLAT_START_BYTES).read_to_end(&mut start);
+    read.map_err(|error| RenderError::Io(error.to_string()))?;
+    let start = String::from_utf8_lossy(&start);
+    let kind = start
+        .split_once(MEDIA_TYPE)
+        .and_then(|(_, rest)| rest.split('"').next());
+    let format = match kind.and_then(opendocument) {
+        Some(OpenDocument::Text) => OfficeFormat::Fodt,
+        Some(OpenDocument::Spreadsheet) => OfficeFormat::Fods,
+        Some(OpenDocument::Presentation) => OfficeFormat::Fodp,
+        Some(OpenDocument::Drawing) => OfficeFormat::Fodg,
+        None => {
+            let what = "OpenDocument in XML without a text document, spreadsheet, presentation or \
+                        drawing";
+            return Err(RenderError::Unsupported(what.to_owned()));
+        }
     };
-    read.ok().map(|_| content)
+    if format == OfficeFormat::Fods {
+        office_sheets::check_flat(BufReader::new(&mut file), max_pages)?;
+    }
+    Ok(OfficeDocument {
+        format,
+        encrypted: false,
+    })
+}
+
+/// `OpenDocument` encrypts its parts one by one and names the method in its manifest.
+fn has_encrypted_parts(archive: &mut Archive) -> bool {
+    const METHOD: &[u8] = b"encryption-data";
+    let manifest = archive
+        .part("META-INF/manifest.xml", MAX_READ_BYTES)
+        .unwrap_or_default();
+    manifest.windows(METHOD.len()).any(|bytes| bytes == METHOD)
 }
 
 /// Detects the format of an OLE file (the binary formats of Office 97 to 2003), and whether it is
@@ -247,8 +380,12 @@ pub(super) fn inspect_ole(file: DocumentFile) -> Result<OfficeDocument, RenderEr
             OfficeFormat::Ppt,
             user.get(12..16) == Some(&[0xdf, 0xc4, 0xd1, 0xf3]),
         )
+    } else if start("/VisioDocument", 0).is_some() {
+        (OfficeFormat::Vsd, false)
+    } else if start("/Quill/QuillSub/CONTENTS", 0).is_some() {
+        (OfficeFormat::Pub, false)
     } else {
-        let what = "an OLE file without a text document, spreadsheet or presentation";
+        let what = "an OLE file without a document of a known format";
         return Err(RenderError::Unsupported(what.to_owned()));
     };
     Ok(OfficeDocument { format, encrypted })

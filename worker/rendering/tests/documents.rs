@@ -111,14 +111,15 @@ async fn documents_that_cannot_be_opened_say_why() {
     let sound = pdf(&[Page::with_text(&["Some text"])]);
     let many = pdf(&vec![Page::of_size(10.0, 10.0); 51]);
     let encrypted = include_bytes!("fixtures/encrypted.pdf");
-    let cases: [(&str, &[u8], &str); 9] = [
+    let cases: [(&str, &[u8], &str); 10] = [
         ("no bytes", b"", "Empty"),
         ("no pages", &pdf(&[]), "Empty"),
         ("51 pages", &many, "TooManyPages"),
         ("a password", encrypted, "Encrypted"),
         ("only a header", b"%PDF-1.7\n", "Damaged"),
         ("half a header", &sound[..40], "Damaged"),
-        ("plain text", b"hello", "Unsupported"),
+        ("noise", &[0, 1, 2, 250], "Unsupported"),
+        ("only spaces", b" \n \n", "Empty"),
         ("half a ZIP archive", b"PK\x03\x04", "Damaged"),
         ("half a PNG header", b"\x89PNG\r\n\x1a\n\0\0\0", "Damaged"),
     ];

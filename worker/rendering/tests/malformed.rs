@@ -148,6 +148,10 @@ fn corpus() -> Vec<Vec<u8>> {
         include_bytes!("../../tests/fieldfiles/files/userunit-10.pdf").to_vec(),
         include_bytes!("../../tests/fieldfiles/files/cjk-fonts-not-embedded.pdf").to_vec(),
         include_bytes!("../../tests/fieldfiles/files/5000-empty-pages.pdf").to_vec(),
+        include_bytes!("../../tests/fieldfiles/files/book.epub").to_vec(),
+        include_bytes!("../../tests/fieldfiles/files/mail.eml").to_vec(),
+        include_bytes!("../../tests/fieldfiles/files/notizen-utf16.txt").to_vec(),
+        include_bytes!("../../tests/fieldfiles/files/page.html").to_vec(),
         lossy_webp(&picture),
         webp_in_tiff(),
     ];

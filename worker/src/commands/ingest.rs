@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use layra_crds::SourceFormat;
 use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 
@@ -83,10 +84,15 @@ pub(crate) async fn ingest(
     knowledge_base: &str,
     username: &str,
 ) -> Result<Summary, Failure> {
+    if common.settings.config.source.kafka.format == SourceFormat::S3Event {
+        let message = "the pipeline ingests what is in its bucket: put the files there";
+        let reason = Reason::InvalidTask;
+        return Err(Failure::permanent(Stage::Intake, reason, message));
+    }
     let pipeline = common.pipeline().await?;
     let retry = common.retry();
     let documents = &pipeline.stores.documents;
-    let ensure = |_| documents.ensure_knowledge_base(knowledge_base, username);
+    let ensure = |_| documents.ensure_knowledge_base(knowledge_base, knowledge_base, username);
     retry.run(Stage::Mongodb, &common.stop, ensure).await?;
 
     let bar = progress_bar();
@@ -232,6 +238,7 @@ fn describe(file: &Path, knowledge_base: &str, username: &str) -> Result<Task, F
             key,
             name,
             url: None,
+            version: None,
         },
     };
     task.check()?;

@@ -12,4 +12,5 @@ pub(crate) mod reindex;
 pub(crate) mod retain;
 pub(crate) mod run;
 pub(crate) mod search;
+pub(crate) mod serve;
 pub(crate) mod tune;

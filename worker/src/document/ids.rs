@@ -60,6 +60,35 @@ pub(crate) fn original_key(username: &str, file_name: &str, file_id: &str) -> St
     format!("{username}_{}_{digits}{extension}", stem(file_name))
 }
 
+/// The `file_id` of a version of an object that was put into the bucket of a pipeline.
+pub(crate) fn object_file_id(
+    username: &str,
+    knowledge_base: &str,
+    object: &str,
+    version: &str,
+) -> String {
+    let name = [knowledge_base, object, version].join("\0");
+    format!("{username}_{}", Uuid::new_v5(&NAMESPACE, name.as_bytes()))
+}
+
+/// Whether a key has the form of [`image_key`] or [`original_key`], for this user.
+pub(crate) fn is_own_key(username: &str, key: &str) -> bool {
+    let Some(name) = key
+        .strip_prefix(username)
+        .and_then(|rest| rest.strip_prefix('_'))
+    else {
+        return false;
+    };
+    let has_digits = |stem: &str| {
+        stem.rsplit_once('_').is_some_and(|(_, digits)| {
+            let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            digits.len() == 24 && digits.bytes().all(is_digit)
+        })
+    };
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    !name.contains('/') && (has_digits(stem) || has_digits(name))
+}
+
 /// 24 hex digits, the length of a MongoDB object id.
 fn hex24(parts: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();

@@ -1,8 +1,10 @@
 //! The task of a document, its page ranges, and its names in the stores. No I/O.
 
+pub(crate) mod bucket;
 mod cutoff;
 pub(crate) mod headers;
 pub(crate) mod ids;
+pub(crate) mod notification;
 mod origin;
 pub(crate) mod page_range;
 pub(crate) mod recipe;

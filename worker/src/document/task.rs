@@ -13,6 +13,9 @@ const LONGEST_KEY: usize = 1024;
 /// Longest id of a knowledge base, in bytes. Milvus' limit for the name of a collection leaves room
 /// for what a pipeline adds to it.
 const LONGEST_KNOWLEDGE_BASE: usize = 200;
+/// Fields of a file's entry in tasks that workers send of the objects of a bucket.
+const OBJECT: &str = "object";
+const VERSION: &str = "object_version";
 
 /// A message of the pipeline's topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,17 @@ pub(crate) struct FileMeta {
     pub(crate) name: String,
     /// A link for browsers (`minio_url`). It is stored and never followed.
     pub(crate) url: Option<String>,
+    /// The version of the object that is the document. `None`: the key has one document for ever.
+    pub(crate) version: Option<ObjectVersion>,
+}
+
+/// The content of an object of a bucket at some time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ObjectVersion {
+    /// The object, `bucket/key`.
+    pub(crate) object: String,
+    /// The entity tag of its content.
+    pub(crate) version: String,
 }
 
 /// Why a message is not a valid task.
@@ -143,6 +157,7 @@ pub(crate) fn parse(payload: &[u8]) -> Result<Message, TaskError> {
                 Some(Value::String(url)) if url.is_empty() => None,
                 Some(_) => Some(text(file, "minio_url", "file_meta.minio_url")?),
             },
+            version: object_version(file)?,
         },
     };
     task.check()?;
@@ -160,10 +175,10 @@ pub(crate) fn progress_ids(payload: &[u8]) -> Option<(String, Option<String>)> {
 }
 
 impl Task {
-    /// The message that LAYRA would send for this task.
+    /// The message that LAYRA would send for this task. A task of a bucket has two more fields.
     pub(crate) fn to_message(&self) -> Vec<u8> {
         let file = &self.file;
-        serde_json::json!({
+        let mut message = serde_json::json!({
             "task_id": self.task_id,
             "username": self.username,
             "knowledge_db_id": self.knowledge_base,
@@ -173,9 +188,12 @@ impl Task {
                 "original_filename": file.name,
                 "minio_url": file.url,
             },
-        })
-        .to_string()
-        .into_bytes()
+        });
+        if let Some(version) = &file.version {
+            message["file_meta"][OBJECT] = version.object.as_str().into();
+            message["file_meta"][VERSION] = version.version.as_str().into();
+        }
+        message.to_string().into_bytes()
     }
 
     /// Checks the limits of the stores for names.
@@ -187,6 +205,16 @@ impl Task {
         let image = ids::image_key(&self.username, &file.name, &file.file_id, 0, "webp");
         check_key("file_meta.original_filename", &image)
     }
+}
+
+fn object_version(file: &Map<String, Value>) -> Result<Option<ObjectVersion>, TaskError> {
+    if !file.contains_key(OBJECT) {
+        return Ok(None);
+    }
+    Ok(Some(ObjectVersion {
+        object: text(file, OBJECT, "file_meta.object")?,
+        version: text(file, VERSION, "file_meta.object_version")?,
+    }))
 }
 
 fn knowledge_base(message: &Map<String, Value>) -> Result<String, TaskError> {
@@ -332,6 +360,16 @@ mod tests {
         };
         let again: Value = serde_json::from_slice(&task.to_message()).unwrap();
         assert_eq!(again, layras());
+
+        let mut of_bucket = layras();
+        of_bucket["file_meta"]["object"] = json!("docs/contracts/a.pdf");
+        of_bucket["file_meta"]["object_version"] = json!("\"9b2cf535\"");
+        let Ok(Message::Task(task)) = parsed(&of_bucket) else {
+            panic!("not a task")
+        };
+        assert!(task.file.version.is_some());
+        let again: Value = serde_json::from_slice(&task.to_message()).unwrap();
+        assert_eq!(again, of_bucket);
     }
 
     #[test]

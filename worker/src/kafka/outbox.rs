@@ -145,6 +145,19 @@ impl Outbox {
             .await
     }
 
+    /// Sends one change of a notification, with the request that it is part of. Like MinIO's, the
+    /// message has the object as its key.
+    pub(crate) async fn send_change(
+        &self,
+        object: &str,
+        value: &[u8],
+        request: &Sent,
+    ) -> Result<(), Failure> {
+        let headers = request.headers(None);
+        self.send_own(Some(object.as_bytes()), Some(value), headers)
+            .await
+    }
+
     /// Sends a message to the pipeline's own topic.
     async fn send_own(
         &self,

@@ -7,9 +7,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// After this time an answer no longer comes: librdkafka gives up after `socket.timeout.ms`, which
-/// is a minute.
-const LONGEST_ANSWER: Duration = Duration::from_secs(70);
+/// The next commit waits no longer than this: an answer may be lost, and what is processed must not
+/// look like a backlog for as long as librdkafka waits for it (`socket.timeout.ms`, a minute). A
+/// coordinator that is silent for a minute gets a dozen requests.
+const LONGEST_ANSWER: Duration = Duration::from_secs(5);
 
 /// The commit of a consumer that the broker has not answered.
 #[derive(Debug, Default)]

@@ -8,6 +8,7 @@ use layra_crds::metric_names::worker::STATUS_RETRIED;
 use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
+use super::bucket::leaves_to_other_message;
 use super::decision::{Decision, decide};
 use super::patience::Patience;
 use super::poison::check_repeats;
@@ -15,7 +16,7 @@ use super::quota::replaces_stored;
 use super::{Observer, Outcome, Pipeline};
 use crate::document::Cutoff;
 use crate::document::page_range::Range;
-use crate::document::task::Task;
+use crate::document::task::{FileMeta, Task};
 use crate::pipeline::stages::fetch::Original;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Refusals;
@@ -165,8 +166,12 @@ impl Pipeline {
                     if let Some(outcome) = self.wait_for_archive(&entry, cancel).await? {
                         return Ok(ControlFlow::Break(outcome));
                     }
+                    let others = leaves_to_other_message(job, &entry);
                     if ledger.record_request(&entry, &request.sent).await? {
-                        return self.wait_for_base(job, entry).await;
+                        return match others {
+                            Some(outcome) => Ok(ControlFlow::Break(outcome)),
+                            None => self.wait_for_base(job, entry).await,
+                        };
                     }
                     continue;
                 }
@@ -209,7 +214,8 @@ impl Pipeline {
                     return Ok(ControlFlow::Break(outcome));
                 }
                 let entry = Box::new(entry);
-                if replaces_stored(before.as_deref()) {
+                let replaces = replaces_stored(before.as_deref());
+                if replaces || self.replaces_version(job.task).await? {
                     return Ok(ControlFlow::Continue(entry));
                 }
                 return self.wait_for_base(job, entry).await;
@@ -410,11 +416,11 @@ impl Pipeline {
             return Ok(LocalOriginal::File(path));
         }
         let timer = self.metrics.fetch_duration.start_timer();
-        let key = &job.task.file.key;
+        let FileMeta { key, version, .. } = &job.task.file;
+        let version = version.as_ref().map(|of| of.version.as_str());
         let copy = self.originals.place(round, key);
-        self.retry
-            .run(Stage::Fetch, cancel, |_| self.originals.fetch(key, &copy))
-            .await?;
+        let fetch = |_| self.originals.fetch(key, version, &copy);
+        self.retry.run(Stage::Fetch, cancel, fetch).await?;
         timer.stop_and_record();
         Ok(LocalOriginal::Copy(copy))
     }

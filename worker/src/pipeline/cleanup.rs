@@ -8,6 +8,7 @@ use layra_crds::RenderSpec;
 use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
+use super::admit::Job;
 use super::page_plan::{self, PagePlan};
 use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Reason, Stage};
@@ -18,10 +19,12 @@ impl Pipeline {
     /// Enters the file, and removes the data of earlier rounds: all rows, and the pages that this
     /// round would not overwrite.
     ///
-    /// A knowledge base that does not exist is an error. LAYRA creates it before it sends the first
-    /// task, so it was deleted; storing into it would recreate a collection that is never deleted.
+    /// A knowledge base that does not exist is created for an object of a bucket. Otherwise it is an
+    /// error: LAYRA creates it before it sends the first task, so it was deleted. Storing into it
+    /// would recreate a collection that is never deleted.
     pub(super) async fn prepare(
         &self,
+        job: &Job<'_>,
         claim: &Claim,
         plan: &PagePlan<'_>,
         cancel: &CancellationToken,
@@ -30,7 +33,7 @@ impl Pipeline {
         let exists = self.ledger(cancel, || {
             self.stores.documents.has_knowledge_base(knowledge_base)
         });
-        if !exists.await? {
+        if !exists.await? && !self.create_knowledge_base(job, cancel).await? {
             let message = format!("knowledge base {knowledge_base} does not exist");
             return Err(Failure::permanent(
                 Stage::Mongodb,

@@ -4,12 +4,13 @@
 //! [`range_work`] processes a page range in [`turn`]s, whose [`stages`] run concurrently.
 //! [`settle`] completes everything that must precede the commit of the task. [`rejection`] records
 //! failures and drops, [`cleanup`] and [`recheck`] remove data that must not be in the stores.
-//! [`quota`] lets documents wait for room.
+//! [`quota`] lets documents wait for room. [`bucket`] compares documents with the bucket they are in.
 //!
 //! Every effect can be repeated. A document that is ingested again is in the stores exactly once. A
 //! document that cannot be processed leaves nothing but its original.
 
 mod admit;
+mod bucket;
 pub(crate) mod budget;
 mod cleanup;
 mod decision;
@@ -36,6 +37,7 @@ use layra_crds::{DocumentLimits, QuotaUse, RenderSpec};
 use layra_rendering::{RenderError, Renderer};
 use tokio_util::sync::CancellationToken;
 
+use crate::document::bucket::Bucket;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
 use crate::pipeline::stages::fetch::Originals;
@@ -80,6 +82,8 @@ pub(crate) struct Pipeline {
     pub(crate) metrics: Arc<Metrics>,
     /// Whether there is room for further documents.
     pub(crate) quotas: Arc<Quotas>,
+    /// The bucket whose notifications the messages are.
+    pub(crate) bucket: Option<Bucket>,
 }
 
 /// How much of a document was stored.

@@ -157,7 +157,7 @@ impl Pipeline {
         };
         observer(Event::Opened(pages));
         if !entry.prepared {
-            self.prepare(claim, &plan, cancel).await?;
+            self.prepare(job, claim, &plan, cancel).await?;
             if entry.range_pages.is_some() {
                 drop(document);
                 return Ok((Box::new(entry), None));
@@ -327,6 +327,7 @@ impl Pipeline {
                 Ok(document) => return Ok(document),
                 Err(error) => render_failure(&error),
             };
+            self.metrics.count_lost_renderer(failure.reason);
             if failure.reason.is_lost_renderer() {
                 check_renderer_deaths(killed.fetch_add(1, Ordering::Relaxed) + 1, &failure)?;
             }

@@ -62,7 +62,9 @@ impl Pipeline {
             return Ok(Worked::Refused(open()));
         }
         let mut original = match self.local_original(job, round, cancel).await {
-            Err(failure) if !failure.rejects_document() => return Err(failure),
+            Err(failure) if !failure.rejects_document() && failure.class != Class::Deleted => {
+                return Err(failure);
+            }
             // A claim decides whether this worker may reject the document.
             original => original,
         };

@@ -5,7 +5,10 @@ pub(crate) mod failure;
 pub(crate) mod health;
 mod longest;
 pub(crate) mod metrics;
+#[cfg(test)]
+mod metrics_table_tests;
 mod page_metrics;
+pub(crate) mod process_metrics;
 pub(crate) mod quotas;
 pub(crate) mod reason;
 pub(crate) mod retry;

@@ -1,14 +1,106 @@
-//! Counts what is missing on pages and documents that count as stored.
+//! Counts what is found of pages and documents, and what is missing on those that count as stored.
 
 use std::collections::BTreeSet;
 
-use layra_rendering::{DocumentWarning, PageWarning};
+use layra_crds::metric_names::worker as names;
+use layra_rendering::{DocumentWarning, PageWarning, RenderedPage};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 
 use super::metrics::{Metrics, whole};
+use super::reason::Reason;
+
+/// How a renderer is lost.
+const LOST: [Reason; 6] = [
+    Reason::Crashed,
+    Reason::GarbledAnswer,
+    Reason::OutOfMemory,
+    Reason::RendererKilled,
+    Reason::RendererStalled,
+    Reason::TimedOut,
+];
+const POINTS_PER_INCH: f64 = 72.0;
 
 impl Metrics {
+    /// Creates the series of labels with few values: `increase` does not see a series begin at 1.
+    pub(super) fn start_at_zero(&self) {
+        let pages = [PageWarning::Blank, PageWarning::NoText];
+        let missing = PageWarning::MissingGlyphs(String::new());
+        let documents = [DocumentWarning::FirstFrameOnly, DocumentWarning::XfaForm];
+        let all = [
+            (
+                &self.files,
+                vec![
+                    names::STATUS_SUCCESS,
+                    names::STATUS_FAILED,
+                    names::STATUS_RETRIED,
+                ],
+            ),
+            (
+                &self.page_warnings,
+                pages
+                    .iter()
+                    .chain([&missing])
+                    .map(PageWarning::kind)
+                    .collect(),
+            ),
+            (
+                &self.document_warnings,
+                documents.map(DocumentWarning::kind).to_vec(),
+            ),
+            (&self.renderers_lost, LOST.map(Reason::as_str).to_vec()),
+            (
+                &self.deletions,
+                vec![names::KIND_FILE, names::KIND_KNOWLEDGE_BASE],
+            ),
+            (
+                &self.foreign_messages,
+                vec![names::ACTION_SKIP, names::ACTION_FORWARD],
+            ),
+            (
+                &self.bucket_changes,
+                vec![
+                    names::RESULT_PRESENT,
+                    names::RESULT_GONE,
+                    names::RESULT_OUTSIDE_TEMPLATE,
+                    names::RESULT_OWN_OBJECT,
+                    names::RESULT_OTHER_BUCKET,
+                ],
+            ),
+        ];
+        for (counter, labels) in all {
+            for label in labels {
+                let _ = counter.with_label_values(&[label]);
+            }
+        }
+    }
+
+    /// Records a rendered page of a document of this format.
+    pub(crate) fn record_page(&self, page: &RenderedPage, format: &str) {
+        if page.page == 0 {
+            self.documents_opened.with_label_values(&[format]).inc();
+        }
+        if let Some((width, height)) = page.facts.points {
+            let (points, pixels) = if width > height {
+                (width, page.width)
+            } else {
+                (height, page.height)
+            };
+            if points > 0.0 {
+                let dpi = f64::from(pixels) * POINTS_PER_INCH / f64::from(points);
+                self.page_dpi.observe(dpi);
+            }
+        }
+    }
+
+    /// Counts a renderer that ended before its document was done.
+    pub(crate) fn count_lost_renderer(&self, reason: Reason) {
+        if LOST.contains(&reason) {
+            let counter = &self.renderers_lost;
+            counter.with_label_values(&[reason.as_str()]).inc();
+        }
+    }
+
     /// Counts what is missing on a stored page. A page counts once for each kind.
     pub(crate) fn count_page_warnings(&self, warnings: &[PageWarning]) {
         for warning in warnings {

@@ -56,8 +56,17 @@ impl Embedder for Watched {
         self.model.embed_query(text)
     }
 
+    fn embed_queries(&self, texts: &[&str]) -> Result<Vec<MultiVector>, EmbedError> {
+        let _computing = self.health.computing(Instant::now());
+        self.model.embed_queries(texts)
+    }
+
     fn gpu_memory_bytes(&self) -> Option<u64> {
         self.model.gpu_memory_bytes()
+    }
+
+    fn gpu_memory_total_bytes(&self) -> Option<u64> {
+        self.model.gpu_memory_total_bytes()
     }
 
     fn release_memory(&self) {

@@ -23,6 +23,7 @@ mod admin;
 mod copy;
 mod inspect;
 mod moving;
+mod pages;
 mod paging;
 mod read;
 mod scan;
@@ -30,7 +31,7 @@ mod scratch;
 mod usage;
 mod vector_type;
 
-pub(crate) use admin::Described;
+pub(crate) use admin::{Described, Loading};
 pub(crate) use copy::{Choice, Pages, Row};
 pub(crate) use inspect::Inspected;
 pub(crate) use read::{Hit, SearchLimits};
@@ -371,6 +372,12 @@ fn range_filter(file_id: &str, pages: &Range<u32>) -> String {
     )
 }
 
+/// The filter for rows whose `field` is one of these texts.
+fn one_of(field: &str, texts: &[String]) -> String {
+    let list: Vec<String> = texts.iter().map(|text| quote(text)).collect();
+    format!("{field} in [{}]", list.join(", "))
+}
+
 /// A string literal of Milvus' filter language.
 fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
@@ -393,13 +400,14 @@ mod code {
         error.code() == 700 || error.legacy_code() == 25
     }
 
-    /// The rate, or the quota of memory or disk space.
+    /// The rate, the quota of memory or disk space, writes that an administrator has denied, or the
+    /// largest number of collections.
     pub(super) fn is_throttled(error: &ServerError) -> bool {
         throttled(error.code(), error.legacy_code())
     }
 
     pub(super) fn throttled(code: i32, legacy: i32) -> bool {
-        matches!(code, 8 | 9) || matches!(legacy, 49 | 53 | 54)
+        matches!(code, 8 | 9 | 102) || matches!(legacy, 49 | 53 | 54)
     }
 
     /// A parameter that is invalid, missing or too large; a field that does not exist.
@@ -478,7 +486,7 @@ mod tests {
 
     #[test]
     fn quotas_are_throttling_and_invalid_parameters_are_refusals() {
-        for code in [8, 9] {
+        for code in [8, 9, 102] {
             assert!(code::throttled(code, 1) && !code::invalid_request(code, 1));
         }
         assert!(code::throttled(0, 49));

@@ -5,6 +5,7 @@
 mod failed_pages;
 pub(crate) mod indexes;
 mod list_size;
+mod shown;
 mod whole;
 
 use std::collections::HashSet;
@@ -23,6 +24,9 @@ use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
+pub(crate) use shown::ShownFile;
+#[cfg(test)]
+pub(crate) use shown::ShownPage;
 pub(crate) use whole::BaseLife;
 
 /// Longest wait for the answer to one request. The driver has no limit: it would wait forever for a
@@ -127,11 +131,12 @@ impl Documents {
     pub(crate) async fn ensure_knowledge_base(
         &self,
         id: &str,
+        name: &str,
         username: &str,
     ) -> Result<(), Failure> {
         let now = DateTime::now();
         let fields = doc! {
-            "knowledge_base_id": id, "knowledge_base_name": id, "username": username,
+            "knowledge_base_id": id, "knowledge_base_name": name, "username": username,
             "files": [], "used_chat": [], "created_at": now, "last_modify_at": now,
             "is_delete": false,
         };

@@ -18,6 +18,7 @@ use object_store::{
 };
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
+use crate::document::ids;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Secrets;
 use crate::stores::presign::Presigner;
@@ -45,6 +46,8 @@ pub(crate) struct Objects {
     downloads: Arc<AmazonS3>,
     bucket: String,
     presigner: Presigner,
+    /// The user of whose objects alone any are deleted.
+    deletes_only_of: Option<&'static str>,
 }
 
 impl Objects {
@@ -64,7 +67,17 @@ impl Objects {
             downloads: client(spec, secrets, bucket, None)?,
             bucket: bucket.to_owned(),
             presigner: Presigner::new(spec, secrets, bucket),
+            deletes_only_of: None,
         })
+    }
+
+    /// A client that deletes no object but those that workers have written for this user, whoever
+    /// asks: all others belong to somebody else.
+    pub(crate) fn deleting_only_own(self, username: &'static str) -> Self {
+        Self {
+            deletes_only_of: Some(username),
+            ..self
+        }
     }
 
     /// Fails if the bucket does not respond. Only here, when the worker starts, is a missing bucket
@@ -134,12 +147,21 @@ impl Objects {
         };
         let object = match self.downloads.get_opts(&path, options).await {
             Ok(object) => object,
+            Err(
+                object_store::Error::NotFound { .. } | object_store::Error::Precondition { .. },
+            ) if partial.expected.is_some() => {
+                return Err(self.other_version(stage, key, partial).await);
+            }
             Err(object_store::Error::Precondition { .. }) => {
                 *partial = Partial::default();
                 return Err(changed());
             }
             Err(error) => return Err(self.failure(stage, &error).await),
         };
+        let version = version_of(&object.meta);
+        if partial.expected.as_ref().is_some_and(|it| *it != version) {
+            return Err(self.other_version(stage, key, partial).await);
+        }
         if from > 0 && object.meta.e_tag != partial.version {
             *partial = Partial::default();
             return Err(changed());
@@ -184,6 +206,19 @@ impl Objects {
         Ok(size)
     }
 
+    /// Why the version of an object that is wanted was not sent: it is not in the bucket any more,
+    /// or it is back.
+    async fn other_version(&self, stage: Stage, key: &str, partial: &Partial) -> Failure {
+        match self.version(key).await {
+            Ok(now) if now == partial.expected => {
+                let message = format!("object {key} is another one in each answer");
+                Failure::transient(stage, Reason::ObjectStoreUnavailable, message)
+            }
+            Ok(_) => Failure::deleted(stage, format!("object {key} was overwritten or removed")),
+            Err(failure) => failure,
+        }
+    }
+
     /// Streams an object from byte `from`. Returns the position of the first byte, the size of the
     /// object and the stream. With `version`, an entity tag, it fails for other versions.
     pub(crate) async fn read_from(
@@ -226,6 +261,21 @@ impl Objects {
                 Ok(Some(DateTime::from_millis(written)))
             }
             Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failure(Stage::Objects, &error).await),
+        }
+    }
+
+    /// The version of the content that a key has now: its entity tag. `None`: there is no object.
+    pub(crate) async fn version(&self, key: &str) -> Result<Option<String>, Failure> {
+        let path = parse_key(Stage::Objects, key)?;
+        match self.client.head(&path).await {
+            Ok(object) => Ok(Some(version_of(&object))),
+            Err(object_store::Error::NotFound { .. }) => {
+                // A bucket that is gone has lost no object for good.
+                let answer = self.list_nothing().await;
+                answer.map_err(|error| self.classify(Stage::Objects, &error))?;
+                Ok(None)
+            }
             Err(error) => Err(self.failure(Stage::Objects, &error).await),
         }
     }
@@ -310,7 +360,10 @@ impl Objects {
     }
 
     /// Deletes objects. Keys without an object are ignored, also those that no object can have.
-    pub(crate) async fn delete_all(&self, keys: Vec<String>) -> Result<(), Failure> {
+    pub(crate) async fn delete_all(&self, mut keys: Vec<String>) -> Result<(), Failure> {
+        if let Some(username) = self.deletes_only_of {
+            keys.retain(|key| ids::is_own_key(username, key));
+        }
         futures::stream::iter(keys)
             .map(|key| async move { self.delete(&key).await })
             .buffer_unordered(CONCURRENCY)
@@ -406,6 +459,28 @@ pub(crate) struct Partial {
     bytes: u64,
     /// The entity tag of the object that the bytes are from.
     version: Option<String>,
+    /// The only version of the object that is wanted.
+    expected: Option<String>,
+}
+
+impl Partial {
+    /// Nothing yet of this version of an object. Another version is a failure of the class
+    /// [`Class::Deleted`].
+    pub(crate) fn of_version(version: &str) -> Self {
+        Self {
+            expected: Some(version.to_owned()),
+            ..Self::default()
+        }
+    }
+}
+
+/// The version of an object's content. Every S3 server has entity tags, but the client does not
+/// require them.
+fn version_of(object: &ObjectMeta) -> String {
+    object.e_tag.clone().unwrap_or_else(|| {
+        let written = object.last_modified.timestamp_millis();
+        format!("{}-{written}", object.size)
+    })
 }
 
 /// What the server answered to a request that failed.
@@ -810,6 +885,73 @@ mod tests {
             download().await.unwrap();
         }
         assert_eq!(std::fs::read(file.path()).unwrap(), new);
+    }
+
+    #[tokio::test]
+    async fn only_the_version_that_is_wanted_is_downloaded() {
+        let content = pattern(1_000);
+        let sent = content.clone();
+        let respond = move |request: &Received, _| match request.line.as_str() {
+            line if line.contains("gone.pdf") => error("404 Not Found", "NoSuchKey"),
+            line if line.contains("list-type") => empty_list(),
+            _ => part(&sent, request.from(), usize::MAX, "v2"),
+        };
+        let (objects, _) = server(Box::new(respond)).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let download = async |key: &str, version: &str| {
+            let mut partial = Partial::of_version(version);
+            let (objects, path) = (&objects, file.path());
+            objects
+                .download(Stage::Fetch, key, 1 << 30, path, &mut partial)
+                .await
+        };
+        assert_eq!(download("k.pdf", "\"v2\"").await, Ok(1_000));
+        for (key, version) in [("k.pdf", "\"v1\""), ("gone.pdf", "\"v2\"")] {
+            let failure = download(key, version).await.unwrap_err();
+            assert_eq!(failure.class, Class::Deleted, "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_has_the_version_of_its_entity_tag_or_none() {
+        for (lists, class) in [(true, None), (false, Some(Class::Transient))] {
+            let respond = move |request: &Received, _| match request.line.as_str() {
+                line if line.contains("gone.pdf") => error("404 Not Found", "NoSuchKey"),
+                line if line.contains("list-type") && lists => empty_list(),
+                line if line.contains("list-type") => error("404 Not Found", "NoSuchBucket"),
+                _ => part(&[], 0, 0, "v1"),
+            };
+            let (objects, _) = server(Box::new(respond)).await;
+            let present = objects.version("k.pdf").await.unwrap();
+            assert_eq!(present.as_deref(), Some("\"v1\""));
+            match objects.version("gone.pdf").await {
+                Ok(gone) => assert_eq!((gone, class), (None, None)),
+                Err(failure) => assert_eq!(Some(failure.class), class, "a bucket that is gone"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn objects_of_somebody_else_are_not_deleted() {
+        let respond = |_: &Received, _| {
+            let body = "<DeleteResult></DeleteResult>";
+            let length = body.len();
+            format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .into_bytes()
+        };
+        let (objects, log) = server(Box::new(respond)).await;
+        let requests = || log.lock().unwrap().len();
+        let own = "s3_a_0123456789abcdef01234567.png".to_owned();
+        let theirs = vec!["a.pdf".to_owned(), format!("contracts/{own}")];
+        let restricted = objects.clone().deleting_only_own("s3");
+        restricted.delete_all(theirs.clone()).await.unwrap();
+        assert_eq!(requests(), 0);
+        restricted.delete_all(vec![own]).await.unwrap();
+        assert_eq!(requests(), 1);
+        objects.delete_all(theirs).await.unwrap();
+        assert_eq!(requests(), 3);
     }
 
     #[test]

@@ -387,6 +387,7 @@ mod tests {
                 key: "k".into(),
                 name: "a.pdf".into(),
                 url: None,
+                version: None,
             },
         }
     }

@@ -96,6 +96,11 @@ impl Rebuild {
         }
     }
 
+    /// Whether a collection has a name of this rebuild.
+    pub(crate) fn has_collection(&self, name: &str) -> bool {
+        name.starts_with(&rebuild_collection(&self.token, ""))
+    }
+
     /// The name of the new collection until it is in place.
     pub(crate) fn new_name(&self) -> String {
         rebuild_collection(&self.token, &format!("new{}", self.restarts))
@@ -240,6 +245,23 @@ mod tests {
             let expected = bson::serialize_to_bson(&phase).unwrap();
             assert_eq!(stored(phase), expected);
         }
+    }
+
+    #[test]
+    fn the_collections_of_a_rebuild_have_its_token() {
+        let rebuild = Rebuild::new("c", Phase::Filling, 1);
+        let other = Rebuild::new("c", Phase::Filling, 1);
+        for name in [
+            rebuild.new_name(),
+            rebuild.old_name(),
+            rebuild.other_name(2),
+        ] {
+            assert!(
+                rebuild.has_collection(&name) && !other.has_collection(&name),
+                "{name}"
+            );
+        }
+        assert!(!rebuild.has_collection("c"));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 # What images are made from without a registry: the pause image of every pod, the base of our own
 # images (fonts apart: only the worker's image carries them).
 debian_packages
-mkdir -p "$OUT/fonts"
+mkdir -p "$OUT/fonts" "$OUT/fonts-noto"
+mv root/usr/share/fonts/{truetype,opentype}/noto/* "$OUT/fonts-noto/"
+rmdir root/usr/share/fonts/{truetype,opentype}/noto
 mv root/usr/share/fonts/truetype/* "$OUT/fonts/"
 rm -rf root/usr/share/{doc,fonts,fontconfig,lintian,man,locale,bug,common-licenses} root/etc/fonts root/usr/share/ca-certificates.keep
 install -d -m 1777 root/tmp

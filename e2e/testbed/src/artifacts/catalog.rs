@@ -57,6 +57,15 @@ const MINIO: Artifact = Artifact {
     is_compiled: true,
 };
 
+/// Prometheus, for the tests of metrics and alerts.
+pub const PROMETHEUS: Artifact = Artifact {
+    name: "prometheus",
+    what: "Prometheus 3.16, built from its Go module (2-3 minutes)",
+    destination: "prometheus",
+    programs: &["prometheus", "promtool"],
+    is_compiled: true,
+};
+
 /// The command-line tools `kubectl` and `helm`.
 pub const KUBECTL: Artifact = Artifact {
     name: "kubectl",
@@ -93,7 +102,7 @@ const MILVUS: Artifact = Artifact {
 /// The base image, the fonts of the worker image, and the pause image.
 pub const IMAGES: Artifact = Artifact {
     name: "images",
-    what: "base of the container images, from Debian packages (15 MB)",
+    what: "base of the container images and fonts, from Debian packages (84 MB)",
     destination: "images",
     programs: &[],
     is_compiled: false,
@@ -137,4 +146,5 @@ pub const BED: &[Artifact] = &[
 /// All artifacts.
 pub const ALL: &[Artifact] = &[
     KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS,
+    PROMETHEUS,
 ];

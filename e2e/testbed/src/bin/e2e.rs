@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use layra_testbed::artifacts::Artifact;
 use layra_testbed::causes::Causes;
 use layra_testbed::{
     Ended, Images, Purpose, Settings, TOOK, Testbed, arguments, artifacts, cargo,
@@ -53,7 +54,8 @@ async fn fast(report: &mut Report, settings: &Settings) -> Result<()> {
     check_prerequisites(Purpose::UnitTests)?;
     report.phase("format", format()).await;
     report.phase("lints", lints(Profile::Dev)).await;
-    let files = artifacts::provide(settings, artifacts::FILES);
+    let needed = for_unit_tests();
+    let files = artifacts::provide(settings, &needed);
     if report.phase("artifacts", files).await.is_some() {
         let tests = unit_tests(settings, Profile::Dev);
         report.phase("unit tests", tests).await;
@@ -88,9 +90,14 @@ async fn everything(report: &mut Report, settings: &Settings, filter: Option<&st
     Ok(())
 }
 
+/// The files that unit tests read, and the tools that render charts for them.
+fn for_unit_tests() -> Vec<Artifact> {
+    [artifacts::FILES, &[artifacts::KUBECTL]].concat()
+}
+
 /// Provides all artifacts; announces when the files of the unit tests are there.
 async fn provide(settings: Settings, announce: tokio::sync::oneshot::Sender<()>) -> Result<()> {
-    artifacts::provide(&settings, artifacts::FILES).await?;
+    artifacts::provide(&settings, &for_unit_tests()).await?;
     // Without unit tests, nothing waits for the announcement.
     let _ = announce.send(());
     artifacts::provide(&settings, artifacts::ALL).await
@@ -213,6 +220,10 @@ fn cached_files(settings: &Settings) -> Vec<(&'static str, String)> {
         ("LAYRA_PDFIUM", library.display().to_string()),
         ("LAYRA_MINILM", model.display().to_string()),
         ("LAYRA_PDFS", documents.display().to_string()),
+        (
+            "LAYRA_TOOLS",
+            settings.cache.join("bin").display().to_string(),
+        ),
     ]
 }
 

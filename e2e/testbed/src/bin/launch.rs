@@ -105,7 +105,7 @@ async fn prepare(program: &str, phases: &mut Phases) -> Result<PathBuf> {
     }
     let needed = match &bed {
         Some(bed) if bed.is_external() => [artifacts::FILES, &[artifacts::KUBECTL]].concat(),
-        _ => artifacts::ALL.to_vec(),
+        _ => [artifacts::BED, artifacts::FILES].concat(),
     };
     // The images need the first two. Built together, no dependency is compiled twice.
     let programs = ["layra-worker", "layra-operator", program];

@@ -42,6 +42,8 @@ pub enum WriteLimit {
     None,
     /// About one byte per second: every write after the first is throttled.
     Refusing,
+    /// A MB per second for each collection, and two collections.
+    Tight,
 }
 
 pub(super) fn command(settings: &Settings, limit: WriteLimit) -> Result<Command> {
@@ -77,6 +79,15 @@ pub(super) fn command(settings: &Settings, limit: WriteLimit) -> Result<Command>
         .env("LD_LIBRARY_PATH", artifact.join("bin"))
         .env("GOMEMLIMIT", "1500MiB");
     Ok(command)
+}
+
+/// A program that is a Milvus of a test's own, with tight limits. Its data is below `folder`, and
+/// `port` is the first of thirteen. It ends when it is killed.
+pub fn tight_milvus(settings: &Settings, folder: &Path, port: u16) -> Result<Command> {
+    let mut settings = settings.clone();
+    folder.clone_into(&mut settings.state);
+    settings.ports.milvus = port;
+    command(&settings, WriteLimit::Tight)
 }
 
 /// Checks that the server is healthy, since it accepts requests earlier, and answers an API
@@ -129,15 +140,25 @@ fn configure(template: &str, folder: &Path, port: u16) -> Result<Value> {
 /// Limits can be set only at the start: this version hangs when its configuration changes at run
 /// time.
 fn limit_writes(configuration: &mut Value, limit: WriteLimit) -> Result<()> {
-    if limit == WriteLimit::None {
-        return Ok(());
-    }
-    set(configuration, "quotaAndLimits.dml.enabled", true)?;
-    for kind in ["insertRate", "deleteRate"] {
-        for scope in ["max", "collection.max"] {
-            let key = format!("quotaAndLimits.dml.{kind}.{scope}");
-            // MB per second.
-            set(configuration, &key, 1e-6)?;
+    match limit {
+        WriteLimit::None => {}
+        WriteLimit::Refusing => {
+            set(configuration, "quotaAndLimits.dml.enabled", true)?;
+            for kind in ["insertRate", "deleteRate"] {
+                for scope in ["max", "collection.max"] {
+                    let key = format!("quotaAndLimits.dml.{kind}.{scope}");
+                    // MB per second.
+                    set(configuration, &key, 1e-6)?;
+                }
+            }
+        }
+        WriteLimit::Tight => {
+            set(configuration, "quotaAndLimits.dml.enabled", true)?;
+            for scope in ["max", "collection.max"] {
+                let key = format!("quotaAndLimits.dml.insertRate.{scope}");
+                set(configuration, &key, 1)?;
+            }
+            set(configuration, "quotaAndLimits.limits.maxCollectionNum", 2)?;
         }
     }
     Ok(())
@@ -231,6 +252,10 @@ mod tests {
         limit_writes(&mut configuration, WriteLimit::Refusing).unwrap();
         let writes = &configuration["quotaAndLimits"]["dml"];
         assert_eq!(writes["insertRate"]["collection"]["max"], Value::from(1e-6));
+        limit_writes(&mut configuration, WriteLimit::Tight).unwrap();
+        let limits = &configuration["quotaAndLimits"];
+        assert_eq!(limits["dml"]["insertRate"]["max"], Value::from(1));
+        assert_eq!(limits["limits"]["maxCollectionNum"], Value::from(2));
     }
 
     #[test]

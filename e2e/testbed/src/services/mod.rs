@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-pub use milvus::WriteLimit;
 pub(super) use milvus::milvus_ports;
+pub use milvus::{WriteLimit, tight_milvus};
+pub use s3::BUCKET_EVENTS;
 pub(super) use s3::{ACCESS_KEY, SECRET_KEY};
 
 use super::process::{Daemon, Signal};

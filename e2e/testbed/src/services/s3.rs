@@ -12,6 +12,9 @@ pub(crate) const ACCESS_KEY: &str = "layra-testbed";
 /// Secret key of that user. It is public, since only this machine reaches the server.
 pub(crate) const SECRET_KEY: &str = "layra-testbed-secret";
 
+/// The topic to which notifications of buckets are sent.
+pub const BUCKET_EVENTS: &str = "bucket-events";
+
 pub(super) fn command(settings: &Settings) -> Command {
     let mut command = Command::new(settings.bin("minio"));
     command
@@ -27,6 +30,17 @@ pub(super) fn command(settings: &Settings) -> Command {
         .env("MINIO_BROWSER", "off")
         .env("MINIO_UPDATE", "off")
         .env("MINIO_CALLHOME_ENABLE", "off");
+    // The target `arn:minio:sqs::TESTBED:kafka`. It is idle until a bucket names it.
+    let broker = format!("{NODE_IP}:{}", settings.ports.kafka);
+    command
+        .env("MINIO_NOTIFY_KAFKA_ENABLE_TESTBED", "on")
+        .env("MINIO_NOTIFY_KAFKA_BROKERS_TESTBED", broker)
+        .env("MINIO_NOTIFY_KAFKA_TOPIC_TESTBED", BUCKET_EVENTS)
+        // While the topic or the broker is away, notifications wait here.
+        .env(
+            "MINIO_NOTIFY_KAFKA_QUEUE_DIR_TESTBED",
+            settings.data("s3-notifications"),
+        );
     command
 }
 

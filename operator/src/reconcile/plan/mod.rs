@@ -18,6 +18,7 @@ mod pages;
 mod quotas;
 mod rebuild;
 mod rebuild_progress;
+mod rebuild_words;
 mod refusals;
 mod retention;
 mod scaling;

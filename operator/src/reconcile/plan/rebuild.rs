@@ -3,7 +3,6 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-use kube::ResourceExt;
 use layra_autoscaler::{Window, window};
 use layra_crds::{EndedJob, IndexStatus, IngestionPipeline, MilvusSpec, OnIndexDrift};
 
@@ -15,7 +14,7 @@ use crate::{
         rebuild_job::{JobPhase, RebuildJob},
         world::World,
     },
-    resources::{hash_of_job, reindex_job, reindex_name},
+    resources::{hash_of_job, reindex_job},
 };
 
 /// The pause after a Job that has failed or left collections. It doubles with each that has rebuilt
@@ -63,8 +62,7 @@ pub(super) fn plan(situation: &Situation<'_>, now: Timestamp) -> Rebuild {
     let last = progress::last_job(situation);
     let need = Need::judge(situation, last.as_ref(), now);
     // To build it costs as much as the rest of a plan, for every pipeline, all the time.
-    let is_needed = situation.policy() != OnIndexDrift::Report
-        && (need.has_work || situation.job().is_some() || last.is_some());
+    let is_needed = need.has_work || situation.job().is_some() || last.is_some();
     let wanted = is_needed.then(|| situation.wanted_job()).flatten();
     let next_start = next_start(last.as_ref(), wanted.as_ref());
     let (action, stopped) = situation.action(&need, wanted, next_start, now);
@@ -121,13 +119,13 @@ impl Stopped {
 }
 
 /// What speaks for a rebuild.
-struct Need {
+pub(super) struct Need {
     /// Collections are drifted, or may have been left half rebuilt.
-    has_work: bool,
+    pub(super) has_work: bool,
     /// Some of it does not wait for the window.
-    is_urgent: bool,
+    pub(super) is_urgent: bool,
     /// An earlier Job may have left something half done.
-    is_unfinished: bool,
+    pub(super) is_unfinished: bool,
     /// `None` without a window.
     window: Option<Result<Window, String>>,
 }
@@ -137,6 +135,8 @@ impl Need {
         let milvus = &situation.pipeline.spec.stores.milvus;
         let is_unfinished = last.is_some_and(|last| last.unfinished);
         let report = situation.report();
+        // If drift is only reported, what was begun before is finished or undone.
+        let report = report.filter(|_| !situation.only_reports());
         Self {
             has_work: is_unfinished || report.is_some_and(|report| report.drifted > 0),
             // In a collection that was left half rebuilt in its place nothing is found, and what was
@@ -147,14 +147,14 @@ impl Need {
         }
     }
 
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         match &self.window {
             None => true,
             Some(window) => window.as_ref().is_ok_and(|window| window.is_open),
         }
     }
 
-    fn invalid_window(&self) -> Option<&str> {
+    pub(super) fn invalid_window(&self) -> Option<&str> {
         self.window.as_ref()?.as_ref().err().map(String::as_str)
     }
 
@@ -170,7 +170,7 @@ impl Need {
     }
 
     /// When the window opens, for people.
-    fn opening(&self) -> String {
+    pub(super) fn opening(&self) -> String {
         let window = self.window.as_ref().and_then(|window| window.as_ref().ok());
         window
             .and_then(|window| window.next_start)
@@ -211,6 +211,10 @@ impl Situation<'_> {
 
     pub(super) fn policy(&self) -> OnIndexDrift {
         self.pipeline.spec.stores.milvus.on_index_drift
+    }
+
+    pub(super) fn only_reports(&self) -> bool {
+        self.policy() == OnIndexDrift::Report
     }
 
     /// The Job that would be started. `None` while a Secret, the pod template or the configuration is
@@ -257,6 +261,7 @@ impl Situation<'_> {
             JobPhase::Running => {
                 let why = self
                     .stopped_before()
+                    .or_else(|| self.unwanted(job))
                     .or_else(|| forbidden.map(Stopped::until_later))
                     .or_else(|| self.closed(need, job, now))
                     .or_else(|| replaced(job, wanted.as_ref()));
@@ -275,26 +280,27 @@ impl Situation<'_> {
         })
     }
 
+    /// Drift is only reported, and the running Job rebuilds.
+    fn unwanted(&self, job: &RebuildJob) -> Option<Stopped> {
+        (self.only_reports() && !job.only_finishes).then(reported)
+    }
+
     /// Why no Job may run.
     fn forbidden(&self, need: &Need) -> Option<String> {
-        if self.policy() == OnIndexDrift::Report {
-            return Some(
-                "The rebuild was stopped, because stores.milvus.onIndexDrift is Report.".to_owned(),
-            );
-        }
         if self.is_stalled {
             return Some(
                 "The rebuild was stopped, because the pipeline waits for an edit.".to_owned(),
             );
         }
-        let error = need.invalid_window()?;
+        // What only finishes does not wait for it.
+        let error = need.invalid_window().filter(|_| !self.only_reports())?;
         Some(format!(
             "The rebuild was stopped, because stores.milvus.rebuild.window is invalid: {error}."
         ))
     }
 
     /// Why no rebuild is begun. What an earlier Job left half done is finished all the same.
-    fn obstacle(&self, need: &Need) -> Option<&str> {
+    pub(super) fn obstacle(&self, need: &Need) -> Option<&str> {
         let obstacle = self.world.rebuild_obstacle.as_deref();
         obstacle.filter(|_| !need.is_unfinished)
     }
@@ -318,7 +324,14 @@ impl Situation<'_> {
     fn rests(&self, need: &Need) -> Option<Stopped> {
         self.before?.start_time.as_ref()?;
         let is_running = self.job().is_some_and(RebuildJob::is_running);
-        if is_running || self.pipeline.spec.paused || !need.has_work {
+        if is_running || self.pipeline.spec.paused {
+            return None;
+        }
+        if self.only_reports() {
+            let drifted = self.report().map_or(0, |report| report.drifted);
+            return (need.is_unfinished || drifted > 0).then(reported);
+        }
+        if !need.has_work {
             return None;
         }
         let obstacle = || self.obstacle(need).map(str::to_owned);
@@ -327,101 +340,13 @@ impl Situation<'_> {
         let is_closed = !need.is_open() && !need.is_urgent;
         forbidden.or_else(|| is_closed.then(|| need.until_the_window_opens()))
     }
+}
 
-    fn verdict(
-        &self,
-        need: &Need,
-        status: Option<&IndexStatus>,
-        next_start: Option<Timestamp>,
-    ) -> Option<Verdict> {
-        let status = status?;
-        let is_going_on = status.start_time.is_some();
-        let job = self.job().filter(|job| job.is_running() && is_going_on);
-        self.world.indexes.as_ref().ok()?;
-        if job.is_none() {
-            let rests = self.policy() == OnIndexDrift::Report
-                || self.is_stalled
-                || self.pipeline.spec.paused
-                || self.report().is_none()
-                || !need.has_work;
-            if rests {
-                return None;
-            }
-        }
-        let left = match status.drifted {
-            0 => "The indexes are those of the spec.".to_owned(),
-            1 => "The index of one collection differs from the spec.".to_owned(),
-            drifted => format!(
-                "The indexes of {drifted} of {} collections differ from the spec.",
-                status.collections
-            ),
-        };
-        let name = reindex_name(&self.pipeline.name_any());
-        if let Some(error) = need.invalid_window() {
-            return Some(Verdict::yes(
-                Reason::RebuildWindowInvalid,
-                format!(
-                    "{left} They are not rebuilt, because stores.milvus.rebuild.window is invalid: {error}."
-                ),
-            ));
-        }
-        if let Some(obstacle) = self.obstacle(need).filter(|_| job.is_none()) {
-            return Some(Verdict::yes(
-                Reason::RebuildHeld,
-                format!("{left} They are not rebuilt. {obstacle}"),
-            ));
-        }
-        if let Some(job) = job {
-            return Some(Verdict::yes(
-                Reason::Rebuilding,
-                self.going_on(&name, status, job),
-            ));
-        }
-        let is_closed = !need.is_open() && !need.is_urgent;
-        let again = match next_start {
-            _ if is_closed => need.opening(),
-            Some(at) => format!(" at {at}"),
-            None => String::new(),
-        };
-        let last = status.last_job.as_ref();
-        if let Some(words) = last.and_then(|last| last.failure.as_deref()) {
-            return Some(Verdict::yes(
-                Reason::RebuildFailed,
-                format!(
-                    "{left} Job {name} failed, and the next one starts{again}: {}",
-                    super::template::sentence(words)
-                ),
-            ));
-        }
-        if is_closed {
-            return Some(Verdict::yes(
-                Reason::RebuildWaiting,
-                format!("{left} The rebuild starts when its window opens{again}."),
-            ));
-        }
-        Some(Verdict::yes(
-            Reason::Rebuilding,
-            format!("{left} Job {name} starts{again}."),
-        ))
-    }
-
-    fn going_on(&self, name: &str, status: &IndexStatus, job: &RebuildJob) -> String {
-        let (done, all) = (status.done, status.done + status.drifted);
-        let effect = match self.policy() {
-            OnIndexDrift::RebuildInPlace => {
-                "Nothing finds the pages of a collection while it is rebuilt; ingestion goes on."
-            }
-            _ => "Searches and ingestion go on.",
-        };
-        let progress = match &job.waits {
-            Some(words) => format!(
-                "Job {name} has begun, and its pod does not run: {}",
-                super::template::sentence(words)
-            ),
-            None => format!("Job {name} has rebuilt {done} of {all} collections."),
-        };
-        format!("{progress} {effect} status.index shows the progress.")
-    }
+fn reported() -> Stopped {
+    Stopped::until_later(
+        "The rebuild was stopped, because stores.milvus.onIndexDrift is Report. What it has begun is \
+         finished or undone.",
+    )
 }
 
 /// The Job reads something else than it would now.

@@ -96,7 +96,7 @@ pub(super) fn status(
         },
         rebuilds: rebuilds(&before.rebuilds, job.filter(|_| !is_stopped), report),
         start_time: match (running, &before.start_time) {
-            _ if is_stopped => None,
+            _ if is_stopped || situation.only_reports() => None,
             (Some(job), None) => Some(seconds(job.created)),
             (_, began) => began.clone(),
         },
@@ -115,7 +115,7 @@ pub(super) fn status(
         status.failed = whole(failed.count());
     }
     let is_unfinished = status.last_job.as_ref().is_some_and(|last| last.unfinished);
-    let is_complete = report.is_some_and(|report| report.drifted == 0);
+    let is_complete = report.is_some_and(|report| report.drifted == 0 || situation.only_reports());
     if is_complete && running.is_none() && !is_unfinished {
         status.start_time = None;
         status.last_job = None;
@@ -220,6 +220,7 @@ pub(super) fn events(
         events.extend(collection_events(&before.rebuilds, rebuild));
     }
     let is_complete = after.start_time.is_none() && after.last_job.is_none();
+    let is_complete = is_complete && after.drifted == 0;
     if let Some(began) = before.start_time.as_ref().filter(|_| is_complete) {
         events.push(finished(after, now.duration_since(began.0)));
     }

@@ -88,9 +88,18 @@ pub(super) fn quantisation(precision: Precision) -> Quantisation {
     }
 }
 
-/// Memory in use on a GPU by all processes, in bytes; `None` on a CPU or if the driver fails.
+/// Memory of a GPU, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GpuMemory {
+    /// In use, by all processes.
+    pub(super) used: u64,
+    /// All of it.
+    pub(super) total: u64,
+}
+
+/// Memory of a GPU; `None` on a CPU or if the driver fails.
 #[cfg(feature = "cuda")]
-pub(super) fn memory_in_use(device: &Device) -> Option<u64> {
+pub(super) fn memory(device: &Device) -> Option<GpuMemory> {
     use candle_core::cuda_backend::cudarc::driver::result;
     let Device::Cuda(device) = device else {
         return None;
@@ -98,12 +107,15 @@ pub(super) fn memory_in_use(device: &Device) -> Option<u64> {
     // The driver reports on the context that is current on this thread.
     device.cuda_stream().context().bind_to_thread().ok()?;
     let (free, total) = result::mem_get_info().ok()?;
-    u64::try_from(total.saturating_sub(free)).ok()
+    Some(GpuMemory {
+        used: u64::try_from(total.saturating_sub(free)).ok()?,
+        total: u64::try_from(total).ok()?,
+    })
 }
 
-/// Memory in use on a GPU: always `None` in a build without CUDA.
+/// Memory of a GPU: always `None` in a build without CUDA.
 #[cfg(not(feature = "cuda"))]
-pub(super) fn memory_in_use(_device: &Device) -> Option<u64> {
+pub(super) fn memory(_device: &Device) -> Option<GpuMemory> {
     None
 }
 

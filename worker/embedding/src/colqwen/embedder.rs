@@ -120,8 +120,16 @@ impl Embedder for PageEmbedder {
         rows(&self.model.embed_query(text)?)
     }
 
+    fn embed_queries(&self, texts: &[&str]) -> Result<Vec<MultiVector>, EmbedError> {
+        self.model.embed_queries(texts)?.iter().map(rows).collect()
+    }
+
     fn gpu_memory_bytes(&self) -> Option<u64> {
         self.model.gpu_memory_bytes()
+    }
+
+    fn gpu_memory_total_bytes(&self) -> Option<u64> {
+        self.model.gpu_memory_total_bytes()
     }
 
     fn release_memory(&self) {

@@ -266,7 +266,13 @@ impl ColQwen {
     /// Memory in use on the GPU by all processes, in bytes; `None` on a CPU.
     #[must_use]
     pub fn gpu_memory_bytes(&self) -> Option<u64> {
-        device::memory_in_use(self.model.device())
+        device::memory(self.model.device()).map(|memory| memory.used)
+    }
+
+    /// The whole memory of the GPU, in bytes; `None` on a CPU.
+    #[must_use]
+    pub fn gpu_memory_total_bytes(&self) -> Option<u64> {
+        device::memory(self.model.device()).map(|memory| memory.total)
     }
 
     /// Waits for the device and frees its cached memory.
@@ -278,6 +284,13 @@ impl ColQwen {
     pub fn embed_query(&self, text: &str) -> Result<Tensor> {
         self.model
             .embed_query(&packing::pack_query(&self.prompts.query(text)?))
+    }
+
+    /// The same for several queries, in order, in one batch.
+    pub fn embed_queries(&self, texts: &[&str]) -> Result<Vec<Tensor>> {
+        let ids = texts.iter().map(|text| self.prompts.query(text));
+        let ids = ids.collect::<Result<Vec<_>>>()?;
+        self.model.embed_queries(&packing::pack_queries(&ids))
     }
 
     /// The resized image (RGB, row-major), for comparison with a reference.

@@ -128,6 +128,11 @@ impl Model {
         Ok(vectors.swap_remove(0))
     }
 
+    /// The vectors of each query: `[tokens, width]`, f32, on the host.
+    pub(super) fn embed_queries(&self, text: &TextPlan) -> Result<Vec<Tensor>> {
+        self.run_text(None, text)
+    }
+
     /// The vision tower's output for a batch.
     pub(super) fn run_vision(&self, pixels: &Tensor, plan: &VisionPlan) -> Result<VisualTokens> {
         self.vision.forward(pixels, plan)

@@ -64,8 +64,16 @@ pub(super) fn pack_pages(pages: &[&PreparedPage], prompts: &Prompts) -> (VisionP
 /// Packs one query.
 pub(super) fn pack_query(ids: &[u32]) -> TextPlan {
     let mut text = TextPlan::default();
-    let end = text.push_text(ids, 0);
-    text.lengths.push(end);
+    text.push_query(ids);
+    text
+}
+
+/// Packs queries.
+pub(super) fn pack_queries(queries: &[Vec<u32>]) -> TextPlan {
+    let mut text = TextPlan::default();
+    for ids in queries {
+        text.push_query(ids);
+    }
     text
 }
 
@@ -109,6 +117,12 @@ impl TextPlan {
         self.lengths.push(self.sources.len() - start);
     }
 
+    /// Appends a query as a sequence of its own.
+    fn push_query(&mut self, ids: &[u32]) {
+        let end = self.push_text(ids, 0);
+        self.lengths.push(end);
+    }
+
     /// Appends text at position `time`; returns the position after it.
     fn push_text(&mut self, ids: &[u32], time: usize) -> usize {
         for (offset, &id) in ids.iter().enumerate() {
@@ -141,5 +155,14 @@ mod tests {
         assert_eq!(plan.text_ids, [7, 8, 9]);
         assert_eq!(plan.positions, [[0; 3], [1; 3], [2; 3]]);
         assert_eq!(plan.segments(), [Segments::one(0, 3)]);
+    }
+
+    #[test]
+    fn each_query_of_a_batch_begins_at_the_first_position() {
+        let plan = pack_queries(&[vec![7, 8], vec![9]]);
+        assert_eq!(plan.text_ids, [7, 8, 9]);
+        assert_eq!(plan.positions, [[0; 3], [1; 3], [0; 3]]);
+        let segments = [Segments::one(0, 2), Segments::one(2, 1)];
+        assert_eq!(plan.segments(), segments);
     }
 }

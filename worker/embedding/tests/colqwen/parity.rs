@@ -177,6 +177,22 @@ fn queries_and_scores_match_the_reference() {
     }
 }
 
+#[test]
+fn queries_of_a_batch_have_the_vectors_of_single_ones() {
+    for name in FIXTURES {
+        let fixture = Fixture::open(name);
+        let model = fixture.load();
+        let mut texts: Vec<&str> = fixture.facts.queries.iter().map(String::as_str).collect();
+        texts.extend(["", "Who?"]);
+        let together = model.embed_queries(&texts).unwrap();
+        assert_eq!(together.len(), texts.len());
+        for (text, vectors) in texts.iter().zip(&together) {
+            let alone = model.embed_query(text).unwrap();
+            assert_close(vectors, &alone, TOLERANCE, &format!("{name} {text:?}"));
+        }
+    }
+}
+
 fn max_sim(query: &Tensor, page: &Tensor) -> f32 {
     let best = query.matmul(&page.t().unwrap()).unwrap().max(1).unwrap();
     best.sum_all().unwrap().to_scalar().unwrap()

@@ -1,6 +1,6 @@
 //! Collections that no knowledge base has.
 
-use super::decide::{self, LooseCollection};
+use super::decide::{self, Database, LooseCollection};
 use super::report::Kind;
 use super::{Audit, finding, id_in};
 use crate::runtime::failure::{Failure, Reason};
@@ -8,11 +8,10 @@ use crate::stores::mongo::pattern_like;
 
 impl Audit {
     /// A collection whose name has the form of this pipeline's, and that no knowledge base has.
-    /// `is_layras`: MongoDB has the knowledge base of another collection.
     pub(super) async fn loose_collection(
         &mut self,
         name: &str,
-        is_layras: bool,
+        database: Database,
     ) -> Result<(), Failure> {
         let stores = &self.stores;
         let (Some(id), Some(description)) = (
@@ -32,7 +31,7 @@ impl Audit {
         let found = LooseCollection {
             created_at: description.created_at,
             has_layras_schema: description.has_layras_schema,
-            evidence: decide::evidence(is_archived, is_recorded, is_layras, &id),
+            evidence: decide::evidence(is_archived, is_recorded, database, &id),
             in_work: ledger.is_working_on_bases_like(&pattern).await?,
         };
         let verdict = decide::collection(self.age, found);

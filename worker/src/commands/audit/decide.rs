@@ -54,25 +54,38 @@ pub(super) enum Evidence {
     Archive,
     /// The ledger knows the knowledge base.
     Ledger,
-    /// The name ends like LAYRA's ids do, and MongoDB has the knowledge bases of other collections.
+    /// The name ends like LAYRA's ids do, MongoDB has the knowledge bases of other collections, and
+    /// no other LAYRA uses this Milvus.
     Name,
+    /// The name ends so, and it may be another LAYRA's, with a database of its own.
+    NameOfSomeLayra,
     /// The name ends so, and MongoDB has no knowledge base of any collection: it may be another
     /// database than LAYRA's, or an empty one.
     NameAlone,
     Nothing,
 }
 
-/// `is_layras`: MongoDB has the knowledge base of some collection. `id`: as the name has it.
+/// What is known about all collections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Database {
+    /// MongoDB has the knowledge base of some collection.
+    pub(super) is_layras: bool,
+    /// As the user says.
+    pub(super) no_other_layra: bool,
+}
+
+/// `id`: as the name has it.
 pub(super) fn evidence(
     is_archived: bool,
     is_recorded: bool,
-    is_layras: bool,
+    database: Database,
     id: &str,
 ) -> Evidence {
-    match (ends_like_layras_id(id), is_layras) {
+    match (ends_like_layras_id(id), database.is_layras) {
         _ if is_archived => Evidence::Archive,
         _ if is_recorded => Evidence::Ledger,
-        (true, true) => Evidence::Name,
+        (true, true) if database.no_other_layra => Evidence::Name,
+        (true, true) => Evidence::NameOfSomeLayra,
         (true, false) => Evidence::NameAlone,
         (false, _) => Evidence::Nothing,
     }
@@ -89,6 +102,10 @@ pub(super) fn collection(age: Age, found: LooseCollection) -> Verdict {
         Evidence::Ledger | Evidence::Name => Verdict::Remove,
         Evidence::Archive => Verdict::Keep(
             "it was archived or restored: `layra-worker delete --knowledge-base` removes it",
+        ),
+        Evidence::NameOfSomeLayra => Verdict::Keep(
+            "only its name connects it with LAYRA, and it may be another LAYRA's: \
+             --no-other-layra says that there is none",
         ),
         Evidence::NameAlone => Verdict::Keep(
             "MongoDB has the knowledge base of no collection: is it LAYRA's database?",
@@ -118,6 +135,48 @@ pub(super) fn leftover(age: Age, found: Leftover) -> Verdict {
         None => Verdict::Keep(
             "the ledger does not know the file: it is removed by a repair that comes later than \
              the first one by the time of --older-than-minutes",
+        ),
+    }
+}
+
+/// Longer than any collection of a rebuild is empty or not loaded.
+const YOUNG: Duration = Duration::from_mins(10);
+
+impl Age {
+    /// The same, for what others do at this moment.
+    pub(super) fn of_rebuilds(self) -> Self {
+        Self {
+            margin: self.margin.max(YOUNG),
+            ..self
+        }
+    }
+}
+
+/// The rows of a collection that a rebuild has left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leftovers {
+    /// MongoDB or the ledger knows a document of it.
+    pub(super) is_known: bool,
+    /// Documents of which it has more rows than the collection that serves.
+    pub(super) lacking: usize,
+    /// When a repair saw it first.
+    pub(super) first_seen: Option<i64>,
+}
+
+pub(super) fn leftovers(age: Age, found: Leftovers) -> Verdict {
+    match found {
+        // Another LAYRA may be rebuilding one of its collections.
+        Leftovers {
+            is_known: false, ..
+        } => Verdict::None,
+        Leftovers { lacking: 1.., .. } => Verdict::Keep(
+            "if the collection that serves is missing, rename this one to its name; otherwise \
+             ingest those documents again",
+        ),
+        Leftovers { first_seen, .. } if age.is_old(first_seen) => Verdict::Remove,
+        Leftovers { .. } => Verdict::Keep(
+            "it is removed by a repair that comes later than the first one by the time of \
+             --older-than-minutes",
         ),
     }
 }
@@ -198,20 +257,43 @@ mod tests {
             now in 0..i64::MAX / 2,
             before in 0..3 * HOUR,
             (has_layras_schema, in_work) in any::<(bool, bool)>(),
-            (is_archived, is_recorded, is_named, is_layras) in any::<(bool, bool, bool, bool)>(),
+            (is_archived, is_recorded, is_named) in any::<(bool, bool, bool)>(),
+            (is_layras, no_other_layra) in any::<(bool, bool)>(),
         ) {
             let id = if is_named { LAYRAS_ID } else { "backup" };
+            let database = Database { is_layras, no_other_layra };
             let found = LooseCollection {
                 created_at: now - before,
                 has_layras_schema,
-                evidence: evidence(is_archived, is_recorded, is_layras, id),
+                evidence: evidence(is_archived, is_recorded, database, id),
                 in_work,
             };
-            let is_known = is_recorded || (is_named && is_layras);
+            let is_known = is_recorded || (is_named && is_layras && no_other_layra);
             let may = before >= HOUR && has_layras_schema && is_known && !in_work && !is_archived;
             prop_assert_eq!(collection(age(now), found) == Verdict::Remove, may);
             let shown = before >= HOUR && !in_work;
             prop_assert_eq!(collection(age(now), found) != Verdict::None, shown);
+        }
+    }
+
+    #[test]
+    fn what_a_rebuild_has_left_is_removed_only_if_it_is_ours_and_its_rows_serve_elsewhere() {
+        let at = |is_known, lacking, first_seen| {
+            let found = Leftovers {
+                is_known,
+                lacking,
+                first_seen,
+            };
+            leftovers(age(2 * HOUR), found)
+        };
+        assert_eq!(at(true, 0, Some(HOUR)), Verdict::Remove);
+        assert_eq!(at(false, 0, Some(0)), Verdict::None);
+        for kept in [
+            at(true, 1, Some(0)),
+            at(true, 0, Some(HOUR + 1)),
+            at(true, 0, None),
+        ] {
+            assert!(matches!(kept, Verdict::Keep(_)), "{kept:?}");
         }
     }
 

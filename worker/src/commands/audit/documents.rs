@@ -142,7 +142,7 @@ impl Audit {
         Ok(true)
     }
 
-    async fn count(
+    pub(super) async fn count(
         &self,
         collection: &str,
         files: &BTreeSet<String>,
@@ -235,7 +235,7 @@ impl Audit {
     }
 
     /// The other files that have rows in a collection, and how many.
-    async fn strangers(
+    pub(super) async fn strangers(
         &self,
         collection: &str,
         files: &BTreeSet<String>,

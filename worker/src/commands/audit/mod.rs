@@ -8,6 +8,7 @@
 mod collections;
 mod decide;
 mod documents;
+mod leftovers;
 mod objects;
 mod report;
 
@@ -24,7 +25,7 @@ use crate::pipeline::Remover;
 use crate::runtime::failure::Failure;
 use crate::runtime::retry::Retry;
 use crate::stores::Stores;
-use decide::{Age, Verdict};
+use decide::{Age, Database, Verdict};
 use report::{Finding, Kind, Outcome};
 
 pub(crate) use report::Report;
@@ -35,6 +36,8 @@ pub(crate) struct Choice {
     pub(crate) repair: bool,
     /// What changed less than this ago is left alone.
     pub(crate) margin: Duration,
+    /// No other LAYRA uses this Milvus.
+    pub(crate) no_other_layra: bool,
 }
 
 pub(crate) async fn audit(common: &Common, choice: Choice) -> Result<Report, Failure> {
@@ -46,6 +49,7 @@ pub(crate) async fn audit(common: &Common, choice: Choice) -> Result<Report, Fai
         committed: Committed::new(&common.settings)?,
         retry: common.retry(),
         repair: choice.repair,
+        no_other_layra: choice.no_other_layra,
         age: Age {
             now: start.timestamp_millis(),
             margin: choice.margin,
@@ -66,6 +70,7 @@ struct Audit {
     committed: Committed,
     retry: Retry,
     repair: bool,
+    no_other_layra: bool,
     age: Age,
     report: Report,
 }
@@ -74,21 +79,20 @@ impl Audit {
     async fn run(&mut self) -> Result<(), Failure> {
         // Collections come first: each of them was created before the knowledge bases are read.
         let milvus = &self.stores.milvus;
-        let mut collections: BTreeSet<String> = self
-            .stores
-            .vectors
-            .collection_names()
-            .await?
-            .into_iter()
-            .collect();
+        let all = self.stores.vectors.collection_names().await?;
+        let mut collections: BTreeSet<String> = all.iter().cloned().collect();
         collections.retain(|name| milvus.owns_collection(name));
         let bases = self.stores.documents.knowledge_base_ids().await?;
         let used: BTreeSet<String> = bases.iter().map(|id| milvus.collection_of(id)).collect();
 
-        let is_layras = !collections.is_disjoint(&used);
+        let database = Database {
+            is_layras: !collections.is_disjoint(&used),
+            no_other_layra: self.no_other_layra,
+        };
         for name in collections.difference(&used) {
-            self.loose_collection(name, is_layras).await?;
+            self.loose_collection(name, database).await?;
         }
+        self.rebuild_leftovers(&all).await?;
         for id in &bases {
             self.knowledge_base(id).await?;
         }

@@ -13,6 +13,8 @@ const MOST_LISTED: usize = 1_000;
 pub(crate) enum Kind {
     /// No knowledge base has this collection.
     CollectionWithoutKnowledgeBase,
+    /// A rebuild that is not going on has left a collection.
+    RebuildLeftover,
     /// Milvus has rows of a file that `files` does not have.
     RowsWithoutDocument,
     /// The bucket has an object that no document names.

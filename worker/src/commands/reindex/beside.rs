@@ -11,6 +11,7 @@ use super::context::Context;
 use super::settle;
 use super::step::{Action, End, Found, next};
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::runtime::retry::Refusals;
 use crate::stores::milvus::{Choice, Described, Pages, Row};
 use crate::stores::rebuilds::{Phase, Rebuild, stored};
 
@@ -33,6 +34,11 @@ pub(super) async fn advance(
         if until_swapped && rebuild.phase == Phase::Settling {
             return Ok(None);
         }
+        // Of what others created while the name was missing, the rows must be brought in.
+        if context.only_finishes && rebuild.phase == Phase::Filling && rebuild.others == 0 {
+            undo(context, rebuild).await?;
+            return Ok(Some(Ended::Undone));
+        }
         let found = find(context, rebuild).await?;
         for action in next(rebuild, &found) {
             tracing::debug!(collection = rebuild.collection, ?action, "rebuild");
@@ -41,6 +47,13 @@ pub(super) async fn advance(
             }
         }
     }
+}
+
+/// Drops the copy, which does not serve yet, and forgets the rebuild.
+pub(super) async fn undo(context: &Context, rebuild: &Rebuild) -> Result<(), Failure> {
+    drop_collection(context, &rebuild.new_name()).await?;
+    let ended = context.rebuilds.end(&rebuild.collection, &context.owner);
+    ended.await
 }
 
 async fn find(context: &Context, rebuild: &Rebuild) -> Result<Found, Failure> {
@@ -237,7 +250,19 @@ async fn copy(context: &Context, rebuild: &mut Rebuild, pages: Pages) -> Result<
 /// Inserts copies, within the limits.
 pub(super) async fn insert(context: &Context, name: &str, rows: &[Row]) -> Result<(), Failure> {
     context.throttle.wait_for(rows.len()).await;
-    context.vectors.insert_rows(name, rows).await?;
+    let (mut attempts, mut refusals) = (0, Refusals::default());
+    // What Milvus refuses for its rate or a quota has had no effect. The pauses do not grow from
+    // page to page.
+    while let Err(failure) = context.vectors.insert_rows(name, rows).await {
+        if failure.reason != Reason::MilvusThrottled {
+            return Err(failure);
+        }
+        let pause = context
+            .retry
+            .pause(&context.stop, &failure, attempts, &mut refusals);
+        pause.await?;
+        attempts += 1;
+    }
     let inserted = u64::try_from(rows.len()).unwrap_or(u64::MAX);
     context.metrics.vectors.inc_by(inserted);
     Ok(())

@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
 use super::window::Window;
-use crate::runtime::failure::{Class, Failure, Stage};
+use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
 use crate::stores::archives::{Archives, Record};
 use crate::stores::ledger::Ledger;
-use crate::stores::milvus::Vectors;
+use crate::stores::milvus::{Loading, Vectors};
 use crate::stores::mongo::{Documents, pattern_like};
 use crate::stores::rebuilds::{Owner, Rebuild, Rebuilds};
 
@@ -35,6 +35,8 @@ pub(super) struct Context {
     pub(super) milvus: MilvusSpec,
     pub(super) index: ResolvedIndex,
     pub(super) window: Window,
+    /// Copies are not filled any more.
+    pub(super) only_finishes: bool,
     pub(super) throttle: Throttle,
     pub(super) progress: Arc<Progress>,
     pub(super) metrics: Arc<Metrics>,
@@ -118,16 +120,26 @@ impl Context {
         }
     }
 
-    /// Loads a collection and waits for it.
+    /// Loads a collection and waits for it. Milvus gives up to load one, without a word, for which
+    /// it has no memory, or which it was loading when it was restarted.
     pub(super) async fn load(&self, name: &str) -> Result<(), Failure> {
-        if self.vectors.is_loaded(name).await? {
-            return Ok(());
-        }
-        self.vectors.begin_load(name).await?;
-        while !self.vectors.is_loaded(name).await? {
+        let mut is_asked = false;
+        loop {
+            match self.vectors.load_state(name).await? {
+                Loading::Loaded => return Ok(()),
+                Loading::Loads => {}
+                Loading::Not if is_asked => {
+                    let message = format!("Milvus gave up to load collection {name}");
+                    let reason = Reason::MilvusUnavailable;
+                    return Err(Failure::transient(Stage::Milvus, reason, message));
+                }
+                Loading::Not => {
+                    self.vectors.begin_load(name).await?;
+                    is_asked = true;
+                }
+            }
             self.pause(POLL).await?;
         }
-        Ok(())
     }
 
     /// Fails with the class `Stopped` when the process must end.

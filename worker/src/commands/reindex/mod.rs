@@ -52,6 +52,8 @@ enum Ended {
     Elsewhere,
     /// The window has closed, or the process must end.
     Paused,
+    /// Its copy was dropped: it serves as before.
+    Undone,
     Failed,
 }
 
@@ -62,10 +64,10 @@ pub(crate) async fn run(common: &Common, args: &ReindexArgs) -> anyhow::Result<b
         (Some(method), _) => method,
         (None, OnIndexDrift::RebuildBeside) => Method::Beside,
         (None, OnIndexDrift::RebuildInPlace) => Method::InPlace,
-        (None, OnIndexDrift::Report) if args.dry_run => Method::Beside,
+        (None, OnIndexDrift::Report) if args.dry_run || args.finish => Method::Beside,
         (None, OnIndexDrift::Report) => anyhow::bail!(
-            "stores.milvus.onIndexDrift is Report. Choose a method with --method, or only show \
-             what differs with --dry-run"
+            "stores.milvus.onIndexDrift is Report. Choose a method with --method, only finish what \
+             an earlier run has begun with --finish, or only show what differs with --dry-run"
         ),
     };
     if let Some(name) = &args.collection
@@ -119,7 +121,13 @@ async fn connect(
             lasts: late_writes,
         },
         index: milvus.index.resolved(),
-        window: Window::new(milvus.rebuild.window.as_ref())?,
+        window: if args.finish {
+            // Nothing is begun that would have to wait for it.
+            Window::always()
+        } else {
+            Window::new(milvus.rebuild.window.as_ref())?
+        },
+        only_finishes: args.finish,
         throttle: Throttle::new(milvus.rebuild.vectors_per_second),
         milvus,
         progress,
@@ -151,6 +159,10 @@ impl Run {
         survey::drop_trials(context).await?;
         loop {
             let mut survey = survey::survey(context, self.collection.as_deref()).await?;
+            if context.only_finishes {
+                let was_begun = |task: &Task| matches!(task.job, Job::Continue(_));
+                survey.tasks.retain(was_begun);
+            }
             survey
                 .tasks
                 .retain(|task| !failed.contains(&task.collection));
@@ -179,7 +191,7 @@ impl Run {
                 match ended {
                     Ended::Failed => drop(failed.insert(name.clone())),
                     Ended::Done => *rebuilt.entry(name.clone()).or_default() += 1,
-                    Ended::Gone | Ended::Elsewhere | Ended::Paused => {}
+                    Ended::Gone | Ended::Elsewhere | Ended::Paused | Ended::Undone => {}
                 }
             }
             if ended.iter().all(|(_, ended)| *ended == Ended::Elsewhere) {
@@ -379,8 +391,7 @@ impl Run {
             return Ok(());
         };
         if rebuild.phase == Phase::Filling {
-            context.vectors.drop_collection(&rebuild.new_name()).await?;
-            context.rebuilds.end(name, &context.owner).await?;
+            beside::undo(context, &rebuild).await?;
         } else {
             context.rebuilds.release(name, &context.owner).await?;
         }

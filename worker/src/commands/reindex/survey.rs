@@ -4,6 +4,7 @@ use std::io::Write;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use layra_crds::is_rebuild_collection;
+use mongodb::bson::DateTime;
 
 use super::context::Context;
 use crate::runtime::failure::{Failure, Stage};
@@ -11,6 +12,8 @@ use crate::stores::rebuilds::Phase;
 
 /// Collections that are looked at together.
 const CONCURRENCY: usize = 8;
+/// No index is tried for longer, with all pauses.
+const LONGEST_TRIAL_MS: i64 = 10 * 60 * 1000;
 
 /// What was found.
 #[derive(Debug)]
@@ -147,11 +150,17 @@ async fn look(context: &Context, name: String) -> Result<Option<Task>, Failure> 
     }))
 }
 
-/// Drops collections on which a run that was killed tried an index.
+/// Drops collections on which a run that was killed tried an index. Another pipeline, or another
+/// LAYRA, may try one at this moment.
 pub(super) async fn drop_trials(context: &Context) -> Result<(), Failure> {
+    let now = DateTime::now().timestamp_millis();
     let drop_all = |_| async {
         for name in context.vectors.collection_names().await? {
-            if is_rebuild_collection(&name) && name.ends_with("_trial") {
+            if !is_rebuild_collection(&name) || !name.ends_with("_trial") {
+                continue;
+            }
+            let found = context.vectors.describe(&name).await?;
+            if found.is_some_and(|found| found.created_at < now - LONGEST_TRIAL_MS) {
                 context.vectors.drop_collection(&name).await?;
             }
         }

@@ -20,6 +20,10 @@ struct Times {
 }
 
 impl Window {
+    pub(super) fn always() -> Self {
+        Self(None)
+    }
+
     pub(super) fn new(spec: Option<&WindowSpec>) -> Result<Self, Failure> {
         let Some(spec) = spec else {
             return Ok(Self(None));

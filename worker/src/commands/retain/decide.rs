@@ -8,6 +8,26 @@ use crate::stores::mongo::BaseLife;
 
 const DAY: Duration = Duration::from_hours(24);
 
+/// What is asked for. Times are in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) action: RetentionAction,
+    pub(super) unused_for: i64,
+    pub(super) notice: i64,
+}
+
+impl Terms {
+    /// `unused_for`: instead of the object's `unusedForDays`.
+    pub(super) fn new(spec: &RetentionSpec, unused_for: Option<Duration>) -> Self {
+        let unused_for = unused_for.unwrap_or(DAY * spec.unused_for_days);
+        Self {
+            action: spec.action,
+            unused_for: milliseconds(unused_for),
+            notice: milliseconds(DAY * spec.notice_days),
+        }
+    }
+}
+
 /// What is known about a collection. Times are in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
@@ -36,8 +56,8 @@ pub(super) enum Decision {
     Act,
 }
 
-pub(super) fn decide(spec: &RetentionSpec, readers: Readers, facts: Facts, now: i64) -> Decision {
-    let is_allowed = match (readers, spec.action) {
+pub(super) fn decide(terms: Terms, readers: Readers, facts: Facts, now: i64) -> Decision {
+    let is_allowed = match (readers, terms.action) {
         (Readers::Own, _) => true,
         // LAYRA finds nothing in a collection that is not loaded, or missing.
         (Readers::Layra, RetentionAction::Release) => false,
@@ -45,31 +65,30 @@ pub(super) fn decide(spec: &RetentionSpec, readers: Readers, facts: Facts, now: 
             facts.base != BaseLife::InUse
         }
     };
-    let is_released = spec.action == RetentionAction::Release && !facts.is_loaded;
+    let is_released = terms.action == RetentionAction::Release && !facts.is_loaded;
     if !is_allowed || facts.in_work || !facts.is_own || is_released {
         return Decision::Keep;
     }
-    let unused_at = facts.last_use.saturating_add(days(spec.unused_for_days));
+    let unused_at = facts.last_use.saturating_add(terms.unused_for);
     if now < unused_at {
         return Decision::Keep;
     }
-    let notice = days(spec.notice_days);
     match facts.noticed_at {
         // It was used after an earlier notice.
         Some(noticed_at) if noticed_at >= unused_at => {
-            let acts_at = noticed_at.saturating_add(notice);
+            let acts_at = noticed_at.saturating_add(terms.notice);
             if now < acts_at {
                 Decision::Wait(acts_at)
             } else {
                 Decision::Act
             }
         }
-        _ => Decision::Notice(now.saturating_add(notice)),
+        _ => Decision::Notice(now.saturating_add(terms.notice)),
     }
 }
 
-fn days(count: u32) -> i64 {
-    i64::try_from((DAY * count).as_millis()).unwrap_or(i64::MAX)
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -84,6 +103,10 @@ mod tests {
         RetentionAction::Delete,
     ];
 
+    fn days(count: u32) -> i64 {
+        milliseconds(DAY * count)
+    }
+
     fn spec(action: RetentionAction) -> RetentionSpec {
         RetentionSpec {
             unused_for_days: 90,
@@ -91,6 +114,10 @@ mod tests {
             action,
             dry_run: false,
         }
+    }
+
+    fn terms(action: RetentionAction) -> Terms {
+        Terms::new(&spec(action), None)
     }
 
     fn any_facts() -> impl Strategy<Value = Facts> {
@@ -121,7 +148,7 @@ mod tests {
             facts in any_facts(), now in 0..400_u32, action in 0..3_usize, own in any::<bool>(),
         ) {
             let readers = if own { Readers::Own } else { Readers::Layra };
-            let decision = decide(&spec(ACTIONS[action]), readers, facts, days(now));
+            let decision = decide(terms(ACTIONS[action]), readers, facts, days(now));
             if decision == Decision::Act {
                 let noticed = facts.noticed_at.expect("a notice");
                 prop_assert!(noticed >= facts.last_use + days(90));
@@ -138,7 +165,7 @@ mod tests {
             facts in any_facts(), now in 0..400_u32, action in 0..3_usize,
         ) {
             let action = ACTIONS[action];
-            let decision = decide(&spec(action), Readers::Layra, facts, days(now));
+            let decision = decide(terms(action), Readers::Layra, facts, days(now));
             if facts.base == BaseLife::InUse || action == RetentionAction::Release {
                 prop_assert_eq!(decision, Decision::Keep);
             }
@@ -156,8 +183,8 @@ mod tests {
             is_loaded: true,
         };
         let at = |facts, day| {
-            let spec = spec(RetentionAction::Archive);
-            decide(&spec, Readers::Layra, facts, days(day))
+            let terms = terms(RetentionAction::Archive);
+            decide(terms, Readers::Layra, facts, days(day))
         };
         assert_eq!(at(facts, 89), Decision::Keep);
         assert_eq!(at(facts, 90), Decision::Notice(days(97)));
@@ -168,5 +195,23 @@ mod tests {
         facts.last_use = days(95);
         assert_eq!(at(facts, 97), Decision::Keep);
         assert_eq!(at(facts, 185), Decision::Notice(days(192)));
+    }
+
+    #[test]
+    fn by_hand_the_time_may_be_shorter_and_the_notice_stays() {
+        let facts = Facts {
+            base: BaseLife::InUse,
+            last_use: days(10),
+            noticed_at: None,
+            in_work: false,
+            is_own: true,
+            is_loaded: true,
+        };
+        let hour = Duration::from_hours(1);
+        let terms = Terms::new(&spec(RetentionAction::Release), Some(hour));
+        let at = |now| decide(terms, Readers::Own, facts, now);
+        assert_eq!(at(days(10)), Decision::Keep);
+        let now = days(10) + milliseconds(hour);
+        assert_eq!(at(now), Decision::Notice(now + days(7)));
     }
 }

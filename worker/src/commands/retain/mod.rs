@@ -9,6 +9,7 @@ mod decide;
 mod report;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use layra_crds::{RetentionAction, RetentionSpec};
 use mongodb::bson::DateTime;
@@ -24,13 +25,17 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::Stores;
 use crate::stores::mongo::{BaseLife, pattern_like};
 use crate::stores::uses::Uses;
-use decide::{Decision, Facts, decide};
+use decide::{Decision, Facts, Terms, decide};
 use report::ItemState;
 
 pub(crate) use report::Report;
 
-/// Carries out the pipeline's retention. Without one, it does nothing.
-pub(crate) async fn retain(common: &Common) -> Result<Report, Failure> {
+/// Carries out the pipeline's retention. Without one, it does nothing. `unused_for`: instead of the
+/// object's `unusedForDays`.
+pub(crate) async fn retain(
+    common: &Common,
+    unused_for: Option<Duration>,
+) -> Result<Report, Failure> {
     let mut report = Report::default();
     let Some(spec) = common.settings.config.stores.milvus.retention.clone() else {
         return Ok(report);
@@ -40,6 +45,7 @@ pub(crate) async fn retain(common: &Common) -> Result<Report, Failure> {
         common,
         uses: Uses::new(stores.documents.database()),
         stores,
+        terms: Terms::new(&spec, unused_for),
         spec,
         now: DateTime::now(),
     };
@@ -76,6 +82,7 @@ struct Run<'a> {
     stores: Stores,
     uses: Uses,
     spec: RetentionSpec,
+    terms: Terms,
     now: DateTime,
 }
 
@@ -91,7 +98,7 @@ impl Run<'_> {
         };
         let readers = self.stores.milvus.readers;
         let now = self.now.timestamp_millis();
-        match decide(&self.spec, readers, facts, now) {
+        match decide(self.terms, readers, facts, now) {
             Decision::Keep => {
                 if facts.noticed_at.is_some() && !self.spec.dry_run {
                     self.uses.notice(name, None).await?;

@@ -46,23 +46,16 @@ impl Dispatcher {
             Some(Range::from_headers(message.headers()))
         };
         let payload = message.payload().unwrap_or_default();
-        let parsed = task::parse(payload).map_err(Failure::from);
-        let result = match (range.transpose(), parsed) {
-            (Err(failure), _) | (_, Err(failure)) => Err(failure),
-            (Ok(None), Ok(Message::Foreign)) => self.foreign(message, cancel).await,
-            (Ok(None), Ok(Message::Delete(deletion))) => {
-                let cutoff = Cutoff::of_message(&position, written_at(message));
-                self.delete(&deletion, &cutoff, cancel).await
+        let result = match self.notification(payload).filter(|_| range.is_none()) {
+            Some(Ok(notification)) => {
+                let notified = self.notified(&notification, &position, message, cancel);
+                Box::pin(notified).await
             }
-            (Ok(range), Ok(Message::Task(task))) => {
-                self.task(&task, range, position.clone(), message, cancel)
+            Some(Err(failure)) => Err(failure),
+            None => {
+                self.parsed(range, payload, &position, message, cancel)
                     .await
             }
-            (Ok(Some(_)), Ok(_)) => Err(Failure::permanent(
-                Stage::Intake,
-                Reason::InvalidRange,
-                "range headers on a message that is not a task",
-            )),
         };
         match result {
             Err(failure) if failure.rejects_document() => {
@@ -74,7 +67,42 @@ impl Dispatcher {
         }
     }
 
-    async fn task(
+    async fn parsed(
+        &self,
+        range: Option<Result<Range, Failure>>,
+        payload: &[u8],
+        position: &Origin,
+        message: &OwnedMessage,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let parsed = task::parse(payload).map_err(Failure::from);
+        match (range.transpose(), parsed) {
+            (Err(failure), _) | (_, Err(failure)) => Err(failure),
+            (Ok(None), Ok(Message::Foreign)) => self.foreign(message, cancel).await,
+            (Ok(None), Ok(Message::Delete(deletion))) => {
+                let cutoff = Cutoff::of_message(position, written_at(message));
+                self.delete(&deletion, &cutoff, cancel).await
+            }
+            (Ok(range), Ok(Message::Task(task))) => match &self.pipeline.bucket {
+                // Since the task was sent, the object may have changed.
+                Some(bucket) if range.is_none() && task.file.version.is_some() => {
+                    let key = &task.file.key;
+                    self.object(bucket, key, position, message, cancel).await
+                }
+                _ => {
+                    self.task(&task, range, position.clone(), message, cancel)
+                        .await
+                }
+            },
+            (Ok(Some(_)), Ok(_)) => Err(Failure::permanent(
+                Stage::Intake,
+                Reason::InvalidRange,
+                "range headers on a message that is not a task",
+            )),
+        }
+    }
+
+    pub(super) async fn task(
         &self,
         task: &Task,
         range: Option<Range>,
@@ -100,7 +128,7 @@ impl Dispatcher {
         let written_at = sent.at;
         let job = Job {
             task,
-            request: self.common.request(sent),
+            request: self.common.request(sent.clone()),
             source: Source::ObjectStore,
         };
         let outcome = if let Some(range) = &range {
@@ -117,7 +145,8 @@ impl Dispatcher {
         };
         self.pipeline
             .settle(&outcome, task, Some(incoming), cancel)
-            .await
+            .await?;
+        self.replace_versions(task, &sent, cancel).await
     }
 
     fn report(&self, outcome: &Outcome, task: &Task, seconds: f64) {
@@ -210,7 +239,7 @@ impl Dispatcher {
     }
 }
 
-fn written_at(message: &OwnedMessage) -> DateTime {
+pub(super) fn written_at(message: &OwnedMessage) -> DateTime {
     let written = message.timestamp().to_millis();
     written.map_or_else(DateTime::now, from_millis)
 }

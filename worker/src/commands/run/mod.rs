@@ -1,6 +1,7 @@
 //! The `run` command: ingests documents from Kafka until a shutdown. This module starts and stops
 //! the worker; [`dispatch`] processes messages.
 
+mod bucket;
 mod dispatch;
 mod in_flight;
 mod polling;

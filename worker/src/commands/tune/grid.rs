@@ -42,22 +42,26 @@ pub(super) struct Cell {
     pub(super) build_seconds: f64,
 }
 
-/// The presets, smallest first.
-pub(super) fn indexes() -> [Index; 4] {
+/// The presets, smallest first: the chosen ones, or all.
+pub(super) fn indexes(chosen: &[IndexPreset]) -> Vec<Index> {
     let presets = [
         IndexPreset::Economy,
         IndexPreset::Balanced,
         IndexPreset::Accurate,
         IndexPreset::Maximum,
     ];
-    presets.map(|preset| {
-        let (m, ef_construction) = preset.values();
-        Index {
-            preset,
-            m,
-            ef_construction,
-        }
-    })
+    let presets = presets.into_iter();
+    let presets = presets.filter(|preset| chosen.is_empty() || chosen.contains(preset));
+    presets
+        .map(|preset| {
+            let (m, ef_construction) = preset.values();
+            Index {
+                preset,
+                m,
+                ef_construction,
+            }
+        })
+        .collect()
 }
 
 /// The settings of a search to measure: LAYRA's own, and others of which no two are the same search.

@@ -20,7 +20,7 @@ use anyhow::{Context as _, ensure};
 use fastrand::Rng;
 use futures::{StreamExt as _, TryStreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
-use layra_crds::VectorType;
+use layra_crds::{IndexPreset, VectorType};
 use layra_embedding::MultiVector;
 use tokio::sync::Mutex;
 
@@ -69,6 +69,15 @@ pub(crate) struct TuneOptions {
     #[arg(long, default_value_t = 50_000,
           value_parser = clap::value_parser!(u32).range(2_000..=200_000))]
     sample_vectors: u32,
+    /// Measure only this preset: `Economy`, `Balanced`, `Accurate` or `Maximum`. May be repeated.
+    /// Default: all.
+    #[arg(long = "preset", value_name = "PRESET", value_parser = preset)]
+    presets: Vec<IndexPreset>,
+}
+
+fn preset(text: &str) -> Result<IndexPreset, String> {
+    let preset = serde_json::from_value(text.into());
+    preset.map_err(|_| "it must be Economy, Balanced, Accurate or Maximum".to_owned())
 }
 
 fn recall(text: &str) -> Result<f64, String> {
@@ -261,7 +270,7 @@ impl Copies<'_> {
         let storage = storage::compare(&sample.questions, &pages, &scores);
         let spec = &self.common.settings.config.stores.milvus;
         let run = format!("{:08x}", fastrand::u32(..));
-        let indexes = grid::indexes();
+        let indexes = grid::indexes(&options.presets);
         let progress = progress(indexes.len() * grid::searches().len())?;
         let (mut cells, mut refused) = (Vec::new(), Vec::new());
         for index in indexes {

@@ -179,11 +179,14 @@ fn named(index: Index) -> String {
 
 #[cfg(test)]
 mod tests {
+    use layra_crds::IndexPreset;
+
     use super::super::grid;
     use super::*;
 
     fn report(choice: bool) -> Report {
-        let [_, balanced, _, maximum] = grid::indexes();
+        let indexes = grid::indexes(&[IndexPreset::Balanced, IndexPreset::Maximum]);
+        let (balanced, maximum) = (indexes[0], indexes[1]);
         let cell = Cell {
             index: balanced,
             ef: 50,

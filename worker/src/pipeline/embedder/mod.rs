@@ -1,15 +1,20 @@
-//! Embeds pages of all documents in batches, one batch after the other.
+//! Embeds pages of all documents in batches, one batch after the other, and questions before them.
 //!
 //! ```text
 //! embed_pages ─► prepare (CPU threads) ─► batches (thread) ─► model (thread) ─► finish
+//! embed_question ─────────────────────────────────────────────┘
 //! ```
 //! While the model computes a batch, pages of the next one are prepared and, once they fill it,
-//! uploaded to the device. The number of prepared pages bounds the memory.
+//! uploaded to the device. The number of prepared pages bounds the memory. A question waits for one
+//! batch of pages at most.
 
+mod questions;
 mod token_budget;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
+use questions::{Question, Questions};
 use token_budget::TokenBudget;
 
 /// How often the model is checked for being idle while a batch is not full.
@@ -49,6 +55,7 @@ pub(crate) struct PagePixels {
 pub(crate) struct EmbedderThread {
     model: Arc<dyn Embedder>,
     jobs: Sender<Job>,
+    questions: Arc<Questions>,
     /// Bounds the pages that are prepared at the same time.
     cores: Arc<Semaphore>,
     /// Bounds the pages that are prepared and not yet embedded.
@@ -57,10 +64,8 @@ pub(crate) struct EmbedderThread {
 
 enum Job {
     Page(PageJob),
-    Question {
-        text: String,
-        answer: oneshot::Sender<Result<MultiVector, Failure>>,
-    },
+    /// A question has arrived.
+    Question,
 }
 
 struct PageJob {
@@ -76,10 +81,8 @@ enum Work {
         pages: Vec<PageJob>,
         uploaded: Box<Result<Batch, EmbedError>>,
     },
-    Question {
-        text: String,
-        answer: oneshot::Sender<Result<MultiVector, Failure>>,
-    },
+    /// Only the questions.
+    Questions,
 }
 
 impl EmbedderThread {
@@ -93,6 +96,7 @@ impl EmbedderThread {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let budget = Arc::new(Mutex::new(TokenBudget::new(model.batch_tokens())));
         let idle = Arc::new(AtomicBool::new(true));
+        let questions = Arc::new(Questions::default());
         let (jobs, queue) = channel();
         // A rendezvous: while one batch is computed, one more is uploaded.
         let (work, to_do) = sync_channel(0);
@@ -107,6 +111,7 @@ impl EmbedderThread {
             model: Arc::clone(&model),
             budget,
             idle,
+            questions: Arc::clone(&questions),
             metrics,
         };
         spawn("batches", move || batches.run())?;
@@ -114,6 +119,7 @@ impl EmbedderThread {
         Ok(Self {
             model,
             jobs,
+            questions,
             cores: Arc::new(Semaphore::new(cores)),
             slots: Arc::new(Semaphore::new(2 * batch_pages.max(1))),
         })
@@ -170,7 +176,8 @@ impl EmbedderThread {
     pub(crate) async fn embed_question(&self, question: &str) -> Result<MultiVector, Failure> {
         let (answer, result) = oneshot::channel();
         let text = question.to_owned();
-        self.ask(Job::Question { text, answer }, result).await
+        self.questions.push(Question { text, answer });
+        self.ask(Job::Question, result).await
     }
 
     async fn ask(
@@ -203,7 +210,7 @@ impl Batches {
         let mut next = None;
         while let Some(job) = next.take().or_else(|| self.queue.recv().ok()) {
             let work = match job {
-                Job::Question { text, answer } => Work::Question { text, answer },
+                Job::Question => Work::Questions,
                 Job::Page(first) => {
                     let pages;
                     (pages, next) = self.gather(first);
@@ -231,9 +238,10 @@ impl Batches {
                     tokens += job.page.tokens;
                     pages.push(job);
                 }
-                Ok(other) => return (pages, Some(other)),
+                Ok(other @ Job::Page(_)) => return (pages, Some(other)),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {
+                // The questions are answered before this batch, if not earlier.
+                Ok(Job::Question) | Err(RecvTimeoutError::Timeout) => {
                     if self.idle.load(Ordering::Acquire) {
                         break;
                     }
@@ -244,31 +252,63 @@ impl Batches {
     }
 }
 
-/// Computes batches, and splits those that do not fit into the device's memory.
+/// Computes batches, and splits those that do not fit into the device's memory. Answers some of the
+/// waiting questions before each batch.
 struct Computer {
     model: Arc<dyn Embedder>,
     budget: Arc<Mutex<TokenBudget>>,
     idle: Arc<AtomicBool>,
+    questions: Arc<Questions>,
     metrics: Arc<Metrics>,
 }
 
 impl Computer {
     fn run(&self, to_do: &Receiver<Work>) {
-        while let Ok(work) = to_do.recv() {
+        loop {
+            let work = if self.questions.is_empty() {
+                to_do.recv().map_err(|_| TryRecvError::Disconnected)
+            } else {
+                to_do.try_recv()
+            };
             self.idle.store(false, Ordering::Release);
+            self.answer_questions();
             match work {
-                Work::Batch { pages, uploaded } => self.compute(pages, *uploaded),
-                Work::Question { text, answer } => {
-                    let result = self.model.embed_query(&text);
-                    // The receiver is gone if the work was cancelled in the meantime.
-                    let _ = answer.send(result.map_err(|error| self.failure(&error)));
-                }
+                Ok(Work::Batch { pages, uploaded }) => self.compute(pages, *uploaded),
+                Ok(Work::Questions) | Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return,
             }
             if let Some(bytes) = self.model.gpu_memory_bytes() {
                 let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
                 self.metrics.gpu_memory_usage_bytes.set(bytes);
             }
+            if let Some(bytes) = self.model.gpu_memory_total_bytes() {
+                let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+                self.metrics.gpu_memory_total_bytes.set(bytes);
+            }
             self.idle.store(true, Ordering::Release);
+        }
+    }
+
+    /// Answers the questions that have waited longest.
+    fn answer_questions(&self) {
+        let questions = self.questions.take();
+        if questions.is_empty() {
+            return;
+        }
+        let texts: Vec<&str> = questions.iter().map(|one| one.text.as_str()).collect();
+        match self.model.embed_queries(&texts) {
+            Ok(vectors) if vectors.len() == questions.len() => {
+                for (question, vectors) in questions.into_iter().zip(vectors) {
+                    question.reply(Ok(vectors));
+                }
+            }
+            // The failure of one must not affect the others.
+            _ => {
+                for question in questions {
+                    let result = self.model.embed_query(&question.text);
+                    question.reply(result.map_err(|error| self.failure(&error)));
+                }
+            }
         }
     }
 
@@ -280,6 +320,8 @@ impl Computer {
             Ok(vectors) if vectors.len() == pages.len() => {
                 timer.observe_duration();
                 self.metrics.embedding_batch_tokens.observe(tokens as f64);
+                let count = pages.len() as f64;
+                self.metrics.embedding_batch_pages.observe(count);
                 lock(&self.budget).fitted(tokens);
                 for (job, vectors) in pages.into_iter().zip(vectors) {
                     let _ = job.answer.send(Ok(vectors));
@@ -333,6 +375,7 @@ impl Computer {
             let inputs: Vec<&Prepared> = batch.iter().map(|job| &job.page).collect();
             let uploaded = self.model.upload(&inputs);
             self.compute(batch, uploaded);
+            self.answer_questions();
         }
     }
 

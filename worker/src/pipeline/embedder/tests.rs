@@ -9,6 +9,8 @@ use crate::runtime::failure::Class;
 struct Small {
     capacity: usize,
     batches: Arc<Mutex<Vec<usize>>>,
+    /// How long it computes a batch.
+    takes: Duration,
 }
 
 impl Embedder for Small {
@@ -43,6 +45,7 @@ impl Embedder for Small {
         if pages.iter().any(|page| page[0].contains(&u32::from(b'!'))) {
             return Err(Error::Msg("a kernel failed".into()).into());
         }
+        std::thread::sleep(self.takes);
         self.batches.lock().unwrap().push(pages.len());
         let vector = |page: &Vec<Vec<u32>>| MultiVector::new(1, vec![page[0].len() as f32]);
         Ok(pages.iter().map(vector).collect())
@@ -60,11 +63,16 @@ struct Bench {
 }
 
 fn start(capacity: usize) -> Bench {
+    start_slow(capacity, Duration::ZERO)
+}
+
+fn start_slow(capacity: usize, takes: Duration) -> Bench {
     let metrics = Arc::new(Metrics::new());
     let batches = Arc::default();
     let model = Small {
         capacity,
         batches: Arc::clone(&batches),
+        takes,
     };
     Bench {
         thread: EmbedderThread::start(Box::new(model), 8, Arc::clone(&metrics)).unwrap(),
@@ -141,4 +149,27 @@ async fn a_pages_own_failure_is_not_its_neighbours() {
     assert_eq!(failure.class, Class::Permanent);
     let good: Vec<MultiVector> = results.into_iter().map(Result::unwrap).collect();
     assert_eq!(lengths(&good), [5.0, 6.0]);
+}
+
+/// Each batch is a single page. Without the order of questions before pages, the question would wait
+/// for all pages that were there first.
+#[tokio::test]
+async fn a_question_does_not_wait_for_the_pages_that_were_there_first() {
+    let bench = start_slow(1000, Duration::from_millis(20));
+    let all = bench.thread.embed_pages(pages(&[100; 40]));
+    let ask = async {
+        while bench.batches.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let before = bench.batches.lock().unwrap().len();
+        let answers = (0..40).map(|_| bench.thread.embed_question("who"));
+        for answer in join_all(answers).await {
+            assert_eq!(answer.unwrap().values(), [3.0]);
+        }
+        bench.batches.lock().unwrap().len() - before
+    };
+    let (embedded, batches) = tokio::join!(all, ask);
+    assert!(embedded.iter().all(Result::is_ok));
+    // Two groups of questions, with one batch of pages between them.
+    assert!(batches <= 8, "{batches} batches came first");
 }

@@ -61,10 +61,16 @@ impl Originals {
 
     /// Copies the object `key` to its place, unless it is there. After a failure, the next call for
     /// the same place continues.
-    pub(crate) async fn fetch(&self, key: &str, place: &Original) -> Result<(), Failure> {
+    /// With `version`, an object that has another one counts as deleted.
+    pub(crate) async fn fetch(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        place: &Original,
+    ) -> Result<(), Failure> {
         let copy = &place.0;
         copy.complete
-            .get_or_try_init(|| self.copy(key, &copy.partial))
+            .get_or_try_init(|| self.copy(key, version, &copy.partial))
             .await?;
         Ok(())
     }
@@ -83,12 +89,15 @@ impl Originals {
     async fn copy(
         &self,
         key: &str,
+        version: Option<&str>,
         partial: &AsyncMutex<Option<(TempPath, Partial)>>,
     ) -> Result<TempPath, Failure> {
         let mut kept = partial.lock().await;
-        let (path, mut done) = match kept.take() {
-            Some(kept) => kept,
-            None => (self.new_file()?, Partial::default()),
+        let (path, mut done) = if let Some(kept) = kept.take() {
+            kept
+        } else {
+            let nothing = version.map_or_else(Partial::default, Partial::of_version);
+            (self.new_file()?, nothing)
         };
         let limit = LARGEST_ORIGINAL_BYTES;
         let download = self

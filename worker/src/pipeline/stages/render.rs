@@ -58,6 +58,7 @@ impl Stages<'_> {
                     let message = format!("page {}: {}", number + 1, failure.message);
                     let failure = Failure { message, ..failure };
                     if !document.is_open() {
+                        self.pipeline.metrics.count_lost_renderer(failure.reason);
                         return Err(failure);
                     }
                     let skipped = self.skip(number, failure)?;
@@ -67,6 +68,8 @@ impl Stages<'_> {
                     continue;
                 }
             };
+            let metrics = &self.pipeline.metrics;
+            metrics.record_page(&page, document.format());
             let warnings = Warnings {
                 page: page.facts.warnings.clone(),
                 document: match number {

@@ -271,6 +271,8 @@ impl Ledger {
             updated_at: now,
             finished_at: Some(cutoff.at),
             no_room_since: None,
+            object: None,
+            object_version: None,
         }
     }
 }
@@ -321,10 +323,12 @@ impl DeletedKnowledgeBase {
 
 impl Entry {
     /// Whether the document was deleted after a request was made. Of a deletion through LAYRA, or
-    /// by an earlier version of the worker, only the time is known.
+    /// by an earlier version of the worker, only the time is known. An object that left its bucket
+    /// and is there again was written later, whatever the clocks say.
     pub(crate) fn is_deleted_after(&self, request: &Sent) -> bool {
         let finished = self.finished_at.unwrap_or(DateTime::MAX);
-        let has_only_time = self.state == State::Deleted && lacks(&self.deletions, finished);
+        let is_dated = self.state == State::Deleted && self.object.is_none();
+        let has_only_time = is_dated && lacks(&self.deletions, finished);
         self.is_deletion_requested_after(request) || (has_only_time && request.at <= finished)
     }
 

@@ -102,6 +102,12 @@ pub(crate) struct Entry {
     /// Since when the document, of which nothing is stored, waits until its knowledge base has room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) no_room_since: Option<DateTime>,
+    /// The object of a bucket, `bucket/key`, of which the document is one version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) object: Option<String>,
+    /// Which version of that object the document is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) object_version: Option<String>,
 }
 
 /// The state of a document.
@@ -249,6 +255,7 @@ impl From<&Entry> for Task {
                 key: entry.minio_filename.clone(),
                 name: entry.filename.clone(),
                 url: None,
+                version: entry.version(),
             },
         }
     }
@@ -380,6 +387,8 @@ pub(crate) mod tests {
             updated_at: then,
             finished_at: None,
             no_room_since: None,
+            object: None,
+            object_version: None,
         }
     }
 

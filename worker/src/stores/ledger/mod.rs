@@ -5,13 +5,14 @@
 //! [`rounds`], the right to work on a page range in [`claims`], how far it is in [`progress`], the
 //! right to remove a document from the stores in [`cleaning`], deletions in [`deletions`], and checks
 //! after the end of a round, or of a round without progress, in [`rechecks`], waits for room in
-//! [`room`].
+//! [`room`]. The versions of an object of a bucket are in [`objects`].
 
 mod audit;
 mod claims;
 mod cleaning;
 mod deletions;
 mod entry;
+mod objects;
 mod progress;
 mod rechecks;
 mod room;
@@ -82,6 +83,10 @@ impl Ledger {
                 .build(),
             IndexModel::builder()
                 .keys(doc! { "recheck_at": 1 })
+                .options(sparse.clone())
+                .build(),
+            IndexModel::builder()
+                .keys(doc! { "object": 1 })
                 .options(sparse)
                 .build(),
         ] {

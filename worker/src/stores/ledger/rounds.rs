@@ -48,6 +48,7 @@ impl Ledger {
         repeats: u32,
     ) -> Result<Option<Entry>, Failure> {
         let now = DateTime::now();
+        let version = task.file.version.as_ref();
         let mut entry = Entry {
             file_id: task.file.file_id.clone(),
             knowledge_db_id: task.knowledge_base.clone(),
@@ -79,6 +80,8 @@ impl Ledger {
             updated_at: now,
             finished_at: None,
             no_room_since: None,
+            object: version.map(|version| version.object.clone()),
+            object_version: version.map(|version| version.version.clone()),
         };
         let written = match before {
             None => match answer(self.entries.insert_one(&entry)).await? {

@@ -38,6 +38,14 @@ pub(crate) struct IndexState {
     pub(crate) failure: Option<String>,
 }
 
+/// Whether a collection is in Milvus' memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loading {
+    Not,
+    Loads,
+    Loaded,
+}
+
 impl Vectors {
     /// The names of all collections, also of other applications.
     pub(crate) async fn collection_names(&self) -> Result<Vec<String>, Failure> {
@@ -141,11 +149,19 @@ impl Vectors {
     }
 
     pub(crate) async fn is_loaded(&self, name: &str) -> Result<bool, Failure> {
+        Ok(self.load_state(name).await? == Loading::Loaded)
+    }
+
+    pub(crate) async fn load_state(&self, name: &str) -> Result<Loading, Failure> {
         let request = sdk::GetLoadStateRequest::builder()
             .collection_name(name)
             .build()?;
-        let answer = self.client.get_load_state(request).await;
-        Ok(answer?.state() == LoadState::Loaded)
+        let answer = self.client.get_load_state(request).await?;
+        Ok(match answer.state() {
+            LoadState::Loaded => Loading::Loaded,
+            LoadState::Loading => Loading::Loads,
+            _ => Loading::Not,
+        })
     }
 
     pub(crate) async fn release(&self, name: &str) -> Result<(), Failure> {

@@ -58,21 +58,7 @@ impl Vectors {
 
 /// For the comparison with the object's index.
 pub(super) fn found_index(index: &sdk::IndexDesc) -> FoundIndex {
-    let parameters = index.get_extra_params().iter();
-    FoundIndex {
-        index_type: match index.get_index_type() {
-            sdk::IndexType::Hnsw => "HNSW".to_owned(),
-            sdk::IndexType::Flat => "FLAT".to_owned(),
-            sdk::IndexType::IvfFlat => "IVF_FLAT".to_owned(),
-            other => format!("{other:?}"),
-        },
-        metric: match index.get_metric_type() {
-            sdk::MetricType::Ip => "IP".to_owned(),
-            sdk::MetricType::Cosine => "COSINE".to_owned(),
-            other => format!("{other:?}"),
-        },
-        parameters: parameters
-            .filter_map(|(name, value)| Some((name.clone(), value.parse().ok()?)))
-            .collect(),
-    }
+    let index_type = format!("{:?}", index.get_index_type());
+    let metric = format!("{:?}", index.get_metric_type());
+    FoundIndex::new(&index_type, &metric, index.get_extra_params())
 }

@@ -43,6 +43,11 @@ pub(super) fn next_rows(read: usize, vector_bytes: usize) -> usize {
     at_once.min(LAST_ROW.saturating_sub(read))
 }
 
+/// The number of rows with an id and a vector of this size that an answer has room for.
+pub(super) fn rows_at_once(vector_bytes: usize) -> usize {
+    (ANSWER_BYTES / vector_bytes.saturating_add(HIT_BYTES)).clamp(1, LAST_ROW)
+}
+
 fn ranges(count: usize, at_once: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count)
         .step_by(at_once)
@@ -105,5 +110,14 @@ mod tests {
         assert_eq!(hit_pages(40, 50).collect::<Vec<_>>(), [page]);
         assert!(next_rows(0, 128 * size_of::<f32>()) > 1_000);
         assert_eq!(next_rows(LAST_ROW, 512), 0);
+    }
+
+    #[test]
+    fn rows_of_several_pages_fit_into_an_answer() {
+        for width in [1, 128, 384, 4_096, 1 << 20] {
+            let bytes = width * size_of::<f32>();
+            let rows = rows_at_once(bytes);
+            assert!(rows > 0 && (rows == 1 || rows * (bytes + HIT_BYTES) < LIMIT));
+        }
     }
 }

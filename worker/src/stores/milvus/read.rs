@@ -8,7 +8,7 @@ use milvus::v2::prelude as sdk;
 use sdk::{ConsistencyLevel, FieldData};
 
 use super::paging::{HitPage, hit_pages, next_rows};
-use super::{Vectors, metric, quote, range_filter, vector_type};
+use super::{Vectors, metric, one_of, quote, range_filter, vector_type};
 use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// A page with a vector close to one of the question's.
@@ -38,10 +38,26 @@ impl Vectors {
         question: &[Vec<f32>],
         search: SearchLimits,
     ) -> Result<BTreeMap<String, Hit>, Failure> {
+        self.candidates_of_files(collection, &[], question, search)
+            .await
+    }
+
+    /// The same, among the pages of these files only. Without any file: of all.
+    pub(crate) async fn candidates_of_files(
+        &self,
+        collection: &str,
+        files: &[String],
+        question: &[Vec<f32>],
+        search: SearchLimits,
+    ) -> Result<BTreeMap<String, Hit>, Failure> {
         let mut hits = BTreeMap::new();
         let candidates = usize::try_from(search.candidates).unwrap_or(usize::MAX);
+        let filter = match files {
+            [] => String::new(),
+            files => one_of("file_id", files),
+        };
         for page in hit_pages(question.len(), candidates) {
-            self.add_candidates(collection, question, search, &page, &mut hits)
+            self.add_candidates(collection, &filter, question, search, &page, &mut hits)
                 .await?;
         }
         Ok(hits)
@@ -50,6 +66,7 @@ impl Vectors {
     async fn add_candidates(
         &self,
         collection: &str,
+        filter: &str,
         question: &[Vec<f32>],
         search: SearchLimits,
         page: &HitPage,
@@ -76,9 +93,14 @@ impl Vectors {
             .offset(rows(page.offset))
             .limit(rows(page.limit))
             .extra_params(parameters)
+            .filter(filter)
             .consistency_level(self.reads)
             .build()?;
-        let answer = self.client.search(request).await.map_err(Failure::from);
+        let mut answer = self.client.search(request.clone()).await;
+        if self.load_if_released(collection, &answer).await? {
+            answer = self.client.search(request).await;
+        }
+        let answer = answer.map_err(Failure::from);
         let answer = self.unless_moving(collection, answer).await?;
         for result in answer.results().get_results() {
             // The client's row API needs a field that older servers leave out.

@@ -49,6 +49,28 @@ fn deleted_by(entry: &Entry, cutoff: &Cutoff) -> Entry {
     }
 }
 
+/// The clock of whoever wrote the object again may be behind that of the worker.
+#[test]
+fn an_object_that_is_in_its_bucket_again_is_no_deleted_document() {
+    let gone = Entry {
+        object: Some("docs/contracts/a.pdf".into()),
+        finished_at: Some(time(1_000)),
+        ..an_entry(State::Deleted)
+    };
+    let earlier = task(1, 7, 500);
+    assert!(!gone.is_deleted_after(&earlier));
+    let of_layra = Entry {
+        object: None,
+        ..gone.clone()
+    };
+    assert!(of_layra.is_deleted_after(&earlier));
+    let asked = Entry {
+        deletions: vec![deletion(1, 9, 900)],
+        ..gone
+    };
+    assert!(asked.is_deleted_after(&earlier), "somebody asked for it");
+}
+
 #[test]
 fn a_deletion_does_not_touch_what_was_requested_after_it() {
     let entry = an_entry(State::Done);

@@ -1,0 +1,203 @@
+//! Each alert has a runbook and tests, and uses documented metrics only.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+use serde_yaml_ng::Value;
+
+const RULES: &str = "charts/layra-operator/rules/alerts.yaml";
+/// Words of the query language in the rules. Everything else outside of braces and lists of labels
+/// is a metric.
+const LANGUAGE: [&str; 16] = [
+    "absent",
+    "and",
+    "by",
+    "changes",
+    "group_left",
+    "h",
+    "increase",
+    "m",
+    "max",
+    "min",
+    "offset",
+    "on",
+    "or",
+    "s",
+    "sum",
+    "unless",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn yaml(path: &str) -> Value {
+    serde_yaml_ng::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_sequence().into_iter().flatten()
+}
+
+fn rules() -> Vec<Value> {
+    let file = yaml(RULES);
+    let groups = list(&file["groups"]);
+    groups
+        .flat_map(|group| list(&group["rules"]).cloned())
+        .collect()
+}
+
+fn text<'a>(rule: &'a Value, key: &str) -> &'a str {
+    rule[key].as_str().unwrap_or_default()
+}
+
+/// The metrics that an expression uses.
+fn metrics(expression: &str) -> BTreeSet<String> {
+    let beside = Regex::new(r"\{[^}]*\}|(?-u:\b)(by|on|group_left) *\([^)]*\)|\[[^\]]*\]")
+        .expect("a pattern");
+    let bare = beside.replace_all(expression, " ");
+    let word = Regex::new("[a-zA-Z_][a-zA-Z0-9_]*").expect("a pattern");
+    let words = word.find_iter(&bare).map(|word| word.as_str());
+    words
+        .filter(|word| !LANGUAGE.contains(word))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The names in the first column of docs/metrics.md.
+fn documented() -> BTreeSet<String> {
+    let table = read("docs/metrics.md");
+    let names = table.lines().filter_map(|line| {
+        let (name, _) = line.strip_prefix("| `")?.split_once('`')?;
+        Some(name.to_owned())
+    });
+    names.collect()
+}
+
+#[test]
+fn metrics_are_told_from_the_language() {
+    let expression = "sum by (pipeline) (increase(a_total{x=\"b_total\"}[5m] offset 6h)) > 0.1\n\
+                      unless on (namespace) group_left (c) (d > 1)";
+    let expected = ["a_total", "d"].map(str::to_owned);
+    assert_eq!(metrics(expression), BTreeSet::from(expected));
+}
+
+#[test]
+fn every_alert_uses_documented_metrics_only() {
+    let documented = documented();
+    for rule in rules() {
+        let used = metrics(text(&rule, "expr"));
+        assert!(!used.is_empty(), "{rule:?}");
+        let unknown: Vec<_> = used.difference(&documented).collect();
+        assert!(unknown.is_empty(), "{}: {unknown:?}", text(&rule, "alert"));
+    }
+}
+
+#[test]
+fn every_alert_says_whom_it_wakes_and_has_a_runbook_of_its_own() {
+    let mut names = BTreeSet::from(["README".to_owned()]);
+    let index = read("docs/runbooks/README.md");
+    for rule in rules() {
+        let name = text(&rule, "alert");
+        assert!(names.insert(name.to_owned()), "{name} twice");
+        assert!(matches!(
+            text(&rule["labels"], "severity"),
+            "critical" | "warning"
+        ));
+        assert!(matches!(
+            text(&rule["labels"], "owner"),
+            "cluster" | "pipeline" | "stores"
+        ));
+        assert!(rule["for"].is_string(), "{name}");
+        for annotation in ["summary", "impact"] {
+            assert!(
+                text(&rule["annotations"], annotation).ends_with('.'),
+                "{name}"
+            );
+        }
+        let url = text(&rule["annotations"], "runbook_url");
+        assert!(url.ends_with(&format!("/docs/runbooks/{name}.md")), "{url}");
+        let page = read(&format!("docs/runbooks/{name}.md"));
+        for heading in [
+            format!("# {name}").as_str(),
+            "## What it means",
+            "## How to see it",
+            "## What to do",
+            "## Whom to wake",
+        ] {
+            assert!(
+                page.lines().any(|line| line == heading),
+                "{name}: {heading}"
+            );
+        }
+        assert!(index.contains(&format!("[{name}]({name}.md)")), "{name}");
+    }
+    for page in fs::read_dir(root().join("docs/runbooks")).unwrap() {
+        let page = page.unwrap().path();
+        let name = page.file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(names.contains(&name), "{name}.md belongs to no alert");
+    }
+}
+
+#[test]
+fn every_link_of_a_runbook_leads_somewhere() {
+    let link = Regex::new(r"\]\(([^)#]*)(#[^)]*)?\)").unwrap();
+    let folder = root().join("docs/runbooks");
+    for page in fs::read_dir(&folder).unwrap() {
+        let page = page.unwrap().path();
+        let content = fs::read_to_string(&page).unwrap();
+        for found in link.captures_iter(&content) {
+            let target = folder.join(&found[1]);
+            assert!(target.exists(), "{}: {}", page.display(), &found[1]);
+            if let Some(anchor) = found.get(2) {
+                let anchors = anchors(&fs::read_to_string(target).unwrap());
+                let anchor = &anchor.as_str()[1..];
+                assert!(anchors.contains(anchor), "{}: {anchor}", page.display());
+            }
+        }
+    }
+}
+
+fn anchors(document: &str) -> BTreeSet<String> {
+    let headings = document.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = title
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect()
+}
+
+/// `promtool` runs them in the end-to-end tests.
+#[test]
+fn every_alert_is_tested_silent_then_firing_then_resolved() {
+    let mut tested = BTreeSet::new();
+    for file in fs::read_dir(root().join("charts/layra-operator/tests")).unwrap() {
+        let file = fs::read_to_string(file.unwrap().path()).unwrap();
+        let file: Value = serde_yaml_ng::from_str(&file).unwrap();
+        for test in list(&file["tests"]) {
+            let checks = || list(&test["alert_rule_test"]);
+            let fires: Vec<bool> = checks()
+                .map(|check| list(&check["exp_alerts"]).next().is_some())
+                .collect();
+            let names: BTreeSet<&str> = checks().map(|check| text(check, "alertname")).collect();
+            if fires == [false, true, false] {
+                tested.extend(names.into_iter().map(str::to_owned));
+            }
+        }
+    }
+    let all: BTreeSet<String> = rules()
+        .iter()
+        .map(|rule| text(rule, "alert").to_owned())
+        .collect();
+    assert_eq!(tested, all);
+}
