@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::common::{Scene, artifact, output};
 
-/// What is measured is 0.1 higher.
+
 const LEAST_NDCG: f64 = 0.5;
 const LEAST_HIT: f64 = 0.7;
 
