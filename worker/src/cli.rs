@@ -93,6 +93,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    Try(layra_try::Look),
+    Evaluate(layra_try::Evaluate),
     /// Delete a file, or a knowledge base with all its files, from every store.
     Delete {
         /// The `file_id` of the file. Without it, the whole knowledge base is deleted.

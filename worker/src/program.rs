@@ -167,6 +167,8 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             let report = Box::pin(tune::tune(&common(worker)?, &options)).await?;
             print(output, &report, |out| report.write(out))?;
         }
+        Command::Try(look) => Box::pin(layra_try::look(look)).await?,
+        Command::Evaluate(evaluate) => Box::pin(layra_try::evaluate(evaluate)).await?,
         Command::Sandbox { what } => return sandbox(&what),
         Command::RenderChild | Command::OfficeChild => {
             anyhow::bail!("this command must be the first argument of the program")

@@ -14,6 +14,8 @@ const WITHOUT_ROOT: &str = "root: the kubelet, the container runtime and the bri
 /// What a command is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// Compile what has no client of a server, and download files.
+    Try,
     /// Compile, and run unit tests with the files that they read.
     UnitTests,
     /// Build and start servers, too.
@@ -22,7 +24,10 @@ pub enum Purpose {
 
 /// Fails with the list of everything that is missing.
 pub fn check(purpose: Purpose) -> Result<()> {
-    let mut missing = missing_for_unit_tests();
+    let mut missing = missing_for_downloads();
+    if purpose != Purpose::Try {
+        missing.extend(missing_for_unit_tests());
+    }
     if purpose == Purpose::Servers {
         missing.extend(missing_for_servers());
     }
@@ -32,9 +37,22 @@ pub fn check(purpose: Purpose) -> Result<()> {
     Ok(())
 }
 
-fn missing_for_unit_tests() -> Vec<String> {
+fn missing_for_downloads() -> Vec<String> {
     let missing = [
         tool("cargo", &["--version"], "cargo: https://rustup.rs"),
+        tool("cc", &["--version"], "cc: apt-get install gcc libc6-dev"),
+        // PDFium and the model come in Python wheels.
+        tool(
+            "python3",
+            &["-c", "import venv, ensurepip"],
+            "python3 with venv: apt-get install python3-venv",
+        ),
+    ];
+    missing.into_iter().flatten().collect()
+}
+
+fn missing_for_unit_tests() -> Vec<String> {
+    let missing = [
         // Kafka's client and OpenSSL are compiled with these.
         tool("make", &["--version"], "make: apt-get install make"),
         tool("c++", &["--version"], "c++: apt-get install g++"),
@@ -43,13 +61,8 @@ fn missing_for_unit_tests() -> Vec<String> {
             &["-MIPC::Cmd", "-e1"],
             "perl with its modules: apt-get install perl",
         ),
-        // The files of the tests come from Debian packages and Python wheels.
+        // The documents of the tests come from Debian packages.
         tool("apt-get", &["--version"], "apt-get: a Debian system"),
-        tool(
-            "python3",
-            &["-c", "import venv, ensurepip"],
-            "python3 with venv: apt-get install python3-venv",
-        ),
     ];
     missing.into_iter().flatten().collect()
 }

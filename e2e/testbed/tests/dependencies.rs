@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use layra_testbed::Metadata;
 
 /// Packages of the workspace, each with forbidden dependencies.
-const FORBIDDEN: [(&str, &[&str]); 8] = [
+const FORBIDDEN: [(&str, &[&str]); 11] = [
     // The aliases compile this crate before anything else happens: it must stay small.
     (
         "layra-testbed",
@@ -33,6 +33,10 @@ const FORBIDDEN: [(&str, &[&str]); 8] = [
     ("layra-rendering", SERVERS),
     ("layra-embedding", SERVERS),
     ("layra-embedding", &["tokio"]),
+    // A first look compiles soon, and needs no server.
+    ("layra-try", SERVERS),
+    ("layra-try", &["layra-crds", "reqwest", "rustls"]),
+    ("layra-search", &["tokio", "serde", "candle-core"]),
 ];
 const CLIENTS: &[&str] = &["k8s-openapi", "kube", "rdkafka", "tokio"];
 const STORES: &[&str] = &[

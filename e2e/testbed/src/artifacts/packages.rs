@@ -10,8 +10,10 @@ use crate::prerequisites::is_root;
 use crate::progress::Progress;
 use crate::settings::Settings;
 
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 17] = [
     "buildah",
+    // The page of `cargo try` is tested in it.
+    "chromium",
     "conntrack",
     "containerd",
     "containernetworking-plugins",

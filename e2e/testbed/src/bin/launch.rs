@@ -1,5 +1,5 @@
-//! `cargo demo`, `cargo faults`, `cargo measure`, `cargo scaling`: prepares everything that the
-//! program of that name needs, then executes it. Artifacts are downloaded and built while cargo
+//! `cargo try`, `cargo demo`, `cargo faults`, `cargo measure`, `cargo scaling`: prepares everything
+//! that the program of that name needs, then executes it. Artifacts are downloaded and built while cargo
 //! compiles.
 
 use std::ffi::OsString;
@@ -23,8 +23,11 @@ async fn main() -> Result<ExitCode> {
     let compiling = since_start_of_process().unwrap_or_default();
     let mut arguments = std::env::args_os().skip(1);
     let program = arguments.next().unwrap_or_default();
+    if program == "try" {
+        return try_folder(arguments.collect()).await;
+    }
     let Some(program) = PROGRAMS.into_iter().find(|name| program == *name) else {
-        bail!("use cargo demo, cargo faults, cargo measure or cargo scaling");
+        bail!("use cargo try, cargo demo, cargo faults, cargo measure or cargo scaling");
     };
     let arguments: Vec<OsString> = arguments.collect();
     let mut phases = Phases::default();
@@ -54,6 +57,42 @@ async fn main() -> Result<ExitCode> {
         .env(name, value)
         .exec();
     Err(error).with_context(|| format!("running {program}"))
+}
+
+/// Runs `cargo try`: compiles the program and downloads PDFium and the model at the same time. No
+/// server is needed, and nothing is installed.
+async fn try_folder(arguments: Vec<OsString>) -> Result<ExitCode> {
+    check_prerequisites(Purpose::Try)?;
+    let settings = Settings::from_env()?;
+    let has_model = arguments.iter().any(|argument| {
+        let argument = argument.to_string_lossy();
+        argument == "--model" || argument.starts_with("--model=")
+    });
+    let needed: &[_] = if has_model {
+        &[artifacts::PDFIUM]
+    } else {
+        &[artifacts::PDFIUM, artifacts::MINILM]
+    };
+    let progress = Progress::new();
+    let prepared = Box::pin(async {
+        let (fetched, built) = tokio::join!(
+            artifacts::fetch(&settings, needed, &progress),
+            build_release(&["layra-try"], &progress)
+        );
+        fetched.and(built)
+    });
+    let left = || Ok("What was downloaded and compiled is kept.".to_owned());
+    let binaries = match unless_interrupted(prepared, left).await? {
+        Ended::Finished(binaries) => binaries,
+        Ended::Interrupted(code) => return Ok(code),
+    };
+    let pdfium = artifacts::PDFIUM.path(&settings).join("libpdfium.so");
+    let error = Command::new(binaries.join("layra-try"))
+        .args(arguments)
+        .env("LAYRA_PDFIUM", pdfium)
+        .env("LAYRA_MINILM", artifacts::MINILM.path(&settings))
+        .exec();
+    Err(error).context("running layra-try")
 }
 
 /// Compiles the program, the operator and the worker, and provides all artifacts at the same time.
