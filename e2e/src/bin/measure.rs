@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{ingest, memory, reindex, scaling, tune};
+use layra_e2e::measure::{fairness, ingest, memory, reindex, scaling, tune};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.
@@ -20,6 +20,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// The wait of a single file behind many of another knowledge base.
+    Fairness {
+        /// Number of files of the other knowledge base, of one page each.
+        #[arg(long, default_value_t = 2000)]
+        files: usize,
+        /// Time that the embedder takes per page, in milliseconds.
+        #[arg(long, default_value_t = 20)]
+        page_ms: u64,
+    },
     /// Ingest documents with the worker and with a Python script that has LAYRA's stages.
     Ingest {
         /// Number of documents, the smallest of the demo's.
@@ -78,6 +87,13 @@ async fn main() -> Result<ExitCode> {
         "measure",
         NewTestbed::Keep,
         async |testbed, scene, stores| match what {
+            What::Fairness { files, page_ms } => {
+                let plan = fairness::FairnessPlan {
+                    files,
+                    page: Duration::from_millis(page_ms),
+                };
+                Box::pin(fairness::run(testbed, scene, stores, &plan)).await
+            }
             What::Ingest {
                 documents,
                 rounds,

@@ -1,7 +1,8 @@
 //! Measurements on real servers: the worker compared with a Python script that has LAYRA's stages,
-//! several workers compared with one, and the memory of a worker. All figures are ratios of values
-//! that were measured in the same run.
+//! several workers compared with one, the memory of a worker, and the wait of a single file. All
+//! figures are ratios of values that were measured in the same run.
 
+pub mod fairness;
 pub mod ingest;
 pub mod memory;
 mod processes;

@@ -15,6 +15,7 @@ mod contradictions;
 mod deaths;
 mod deletions;
 mod documents;
+mod fairness;
 mod kstatus;
 mod learning;
 mod ledger;

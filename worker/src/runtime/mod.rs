@@ -4,6 +4,7 @@
 pub(crate) mod failure;
 pub(crate) mod health;
 mod longest;
+mod message_metrics;
 pub(crate) mod metrics;
 mod page_metrics;
 pub(crate) mod quotas;
