@@ -230,12 +230,13 @@ proptest! {
                     let (lane, index) = *found.unwrap();
                     waits.get_mut(&lane).unwrap().remove(index);
                     if lane.0 != 0 && !held {
-                        for (other, _) in &ready {
-                            let idle = of(other.0, other.1, &running) == 0;
-                            if other.0 != 0 && other.0 != lane.0 && idle {
+                        let others: HashSet<u8> = ready.iter().map(|(other, _)| other.0).collect();
+                        for other in others {
+                            let idle = of(other, 0, &running) == 0;
+                            if other != 0 && other != lane.0 && idle {
                                 prop_assert_eq!(of(lane.0, lane.1, &running), 0);
-                                let fresh = passed_over.entry(other.0).or_default().insert(lane.0);
-                                prop_assert!(fresh, "{} was passed over twice by {}", other.0, lane.0);
+                                let fresh = passed_over.entry(other).or_default().insert(lane.0);
+                                prop_assert!(fresh, "{} was passed over twice by {}", other, lane.0);
                             }
                         }
                     }
