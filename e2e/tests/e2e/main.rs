@@ -19,6 +19,7 @@ mod deletions;
 mod documents;
 mod gitops;
 mod install;
+mod kinds;
 mod kstatus;
 mod learning;
 mod ledger;
