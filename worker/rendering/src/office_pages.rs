@@ -161,7 +161,8 @@ fn check_odt(markup: impl BufRead, max_pages: u32) -> Result<(), RenderError> {
             Ok(())
         }
         Tag::Start(ref element) | Tag::Empty(ref element) => match element.local_name().as_ref() {
-            b"style" => {
+            // Default styles have no name.
+            b"style" | b"default-style" => {
                 style = text(element, b"name");
                 Ok(())
             }
