@@ -6,7 +6,7 @@ mod follow;
 mod job;
 mod notes;
 mod pod;
-mod signals;
+pub(crate) mod signals;
 
 use std::process::ExitCode;
 use std::time::Duration;
