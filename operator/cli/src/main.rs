@@ -6,6 +6,7 @@ mod advise;
 mod cluster;
 mod conditions;
 mod cost;
+mod doctor;
 mod explain;
 mod forget;
 mod guide;
@@ -47,6 +48,7 @@ struct Cli {
 enum Command {
     Advise(advise::AdviseArgs),
     Cost(cost::CostArgs),
+    Doctor(doctor::DoctorArgs),
     Explain(explain::ExplainArgs),
     Forget(forget::ForgetArgs),
     Pause(pause::PauseArgs),
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
     let (result, code_of_errors) = match command {
         Command::Advise(args) => (block_on(advise::run(&args, &access)), run::CANNOT_RUN),
         Command::Cost(args) => (block_on(cost::run(&args, &access)), 1),
+        Command::Doctor(args) => (block_on(doctor::run(&args, &access)), doctor::CANNOT_LOOK),
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
         Command::Forget(args) => (block_on(forget::run(&args, &access)), 1),
         Command::Pause(args) => (block_on(pause::pause(&args, &access)), 1),

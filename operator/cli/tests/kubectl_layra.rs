@@ -20,6 +20,8 @@ use tempfile::TempDir;
 mod advise;
 #[path = "kubectl_layra/cost.rs"]
 mod cost;
+#[path = "kubectl_layra/doctor.rs"]
+mod doctor;
 #[path = "kubectl_layra/pause.rs"]
 mod pause;
 #[path = "kubectl_layra/status.rs"]
