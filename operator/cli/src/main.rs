@@ -10,6 +10,7 @@ mod doctor;
 mod explain;
 mod forget;
 mod guide;
+mod logs;
 mod object_file;
 mod pause;
 mod run;
@@ -51,6 +52,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Explain(explain::ExplainArgs),
     Forget(forget::ForgetArgs),
+    Logs(logs::LogsArgs),
     Pause(pause::PauseArgs),
     Resume(pause::ResumeArgs),
     Run(run::RunArgs),
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => (block_on(doctor::run(&args, &access)), doctor::CANNOT_LOOK),
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
         Command::Forget(args) => (block_on(forget::run(&args, &access)), 1),
+        Command::Logs(args) => (block_on(logs::run(&args, &access)), 1),
         Command::Pause(args) => (block_on(pause::pause(&args, &access)), 1),
         Command::Resume(args) => (block_on(pause::resume(&args, &access)), 1),
         Command::Run(args) => (block_on(run::run(&args, &access)), run::CANNOT_RUN),
