@@ -78,6 +78,18 @@ async fn the_charts_role_suffices_to_explain_and_to_run_worker_commands() -> Res
             "{hits:?}"
         );
 
+        let listed = ["documents", &stage.name, "--timeout", "3m", "-o", "json"];
+        let listed = person.layra(scene, &listed).await?;
+        ensure!(listed.status.success(), "{listed:?}");
+        let log = String::from_utf8_lossy(&listed.stdout);
+        let start = log.find("[\n").with_context(|| format!("{listed:?}"))?;
+        let mut documents = serde_json::Deserializer::from_str(&log[start..]).into_iter();
+        let documents: Value = documents.next().context("a list")??;
+        let document = &documents[0];
+        ensure!(document["name"] == "bread.pdf", "{documents}");
+        ensure!(document["state"] == "done", "{documents}");
+        ensure!(document["storedPages"] == 2, "{documents}");
+
         let redriven = run(&["redrive", "--dry-run"]).await?;
         ensure!(redriven.status.success(), "{redriven:?}");
         // In an ordinary container.

@@ -7,6 +7,7 @@ mod cluster;
 mod conditions;
 mod cost;
 mod doctor;
+mod documents;
 mod explain;
 mod forget;
 mod guide;
@@ -49,7 +50,10 @@ struct Cli {
 enum Command {
     Advise(advise::AdviseArgs),
     Cost(cost::CostArgs),
+    Dlq(documents::DlqArgs),
     Doctor(doctor::DoctorArgs),
+    Document(documents::DocumentArgs),
+    Documents(documents::DocumentsArgs),
     Explain(explain::ExplainArgs),
     Forget(forget::ForgetArgs),
     Logs(logs::LogsArgs),
@@ -72,6 +76,12 @@ fn main() -> ExitCode {
     let (result, code_of_errors) = match command {
         Command::Advise(args) => (block_on(advise::run(&args, &access)), run::CANNOT_RUN),
         Command::Cost(args) => (block_on(cost::run(&args, &access)), 1),
+        Command::Dlq(args) => (
+            block_on(documents::dead_letters(args, &access)),
+            run::CANNOT_RUN,
+        ),
+        Command::Document(args) => (block_on(documents::show(args, &access)), run::CANNOT_RUN),
+        Command::Documents(args) => (block_on(documents::list(args, &access)), run::CANNOT_RUN),
         Command::Doctor(args) => (block_on(doctor::run(&args, &access)), doctor::CANNOT_LOOK),
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
         Command::Forget(args) => (block_on(forget::run(&args, &access)), 1),

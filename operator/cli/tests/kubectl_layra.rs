@@ -22,6 +22,8 @@ mod advise;
 mod cost;
 #[path = "kubectl_layra/doctor.rs"]
 mod doctor;
+#[path = "kubectl_layra/documents.rs"]
+mod documents;
 #[path = "kubectl_layra/logs.rs"]
 mod logs;
 #[path = "kubectl_layra/pause.rs"]
