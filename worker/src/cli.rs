@@ -8,6 +8,7 @@ use layra_crds::WORKER_HTTP_PORT;
 use layra_embedding::DeviceChoice;
 
 use crate::collection_commands::CollectionCommand;
+use crate::commands::documents::DocumentsArgs;
 use crate::commands::inspect::InspectArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::tune::TuneOptions;
@@ -120,6 +121,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    Documents(DocumentsArgs),
     Serve(ServeArgs),
     Advise(AdviseArgs),
     /// Rebuild the collections of the pipeline whose index differs from the object's.

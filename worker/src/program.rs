@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::collection_commands;
 use crate::commands::{
-    advise, delete, ingest, inspect, redrive, reindex, run, search, serve, tune,
+    advise, delete, documents, ingest, inspect, redrive, reindex, run, search, serve, tune,
 };
 use crate::document::task::Deletion;
 use crate::runtime::process_metrics::open_traffic;
@@ -133,6 +133,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             };
             return redrive(worker, &choice).await;
         }
+        Command::Documents(args) => return Box::pin(documents::run(args)).await,
         Command::Serve(args) => {
             let common = common(args.worker.clone())?;
             Box::pin(serve::run(&common, &args)).await?;

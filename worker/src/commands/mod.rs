@@ -5,6 +5,7 @@ pub(crate) mod advise;
 pub(crate) mod archive;
 pub(crate) mod audit;
 pub(crate) mod delete;
+pub(crate) mod documents;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod redrive;

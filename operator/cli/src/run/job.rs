@@ -26,12 +26,13 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 13] = [
+const WITHOUT_MODEL: [&str; 14] = [
     "advise",
     "archive",
     "audit",
     "bench",
     "delete",
+    "documents",
     "embed",
     "fetch-model",
     "help",

@@ -12,6 +12,7 @@ mod claims;
 mod cleaning;
 mod deletions;
 mod entry;
+mod list;
 mod objects;
 mod progress;
 mod rechecks;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 pub(crate) use claims::{Claim, Decider};
 pub(crate) use cleaning::{Lease, RENEWAL, until, while_renewed};
 pub(crate) use entry::{EndOfWorker, Entry, RangeEntry, Rejection, Request, State};
+pub(crate) use list::Listing;
 pub(crate) use progress::SkippedPage;
 
 #[cfg(test)]
