@@ -45,5 +45,6 @@ mod serve;
 mod shutdown;
 mod topic_settings;
 mod trouble;
+mod trace;
 mod tune;
 mod visual;
