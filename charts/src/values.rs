@@ -25,6 +25,7 @@ pub fn everything() -> Value {
             "create": true,
             "metricsFrom": [{"namespaceSelector": {
                 "matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+            "queryFrom": [{"podSelector": {"matchLabels": {"app": "layra"}}}],
             "operatorEgress": [{"ports": [{"port": 6443}]}],
             "workerEgress": [{"ports": [{"port": 9092}]}],
         },

@@ -128,7 +128,7 @@ fn each_switch_adds_its_kind_alone() {
         (
             json!({"networkPolicy": {"create": true}}),
             "NetworkPolicy",
-            2,
+            3,
         ),
         (json!({"dashboards": {"pipeline": true}}), "ConfigMap", 1),
         (json!({"dashboards": {"fleet": true}}), "ConfigMap", 1),
@@ -201,9 +201,24 @@ fn the_network_policies_select_the_pods_and_their_ports() {
             .iter()
             .all(|(key, value)| labels.get(key) == Some(value))
     };
-    let (operator, workers): (Vec<&Value>, Vec<&Value>) =
+    let (operator, others): (Vec<&Value>, Vec<&Value>) =
         policies.iter().copied().partition(|it| selected(it));
-    assert_eq!((operator.len(), workers.len()), (1, 2));
+    let (query, workers): (Vec<&Value>, Vec<&Value>) = others.into_iter().partition(|it| {
+        it["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "layra-query"
+    });
+    assert_eq!((operator.len(), workers.len(), query.len()), (1, 2, 2));
+    for policy in query {
+        let ingress = &policy["spec"]["ingress"];
+        assert_eq!(ingress[0]["ports"][0]["port"], "model");
+        assert_eq!(
+            ingress[0]["from"][0]["podSelector"]["matchLabels"]["app"],
+            "layra"
+        );
+        assert_eq!(ingress[1]["ports"][0]["port"], "metrics");
+        let operator = &ingress[1]["from"][0]["podSelector"]["matchLabels"];
+        let mut operator = operator.as_object().unwrap().iter();
+        assert!(operator.all(|(key, value)| labels.get(key) == Some(value)));
+    }
     let port = &template["spec"]["containers"][0]["ports"][0]["name"];
     assert_eq!(&operator[0]["spec"]["ingress"][0]["ports"][0]["port"], port);
     for policy in workers {

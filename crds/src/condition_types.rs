@@ -11,6 +11,8 @@ pub const VECTOR_STORE_READY: &str = "VectorStoreReady";
 pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";
 /// The number of workers follows the backlog or the user.
 pub const SCALING: &str = "Scaling";
+/// Questions are answered. Present only with `spec.query`.
+pub const QUERY_READY: &str = "QueryReady";
 /// Present only while true: the operator is still working towards the spec (kstatus: in progress).
 pub const RECONCILING: &str = "Reconciling";
 /// Present only while true: the spec cannot be reached without an edit (kstatus: failed).

@@ -17,6 +17,7 @@ pub mod metric_names;
 mod model_reference;
 mod pipeline;
 mod pod_template;
+mod query;
 mod quotas;
 mod rebuild;
 mod rebuild_names;
@@ -50,6 +51,9 @@ pub use model_reference::{
 };
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
+pub use query::{
+    MODEL_SERVER_PORT, QueryCounts, QueryServiceSpec, QuerySpec, QueryStatus, TokensSecretRef,
+};
 pub use quotas::{KnowledgeBaseQuotas, LAYRA_PAGE_VECTORS, QuotaKind, QuotaUse, QuotasSpec};
 pub use rebuild::{OnIndexDrift, RebuildSpec, WindowSpec};
 pub use rebuild_names::{is_rebuild_collection, rebuild_collection};

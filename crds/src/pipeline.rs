@@ -6,8 +6,8 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DocumentsSpec, EmbeddingSpec, IngestionPipelineStatus, ScalingSpec, SourceSpec, StoresSpec,
-    WorkerSpec,
+    DocumentsSpec, EmbeddingSpec, IngestionPipelineStatus, QuerySpec, ScalingSpec, SourceSpec,
+    StoresSpec, WorkerSpec,
 };
 
 /// An `IngestionPipeline` reads document tasks from a Kafka topic, renders and embeds every page,
@@ -94,6 +94,10 @@ pub struct IngestionPipelineSpec {
     /// The number of workers, and how the operator chooses it.
     #[serde(default)]
     pub scaling: ScalingSpec,
+
+    /// The pods that answer questions. Absent: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<QuerySpec>,
 
     /// Pauses reconciliation: while true, the operator changes nothing and only updates the status.
     /// Running workers continue. Default: false.

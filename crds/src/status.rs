@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::IndexStatus;
 use crate::ModelReference;
+use crate::QueryStatus;
 use crate::RetentionStatus;
 
 /// The observed state of the pipeline and the last scaling decision.
@@ -16,8 +17,8 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `TopicReady`, `VectorStoreReady`, `WorkersAvailable` and `Scaling`. `Reconciling`
-    /// and `Stalled` are present only while they are true (kstatus).
+    /// `Ready`, `TopicReady`, `VectorStoreReady`, `WorkersAvailable` and `Scaling`, and `QueryReady`
+    /// with `spec.query`. `Reconciling` and `Stalled` are present only while they are true (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",
@@ -76,6 +77,10 @@ pub struct IngestionPipelineStatus {
     /// The indexes of the pipeline's collections, and their rebuild. Absent: no collection exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<IndexStatus>,
+
+    /// The pods that answer questions. Absent: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<QueryStatus>,
 
     /// The last run of `stores.milvus.retention`. Absent: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

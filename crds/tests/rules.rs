@@ -72,6 +72,7 @@ fn the_full_example_names_every_default() {
         "/scaling/fallback",
         "/scaling/floors",
         "/worker/terminationGracePeriodSeconds",
+        "/query",
     ] {
         let (parent, key) = gone.rsplit_once('/').expect("a path");
         let parent = spec
@@ -105,6 +106,26 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
             json!({"spec": {"scaling": {"floors": [
                 {"start": "0 8 * * *", "end": "0 9 * * *", "minReplicas": 5}]}}}),
             "scaling.floors: minReplicas must not exceed scaling.maxReplicas",
+        ),
+        (
+            json!({"spec": {"query": {"replicas": 2, "maxReplicas": 3}}}),
+            "Set one or the other",
+        ),
+        (
+            json!({"spec": {"query": {"minReplicas": 2}}}),
+            "query.minReplicas needs query.maxReplicas",
+        ),
+        (
+            json!({"spec": {"query": {"minReplicas": 3, "maxReplicas": 2}}}),
+            "query.minReplicas must not exceed query.maxReplicas",
+        ),
+        (
+            json!({"spec": {"query": {"service": {"name": "Model.Server"}}}}),
+            "query.service.name must consist of",
+        ),
+        (
+            json!({"spec": {"query": {"service": {"port": 9090}}}}),
+            "query.service.port must not be 9090",
         ),
         (
             json!({"spec": {"scaling": {"fallback": {"replicas": 5}}}}),

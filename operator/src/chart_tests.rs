@@ -22,16 +22,18 @@ fn verbs(resource: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn the_operator_may_delete_only_jobs_and_reads_only_secrets_that_it_knows_by_name() {
+fn the_operator_deletes_no_configuration_and_reads_only_secrets_that_it_knows_by_name() {
     let granted = || ROLE.lines().filter(|line| line.contains("verbs:"));
     assert!(granted().all(|line| !line.contains('*')));
     let deleting = granted().filter(|line| line.contains("delete"));
-    assert_eq!(deleting.count(), 1, "one rule");
-    assert!(verbs("jobs").contains(&"delete"));
+    assert_eq!(deleting.count(), 4, "jobs, and what answers questions");
+    for resource in ["jobs", "deployments", "services", "poddisruptionbudgets"] {
+        assert!(verbs(resource).contains(&"delete"), "{resource}");
+    }
     assert!(!ROLE.contains("kind: ClusterRole"));
     assert_eq!(verbs("secrets"), ["get"]);
     assert_eq!(
-        verbs("deployments"),
+        verbs("configmaps"),
         ["get", "list", "watch", "create", "patch"]
     );
     assert_eq!(verbs("pods"), ["get", "list", "watch", "patch"]);

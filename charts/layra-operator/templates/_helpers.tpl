@@ -61,6 +61,12 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- .Values.watchNamespaces | default (list .Release.Namespace) | toYaml }}
 {{- end }}
 
+{{- /* Labels by which all query pods of all pipelines are selected. */ -}}
+{{- define "layra.querySelectorLabels" -}}
+app.kubernetes.io/name: layra-query
+app.kubernetes.io/component: query
+{{- end }}
+
 {{- /* Labels by which all workers of all pipelines are selected. */ -}}
 {{- define "layra.workerSelectorLabels" -}}
 app.kubernetes.io/name: layra-worker

@@ -31,6 +31,7 @@ mod obstacles;
 mod order;
 mod pairs;
 mod progress;
+mod query;
 mod quotas;
 mod rebuild;
 mod rebuild_faults;

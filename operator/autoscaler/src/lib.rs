@@ -33,6 +33,7 @@ mod observation;
 mod policy;
 mod range_size;
 mod recent;
+pub mod requests;
 mod schedule;
 mod step;
 mod stuck;

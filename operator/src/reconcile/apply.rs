@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
-    Api, ResourceExt,
+    Api,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
 use layra_crds::IngestionPipeline;
@@ -14,7 +14,7 @@ use super::{
     plan::{Manifest, PipelineEvent, Plan, template_hash, topic_actions, topic_changed},
     world::{Applied, Override, PastWrites, Refusal, RefusalCause, TopicFailure, World},
 };
-use crate::resources::{DELETION_COST, Kind, differences, is_foreign, name_of};
+use crate::resources::{DELETION_COST, Kind, differences, is_foreign};
 
 /// What came of a plan.
 pub(super) struct Outcome {
@@ -88,7 +88,8 @@ impl Writes<'_> {
         for manifest in free {
             // The new pods of the Deployment would read the ConfigMap.
             let lacks_config = !has_config || self.is_refused(Kind::ConfigMap);
-            if is_deployment(manifest) && lacks_config && !manifest.keeps_template() {
+            let reads_config = is_deployment(manifest) || manifest.kind == Kind::QueryDeployment;
+            if reads_config && lacks_config && !manifest.keeps_template() {
                 continue;
             }
             // One that is refused does not keep the others from being applied.
@@ -112,7 +113,7 @@ impl Writes<'_> {
                 free.push(manifest);
                 continue;
             }
-            let name = name_of(manifest.kind, &self.pipeline.name_any());
+            let name = manifest.name();
             match self.api(manifest.kind).get_metadata_opt(&name).await {
                 Ok(Some(found)) if is_foreign(&found.metadata, self.pipeline) => {
                     tracing::warn!(kind = ?manifest.kind, object = name, "name is taken");
@@ -130,7 +131,7 @@ impl Writes<'_> {
 
     async fn apply(&mut self, manifest: &Manifest) -> Result<(), ReconcileError> {
         let kind = manifest.kind;
-        let name = name_of(kind, &self.pipeline.name_any());
+        let name = manifest.name();
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let api = self.api(kind);
         let answer = api
@@ -284,13 +285,15 @@ async fn set_deletion_cost(context: &Context, pod: &str, cost: &str) {
     }
 }
 
-fn resource(kind: Kind) -> ApiResource {
+pub(super) fn resource(kind: Kind) -> ApiResource {
     use k8s_openapi::api::{apps, batch, core, policy};
     match kind {
         Kind::ConfigMap => ApiResource::erase::<core::v1::ConfigMap>(&()),
-        Kind::Deployment => ApiResource::erase::<apps::v1::Deployment>(&()),
-        Kind::Service => ApiResource::erase::<core::v1::Service>(&()),
-        Kind::PodDisruptionBudget => ApiResource::erase::<policy::v1::PodDisruptionBudget>(&()),
+        Kind::Deployment | Kind::QueryDeployment => ApiResource::erase::<apps::v1::Deployment>(&()),
+        Kind::Service | Kind::QueryService => ApiResource::erase::<core::v1::Service>(&()),
+        Kind::PodDisruptionBudget | Kind::QueryDisruptionBudget => {
+            ApiResource::erase::<policy::v1::PodDisruptionBudget>(&())
+        }
         Kind::CronJob => ApiResource::erase::<batch::v1::CronJob>(&()),
     }
 }

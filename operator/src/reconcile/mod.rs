@@ -13,10 +13,12 @@ mod observe;
 mod pipelines;
 mod plan;
 mod pods;
+mod query_writes;
 mod reason;
 mod rebuild_job;
 mod rebuild_writes;
 mod report;
+mod requests;
 mod retention_runs;
 mod retention_writes;
 mod rivals;
@@ -41,7 +43,7 @@ use kube::{
         reflector::{ObjectRef, Store},
     },
 };
-use layra_crds::{ConfigError, IngestionPipeline};
+use layra_crds::{ConfigError, IngestionPipeline, QuerySpec};
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::{kafka::KafkaClients, milvus::MilvusClients, resources::Kind, telemetry::Metrics};
@@ -215,6 +217,7 @@ async fn phases(
     .await;
     let unwanted = plan.unwanted_cron_job.as_deref();
     Box::pin(retention_writes::delete(context, pipeline, unwanted)).await;
+    Box::pin(query_writes::delete(context, &plan.unwanted_query)).await;
     if outcome.is_rollout_futile {
         plan.forget_rollout();
     }
@@ -253,7 +256,9 @@ async fn phases(
     let is_rebuilding = job.is_some_and(RebuildJob::is_running) || plan.job_action.is_some();
     let is_settled =
         plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty() && !is_rebuilding;
-    let idle = pipeline.spec.paused || is_settled;
+    let query = pipeline.spec.query.as_ref();
+    let follows_requests = query.is_some_and(QuerySpec::follows_requests);
+    let idle = pipeline.spec.paused || is_settled && !follows_requests;
     let wait = if recorded == Err(NotRecorded::Changed) || !plan.topic_actions.is_empty() {
         FIRST_RETRY
     } else if idle && pipeline.spec.scaling.floors.is_empty() {

@@ -21,11 +21,12 @@ use super::{
     pods::WorkerPod,
     reason::Reason,
     rebuild_job::{self, RebuildJob},
+    requests::Requests,
     retention_runs::{self, RetentionRun},
     rivals,
     secrets::ReadSecret,
     secrets_hash::SecretsHash,
-    world::{Live, PastWrites, Problem, SecretState, Topics, World},
+    world::{Live, LiveQuery, PastWrites, Problem, SecretState, Topics, World},
 };
 use crate::{
     kafka::{Connection, KafkaError, Question, Subscriber, TopicSettings},
@@ -51,6 +52,8 @@ pub(super) struct ReadCache {
     /// The check of the indexes, in the background.
     indexes: Option<IndexWatch>,
     secrets_hash: SecretsHash,
+    /// The requests in flight in the pods that answer questions.
+    requests: Requests,
 }
 
 impl ReadCache {
@@ -81,7 +84,9 @@ pub(super) async fn observe(
         .read(&context.client, &context.namespace, &pipeline.spec)
         .await;
     let kafka = connection(pipeline, &secrets);
-    let pods = worker_pods(context, pipeline, now);
+    let pods = pods_called(context, pipeline, resources::WORKER_NAME, now);
+    let query_pods = pods_called(context, pipeline, resources::QUERY_NAME, now);
+    let requests = std::mem::take(&mut cache.requests);
     let (job, job_pods) = rebuild_job(context, pipeline, now);
     let live = live(context, pipeline);
     let retention_runs = retention_runs(context, pipeline, &live, now);
@@ -89,12 +94,14 @@ pub(super) async fn observe(
     if let Some(watch) = &cache.indexes {
         watch.set_pace(pace(pipeline, job.as_ref()));
     }
-    let (answer, counts, progress) = tokio::join!(
+    let (answer, counts, progress, requests) = tokio::join!(
         query_kafka(context, pipeline, kafka.as_ref()),
         read_counts(context, pipeline, &pods, cache.counts.take(), started),
         rebuild_job::progress(&context.http, &job_pods),
+        requests.read(&context.http, pipeline, &query_pods, now),
     );
     cache.counts = Some(counts.clone());
+    cache.requests = requests.clone();
     let (topics, topic_settings, backlog) = match answer {
         Ok((topics, settings, backlog)) => {
             cache.topics = Some((started, topics));
@@ -110,6 +117,8 @@ pub(super) async fn observe(
         live,
         retention_runs,
         pods,
+        query_pods,
+        requests: requests.readings(),
         secrets_hash: secrets_hash(pipeline, &secrets, &mut cache.secrets_hash),
         secrets: secrets.into_iter().map(|secret| secret.state).collect(),
         kafka,
@@ -151,15 +160,45 @@ fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
             .cron_jobs
             .get(&retention)
             .and_then(|cron_job| cron_job.object()),
+        query: live_query(context, pipeline),
     }
 }
 
-fn worker_pods(context: &Context, pipeline: &IngestionPipeline, now: Timestamp) -> Vec<WorkerPod> {
+fn live_query(context: &Context, pipeline: &IngestionPipeline) -> LiveQuery {
+    let pipeline = pipeline.name_any();
+    let name = resources::query_name(&pipeline);
+    let stores = &context.stores;
+    let is_query = |labels: &BTreeMap<String, String>| {
+        let has = |label: &str, text: &str| labels.get(label).is_some_and(|it| it == text);
+        has(resources::INSTANCE_LABEL, &pipeline)
+            && has(resources::COMPONENT_LABEL, resources::QUERY)
+    };
+    LiveQuery {
+        deployment: stores
+            .deployments
+            .get(&ObjectRef::new(&name).within(&context.namespace))
+            .and_then(|deployment| deployment.object()),
+        disruption_budget: stores
+            .disruption_budgets
+            .get(&ObjectRef::new(&name).within(&context.namespace)),
+        services: stores
+            .services
+            .state_filter(|service| is_query(service.labels())),
+    }
+}
+
+/// The pipeline's pods with this value of the label `app.kubernetes.io/name`.
+fn pods_called(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    value: &str,
+    now: Timestamp,
+) -> Vec<WorkerPod> {
     let name = pipeline.name_any();
     let pods = context.stores.pods.state_filter(|pod| {
         let label = |label| pod.labels().get(label).map(String::as_str);
         label(resources::INSTANCE_LABEL) == Some(&name)
-            && label(resources::NAME_LABEL) == Some(resources::WORKER_NAME)
+            && label(resources::NAME_LABEL) == Some(value)
     });
     let created = pipeline.creation_timestamp().map(|time| time.0);
     pods.iter()

@@ -183,6 +183,15 @@ reasons! {
     /// A Secret cannot be read, or a value is not text: fix the Secret or the operator's role.
     SecretUnreadable,
 
+    // The pods that answer questions, in QueryReady.
+
+    /// Questions are answered.
+    QueryReplicasReady,
+    /// No replica is ready yet. Nothing to do.
+    QueryStarting,
+    /// No replica gets ready. The message has the cause.
+    QueryUnavailable,
+
     // The autoscaler, in Scaling.
 
     /// The number of workers follows the backlog.
@@ -308,7 +317,8 @@ impl Reason {
             | Self::PartitionsIncreasing
             | Self::MilvusChecking
             | Self::RolloutInProgress
-            | Self::WorkersStarting => Some(Progress::InProgress),
+            | Self::WorkersStarting
+            | Self::QueryStarting => Some(Progress::InProgress),
             Self::PartitionsDecreaseRefused
             | Self::TemplateRefused
             | Self::ApplyRefused
@@ -407,6 +417,7 @@ mod tests {
                 Reason::MilvusChecking,
                 Reason::WorkersStarting,
                 Reason::RolloutInProgress,
+                Reason::QueryStarting,
             ]
         );
     }

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Service},
     policy::v1::PodDisruptionBudget,
 };
-use layra_autoscaler::{Backlog, Counts};
+use layra_autoscaler::{Backlog, Counts, requests::Reading};
 use layra_crds::SecretKind;
 
 use super::{
@@ -29,6 +29,10 @@ pub(crate) struct World {
     /// The runs of retention that have ended, the oldest first.
     pub(crate) retention_runs: Vec<RetentionRun>,
     pub(crate) pods: Vec<WorkerPod>,
+    /// The pods that answer questions.
+    pub(crate) query_pods: Vec<WorkerPod>,
+    /// The requests in flight in them, in the last minutes.
+    pub(crate) requests: Vec<Reading>,
     /// The Secrets that the pipeline names.
     pub(crate) secrets: Vec<SecretState>,
     /// Hash of what workers read of the Secrets; `None` unless all can be used.
@@ -66,6 +70,16 @@ pub(crate) struct Live {
     pub(crate) service: Option<Arc<Service>>,
     pub(crate) disruption_budget: Option<Arc<PodDisruptionBudget>>,
     pub(crate) retention: Option<Arc<CronJob>>,
+    pub(crate) query: LiveQuery,
+}
+
+/// The objects of the pods that answer questions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LiveQuery {
+    pub(crate) deployment: Option<Arc<Deployment>>,
+    pub(crate) disruption_budget: Option<Arc<PodDisruptionBudget>>,
+    /// Also those of earlier names.
+    pub(crate) services: Vec<Arc<Service>>,
 }
 
 /// The topics of a pipeline.
@@ -88,6 +102,8 @@ impl World {
             live: Live::default(),
             retention_runs: Vec::new(),
             pods: Vec::new(),
+            query_pods: Vec::new(),
+            requests: Vec::new(),
             secrets: Vec::new(),
             secrets_hash: None,
             kafka: Err(unknown()),

@@ -42,6 +42,19 @@ pub(crate) fn tell_model(
 /// unused ones are not among them: workers do not use them. Settings at their defaults are left out, so that a field that a later version adds
 /// replaces no worker.
 pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
+    super::hash_of(&hashed_settings(pipeline))
+}
+
+/// The same for pods that read nothing from Kafka.
+pub(super) fn hash_without_source(pipeline: &IngestionPipeline) -> String {
+    let mut settings = hashed_settings(pipeline);
+    if let Some(settings) = settings.as_object_mut() {
+        settings.remove("source");
+    }
+    super::hash_of(&settings)
+}
+
+fn hashed_settings(pipeline: &IngestionPipeline) -> Value {
     let mut config = config(pipeline);
     config.source.kafka.partitions = 0;
     config.source.kafka.partitions_per_replica = None;
@@ -55,7 +68,7 @@ pub(super) fn hash(pipeline: &IngestionPipeline) -> String {
     // Settings have text keys and finite numbers only.
     let mut settings = serde_json::to_value(config).unwrap_or_default();
     remove_defaults(&mut settings, &DEFAULTS);
-    super::hash_of(&settings)
+    settings
 }
 
 /// A configuration in which only the required settings are given. They are empty, as they never are

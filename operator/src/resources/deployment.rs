@@ -33,7 +33,7 @@ pub(super) const MODELS: &str = "models";
 /// The user of the worker's image.
 const USER: i64 = 65532;
 /// A worker downloads and loads its model before it is ready.
-const SECONDS_TO_START: i32 = 1200;
+pub(super) const SECONDS_TO_START: i32 = 1200;
 
 /// The Deployment, and why `worker.podTemplate` could not be merged into it.
 pub(super) fn build(
@@ -223,7 +223,7 @@ fn image(worker: &WorkerSpec, inputs: &Inputs<'_>) -> String {
 }
 
 /// A command of `layra-worker` with the pipeline's configuration and Secrets.
-fn arguments(command: &[&str]) -> Vec<String> {
+pub(super) fn arguments(command: &[&str]) -> Vec<String> {
     let config = format!("{CONFIG_DIRECTORY}/{}", config_map::FILE);
     let common = ["--config", &config, "--secrets", SECRETS_DIRECTORY];
     let all = command.iter().chain(&common);
@@ -420,7 +420,7 @@ fn field(name: &str, path: &str) -> EnvVar {
     }
 }
 
-fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
+pub(super) fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),

@@ -7,6 +7,7 @@ mod disruption_budget;
 mod maintenance;
 mod ownership;
 mod pod_template;
+mod query;
 mod reindex;
 mod retention;
 mod service;
@@ -30,6 +31,9 @@ pub(crate) use config_map::tell_model;
 pub(crate) use difference::{Difference, differences, is_applied, with_differences};
 pub(crate) use ownership::is_foreign;
 pub(crate) use pod_template::PodTemplateError;
+pub(crate) use query::{
+    MODEL_CHECKSUM, QUERY, QUERY_NAME, Query, QueryInputs, query, query_name, query_service_name,
+};
 pub(crate) use reindex::{hash_of_job, only_finishes, reindex_job, reindex_name};
 pub(crate) use retention::{RETENTION, retention_cron_job, retention_name, suspended_retention};
 
@@ -62,7 +66,8 @@ pub(crate) const MAINTENANCE_NAME: &str = "layra-maintenance";
 /// Label with the command that a pod runs.
 pub(crate) const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// Selects the pods of all pipelines.
-pub(crate) const PODS: &str = "app.kubernetes.io/name in (layra-worker,layra-maintenance)";
+pub(crate) const PODS: &str =
+    "app.kubernetes.io/name in (layra-worker,layra-maintenance,layra-query)";
 
 /// Name of the init container that downloads the model.
 pub(crate) const FETCH_MODEL: &str = "fetch-model";
@@ -90,6 +95,30 @@ pub(crate) enum Kind {
     Service,
     PodDisruptionBudget,
     CronJob,
+    QueryDeployment,
+    QueryService,
+    QueryDisruptionBudget,
+}
+
+impl Kind {
+    /// Whether it is an object of the pods that answer questions.
+    pub(crate) fn is_query(self) -> bool {
+        matches!(
+            self,
+            Self::QueryDeployment | Self::QueryService | Self::QueryDisruptionBudget
+        )
+    }
+
+    /// Kubernetes' word for it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Deployment | Self::QueryDeployment => "Deployment",
+            Self::Service | Self::QueryService => "Service",
+            Self::PodDisruptionBudget | Self::QueryDisruptionBudget => "PodDisruptionBudget",
+            Self::CronJob => "CronJob",
+        }
+    }
 }
 
 /// All objects of a pipeline.
@@ -107,9 +136,12 @@ pub(crate) struct Workload {
     pub(crate) disruption_budget: PodDisruptionBudget,
     /// Handles unused collections.
     pub(crate) retention: Option<CronJob>,
+    /// Answers questions.
+    pub(crate) query: Option<Query>,
 }
 
-/// Builds all objects of a pipeline but the `CronJob`, which depends on more than these inputs.
+/// Builds all objects of a pipeline but the `CronJob` and those that answer questions, which depend on
+/// more than these inputs.
 pub(crate) fn build(
     pipeline: &IngestionPipeline,
     inputs: &Inputs<'_>,
@@ -122,6 +154,7 @@ pub(crate) fn build(
         service: service::build(pipeline),
         disruption_budget: disruption_budget::build(pipeline),
         retention: None,
+        query: None,
         config_map: config_map::build(pipeline)?,
     })
 }
@@ -143,7 +176,8 @@ pub(crate) fn image(deployment: &Deployment) -> Option<&str> {
     worker.image.as_deref()
 }
 
-/// The name of the pipeline's object of a kind.
+/// The name of the pipeline's object of a kind. Those that answer questions have names of their own
+/// ([`query_name`], [`query_service_name`]).
 pub(crate) fn name_of(kind: Kind, pipeline: &str) -> String {
     match kind {
         Kind::CronJob => retention_name(pipeline),

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use layra_crds::IngestionPipeline;
 
-use super::labels;
+use super::{INSTANCE_LABEL, labels};
 
 /// Whether an object with the name of a pipeline's object belongs to something else. Objects of a
 /// deleted pipeline of the same name are taken over, also those that the deletion orphaned.
@@ -24,7 +24,10 @@ pub(crate) fn is_foreign(found: &ObjectMeta, pipeline: &IngestionPipeline) -> bo
     let found = found.labels.as_ref();
     let has =
         |key: &String, value: &String| found.and_then(|labels| labels.get(key)) == Some(value);
-    !labels(&name).iter().all(|(key, value)| has(key, value))
+    let says_whose = |key: &str| [INSTANCE_LABEL, "app.kubernetes.io/managed-by"].contains(&key);
+    let labels = labels(&name);
+    let mut whose = labels.iter().filter(|(key, _)| says_whose(key));
+    !whose.all(|(key, value)| has(key, value))
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ impl Metrics {
 
     /// Counts an object that was applied.
     pub(crate) fn applied(&self, kind: Kind) {
-        self.applied.with_label_values(&[format!("{kind:?}")]).inc();
+        self.applied.with_label_values(&[kind.word()]).inc();
     }
 
     /// Sets the metrics of a pipeline.
@@ -232,7 +232,9 @@ impl Metrics {
             .set(labels, index.map(|index| index.drifted as f64));
         self.rebuilding
             .set(labels, index.map(|index| index.rebuilding as f64));
-        let conditions = condition_types::PERMANENT.into_iter().filter_map(|type_| {
+        let known = condition_types::PERMANENT.into_iter();
+        let known = known.chain([condition_types::QUERY_READY]);
+        let conditions = known.filter_map(|type_| {
             let condition = find(status, type_)?;
             Some((type_, value(condition)))
         });

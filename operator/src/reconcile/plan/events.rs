@@ -3,11 +3,13 @@
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::events::{Event, EventType};
 use layra_crds::{
-    IngestionPipelineStatus, ScalingMode,
-    condition_types::{READY, SCALING, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE},
+    IngestionPipeline, IngestionPipelineStatus, ScalingMode,
+    condition_types::{
+        QUERY_READY, READY, SCALING, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE,
+    },
 };
 
-use super::{Manifest, conditions, manifests::changes_template};
+use super::{Manifest, conditions, manifests::changes_template, warnings};
 use crate::{
     kafka::TopicAction,
     reconcile::{
@@ -77,8 +79,24 @@ impl PipelineEvent {
     }
 }
 
+/// The events for what has changed in the status, the spec and the pods.
+pub(super) fn of(
+    pipeline: &IngestionPipeline,
+    world: &World,
+    status: &IngestionPipelineStatus,
+    manifests: &[Manifest],
+    now: Timestamp,
+) -> Vec<PipelineEvent> {
+    let before = pipeline.status.clone().unwrap_or_default();
+    let mode = pipeline.spec.scaling.mode;
+    let mut events = between(&before, status, world, manifests, mode);
+    events.extend(warnings::of_new_spec(pipeline, &before));
+    events.extend(evicted(world, now));
+    events
+}
+
 /// The events for the step from one status to the next.
-pub(super) fn between(
+fn between(
     before: &IngestionPipelineStatus,
     after: &IngestionPipelineStatus,
     world: &World,
@@ -90,7 +108,13 @@ pub(super) fn between(
     events.extend(scaling_problem(before, after));
     events.extend(rollout(world, manifests));
     events.extend(model_changed(before, after, world));
-    for type_ in [TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE, READY] {
+    for type_ in [
+        TOPIC_READY,
+        VECTOR_STORE_READY,
+        WORKERS_AVAILABLE,
+        QUERY_READY,
+        READY,
+    ] {
         events.extend(condition_changed(before, after, type_));
     }
     events
@@ -188,7 +212,7 @@ fn rollout(world: &World, manifests: &[Manifest]) -> Option<PipelineEvent> {
 }
 
 /// Pods that were ended a short time ago: a restarted operator does not report old ones again.
-pub(super) fn evicted(world: &World, now: Timestamp) -> impl Iterator<Item = PipelineEvent> {
+fn evicted(world: &World, now: Timestamp) -> impl Iterator<Item = PipelineEvent> {
     let pods = world.pods.iter();
     pods.filter_map(move |pod| {
         let why = pod.eviction.as_ref().filter(|_| !pod.terminating)?;

@@ -3,13 +3,14 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    reconcile::world::{Applied, Live, PastWrites, Write},
+    reconcile::world::{Applied, Live, LiveQuery, PastWrites, Write},
     resources::{
-        APPLIED_HASH, Difference, Kind, Workload, differences, hash_of, is_applied,
+        APPLIED_HASH, Difference, Kind, Query, Workload, differences, hash_of, is_applied,
         with_differences,
     },
 };
@@ -28,6 +29,12 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
+    /// The object's name.
+    pub(crate) fn name(&self) -> String {
+        let name = self.body["metadata"]["name"].as_str();
+        name.unwrap_or_default().to_owned()
+    }
+
     /// Whether it is a Deployment with the pod template of the live one.
     pub(crate) fn keeps_template(&self) -> bool {
         let template = || hash_of(&self.body["spec"]["template"]);
@@ -81,7 +88,28 @@ pub(super) fn compare_all(workload: &Workload, live: &Live, past: &PastWrites) -
         let live = live.retention.as_deref();
         compare(Kind::CronJob, retention, live, past, all);
     }
+    if let Some(query) = &workload.query {
+        compare_query(query, &live.query, past, all);
+    }
     comparison
+}
+
+fn compare_query(query: &Query, live: &LiveQuery, past: &PastWrites, all: &mut Comparison) {
+    let name = query.service.name_any();
+    let service = live.services.iter().find(|it| it.name_any() == name);
+    let service = service.map(AsRef::as_ref);
+    compare(Kind::QueryService, &query.service, service, past, all);
+    compare(
+        Kind::QueryDisruptionBudget,
+        &query.disruption_budget,
+        live.disruption_budget.as_deref(),
+        past,
+        all,
+    );
+    if let Some(deployment) = &query.deployment {
+        let live = live.deployment.as_deref();
+        compare(Kind::QueryDeployment, deployment, live, past, all);
+    }
 }
 
 /// Whether the live Deployment has the wanted pod template, or what another writer makes of it.
@@ -224,6 +252,11 @@ mod tests {
                 Kind::Service => live.service = Some(object(body)),
                 Kind::PodDisruptionBudget => live.disruption_budget = Some(object(body)),
                 Kind::CronJob => live.retention = Some(object(body)),
+                Kind::QueryDeployment => live.query.deployment = Some(object(body)),
+                Kind::QueryService => live.query.services = vec![object(body)],
+                Kind::QueryDisruptionBudget => {
+                    live.query.disruption_budget = Some(object(body));
+                }
             }
         }
         live

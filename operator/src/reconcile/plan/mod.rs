@@ -16,6 +16,7 @@ mod manual;
 mod model;
 mod model_reference;
 mod pages;
+mod query;
 mod quotas;
 mod rebuild;
 mod rebuild_progress;
@@ -40,7 +41,8 @@ use layra_autoscaler::{Decision, Memory};
 use layra_crds::{
     ConfigError, IngestionPipeline, IngestionPipelineStatus, ScalingStatus,
     condition_types::{
-        READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY, WORKERS_AVAILABLE,
+        QUERY_READY, READY, RECONCILING, SCALING, STALLED, TOPIC_READY, VECTOR_STORE_READY,
+        WORKERS_AVAILABLE,
     },
 };
 
@@ -62,6 +64,7 @@ pub(crate) use confirmation::{confirmed_spec, spec_in_force};
 pub(crate) use conflict::{age, may_conflict, same_source};
 pub(crate) use events::{PipelineEvent, topic_changed};
 pub(crate) use manifests::{Manifest, template_hash};
+pub(crate) use query::Unwanted;
 pub(crate) use rebuild::JobAction;
 pub(crate) use shared::{Sharer, rebuild_obstacle, shares_collections};
 pub(crate) use stall::has_short_name;
@@ -85,6 +88,8 @@ pub(crate) struct Plan {
     pub(crate) job_action: Option<JobAction>,
     /// UID of the `CronJob` to delete: the spec has no retention.
     pub(crate) unwanted_cron_job: Option<String>,
+    /// Objects of the pods that answer questions to delete.
+    pub(crate) unwanted_query: Vec<Unwanted>,
     /// The number of workers to write into `scaling.replicas`.
     pub(crate) recorded_replicas: Option<i32>,
     /// The scaling decision; `None` while paused or in mode `Manual`.
@@ -183,6 +188,17 @@ pub(crate) fn plan(
         is_stalled: conditions::find(&before.conditions, STALLED).is_some(),
     };
     workload.retention = retention::cron_job(pipeline, live_retention, rest, default_image);
+    let query_situation = query::Situation {
+        pipeline,
+        world,
+        before: &before,
+        is_held: spec.paused || stall.is_some(),
+        model: known_model.reference.as_ref(),
+        default_image,
+        now,
+    };
+    let mut query = query::plan(&query_situation);
+    workload.query = query.objects.take();
     let upgrade_held = upgrade::held(&workload.deployment, default_image);
     let generation = pipeline.metadata.generation;
     if template.refusal.is_some() || refusals::hold_template(&workload, world, generation) {
@@ -213,33 +229,22 @@ pub(crate) fn plan(
         },
         now,
     );
-    let store_before = conditions::find(&before.conditions, VECTOR_STORE_READY)
-        .filter(|condition| condition.observed_generation == pipeline.metadata.generation);
-    let store = rebuild.verdict.unwrap_or_else(|| {
-        vector_store::judge(&world.indexes, store_before, pipeline.metadata.generation)
-    });
     let verdicts = Verdicts {
         topic,
-        vector_store: quotas::judge(store, world, store_before),
+        vector_store: vector_store::of(pipeline, world, &before, rebuild.verdict),
         workers: indexes::judge(writes.workers, &world.reports),
         scaling: scaling.verdict,
+        query: query::verdict(&query_situation, &query, writes.query_refusal),
     };
     let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);
     status.confirmed = confirmation::next(pipeline, world, stall.is_some());
     status.index = rebuild.status;
+    status.query = query.status;
     status.model_reference = known_model.reference;
     let (retained, retention_events) =
         retention::follow(pipeline, world, before.retention.as_ref());
     status.retention = retained;
-    let mut events = events::between(
-        &before,
-        &status,
-        world,
-        &writes.manifests,
-        spec.scaling.mode,
-    );
-    events.extend(warnings::of_new_spec(pipeline, &before));
-    events.extend(events::evicted(world, now));
+    let mut events = events::of(pipeline, world, &status, &writes.manifests, now);
     events.extend(rebuild.events);
     events.extend(retention_events);
     Ok(Plan {
@@ -248,6 +253,7 @@ pub(crate) fn plan(
         manifests: writes.manifests,
         job_action: rebuild.action,
         unwanted_cron_job: retention::unwanted(pipeline, live_retention),
+        unwanted_query: query.unwanted,
         dry_run: writes.dry_run,
         outdated: writes.outdated,
         recorded_replicas: scaling.record,
@@ -390,9 +396,12 @@ struct Verdicts {
     vector_store: Verdict,
     workers: Verdict,
     scaling: Verdict,
+    /// `None` without `spec.query`.
+    query: Option<Verdict>,
 }
 
-/// All conditions in their order: Ready, its parts, and the two of kstatus while they are true.
+/// All conditions in their order: Ready, its parts, `QueryReady`, and the two of kstatus while they are
+/// true.
 fn all_conditions(
     pipeline: &IngestionPipeline,
     before: &IngestionPipelineStatus,
@@ -403,8 +412,15 @@ fn all_conditions(
         vector_store,
         workers,
         scaling,
+        query,
     } = verdicts;
-    let ready = ready(pipeline, before, [&topic, &vector_store, &workers]);
+    // `Ready` is about ingestion, so replicas that start or fail do not change it. What only an edit
+    // can cure is not hidden from those who apply the object.
+    let blocked = query.as_ref();
+    let blocked = blocked.filter(|query| query.progress() == Some(Progress::Stalled));
+    let parts = [&topic, &vector_store, &workers];
+    let parts: Vec<&Verdict> = parts.into_iter().chain(blocked).collect();
+    let ready = ready(pipeline, before, &parts);
 
     let kstatus = ready.progress().map(|progress| {
         let type_ = match progress {
@@ -421,6 +437,7 @@ fn all_conditions(
         (WORKERS_AVAILABLE, workers),
         (SCALING, scaling),
     ];
+    all.extend(query.map(|query| (QUERY_READY, query)));
     all.extend(kstatus);
     all
 }
@@ -429,7 +446,7 @@ fn all_conditions(
 fn ready(
     pipeline: &IngestionPipeline,
     before: &IngestionPipelineStatus,
-    parts: [&Verdict; 3],
+    parts: &[&Verdict],
 ) -> Verdict {
     // A pipeline that was ready stays ready while workers start for new work.
     let was_ready = conditions::find(&before.conditions, READY).is_some_and(|condition| {
@@ -437,10 +454,10 @@ fn ready(
     });
     // What only an edit can cure comes first: the rest may be its consequence.
     let stalled = parts
-        .into_iter()
+        .iter()
         .find(|part| part.progress() == Some(Progress::Stalled));
     let not_ready = stalled.or_else(|| {
-        parts.into_iter().find(|part| {
+        parts.iter().find(|part| {
             let excused = was_ready && part.reason == Reason::WorkersStarting;
             !part.is_true() && !excused
         })
@@ -448,7 +465,7 @@ fn ready(
     let mut verdict = match not_ready {
         Some(part) => Verdict {
             status: Status::False,
-            ..part.clone()
+            ..(*part).clone()
         },
         None => Verdict::yes(
             Reason::PipelineReady,

@@ -30,9 +30,11 @@ pub(super) fn next(pipeline: &IngestionPipeline, world: &World, is_stalled: bool
     }
 }
 
-/// The checkpoint that the oldest worker with a wanted one has reported.
+/// The checkpoint that the oldest pod with a wanted one has reported. Those that answer questions
+/// count as workers, because they may be the first.
 fn first(world: &World, is_wanted: impl Fn(&ModelReference) -> bool) -> Option<ModelReference> {
-    let reported = world.pods.iter().filter_map(|pod| {
+    let pods = world.pods.iter().chain(&world.query_pods);
+    let reported = pods.filter_map(|pod| {
         let reference = model::reported(pod)?.reference.filter(&is_wanted)?;
         Some(((pod.created, &pod.name), reference))
     });

@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use layra_crds::condition_types::WORKERS_AVAILABLE;
+use layra_crds::condition_types::QUERY_READY;
 
 use super::{
     conditions::{self, Verdict},
@@ -99,34 +99,53 @@ impl<'a> Refusals<'a> {
 
     /// The verdict on the workers, if an object cannot be applied.
     pub(super) fn verdict(&self) -> Option<Verdict> {
-        self.standing.iter().find_map(|refusal| {
-            let object = format!("{:?} {}", refusal.kind, name_of(refusal.kind, self.pipeline));
-            match &refusal.cause {
-                RefusalCause::NameTaken => Some(Verdict::no(
-                    Reason::NameTaken,
-                    format!(
-                        "{object} exists and does not belong to this pipeline, so the operator leaves it alone. Delete or rename it, or give the pipeline another name."
-                    ),
-                )),
-                RefusalCause::Refused(words) => Some(Verdict::no(
-                    Reason::ApplyRefused,
-                    format!(
-                        "The API server refuses {object}: {} Correct the field that it names, or the pipeline's name.",
-                        sentence(words)
-                    ),
-                )),
-                RefusalCause::Failed(words) if refusal.attempts >= ATTEMPTS_BEFORE_REPORT => {
-                    Some(Verdict::no(
-                        Reason::ApplyFailed,
-                        format!(
-                            "{object} cannot be applied: {} The operator retries.",
-                            sentence(words)
-                        ),
-                    ))
-                }
-                RefusalCause::Failed(_) => None,
-            }
-        })
+        let of_workers = self.standing.iter().filter(|it| !it.kind.is_query());
+        let mut verdicts = of_workers
+            .filter_map(|refusal| verdict_on(refusal, &name_of(refusal.kind, self.pipeline)));
+        verdicts.next()
+    }
+
+    /// The verdict on the pods that answer questions, if an object of theirs cannot be applied.
+    pub(super) fn query_verdict(&self, outdated: &[Manifest]) -> Option<Verdict> {
+        let of_query = self.standing.iter().filter(|it| it.kind.is_query());
+        let mut verdicts = of_query.filter_map(|refusal| {
+            let manifest = outdated.iter().find(|it| it.kind == refusal.kind)?;
+            verdict_on(refusal, &manifest.name())
+        });
+        verdicts.next()
+    }
+}
+
+fn verdict_on(refusal: &Refusal, name: &str) -> Option<Verdict> {
+    let object = format!("{} {name}", refusal.kind.word());
+    let named = match refusal.kind {
+        Kind::QueryService => "query.service",
+        _ => "the pipeline",
+    };
+    match &refusal.cause {
+        RefusalCause::NameTaken => Some(Verdict::no(
+            Reason::NameTaken,
+            format!(
+                "{object} exists and does not belong to this pipeline, so the operator leaves it alone. Delete or rename it, or give {named} another name."
+            ),
+        )),
+        RefusalCause::Refused(words) => Some(Verdict::no(
+            Reason::ApplyRefused,
+            format!(
+                "The API server refuses {object}: {} Correct the field that it names, or the pipeline's name.",
+                sentence(words)
+            ),
+        )),
+        RefusalCause::Failed(words) if refusal.attempts >= ATTEMPTS_BEFORE_REPORT => {
+            Some(Verdict::no(
+                Reason::ApplyFailed,
+                format!(
+                    "{object} cannot be applied: {} The operator retries.",
+                    sentence(words)
+                ),
+            ))
+        }
+        RefusalCause::Failed(_) => None,
     }
 }
 
@@ -146,19 +165,23 @@ fn live_replicas(live: &Live) -> Option<i32> {
 }
 
 /// A restarted operator does not know of earlier writes. Until it has repeated them, the condition of
-/// the same generation holds.
+/// this type and the same generation holds.
 pub(super) fn verdict_before(
     past: &PastWrites,
     outdated: &[Manifest],
     before: &[Condition],
     generation: Option<i64>,
+    type_: &str,
 ) -> Option<Verdict> {
     let is_untried = |manifest: &&Manifest| {
+        if manifest.kind.is_query() != (type_ == QUERY_READY) {
+            return false;
+        }
         let applied = past.applied.iter().map(|applied| applied.write.kind);
         let refused = past.refusals.iter().map(|refusal| refusal.kind);
         !applied.chain(refused).any(|kind| kind == manifest.kind)
     };
-    let condition = conditions::find(before, WORKERS_AVAILABLE)?;
+    let condition = conditions::find(before, type_)?;
     if condition.observed_generation != generation {
         return None;
     }

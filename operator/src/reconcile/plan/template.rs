@@ -105,7 +105,12 @@ impl Template {
         let is_kept = |manifest: &Manifest| match manifest.kind {
             Kind::ConfigMap => live.config_map.is_none(),
             Kind::Deployment => live_replicas().is_some_and(|number| number != replicas),
-            Kind::Service | Kind::PodDisruptionBudget | Kind::CronJob => true,
+            Kind::Service
+            | Kind::PodDisruptionBudget
+            | Kind::CronJob
+            | Kind::QueryDeployment
+            | Kind::QueryService
+            | Kind::QueryDisruptionBudget => true,
         };
         outdated.into_iter().filter(is_kept).collect()
     }

@@ -56,6 +56,11 @@ fn apply(world: &mut World, plan: &Plan) {
             Kind::Service => live.service = Some(object(body)),
             Kind::PodDisruptionBudget => live.disruption_budget = Some(object(body)),
             Kind::CronJob => live.retention = Some(object(body)),
+            Kind::QueryDeployment => live.query.deployment = Some(object(body)),
+            Kind::QueryService => live.query.services = vec![object(body)],
+            Kind::QueryDisruptionBudget => {
+                live.query.disruption_budget = Some(object(body));
+            }
         }
     }
 }

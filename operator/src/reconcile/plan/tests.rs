@@ -68,6 +68,11 @@ fn after(pipeline: &mut IngestionPipeline, world: &mut World, plan: Plan, ready:
             Kind::Service => live.service = Some(object(body)),
             Kind::PodDisruptionBudget => live.disruption_budget = Some(object(body)),
             Kind::CronJob => live.retention = Some(object(body)),
+            Kind::QueryDeployment => live.query.deployment = Some(object(body)),
+            Kind::QueryService => live.query.services = vec![object(body)],
+            Kind::QueryDisruptionBudget => {
+                live.query.disruption_budget = Some(object(body));
+            }
         }
     }
     let mut deployment = world.live.deployment.as_deref().unwrap().clone();
@@ -449,6 +454,7 @@ fn the_time_of_the_last_scaling_is_kept() {
 
 mod history;
 mod obstacles;
+mod query;
 mod rebuild;
 mod retention;
 mod stalled;

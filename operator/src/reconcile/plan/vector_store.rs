@@ -1,13 +1,36 @@
 //! The condition VectorStoreReady. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use layra_crds::DriftedCollection;
+use layra_crds::{
+    DriftedCollection, IngestionPipeline, IngestionPipelineStatus,
+    condition_types::VECTOR_STORE_READY,
+};
 
-use super::conditions::Verdict;
+use super::{
+    conditions::{self, Verdict},
+    quotas,
+};
 use crate::{
     milvus::IndexReport,
-    reconcile::{reason::Reason, world::Problem},
+    reconcile::{
+        reason::Reason,
+        world::{Problem, World},
+    },
 };
+
+/// The verdict on Milvus: on the rebuild if it has one, on the indexes else, and on the quotas.
+pub(super) fn of(
+    pipeline: &IngestionPipeline,
+    world: &World,
+    before: &IngestionPipelineStatus,
+    rebuild: Option<Verdict>,
+) -> Verdict {
+    let generation = pipeline.metadata.generation;
+    let before = conditions::find(&before.conditions, VECTOR_STORE_READY)
+        .filter(|condition| condition.observed_generation == generation);
+    let on_indexes = || judge(&world.indexes, before, generation);
+    quotas::judge(rebuild.unwrap_or_else(on_indexes), world, before)
+}
 
 /// Another index than the spec's does not make the condition false: searches work, only slower or
 /// less exact. The reason shows it, and the status lists some of the collections. Until the first
@@ -57,7 +80,6 @@ pub(super) fn drifted(report: &IndexReport) -> (Option<i64>, Vec<DriftedCollecti
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use layra_crds::condition_types::VECTOR_STORE_READY;
 
     use super::*;
     use crate::reconcile::plan::conditions::{Status, update};

@@ -249,7 +249,7 @@ fn rolling_out() -> Verdict {
 }
 
 /// Why pods are refused, for example by a quota, Pod Security or a missing service account.
-fn replica_failure(deployment: &Deployment) -> Option<&str> {
+pub(super) fn replica_failure(deployment: &Deployment) -> Option<&str> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     let failure = conditions
         .iter()
@@ -293,7 +293,7 @@ fn pods_problem(spec: &IngestionPipelineSpec, pods: &[&WorkerPod]) -> Option<Pro
         .or_else(|| pending(spec, pods))
 }
 
-fn waiting(container: &ContainerStatus) -> Option<(&str, &str)> {
+pub(super) fn waiting(container: &ContainerStatus) -> Option<(&str, &str)> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
     Some((
         waiting.reason.as_deref()?,

@@ -4,7 +4,8 @@
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use layra_crds::{
-    IngestionPipeline, IngestionPipelineStatus, ModelReference, condition_types::WORKERS_AVAILABLE,
+    IngestionPipeline, IngestionPipelineStatus, ModelReference,
+    condition_types::{QUERY_READY, WORKERS_AVAILABLE},
 };
 
 use super::{
@@ -50,6 +51,8 @@ pub(super) struct Writes {
     /// The live `ConfigMap` has the wanted configuration, or what another writer makes of it.
     pub(super) config_current: bool,
     pub(super) workers: Verdict,
+    /// Why an object of the pods that answer questions is not applied.
+    pub(super) query_refusal: Option<Verdict>,
 }
 
 impl Objects<'_> {
@@ -72,7 +75,12 @@ impl Objects<'_> {
 
         let refusals = Refusals::standing(past, &wanted, generation, &name);
         let not_applied = refusals.verdict().or_else(|| {
-            refusals::verdict_before(past, &wanted, &self.before.conditions, generation)
+            let before = &self.before.conditions;
+            refusals::verdict_before(past, &wanted, before, generation, WORKERS_AVAILABLE)
+        });
+        let query_refusal = refusals.query_verdict(&wanted).or_else(|| {
+            let before = &self.before.conditions;
+            refusals::verdict_before(past, &wanted, before, generation, QUERY_READY)
         });
         let stall = self.stall.map(|stall| stall.verdict.clone());
         let problem = stall.or(template.refusal.clone()).or(not_applied);
@@ -93,11 +101,13 @@ impl Objects<'_> {
             outdated,
             config_current,
             workers,
+            query_refusal,
         }
     }
 
     fn situation(&self, compared: &Comparison) -> Situation {
-        let overridden = compared.overridden.first();
+        let mut overridden = compared.overridden.iter();
+        let overridden = overridden.find(|(kind, _)| !kind.is_query());
         Situation {
             desired: self.scaling.replicas,
             template_current: self.template_current,

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use layra_crds::{QueryCounts, WORKER_COUNTS_PATH};
 
 use super::refusal::Refusal;
 use super::search::{Answer, search};
@@ -25,6 +26,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/search", post(answer))
         .route("/openapi.json", get(|| async { Json(openapi::document()) }))
         .route("/metrics", get(metrics))
+        .route(WORKER_COUNTS_PATH, get(counts))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .fallback(|| async {
@@ -64,6 +66,13 @@ async fn metrics(State(service): State<Arc<Service>>) -> impl IntoResponse {
         [("content-type", "text/plain; version=0.0.4")],
         service.metrics.render() + &service.measured.render(),
     )
+}
+
+/// What the operator asks for.
+async fn counts(State(service): State<Arc<Service>>) -> Json<QueryCounts> {
+    Json(QueryCounts {
+        in_flight: service.measured.requests_in_flight(),
+    })
 }
 
 async fn livez(State(service): State<Arc<Service>>) -> (StatusCode, String) {

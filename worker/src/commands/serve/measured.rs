@@ -1,5 +1,6 @@
 //! The metrics of the requests. Their names are in [`layra_crds::metric_names::query`].
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use layra_crds::metric_names::query as names;
@@ -18,6 +19,8 @@ pub(super) struct Measured {
     requests: IntCounterVec,
     durations: HistogramVec,
     in_flight: IntGaugeVec,
+    /// Requests in progress, by whatever path.
+    all_in_flight: AtomicU64,
     stages: HistogramVec,
     cache: IntCounterVec,
 }
@@ -53,6 +56,7 @@ impl Measured {
             requests: valid(IntCounterVec::new(requests, &[names::PATH, names::STATUS])),
             durations: valid(HistogramVec::new(durations, &path)),
             in_flight: valid(IntGaugeVec::new(in_flight, &path)),
+            all_in_flight: AtomicU64::new(0),
             stages: valid(HistogramVec::new(stages, &[names::STAGE])),
             cache: valid(IntCounterVec::new(cache, &[names::RESULT])),
             registry,
@@ -84,12 +88,18 @@ impl Measured {
     /// A request has arrived.
     pub(super) fn begin(&self, path: &'static str) -> InProgress<'_> {
         self.in_flight.with_label_values(&[path]).inc();
+        self.all_in_flight.fetch_add(1, Ordering::Relaxed);
         InProgress {
             measured: self,
             path,
             began: Instant::now(),
             status: 499,
         }
+    }
+
+    /// Requests in progress.
+    pub(super) fn requests_in_flight(&self) -> u64 {
+        self.all_in_flight.load(Ordering::Relaxed)
     }
 
     pub(super) fn stage(&self, stage: &str, took: Duration) {
@@ -129,6 +139,7 @@ impl Drop for InProgress<'_> {
         } = self;
         let (path, status) = (*path, status.to_string());
         measured.in_flight.with_label_values(&[path]).dec();
+        measured.all_in_flight.fetch_sub(1, Ordering::Relaxed);
         let labels = [path, status.as_str()];
         measured.requests.with_label_values(&labels).inc();
         let durations = measured.durations.with_label_values(&[path]);
@@ -148,7 +159,10 @@ mod tests {
     fn a_request_whose_client_left_counts_as_such() {
         let measured = Measured::new();
         measured.begin("/v1/search").answered(200);
-        drop(measured.begin("/v1/search"));
+        let second = measured.begin("/v1/search");
+        assert_eq!(measured.requests_in_flight(), 1);
+        drop(second);
+        assert_eq!(measured.requests_in_flight(), 0);
         let text = measured.render();
         let counted = |status| {
             let line = format!(

@@ -210,3 +210,25 @@ async fn a_client_that_leaves_cancels_its_search() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+#[tokio::test]
+async fn the_operator_sees_the_requests_in_progress() {
+    let servers = Servers::ready(Access::open()).await;
+    servers.library.answer("a", Base::Hangs);
+    let counted = async || {
+        let (status, counts) = servers.get(servers.search, "/counts").await;
+        assert_eq!(status, StatusCode::OK);
+        serde_json::from_str::<Value>(&counts).unwrap()["inFlight"].clone()
+    };
+    assert_eq!(counted().await, 0);
+    let search = json!({ "question": "who", "knowledge_bases": ["a"] });
+    let seen = async {
+        while counted().await != 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        answer = servers.search_as(None, &search) => panic!("answered: {}", answer.status()),
+        () = seen => {}
+    }
+}
