@@ -35,8 +35,8 @@ pub use advice::{Advice, Finding, Verdict};
 pub use collection_life::{ArchiveSpec, RetentionAction, RetentionSpec};
 pub use config::{ConfigError, NotText, WorkerConfig, secret_text};
 pub use documents::{
-    DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, RenderSpec,
-    SandboxPolicy,
+    DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, PageTexts,
+    RenderSpec, SandboxPolicy,
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use index::{FoundIndex, IndexKind, IndexPreset, IndexSpec, IndexType, ResolvedIndex};
