@@ -72,7 +72,8 @@ pub use stores::{
 pub use vectors::{Readers, VectorType};
 pub use worker::{GpuSpec, OnUpgrade, RolloutSpec, WorkerSpec};
 pub use worker_counts::{
-    AssignedPartition, WAITS_FOR_QUOTA, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts,
+    AssignedPartition, ProcessedAhead, WAITS_FOR_QUOTA, WORKER_COUNTS_PATH, WORKER_HTTP_PORT,
+    WorkerCounts,
 };
 
 use kube::CustomResourceExt as _;

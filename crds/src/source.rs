@@ -155,6 +155,14 @@ pub struct KafkaSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
 
+    /// How many messages a worker reads ahead of each partition and keeps until their turn, at most
+    /// 32 MiB of a topic. Knowledge bases take turns: a single file of one does not wait for the many
+    /// files of another that were sent before it, as far as they are read ahead. With 1, documents
+    /// are processed nearly in the order of their partitions. Default: 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub read_ahead_tasks: Option<u32>,
+
     /// Settings of the workers' Kafka clients. Others, such as heartbeats, records of a poll and
     /// acknowledgements, are chosen by the workers.
     #[serde(default, skip_serializing_if = "KafkaClientSpec::is_default")]
@@ -169,6 +177,12 @@ impl KafkaSource {
             each.saturating_mul(max_replicas).min(MOST_PARTITIONS)
         });
         self.partitions.max(for_replicas)
+    }
+
+    /// Messages that a worker reads ahead of each partition: the number in the spec or the default.
+    #[must_use]
+    pub fn read_ahead_tasks(&self) -> u32 {
+        self.read_ahead_tasks.unwrap_or(500)
     }
 
     /// The dead-letter topic: the one in the spec or the default.

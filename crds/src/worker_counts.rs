@@ -45,6 +45,10 @@ pub struct WorkerCounts {
     pub documents_in_flight: u32,
     /// Partitions that the consumer group has assigned to the worker.
     pub partitions: Vec<AssignedPartition>,
+    /// Messages that were processed before others of their partition that were sent earlier. Their
+    /// offsets are not committed yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub processed_ahead: Vec<ProcessedAhead>,
     /// The servers that all documents in progress wait for, by their names in `/readyz`, or
     /// [`WAITS_FOR_QUOTA`]. Empty if at least one document makes progress, or none is in progress.
     pub waiting_for: Vec<String>,
@@ -81,6 +85,19 @@ pub struct AssignedPartition {
     pub topic: String,
     /// Number of the partition, from 0.
     pub partition: i32,
+}
+
+/// Messages of a partition that were processed, and whose offsets cannot be committed before others
+/// are processed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessedAhead {
+    /// Name of the topic.
+    pub topic: String,
+    /// Number of the partition, from 0.
+    pub partition: i32,
+    /// Their number.
+    pub messages: u64,
 }
 
 #[cfg(test)]

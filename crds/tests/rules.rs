@@ -65,6 +65,7 @@ fn the_full_example_names_every_default() {
         "/worker/podTemplate",
         "/source/kafka/deadLetterTopic",
         "/source/kafka/rangesTopic",
+        "/source/kafka/readAheadTasks",
         "/embedding/model/cacheClaim",
         "/scaling/activation",
         "/scaling/scaleDownDelaySeconds",

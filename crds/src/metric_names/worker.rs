@@ -112,6 +112,8 @@ pub const RESULT_OTHER_BUCKET: &str = "other_bucket";
 
 /// Documents and page ranges in progress.
 pub const DOCUMENTS_IN_FLIGHT: &str = "ingestion_documents_in_flight";
+/// Messages that were read and wait for their turn.
+pub const READ_AHEAD: &str = "ingestion_messages_read_ahead";
 /// Seconds in which at least one document was in progress, without those in which every one waited
 /// for a server.
 pub const BUSY_SECONDS: &str = "ingestion_busy_seconds_total";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{collections, ingest, memory, reindex, scaling, tune};
+use layra_e2e::measure::{collections, fairness, ingest, memory, reindex, scaling, tune};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.
@@ -26,6 +26,15 @@ enum What {
         /// Number of collections.
         #[arg(long, default_value_t = 1000)]
         collections: usize,
+    },
+    /// The wait of a single file behind many of another knowledge base.
+    Fairness {
+        /// Number of files of the other knowledge base, of one page each.
+        #[arg(long, default_value_t = 2000)]
+        files: usize,
+        /// Time that the embedder takes per page, in milliseconds.
+        #[arg(long, default_value_t = 20)]
+        page_ms: u64,
     },
     /// Ingest documents with the worker and with a Python script that has LAYRA's stages.
     Ingest {
@@ -88,6 +97,13 @@ async fn main() -> Result<ExitCode> {
         async |testbed, scene, stores| match what {
             What::Collections { collections } => {
                 Box::pin(collections::run(scene, stores, collections)).await
+            }
+            What::Fairness { files, page_ms } => {
+                let plan = fairness::FairnessPlan {
+                    files,
+                    page: Duration::from_millis(page_ms),
+                };
+                Box::pin(fairness::run(testbed, scene, stores, &plan)).await
             }
             What::Ingest {
                 documents,

@@ -1,8 +1,9 @@
 //! Measurements on real servers: the worker compared with a Python script that has LAYRA's stages,
-//! several workers compared with one, and the memory of a worker. All figures are ratios of values
-//! that were measured in the same run.
+//! several workers compared with one, the memory of a worker, and the wait of a single file. All
+//! figures are ratios of values that were measured in the same run.
 
 pub mod collections;
+pub mod fairness;
 pub mod ingest;
 mod kills;
 pub mod memory;

@@ -17,6 +17,7 @@ mod contradictions;
 mod deaths;
 mod deletions;
 mod documents;
+mod fairness;
 mod gitops;
 mod install;
 mod kstatus;

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     law::Due,
-    observation::{Backlog, Partition, Topic},
+    observation::{Backlog, Partition, PartitionOffsets, Topic},
 };
 
 /// End offsets that are kept within the drain target.
@@ -197,21 +197,21 @@ impl Arrivals {
         median / SPAN.as_secs_f64()
     }
 
-    /// The backlog by age. `pages` is the number of pages of a topic's messages. Partitions for
-    /// which `skip` is true do not count.
+    /// The backlog by age. `pages` is the number of pages of a topic's messages, and `work` the number
+    /// of a partition's messages that are to be processed: the oldest, as far as is known.
     pub(crate) fn waiting(
         &self,
         now: Timestamp,
         backlog: &Backlog,
         drain_target: SignedDuration,
         pages: impl Fn(Topic) -> f64,
-        skip: impl Fn(Partition) -> bool,
+        work: impl Fn(Partition, PartitionOffsets) -> i64,
     ) -> Waiting {
         let target = drain_target.as_secs_f64();
         let mut waiting = Waiting::default();
         for ends in &self.kept {
             let age = now.duration_since(ends.at).as_secs_f64().max(0.0);
-            let older = ends.pages_before(backlog, &pages, &skip);
+            let older = ends.pages_before(backlog, &pages, &work);
             if older > waiting.pages {
                 waiting.pages = older;
                 waiting.oldest_seconds = waiting.oldest_seconds.max(age);
@@ -223,8 +223,7 @@ impl Arrivals {
         }
         let all: f64 = backlog
             .partitions()
-            .filter(|(partition, _)| !skip(*partition))
-            .map(|(partition, offsets)| offsets.lag() as f64 * pages(partition.topic))
+            .map(|(partition, offsets)| work(partition, offsets) as f64 * pages(partition.topic))
             .sum();
         if all > waiting.pages {
             waiting.pages = all;
@@ -266,11 +265,10 @@ impl EndOffsets {
         &self,
         backlog: &Backlog,
         pages: &impl Fn(Topic) -> f64,
-        skip: &impl Fn(Partition) -> bool,
+        work: &impl Fn(Partition, PartitionOffsets) -> i64,
     ) -> f64 {
         backlog
             .partitions()
-            .filter(|(partition, _)| !skip(*partition))
             .map(|(partition, offsets)| {
                 let ends = match partition.topic {
                     Topic::Tasks => &self.tasks,
@@ -278,7 +276,8 @@ impl EndOffsets {
                 };
                 let index = usize::try_from(partition.number).unwrap_or(usize::MAX);
                 let end = ends.get(index).copied().unwrap_or(0).min(offsets.end);
-                (end - offsets.next()).max(0) as f64 * pages(partition.topic)
+                let before = (end - offsets.next()).max(0);
+                before.min(work(partition, offsets)) as f64 * pages(partition.topic)
             })
             .sum()
     }
@@ -287,10 +286,13 @@ impl EndOffsets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PartitionOffsets;
 
     const TARGET: SignedDuration = SignedDuration::from_secs(600);
     const QUIET: SignedDuration = SignedDuration::from_secs(60);
+
+    fn lag(_: Partition, offsets: PartitionOffsets) -> i64 {
+        offsets.lag()
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -359,7 +361,7 @@ mod tests {
                 .unwrap();
         }
         let now = backlog(4, &[30]);
-        let waiting = arrivals.waiting(at(200), &now, TARGET, |_| 2.0, |_| false);
+        let waiting = arrivals.waiting(at(200), &now, TARGET, |_| 2.0, lag);
         assert!((waiting.pages - 52.0).abs() < 1e-9);
         assert!((waiting.oldest_seconds - 200.0).abs() < 1e-9);
         let [old, new] = waiting.due[..] else {
@@ -367,6 +369,21 @@ mod tests {
         };
         assert!((old.pages - 12.0).abs() < 1e-9 && (old.within - 400.0).abs() < 1e-9);
         assert!((new.pages - 52.0).abs() < 1e-9 && (500.0..=512.5).contains(&new.within));
+    }
+
+    #[test]
+    fn messages_that_were_processed_early_are_no_work_and_the_oldest_still_are() {
+        let mut arrivals = Arrivals::default();
+        for (second, end) in [(0, 10), (100, 10), (200, 30)] {
+            let backlog = backlog(0, &[end]);
+            arrivals.record(at(second), &backlog, TARGET).unwrap();
+        }
+        let now = backlog(4, &[30]);
+        let work = |_, offsets: PartitionOffsets| offsets.lag() - 23;
+        let waiting = arrivals.waiting(at(200), &now, TARGET, |_| 1.0, work);
+        assert!((waiting.pages - 3.0).abs() < 1e-9);
+        assert!((waiting.oldest_seconds - 200.0).abs() < 1e-9);
+        assert_eq!(waiting.due.len(), 1);
     }
 
     fn past(seconds: &[(i64, i64)]) -> std::sync::Arc<[EndOffsets]> {
@@ -386,7 +403,7 @@ mod tests {
             ..backlog(4, &[30])
         };
         arrivals.record(at(1000), &now, TARGET).unwrap();
-        let waiting = arrivals.waiting(at(1000), &now, TARGET, |_| 1.0, |_| false);
+        let waiting = arrivals.waiting(at(1000), &now, TARGET, |_| 1.0, lag);
         let due: Vec<(f64, f64)> = waiting.due.iter().map(|d| (d.pages, d.within)).collect();
         assert_eq!(due, [(6.0, -400.0), (10.0, 500.0), (26.0, 570.0)]);
         assert!((waiting.oldest_seconds - 1000.0).abs() < 1e-9);
@@ -394,7 +411,7 @@ mod tests {
         // A gap or a clock step is no restart: what this process saw counts.
         arrivals.forget();
         arrivals.record(at(2000), &now, TARGET).unwrap();
-        let waiting = arrivals.waiting(at(2000), &now, TARGET, |_| 1.0, |_| false);
+        let waiting = arrivals.waiting(at(2000), &now, TARGET, |_| 1.0, lag);
         assert!(waiting.oldest_seconds < 1.0);
     }
 
@@ -408,7 +425,7 @@ mod tests {
                 ..backlog(4, &[30])
             };
             arrivals.record(at(second), &now, TARGET).unwrap();
-            let waiting = arrivals.waiting(at(second), &now, TARGET, |_| 1.0, |_| false);
+            let waiting = arrivals.waiting(at(second), &now, TARGET, |_| 1.0, lag);
             waiting.oldest_seconds
         };
         assert!((oldest(4, 1000, &mut arrivals) - 0.0).abs() < 1e-9);
@@ -438,7 +455,7 @@ mod tests {
             ..backlog(0, &[30])
         };
         arrivals.record(at(100), &now, TARGET).unwrap();
-        let waiting = arrivals.waiting(at(100), &now, TARGET, |_| 1.0, |_| false);
+        let waiting = arrivals.waiting(at(100), &now, TARGET, |_| 1.0, lag);
         assert!((waiting.oldest_seconds - 10.0).abs() < 1e-9);
     }
 

@@ -10,7 +10,7 @@ use super::{
     law::{Demand, Fleet},
     learned::{Learned, Progress},
     memory::Memory,
-    observation::{self, Backlog, Observation, Partition, Topic, Worker},
+    observation::{self, Backlog, Observation, Partition, PartitionOffsets, Topic, Worker},
     planned_drain_target,
     policy::Policy,
     scaled,
@@ -62,7 +62,12 @@ impl Estimate {
                 Topic::Tasks => learned.pages_per_document,
                 Topic::Ranges => range_pages,
             },
-            |partition| stuck.contains(&partition),
+            |partition, offsets| {
+                if stuck.contains(&partition) {
+                    return 0;
+                }
+                work(&observation.workers, partition, offsets)
+            },
         );
         let stores_away = stores_away(&observation.workers);
         if stores_away {
@@ -173,6 +178,15 @@ fn stores_away(workers: &[Worker]) -> bool {
     workers.iter().any(Worker::waits) && !workers.iter().any(Worker::works)
 }
 
+/// Messages of a partition that are to be processed. The first one after the committed offset is, and
+/// some of the others may have been processed before it.
+fn work(workers: &[Worker], partition: Partition, offsets: PartitionOffsets) -> i64 {
+    let counts = workers.iter().filter_map(|worker| worker.counts.as_ref());
+    let ahead = counts.filter_map(|counts| counts.processed_ahead.get(&partition));
+    let lag = offsets.lag();
+    (lag - ahead.sum::<i64>()).max(lag.min(1))
+}
+
 /// Partitions of the tasks topic.
 pub(super) fn partition_count(backlog: &Backlog) -> u32 {
     u32::try_from(backlog.tasks.len()).unwrap_or(u32::MAX)
@@ -184,4 +198,36 @@ fn partitions_with_work(backlog: &Backlog, stuck: &[Partition]) -> u32 {
         .filter(|(partition, offsets)| offsets.lag() > 0 && !stuck.contains(partition))
         .count();
     u32::try_from(found).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::{Counts, Phase, Times};
+
+    #[test]
+    fn what_workers_processed_out_of_order_is_no_work() {
+        let partition = Partition::of(Topic::Tasks, 0);
+        let worker = |ahead| Worker {
+            name: "a".into(),
+            phase: Phase::Ready,
+            times: Times::default(),
+            counts: Some(Counts {
+                processed_ahead: [(partition, ahead)].into(),
+                ..Counts::default()
+            }),
+        };
+        let work = |ahead, end| {
+            let offsets = PartitionOffsets {
+                log_start: 0,
+                end,
+                committed: Some(10),
+            };
+            work(&[worker(ahead)], partition, offsets)
+        };
+        assert_eq!(work(0, 40), 30);
+        assert_eq!(work(20, 40), 10);
+        assert_eq!(work(500, 40), 1, "the first one is not processed");
+        assert_eq!(work(500, 10), 0);
+    }
 }

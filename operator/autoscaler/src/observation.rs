@@ -260,6 +260,8 @@ pub struct Counts {
     pub in_flight: u32,
     /// The partitions assigned to it.
     pub partitions: BTreeSet<Partition>,
+    /// Messages that it processed before others of their partition that were sent earlier.
+    pub processed_ahead: BTreeMap<Partition, i64>,
     /// The servers that all of its work waits for. Empty: some of it progresses, or there is none.
     pub waiting_for: Vec<String>,
     /// Rechecks of the pipeline's documents that are due within 15 minutes. `None`: it has not

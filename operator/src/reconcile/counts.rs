@@ -8,7 +8,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use layra_autoscaler::{Counts, Partition, Topic};
-use layra_crds::{AssignedPartition, QuotaUse, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
+use layra_crds::{QuotaUse, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
 
 use serde::de::DeserializeOwned;
 
@@ -155,7 +155,15 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
         partitions: counts
             .partitions
             .iter()
-            .filter_map(|assigned| partition(assigned, ranges_topic))
+            .filter_map(|assigned| partition(&assigned.topic, assigned.partition, ranges_topic))
+            .collect(),
+        processed_ahead: counts
+            .processed_ahead
+            .iter()
+            .filter_map(|ahead| {
+                let partition = partition(&ahead.topic, ahead.partition, ranges_topic)?;
+                Some((partition, i64::try_from(ahead.messages).ok()?))
+            })
             .collect(),
         waiting_for: counts.waiting_for.clone(),
         open_rechecks: counts.open_rechecks,
@@ -165,19 +173,19 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
     }
 }
 
-fn partition(assigned: &AssignedPartition, ranges_topic: &str) -> Option<Partition> {
-    let topic = if assigned.topic == ranges_topic {
+fn partition(topic: &str, number: i32, ranges_topic: &str) -> Option<Partition> {
+    let topic = if topic == ranges_topic {
         Topic::Ranges
     } else {
         Topic::Tasks
     };
-    let number = u32::try_from(assigned.partition).ok()?;
+    let number = u32::try_from(number).ok()?;
     Some(Partition { topic, number })
 }
 
 #[cfg(test)]
 mod tests {
-    use layra_crds::QuotaKind;
+    use layra_crds::{AssignedPartition, ProcessedAhead, QuotaKind};
 
     use axum::{Json, Router, http::StatusCode, routing::get};
 
@@ -200,6 +208,11 @@ mod tests {
             pages_with_missing_glyphs: 2,
             documents_in_flight: 3,
             partitions: vec![partition("tasks", 2), partition("tasks.ranges", 0)],
+            processed_ahead: vec![ProcessedAhead {
+                topic: "tasks".to_owned(),
+                partition: 2,
+                messages: 40,
+            }],
             waiting_for: vec!["mongodb".to_owned()],
             open_rechecks: Some(2),
             startup_seconds: Some(7.5),
@@ -307,6 +320,7 @@ mod tests {
                     partition(Topic::Tasks, 2),
                     partition(Topic::Ranges, 0)
                 ]),
+                processed_ahead: BTreeMap::from([(partition(Topic::Tasks, 2), 40)]),
                 waiting_for: vec!["mongodb".to_owned()],
                 open_rechecks: Some(2),
                 startup_seconds: Some(7.5),

@@ -1,5 +1,7 @@
 //! Multi-vector representation of a page or a query.
 
+use layra_search::{Question, Vectors};
+
 /// The vectors of one page or query, each of unit length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MultiVector {
@@ -51,15 +53,13 @@ impl MultiVector {
 
     /// `MaxSim` of a query (self) with a page: the sum, over the query's vectors, of the largest
     /// inner product with a vector of the page. 0 for a page without vectors.
+    ///
+    /// # Panics
+    /// If the page's vectors have another width.
     #[must_use]
     pub fn max_sim(&self, page: &Self) -> f32 {
-        let best = |query: &[f32]| page.rows().map(|row| dot(query, row)).reduce(f32::max);
-        self.rows().filter_map(best).sum()
+        Question::new(self.dimensions, &self.data).max_sim(Vectors::F32(&page.data))
     }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]

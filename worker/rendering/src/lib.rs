@@ -11,6 +11,7 @@ mod facts;
 mod fonts;
 mod format;
 mod geometry;
+mod groups;
 mod jpeg2000;
 mod memory;
 mod office;
@@ -56,9 +57,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use encode::encode_png;
 pub use error::RenderError;
 pub use facts::{DocumentWarning, PageFacts, PageWarning};
+use groups::Groups;
 pub use memory::{RENDERER_LIMIT_BYTES, container_limit_bytes, renderer_count};
-pub use office::PREFIX as OFFICE_PREFIX;
-use office::{Conversions, Converted};
+use office::Conversions;
+pub use office::{Converted, PREFIX as OFFICE_PREFIX};
 use process::RenderProcess;
 use protocol::{OpenRequest, OpenedDocument, Reply, Request};
 pub use sandbox::{SandboxPolicy, hide_memory};
@@ -108,6 +110,9 @@ pub struct Renderer {
     slots: Arc<Semaphore>,
     /// A second permit for each one that is open for a page range.
     range_slots: Arc<Semaphore>,
+    groups: Arc<Groups>,
+    /// The places of the documents' group, if they belong to one.
+    group: Option<Arc<Semaphore>>,
     /// Held while a document is opened or a page is drawn; granted in the order of requests.
     cores: Arc<Semaphore>,
     conversions: Arc<Conversions>,
@@ -129,8 +134,19 @@ impl Renderer {
             options: Arc::new(options),
             slots: Arc::new(Semaphore::new(processes + EXTRA_SLOTS)),
             range_slots: Arc::new(Semaphore::new(processes)),
+            groups: Arc::new(Groups::sharing(processes + EXTRA_SLOTS)),
+            group: None,
             cores: Arc::new(Semaphore::new(processes)),
             conversions: Arc::default(),
+        }
+    }
+
+    /// The same renderer for the documents of a group: they leave a slot to those of other groups.
+    #[must_use]
+    pub fn for_group(&self, group: &str) -> Self {
+        Self {
+            group: Some(self.groups.places_of(group)),
+            ..self.clone()
         }
     }
 
@@ -147,16 +163,27 @@ impl Renderer {
         file: &Path,
         format: &mut String,
     ) -> Result<Document, RenderError> {
-        let slot = permit(&self.slots).await?;
-        self.open_in(file, vec![slot], format).await
+        let slots = self.slot(Vec::new()).await?;
+        self.open_in(file, slots, format).await
     }
 
     /// Opens a long document for one of its page ranges. Fewer of these may be open at a time.
     pub async fn open_part(&self, file: &Path) -> Result<Document, RenderError> {
         let range_slot = permit(&self.range_slots).await?;
-        let slot = permit(&self.slots).await?;
-        self.open_in(file, vec![range_slot, slot], &mut String::new())
-            .await
+        let slots = self.slot(vec![range_slot]).await?;
+        self.open_in(file, slots, &mut String::new()).await
+    }
+
+    /// Adds a slot to the permits of a document.
+    async fn slot(
+        &self,
+        mut permits: Vec<OwnedSemaphorePermit>,
+    ) -> Result<Vec<OwnedSemaphorePermit>, RenderError> {
+        if let Some(group) = &self.group {
+            permits.push(permit(group).await?);
+        }
+        permits.push(permit(&self.slots).await?);
+        Ok(permits)
     }
 
     async fn open_in(
@@ -193,7 +220,7 @@ impl Renderer {
             drawn: 0,
             options: Arc::clone(&self.options),
             cores: Arc::clone(&self.cores),
-            _converted: converted,
+            converted,
             _slots: slots,
         })
     }
@@ -302,7 +329,7 @@ pub struct Document {
     options: Arc<RenderOptions>,
     cores: Arc<Semaphore>,
     /// Keeps the PDF of an office document: it is read while pages are drawn.
-    _converted: Option<Converted>,
+    converted: Option<Converted>,
     _slots: Vec<OwnedSemaphorePermit>,
 }
 
@@ -336,6 +363,13 @@ impl Document {
     #[must_use]
     pub fn warnings(&self) -> &[DocumentWarning] {
         &self.warnings
+    }
+
+    /// The PDF of an office document. While this lives, the document can be opened again without
+    /// another conversion.
+    #[must_use]
+    pub fn converted(&self) -> Option<Converted> {
+        self.converted.clone()
     }
 
     /// The renderer's process, while it is alive.

@@ -43,7 +43,7 @@ const PROFILE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 
 /// A converted document, removed when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub(super) struct Converted(Arc<OnceCell<Conversion>>);
+pub struct Converted(Arc<OnceCell<Conversion>>);
 
 #[derive(Debug)]
 struct Conversion {

@@ -134,6 +134,24 @@ async fn concurrent_opens_of_a_document_share_its_conversion() {
 }
 
 #[tokio::test]
+async fn a_document_that_is_opened_again_is_not_converted_again() {
+    let (scratch, renderer) = renderer(|_| {});
+    let (_directory, path) = file(TEXT);
+    let conversions = || -> Vec<_> {
+        let entries = std::fs::read_dir(scratch.path()).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let lost = renderer.open(&path).await.unwrap();
+    let converted = lost.converted();
+    drop(lost);
+    let before = conversions();
+    assert!(renderer.open(&path).await.is_ok());
+    assert_eq!((before.len(), conversions()), (1, before));
+    drop(converted);
+    assert_empty(scratch.path());
+}
+
+#[tokio::test]
 async fn invalid_office_documents_say_why() {
     let (scratch, renderer) = renderer(|options| {
         // Only the last two get as far as LibreOffice.

@@ -71,6 +71,12 @@ impl Bucket {
         })
     }
 
+    /// The bucket of this name, in which the first folder names the knowledge base.
+    #[cfg(test)]
+    pub(crate) fn for_tests(name: &str) -> Self {
+        Self::new(name, &S3EventSpec::default())
+    }
+
     fn new(name: &str, spec: &S3EventSpec) -> Self {
         let default = format!("{KNOWLEDGE_BASE_FOLDER}/");
         let template = match (&spec.key_template, &spec.knowledge_base) {
@@ -140,6 +146,11 @@ impl Bucket {
         };
         task.check()?;
         Ok(task)
+    }
+
+    /// The knowledge base that a document with this key belongs to. `None`: the key does not fit.
+    pub(crate) fn knowledge_base(&self, key: &str) -> Option<String> {
+        self.place(key).map(|place| place.knowledge_base)
     }
 
     /// The folder that names the knowledge base of a document.

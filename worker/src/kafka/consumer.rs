@@ -5,19 +5,22 @@
 //! balances the number of partitions regardless of their topics: with one consumer for both topics,
 //! a worker would often get only partitions of the topic without backlog.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::document::bucket::Bucket;
 use crate::kafka::client::{consumer_config, describe_error};
+use crate::kafka::read_ahead::{ReadAhead, bytes_of, is_full, owner_and_kind};
 use crate::kafka::tracker::{Ticket, TopicPartition, Tracker};
+use crate::kafka::turns::Waiting;
 use crate::kafka::unanswered::Unanswered;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::health::Health;
@@ -39,53 +42,60 @@ pub(crate) struct Delivery {
     pub(crate) ticket: Ticket,
 }
 
-/// The consumers of tasks and page ranges, and their messages in progress.
+/// The consumers of tasks and page ranges, and their messages that are not settled.
 pub(crate) struct Intake {
     tracker: Arc<Tracker>,
+    read_ahead: Arc<ReadAhead<Delivery>>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     quotas: Arc<Quotas>,
+    /// Of a pipeline whose messages are its notifications.
+    bucket: Option<Bucket>,
     consumers: [TopicConsumer; 2],
 }
 
-/// The consumer of one topic, and its limit of messages in progress. Each topic has its own limit,
-/// so that the ranges of a long document do not hold up short documents.
+/// The consumer of one topic. Each of its partitions is read ahead up to a limit, so that none keeps
+/// the messages of another from being read.
 struct TopicConsumer {
     client: BaseConsumer<Context>,
     topic: String,
+    /// Messages of a partition that may wait.
     limit: usize,
-    /// Whether a quota of the pipeline holds up its messages. Page ranges belong to documents that
-    /// were begun.
-    heeds_quotas: bool,
-    paused: AtomicBool,
+    /// Page ranges belong to documents that were begun: no quota of the pipeline holds them up.
+    is_of_ranges: bool,
+    paused: Mutex<BTreeSet<i32>>,
 }
 
 struct Context {
     topic: String,
     tracker: Arc<Tracker>,
+    read_ahead: Arc<ReadAhead<Delivery>>,
     metrics: Arc<Metrics>,
+    assigned: Mutex<BTreeSet<i32>>,
     assignment_changed: AtomicBool,
     commit: Unanswered,
 }
 
 impl Intake {
-    /// Subscribes to tasks and page ranges. `tasks` and `ranges` limit the messages in progress.
+    /// Subscribes to tasks and page ranges. Messages that were read wait in `read_ahead`.
     pub(crate) fn subscribe(
         settings: &Settings,
         name: Option<&str>,
-        tasks: usize,
-        ranges: usize,
+        read_ahead: &Arc<ReadAhead<Delivery>>,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
         quotas: Arc<Quotas>,
     ) -> Result<Self, Failure> {
         let kafka = &settings.config.source.kafka;
         let tracker = Arc::new(Tracker::default());
-        let consumer = |topic: String, limit| -> Result<TopicConsumer, KafkaError> {
+        let limit = usize::try_from(kafka.read_ahead_tasks()).unwrap_or(usize::MAX);
+        let consumer = |topic: String| -> Result<TopicConsumer, KafkaError> {
             let context = Context {
                 topic: topic.clone(),
                 tracker: Arc::clone(&tracker),
+                read_ahead: Arc::clone(read_ahead),
                 metrics: Arc::clone(&metrics),
+                assigned: Mutex::default(),
                 assignment_changed: AtomicBool::new(false),
                 commit: Unanswered::default(),
             };
@@ -95,9 +105,9 @@ impl Intake {
             Ok(TopicConsumer {
                 client,
                 limit,
-                heeds_quotas: topic == kafka.topic,
+                is_of_ranges: topic != kafka.topic,
                 topic,
-                paused: AtomicBool::new(false),
+                paused: Mutex::default(),
             })
         };
         let invalid = |error: KafkaError| {
@@ -108,57 +118,51 @@ impl Intake {
             )
         };
         let consumers = [
-            consumer(kafka.topic.clone(), tasks).map_err(invalid)?,
-            consumer(kafka.ranges_topic(), ranges).map_err(invalid)?,
+            consumer(kafka.topic.clone()).map_err(invalid)?,
+            consumer(kafka.ranges_topic()).map_err(invalid)?,
         ];
         health.consumer_running(true);
         Ok(Self {
             tracker,
+            read_ahead: Arc::clone(read_ahead),
             health,
             metrics,
             quotas,
+            bucket: Bucket::of(&settings.config),
             consumers,
         })
     }
 
     /// Receives messages until `stop` is cancelled. Then waits until the messages in progress are
     /// settled or released, commits and leaves the group.
-    pub(crate) fn run(
-        &self,
-        deliveries: &mpsc::UnboundedSender<Delivery>,
-        stop: &CancellationToken,
-    ) -> Result<(), Failure> {
+    pub(crate) fn run(&self, stop: &CancellationToken) -> Result<(), Failure> {
         let mut last_commit = Instant::now();
         let mut last_loop = Instant::now();
         loop {
             self.health.polled(Instant::now());
-            let in_flight = self.tracker.in_flight();
-            if in_flight > 0 && self.health.waiting_for().is_empty() {
+            let waiting = self.read_ahead.len();
+            let unsettled = self.tracker.in_flight();
+            let in_progress = unsettled.saturating_sub(waiting);
+            if in_progress > 0 && self.health.waiting_for().is_empty() {
                 let busy = last_loop.elapsed().as_secs_f64();
                 self.metrics.busy_seconds.inc_by(busy);
             }
             last_loop = Instant::now();
-            self.metrics
-                .documents_in_flight
-                .set(i64::try_from(in_flight).unwrap_or(i64::MAX));
-            if stop.is_cancelled() && in_flight == 0 {
+            self.metrics.set_messages(in_progress, waiting);
+            if stop.is_cancelled() && unsettled == 0 {
                 break;
             }
             for consumer in &self.consumers {
-                let context = consumer.client.context();
-                let changed = context.assignment_changed.swap(false, Ordering::Relaxed);
-                let full = self.tracker.in_flight_of(&consumer.topic) >= consumer.limit;
-                let held = consumer.heeds_quotas && self.quotas.is_held();
-                let pause = full || held || stop.is_cancelled();
-                if consumer.paused.swap(pause, Ordering::Relaxed) != pause || changed {
-                    consumer.set_paused(pause);
-                }
+                let held = !consumer.is_of_ranges && self.quotas.is_held();
+                consumer.pause_where_full(&self.read_ahead, held || stop.is_cancelled());
             }
-            if !self.poll(Duration::ZERO, deliveries)? {
-                self.poll(POLL / 2, deliveries)?;
+            if !self.poll(Duration::ZERO)? {
+                self.poll(POLL / 2)?;
             }
             if last_commit.elapsed() >= COMMIT_INTERVAL {
                 self.commit(CommitMode::Async);
+                let ahead = self.tracker.processed_ahead();
+                self.metrics.set_processed_ahead(ahead);
                 last_commit = Instant::now();
             }
         }
@@ -172,17 +176,13 @@ impl Intake {
     ///
     /// Every message is entered into the tracker, also during shutdown: it is below the consumer's
     /// position, and an offset below the position that was not entered counts as processed.
-    fn poll(
-        &self,
-        wait: Duration,
-        deliveries: &mpsc::UnboundedSender<Delivery>,
-    ) -> Result<bool, Failure> {
+    fn poll(&self, wait: Duration) -> Result<bool, Failure> {
         let mut found = false;
         for consumer in &self.consumers {
             match consumer.client.poll(wait) {
                 None => continue,
                 Some(Err(error)) => check(&error)?,
-                Some(Ok(message)) => self.take(&message, deliveries),
+                Some(Ok(message)) => self.take(&message, consumer.is_of_ranges),
             }
             found = true;
         }
@@ -196,15 +196,20 @@ impl Intake {
         }
     }
 
-    fn take(&self, message: &BorrowedMessage<'_>, deliveries: &mpsc::UnboundedSender<Delivery>) {
+    fn take(&self, message: &BorrowedMessage<'_>, is_range: bool) {
         let partition = (message.topic().to_owned(), message.partition());
-        let ticket = self.tracker.take(partition, message.offset());
-        let delivery = Delivery {
-            message: message.detach(),
-            ticket,
-        };
-        // Without a receiver the delivery is dropped, which releases the message.
-        let _ = deliveries.send(delivery);
+        let ticket = self.tracker.take(partition.clone(), message.offset());
+        let message = message.detach();
+        let payload = message.payload().unwrap_or_default();
+        let (owner, kind) = owner_and_kind(&partition, is_range, self.bucket.as_ref(), payload);
+        let bytes = bytes_of(&message);
+        self.read_ahead.add(Waiting {
+            message: Delivery { message, ticket },
+            partition,
+            owner,
+            kind,
+            bytes,
+        });
     }
 }
 
@@ -225,22 +230,53 @@ impl TopicConsumer {
         }
     }
 
-    fn set_paused(&self, paused: bool) {
-        let topic = self.topic.as_str();
-        let result = self.client.assignment().and_then(|assignment| {
-            let mut partitions = TopicPartitionList::new();
-            for element in assignment.elements_for_topic(topic) {
-                partitions.add_partition(topic, element.partition());
-            }
-            if paused {
-                self.client.pause(&partitions)
-            } else {
-                self.client.resume(&partitions)
-            }
-        });
-        if let Err(error) = result {
-            tracing::warn!(%error, topic, paused, "partitions could not be paused or resumed");
+    /// Pauses the partitions of which enough messages wait, or `all`, and resumes the others.
+    fn pause_where_full(&self, read_ahead: &ReadAhead<Delivery>, all: bool) {
+        let context = self.client.context();
+        let has_changed = context.assignment_changed.swap(false, Ordering::Relaxed);
+        let assigned = lock(&context.assigned).clone();
+        let loads = read_ahead.loads(&self.topic);
+        let mut paused = lock(&self.paused);
+        let is_wanted = |partition: &i32| {
+            let load = loads.get(partition).copied().unwrap_or_default();
+            let is_paused = paused.contains(partition);
+            all || is_full(load, self.limit, assigned.len(), is_paused)
+        };
+        let (wanted, others): (BTreeSet<i32>, BTreeSet<i32>) =
+            assigned.iter().copied().partition(is_wanted);
+        if has_changed {
+            // Whether a partition is paused may be of an earlier assignment.
+            self.pause(&wanted);
+            self.resume(&others);
+        } else {
+            self.pause(&(&wanted - &*paused));
+            self.resume(&(&others & &*paused));
         }
+        *paused = wanted;
+    }
+
+    fn pause(&self, partitions: &BTreeSet<i32>) {
+        if !partitions.is_empty()
+            && let Err(error) = self.client.pause(&self.list(partitions))
+        {
+            tracing::warn!(%error, topic = self.topic, ?partitions, "partitions could not be paused");
+        }
+    }
+
+    fn resume(&self, partitions: &BTreeSet<i32>) {
+        if !partitions.is_empty()
+            && let Err(error) = self.client.resume(&self.list(partitions))
+        {
+            tracing::warn!(%error, topic = self.topic, ?partitions, "partitions could not be resumed");
+        }
+    }
+
+    fn list(&self, partitions: &BTreeSet<i32>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.topic, *partition);
+        }
+        list
     }
 }
 
@@ -263,6 +299,8 @@ impl ConsumerContext for Context {
             lost = consumer.assignment_lost(),
             "partitions revoked"
         );
+        // What was not started is left to the next worker at once.
+        self.read_ahead.revoke(&partitions);
         if !consumer.assignment_lost() {
             if !self.tracker.drain(&partitions, REVOKE_TIMEOUT) {
                 tracing::warn!(?partitions, "work still in progress on revoked partitions");
@@ -283,9 +321,11 @@ impl ConsumerContext for Context {
             Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed"),
         }
         if let Ok(assignment) = consumer.assignment() {
-            let partitions = partitions(&assignment);
-            let numbers = partitions.into_iter().map(|(_, partition)| partition);
-            self.metrics.set_assigned(&self.topic, numbers.collect());
+            let partitions = partitions(&assignment).into_iter();
+            let numbers: BTreeSet<i32> = partitions.map(|(_, partition)| partition).collect();
+            self.metrics
+                .set_assigned(&self.topic, numbers.iter().copied().collect());
+            *lock(&self.assigned) = numbers;
         }
     }
 
@@ -341,6 +381,10 @@ fn commit(
         context.commit.answered();
         tracing::warn!(%error, "commit failed, will retry");
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {

@@ -6,6 +6,8 @@ pub(crate) mod committed;
 pub(crate) mod consumer;
 pub(crate) mod ends;
 pub(crate) mod outbox;
+pub(crate) mod read_ahead;
 pub(crate) mod tracker;
+pub(crate) mod turns;
 mod unanswered;
 pub(crate) mod watermark;

@@ -1,4 +1,5 @@
-//! Tracks messages in progress, for the poll loop and the tasks that process them. No I/O.
+//! Tracks messages that were read and are not settled, for the poll loop and the tasks that process
+//! them. No I/O.
 //!
 //! A message from an earlier assignment of a partition cannot move the watermark of the current
 //! one.
@@ -26,8 +27,8 @@ pub(crate) struct Tracker {
 struct State {
     partitions: HashMap<TopicPartition, Assignment>,
     next_generation: u64,
-    /// By topic, including messages of revoked partitions.
-    in_flight: HashMap<String, usize>,
+    /// Including messages of revoked partitions.
+    in_flight: usize,
 }
 
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Tracker {
     /// Enters a received message.
     pub(crate) fn take(self: &Arc<Self>, partition: TopicPartition, offset: i64) -> Ticket {
         let mut state = self.lock();
-        *state.in_flight.entry(partition.0.clone()).or_default() += 1;
+        state.in_flight += 1;
         // The group's committed offset is where the first message was read.
         let assignment = state.assignment(&partition, Some(offset));
         assignment.watermark.take(offset);
@@ -77,14 +78,9 @@ impl Tracker {
         state.assignment(partition, None).watermark.reached(offset);
     }
 
-    /// Number of messages in progress, including messages of revoked partitions.
+    /// Number of messages that are not settled, including messages of revoked partitions.
     pub(crate) fn in_flight(&self) -> usize {
-        self.lock().in_flight.values().sum()
-    }
-
-    /// Number of messages of one topic that are in progress.
-    pub(crate) fn in_flight_of(&self, topic: &str) -> usize {
-        self.lock().in_flight.get(topic).copied().unwrap_or(0)
+        self.lock().in_flight
     }
 
     /// Partitions and offsets that can be committed and are not yet.
@@ -98,6 +94,15 @@ impl Tracker {
                 (assignment.committed < Some(offset)).then(|| (partition.clone(), offset))
             })
             .collect()
+    }
+
+    /// The partitions of which messages were processed before earlier ones, and their number.
+    pub(crate) fn processed_ahead(&self) -> Vec<(TopicPartition, u64)> {
+        let state = self.lock();
+        let ahead = state.partitions.iter().map(|(partition, assignment)| {
+            (partition.clone(), assignment.watermark.processed_ahead())
+        });
+        ahead.filter(|(_, messages)| *messages > 0).collect()
     }
 
     /// Records a committed offset.
@@ -145,9 +150,7 @@ impl Tracker {
 
     fn release(&self, ticket: &Ticket) {
         let mut state = self.lock();
-        if let Some(in_flight) = state.in_flight.get_mut(&ticket.partition.0) {
-            *in_flight -= 1;
-        }
+        state.in_flight -= 1;
         if let Some(assignment) = state.partitions.get_mut(&ticket.partition)
             && assignment.generation == ticket.generation
         {
@@ -232,6 +235,7 @@ mod tests {
         assert!(tracker.uncommitted().is_empty(), "no message is settled");
         second.done();
         assert!(tracker.uncommitted().is_empty(), "the first holds it back");
+        assert_eq!(tracker.processed_ahead(), [(partition(0), 1)]);
         first.done();
         assert_eq!(tracker.uncommitted(), [(partition(0), 12)]);
         tracker.committed(&partition(0), 12);
@@ -282,8 +286,7 @@ mod tests {
         let tracker = Arc::new(Tracker::default());
         tracker.take(partition(0), 4).done();
         let range = tracker.take(("tasks.ranges".to_owned(), 0), 9);
-        assert_eq!(tracker.in_flight_of("tasks"), 0);
-        assert_eq!(tracker.in_flight_of("tasks.ranges"), 1);
+        assert_eq!(tracker.in_flight(), 1);
         assert_eq!(tracker.uncommitted(), [(partition(0), 5)]);
         tracker.forget(&[partition(0)]);
         assert!(!range.cancel().is_cancelled());

@@ -30,6 +30,16 @@ impl Watermark {
         }
     }
 
+    /// Number of offsets after the first message in progress that need no work any more.
+    pub(crate) fn processed_ahead(&self) -> u64 {
+        let (Some(first), Some(end)) = (self.open.first(), self.end) else {
+            return 0;
+        };
+        let after = u64::try_from(end - first).unwrap_or(0);
+        let open = u64::try_from(self.open.len()).unwrap_or(u64::MAX);
+        after.saturating_sub(open)
+    }
+
     /// The next offset to read after a restart: everything below is processed. `None`: no message
     /// was received yet.
     pub(crate) fn committable(&self) -> Option<i64> {
@@ -53,8 +63,10 @@ mod tests {
         mark.done(6);
         mark.done(9);
         assert_eq!(mark.committable(), Some(5));
+        assert_eq!(mark.processed_ahead(), 4);
         mark.done(5);
         assert_eq!(mark.committable(), Some(10));
+        assert_eq!(mark.processed_ahead(), 0);
     }
 
     #[test]

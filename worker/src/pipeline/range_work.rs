@@ -16,6 +16,7 @@ use super::stages::{Ended, Stages};
 use super::turn::{Ingested, Worked};
 use super::{Event, Observer, Outcome, Pipeline, render_failure};
 use crate::document::page_range::even_length;
+use crate::document::task::Task;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Refusals;
 use crate::stores::ledger::{Claim, Decider, Entry, RangeEntry, SkippedPage, State};
@@ -128,7 +129,9 @@ impl Pipeline {
         let skips_bad_pages = skips_bad_pages(&self.render, entry.pages.unwrap_or_default());
         let deadly = check_worker_deaths(entry, claim.first, skips_bad_pages)?;
         let is_split = entry.range_pages.is_some() && entry.prepared;
-        let document = self.open_document(original, is_split, cancel).await?;
+        let document = self
+            .open_document(job.task, original, is_split, cancel)
+            .await?;
         let pages = document.pages();
         let plan = |pages| {
             let pixels = self.embedder.page_pixels();
@@ -203,6 +206,8 @@ impl Pipeline {
             cancel,
             ..
         } = *work;
+        // A lost renderer does not cost the document another conversion.
+        let _converted = document.converted();
         let page_by_page = works_page_by_page(&range);
         let deadly = work.deadly.iter().cloned();
         let mut bad_pages: BTreeMap<u32, SkippedPage> =
@@ -274,7 +279,7 @@ impl Pipeline {
                             renderers_killed = 0;
                             clean = true;
                             document = self
-                                .open_document(work.original, work.is_split, cancel)
+                                .open_document(plan.task, work.original, work.is_split, cancel)
                                 .await?;
                             continue;
                         }
@@ -289,7 +294,7 @@ impl Pipeline {
             attempts += 1;
             clean = false;
             document = self
-                .open_document(work.original, work.is_split, cancel)
+                .open_document(plan.task, work.original, work.is_split, cancel)
                 .await?;
         }
     }
@@ -312,16 +317,18 @@ impl Pipeline {
 
     async fn open_document(
         &self,
+        task: &Task,
         original: &Path,
         is_split: bool,
         cancel: &CancellationToken,
     ) -> Result<Document, Failure> {
         let killed = AtomicU32::new(0);
+        let renderer = self.renderer.for_group(&task.knowledge_base);
         let open = |_| async {
             let opened = if is_split {
-                self.renderer.open_part(original).await
+                renderer.open_part(original).await
             } else {
-                self.renderer.open(original).await
+                renderer.open(original).await
             };
             let failure = match opened {
                 Ok(document) => return Ok(document),

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use layra_crds::metric_names::worker as names;
-use layra_crds::{AssignedPartition, WorkerCounts};
+use layra_crds::{AssignedPartition, ProcessedAhead, WorkerCounts};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -100,7 +100,9 @@ pub(crate) struct Metrics {
     /// Changes that the notifications of a bucket named, by result.
     pub(crate) bucket_changes: IntCounterVec,
     /// Documents and page ranges in progress.
-    pub(crate) documents_in_flight: IntGauge,
+    pub(super) documents_in_flight: IntGauge,
+    /// Messages that were read and not started.
+    pub(super) read_ahead: IntGauge,
     /// Seconds in which at least one document was in progress and did not wait for a server.
     pub(crate) busy_seconds: Counter,
     /// Documents of the pipeline whose recheck is due or near.
@@ -112,6 +114,7 @@ pub(crate) struct Metrics {
     /// 1 for each partition assigned to this worker, by topic and partition.
     partition_assigned: IntGaugeVec,
     assigned: Mutex<BTreeMap<String, Vec<i32>>>,
+    pub(super) processed_ahead: Mutex<Vec<ProcessedAhead>>,
     /// Number of partitions assigned to this worker.
     pub(crate) partitions_assigned: IntGauge,
     /// Rebalances of the consumer group.
@@ -310,6 +313,11 @@ impl Metrics {
                 names::DOCUMENTS_IN_FLIGHT,
                 "Documents and page ranges in progress.",
             ),
+            read_ahead: gauge(
+                &registry,
+                names::READ_AHEAD,
+                "Messages that were read and wait for their turn.",
+            ),
             busy_seconds: register(
                 &registry,
                 Counter::new(
@@ -332,6 +340,7 @@ impl Metrics {
             ),
             rechecks_counted: AtomicBool::default(),
             assigned: Mutex::default(),
+            processed_ahead: Mutex::default(),
             partition_assigned: register(
                 &registry,
                 IntGaugeVec::new(
@@ -449,6 +458,7 @@ impl Metrics {
             longest_work_seconds: self.longest_work_seconds.get(),
             documents_in_flight: u32::try_from(self.documents_in_flight.get()).unwrap_or(0),
             partitions: partitions.collect(),
+            processed_ahead: self.processed_ahead().clone(),
             blank_pages: self.pages_with("Blank"),
             pages_without_text: self.pages_with("NoText"),
             pages_with_missing_glyphs: self.pages_with("MissingGlyphs"),
@@ -605,6 +615,7 @@ mod tests {
             "ingestion_documents_without_room 0",
             "ingestion_pages_cut_total 0",
             "ingestion_missing_indexes 0",
+            "ingestion_messages_read_ahead 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
@@ -628,11 +639,12 @@ mod tests {
         metrics.ranges.inc_by(2);
         metrics.range_pages.inc_by(65);
         metrics.busy_seconds.inc_by(61.5);
-        metrics.documents_in_flight.set(3);
+        metrics.set_messages(3, 40);
         metrics.set_open_rechecks(2);
         metrics.record_work_time(Duration::from_millis(12_250));
         metrics.set_assigned("tasks.ranges", vec![2]);
         metrics.set_assigned("tasks", vec![0, 1]);
+        metrics.set_processed_ahead(vec![(("tasks".to_owned(), 1), 40)]);
         let partition = |topic: &str, partition| AssignedPartition {
             topic: topic.to_owned(),
             partition,
@@ -654,6 +666,11 @@ mod tests {
                     partition("tasks", 1),
                     partition("tasks.ranges", 2),
                 ],
+                processed_ahead: vec![ProcessedAhead {
+                    topic: "tasks".to_owned(),
+                    partition: 1,
+                    messages: 40,
+                }],
                 open_rechecks: Some(2),
                 ..WorkerCounts::default()
             }

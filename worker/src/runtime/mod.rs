@@ -4,6 +4,7 @@
 pub(crate) mod failure;
 pub(crate) mod health;
 mod longest;
+mod message_metrics;
 pub(crate) mod metrics;
 #[cfg(test)]
 mod metrics_table_tests;

@@ -166,6 +166,11 @@ impl Quotas {
         *self.held.borrow()
     }
 
+    /// Whether a quota of the pipeline is reached, with its changes.
+    pub(crate) fn held(&self) -> watch::Receiver<bool> {
+        self.held.subscribe()
+    }
+
     /// The number of tasks that wait for room: they need nothing else, and are in no other's way.
     pub(crate) fn waiting(&self) -> watch::Receiver<usize> {
         self.waiting.subscribe()

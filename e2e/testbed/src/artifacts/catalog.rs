@@ -135,8 +135,17 @@ pub const PDFS: Artifact = Artifact {
     is_compiled: false,
 };
 
+/// Checks of web pages for accessibility, for the tests.
+const AXE: Artifact = Artifact {
+    name: "axe",
+    what: "axe-core 4.12.1 (1 MB)",
+    destination: "axe",
+    programs: &[],
+    is_compiled: false,
+};
+
 /// The files that unit tests read.
-pub const FILES: &[Artifact] = &[PDFIUM, MINILM, PDFS];
+pub const FILES: &[Artifact] = &[PDFIUM, MINILM, PDFS, AXE];
 
 /// Everything that a running test-bed needs.
 pub const BED: &[Artifact] = &[
@@ -145,6 +154,6 @@ pub const BED: &[Artifact] = &[
 
 /// All artifacts.
 pub const ALL: &[Artifact] = &[
-    KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS,
+    KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS, AXE,
     PROMETHEUS,
 ];

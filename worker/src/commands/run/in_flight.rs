@@ -2,16 +2,18 @@
 //! or its partition is revoked. The poll loop commits the offsets of settled messages.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::MAX_IN_PROGRESS;
 use super::dispatch::Dispatcher;
 use crate::kafka::consumer::Delivery;
+use crate::kafka::read_ahead::ReadAhead;
+use crate::kafka::turns::Now;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::work;
 
@@ -21,38 +23,42 @@ const CALL_OFF_WAIT: Duration = Duration::from_secs(10);
 /// The messages in progress, each in its own task.
 pub(super) struct InFlight {
     tasks: JoinSet<Result<(), Failure>>,
-    /// Those of them that wait for a quota of the pipeline. Others start in their place: page
-    /// ranges of documents that were begun, and deletions.
+    /// Whether a quota of the pipeline is reached.
+    held: watch::Receiver<bool>,
+    /// The messages in progress that wait for such a quota. Others start in their place: page ranges
+    /// of documents that were begun, and deletions.
     waiting: watch::Receiver<usize>,
     /// Cancelled to call all of them off.
     cancel_all: CancellationToken,
 }
 
 impl InFlight {
-    pub(super) fn new(waiting: watch::Receiver<usize>) -> Self {
+    pub(super) fn new(held: watch::Receiver<bool>, waiting: watch::Receiver<usize>) -> Self {
         Self {
             tasks: JoinSet::new(),
+            held,
             waiting,
             cancel_all: CancellationToken::new(),
         }
     }
 
-    /// Processes messages as they arrive, with `process`. Once `shutdown` is cancelled, no further
+    /// Processes the messages that wait, with `process`. Once `shutdown` is cancelled, no further
     /// message is started, and messages that take longer than `drain_timeout` are released. Returns
     /// the first fatal failure; all other messages were released by then, or are dropped with this.
     pub(super) async fn process_all<D, Processed>(
         &mut self,
-        mut deliveries: mpsc::UnboundedReceiver<D>,
+        read_ahead: &Arc<ReadAhead<D>>,
         shutdown: &CancellationToken,
         drain_timeout: Duration,
         process: impl Fn(D, CancellationToken) -> Processed,
     ) -> Result<(), Failure>
     where
+        D: Send + 'static,
         Processed: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        let received = self.receive(&mut deliveries, shutdown, process).await;
+        let received = self.receive(read_ahead, shutdown, process).await;
         // Releases the messages that were not started.
-        drop(deliveries);
+        read_ahead.close();
         let ended = match received {
             Ok(()) => self.drain(drain_timeout).await,
             fatal => fatal,
@@ -65,26 +71,31 @@ impl InFlight {
 
     async fn receive<D, Processed>(
         &mut self,
-        deliveries: &mut mpsc::UnboundedReceiver<D>,
+        read_ahead: &Arc<ReadAhead<D>>,
         shutdown: &CancellationToken,
         process: impl Fn(D, CancellationToken) -> Processed,
     ) -> Result<(), Failure>
     where
+        D: Send + 'static,
         Processed: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         loop {
-            let waiting = *self.waiting.borrow_and_update();
-            let free = self.tasks.len() < MAX_IN_PROGRESS + waiting;
+            let now = Now {
+                held: *self.held.borrow_and_update(),
+                waiting: *self.waiting.borrow_and_update(),
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
+                Ok(()) = self.held.changed() => {}
                 Ok(()) = self.waiting.changed() => {}
                 Some(result) = self.tasks.join_next() => check_ended(result)?,
-                delivery = deliveries.recv(), if free => match delivery {
-                    Some(delivery) => {
-                        self.tasks.spawn(process(delivery, self.cancel_all.clone()));
-                    }
-                    None => return Ok(()),
-                },
+                (message, begun) = read_ahead.next(now) => {
+                    let work = process(message, self.cancel_all.clone());
+                    self.tasks.spawn(async move {
+                        let _begun = begun;
+                        work.await
+                    });
+                }
             }
         }
     }
@@ -193,10 +204,36 @@ fn check_ended(result: Result<Result<(), Failure>, JoinError>) -> Result<(), Fai
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::kafka::turns::{Kind, Limits, Owner, Waiting};
+
+    const PLACES: usize = 8;
+
+    /// Tasks of one knowledge base.
+    fn tasks(count: usize) -> Arc<ReadAhead<usize>> {
+        let limits = Limits {
+            all: PLACES,
+            each: PLACES,
+            ranges: PLACES,
+        };
+        let read_ahead = ReadAhead::new(limits);
+        for message in 0..count {
+            read_ahead.add(Waiting {
+                message,
+                partition: ("tasks".to_owned(), 0),
+                owner: Owner::KnowledgeBase("kb".to_owned()),
+                kind: Kind::Task,
+                bytes: 1,
+            });
+        }
+        Arc::new(read_ahead)
+    }
+
+    fn in_flight(waiting: &watch::Sender<usize>) -> InFlight {
+        InFlight::new(watch::Sender::new(false).subscribe(), waiting.subscribe())
+    }
 
     fn fatal() -> Failure {
         Failure::fatal(Stage::DeadLetter, Reason::KafkaForbidden, "no access")
@@ -204,12 +241,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_fatal_failure_releases_every_other_message_before_the_worker_ends() {
-        let (sender, deliveries) = mpsc::unbounded_channel();
-        for number in 0..MAX_IN_PROGRESS {
-            sender.send(number).unwrap();
-        }
+        let read_ahead = tasks(PLACES);
         let released = Arc::new(AtomicU32::new(0));
-        let mut in_flight = InFlight::new(watch::Sender::new(0).subscribe());
+        let mut in_flight = in_flight(&watch::Sender::new(0));
         let count = Arc::clone(&released);
         let process = move |number, cancel: CancellationToken| {
             let count = Arc::clone(&count);
@@ -226,21 +260,18 @@ mod tests {
         };
         let shutdown = CancellationToken::new();
         let minute = Duration::from_mins(1);
-        let ended = in_flight.process_all(deliveries, &shutdown, minute, process);
+        let ended = in_flight.process_all(&read_ahead, &shutdown, minute, process);
         assert_eq!(ended.await, Err(fatal()));
-        let others = u32::try_from(MAX_IN_PROGRESS).unwrap() - 1;
+        let others = u32::try_from(PLACES).unwrap() - 1;
         assert_eq!(released.load(Ordering::Relaxed), others);
     }
 
     #[tokio::test]
     async fn messages_that_wait_for_a_quota_are_in_no_others_way() {
-        let (sender, deliveries) = mpsc::unbounded_channel();
-        let last = 2 * MAX_IN_PROGRESS;
-        for number in 0..=last {
-            sender.send(number).unwrap();
-        }
+        let last = 2 * PLACES;
+        let read_ahead = tasks(last + 1);
         let waiting = watch::Sender::new(0);
-        let mut in_flight = InFlight::new(waiting.subscribe());
+        let mut in_flight = in_flight(&waiting);
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let process = move |number, cancel: CancellationToken| {
@@ -256,27 +287,26 @@ mod tests {
             }
         };
         let moment = Duration::from_millis(20);
-        let ended = in_flight.process_all(deliveries, &shutdown, moment, process);
+        let ended = in_flight.process_all(&read_ahead, &shutdown, moment, process);
         let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
         assert_eq!(ended, Ok(Ok(())));
     }
 
     #[tokio::test]
     async fn messages_that_take_longer_than_the_shutdown_are_called_off() {
-        let (sender, deliveries) = mpsc::unbounded_channel();
-        sender.send(()).unwrap();
+        let read_ahead = tasks(1);
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
-        let process = move |(), cancel: CancellationToken| {
+        let process = move |_, cancel: CancellationToken| {
             stop.cancel();
             async move {
                 cancel.cancelled().await;
                 Ok(())
             }
         };
-        let mut in_flight = InFlight::new(watch::Sender::new(0).subscribe());
+        let mut in_flight = in_flight(&watch::Sender::new(0));
         let timeout = Duration::from_millis(20);
-        let ended = in_flight.process_all(deliveries, &shutdown, timeout, process);
+        let ended = in_flight.process_all(&read_ahead, &shutdown, timeout, process);
         assert_eq!(ended.await, Ok(()));
     }
 }

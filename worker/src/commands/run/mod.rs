@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use crate::assembly::Common;
 use crate::kafka::committed::Committed;
-use crate::kafka::consumer::Intake;
+use crate::kafka::consumer::{Delivery, Intake};
 use crate::kafka::outbox::Outbox;
+use crate::kafka::read_ahead::ReadAhead;
+use crate::kafka::turns::Limits;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::server;
 use crate::stores::progress::Progress;
@@ -22,12 +24,14 @@ use in_flight::InFlight;
 use polling::Polling;
 
 /// Documents and page ranges in progress at the same time. Renderers, memory and the model have
-/// limits of their own; this number keeps them busy when documents are short.
-const MAX_IN_PROGRESS: usize = 8;
-/// Page ranges among them. The rest is for whole documents.
-const MAX_RANGES: usize = MAX_IN_PROGRESS - 2;
-/// Tasks received from Kafka and not settled, including those that wait to be started.
-const MAX_TASKS: usize = 2 * MAX_IN_PROGRESS;
+/// limits of their own; `each`, of one knowledge base, keeps them busy when documents are short. One
+/// more place lets a document of another knowledge base start at once. Page ranges leave places for
+/// whole documents.
+const IN_PROGRESS: Limits = Limits {
+    all: 9,
+    each: 8,
+    ranges: 6,
+};
 /// Part of the grace period that is reserved for releasing work, committing and leaving the group.
 const LEAVE_MARGIN: Duration = Duration::from_secs(20);
 /// Longest wait for updates of the progress display at the end.
@@ -75,7 +79,7 @@ async fn deadline(common: &Common, dispatcher: &OnceLock<Arc<Dispatcher>>, grace
     common.stop.cancelled().await;
     tokio::time::sleep(grace.saturating_sub(EXIT_MARGIN).max(grace / 2)).await;
     tracing::warn!(
-        documents = common.metrics.documents_in_flight.get(),
+        documents = common.metrics.in_progress(),
         retries = ?common.health.retries(),
         "shutdown deadline reached, exiting with work unfinished"
     );
@@ -122,16 +126,17 @@ async fn work(
     };
     let _indexes = tokio_util::task::AbortOnDropHandle::new(indexes);
 
-    let intake = subscribe(common)?;
+    let read_ahead = Arc::new(ReadAhead::new(IN_PROGRESS));
+    let intake = subscribe(common, &read_ahead)?;
     // Ends the poll loop, on a signal or after a fatal failure.
     let shutdown = common.stop.child_token();
-    let (polling, deliveries) = Polling::start(intake, shutdown.clone());
-    let mut in_flight = InFlight::new(common.quotas.waiting());
+    let polling = Polling::start(intake, shutdown.clone());
+    let mut in_flight = InFlight::new(common.quotas.held(), common.quotas.waiting());
     let process = |delivery, cancel_all| {
         let dispatcher = Arc::clone(dispatcher);
         async move { in_flight::process(&dispatcher, delivery, &cancel_all).await }
     };
-    let outcome = in_flight.process_all(deliveries, &shutdown, drain_time(grace), process);
+    let outcome = in_flight.process_all(&read_ahead, &shutdown, drain_time(grace), process);
     let outcome = outcome.await;
     // Claims of work that did not end in time, or that could not be released.
     dispatcher.pipeline.give_back_claims().await;
@@ -142,15 +147,14 @@ async fn work(
     outcome.and(ended)
 }
 
-fn subscribe(common: &Common) -> Result<Intake, Failure> {
+fn subscribe(common: &Common, read_ahead: &Arc<ReadAhead<Delivery>>) -> Result<Intake, Failure> {
     let name = std::env::var("POD_NAME")
         .ok()
         .filter(|name| !name.is_empty());
     let intake = Intake::subscribe(
         &common.settings,
         name.as_deref(),
-        MAX_TASKS,
-        MAX_RANGES,
+        read_ahead,
         Arc::clone(&common.health),
         Arc::clone(&common.metrics),
         Arc::clone(&common.quotas),

@@ -1,10 +1,9 @@
 //! Runs the poll loop on its own thread. When the loop ends, for any reason, the worker shuts down.
 
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::kafka::consumer::{Delivery, Intake};
+use crate::kafka::consumer::Intake;
 use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// A running poll loop.
@@ -12,17 +11,13 @@ pub(super) struct Polling(JoinHandle<Result<(), Failure>>);
 
 impl Polling {
     /// Starts the loop. It ends after `shutdown` is cancelled, and cancels `shutdown` when it ends.
-    pub(super) fn start(
-        intake: Intake,
-        shutdown: CancellationToken,
-    ) -> (Self, mpsc::UnboundedReceiver<Delivery>) {
-        let (sender, deliveries) = mpsc::unbounded_channel();
+    pub(super) fn start(intake: Intake, shutdown: CancellationToken) -> Self {
         let polling = tokio::task::spawn_blocking(move || {
-            let result = intake.run(&sender, &shutdown);
+            let result = intake.run(&shutdown);
             shutdown.cancel();
             result
         });
-        (Self(polling), deliveries)
+        Self(polling)
     }
 
     /// Waits until all messages are settled or released, offsets are committed, and the consumers

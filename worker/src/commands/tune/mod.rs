@@ -436,8 +436,8 @@ impl Trial<'_> {
             ef: limits.ef,
             candidates: limits.candidates,
             recall_at_10: exact::mean(&recalls),
-            p50_ms: exact::percentile(&times, 0.5),
-            p99_ms: exact::percentile(&times, 0.99),
+            p50_ms: layra_search::metrics::percentile(&times, 0.5),
+            p99_ms: layra_search::metrics::percentile(&times, 0.99),
             candidate_pages: exact::mean(&candidates),
             build_seconds: built.as_secs_f64(),
         })

@@ -28,6 +28,12 @@ pub(crate) struct Change {
 }
 
 impl Change {
+    /// Whether the event says that the object was removed. By now there may be one again.
+    pub(crate) fn says_removed(&self) -> bool {
+        let name = self.record["eventName"].as_str().unwrap_or_default();
+        !name.contains("ObjectCreated:")
+    }
+
     /// A notification of this change alone.
     pub(crate) fn to_message(&self) -> Vec<u8> {
         let records = [&self.record];

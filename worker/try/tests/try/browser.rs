@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::{Scene, eventually};
+use crate::common::{Scene, artifact, eventually};
 
 /// A browser with one page.
 struct Browser {
@@ -125,6 +125,26 @@ impl Browser {
         self.events.iter().filter(is_error).collect()
     }
 
+    /// What axe-core calls a serious or critical obstacle for people who cannot see or point.
+    fn obstacles(&mut self) -> Vec<String> {
+        let axe = artifact("LAYRA_AXE", "axe/axe.min.js");
+        let axe = std::fs::read_to_string(axe).unwrap();
+        self.value(&format!("{axe}; true"));
+        let found = self.value(
+            "axe.run({resultTypes: ['violations']}).then((found) => found.violations \
+             .filter((one) => ['serious', 'critical'].includes(one.impact)) \
+             .map((one) => `${one.id}: ${one.nodes.map((node) => node.html).join(' ')}`))",
+        );
+        serde_json::from_value(found).unwrap()
+    }
+
+    /// The page as it is seen, as a PNG.
+    fn picture(&mut self) -> Vec<u8> {
+        let picture = self.call("Page.captureScreenshot", json!({"format": "png"}));
+        let picture = picture["data"].as_str().unwrap();
+        base64::Engine::decode(&base64::prelude::BASE64_STANDARD, picture).unwrap()
+    }
+
     /// Roles of what can be used or seen, but has no name for a screen reader.
     fn unnamed(&mut self) -> Vec<String> {
         let tree = self.call("Accessibility.getFullAXTree", json!({}));
@@ -194,6 +214,7 @@ fn a_question_is_typed_and_its_pages_are_looked_at() {
         return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v); })()";
     assert_eq!(browser.value(painted), true, "heat on the best page");
     assert_eq!(browser.unnamed(), Vec::<String>::new());
+    assert_eq!(browser.obstacles(), Vec::<String>::new());
 
     // Enlarged and left with the keyboard.
     browser.value("document.querySelector('.open').focus()");
@@ -229,5 +250,34 @@ fn a_question_is_typed_and_its_pages_are_looked_at() {
     browser.call("Emulation.setEmulatedMedia", dark);
     assert_ne!(browser.value(ground), light);
     browser.until("document.documentElement.scrollWidth <= 360");
+    assert_eq!(browser.obstacles(), Vec::<String>::new());
+    assert!(browser.errors().is_empty(), "{:?}", browser.errors());
+}
+
+/// The picture in the README, of a real document. `UPDATE_PICTURES=1` writes it.
+#[test]
+fn a_real_document_is_shown() {
+    let scene = Scene::new();
+    let document = artifact("LAYRA_PDFS", "pdfs").join("fhs-3.0.pdf");
+    std::fs::copy(document, scene.documents().join("fhs-3.0.pdf")).unwrap();
+    let server = scene.serve();
+    eventually("the document", || {
+        let (pages, is_indexing) = server.pages();
+        pages > 10 && !is_indexing
+    });
+    let mut browser = Browser::open();
+    let question = "Where+do+programs+keep+temporary+files";
+    let address = format!("http://localhost:{}/?q={question}", server.port);
+    browser.call("Page.navigate", json!({"url": address}));
+    browser.until("document.querySelectorAll('#pages > li').length > 1");
+    browser.until("[...document.images].every((it) => it.complete && it.naturalWidth > 0)");
+    assert_eq!(browser.obstacles(), Vec::<String>::new());
+    let picture = browser.picture();
+    assert!(picture.starts_with(b"\x89PNG"));
+    if std::env::var_os("UPDATE_PICTURES").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/pictures/try.png");
+        std::fs::create_dir_all(std::path::Path::new(path).parent().unwrap()).unwrap();
+        std::fs::write(path, picture).unwrap();
+    }
     assert!(browser.errors().is_empty(), "{:?}", browser.errors());
 }

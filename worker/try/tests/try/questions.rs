@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use crate::common::{Scene, artifact, output};
 
-
 const LEAST_NDCG: f64 = 0.5;
 const LEAST_HIT: f64 = 0.7;
 
