@@ -38,8 +38,8 @@ pub use check_report::{CheckReport, FailedCheck};
 pub use collection_life::{ArchiveSpec, RetentionAction, RetentionSpec};
 pub use config::{ConfigError, NotText, WorkerConfig, secret_text};
 pub use documents::{
-    DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, RenderSpec,
-    SandboxPolicy,
+    DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, PageTexts,
+    RenderSpec, SandboxPolicy,
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use index::{FoundIndex, IndexKind, IndexPreset, IndexSpec, IndexType, ResolvedIndex};

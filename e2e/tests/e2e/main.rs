@@ -29,6 +29,7 @@ mod lifecycle;
 mod metrics;
 mod obstacles;
 mod order;
+mod page_texts;
 mod pairs;
 mod progress;
 mod query;

@@ -11,7 +11,7 @@ use crate::runtime::failure::{Failure, Stage};
 use crate::runtime::work;
 use crate::stores::ledger::{RangeEntry, SkippedPage};
 use crate::stores::milvus::PageVectors;
-use crate::stores::mongo::PageEntry;
+use crate::stores::mongo::{PageEntry, PageText};
 
 /// Batches that are written together if the databases are slower than the model.
 const STORED_BATCHES: usize = 4;
@@ -37,16 +37,18 @@ impl Stages<'_> {
                 return Err(Failure::stopped(Stage::Milvus));
             }
             let (mut entries, mut vectors, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-            let mut warnings = Vec::new();
+            let (mut texts, mut warnings) = (Vec::new(), Vec::new());
             for batch in batches.drain(..) {
                 skipped.extend(batch.skipped);
                 for page in batch.pages {
                     entries.push(page.entry);
+                    texts.extend(page.text);
                     vectors.push(page.vectors);
                     warnings.push(page.warnings);
                 }
             }
             pipeline.check_claim(claim, cancel).await?;
+            self.keep_texts(&texts).await?;
             self.give_up(&skipped).await?;
             let rows = self.store_pages(&entries, &vectors).await?;
             let pages = u32::try_from(entries.len()).unwrap_or(u32::MAX);
@@ -75,6 +77,25 @@ impl Stages<'_> {
             check_limits(&entry, &pipeline.limits)?;
         }
         Ok(range)
+    }
+
+    /// Writes the texts of pages, before the pages are entered: who finds a page finds its text.
+    async fn keep_texts(&self, texts: &[PageText]) -> Result<(), Failure> {
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let Self {
+            pipeline, cancel, ..
+        } = *self;
+        let file_id = &self.plan.task.file.file_id;
+        let keep = |attempts| async move {
+            self.check_claim_again(attempts).await?;
+            let documents = &pipeline.stores.documents;
+            documents.keep_page_texts(file_id, texts).await
+        };
+        pipeline.server(Stage::Mongodb, cancel, keep).await?;
+        // The writes that follow must come as soon after a check as without texts.
+        pipeline.check_claim(self.claim, cancel).await
     }
 
     /// Returns the number of rows.
@@ -118,6 +139,15 @@ impl Stages<'_> {
             .ledger(cancel, || {
                 let documents = &pipeline.stores.documents;
                 documents.list_failed_pages(file_id, &pages)
+            })
+            .await?;
+        let image_ids: Vec<String> = skipped
+            .iter()
+            .map(|skipped| self.plan.image_id(skipped.page))
+            .collect();
+        pipeline
+            .ledger(cancel, || {
+                pipeline.stores.documents.remove_page_texts(&image_ids)
             })
             .await?;
         let keys: Vec<String> = pages.into_iter().map(|(_, key)| key).collect();
