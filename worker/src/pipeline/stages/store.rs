@@ -139,14 +139,7 @@ impl Stages<'_> {
             message,
         } in skipped
         {
-            let file = &self.plan.task.file.file_id;
-            tracing::warn!(
-                file,
-                page = page + 1,
-                reason,
-                error = message,
-                "page skipped"
-            );
+            tracing::warn!(page = page + 1, reason, error = message, "page skipped");
             let counter = &self.pipeline.metrics.pages_skipped;
             counter.with_label_values(&[reason]).inc();
         }
