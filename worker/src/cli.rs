@@ -10,6 +10,7 @@ use layra_embedding::DeviceChoice;
 use crate::collection_commands::CollectionCommand;
 use crate::commands::inspect::InspectArgs;
 use crate::commands::serve::ServeArgs;
+use crate::commands::trace::TraceArgs;
 use crate::commands::tune::TuneOptions;
 
 /// Renders, embeds and stores every page of every document of an ingestion pipeline
@@ -121,6 +122,7 @@ pub(crate) enum Command {
         worker: WorkerArgs,
     },
     Serve(ServeArgs),
+    Trace(TraceArgs),
     Advise(AdviseArgs),
     /// Rebuild the collections of the pipeline whose index differs from the object's.
     Reindex(ReindexArgs),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::collection_commands;
+use crate::commands::trace::TraceArgs;
 use crate::commands::{
-    advise, delete, ingest, inspect, redrive, reindex, run, search, serve, tune,
+    advise, delete, ingest, inspect, redrive, reindex, run, search, serve, trace, tune,
 };
 use crate::document::task::Deletion;
 use crate::runtime::process_metrics::open_traffic;
@@ -137,6 +138,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             let common = common(args.worker.clone())?;
             Box::pin(serve::run(&common, &args)).await?;
         }
+        Command::Trace(args) => return trace(args).await,
         Command::Advise(args) => advise(args).await?,
         Command::Reindex(args) => return Box::pin(reindex(args)).await,
         Command::Collection(command) => return collection_commands::execute(command).await,
@@ -234,6 +236,17 @@ async fn redrive(worker: WorkerArgs, choice: &redrive::Choice) -> anyhow::Result
     let report = redrive::redrive(&common(worker)?, choice).await?;
     report.write(&mut std::io::stdout().lock(), choice.dry_run)?;
     Ok(if report.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn trace(args: TraceArgs) -> anyhow::Result<ExitCode> {
+    let common = common(args.worker.clone())?;
+    let trace = Box::pin(trace::trace(&common, &args)).await?;
+    print(args.output, &trace, |out| trace.write(out))?;
+    Ok(if trace.is_known() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

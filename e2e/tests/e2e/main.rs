@@ -46,5 +46,6 @@ mod serve;
 mod shutdown;
 mod topic_settings;
 mod trouble;
+mod trace;
 mod tune;
 mod visual;

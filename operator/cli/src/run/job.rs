@@ -26,7 +26,7 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 13] = [
+const WITHOUT_MODEL: [&str; 14] = [
     "advise",
     "archive",
     "audit",
@@ -40,6 +40,7 @@ const WITHOUT_MODEL: [&str; 13] = [
     "restore",
     "retain",
     "sandbox",
+    "trace",
 ];
 
 /// Limits the cost of a Job that was kept or left behind.

@@ -8,6 +8,7 @@ use super::{EmbeddedBatch, Stages};
 use crate::pipeline::Event;
 use crate::pipeline::limits::check_limits;
 use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::work;
 use crate::stores::ledger::{RangeEntry, SkippedPage};
 use crate::stores::milvus::PageVectors;
 use crate::stores::mongo::PageEntry;
@@ -52,6 +53,7 @@ impl Stages<'_> {
             let settled = pages + u32::try_from(skipped.len()).unwrap_or(u32::MAX);
             range.add(pages, rows, skipped.clone());
             range.cpu_ms = self.cpu_ms.load(Ordering::Relaxed);
+            range.times_ms.add(work::take_times());
             let entry = pipeline.ledger(cancel, || {
                 pipeline.stores.ledger.record_progress(claim, &range)
             });
@@ -88,16 +90,14 @@ impl Stages<'_> {
             pipeline, cancel, ..
         } = *self;
         let file_id = &self.plan.task.file.file_id;
-        pipeline
-            .ledger(cancel, || {
-                pipeline.stores.documents.add_pages(file_id, entries)
-            })
-            .await?;
-        pipeline
-            .server(Stage::Milvus, cancel, |attempts| {
-                self.insert(vectors, attempts)
-            })
-            .await
+        let pages = pipeline.ledger(cancel, || {
+            pipeline.stores.documents.add_pages(file_id, entries)
+        });
+        work::timed(Stage::Mongodb, pages).await?;
+        let rows = pipeline.server(Stage::Milvus, cancel, |attempts| {
+            self.insert(vectors, attempts)
+        });
+        work::timed(Stage::Milvus, rows).await
     }
 
     /// Lists skipped pages in the file's entry, and removes what an earlier attempt, or the upload
