@@ -3,6 +3,7 @@
 //! The types here are the contract between users, the operator and the workers. They do no I/O.
 
 mod advice;
+mod check_report;
 mod collection_life;
 pub mod condition_types;
 mod config;
@@ -32,6 +33,7 @@ mod worker;
 mod worker_counts;
 
 pub use advice::{Advice, Finding, Verdict};
+pub use check_report::{CheckReport, FailedCheck};
 pub use collection_life::{ArchiveSpec, RetentionAction, RetentionSpec};
 pub use config::{ConfigError, NotText, WorkerConfig, secret_text};
 pub use documents::{

@@ -129,14 +129,22 @@ pub(crate) enum Command {
     #[command(flatten)]
     Collection(CollectionCommand),
     Embed(layra_embedding::colqwen::cli::EmbedArgs),
+    /// Check whether a worker can work with its configuration: what an edit can have broken.
+    ///
+    /// Prints a line for each field that is wrong, and then fails. A server that is away is no error.
+    Check {
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
     /// Measure the performance of this machine.
     Bench {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Fetch the pipeline's model into the cache and describe it.
+    /// Check the configuration, then fetch the pipeline's model into the cache and describe it.
     FetchModel {
-        /// File for the checksum, size and vector width, as JSON. Default: standard output.
+        /// File for the checksum, size and vector width, or for the checks that failed, as JSON.
+        /// Default: standard output.
         #[arg(long)]
         report: Option<PathBuf>,
         #[command(flatten)]

@@ -4,6 +4,7 @@
 pub(crate) mod advise;
 pub(crate) mod archive;
 pub(crate) mod audit;
+pub(crate) mod check;
 pub(crate) mod delete;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
@@ -13,5 +14,5 @@ pub(crate) mod retain;
 pub(crate) mod run;
 pub(crate) mod search;
 pub(crate) mod serve;
-pub(crate) mod tune;
 pub(crate) mod trace;
+pub(crate) mod tune;

@@ -85,6 +85,12 @@ impl Documents {
         })
     }
 
+    /// Fails if the server does not respond, or refuses the login.
+    pub(crate) async fn ping(&self) -> Result<(), Failure> {
+        ask(self.database.run_command(doc! { "ping": 1 })).await?;
+        Ok(())
+    }
+
     /// Fails if the server does not respond. Creates LAYRA's unique indexes, unless they exist.
     pub(crate) async fn prepare(&self) -> Result<(), Failure> {
         let unique = |key: &str, name: &str| {
@@ -97,7 +103,7 @@ impl Documents {
                 .options(options)
                 .build()
         };
-        ask(self.database.run_command(doc! { "ping": 1 })).await?;
+        self.ping().await?;
         for (collection, index) in [
             (&self.files, unique("file_id", "unique_file_id")),
             (

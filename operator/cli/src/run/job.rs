@@ -26,11 +26,12 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 14] = [
+const WITHOUT_MODEL: [&str; 15] = [
     "advise",
     "archive",
     "audit",
     "bench",
+    "check",
     "delete",
     "embed",
     "fetch-model",
