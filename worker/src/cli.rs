@@ -43,7 +43,7 @@ pub(crate) enum Command {
     },
     /// Ingest local files without Kafka.
     Ingest {
-        /// PDF files, images and office documents.
+        /// Files of any kind that the worker reads.
         #[arg(required = true)]
         files: Vec<PathBuf>,
         /// Id of the knowledge base. It is created if it does not exist.

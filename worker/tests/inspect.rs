@@ -19,6 +19,8 @@ use serde_json::Value;
 struct Expected {
     /// `pages` or `error`.
     outcome: String,
+    /// What the command calls its format.
+    format: Option<String>,
     pages: Option<usize>,
     /// Reasons that are as good as pages.
     #[serde(default)]
@@ -134,6 +136,10 @@ fn differences(report: &Value, expected: &Expected, images: &[RgbImage]) -> Vec<
     }
     let pages = report["pages"].as_array().unwrap();
     let mut found = Vec::new();
+    let format = text_of("format");
+    if expected.format.as_ref().is_some_and(|it| *it != format) {
+        found.push(format!("the format {format}"));
+    }
     if expected.pages.is_some_and(|count| count != pages.len()) {
         found.push(format!("{} pages", pages.len()));
     }
@@ -232,7 +238,7 @@ fn field_files_become_what_a_user_expects() {
     let expected: Value = serde_json::from_slice(&expected).unwrap();
     let expected: BTreeMap<String, Expected> =
         serde_json::from_value(expected["files"].clone()).unwrap();
-    assert!(expected.len() >= 57);
+    assert!(expected.len() >= 65);
     let names: Vec<&String> = expected
         .iter()
         .filter(|(_, expected)| expected.skip.is_none())

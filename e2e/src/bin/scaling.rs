@@ -12,6 +12,9 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::command::{NewTestbed, in_namespace};
@@ -262,7 +265,47 @@ async fn fleet(scene: &Scene, count: usize, quiet: Duration) -> Result<()> {
         println!("writes {kind:28} {:.0}", count - earlier);
     }
     println!("(leases: of all components; events: including those of the kubelet)");
+    restart(scene, count).await
+}
+
+/// An operator that starts with all these pipelines: until it has looked at each.
+async fn restart(scene: &Scene, count: usize) -> Result<()> {
+    let begun = Instant::now();
+    scene.kill_operator().await?;
+    let limit = Duration::from_mins(10);
+    eventually("all pipelines to be reconciled", limit, async || {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok((reconciles(scene).await.unwrap_or(0.0) >= count as f64).then_some(()))
+    })
+    .await?;
+    let operator = processes::newest("layra-operator").context("the operator's process")?;
+    println!(
+        "after a restart   {:.0} s until all were reconciled, {} MB resident",
+        begun.elapsed().as_secs_f64(),
+        resident_bytes(&operator.status()?) / 1_000_000
+    );
     Ok(())
+}
+
+/// Reconciles of the operator that runs now.
+async fn reconciles(scene: &Scene) -> Result<f64> {
+    let pods: Api<Pod> = scene.api();
+    let of_operator = ListParams::default().labels("app.kubernetes.io/component=operator");
+    let pods = pods.list(&of_operator).await?;
+    let mut addresses = pods
+        .iter()
+        .filter_map(|pod| pod.status.as_ref()?.pod_ip.clone());
+    let address = addresses
+        .next()
+        .context("the operator's pod has no address")?;
+    let text = reqwest::get(format!("http://{address}:8080/metrics"))
+        .await?
+        .text()
+        .await?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("layra_operator_reconciles_total "));
+    Ok(value.context("no such metric")?.parse()?)
 }
 
 /// Requests that the API server has answered, for the kinds that the operator uses.

@@ -20,6 +20,7 @@ mod documents;
 mod fairness;
 mod gitops;
 mod install;
+mod kinds;
 mod kstatus;
 mod learning;
 mod ledger;

@@ -31,7 +31,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Topics, or partitions, in one request. librdkafka searches a list of all of them for each answer,
 /// so with thousands a few more requests are faster.
-const IN_ONE_REQUEST: usize = 250;
+const IN_ONE_REQUEST: usize = 100;
 
 /// The client of one cluster.
 pub(super) struct Cluster {

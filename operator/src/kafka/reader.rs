@@ -29,7 +29,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 /// Between these limits, the interval is this many times the duration of a round, so that reading
 /// takes only a fraction of a core here and at the brokers.
-const INTERVAL_PER_ROUND: u32 = 16;
+const INTERVAL_PER_ROUND: u32 = 32;
 /// An urgent round is delayed by this, or by the duration of the last round if that was longer, so
 /// that it serves other new questions, too.
 const COALESCE: Duration = Duration::from_millis(50);

@@ -1,7 +1,7 @@
 //! The controller of one namespace: watches pipelines and the objects that belong to them, and
 //! reconciles a pipeline when something changed or its interval has passed.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use futures::{FutureExt, StreamExt, stream};
 use kube::{
@@ -34,10 +34,10 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();
-    let (triggers, triggered) = mpsc::channel(TRIGGERS);
+    let (triggers, mut triggered) = mpsc::channel(TRIGGERS);
     let stores = Stores::start(&shared.client, &namespace, &triggers, &mut tasks);
     let filled = tokio::select! {
-        filled = stores.filled() => filled.is_ok(),
+        filled = until_filled(stores.filled(), &mut triggered) => filled.is_ok(),
         () = stop.cancelled() => false,
     };
     if !filled {
@@ -120,4 +120,42 @@ pub(crate) async fn run(
     .await;
     tasks.shutdown().await;
     tracing::info!(namespace, "controller stopped");
+}
+
+/// Waits until the caches have their first lists, and drops what triggers reconciles meanwhile: a
+/// watch that cannot send its triggers does not get to the end of its list. Every pipeline is
+/// reconciled when its own list comes, afterwards.
+async fn until_filled<F: Future, Trigger>(
+    filled: F,
+    triggered: &mut mpsc::Receiver<Trigger>,
+) -> F::Output {
+    let dropped = async {
+        while triggered.recv().await.is_some() {}
+        // No watch is left: whoever waits for the caches hears of it.
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        filled = filled => filled,
+        never = dropped => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An operator that starts with more objects than the queue holds.
+    #[tokio::test]
+    async fn caches_are_filled_whatever_the_number_of_objects() {
+        let (triggers, mut triggered) = mpsc::channel(2);
+        let filled = async {
+            for object in 0..100 {
+                triggers.send(object).await.unwrap();
+            }
+            "filled"
+        };
+        let minute = std::time::Duration::from_mins(1);
+        let ended = tokio::time::timeout(minute, until_filled(filled, &mut triggered));
+        assert_eq!(ended.await, Ok("filled"));
+    }
 }

@@ -12,8 +12,9 @@ pub(super) const MAX_SIDE: u32 = 16_383;
 /// Largest number of pixels of a page image: A4 at 600 DPI has 35 million.
 pub(super) const MAX_PIXELS: u64 = 40_000_000;
 
-/// The long side of A4 in inches: the long side of an image is scaled down to this.
-const LONG_SIDE_INCHES: f64 = 11.69;
+/// The long side of A4 in inches: the long side of an image is scaled down to this, and a scan at the
+/// pipeline's resolution stays as it is.
+const LONG_SIDE_INCHES: f64 = 297.0 / 25.4;
 
 /// Largest ratio of the sides of a page image. Visual models refuse more.
 const MAX_ASPECT: u32 = 200;
@@ -126,7 +127,8 @@ fn fit(width: f64, height: f64, max_side: f64, max_pixels: u64) -> (u32, u32) {
     let scale = by_side.min(by_area).min(1.0);
     let shrink = |side: f64| {
         if scale < 1.0 {
-            (side * scale).floor()
+            // Rounding errors must not take a pixel.
+            (side * scale + 1e-6).floor()
         } else {
             side
         }
@@ -173,9 +175,27 @@ mod tests {
 
     #[test]
     fn images_are_scaled_down_to_the_long_side_of_a4_and_never_up() {
-        assert_eq!(image_size(4676, 100, 200, MAX_PIXELS), (2338, 50));
+        assert_eq!(image_size(4678, 100, 200, MAX_PIXELS), (2339, 50));
         assert_eq!(image_size(300, 200, 200, MAX_PIXELS), (300, 200));
-        assert_eq!(image_size(1, 100_000, 200, MAX_PIXELS), (1, 2338));
+        assert_eq!(image_size(1, 100_000, 200, MAX_PIXELS), (1, 2339));
+    }
+
+    #[test]
+    fn scans_of_a4_at_the_resolution_of_the_pipeline_are_not_scaled() {
+        for (dpi, width, height) in [
+            (100, 827, 1169),
+            (150, 1240, 1754),
+            (200, 1654, 2339),
+            (300, 2480, 3508),
+            (600, 4961, 7016),
+        ] {
+            let size = image_size(width, height, dpi, MAX_PIXELS);
+            assert_eq!(size, (width, height), "{dpi} DPI");
+        }
+        // The long side is exact.
+        for side in 3509..20_000 {
+            assert_eq!(image_size(side, side / 2, 300, MAX_PIXELS).0, 3508);
+        }
     }
 
     #[test]
@@ -206,7 +226,8 @@ mod tests {
         assert_eq!(auto(602_112, 33.1, 46.8), 100);
         assert_eq!(auto(602_112, 0.0, 11.0), 300);
         assert_eq!(auto(0, 0.0, 0.0), 100);
-        assert_eq!(image_inches(1000, 500), (11.69, 5.845));
+        let (width, height) = image_inches(1000, 500);
+        assert!((width - 11.693).abs() < 1e-3 && (height - 5.846).abs() < 1e-3);
     }
 
     proptest! {

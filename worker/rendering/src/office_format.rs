@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::source::DocumentFile;
-use super::{RenderError, office_sheets};
+use super::{RenderError, office_pages, office_sheets};
 
 /// Largest unpacked size of all parts of a document, in bytes.
 const MAX_UNPACKED_BYTES: u64 = 1 << 30;
@@ -127,6 +127,7 @@ pub(super) fn inspect_zip(
         return Err(RenderError::Encrypted);
     }
     office_sheets::check(&mut archive, format, max_pages)?;
+    office_pages::check(&mut archive, format, max_pages)?;
     Ok(OfficeDocument {
         format,
         encrypted: false,
@@ -334,6 +335,8 @@ pub(super) fn inspect_flat(
     };
     if format == OfficeFormat::Fods {
         office_sheets::check_flat(BufReader::new(&mut file), max_pages)?;
+    } else {
+        office_pages::check_markup(BufReader::new(&mut file), format, max_pages)?;
     }
     Ok(OfficeDocument {
         format,

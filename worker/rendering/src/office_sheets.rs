@@ -4,11 +4,9 @@
 
 use std::io::{BufRead, BufReader};
 
-use quick_xml::Reader;
-use quick_xml::events::{BytesStart, Event};
-
-use super::RenderError;
 use super::office_format::{Archive, OfficeFormat};
+use super::office_xml::{Tag, each_tag, number, text};
+use super::{RenderError, office_xlsb};
 
 /// Cells of a sheet up to its last row and column at most: those of a whole sheet of Excel 97.
 const MAX_AREA: u64 = 1 << 24;
@@ -23,15 +21,20 @@ pub(super) fn check(
 ) -> Result<(), RenderError> {
     let mut sheets = Sheets::of(max_pages);
     match format {
-        OfficeFormat::Xlsx => {
+        OfficeFormat::Xlsx | OfficeFormat::Xlsb => {
             for name in archive.names() {
                 let sheet = name.strip_prefix("xl/worksheets/");
                 // What sheets refer to is in folders below.
                 if sheet.is_none_or(|sheet| sheet.contains('/')) {
                     continue;
                 }
-                if let Some(part) = archive.reader(&name) {
-                    sheets.read_xlsx(BufReader::new(part))?;
+                let Some(part) = archive.reader(&name).map(BufReader::new) else {
+                    continue;
+                };
+                if format == OfficeFormat::Xlsx {
+                    sheets.read_xlsx(part)?;
+                } else {
+                    sheets.read_xlsb(part)?;
                 }
             }
         }
@@ -123,6 +126,11 @@ impl Sheets {
         })
     }
 
+    fn read_xlsb(&mut self, sheet: impl BufRead) -> Result<(), RenderError> {
+        self.start_sheet();
+        office_xlsb::each_cell(sheet, |row, column| self.count(row, column, 1))
+    }
+
     fn read_ods(&mut self, content: impl BufRead) -> Result<(), RenderError> {
         let (mut row, mut column, mut rows) = (0_u64, 0_u64, 1_u64);
         each_tag(content, |tag| {
@@ -133,6 +141,7 @@ impl Sheets {
                     }
                     return Ok(());
                 }
+                Tag::Text(_) => return Ok(()),
                 Tag::Start(element) | Tag::Empty(element) => element,
             };
             match element.local_name().as_ref() {
@@ -160,49 +169,6 @@ impl Sheets {
             Ok(())
         })
     }
-}
-
-/// A part of the markup.
-enum Tag<'a> {
-    Start(BytesStart<'a>),
-    Empty(BytesStart<'a>),
-    /// With its name.
-    End(Vec<u8>),
-}
-
-/// Reads XML. What is invalid is left for LibreOffice to judge.
-fn each_tag(
-    xml: impl BufRead,
-    mut each: impl FnMut(Tag<'_>) -> Result<(), RenderError>,
-) -> Result<(), RenderError> {
-    let mut reader = Reader::from_reader(xml);
-    let mut buffer = Vec::new();
-    loop {
-        buffer.clear();
-        match reader.read_event_into(&mut buffer) {
-            Ok(Event::Start(element)) => each(Tag::Start(element))?,
-            Ok(Event::Empty(element)) => each(Tag::Empty(element))?,
-            Ok(Event::End(element)) => {
-                each(Tag::End(element.local_name().as_ref().to_vec()))?;
-            }
-            Ok(Event::Eof) | Err(_) => return Ok(()),
-            Ok(_) => {}
-        }
-    }
-}
-
-/// The value of an attribute; its name is without prefix.
-fn text(element: &BytesStart<'_>, name: &[u8]) -> Option<String> {
-    let mut attributes = element.attributes();
-    attributes.with_checks(false);
-    let found = attributes
-        .flatten()
-        .find(|attribute| attribute.key.local_name().as_ref() == name)?;
-    Some(String::from_utf8_lossy(&found.value).into_owned())
-}
-
-fn number(element: &BytesStart<'_>, name: &[u8]) -> Option<u64> {
-    text(element, name)?.parse().ok()
 }
 
 /// Row and column of a cell by its name, for example `AB12`.
@@ -279,6 +245,25 @@ mod tests {
         assert_eq!(xlsx(&row.repeat(2), 2), Ok(()));
         let error = xlsx(&row.repeat(3), 2).unwrap_err();
         assert_eq!(error, RenderError::TooManyPages { pages: 3, limit: 2 });
+    }
+
+    #[test]
+    fn a_binary_sheet_with_a_value_far_out_is_refused() {
+        use office_xlsb::tests::record;
+
+        let read = |sheet: &[Vec<u8>]| Sheets::of(1).read_xlsb(sheet.concat().as_slice());
+        let far = [
+            record(0, 0),
+            record(5, 0),
+            record(0, 1_048_575),
+            record(5, 16_383),
+        ];
+        let error = read(&far).unwrap_err();
+        assert_eq!(error.reason(), "TooLarge");
+        assert!(error.to_string().contains("XFD1048576"), "{error}");
+        assert_eq!(read(&far[..3]), Ok(()));
+        let error = read(&vec![record(5, 0); 8000]).unwrap_err();
+        assert_eq!(error, RenderError::TooManyPages { pages: 2, limit: 1 });
     }
 
     #[test]

@@ -141,17 +141,6 @@ fn corpus() -> Vec<Vec<u8>> {
         include_bytes!("fixtures/pictures/ycck.jpg").to_vec(),
         include_bytes!("fixtures/pictures/alpha.jp2").to_vec(),
         include_bytes!("fixtures/pictures/colours.j2k").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/drawing.svg").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/animated.gif").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/annotations.pdf").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/form-without-appearance.pdf").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/userunit-10.pdf").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/cjk-fonts-not-embedded.pdf").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/5000-empty-pages.pdf").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/book.epub").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/mail.eml").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/notizen-utf16.txt").to_vec(),
-        include_bytes!("../../tests/fieldfiles/files/page.html").to_vec(),
         lossy_webp(&picture),
         webp_in_tiff(),
     ];
@@ -167,6 +156,7 @@ fn corpus() -> Vec<Vec<u8>> {
         picture.write_to(&mut bytes, format).unwrap();
         corpus.push(bytes.into_inner());
     }
+    corpus.extend(field_files());
     // Real ones, with compressed streams, embedded fonts and outlines.
     let mut real: Vec<Vec<u8>> = std::fs::read_dir(common::pdfs())
         .unwrap()
@@ -182,6 +172,21 @@ fn corpus() -> Vec<Vec<u8>> {
         corpus.extend(real.iter().cloned());
     }
     corpus
+}
+
+/// Files that broke other programs, in the order of their names.
+fn field_files() -> Vec<Vec<u8>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fieldfiles/files");
+    let mut paths: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    assert!(paths.len() >= 57);
+    paths
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect()
 }
 
 fn lossy_webp(picture: &DynamicImage) -> Vec<u8> {

@@ -9,8 +9,9 @@
 
 mod common;
 
+use common::documents::{Part, zip};
 use common::renderer::{at, file, options};
-use layra_rendering::{RenderOptions, Renderer};
+use layra_rendering::{RenderError, RenderOptions, Renderer};
 
 /// A sheet with a value in the first and in the very last cell.
 const LAST_CELL: &[u8] = include_bytes!("../../tests/fieldfiles/files/last-cell.xlsx");
@@ -86,15 +87,88 @@ async fn variants_of_office_formats_become_pages() {
     }
 }
 
-#[tokio::test]
-async fn a_sheet_that_reaches_too_far_never_reaches_libreoffice() {
+/// Opens a document where nothing can be converted: other errors than `Unsupported` come before.
+async fn refused(content: &[u8]) -> RenderError {
     let renderer = Renderer::new(RenderOptions {
         soffice: "/nowhere/soffice.bin".into(),
+        max_pages: 50,
         ..options()
     });
-    let (_directory, path) = file(LAST_CELL);
-    let error = renderer.open(&path).await.unwrap_err();
-    assert_eq!(error.reason(), "TooLarge");
-    assert!(error.to_string().contains("XFD1048576"), "{error}");
-    assert!(error.is_document_fault());
+    let (_directory, path) = file(content);
+    renderer.open(&path).await.unwrap_err()
+}
+
+/// An archive of Office Open XML.
+fn office(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut all = vec![Part::stored("[Content_Types].xml", b"<x/>")];
+    all.extend(
+        parts
+            .iter()
+            .map(|(name, content)| Part::deflated(name, content)),
+    );
+    zip(&all)
+}
+
+/// A sheet of a binary workbook with a value in the first cell of the first row and in this one,
+/// both from 0.
+fn binary_sheet(row: u32, column: u32) -> Vec<u8> {
+    let record = |kind: u8, number: u32| {
+        let mut record = vec![kind, 12];
+        record.extend(number.to_le_bytes());
+        record.extend([0; 8]);
+        record
+    };
+    [
+        record(0, 0),
+        record(5, 0),
+        record(0, row),
+        record(5, column),
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn a_sheet_that_reaches_too_far_never_reaches_libreoffice() {
+    let binary = |row, column| {
+        let sheet = binary_sheet(row, column);
+        office(&[
+            ("xl/workbook.bin", b"x"),
+            ("xl/worksheets/sheet1.bin", &sheet),
+        ])
+    };
+    for content in [LAST_CELL, &binary(1_048_575, 16_383)] {
+        let error = refused(content).await;
+        assert_eq!(error.reason(), "TooLarge");
+        assert!(error.to_string().contains("XFD1048576"), "{error}");
+        assert!(error.is_document_fault());
+    }
+    let error = refused(&binary(99, 99)).await;
+    assert_eq!(error.reason(), "Unsupported");
+    assert!(error.to_string().contains("xlsb"), "{error}");
+}
+
+#[tokio::test]
+async fn documents_with_too_many_pages_never_reach_libreoffice() {
+    let text = |pages| "<w:p><w:r><w:br w:type='page'/></w:r></w:p>".repeat(pages);
+    let docx = |pages| office(&[("word/document.xml", text(pages).as_bytes())]);
+    let slides = |pages| format!("<p:sldIdLst>{}</p:sldIdLst>", "<p:sldId/>".repeat(pages));
+    let pptx = |pages| office(&[("ppt/presentation.xml", slides(pages).as_bytes())]);
+    let flat = |pages| {
+        let pages = "<draw:page/>".repeat(pages);
+        let kind = "application/vnd.oasis.opendocument.presentation";
+        format!("<office:document office:mimetype=\"{kind}\">{pages}</office:document>")
+    };
+    for (what, sound, long) in [
+        ("docx", docx(50), docx(51)),
+        ("pptx", pptx(50), pptx(51)),
+        ("fodp", flat(50).into_bytes(), flat(51).into_bytes()),
+    ] {
+        let error = refused(&sound).await;
+        assert_eq!(error.reason(), "Unsupported", "{what}: {error}");
+        let too_many = RenderError::TooManyPages {
+            pages: 51,
+            limit: 50,
+        };
+        assert_eq!(refused(&long).await, too_many, "{what}");
+    }
 }
