@@ -115,11 +115,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Inspect(args) => return inspect::run(args).await,
         Command::FetchModel { report, worker } => return fetch_model(worker, report).await,
-        Command::Check { worker } => {
-            let report = Box::pin(check::check(worker)).await?;
-            check::write(&report, &mut std::io::stdout().lock())?;
-            return Ok(code_of(report.failed_checks.is_empty()));
-        }
+        Command::Check { worker } => return check(worker).await,
         Command::Bench {
             what: Bench::Embed(args),
         } => bench_embed(args).await?,
@@ -185,6 +181,12 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn check(worker: WorkerArgs) -> anyhow::Result<ExitCode> {
+    let report = Box::pin(check::check(worker)).await?;
+    check::write(&report, &mut std::io::stdout().lock())?;
+    Ok(code_of(report.failed_checks.is_empty()))
 }
 
 /// Writes an answer to standard output.

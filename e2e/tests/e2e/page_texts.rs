@@ -38,6 +38,10 @@ fn patch(id: &str) -> Value {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one story, from the document to its deletion"
+)]
 async fn texts_of_pages_become_snippets_and_go_with_their_files() -> Result<()> {
     on_stage("page-texts", async |stage| {
         let id = format!("texts{}", &random_id()[..8]);

@@ -14,7 +14,7 @@ use sha1::Sha1;
 use crate::runtime::settings::{Secret, Secrets};
 
 /// A hundred years.
-const LIFETIME: Duration = Duration::from_secs(3_153_600_000);
+const LIFETIME: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Characters other than these are escaped.
 const QUERY: AsciiSet = NON_ALPHANUMERIC

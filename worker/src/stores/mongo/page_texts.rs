@@ -121,7 +121,7 @@ impl Documents {
     /// is kept before its page is entered.
     pub(crate) async fn stray_texts(&self) -> Result<StrayTexts, Failure> {
         let all = self
-            .texts()
+            .texts
             .find(doc! {})
             .projection(doc! { "file_id": 1 })
             .sort(doc! { "file_id": 1 });

@@ -19,13 +19,14 @@ async fn a_token_that_asks_too_often_is_refused_for_a_while() {
     std::fs::write(file.path(), tokens).unwrap();
     let servers = Servers::ready(Access::of_file(file.path().to_owned()).unwrap()).await;
     servers.library.insert("a", &[("f1", "i1", 1.0)]);
+    let asked = search();
     let mut statuses = Vec::new();
     for _ in 0..2 {
-        let found = servers.search_as(Some("asks-too-often-1234"), &search());
+        let found = servers.search_as(Some("asks-too-often-1234"), &asked);
         statuses.push(found.await.status());
     }
     assert_eq!(statuses, [StatusCode::OK; 2]);
-    let refused = servers.search_as(Some("asks-too-often-1234"), &search());
+    let refused = servers.search_as(Some("asks-too-often-1234"), &asked);
     let refused = refused.await;
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
     let seconds: u32 = refused.headers()["retry-after"]
@@ -38,7 +39,7 @@ async fn a_token_that_asks_too_often_is_refused_for_a_while() {
     assert_eq!(kind, "application/problem+json");
     let problem: Value = refused.json().await.unwrap();
     assert_eq!(problem["reason"], "TooManyRequests");
-    let other = servers.search_as(Some("another-one-1234567"), &search());
+    let other = servers.search_as(Some("another-one-1234567"), &asked);
     assert_eq!(other.await.status(), StatusCode::OK);
 }
 
