@@ -27,6 +27,23 @@ pub struct DocumentsSpec {
     #[serde(default = "default_range_pages")]
     #[schemars(range(min = 1, max = 10_000))]
     pub range_pages: u32,
+
+    /// What happens to the text of a page. `Keep`: workers write it into the collection
+    /// `ingestion_page_texts` in MongoDB, where `layra-worker serve` finds the snippets of a search.
+    /// It counts for documents that are ingested from then on. LAYRA does not know the texts: what it
+    /// deletes itself, `layra-worker audit --repair` removes. `Discard`: it is not kept. Default:
+    /// `Discard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_texts: Option<PageTexts>,
+}
+
+/// What happens to the text of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PageTexts {
+    /// It is kept in MongoDB.
+    Keep,
+    /// It is not kept.
+    Discard,
 }
 
 /// What one document may cost, in all its page ranges and attempts together. A document that needs

@@ -3,6 +3,7 @@
 //! The types here are the contract between users, the operator and the workers. They do no I/O.
 
 mod advice;
+mod check_report;
 mod collection_life;
 pub mod condition_types;
 mod config;
@@ -33,11 +34,12 @@ mod worker;
 mod worker_counts;
 
 pub use advice::{Advice, Finding, Verdict};
+pub use check_report::{CheckReport, FailedCheck};
 pub use collection_life::{ArchiveSpec, RetentionAction, RetentionSpec};
 pub use config::{ConfigError, NotText, WorkerConfig, secret_text};
 pub use documents::{
-    DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, RenderSpec,
-    SandboxPolicy,
+    DocumentLimits, DocumentsSpec, DpiRule, ImageFormat, ObjectStoreSpec, OnBadPage, PageTexts,
+    RenderSpec, SandboxPolicy,
 };
 pub use embedding::{EmbeddingSpec, ModelFamily, ModelSpec, Precision};
 pub use index::{FoundIndex, IndexKind, IndexPreset, IndexSpec, IndexType, ResolvedIndex};

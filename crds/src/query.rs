@@ -130,12 +130,11 @@ impl QuerySpec {
     /// The fewest and the most replicas.
     #[must_use]
     pub fn bounds(&self) -> (i32, i32) {
-        match self.max_replicas {
-            Some(most) => (self.min_replicas.unwrap_or(1), most),
-            None => {
-                let fixed = self.replicas.unwrap_or(1);
-                (fixed, fixed)
-            }
+        if let Some(most) = self.max_replicas {
+            (self.min_replicas.unwrap_or(1), most)
+        } else {
+            let fixed = self.replicas.unwrap_or(1);
+            (fixed, fixed)
         }
     }
 

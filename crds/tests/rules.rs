@@ -92,6 +92,7 @@ fn the_full_example_names_every_default() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a list: one entry for each rule")]
 fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
     let cases = [
         (

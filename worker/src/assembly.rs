@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use layra_crds::{ModelReport, RenderSpec, SourceFormat};
+use layra_crds::{ModelReport, PageTexts, RenderSpec, SourceFormat};
 use layra_embedding::{DeviceChoice, Paced};
 use layra_rendering::{
     RENDERER_LIMIT_BYTES, RenderOptions, Renderer, SandboxPolicy, container_limit_bytes,
@@ -207,6 +207,13 @@ impl Common {
         let objects = self.objects().await?;
         let originals = Originals::new(objects.clone(), self.paths.cache.clone())?;
         let documents = self.documents().await?;
+        let keeps_texts = config.documents.page_texts == Some(PageTexts::Keep);
+        if keeps_texts {
+            let prepare = |_| documents.prepare_page_texts();
+            self.retry()
+                .run(Stage::Mongodb, &self.stop, prepare)
+                .await?;
+        }
         let embedder = self.embedder().await?;
         let dimensions = embedder.dimensions();
         self.quotas.set_dimensions(dimensions);
@@ -218,6 +225,7 @@ impl Common {
             stores,
             renderer,
             render: config.documents.render.clone(),
+            keeps_texts,
             limits: config.documents.limits.clone(),
             embedder,
             batch_pages: usize::try_from(config.embedding.batch_pages)

@@ -8,8 +8,10 @@ use layra_crds::WORKER_HTTP_PORT;
 use layra_embedding::DeviceChoice;
 
 use crate::collection_commands::CollectionCommand;
+use crate::commands::documents::DocumentsArgs;
 use crate::commands::inspect::InspectArgs;
 use crate::commands::serve::ServeArgs;
+use crate::commands::trace::TraceArgs;
 use crate::commands::tune::TuneOptions;
 
 /// Renders, embeds and stores every page of every document of an ingestion pipeline
@@ -120,21 +122,31 @@ pub(crate) enum Command {
         #[command(flatten)]
         worker: WorkerArgs,
     },
+    Documents(DocumentsArgs),
     Serve(ServeArgs),
+    Trace(TraceArgs),
     Advise(AdviseArgs),
     /// Rebuild the collections of the pipeline whose index differs from the object's.
     Reindex(ReindexArgs),
     #[command(flatten)]
     Collection(CollectionCommand),
     Embed(layra_embedding::colqwen::cli::EmbedArgs),
+    /// Check whether a worker can work with its configuration: what an edit can have broken.
+    ///
+    /// Prints a line for each field that is wrong, and then fails. A server that is away is no error.
+    Check {
+        #[command(flatten)]
+        worker: WorkerArgs,
+    },
     /// Measure the performance of this machine.
     Bench {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Fetch the pipeline's model into the cache and describe it.
+    /// Check the configuration, then fetch the pipeline's model into the cache and describe it.
     FetchModel {
-        /// File for the checksum, size and vector width, as JSON. Default: standard output.
+        /// File for the checksum, size and vector width, or for the checks that failed, as JSON.
+        /// Default: standard output.
         #[arg(long)]
         report: Option<PathBuf>,
         #[command(flatten)]

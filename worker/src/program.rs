@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::collection_commands;
+use crate::commands::trace::TraceArgs;
 use crate::commands::{
-    advise, delete, ingest, inspect, redrive, reindex, run, search, serve, tune,
+    advise, check, delete, documents, ingest, inspect, redrive, reindex, run, search, serve, trace,
+    tune,
 };
 use crate::document::task::Deletion;
 use crate::runtime::process_metrics::open_traffic;
@@ -17,6 +19,7 @@ use crate::runtime::telemetry;
 use crate::stores::milvus::SearchLimits;
 use anyhow::Context as _;
 use clap::Parser;
+use layra_crds::FailedCheck;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +114,8 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Inspect(args) => return inspect::run(args).await,
-        Command::FetchModel { report, worker } => fetch_model(worker, report).await?,
+        Command::FetchModel { report, worker } => return fetch_model(worker, report).await,
+        Command::Check { worker } => return check(worker).await,
         Command::Bench {
             what: Bench::Embed(args),
         } => bench_embed(args).await?,
@@ -133,10 +137,12 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             };
             return redrive(worker, &choice).await;
         }
+        Command::Documents(args) => return Box::pin(documents::run(args)).await,
         Command::Serve(args) => {
             let common = common(args.worker.clone())?;
             Box::pin(serve::run(&common, &args)).await?;
         }
+        Command::Trace(args) => return trace(args).await,
         Command::Advise(args) => advise(args).await?,
         Command::Reindex(args) => return Box::pin(reindex(args)).await,
         Command::Collection(command) => return collection_commands::execute(command).await,
@@ -177,6 +183,12 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+async fn check(worker: WorkerArgs) -> anyhow::Result<ExitCode> {
+    let report = Box::pin(check::check(worker)).await?;
+    check::write(&report, &mut std::io::stdout().lock())?;
+    Ok(code_of(report.failed_checks.is_empty()))
+}
+
 /// Writes an answer to standard output.
 fn print(
     output: Output,
@@ -194,16 +206,34 @@ fn print(
     Ok(())
 }
 
-async fn fetch_model(worker: WorkerArgs, report: Option<PathBuf>) -> anyhow::Result<()> {
-    let model = serde_json::to_vec(&common(worker)?.fetch_model().await?)?;
+/// Fetches the model, if a worker can work with its configuration: a rollout stops here otherwise.
+async fn fetch_model(worker: WorkerArgs, report: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let checked = Box::pin(check::check(worker.clone())).await?;
+    let is_good = checked.failed_checks.is_empty();
+    for FailedCheck { field, problem } in &checked.failed_checks {
+        tracing::error!(field, problem, "the configuration cannot be used");
+    }
+    let text = if is_good {
+        serde_json::to_string(&common(worker)?.fetch_model().await?)?
+    } else {
+        checked.to_message()
+    };
     match report {
         Some(path) => {
-            let written = std::fs::write(&path, &model);
+            let written = std::fs::write(&path, &text);
             written.with_context(|| format!("writing {}", path.display()))?;
         }
-        None => std::io::stdout().lock().write_all(&model)?,
+        None => std::io::stdout().lock().write_all(text.as_bytes())?,
     }
-    Ok(())
+    Ok(code_of(is_good))
+}
+
+fn code_of(is_good: bool) -> ExitCode {
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Deletes a file, or without one its whole knowledge base.
@@ -238,6 +268,13 @@ async fn redrive(worker: WorkerArgs, choice: &redrive::Choice) -> anyhow::Result
     } else {
         ExitCode::FAILURE
     })
+}
+
+async fn trace(args: TraceArgs) -> anyhow::Result<ExitCode> {
+    let common = common(args.worker.clone())?;
+    let trace = Box::pin(trace::trace(&common, &args)).await?;
+    print(args.output, &trace, |out| trace.write(out))?;
+    Ok(code_of(trace.is_known()))
 }
 
 async fn reindex(args: ReindexArgs) -> anyhow::Result<ExitCode> {

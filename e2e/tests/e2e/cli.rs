@@ -78,6 +78,18 @@ async fn the_charts_role_suffices_to_explain_and_to_run_worker_commands() -> Res
             "{hits:?}"
         );
 
+        let listed = ["documents", &stage.name, "--timeout", "3m", "-o", "json"];
+        let listed = person.layra(scene, &listed).await?;
+        ensure!(listed.status.success(), "{listed:?}");
+        let log = String::from_utf8_lossy(&listed.stdout);
+        let start = log.find("[\n").with_context(|| format!("{listed:?}"))?;
+        let mut documents = serde_json::Deserializer::from_str(&log[start..]).into_iter();
+        let documents: Value = documents.next().context("a list")??;
+        let document = &documents[0];
+        ensure!(document["name"] == "bread.pdf", "{documents}");
+        ensure!(document["state"] == "done", "{documents}");
+        ensure!(document["storedPages"] == 2, "{documents}");
+
         let redriven = run(&["redrive", "--dry-run"]).await?;
         ensure!(redriven.status.success(), "{redriven:?}");
         // In an ordinary container.
@@ -102,6 +114,105 @@ async fn the_charts_role_suffices_to_explain_and_to_run_worker_commands() -> Res
         .await
     })
     .await
+}
+
+#[tokio::test]
+async fn status_shows_the_pipeline_and_doctor_finds_a_secret_without_a_key() -> Result<()> {
+    on_stage("doctor", async |stage| {
+        stage.apply_until_ready(&json!({})).await?;
+        let (scene, name) = (&stage.scene, stage.name.as_str());
+        let layra =
+            async |arguments: &[&str]| scene.kubectl_layra(scene.kubeconfig(), arguments).await;
+
+        let listed = layra(&["status", "-o", "json"]).await?;
+        ensure!(listed.status.success(), "{listed:?}");
+        let rows: Value = serde_json::from_slice(&listed.stdout)?;
+        let rows = rows.as_array().context("a list")?;
+        let row = rows.iter().find(|row| row["name"] == name);
+        let row = row.context("the pipeline")?;
+        ensure!(row["namespace"] == scene.namespace.as_str(), "{row}");
+        ensure!(row["conditions"][0]["words"].is_string(), "{row}");
+        let table = layra(&["status", name]).await?;
+        let text = String::from_utf8_lossy(&table.stdout).into_owned();
+        ensure!(
+            text.contains(name) && text.contains("topics exist"),
+            "{text}"
+        );
+        ensure!(
+            !text.contains('\u{1b}'),
+            "colours without a terminal: {text}"
+        );
+
+        // The definition, the operator and its lease are as this build installs them.
+        let (code, report) = eventually("a good installation", MINUTE, async || {
+            let (code, report) = doctor(scene, name).await?;
+            let is_good = report["installation"] == json!([]);
+            Ok(is_good.then_some((code, report)))
+        })
+        .await?;
+        ensure!(report["notRead"] == json!([]), "{report}");
+        ensure!(code == i32::from(has_findings(&report)), "{code}: {report}");
+        let secrets = |report: &Value| {
+            findings(report).iter().any(|finding| {
+                let about = finding["about"].as_str().unwrap_or_default();
+                about.starts_with("Secret ") || about.starts_with("ConfigMap ")
+            })
+        };
+        ensure!(!secrets(&report), "{report}");
+
+        let secret = format!("{name}-half");
+        scene
+            .create_secret(&secret, &json!({"accessKey": "a"}))
+            .await?;
+        let reference = json!({"name": secret});
+        let half = json!({"spec": {"documents": {"objectStore": {
+            "accessKeySecretRef": reference, "secretKeySecretRef": reference}}}});
+        scene.apply(&stage.pipeline(&half)).await?;
+        // It reads the Secret itself: the operator need not have seen the change.
+        let (code, report) = doctor(scene, name).await?;
+        ensure!(code == 1, "{code}: {report}");
+        let found = findings(&report);
+        let finding = found
+            .iter()
+            .find(|finding| finding["about"] == format!("Secret {secret}"));
+        let finding = finding.with_context(|| format!("the Secret: {report}"))?;
+        ensure!(finding["severity"] == "problem", "{finding}");
+        let what = finding["what"].as_str().unwrap_or_default();
+        ensure!(what.contains("lacks the key secretKey"), "{finding}");
+        ensure!(finding["toDo"].is_string(), "{finding}");
+        // Then its condition says so, too, with the guide's advice.
+        eventually("the condition among the findings", 2 * MINUTE, async || {
+            let (_, report) = doctor(scene, name).await?;
+            let reason = |finding: &Value| {
+                let what = finding["what"].as_str().unwrap_or_default();
+                what.starts_with("SecretKeyMissing: ") && finding["toDo"].is_string()
+            };
+            Ok(findings(&report).iter().any(reason).then_some(()))
+        })
+        .await
+    })
+    .await
+}
+
+/// The exit code of `doctor`, and its report.
+async fn doctor(scene: &Scene, pipeline: &str) -> Result<(i32, Value)> {
+    let arguments = ["doctor", pipeline, "-o", "json"];
+    let output = scene.kubectl_layra(scene.kubeconfig(), &arguments).await?;
+    let code = output.status.code().context("an exit code")?;
+    let report = serde_json::from_slice(&output.stdout);
+    Ok((code, report.with_context(|| format!("{output:?}"))?))
+}
+
+/// What it found about the pipeline.
+fn findings(report: &Value) -> Vec<Value> {
+    let findings = report["pipelines"][0]["findings"].as_array();
+    findings.cloned().unwrap_or_default()
+}
+
+fn has_findings(report: &Value) -> bool {
+    findings(report)
+        .iter()
+        .any(|finding| finding["severity"] != "note")
 }
 
 /// A service account with a kubeconfig.

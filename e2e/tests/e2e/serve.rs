@@ -25,11 +25,11 @@ const QUESTION: &str = "Why is there high tide?";
 const TOKEN: &str = "of-the-first-user-0123456789";
 
 /// The server, until it is dropped.
-struct Server {
+pub(crate) struct Server {
     process: Child,
     model: SocketAddr,
     search: SocketAddr,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Drop for Server {
@@ -41,7 +41,7 @@ impl Drop for Server {
 
 impl Server {
     /// Starts it with a token for one knowledge base, and waits until it is ready.
-    async fn start(cli: &WorkerCli, knowledge_base: &str) -> Result<Self> {
+    pub(crate) async fn start(cli: &WorkerCli, knowledge_base: &str) -> Result<Self> {
         let free = || TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let (model, search) = (free()?, free()?);
         let tokens = cli.directory().join("tokens.yaml");
@@ -73,7 +73,7 @@ impl Server {
     }
 
     /// The status code and the body of a search.
-    async fn search(&self, search: &Value) -> Result<(StatusCode, Value)> {
+    pub(crate) async fn search(&self, search: &Value) -> Result<(StatusCode, Value)> {
         let url = format!("http://{}/v1/search", self.search);
         let request = self.client.post(url).bearer_auth(TOKEN).json(search);
         let response = request.send().await?;

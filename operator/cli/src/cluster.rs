@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
@@ -70,20 +70,35 @@ impl Cluster {
     }
 
     pub(crate) async fn pipeline(&self, name: &str) -> anyhow::Result<IngestionPipeline> {
-        let Some(pipeline) = self.find(name).await? else {
-            let namespace = &self.namespace;
-            bail!(
-                "there is no IngestionPipeline {name} in namespace {namespace}; \
-                 `kubectl get ingestionpipelines --all-namespaces` lists them"
-            );
-        };
-        Ok(pipeline)
+        let pipeline = self.find(name).await?;
+        pipeline.ok_or_else(|| self.no_pipeline(name))
+    }
+
+    pub(crate) fn no_pipeline(&self, name: &str) -> anyhow::Error {
+        let namespace = &self.namespace;
+        anyhow!(
+            "there is no IngestionPipeline {name} in namespace {namespace}; \
+             `kubectl get ingestionpipelines --all-namespaces` lists them"
+        )
     }
 
     /// The error of a request, in words. `resource` is the name that roles use.
     pub(crate) fn refused(&self, verb: &str, resource: &str, error: kube::Error) -> anyhow::Error {
-        let namespace = &self.namespace;
-        let what = format!("cannot {verb} {resource} in namespace {namespace}");
+        let place = format!("in namespace {}", self.namespace);
+        Self::refused_in(&place, verb, resource, error)
+    }
+
+    /// The error of a request about all namespaces.
+    pub(crate) fn refused_everywhere(
+        verb: &str,
+        resource: &str,
+        error: kube::Error,
+    ) -> anyhow::Error {
+        Self::refused_in("in all namespaces", verb, resource, error)
+    }
+
+    fn refused_in(place: &str, verb: &str, resource: &str, error: kube::Error) -> anyhow::Error {
+        let what = format!("cannot {verb} {resource} {place}");
         let status = match error {
             kube::Error::Api(status) => status,
             kube::Error::Service(error) => return anyhow::Error::from_boxed(error).context(what),
@@ -96,7 +111,7 @@ impl Cluster {
             }
             // Quotas and admission answer 403, too, and a role would not help.
             403 if message.contains(&format!("cannot {verb} ")) => anyhow!(
-                "no permission to {verb} {resource} in namespace {namespace}. The chart's value \
+                "no permission to {verb} {resource} {place}. The chart's value \
                  cliRole creates a Role with all permissions that kubectl layra needs. The API \
                  server replied: {message}"
             ),
@@ -110,7 +125,7 @@ impl Cluster {
 }
 
 /// The plural of a kind and its API group.
-fn resource<K>() -> String
+pub(crate) fn resource<K>() -> String
 where
     K: Resource,
     K::DynamicType: Default,

@@ -1,15 +1,23 @@
 //! `kubectl-layra`: a kubectl plugin for people who run ingestion pipelines. It also works alone.
 //!
-//! It reads objects and starts Jobs; it never changes the spec of a pipeline.
+//! It reads objects and starts Jobs. Only `pause` and `resume` change the spec of a pipeline.
 
 mod advise;
 mod cluster;
+mod conditions;
 mod cost;
+mod doctor;
+mod documents;
 mod explain;
 mod forget;
+mod guide;
+mod logs;
 mod object_file;
+mod pause;
 mod run;
 mod simulate;
+mod status;
+mod style;
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -27,7 +35,8 @@ const PROGRAM: &str = "kubectl-layra";
 #[derive(Parser)]
 #[command(name = PROGRAM, bin_name = "kubectl layra", version)]
 #[command(after_help = "\
-Exit codes: 0 success, 1 failure, 2 wrong usage. For the codes of `run` see `run --help`.
+Exit codes: 0 success, 1 failure, 2 wrong usage. `doctor`, `run` and the commands that run a Job
+have more: see `doctor --help` and `run --help`.
 
 Flags come after the plugin's name: `kubectl layra explain NAME -n NAMESPACE`.")]
 struct Cli {
@@ -41,10 +50,18 @@ struct Cli {
 enum Command {
     Advise(advise::AdviseArgs),
     Cost(cost::CostArgs),
+    Dlq(documents::DlqArgs),
+    Doctor(doctor::DoctorArgs),
+    Document(documents::DocumentArgs),
+    Documents(documents::DocumentsArgs),
     Explain(explain::ExplainArgs),
     Forget(forget::ForgetArgs),
+    Logs(logs::LogsArgs),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     Run(run::RunArgs),
     Simulate(simulate::Command),
+    Status(status::StatusArgs),
     /// Print the completion script of a shell.
     ///
     /// It completes the command `kubectl-layra`. In bash: `source <(kubectl-layra completion bash)`.
@@ -59,10 +76,21 @@ fn main() -> ExitCode {
     let (result, code_of_errors) = match command {
         Command::Advise(args) => (block_on(advise::run(&args, &access)), run::CANNOT_RUN),
         Command::Cost(args) => (block_on(cost::run(&args, &access)), 1),
+        Command::Dlq(args) => (
+            block_on(documents::dead_letters(args, &access)),
+            run::CANNOT_RUN,
+        ),
+        Command::Document(args) => (block_on(documents::show(args, &access)), run::CANNOT_RUN),
+        Command::Documents(args) => (block_on(documents::list(args, &access)), run::CANNOT_RUN),
+        Command::Doctor(args) => (block_on(doctor::run(&args, &access)), doctor::CANNOT_LOOK),
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
         Command::Forget(args) => (block_on(forget::run(&args, &access)), 1),
+        Command::Logs(args) => (block_on(logs::run(&args, &access)), 1),
+        Command::Pause(args) => (block_on(pause::pause(&args, &access)), 1),
+        Command::Resume(args) => (block_on(pause::resume(&args, &access)), 1),
         Command::Run(args) => (block_on(run::run(&args, &access)), run::CANNOT_RUN),
         Command::Simulate(command) => (simulate::run(&command).and_then(|text| print(&text)), 1),
+        Command::Status(args) => (block_on(status::run(&args, &access)), 1),
         Command::Completion { shell } => (print(&completion(shell)), 1),
     };
     match result {

@@ -20,6 +20,18 @@ use tempfile::TempDir;
 mod advise;
 #[path = "kubectl_layra/cost.rs"]
 mod cost;
+#[path = "kubectl_layra/doctor.rs"]
+mod doctor;
+#[path = "kubectl_layra/documents.rs"]
+mod documents;
+#[path = "kubectl_layra/logs.rs"]
+mod logs;
+#[path = "kubectl_layra/pause.rs"]
+mod pause;
+#[path = "kubectl_layra/status.rs"]
+mod status_command;
+#[path = "kubectl_layra/terminal.rs"]
+mod terminal;
 
 const PIPELINE: &str = include_str!("../../../docs/examples/minimal.yaml");
 const JOB: &str = "contracts-search-abcde";
@@ -38,6 +50,11 @@ struct Script {
     /// Default: that of the pipeline, which is 2.
     observed_generation: Option<i64>,
     has_no_deployment: bool,
+    conditions: Vec<Value>,
+    /// The pipeline. Default: the minimal one, with the conditions above.
+    object: Option<Value>,
+    /// More objects and lists, by the end of their path.
+    others: Vec<(&'static str, Value)>,
     created: Vec<Value>,
     /// The last patch of the pipeline.
     patched: Value,
@@ -110,6 +127,13 @@ impl Script {
         if let Some((_, code, text)) = refused.find(|(start, ..)| request.starts_with(start)) {
             return status(*code, "Forbidden", text);
         }
+        if let Some((_, other)) = self.others.iter().find(|(end, _)| path.ends_with(end)) {
+            return match other {
+                // A log.
+                Value::String(text) => text.clone().into_response(),
+                other => object(other),
+            };
+        }
         let in_namespace = path.split_once("/namespaces/rag/").map(|(_, rest)| rest);
         match (method.as_str(), in_namespace.unwrap_or_default()) {
             ("GET", "ingestionpipelines/contracts") => object(&self.pipeline()),
@@ -153,11 +177,15 @@ impl Script {
     }
 
     fn pipeline(&self) -> Value {
+        if let Some(object) = &self.object {
+            return object.clone();
+        }
         let mut pipeline: Value = serde_yaml_ng::from_str(PIPELINE).unwrap();
         pipeline["metadata"] = json!({
             "name": "contracts", "namespace": "rag", "uid": "1", "generation": 2,
         });
         pipeline["status"] = json!({"observedGeneration": self.observed_generation.unwrap_or(2)});
+        pipeline["status"]["conditions"] = json!(self.conditions);
         if !self.scaling.is_null() {
             pipeline["status"]["scaling"] = self.scaling.clone();
         }

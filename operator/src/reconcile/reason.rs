@@ -163,6 +163,9 @@ reasons! {
     ModelDiffers,
     /// The pod template is refused: correct the field of `spec.worker` that the message names.
     TemplateRefused,
+    /// New workers refuse their configuration, and the rollout stops. The message names the field and
+    /// what to do.
+    ConfigurationInvalid,
     /// A worker exited with an error. The message has its last output.
     WorkersCrashing,
     /// The kubelet cannot start the container. The message has the kubelet's reason.
@@ -348,6 +351,7 @@ impl Reason {
                     | Self::WaitingForGPU
                     | Self::Unschedulable
                     | Self::ImagePullFailed
+                    | Self::ConfigurationInvalid
                     | Self::WorkersCrashing
                     | Self::WorkersCannotStart
                     | Self::IndexDrift

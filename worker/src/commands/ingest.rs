@@ -15,13 +15,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use layra_crds::SourceFormat;
 use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
+use tracing::Instrument as _;
 
 use crate::assembly::Common;
 use crate::document::task::{FileMeta, Task};
 use crate::document::{Sent, ids};
 use crate::pipeline::{Event, Job, Outcome, Pipeline, Source, Stored};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
-use crate::runtime::work;
+use crate::runtime::{span, work};
 
 /// Files that are processed concurrently.
 const CONCURRENCY: usize = 2;
@@ -148,6 +149,18 @@ async fn ingest_file(
     bar: &ProgressBar,
 ) -> Result<Stored, Failure> {
     let task = describe(file, knowledge_base, username)?;
+    let span = span::of_document(&task.file.file_id, &task.task_id);
+    let ingest = Box::pin(ingest_task(common, pipeline, file, &task, bar));
+    ingest.instrument(span).await
+}
+
+async fn ingest_task(
+    common: &Common,
+    pipeline: &Pipeline,
+    file: &Path,
+    task: &Task,
+    bar: &ProgressBar,
+) -> Result<Stored, Failure> {
     bar.set_message(task.file.name.clone());
     let upload = |_| {
         pipeline
@@ -163,7 +176,7 @@ async fn ingest_file(
     };
     let topic = &common.settings.config.source.kafka.topic;
     let job = Job {
-        task: &task,
+        task,
         request: common.request(Sent {
             origin: origin(topic, &task.file.file_id),
             at: DateTime::now(),
@@ -173,7 +186,7 @@ async fn ingest_file(
     let outcome = pipeline
         .ingest_document(&job, &common.stop, &observer)
         .await?;
-    pipeline.settle(&outcome, &task, None, &common.stop).await?;
+    pipeline.settle(&outcome, task, None, &common.stop).await?;
     if matches!(outcome, Outcome::Stored(_) | Outcome::AlreadyStored) {
         // Before the file was in the ledger, a worker may have cleaned up after its deletion.
         let objects = &pipeline.stores.objects;

@@ -4,7 +4,9 @@
 pub(crate) mod advise;
 pub(crate) mod archive;
 pub(crate) mod audit;
+pub(crate) mod check;
 pub(crate) mod delete;
+pub(crate) mod documents;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod redrive;
@@ -13,4 +15,5 @@ pub(crate) mod retain;
 pub(crate) mod run;
 pub(crate) mod search;
 pub(crate) mod serve;
+pub(crate) mod trace;
 pub(crate) mod tune;

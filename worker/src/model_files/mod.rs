@@ -114,6 +114,16 @@ pub(crate) fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<Checkpoi
     Ok(files_of(&parts.collect::<Result<Vec<_>, _>>()?))
 }
 
+/// Fails if an address is not valid, or a mounted directory is not a model's. Nothing is fetched.
+pub(crate) fn check_addresses(config: &WorkerConfig) -> Result<(), Failure> {
+    for (uri, part) in addresses(config) {
+        if let Address::Directory(directory) = Address::parse(uri)? {
+            mounted(uri, directory, part)?;
+        }
+    }
+    Ok(())
+}
+
 async fn fetch_parts(settings: &Settings, cache: &Path) -> Result<Vec<Fetched>, Failure> {
     let mut parts = Vec::new();
     for (uri, part) in addresses(&settings.config) {

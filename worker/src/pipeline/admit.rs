@@ -20,6 +20,7 @@ use crate::document::task::{FileMeta, Task};
 use crate::pipeline::stages::fetch::Original;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Refusals;
+use crate::runtime::work;
 use crate::stores::Stores;
 use crate::stores::ledger::{Entry, Request, State};
 
@@ -420,7 +421,8 @@ impl Pipeline {
         let version = version.as_ref().map(|of| of.version.as_str());
         let copy = self.originals.place(round, key);
         let fetch = |_| self.originals.fetch(key, version, &copy);
-        self.retry.run(Stage::Fetch, cancel, fetch).await?;
+        let fetched = self.retry.run(Stage::Fetch, cancel, fetch);
+        work::timed(Stage::Fetch, fetched).await?;
         timer.stop_and_record();
         Ok(LocalOriginal::Copy(copy))
     }

@@ -75,7 +75,7 @@ impl Pipeline {
                 withdrawn => withdrawn?,
             }
             tracing::info!(
-                file = gone.file_id,
+                file_id = gone.file_id,
                 key,
                 is_replaced = current.is_some(),
                 "an object changed in the bucket, its former document is removed"

@@ -16,8 +16,8 @@ use crate::stores::Stores;
 use crate::stores::ledger::{Claim, Entry, State};
 
 impl Pipeline {
-    /// Enters the file, and removes the data of earlier rounds: all rows, and the pages that this
-    /// round would not overwrite.
+    /// Enters the file, and removes the data of earlier rounds: all rows and texts, and the pages
+    /// that this round would not overwrite.
     ///
     /// A knowledge base that does not exist is created for an object of a bucket. Otherwise it is an
     /// error: LAYRA creates it before it sends the first task, so it was deleted. Storing into it
@@ -53,6 +53,9 @@ impl Pipeline {
             .clone()
             .unwrap_or_else(|| self.stores.objects.link(&file.key));
         self.ledger(cancel, || self.stores.documents.enter_file(plan.task, &url))
+            .await?;
+        let documents = &self.stores.documents;
+        self.ledger(cancel, || documents.remove_texts_of_file(&file.file_id))
             .await?;
         self.server(Stage::Milvus, cancel, |_| {
             self.stores.vectors.delete_file(collection, &file.file_id)

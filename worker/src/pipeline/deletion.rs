@@ -110,7 +110,7 @@ impl Deleter<'_> {
         let deleted = ledger.delete(file_id, &knowledge_base, original, cutoff);
         let Some((lease, entry)) = deleted.await? else {
             tracing::info!(
-                file = file_id,
+                file_id,
                 "the file is deleted already, or was sent again later"
             );
             return Ok(());

@@ -64,6 +64,8 @@ pub(crate) struct Pipeline {
     pub(crate) renderer: Renderer,
     /// How pages are rendered.
     pub(crate) render: RenderSpec,
+    /// Whether the texts of pages are kept.
+    pub(crate) keeps_texts: bool,
     /// What one document may cost.
     pub(crate) limits: DocumentLimits,
     pub(crate) embedder: EmbedderThread,

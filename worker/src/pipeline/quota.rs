@@ -172,7 +172,7 @@ impl Pipeline {
         }
         outbox.send_task(&task, &entry.requested()).await?;
         *sent += 1;
-        tracing::info!(file = entry.file_id, "there is room: task sent again");
+        tracing::info!(file_id = entry.file_id, "there is room: task sent again");
         ledger.record_room(entry).await
     }
 }

@@ -19,6 +19,7 @@ use crate::document::page_range::even_length;
 use crate::document::task::Task;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::retry::Refusals;
+use crate::runtime::work;
 use crate::stores::ledger::{Claim, Decider, Entry, RangeEntry, SkippedPage, State};
 
 /// A page range of an open document, and everything that the work on it needs.
@@ -187,7 +188,7 @@ impl Pipeline {
         };
         let range = entry.range_entry(claim.first);
         let range = self.store_every_page(&work, range, document).await?;
-        Ok((Box::new(entry), Some(range)))
+        Ok((Box::new(entry), Some(Box::new(range))))
     }
 
     /// Stores the remaining pages of the range, and checks that Milvus holds each page exactly once.
@@ -340,8 +341,9 @@ impl Pipeline {
             }
             Err(failure)
         };
+        let opened = self.retry.run(Stage::Render, cancel, open);
         tokio::select! {
-            opened = self.retry.run(Stage::Render, cancel, open) => opened,
+            opened = work::timed(Stage::Render, opened) => opened,
             () = cancel.cancelled() => Err(Failure::stopped(Stage::Render)),
         }
     }

@@ -104,7 +104,10 @@ impl Pipeline {
         if !committed.is_everything_before(last_sent).await? {
             return ledger.postpone_recheck(entry).await;
         }
-        tracing::warn!(file = entry.file_id, "orphaned document: task sent again");
+        tracing::warn!(
+            file_id = entry.file_id,
+            "orphaned document: task sent again"
+        );
         outbox
             .send_task(&Task::from(entry), &entry.requested())
             .await?;
@@ -131,7 +134,7 @@ impl Pipeline {
             },
             Outcome::Repeat(_) => {
                 tracing::warn!(
-                    file = entry.file_id,
+                    file_id = entry.file_id,
                     "a late write changed the document, ingesting it again"
                 );
                 self.metrics.repeats.inc();

@@ -18,7 +18,7 @@ use crate::stores::ledger::{Claim, Entry, RangeEntry, State};
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The entry after the work on a range, and how far the range is. `None`: the document must be split.
-pub(super) type Ingested = Result<(Box<Entry>, Option<RangeEntry>), Failure>;
+pub(super) type Ingested = Result<(Box<Entry>, Option<Box<RangeEntry>>), Failure>;
 
 /// How all turns of a range ended.
 pub(super) enum Worked {

@@ -15,6 +15,8 @@ pub(crate) mod reason;
 pub(crate) mod retry;
 pub(crate) mod server;
 pub(crate) mod settings;
+pub(crate) mod span;
+pub(crate) mod stage_times;
 pub(crate) mod telemetry;
 pub(crate) mod watched;
 pub(crate) mod work;

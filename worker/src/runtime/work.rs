@@ -1,7 +1,8 @@
 //! The work in progress: how long each message has been worked on, and what it waits for.
 //!
 //! Time in which a message waits for a server, or for other messages, is not work. Waits are
-//! recorded where they happen, on the message that the current task processes.
+//! recorded where they happen, on the message that the current task processes. So are the times of
+//! the stages.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::runtime::stage_times::StageTimes;
 
 tokio::task_local! {
     static CURRENT: Arc<Work>;
@@ -41,6 +43,8 @@ struct State {
     waits_since: Option<Instant>,
     /// Sum of the waits that have ended.
     waited: Duration,
+    /// The stages since the last call of [`take_times`].
+    times: StageTimes,
 }
 
 /// The message of the current task waits as long as this lives.
@@ -74,6 +78,7 @@ impl Work {
                 waits: Vec::new(),
                 waits_since: None,
                 waited: Duration::ZERO,
+                times: StageTimes::default(),
             }),
         }
     }
@@ -132,6 +137,25 @@ pub(crate) fn wait(wait: Wait) -> Option<Waiting> {
     Some(Waiting { work, wait })
 }
 
+/// Runs a step of a stage, and records its time on the current task's message.
+pub(crate) async fn timed<F: Future>(stage: Stage, step: F) -> F::Output {
+    let began = Instant::now();
+    let result = step.await;
+    record_time(stage, began.elapsed());
+    result
+}
+
+/// Records the time of a step on the current task's message, if it processes one.
+pub(crate) fn record_time(stage: Stage, time: Duration) {
+    let _ = CURRENT.try_with(|work| work.lock().times.record(stage, time));
+}
+
+/// The times of the stages on the current task's message since the last call.
+pub(crate) fn take_times() -> StageTimes {
+    let take = |work: &Arc<Work>| std::mem::take(&mut work.lock().times);
+    CURRENT.try_with(take).unwrap_or_default()
+}
+
 /// Records that the current task's message waits because of a failure, until the guard is dropped.
 pub(crate) fn wait_after(failure: &Failure) -> Option<Waiting> {
     Wait::after(failure).and_then(wait)
@@ -187,5 +211,23 @@ mod tests {
         });
         assert_eq!(waits.await, (vec![Wait::Others], vec![]));
         assert!(work.waits().is_empty());
+    }
+
+    #[tokio::test]
+    async fn times_of_concurrent_stages_are_taken_once() {
+        record_time(Stage::Embed, Duration::from_hours(9));
+        let work = Arc::new(Work::begin(Instant::now()));
+        let times = process(work, async {
+            record_time(Stage::Fetch, Duration::from_millis(5));
+            let pause = || tokio::time::sleep(Duration::from_millis(1));
+            tokio::join!(timed(Stage::Render, pause()), timed(Stage::Embed, pause()));
+            record_time(Stage::Embed, Duration::from_millis(7));
+            (take_times(), take_times())
+        });
+        let (first, again) = times.await;
+        assert_eq!(first.fetch, 5);
+        assert!(first.render >= 1, "{first:?}");
+        assert!((8..32_400_000).contains(&first.embed), "{first:?}");
+        assert_eq!(again, StageTimes::default());
     }
 }

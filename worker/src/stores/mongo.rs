@@ -5,6 +5,7 @@
 mod failed_pages;
 pub(crate) mod indexes;
 mod list_size;
+mod page_texts;
 mod shown;
 mod whole;
 
@@ -24,6 +25,7 @@ use crate::document::task::Task;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
+pub(crate) use page_texts::PageText;
 pub(crate) use shown::ShownFile;
 #[cfg(test)]
 pub(crate) use shown::ShownPage;
@@ -39,6 +41,8 @@ pub(crate) struct Documents {
     database: Database,
     files: Collection<Document>,
     knowledge_bases: Collection<Document>,
+    /// Texts of pages. They are not LAYRA's.
+    texts: Collection<Document>,
 }
 
 /// A page of a file: an element of `files.images[]`.
@@ -81,8 +85,15 @@ impl Documents {
         Ok(Self {
             files: database.collection("files"),
             knowledge_bases: database.collection("knowledge_bases"),
+            texts: database.collection(page_texts::COLLECTION),
             database,
         })
+    }
+
+    /// Fails if the server does not respond, or refuses the login.
+    pub(crate) async fn ping(&self) -> Result<(), Failure> {
+        ask(self.database.run_command(doc! { "ping": 1 })).await?;
+        Ok(())
     }
 
     /// Fails if the server does not respond. Creates LAYRA's unique indexes, unless they exist.
@@ -97,7 +108,7 @@ impl Documents {
                 .options(options)
                 .build()
         };
-        ask(self.database.run_command(doc! { "ping": 1 })).await?;
+        self.ping().await?;
         for (collection, index) in [
             (&self.files, unique("file_id", "unique_file_id")),
             (
@@ -332,12 +343,13 @@ impl Documents {
         Ok(())
     }
 
-    /// Removes a file from its knowledge base and from `files`.
+    /// Removes the texts of a file's pages, then the file from its knowledge base and from `files`.
     pub(crate) async fn remove_file(
         &self,
         knowledge_base: &str,
         file_id: &str,
     ) -> Result<(), Failure> {
+        self.remove_texts_of_file(file_id).await?;
         ask(self.knowledge_bases.update_one(
             doc! { "knowledge_base_id": knowledge_base },
             doc! {

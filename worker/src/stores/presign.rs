@@ -1,7 +1,9 @@
-//! Creates links to objects that are valid for a hundred years.
+//! Creates links to objects, for a time or for a hundred years.
 //!
-//! LAYRA stores such links, and only the old query signature (version 2) can be valid for that
+//! LAYRA stores links for a hundred years, and only the old query signature (version 2) can be valid for that
 //! long. It signs the path, not the host, so the link works behind any proxy that keeps the path.
+
+use std::time::Duration;
 
 use base64::Engine;
 use hmac::{Hmac, Mac};
@@ -12,7 +14,7 @@ use sha1::Sha1;
 use crate::runtime::settings::{Secret, Secrets};
 
 /// A hundred years.
-const LIFETIME_SECONDS: i64 = 3_153_600_000;
+const LIFETIME: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Characters other than these are escaped.
 const QUERY: AsciiSet = NON_ALPHANUMERIC
@@ -52,8 +54,14 @@ impl Presigner {
 
     /// A link to an object, valid for a hundred years from `now`.
     pub(crate) fn link(&self, key: &str, now: jiff::Timestamp) -> String {
-        let expires = now.as_second() + LIFETIME_SECONDS;
-        let path = format!("/{}/{}", self.bucket, utf8_percent_encode(key, &PATH));
+        self.link_for(key, now, LIFETIME)
+    }
+
+    /// A link to an object, valid for a time from `now`.
+    pub(crate) fn link_for(&self, key: &str, now: jiff::Timestamp, lifetime: Duration) -> String {
+        let seconds = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+        let expires = now.as_second().saturating_add(seconds);
+        let path = self.path(key);
         let signature = self.sign(&format!("GET\n\n\n{expires}\n{path}"));
         format!(
             "{}{path}?AWSAccessKeyId={}&Signature={}&Expires={expires}",
@@ -61,6 +69,15 @@ impl Presigner {
             utf8_percent_encode(self.access_key.reveal(), &QUERY),
             utf8_percent_encode(&signature, &QUERY),
         )
+    }
+
+    /// The address of an object, without a signature.
+    pub(crate) fn address(&self, key: &str) -> String {
+        format!("{}{}", self.endpoint, self.path(key))
+    }
+
+    fn path(&self, key: &str) -> String {
+        format!("/{}/{}", self.bucket, utf8_percent_encode(key, &PATH))
     }
 
     fn sign(&self, text: &str) -> String {

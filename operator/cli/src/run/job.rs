@@ -26,12 +26,14 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 13] = [
+const WITHOUT_MODEL: [&str; 16] = [
     "advise",
     "archive",
     "audit",
     "bench",
+    "check",
     "delete",
+    "documents",
     "embed",
     "fetch-model",
     "help",
@@ -40,6 +42,7 @@ const WITHOUT_MODEL: [&str; 13] = [
     "restore",
     "retain",
     "sandbox",
+    "trace",
 ];
 
 /// Limits the cost of a Job that was kept or left behind.

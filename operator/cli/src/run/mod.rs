@@ -6,7 +6,7 @@ mod follow;
 mod job;
 mod notes;
 mod pod;
-mod signals;
+pub(crate) mod signals;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -191,7 +191,7 @@ async fn delete(cluster: &Cluster, job: &str, notes: &mut Notes) {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text
         .parse::<SignedDuration>()
         .ok()

@@ -5,6 +5,7 @@
 
 mod adopted;
 mod conditions;
+mod configuration;
 mod confirmation;
 mod conflict;
 mod events;

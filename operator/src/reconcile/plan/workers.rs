@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::ContainerStatus};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ContainerStateTerminated, ContainerStatus},
+};
 use layra_crds::{IngestionPipelineSpec, ModelReference};
 
-use super::{conditions::Verdict, model};
+use super::{conditions::Verdict, configuration, model};
 use crate::{
     reconcile::{
         pods::{Unschedulable, WorkerPod},
@@ -95,7 +98,7 @@ fn of_workers(spec: &IngestionPipelineSpec, world: &World, situation: &Situation
             let message = format!("{} {}", replicas.sentence(desired), problem.message);
             Verdict::yes(problem.reason, message)
         } else {
-            Verdict::from(&problem)
+            Verdict::from(&configuration::with_others(problem, replicas.ready))
         };
     }
     let is_stuck = desired > 0 && (replicas.ready == 0 || replicas.updated < replicas.total);
@@ -284,6 +287,7 @@ fn pods_problem(spec: &IngestionPipelineSpec, pods: &[&WorkerPod]) -> Option<Pro
     let containers = || pods.iter().flat_map(|pod| &pod.containers);
     containers()
         .find_map(image_problem)
+        .or_else(|| containers().find_map(configuration::problem))
         .or_else(|| containers().find_map(crash))
         .or_else(|| containers().find_map(cannot_start))
         .or_else(|| pending(spec, pods))
@@ -323,14 +327,7 @@ fn crash(container: &ContainerStatus) -> Option<Problem> {
     if container.ready {
         return None;
     }
-    let exit_of = |state: Option<&k8s_openapi::api::core::v1::ContainerState>| {
-        state.and_then(|state| state.terminated.clone())
-    };
-    let exit =
-        exit_of(container.state.as_ref()).or_else(|| exit_of(container.last_state.as_ref()))?;
-    if exit.exit_code == 0 {
-        return None;
-    }
+    let exit = failed_exit(container)?;
     let output = exit
         .message
         .as_deref()
@@ -351,6 +348,15 @@ fn crash(container: &ContainerStatus) -> Option<Problem> {
         Reason::WorkersCrashing,
         format!("{what}: {cause}"),
     ))
+}
+
+/// The last exit of a container, if it was an error.
+pub(super) fn failed_exit(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let states = [&container.state, &container.last_state];
+    let mut exits = states
+        .into_iter()
+        .filter_map(|state| state.as_ref()?.terminated.as_ref());
+    exits.next().filter(|exit| exit.exit_code != 0)
 }
 
 /// The end of a termination message, short enough for a condition.

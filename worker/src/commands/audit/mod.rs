@@ -11,6 +11,7 @@ mod documents;
 mod leftovers;
 mod objects;
 mod report;
+mod texts;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -96,6 +97,7 @@ impl Audit {
         for id in &bases {
             self.knowledge_base(id).await?;
         }
+        self.texts().await?;
         self.objects(&bases.into_iter().collect()).await
     }
 

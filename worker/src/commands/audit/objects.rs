@@ -190,7 +190,7 @@ impl Audit {
 }
 
 /// Whether a worker, or a deletion, has the document now.
-fn is_changed(failure: &Failure) -> bool {
+pub(super) fn is_changed(failure: &Failure) -> bool {
     failure.class == Class::Superseded || failure.reason == Reason::BeingRemoved
 }
 

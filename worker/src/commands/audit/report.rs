@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     RowsWithoutDocument,
     /// The bucket has an object that no document names.
     ObjectWithoutDocument,
+    /// The text of a page is kept that `files` does not have.
+    TextWithoutPage,
     /// A knowledge base lists a file that `files` does not have.
     EntryWithoutDocument,
     /// `files` has a document of a knowledge base that does not exist.

@@ -19,8 +19,9 @@ use rdkafka::Message as _;
 use rdkafka::message::OwnedMessage;
 
 use crate::assembly::Common;
+use crate::document::task;
 use crate::kafka::outbox::Outbox;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::ledger::Ledger;
 use choice::{Candidates, Position, is_wanted, may_be_redriven};
 use letter::Letter;
@@ -134,6 +135,39 @@ async fn choose(
     }
     chosen.extend(candidates.without_file.into_iter().map(|at| (at, None)));
     Ok(chosen)
+}
+
+/// Reason and message of the last dead letter of a file in the topic. `None`: it has none.
+pub(crate) async fn find_letter(
+    common: &Common,
+    file_id: &str,
+) -> Result<Option<(String, String)>, Failure> {
+    let topics = own_topics(common);
+    let mut last = None;
+    let mut letters = Letters::read(&common.settings);
+    while let Some(message) = letters.next().await {
+        let letter = Letter::read(&message, &topics);
+        let named = || {
+            let ids = task::progress_ids(message.payload().unwrap_or_default())?;
+            ids.1
+        };
+        let file = letter.file_id.clone().or_else(named);
+        let at = message.timestamp().to_millis().unwrap_or_default();
+        let is_later = last.as_ref().is_none_or(|(latest, _)| at >= *latest);
+        if letter.is_own && is_later && file.as_deref() == Some(file_id) {
+            last = Some((at, (letter.reason, letter.message)));
+        }
+    }
+    let unread = letters.ended().await?;
+    match (last, unread.into_iter().next()) {
+        (Some((_, letter)), _) => Ok(Some(letter)),
+        (None, None) => Ok(None),
+        (None, Some((partition, why))) => {
+            let message = format!("partition {partition} was not read to its end: {why}");
+            let reason = Reason::KafkaUnavailable;
+            Err(Failure::transient(Stage::DeadLetter, reason, message))
+        }
+    }
 }
 
 async fn send(

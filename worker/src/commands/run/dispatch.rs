@@ -17,6 +17,7 @@ use crate::kafka::outbox::Outbox;
 use crate::pipeline::settle::Incoming;
 use crate::pipeline::{Deleter, Job, Outcome, Pipeline, Source, Stored};
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::runtime::span;
 use crate::stores::progress::Progress;
 
 /// Passes messages to the pipeline.
@@ -59,6 +60,9 @@ impl Dispatcher {
         };
         match result {
             Err(failure) if failure.rejects_document() => {
+                if let Some((task_id, Some(file_id))) = task::progress_ids(payload) {
+                    span::name_document(&file_id, Some(&task_id));
+                }
                 let incoming = self.incoming(message, &position, false);
                 let pipeline = &self.pipeline;
                 pipeline.reject_message(&failure, incoming, cancel).await
@@ -110,8 +114,7 @@ impl Dispatcher {
         message: &OwnedMessage,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
-        let span = tracing::Span::current();
-        span.record("file", &task.file.file_id);
+        span::name_document(&task.file.file_id, Some(&task.task_id));
         if range.is_none() {
             let quotas = &self.pipeline.quotas;
             quotas.wait_for_room(cancel, &self.common.stop).await?;
@@ -132,7 +135,7 @@ impl Dispatcher {
             source: Source::ObjectStore,
         };
         let outcome = if let Some(range) = &range {
-            span.record("first_page", range.first + 1);
+            span::name_range(range.first + 1);
             Box::pin(self.pipeline.ingest_range(&job, range, cancel)).await?
         } else {
             self.progress.started(task);
@@ -199,6 +202,9 @@ impl Dispatcher {
         cutoff: &Cutoff,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
+        if let Deletion::File { file_id, .. } = deletion {
+            span::name_document(file_id, None);
+        }
         let deleter = Deleter {
             stores: &self.pipeline.stores,
             retry: &self.pipeline.retry,

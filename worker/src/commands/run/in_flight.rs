@@ -15,7 +15,7 @@ use crate::kafka::consumer::Delivery;
 use crate::kafka::read_ahead::ReadAhead;
 use crate::kafka::turns::Now;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
-use crate::runtime::work;
+use crate::runtime::{span, work};
 
 /// How long messages may take to be released before the worker exits for a fatal reason.
 const CALL_OFF_WAIT: Duration = Duration::from_secs(10);
@@ -163,14 +163,8 @@ pub(super) async fn process(
         // Its partition was revoked before the message was started.
         return Ok(());
     }
-    let span = tracing::info_span!(
-        "message",
-        topic = ticket.partition().0,
-        partition = ticket.partition().1,
-        offset = ticket.offset(),
-        file = tracing::field::Empty,
-        first_page = tracing::field::Empty,
-    );
+    let (topic, partition) = ticket.partition();
+    let span = span::of_message(topic, *partition, ticket.offset());
     async {
         let working = dispatcher.common.health.working(Instant::now());
         let work = std::sync::Arc::clone(&working.work);

@@ -1,20 +1,25 @@
-//! Who may search what: bearer tokens from a file, each for all knowledge bases or for some.
+//! Who may search what, and how often: bearer tokens from a file, each for all knowledge bases or
+//! for some.
 //!
 //! ```yaml
 //! - token: 6hW...
 //! - token: pX2...
 //!   knowledgeBases: [alice_manuals]
+//!   requestsPerMinute: 60
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq;
 
+use super::rates::{PER_MINUTE, Rates};
 use super::refusal::Refusal;
 
 /// How often the file is looked at.
@@ -55,11 +60,20 @@ pub(super) enum Access {
 #[derive(Debug)]
 pub(super) struct TokenFile {
     path: PathBuf,
-    read: Mutex<(Instant, Arc<Grants>)>,
+    read: Mutex<(Instant, Arc<[Known]>)>,
+    rates: Rates,
 }
 
-/// By the SHA-256 of the token: how long a comparison takes tells nothing about the tokens.
-type Grants = HashMap<[u8; 32], Grant>;
+/// The SHA-256 of a token. Tokens themselves are not kept.
+pub(super) type Digest = [u8; 32];
+
+/// A token of the file.
+#[derive(Debug)]
+struct Known {
+    digest: Digest,
+    grant: Grant,
+    per_minute: NonZeroU32,
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -67,6 +81,12 @@ struct Entry {
     token: String,
     /// Default: all.
     knowledge_bases: Option<HashSet<String>>,
+    #[serde(default = "per_minute")]
+    requests_per_minute: NonZeroU32,
+}
+
+fn per_minute() -> NonZeroU32 {
+    PER_MINUTE
 }
 
 impl Access {
@@ -80,12 +100,12 @@ impl Access {
 
     /// Fails if the file cannot be used.
     pub(super) fn of_file(path: PathBuf) -> Result<Self, String> {
-        let grants = Arc::new(read(&path)?);
-        let read = Mutex::new((Instant::now(), grants));
-        Ok(Self::Tokens(TokenFile { path, read }))
+        let read = Mutex::new((Instant::now(), read(&path)?.into()));
+        let rates = Rates::default();
+        Ok(Self::Tokens(TokenFile { path, read, rates }))
     }
 
-    /// What the sender of a request may search.
+    /// What the sender of a request may search. Counts the request.
     pub(super) fn grant(&self, headers: &HeaderMap) -> Result<Grant, Refusal> {
         let refused = |detail: &str| Refusal::new(StatusCode::UNAUTHORIZED, "WrongToken", detail);
         let file = match self {
@@ -102,19 +122,39 @@ impl Access {
         let token = value.and_then(|value| value.split_once(' '));
         let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let (_, token) = token.ok_or_else(|| refused("a bearer token is needed"))?;
-        let grants = file.grants(Instant::now());
-        let grant = grants.get(&digest(token.trim()));
-        grant.cloned().ok_or_else(|| refused("unknown token"))
+        let now = Instant::now();
+        let tokens = file.tokens(now);
+        let known = find(&tokens, token.trim()).ok_or_else(|| refused("unknown token"))?;
+        let counted = file.rates.count(known.digest, known.per_minute, now);
+        counted.map_err(|wait| Refusal::too_often(known.per_minute, wait))?;
+        Ok(known.grant.clone())
     }
 }
 
+/// Compares a token with all that are known, each in constant time: how long that takes tells nothing
+/// about them.
+fn find<'a>(tokens: &'a [Known], token: &str) -> Option<&'a Known> {
+    let digest = digest(token);
+    let mut found = None;
+    for known in tokens {
+        if known.digest.as_slice().ct_eq(&digest).into() {
+            found = Some(known);
+        }
+    }
+    found
+}
+
 impl TokenFile {
-    fn grants(&self, now: Instant) -> Arc<Grants> {
+    fn tokens(&self, now: Instant) -> Arc<[Known]> {
         let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(known.0) > LOOKED_AT_EACH {
             known.0 = now;
             match read(&self.path) {
-                Ok(grants) => known.1 = Arc::new(grants),
+                Ok(tokens) => {
+                    let is_good = |token: &Digest| tokens.iter().any(|it| it.digest == *token);
+                    self.rates.keep(is_good);
+                    known.1 = tokens.into();
+                }
                 Err(error) => tracing::error!(error, "the former tokens stay in use"),
             }
         }
@@ -122,20 +162,21 @@ impl TokenFile {
     }
 }
 
-fn read(path: &Path) -> Result<Grants, String> {
+fn read(path: &Path) -> Result<Vec<Known>, String> {
     let unusable = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
     // The parser's message may quote a token.
     let entries: Vec<Entry> = serde_yaml_ng::from_str(&text).map_err(|error| {
         let line = error.location().map_or(0, |place| place.line());
         unusable(&format!(
-            "line {line} is not a list of `token` and `knowledgeBases`"
+            "line {line} is not a list of `token`, `knowledgeBases` and `requestsPerMinute`"
         ))
     })?;
-    let mut grants = Grants::new();
+    let mut tokens = Vec::<Known>::new();
     for Entry {
         token,
         knowledge_bases,
+        requests_per_minute: per_minute,
     } in entries
     {
         if token.len() < SHORTEST {
@@ -147,14 +188,20 @@ fn read(path: &Path) -> Result<Grants, String> {
             None => Grant::All,
             Some(these) => Grant::Some(Arc::new(these)),
         };
-        if grants.insert(digest(&token), grant).is_some() {
+        let digest = digest(&token);
+        if tokens.iter().any(|known| known.digest == digest) {
             return Err(unusable(&"a token is there twice"));
         }
+        tokens.push(Known {
+            digest,
+            grant,
+            per_minute,
+        });
     }
-    Ok(grants)
+    Ok(tokens)
 }
 
-fn digest(token: &str) -> [u8; 32] {
+fn digest(token: &str) -> Digest {
     Sha256::digest(token).into()
 }
 
@@ -193,6 +240,20 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_asks_too_often_is_told_when_to_come_back() {
+        let file = file("- {token: for-everything-1234, requestsPerMinute: 2}\n");
+        let access = Access::of_file(file.path().to_owned()).unwrap();
+        let ask = || access.grant(&bearer("for-everything-1234"));
+        assert!(ask().is_ok() && ask().is_ok());
+        let refusal = ask().unwrap_err();
+        assert_eq!(refusal.status, StatusCode::TOO_MANY_REQUESTS);
+        assert!((29..=30).contains(&refusal.retry_after.unwrap()));
+        // A wrong token does not use up anything, and is none of the others' business.
+        let wrong = access.grant(&bearer("for-everything-9999")).unwrap_err();
+        assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
     fn a_changed_file_counts_and_a_broken_one_does_not() {
         let file = file("- token: for-everything-1234\n");
         let Access::Tokens(tokens) = Access::of_file(file.path().to_owned()).unwrap() else {
@@ -200,11 +261,11 @@ mod tests {
         };
         let later = |times: u32| Instant::now() + 2 * LOOKED_AT_EACH * times;
         std::fs::write(file.path(), "- token: another-token-5678\n").unwrap();
-        let (first, second) = (digest("for-everything-1234"), digest("another-token-5678"));
-        assert!(tokens.grants(Instant::now()).contains_key(&first));
-        assert!(!tokens.grants(later(1)).contains_key(&first));
+        let knows = |now, token| find(&tokens.tokens(now), token).is_some();
+        assert!(knows(Instant::now(), "for-everything-1234"));
+        assert!(!knows(later(1), "for-everything-1234"));
         std::fs::write(file.path(), "- tokn: x\n").unwrap();
-        assert!(tokens.grants(later(2)).contains_key(&second));
+        assert!(knows(later(2), "another-token-5678"));
     }
 
     #[test]
@@ -213,6 +274,7 @@ mod tests {
             "- token: short\n",
             "token: not-a-list-of-tokens\n",
             "- {token: twice-in-the-file-1}\n- {token: twice-in-the-file-1}\n",
+            "- {token: twice-in-the-file-1, requestsPerMinute: 0}\n",
         ] {
             let error = Access::of_file(file(text).path().to_owned()).unwrap_err();
             assert!(!error.contains("twice-in") && !error.contains("not-a-list-of"));

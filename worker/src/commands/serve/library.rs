@@ -11,6 +11,7 @@ use layra_embedding::MultiVector;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::links::Links;
 use crate::assembly::Common;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::archives::{Archives, archived};
@@ -33,6 +34,15 @@ pub(super) trait Library: Send + Sync {
         &'a self,
         ids: &'a [String],
     ) -> BoxFuture<'a, Result<HashMap<String, ShownFile>, Failure>>;
+
+    /// Those of some pages' texts that are kept, by their `image_id`.
+    fn texts<'a>(
+        &'a self,
+        image_ids: &'a [String],
+    ) -> BoxFuture<'a, Result<HashMap<String, String>, Failure>>;
+
+    /// The address of an object, for browsers.
+    fn link<'a>(&'a self, key: &'a str) -> BoxFuture<'a, String>;
 }
 
 /// What to look for, and where.
@@ -73,11 +83,16 @@ pub(super) struct StoredPages {
     archives: Archives,
     uses: Uses,
     milvus: MilvusSpec,
+    links: Links,
 }
 
 impl StoredPages {
     /// Connects to the stores, as soon as they answer.
-    pub(super) async fn connect(common: &Common, dimensions: usize) -> Result<Self, Failure> {
+    pub(super) async fn connect(
+        common: &Common,
+        dimensions: usize,
+        links: Links,
+    ) -> Result<Self, Failure> {
         let documents = common.documents().await?;
         let vectors = common.vectors(dimensions).await?;
         Ok(Self {
@@ -86,6 +101,7 @@ impl StoredPages {
             uses: Uses::new(documents.database()),
             milvus: common.settings.config.stores.milvus.clone(),
             documents,
+            links,
         })
     }
 
@@ -186,6 +202,17 @@ impl Library for StoredPages {
         ids: &'a [String],
     ) -> BoxFuture<'a, Result<HashMap<String, ShownFile>, Failure>> {
         self.documents.shown_files(ids).boxed()
+    }
+
+    fn texts<'a>(
+        &'a self,
+        image_ids: &'a [String],
+    ) -> BoxFuture<'a, Result<HashMap<String, String>, Failure>> {
+        self.documents.page_texts(image_ids).boxed()
+    }
+
+    fn link<'a>(&'a self, key: &'a str) -> BoxFuture<'a, String> {
+        self.links.link(key).boxed()
     }
 }
 

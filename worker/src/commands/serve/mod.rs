@@ -8,13 +8,16 @@ mod access;
 mod api;
 mod body;
 mod cache;
+mod cors;
 mod embeddings;
 mod layra;
 mod library;
+mod links;
 mod listener;
 mod measured;
 mod model;
 mod openapi;
+mod rates;
 mod refusal;
 mod search;
 mod service;
@@ -25,6 +28,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use axum::http::HeaderValue;
 use clap::Args;
 use layra_crds::WORKER_HTTP_PORT;
 use tokio::net::TcpListener;
@@ -35,6 +39,7 @@ use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use access::Access;
 use cache::Cache;
 use library::StoredPages;
+use links::{LinkArgs, Links};
 use model::Model;
 use service::Service;
 
@@ -56,6 +61,13 @@ pub(crate) struct ServeArgs {
     /// Let everyone search everything, without a token.
     #[arg(long, conflicts_with = "tokens")]
     open: bool,
+    /// An origin, for example `https://example.com`, whose web pages may call `/v1`. Can be given
+    /// several times; `*`: all.
+    #[arg(long = "allow-origin", env = "LAYRA_QUERY_ORIGINS", value_name = "ORIGIN",
+          value_delimiter = ',', value_parser = cors::origin)]
+    origins: Vec<HeaderValue>,
+    #[command(flatten)]
+    links: LinkArgs,
     #[command(flatten)]
     pub(crate) worker: WorkerArgs,
 }
@@ -82,14 +94,15 @@ pub(crate) async fn run(common: &Common, args: &ServeArgs) -> anyhow::Result<()>
     let service = Arc::new(Service::new(health, metrics, access, cache));
     let (model, search) = (bind(args.model_listen).await?, bind(args.listen).await?);
     tracing::info!(model = %args.model_listen, search = %args.listen, "listening");
+    let api = cors::allow(api::router(Arc::clone(&service)), &args.origins);
     let serving = async {
         tokio::join!(
             listener::serve(model, layra::router(Arc::clone(&service)), &common.stop),
-            listener::serve(search, api::router(Arc::clone(&service)), &common.stop),
+            listener::serve(search, api, &common.stop),
         );
     };
     let prepared = async {
-        match prepare(common, &service).await {
+        match prepare(common, &service, &args.links).await {
             Err(failure) if failure.class == Class::Stopped => std::future::pending().await,
             Err(failure) => failure,
             Ok(()) => service.failed().await,
@@ -112,11 +125,14 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// Loads the model, then connects to the stores: what needs no store can be asked before.
-async fn prepare(common: &Common, service: &Service) -> Result<(), Failure> {
+async fn prepare(common: &Common, service: &Service, links: &LinkArgs) -> Result<(), Failure> {
+    let settings = &common.settings;
+    let store = &settings.config.documents.object_store;
+    let links = Links::new(links, store, &settings.secrets)?;
     let model = Model::load(common).await?;
     let dimensions = model.dimensions();
     service.has_loaded(model);
-    let pages = StoredPages::connect(common, dimensions).await?;
+    let pages = StoredPages::connect(common, dimensions, links).await?;
     service.has_connected(Box::new(pages));
     tracing::info!("ready");
     Ok(())

@@ -27,6 +27,8 @@ pub(super) fn document() -> Value {
         "headers": { "Retry-After": { "schema": { "type": "integer" } } },
         "content": { "application/problem+json": { "schema": problem } },
     });
+    let mut often = later.clone();
+    often["description"] = "The token asks too often: see Retry-After.".into();
     json!({
         "openapi": "3.1.0",
         "info": { "title": "LAYRA search", "version": env!("CARGO_PKG_VERSION") },
@@ -50,6 +52,7 @@ pub(super) fn document() -> Value {
                 ),
                 "413": refusal("The body is too large."),
                 "422": refusal("The body is not JSON, a field is wrong, or the image is."),
+                "429": often,
                 "500": refusal("A fault of the server or of a store."),
                 "503": later,
             },

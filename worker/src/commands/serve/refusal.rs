@@ -1,5 +1,8 @@
 //! Why a request is not answered, in the form of RFC 9457 and in that of LAYRA's model server.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -84,6 +87,16 @@ impl Refusal {
         Self::later("Loading", 5, "the model is being loaded")
     }
 
+    /// A token has asked too often, and may ask again after `wait`.
+    pub(super) fn too_often(per_minute: NonZeroU32, wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX);
+        let detail = format!("this token may send {per_minute} requests a minute");
+        Self {
+            retry_after: Some(seconds.max(1)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", detail)
+        }
+    }
+
     pub(super) fn knowledge_base_not_found() -> Self {
         let detail = "no such knowledge base, or the token is not for it";
         Self::new(
@@ -153,8 +166,9 @@ impl From<Failure> for Refusal {
             {
                 return Self::new(StatusCode::CONFLICT, reason, failure.message);
             }
-            // What was sent cannot be read or embedded.
+            // What was sent cannot be read or embedded. The message may quote it: not in the log.
             (Class::Permanent | Class::Poison, Stage::Render | Stage::Embed) => {
+                tracing::warn!(stage = %failure.stage, reason, "request refused");
                 return Self::new(StatusCode::UNPROCESSABLE_ENTITY, reason, failure.message);
             }
             (Class::Transient, stage) => {

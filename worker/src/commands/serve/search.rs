@@ -95,10 +95,13 @@ pub(super) struct FoundPage {
     image_id: String,
     /// `MaxSim` of question and page: the sum of the best product of each vector of the question.
     score: f32,
-    /// Address of the page's image.
+    /// Address of the page's image. It is valid for an hour, unless the server says otherwise.
     image_url: String,
-    /// Address of the original.
+    /// Address of the original, valid for the same time.
     file_url: String,
+    /// The words of the page that are closest to the question, if its text is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snippet: Option<String>,
 }
 
 /// Times and counts of the stages.
@@ -112,6 +115,8 @@ pub(super) struct Explain {
     knowledge_bases: Vec<ExplainBase>,
     /// Time to check the pages against MongoDB.
     check_ms: f64,
+    /// Time to read the texts of the pages and to find the snippets.
+    snippet_ms: f64,
     /// Pages that were left out because MongoDB does not have them.
     left_out: usize,
 }
@@ -273,9 +278,13 @@ pub(super) async fn search(
         by_score.then_with(|| a.image_id.cmp(&b.image_id))
     });
     let checking = Instant::now();
-    let (pages, left_out) = checked(service, pages, valid.top).await?;
+    let (mut pages, left_out) = checked(service, pages, valid.top).await?;
     service.measured.stage("check", checking.elapsed());
     explain.check_ms = milliseconds(checking.elapsed());
+    let reading = Instant::now();
+    add_snippets(service, &valid.question, &mut pages).await?;
+    service.measured.stage("snippet", reading.elapsed());
+    explain.snippet_ms = milliseconds(reading.elapsed());
     explain.left_out = left_out;
     explain.total_ms = milliseconds(began.elapsed());
     Ok(Answer {
@@ -389,8 +398,9 @@ async fn checked(
                 page: page.number,
                 image_id: scored.image_id.clone(),
                 score: scored.score,
-                image_url: page.url.clone(),
-                file_url: file.url.clone(),
+                image_url: library.link(&page.key).await,
+                file_url: library.link(&file.key).await,
+                snippet: None,
             });
             if pages.len() == top {
                 return Ok((pages, left_out));
@@ -398,6 +408,42 @@ async fn checked(
         }
     }
     Ok((pages, left_out))
+}
+
+/// Adds the words that are closest to the question to those pages whose text is kept.
+async fn add_snippets(
+    service: &Service,
+    question: &Question,
+    pages: &mut [FoundPage],
+) -> Result<(), Refusal> {
+    let image_ids: Vec<String> = pages.iter().map(|page| page.image_id.clone()).collect();
+    if image_ids.is_empty() {
+        return Ok(());
+    }
+    let texts = service.library()?.texts(&image_ids).await;
+    let texts = texts.map_err(|failure| service.refuse(failure))?;
+    if texts.is_empty() {
+        return Ok(());
+    }
+    // An image has no words: the page is shown from its beginning.
+    let question = match question {
+        Question::Text(text) => text.clone(),
+        Question::Image(_) => String::new(),
+    };
+    let find = move || -> HashMap<String, String> {
+        let snippets = texts.into_iter();
+        snippets
+            .map(|(image_id, text)| (image_id, layra_search::snippet(&text, &question)))
+            .collect()
+    };
+    let Ok(mut snippets) = tokio::task::spawn_blocking(find).await else {
+        tracing::error!("no snippets: the search for them has panicked");
+        return Ok(());
+    };
+    for page in pages {
+        page.snippet = snippets.remove(&page.image_id);
+    }
+    Ok(())
 }
 
 fn milliseconds(duration: Duration) -> f64 {

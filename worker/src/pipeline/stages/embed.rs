@@ -3,7 +3,8 @@
 
 use super::Stages;
 use crate::pipeline::embedder::PageContent;
-use crate::runtime::failure::Failure;
+use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::work;
 
 impl Stages<'_> {
     /// The vectors of each page, or why the model cannot embed it, in the order of the pages. Fails
@@ -12,7 +13,8 @@ impl Stages<'_> {
         &self,
         pages: Vec<PageContent>,
     ) -> Result<Vec<Result<Vec<Vec<f32>>, Failure>>, Failure> {
-        let results = self.pipeline.embedder.embed_pages(pages).await;
+        let embedded = self.pipeline.embedder.embed_pages(pages);
+        let results = work::timed(Stage::Embed, embedded).await;
         let pages = results.into_iter().map(|result| match result {
             Ok(page) => Ok(Ok(page.rows().map(<[f32]>::to_vec).collect())),
             Err(failure) if failure.rejects_document() => Ok(Err(failure)),

@@ -32,7 +32,7 @@ use crate::pipeline::embedder::PageContent;
 use crate::runtime::failure::{Failure, Stage};
 use crate::stores::ledger::{Claim, RangeEntry, SkippedPage};
 use crate::stores::milvus::{self, PageVectors};
-use crate::stores::mongo::PageEntry;
+use crate::stores::mongo::{PageEntry, PageText};
 
 /// Batches between the model and the databases.
 const EMBEDDED_BATCHES: usize = 2;
@@ -95,6 +95,8 @@ struct Warnings {
 /// A page that is uploaded and embedded, and not yet in the databases.
 struct EmbeddedPage {
     entry: PageEntry,
+    /// `None`: texts are not kept, or the page has none.
+    text: Option<PageText>,
     warnings: Warnings,
     vectors: PageVectors,
 }
@@ -165,10 +167,11 @@ impl Stages<'_> {
 
     async fn batch(&self, pages: Vec<Page<PendingPage>>) -> Result<EmbeddedBatch, Failure> {
         let mut batch = EmbeddedBatch::default();
-        let (mut contents, mut images) = (Vec::new(), Vec::new());
+        let (mut contents, mut images, mut texts) = (Vec::new(), Vec::new(), Vec::new());
         for page in pages {
             match page {
                 Ok(page) => {
+                    texts.push(self.kept_text(&page));
                     contents.push(page.content);
                     images.push(page.image);
                 }
@@ -178,7 +181,8 @@ impl Stages<'_> {
         let (vectors, entries) = tokio::try_join!(self.embed(contents), self.upload(&images))?;
         // Releases the memory of the pages.
         let warnings: Vec<Warnings> = images.into_iter().map(|image| image.warnings).collect();
-        for ((entry, vectors), warnings) in entries.into_iter().zip(vectors).zip(warnings) {
+        let facts = warnings.into_iter().zip(texts);
+        for ((entry, vectors), (warnings, text)) in entries.into_iter().zip(vectors).zip(facts) {
             let page = entry.number - 1;
             let vectors = vectors.and_then(|vectors| {
                 let vectors = PageVectors {
@@ -193,6 +197,7 @@ impl Stages<'_> {
             match vectors {
                 Ok(vectors) => batch.pages.push(EmbeddedPage {
                     entry,
+                    text,
                     warnings,
                     vectors,
                 }),
@@ -200,6 +205,14 @@ impl Stages<'_> {
             }
         }
         Ok(batch)
+    }
+
+    /// What is kept of the text of a page.
+    fn kept_text(&self, page: &PendingPage) -> Option<PageText> {
+        if !self.pipeline.keeps_texts {
+            return None;
+        }
+        PageText::new(self.plan.image_id(page.image.number), &page.content.text)
     }
 
     /// Skips a page (from 0) because of its failure, where bad pages are skipped.

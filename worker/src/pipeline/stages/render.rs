@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use layra_rendering::{Document, RenderedPage};
 use tokio::sync::mpsc::Sender;
@@ -38,8 +39,10 @@ impl Stages<'_> {
                 () = rendered.closed() => return Ok(()),
             };
             let timer = self.pipeline.metrics.conversion_duration.start_timer();
+            let began = Instant::now();
             let room = async |bytes| {
                 timer.stop_and_record();
+                work::record_time(Stage::Render, began.elapsed());
                 // Until the first page has room, all room is taken by other documents.
                 let _waiting = (number == first).then(|| work::wait(Wait::Others));
                 self.pipeline.budget.reserve(bytes).await

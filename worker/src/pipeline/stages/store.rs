@@ -8,9 +8,10 @@ use super::{EmbeddedBatch, Stages};
 use crate::pipeline::Event;
 use crate::pipeline::limits::check_limits;
 use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::work;
 use crate::stores::ledger::{RangeEntry, SkippedPage};
 use crate::stores::milvus::PageVectors;
-use crate::stores::mongo::PageEntry;
+use crate::stores::mongo::{PageEntry, PageText};
 
 /// Batches that are written together if the databases are slower than the model.
 const STORED_BATCHES: usize = 4;
@@ -36,22 +37,25 @@ impl Stages<'_> {
                 return Err(Failure::stopped(Stage::Milvus));
             }
             let (mut entries, mut vectors, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-            let mut warnings = Vec::new();
+            let (mut texts, mut warnings) = (Vec::new(), Vec::new());
             for batch in batches.drain(..) {
                 skipped.extend(batch.skipped);
                 for page in batch.pages {
                     entries.push(page.entry);
+                    texts.extend(page.text);
                     vectors.push(page.vectors);
                     warnings.push(page.warnings);
                 }
             }
             pipeline.check_claim(claim, cancel).await?;
+            self.keep_texts(&texts).await?;
             self.give_up(&skipped).await?;
             let rows = self.store_pages(&entries, &vectors).await?;
             let pages = u32::try_from(entries.len()).unwrap_or(u32::MAX);
             let settled = pages + u32::try_from(skipped.len()).unwrap_or(u32::MAX);
             range.add(pages, rows, skipped.clone());
             range.cpu_ms = self.cpu_ms.load(Ordering::Relaxed);
+            range.times_ms.add(work::take_times());
             let entry = pipeline.ledger(cancel, || {
                 pipeline.stores.ledger.record_progress(claim, &range)
             });
@@ -75,6 +79,25 @@ impl Stages<'_> {
         Ok(range)
     }
 
+    /// Writes the texts of pages, before the pages are entered: who finds a page finds its text.
+    async fn keep_texts(&self, texts: &[PageText]) -> Result<(), Failure> {
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let Self {
+            pipeline, cancel, ..
+        } = *self;
+        let file_id = &self.plan.task.file.file_id;
+        let keep = |attempts| async move {
+            self.check_claim_again(attempts).await?;
+            let documents = &pipeline.stores.documents;
+            documents.keep_page_texts(file_id, texts).await
+        };
+        pipeline.server(Stage::Mongodb, cancel, keep).await?;
+        // The writes that follow must come as soon after a check as without texts.
+        pipeline.check_claim(self.claim, cancel).await
+    }
+
     /// Returns the number of rows.
     async fn store_pages(
         &self,
@@ -88,16 +111,14 @@ impl Stages<'_> {
             pipeline, cancel, ..
         } = *self;
         let file_id = &self.plan.task.file.file_id;
-        pipeline
-            .ledger(cancel, || {
-                pipeline.stores.documents.add_pages(file_id, entries)
-            })
-            .await?;
-        pipeline
-            .server(Stage::Milvus, cancel, |attempts| {
-                self.insert(vectors, attempts)
-            })
-            .await
+        let pages = pipeline.ledger(cancel, || {
+            pipeline.stores.documents.add_pages(file_id, entries)
+        });
+        work::timed(Stage::Mongodb, pages).await?;
+        let rows = pipeline.server(Stage::Milvus, cancel, |attempts| {
+            self.insert(vectors, attempts)
+        });
+        work::timed(Stage::Milvus, rows).await
     }
 
     /// Lists skipped pages in the file's entry, and removes what an earlier attempt, or the upload
@@ -120,6 +141,15 @@ impl Stages<'_> {
                 documents.list_failed_pages(file_id, &pages)
             })
             .await?;
+        let image_ids: Vec<String> = skipped
+            .iter()
+            .map(|skipped| self.plan.image_id(skipped.page))
+            .collect();
+        pipeline
+            .ledger(cancel, || {
+                pipeline.stores.documents.remove_page_texts(&image_ids)
+            })
+            .await?;
         let keys: Vec<String> = pages.into_iter().map(|(_, key)| key).collect();
         pipeline
             .server(Stage::Objects, cancel, |attempts| {
@@ -139,14 +169,7 @@ impl Stages<'_> {
             message,
         } in skipped
         {
-            let file = &self.plan.task.file.file_id;
-            tracing::warn!(
-                file,
-                page = page + 1,
-                reason,
-                error = message,
-                "page skipped"
-            );
+            tracing::warn!(page = page + 1, reason, error = message, "page skipped");
             let counter = &self.pipeline.metrics.pages_skipped;
             counter.with_label_values(&[reason]).inc();
         }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{PageImage, Stages};
 use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::work;
 use crate::stores::mongo::PageEntry;
 
 impl Stages<'_> {
@@ -25,9 +26,8 @@ impl Stages<'_> {
                 put.await
             }
         };
-        self.pipeline
-            .server(Stage::Objects, self.cancel, put)
-            .await?;
+        let uploaded = self.pipeline.server(Stage::Objects, self.cancel, put);
+        work::timed(Stage::Objects, uploaded).await?;
         let entries = images.iter().map(|image| PageEntry {
             image_id: self.plan.image_id(image.number),
             url: objects.link(&image.key),

@@ -53,7 +53,11 @@ impl Ledger {
         let mut filter = working(file_id, round);
         filter.insert(path(*first, "done"), doc! { "$ne": true });
         filter.insert(path(*first, "claim"), doc! { "$ne": token });
-        let mut set = doc! { path(*first, "claim"): token, "updated_at": DateTime::now() };
+        let now = DateTime::now();
+        let mut set = doc! {
+            path(*first, "claim"): token, path(*first, "worker"): &self.worker,
+            path(*first, "claimed_at"): now, "updated_at": now,
+        };
         set.extend(unchanged_recheck());
         let update = doc! {
             "$set": set,

@@ -268,6 +268,7 @@ impl Ledger {
             deletions: vec![cutoff.clone()],
             deletion_requested: true,
             created_at: now,
+            began_at: None,
             updated_at: now,
             finished_at: Some(cutoff.at),
             no_room_since: None,

@@ -11,6 +11,7 @@ use super::progress::SkippedPage;
 use crate::document::task::{FileMeta, Task};
 use crate::document::{Cutoff, Recipe, Sent};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::runtime::stage_times::StageTimes;
 
 /// A document in progress that is unchanged for at least this long, and of which Kafka has no
 /// message left, is orphaned.
@@ -94,6 +95,9 @@ pub(crate) struct Entry {
     pub(crate) deletion_requested: bool,
     /// When the first round began.
     pub(crate) created_at: DateTime,
+    /// When the current round began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) began_at: Option<DateTime>,
     /// When the entry changed last.
     pub(crate) updated_at: DateTime,
     /// When the document was done or failed. Of a deleted one: when its deletion was requested.
@@ -157,6 +161,15 @@ pub(crate) struct RangeEntry {
     /// The page that a worker worked on alone, from 0. If the worker died, it died on this page.
     #[serde(default)]
     pub(crate) trial: Option<u32>,
+    /// The worker that made the latest claim: the name of its pod or machine.
+    #[serde(default)]
+    pub(crate) worker: Option<String>,
+    /// When it made the claim.
+    #[serde(default)]
+    pub(crate) claimed_at: Option<DateTime>,
+    /// How long the stages have worked on the range so far, in milliseconds.
+    #[serde(default)]
+    pub(crate) times_ms: StageTimes,
 }
 
 /// Why a worker ended.
@@ -384,6 +397,7 @@ pub(crate) mod tests {
             deletions: Vec::new(),
             deletion_requested: false,
             created_at: then,
+            began_at: None,
             updated_at: then,
             finished_at: None,
             no_room_since: None,

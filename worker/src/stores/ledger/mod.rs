@@ -12,6 +12,7 @@ mod claims;
 mod cleaning;
 mod deletions;
 mod entry;
+mod list;
 mod objects;
 mod progress;
 mod rechecks;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 pub(crate) use claims::{Claim, Decider};
 pub(crate) use cleaning::{Lease, RENEWAL, until, while_renewed};
 pub(crate) use entry::{EndOfWorker, Entry, RangeEntry, Rejection, Request, State};
+pub(crate) use list::Listing;
 pub(crate) use progress::SkippedPage;
 
 #[cfg(test)]
@@ -62,6 +64,8 @@ pub(crate) struct Ledger {
     /// What repairs have seen, and when.
     seen: Collection<Document>,
     topic: String,
+    /// Names this worker in its claims.
+    worker: String,
 }
 
 impl Ledger {
@@ -72,6 +76,7 @@ impl Ledger {
             deleted_knowledge_bases: database.collection("ingestion_deleted_knowledge_bases"),
             seen: database.collection("ingestion_audit"),
             topic: topic.to_owned(),
+            worker: worker_name(),
         }
     }
 
@@ -142,6 +147,16 @@ fn working(file_id: &str, round: &str) -> Document {
 /// The time of the recheck of a document in progress that does not change from now on.
 fn unchanged_recheck() -> Document {
     doc! { "recheck_at": after(DateTime::now(), UNCHANGED) }
+}
+
+/// The name of this worker's pod. Outside of Kubernetes, that of the machine.
+fn worker_name() -> String {
+    let pod = std::env::var("POD_NAME").ok();
+    let pod = pod.filter(|name| !name.is_empty());
+    pod.unwrap_or_else(|| {
+        let machine = std::fs::read_to_string("/proc/sys/kernel/hostname");
+        machine.unwrap_or_default().trim().to_owned()
+    })
 }
 
 /// A unique name.

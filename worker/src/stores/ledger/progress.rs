@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::claims::path;
 use super::{Claim, Entry, Ledger, RangeEntry, number};
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::runtime::stage_times::StageTimes;
 
 /// A page that cannot be rendered or embedded. The document's other pages are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,16 +60,25 @@ impl RangeEntry {
         self.skipped.clear();
     }
 
+    /// Whether a worker holds a claim to the range. It may be dead.
+    pub(crate) fn is_claimed(&self) -> bool {
+        !self.done && !self.claim.is_empty() && self.was_begun()
+    }
+
     /// The fields that hold the progress.
     fn progress(&self, first: u32) -> Result<Document, Failure> {
         let skipped = mongodb::bson::serialize_to_bson(&self.skipped).map_err(|error| {
             Failure::permanent(Stage::Mongodb, Reason::DocumentNotStorable, error)
         })?;
-        let fields: [(&str, Bson); 4] = [
+        let times = mongodb::bson::serialize_to_bson(&self.times_ms).map_err(|error| {
+            Failure::permanent(Stage::Mongodb, Reason::DocumentNotStorable, error)
+        })?;
+        let fields: [(&str, Bson); 5] = [
             ("stored", i64::from(self.stored).into()),
             ("rows", number(self.rows).into()),
             ("skipped", skipped),
             ("cpu_ms", number(self.cpu_ms).into()),
+            ("times_ms", times),
         ];
         let named = fields.map(|(field, value)| (path(first, field), value));
         Ok(named.into_iter().collect())
@@ -94,6 +104,15 @@ impl Entry {
     /// CPU time that reading and rendering the document has taken so far.
     pub(crate) fn cpu_time(&self) -> Duration {
         Duration::from_millis(self.units.values().map(|range| range.cpu_ms).sum())
+    }
+
+    /// How long the stages have worked on the document so far.
+    pub(crate) fn times(&self) -> StageTimes {
+        let mut sum = StageTimes::default();
+        for range in self.units.values() {
+            sum.add(range.times_ms);
+        }
+        sum
     }
 
     /// Rows that the document has in Milvus so far.
@@ -231,6 +250,10 @@ mod tests {
         assert_eq!(entry.good_pages(), Some(97));
         assert_eq!(entry.cpu_time(), Duration::from_millis(1_500));
         assert_eq!(entry.rows(), 14);
+        for range in entry.units.values_mut() {
+            range.times_ms.embed = 21;
+        }
+        assert_eq!(entry.times().embed, 42);
     }
 
     #[test]
@@ -240,6 +263,10 @@ mod tests {
             rows: 12,
             skipped: vec![skipped(65), skipped(67)],
             cpu_ms: 90,
+            times_ms: StageTimes {
+                embed: 70,
+                ..StageTimes::default()
+            },
             ..RangeEntry::default()
         };
         let mut written = doc! {};
@@ -266,5 +293,21 @@ mod tests {
             .map(|skipped| !skipped.message.is_empty());
         assert_eq!(kept.filter(|kept| *kept).count(), 4);
         assert_eq!(range.stored, 11);
+    }
+
+    /// Workers before and after this version read each other's ranges.
+    #[test]
+    fn a_range_is_readable_without_fields_of_later_versions_and_with_them() {
+        let earlier = mongodb::bson::doc! { "claim": "c", "attempts": 1_i64, "stored": 5_i64 };
+        let read: RangeEntry = mongodb::bson::deserialize_from_document(earlier).unwrap();
+        assert_eq!(
+            (read.worker.as_deref(), read.times_ms),
+            (None, StageTimes::default())
+        );
+        assert!(read.is_claimed());
+        let times = mongodb::bson::doc! { "render": 7_i64, "polish": 1_i64 };
+        let later = mongodb::bson::doc! { "claim": "c", "times_ms": times, "mood": "good" };
+        let read: RangeEntry = mongodb::bson::deserialize_from_document(later).unwrap();
+        assert_eq!(read.times_ms.render, 7);
     }
 }

@@ -77,6 +77,7 @@ impl Ledger {
             deletions: Vec::new(),
             deletion_requested: false,
             created_at: now,
+            began_at: Some(now),
             updated_at: now,
             finished_at: None,
             no_room_since: None,

@@ -15,8 +15,8 @@ pub(crate) struct ShownFile {
     pub(crate) name: String,
     /// The id of its knowledge base.
     pub(crate) knowledge_base: String,
-    /// The address of the original.
-    pub(crate) url: String,
+    /// The key of the original.
+    pub(crate) key: String,
     /// Its pages by `images_id`.
     pub(crate) pages: HashMap<String, ShownPage>,
 }
@@ -26,8 +26,8 @@ pub(crate) struct ShownFile {
 pub(crate) struct ShownPage {
     /// The page, from 1.
     pub(crate) number: i64,
-    /// The address of its image.
-    pub(crate) url: String,
+    /// The key of its image.
+    pub(crate) key: String,
 }
 
 impl Documents {
@@ -40,8 +40,8 @@ impl Documents {
             .files
             .find(doc! { "file_id": { "$in": file_ids } })
             .projection(doc! {
-                "file_id": 1, "filename": 1, "knowledge_db_id": 1, "minio_url": 1,
-                "images.images_id": 1, "images.minio_url": 1, "images.page_number": 1,
+                "file_id": 1, "filename": 1, "knowledge_db_id": 1, "minio_filename": 1,
+                "images.images_id": 1, "images.minio_filename": 1, "images.page_number": 1,
             });
         let mut found = ask(found).await?;
         let mut files = HashMap::new();
@@ -58,14 +58,14 @@ impl From<&Document> for ShownFile {
         let pages = images.filter_map(Bson::as_document).map(|image| {
             let page = ShownPage {
                 number: number(image.get("page_number")),
-                url: text(image, "minio_url"),
+                key: text(image, "minio_filename"),
             };
             (text(image, "images_id"), page)
         });
         Self {
             name: text(file, "filename"),
             knowledge_base: text(file, "knowledge_db_id"),
-            url: text(file, "minio_url"),
+            key: text(file, "minio_filename"),
             pages: pages.collect(),
         }
     }
@@ -87,15 +87,15 @@ mod tests {
     #[test]
     fn pages_are_found_by_their_image_ids() {
         let file = doc! {
-            "file_id": "u_1", "filename": "a.pdf", "knowledge_db_id": "u_kb", "minio_url": "o",
+            "file_id": "u_1", "filename": "a.pdf", "knowledge_db_id": "u_kb", "minio_filename": "o",
             "images": [
-                { "images_id": "i1", "minio_url": "p1", "page_number": 1_i32 },
-                { "images_id": "i2", "minio_url": "p2", "page_number": 2_i64 },
+                { "images_id": "i1", "minio_filename": "p1", "page_number": 1_i32 },
+                { "images_id": "i2", "minio_filename": "p2", "page_number": 2_i64 },
             ],
         };
         let file = ShownFile::from(&file);
         assert_eq!((&*file.name, &*file.knowledge_base), ("a.pdf", "u_kb"));
         assert_eq!((file.pages["i1"].number, file.pages["i2"].number), (1, 2));
-        assert_eq!(file.pages["i2"].url, "p2");
+        assert_eq!((&*file.key, &*file.pages["i2"].key), ("o", "p2"));
     }
 }

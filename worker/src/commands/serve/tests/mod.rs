@@ -1,5 +1,6 @@
 //! Requests over real connections, with a model that computes nothing and pages in memory.
 
+mod access;
 mod requests_of_layra;
 mod searches;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use layra_crds::WorkerConfig;
@@ -24,11 +26,14 @@ use super::cache::Cache;
 use super::library::{Library, Ranking, Request, Scored, sort};
 use super::model::Model;
 use super::service::Service;
-use super::{api, layra, listener};
+use super::{api, cors, layra, listener};
 use crate::pipeline::embedder::EmbedderThread;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::stores::mongo::{ShownFile, ShownPage};
+
+/// The origin whose pages may call the search.
+const ORIGIN: &str = "https://app.example.com";
 
 /// The vectors of a text: its length, and 1.
 struct Lengths;
@@ -78,6 +83,7 @@ enum Base {
 struct InMemory {
     bases: Arc<Mutex<HashMap<String, Base>>>,
     files: Arc<Mutex<HashMap<String, ShownFile>>>,
+    texts: Arc<Mutex<HashMap<String, String>>>,
     /// The files that each ranking was asked for.
     asked: Arc<Mutex<Vec<Vec<String>>>>,
 }
@@ -91,8 +97,8 @@ impl InMemory {
             file.name = format!("{file_id}.pdf");
             base.clone_into(&mut file.knowledge_base);
             let number = i64::try_from(file.pages.len()).unwrap() + 1;
-            let url = format!("http://images/{image_id}");
-            let page = ShownPage { number, url };
+            let key = (*image_id).to_owned();
+            let page = ShownPage { number, key };
             file.pages.insert((*image_id).to_owned(), page);
             scored.push(Scored {
                 image_id: (*image_id).to_owned(),
@@ -148,6 +154,19 @@ impl Library for InMemory {
         let found: HashMap<_, _> = found.collect();
         async move { Ok(found) }.boxed()
     }
+
+    fn texts<'a>(
+        &'a self,
+        image_ids: &'a [String],
+    ) -> BoxFuture<'a, Result<HashMap<String, String>, Failure>> {
+        let mut texts = self.texts.lock().unwrap().clone();
+        texts.retain(|image_id, _| image_ids.contains(image_id));
+        async move { Ok(texts) }.boxed()
+    }
+
+    fn link<'a>(&'a self, key: &'a str) -> BoxFuture<'a, String> {
+        async move { format!("http://images/{key}") }.boxed()
+    }
 }
 
 /// Both servers.
@@ -179,10 +198,11 @@ impl Servers {
         let service = Service::new(health, metrics, access, Cache::in_memory());
         let service = Arc::new(service);
         let stop = CancellationToken::new();
+        let origins = [HeaderValue::from_static(ORIGIN)];
         let mut addresses = Vec::new();
         for router in [
             layra::router(Arc::clone(&service)),
-            api::router(Arc::clone(&service)),
+            cors::allow(api::router(Arc::clone(&service)), &origins),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             addresses.push(listener.local_addr().unwrap());

@@ -25,7 +25,7 @@ async fn pages_of_several_knowledge_bases_come_best_first() {
     let first = &answer["pages"][0];
     let expected = json!({
         "knowledge_base": "a", "file_id": "f1", "file": "f1.pdf", "page": 1, "image_id": "i1",
-        "score": 3.0, "image_url": "http://images/i1", "file_url": "",
+        "score": 3.0, "image_url": "http://images/i1", "file_url": "http://images/",
     });
     assert_eq!(first, &expected);
     let explain = &answer["explain"];
