@@ -10,8 +10,8 @@ use layra_crds::{
 
 use super::{
     conditions::Verdict,
-    model,
-    workers::{last_lines, replica_failure, waiting},
+    configuration, model,
+    workers::{failed_exit, last_lines, replica_failure, waiting},
 };
 use crate::{
     reconcile::{pods::WorkerPod, reason::Reason, world::World},
@@ -351,12 +351,10 @@ fn container_trouble(container: &ContainerStatus) -> Option<String> {
             return Some(format!("container {name}: {reason}: {message}"));
         }
     }
-    let states = [container.state.as_ref(), container.last_state.as_ref()];
-    let mut ends = states
-        .into_iter()
-        .flatten()
-        .filter_map(|it| it.terminated.as_ref());
-    let end = ends.next().filter(|end| end.exit_code != 0)?;
+    if let Some(problem) = configuration::problem(container) {
+        return Some(problem.message);
+    }
+    let end = failed_exit(container)?;
     let words = end.message.as_deref().map(last_lines);
     let words = words.filter(|words| !words.is_empty());
     Some(match (end.reason.as_deref(), words) {
