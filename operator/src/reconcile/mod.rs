@@ -192,7 +192,7 @@ async fn phases(
     let past_writes = &mut state.past_writes;
     // Each phase has its own allocation, which lives no longer than the phase.
     let reads = &mut state.reads;
-    let world = Box::pin(observe::observe(context, pipeline, reads, past_writes, now)).await;
+    let mut world = Box::pin(observe::observe(context, pipeline, reads, past_writes, now)).await;
     let topic_changes = Box::pin(apply::change_topics(
         context,
         pipeline,
@@ -203,6 +203,7 @@ async fn phases(
     let topic_events = topic_changes.await;
     // The semaphore is never closed.
     let _permit = context.plans.acquire().await;
+    observe::add_objects(context, pipeline, now, &mut world);
     let memory = state.autoscaler.as_ref();
     let mut plan = plan::plan(pipeline, &world, memory, &context.worker_image, now)?;
     state.autoscaler = plan.autoscaler.take();

@@ -68,7 +68,7 @@ impl ReadCache {
     }
 }
 
-/// Reads everything that a plan depends on.
+/// Reads what a plan depends on, except the objects of the pipeline ([`add_objects`]).
 pub(super) async fn observe(
     context: &Context,
     pipeline: &IngestionPipeline,
@@ -88,8 +88,6 @@ pub(super) async fn observe(
     let query_pods = pods_called(context, pipeline, resources::QUERY_NAME, now);
     let requests = std::mem::take(&mut cache.requests);
     let (job, job_pods) = rebuild_job(context, pipeline, now);
-    let live = live(context, pipeline);
-    let retention_runs = retention_runs(context, pipeline, &live, now);
     let indexes = indexes(context, pipeline, &secrets, &mut cache.indexes);
     if let Some(watch) = &cache.indexes {
         watch.set_pace(pace(pipeline, job.as_ref()));
@@ -114,8 +112,8 @@ pub(super) async fn observe(
         ),
     };
     World {
-        live,
-        retention_runs,
+        live: Live::default(),
+        retention_runs: Vec::new(),
         pods,
         query_pods,
         requests: requests.readings(),
@@ -134,6 +132,18 @@ pub(super) async fn observe(
         rivals,
         has_unlisted_rivals: !context.pipelines.are_listed(),
     }
+}
+
+/// Adds the objects of the pipeline in the watch caches. As Rust types they take some fifty
+/// kilobytes, so that the many pipelines that wait for Kafka at a start must not have them.
+pub(super) fn add_objects(
+    context: &Context,
+    pipeline: &IngestionPipeline,
+    now: Timestamp,
+    world: &mut World,
+) {
+    world.live = live(context, pipeline);
+    world.retention_runs = retention_runs(context, pipeline, &world.live, now);
 }
 
 fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
