@@ -10,12 +10,17 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use kube::{
+    Resource, ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
 use layra_autoscaler::{Backlog, Counts};
 use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, OnIndexDrift, SecretKind};
+use serde::de::DeserializeOwned;
 
 use super::{
     Context,
+    compact::Compact,
     counts::{self, Reports},
     plan::spec_in_force,
     pods::WorkerPod,
@@ -151,25 +156,12 @@ fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
     let namespace = &context.namespace;
     let stores = &context.stores;
     let retention = resources::retention_name(&pipeline.name_any());
-    let retention = ObjectRef::new(&retention).within(namespace);
     Live {
-        config_map: stores
-            .config_maps
-            .get(&ObjectRef::new(&name).within(namespace)),
-        deployment: stores
-            .deployments
-            .get(&ObjectRef::new(&name).within(namespace))
-            .and_then(|deployment| deployment.object()),
-        service: stores
-            .services
-            .get(&ObjectRef::new(&name).within(namespace)),
-        disruption_budget: stores
-            .disruption_budgets
-            .get(&ObjectRef::new(&name).within(namespace)),
-        retention: stores
-            .cron_jobs
-            .get(&retention)
-            .and_then(|cron_job| cron_job.object()),
+        config_map: object(&stores.config_maps, &name, namespace),
+        deployment: object(&stores.deployments, &name, namespace),
+        service: object(&stores.services, &name, namespace),
+        disruption_budget: object(&stores.disruption_budgets, &name, namespace),
+        retention: object(&stores.cron_jobs, &retention, namespace),
         query: live_query(context, pipeline),
     }
 }
@@ -177,24 +169,33 @@ fn live(context: &Context, pipeline: &IngestionPipeline) -> Live {
 fn live_query(context: &Context, pipeline: &IngestionPipeline) -> LiveQuery {
     let pipeline = pipeline.name_any();
     let name = resources::query_name(&pipeline);
+    let namespace = &context.namespace;
     let stores = &context.stores;
     let is_query = |labels: &BTreeMap<String, String>| {
         let has = |label: &str, text: &str| labels.get(label).is_some_and(|it| it == text);
         has(resources::INSTANCE_LABEL, &pipeline)
             && has(resources::COMPONENT_LABEL, resources::QUERY)
     };
+    let services = stores
+        .services
+        .state_filter(|service| is_query(service.labels()));
     LiveQuery {
-        deployment: stores
-            .deployments
-            .get(&ObjectRef::new(&name).within(&context.namespace))
-            .and_then(|deployment| deployment.object()),
-        disruption_budget: stores
-            .disruption_budgets
-            .get(&ObjectRef::new(&name).within(&context.namespace)),
-        services: stores
-            .services
-            .state_filter(|service| is_query(service.labels())),
+        deployment: object(&stores.deployments, &name, namespace),
+        disruption_budget: object(&stores.disruption_budgets, &name, namespace),
+        services: services
+            .iter()
+            .filter_map(|service| service.object())
+            .collect(),
     }
+}
+
+/// An object in a watch cache.
+fn object<K>(cache: &Store<Compact<K>>, name: &str, namespace: &str) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
+{
+    let reference = ObjectRef::new(name).within(namespace);
+    cache.get(&reference)?.object()
 }
 
 /// The pipeline's pods with this value of the label `app.kubernetes.io/name`.

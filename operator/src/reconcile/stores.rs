@@ -34,10 +34,10 @@ pub(super) type Triggers = mpsc::Sender<ObjectRef<IngestionPipeline>>;
 
 /// The caches of one namespace.
 pub(crate) struct Stores {
-    pub(super) config_maps: Store<ConfigMap>,
+    pub(super) config_maps: Store<Compact<ConfigMap>>,
     pub(super) deployments: Store<Compact<Deployment>>,
-    pub(super) services: Store<Service>,
-    pub(super) disruption_budgets: Store<PodDisruptionBudget>,
+    pub(super) services: Store<Compact<Service>>,
+    pub(super) disruption_budgets: Store<Compact<PodDisruptionBudget>>,
     pub(super) cron_jobs: Store<Compact<CronJob>>,
     pub(super) jobs: Store<Compact<Job>>,
     pub(super) pods: Store<Pod>,
