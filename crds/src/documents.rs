@@ -28,16 +28,15 @@ pub struct DocumentsSpec {
     #[schemars(range(min = 1, max = 10_000))]
     pub range_pages: u32,
 
-    /// What happens to the text of a page. `Keep`: workers write it into the collection
-    /// `ingestion_page_texts` in MongoDB, where `layra-worker serve` finds the snippets of a search.
-    /// It counts for documents that are ingested from then on. LAYRA does not know the texts: what it
-    /// deletes itself, `layra-worker audit --repair` removes. `Discard`: it is not kept. Default:
-    /// `Discard`.
+    /// What happens to the text of a page. Default: `Discard`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_texts: Option<PageTexts>,
 }
 
-/// What happens to the text of a page.
+/// What happens to the text of a page. `Keep`: workers write it into the collection
+/// `ingestion_page_texts` in MongoDB, where `layra-worker serve` finds the snippets of a search. It
+/// counts for documents that are ingested from then on. LAYRA does not know the texts: what it deletes
+/// itself, `layra-worker audit --repair` removes. `Discard` (the default): it is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PageTexts {
     /// It is kept in MongoDB.

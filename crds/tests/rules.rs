@@ -66,6 +66,7 @@ fn the_full_example_names_every_default() {
         "/source/kafka/deadLetterTopic",
         "/source/kafka/rangesTopic",
         "/source/kafka/readAheadTasks",
+        "/documents/pageTexts",
         "/embedding/model/cacheClaim",
         "/scaling/activation",
         "/scaling/scaleDownDelaySeconds",

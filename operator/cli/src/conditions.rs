@@ -10,12 +10,13 @@ use serde::Serialize;
 use crate::guide;
 
 /// The reasons of conditions while nothing is wrong.
-pub(crate) const NORMAL: [&str; 8] = [
+pub(crate) const NORMAL: [&str; 9] = [
     "TopicsExist",
     "IndexesMatch",
     "WorkersReady",
     "ScaledToZero",
     "PipelineReady",
+    "QueryReplicasReady",
     "FollowingBacklog",
     "RecommendOnly",
     "Manual",
