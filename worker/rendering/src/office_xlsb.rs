@@ -49,8 +49,8 @@ fn header(sheet: &mut impl Read) -> io::Result<Option<(u32, u32)>> {
     Ok(length.map(|length| (kind, length)))
 }
 
-/// A number of at most so many bytes: seven bits in each, the lowest first, and a bit that says
-/// whether another byte follows.
+/// A variable-length number of at most `most` bytes: seven bits in each, the lowest first. The top bit
+/// says that another byte follows. `None`: the sheet ends.
 fn number(sheet: &mut impl Read, most: u32) -> io::Result<Option<u32>> {
     let mut number = 0;
     for place in 0..most {

@@ -58,7 +58,7 @@ impl Progress {
         self.bar.reset();
         self.bar.set_length(bytes);
         if self.lines {
-            eprintln!("reading {files} files");
+            eprintln!("reading {}", counted(files, "file"));
         }
         *self.figures() = Figures {
             status: Status {
@@ -97,7 +97,8 @@ impl Progress {
         let took = figures
             .started
             .map_or(0.0, |start| start.elapsed().as_secs_f32());
-        eprintln!("{files_done} files, {pages_added} pages in {took:.1} s");
+        let (files, pages) = (counted(files_done, "file"), counted(pages_added, "page"));
+        eprintln!("{files}, {pages} in {took:.1} s");
     }
 
     /// The figures of now.
@@ -130,7 +131,9 @@ impl Progress {
             format!(", {} left", HumanDuration(left))
         });
         self.bar.set_message(format!(
-            "{files_done} of {files} files, {pages_added} pages{left}"
+            "{files_done} of {}, {}{left}",
+            counted(files, "file"),
+            counted(pages_added, "page")
         ));
     }
 
@@ -148,6 +151,12 @@ fn left(elapsed: Duration, done: u64, all: u64) -> Option<Duration> {
     Some(elapsed.mul_f64(rest))
 }
 
+/// A number with its noun.
+fn counted(count: u32, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,5 +168,11 @@ mod tests {
         assert_eq!(left(seconds(10), 0, 100), None);
         assert_eq!(left(seconds(1), 25, 100), None);
         assert_eq!(left(seconds(10), 200, 100), Some(seconds(0)));
+    }
+
+    #[test]
+    fn one_file_is_no_files() {
+        let counts = [0, 1, 2].map(|count| counted(count, "file"));
+        assert_eq!(counts, ["0 files", "1 file", "2 files"]);
     }
 }

@@ -71,7 +71,7 @@ pub(super) async fn follow(
                 last_error = error;
             }
             Some((log, time, line)) = receiver.recv() => {
-                // A stream that was started anew may repeat the lines that waited here.
+                // A restarted stream may send lines again that are still buffered here.
                 if ends.get(&log).is_none_or(|end| *end < time) {
                     number += 1;
                     held.extend(log.line(&line, number, args));
