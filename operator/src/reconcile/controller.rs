@@ -18,7 +18,12 @@ use layra_crds::IngestionPipeline;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Shared, bursts, pipelines::PipelineCache, reconcile, retry, stores::Stores};
+use super::{
+    Context, Shared, bursts,
+    pipelines::PipelineCache,
+    reconcile, retry,
+    stores::{self, Stores},
+};
 
 /// Queued triggers before the watches block.
 const TRIGGERS: usize = 1024;
@@ -48,7 +53,7 @@ pub(crate) async fn run(
 
     let absent = (Arc::clone(&context), pipelines.clone());
     let ended = (Arc::clone(&context), pipelines.clone());
-    let edited = watcher(api, watcher::Config::default())
+    let edited = watcher(api, watcher::Config::default().page_size(stores::PAGE))
         .modify(|pipeline| {
             pipeline.managed_fields_mut().clear();
             // A copy of the whole object.

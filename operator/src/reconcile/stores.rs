@@ -29,6 +29,10 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::compact::Compact;
 use crate::resources::{INSTANCE_LABEL, MANAGED_BY, PODS};
 
+/// Objects in one answer of a first list. All lists of a start are read at the same time, and an
+/// answer takes ten times the memory of what the cache keeps of it.
+pub const PAGE: u32 = 100;
+
 /// The queue of pipelines to reconcile.
 pub(super) type Triggers = mpsc::Sender<ObjectRef<IngestionPipeline>>;
 
@@ -92,12 +96,15 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let (store, writer) = reflector::store();
-    let stream = watcher(api, watcher::Config::default().labels(labels))
-        .modify(|object| object.managed_fields_mut().clear())
-        .default_backoff()
-        .reflect(writer)
-        // Deletions are changes too.
-        .touched_objects();
+    let stream = watcher(
+        api,
+        watcher::Config::default().labels(labels).page_size(PAGE),
+    )
+    .modify(|object| object.managed_fields_mut().clear())
+    .default_backoff()
+    .reflect(writer)
+    // Deletions are changes too.
+    .touched_objects();
     let triggers = triggers.clone();
     tasks.spawn(async move {
         let mut stream = std::pin::pin!(stream);
