@@ -38,6 +38,7 @@ mod rebuild;
 mod rebuild_faults;
 mod recall;
 mod reindex;
+mod reindex_latest;
 mod restarts;
 mod retention;
 mod scale_subresource;

@@ -19,6 +19,8 @@ use crate::stores::rebuilds::{Phase, Rebuild, stored};
 const MOST_COMPARISONS: u32 = 5;
 /// The last comparison before the swap finds at most this many pages.
 const FEW_PAGES: usize = 200;
+/// Answers that are copied right before the swap, at most.
+const MOST_ANSWERS: u32 = 5;
 /// Files without an entry in MongoDB that are remembered.
 const MOST_STRAYS: usize = 1000;
 /// Pages whose rows are replaced together.
@@ -114,6 +116,7 @@ async fn perform(
             }
             context.record(rebuild, fields).await?;
         }
+        Action::CatchUp => catch_up(context, rebuild).await?,
         Action::StartOver => start_over(context, rebuild).await?,
         Action::MoveOld => vectors.rename(&name, &rebuild.old_name()).await?,
         Action::MoveNew => {
@@ -177,8 +180,7 @@ async fn create(context: &Context, rebuild: &Rebuild) -> Result<(), Failure> {
         let current = described(context, &rebuild.collection).await?;
         vectors.create_like(&new, &current).await?;
     }
-    vectors.ensure_index(&new).await?;
-    context.load(&new).await
+    vectors.ensure_index(&new).await
 }
 
 /// A collection that exists.
@@ -198,15 +200,18 @@ async fn fill(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
     let pages = Pages::new(current.dimensions, current.dynamic);
     // It may have been released; then nobody misses it while it is copied.
     context.load(&name).await?;
-    context.load(&new).await?;
     progress.total(&name, context.vectors.count_all(&name).await?);
     progress.phase(&name, ReindexPhase::Copying, "");
     progress.copied(&name, unsigned(rebuild.copied));
     copy(context, rebuild, pages).await?;
 
     progress.phase(&name, ReindexPhase::Indexing, "");
-    let rows = context.vectors.count_all(&new).await?;
     context.vectors.flush(&new).await?;
+    context.wait_for_index(&new, 0).await?;
+    // Only now: Milvus reads the indexed segments at once. It would replace those of a loaded
+    // collection some time later, maybe after the swap.
+    context.load(&new).await?;
+    let rows = context.vectors.count_all(&new).await?;
     context.wait_for_index(&new, rows).await?;
 
     progress.phase(&name, ReindexPhase::Verifying, "");
@@ -227,24 +232,47 @@ async fn fill(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
 
 /// Copies the rows after the last one that was copied.
 async fn copy(context: &Context, rebuild: &mut Rebuild, pages: Pages) -> Result<(), Failure> {
-    let (name, new) = (rebuild.collection.clone(), rebuild.new_name());
-    loop {
+    context.check_time()?;
+    while copy_some(context, rebuild, pages).await? {
         context.check_time()?;
-        let rows = context
-            .vectors
-            .rows_after(&name, Choice::All, rebuild.last_pk, pages)
-            .await?;
-        let Some(last) = rows.last() else {
-            return Ok(());
-        };
-        let fields = doc! {
-            "last_pk": last.pk,
-            "copied": rebuild.copied + i64::try_from(rows.len()).unwrap_or(i64::MAX),
-        };
-        insert(context, &new, &rows).await?;
-        context.record(rebuild, fields).await?;
-        context.progress.copied(&name, unsigned(rebuild.copied));
     }
+    Ok(())
+}
+
+/// Copies what was written since the comparison. Not for ever: writes may come faster.
+async fn catch_up(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
+    let current = described(context, &rebuild.collection).await?;
+    let pages = Pages::new(current.dimensions, current.dynamic);
+    for _answer in 0..MOST_ANSWERS {
+        if !copy_some(context, rebuild, pages.again()).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Copies one answer of rows after the last one that was copied. Returns whether there was any.
+async fn copy_some(
+    context: &Context,
+    rebuild: &mut Rebuild,
+    pages: Pages,
+) -> Result<bool, Failure> {
+    let (name, new) = (rebuild.collection.clone(), rebuild.new_name());
+    let rows = context
+        .vectors
+        .rows_after(&name, Choice::All, rebuild.last_pk, pages)
+        .await?;
+    let Some(last) = rows.last() else {
+        return Ok(false);
+    };
+    let fields = doc! {
+        "last_pk": last.pk,
+        "copied": rebuild.copied + i64::try_from(rows.len()).unwrap_or(i64::MAX),
+    };
+    insert(context, &new, &rows).await?;
+    context.record(rebuild, fields).await?;
+    context.progress.copied(&name, unsigned(rebuild.copied));
+    Ok(true)
 }
 
 /// Inserts copies, within the limits.
@@ -293,8 +321,9 @@ async fn compare(
     pages: Pages,
 ) -> Result<Compared, Failure> {
     let mut comparison = Comparison::default();
-    read(context, new, Side::New, pages, &mut comparison).await?;
-    let last = read(context, name, Side::Old, pages, &mut comparison).await?;
+    let all = Choice::All;
+    read(context, new, all, Side::New, pages, &mut comparison).await?;
+    let last = read(context, name, all, Side::Old, pages, &mut comparison).await?;
     let files = comparison.files();
     let differences = comparison.differences().into_values();
     let differing: Vec<String> = differences
@@ -318,10 +347,11 @@ async fn compare(
     })
 }
 
-/// Adds all rows of a collection to a comparison. Returns the last primary key.
+/// Adds the chosen rows of a collection to a comparison. Returns the last primary key.
 pub(super) async fn read(
     context: &Context,
     name: &str,
+    choice: Choice<'_>,
     side: Side,
     pages: Pages,
     comparison: &mut Comparison,
@@ -331,7 +361,7 @@ pub(super) async fn read(
     loop {
         let rows = context
             .vectors
-            .rows_after(name, Choice::All, last, pages)
+            .rows_after(name, choice, last, pages)
             .await?;
         let Some(row) = rows.last() else {
             return Ok(last);

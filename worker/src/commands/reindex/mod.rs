@@ -8,6 +8,7 @@ mod comparison;
 mod context;
 mod in_place;
 mod progress;
+mod served;
 mod server;
 mod settle;
 mod step;
