@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{collections, fairness, ingest, memory, reindex, scaling, tune};
+use layra_e2e::measure::{collections, fairness, gap, ingest, memory, reindex, scaling, tune};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.
@@ -35,6 +35,13 @@ enum What {
         /// Time that the embedder takes per page, in milliseconds.
         #[arg(long, default_value_t = 20)]
         page_ms: u64,
+    },
+    /// Rebuild small collections one after the other: for how long clients that never pause do not
+    /// find each while its new collection takes its place.
+    Gap {
+        /// Number of collections, each of which is rebuilt once.
+        #[arg(long, default_value_t = 10)]
+        swaps: usize,
     },
     /// Ingest documents with the worker and with a Python script that has LAYRA's stages.
     Ingest {
@@ -105,6 +112,7 @@ async fn main() -> Result<ExitCode> {
                 };
                 Box::pin(fairness::run(testbed, scene, stores, &plan)).await
             }
+            What::Gap { swaps } => Box::pin(gap::run(testbed, scene, stores, swaps)).await,
             What::Ingest {
                 documents,
                 rounds,

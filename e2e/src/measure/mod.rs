@@ -4,6 +4,7 @@
 
 pub mod collections;
 pub mod fairness;
+pub mod gap;
 pub mod ingest;
 mod kills;
 pub mod memory;
