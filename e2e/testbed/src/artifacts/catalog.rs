@@ -144,6 +144,15 @@ const AXE: Artifact = Artifact {
     is_compiled: false,
 };
 
+/// pandas and polars, which read archives, as a folder for `PYTHONPATH`.
+pub const PARQUET: Artifact = Artifact {
+    name: "parquet",
+    what: "pandas 3.1 and polars 2.1 (136 MB)",
+    destination: "parquet",
+    programs: &[],
+    is_compiled: false,
+};
+
 /// The files that unit tests read.
 pub const FILES: &[Artifact] = &[PDFIUM, MINILM, PDFS, AXE];
 
@@ -155,5 +164,5 @@ pub const BED: &[Artifact] = &[
 /// All artifacts.
 pub const ALL: &[Artifact] = &[
     KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS, AXE,
-    PROMETHEUS,
+    PROMETHEUS, PARQUET,
 ];
