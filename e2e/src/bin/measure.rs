@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{collections, fairness, gap, ingest, memory, reindex, scaling, tune};
+use layra_e2e::measure::{collections, fairness, gap, ingest, memory, reindex, scaling, tune, upgrade};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.
@@ -93,6 +93,13 @@ enum What {
         #[arg(long)]
         questions: Option<String>,
     },
+    /// Install the version before, upgrade it under load to the present one, and roll back: lost and
+    /// doubled pages, workers that were replaced, time without a leader.
+    Upgrade {
+        /// The revision to upgrade from, instead of the newest release before this one.
+        #[arg(long)]
+        from: Option<String>,
+    },
 }
 
 #[tokio::main]
@@ -148,6 +155,10 @@ async fn main() -> Result<ExitCode> {
                 documents,
                 questions,
             } => tune::run(testbed, scene, documents, questions.as_deref()).await,
+            What::Upgrade { from } => {
+                let plan = upgrade::UpgradePlan { from };
+                Box::pin(upgrade::run(testbed, scene, stores, &plan)).await
+            }
         },
     );
     Ok(match run.await? {

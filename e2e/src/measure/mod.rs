@@ -1,6 +1,6 @@
 //! Measurements on real servers: the worker compared with a Python script that has LAYRA's stages,
-//! several workers compared with one, the memory of a worker, and the wait of a single file. All
-//! figures are ratios of values that were measured in the same run.
+//! several workers compared with one, the memory of a worker, the wait of a single file, and an upgrade
+//! under load. All speeds are ratios of values that were measured in the same run.
 
 pub mod collections;
 pub mod fairness;
@@ -12,6 +12,7 @@ mod processes;
 pub mod reindex;
 pub mod scaling;
 pub mod tune;
+pub mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

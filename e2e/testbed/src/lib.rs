@@ -194,6 +194,14 @@ impl Testbed {
         })
     }
 
+    /// Kills the API server as a crash would, and starts it again on its data.
+    pub async fn restart_api_server(&self) -> Result<()> {
+        if self.is_external {
+            bail!("the API server was not started by the test-bed and must not be stopped");
+        }
+        kubernetes::restart_api_server(&self.settings).await
+    }
+
     fn running(settings: Settings) -> Self {
         let address =
             |service: Service| format!("{}:{}", settings::NODE_IP, service.port(&settings));

@@ -48,6 +48,7 @@ mod secured_broker;
 mod secured_kafka;
 mod serve;
 mod shutdown;
+mod stress;
 mod topic_settings;
 mod trace;
 mod trouble;
