@@ -3,6 +3,7 @@
 
 mod page;
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -161,7 +162,7 @@ impl Report {
             count(Verdict::Fail)
         );
         if count(Verdict::NotChecked) > 0 {
-            text.push_str(&format!(", {} not checked", count(Verdict::NotChecked)));
+            let _ = write!(text, ", {} not checked", count(Verdict::NotChecked));
         }
         text + "."
     }
@@ -188,7 +189,7 @@ impl Report {
 mod tests {
     use super::*;
 
-    pub(super) fn report() -> Report {
+    fn report() -> Report {
         let time = "2026-11-28T02:13:04Z".parse().unwrap();
         let checks = vec![
             Check::judged("recall", true, "at least 95 %", "100 %", "Rebuild it."),

@@ -3,6 +3,7 @@
 
 mod job;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -146,19 +147,19 @@ pub(crate) fn documents(result: &LoadResult) -> Check {
     let mut measured = format!("{searchable} of {documents} searchable, of {pages} pages each");
     let open = documents.saturating_sub(searchable + failed);
     if *failed > 0 {
-        measured.push_str(&format!(", {failed} failed"));
+        let _ = write!(measured, ", {failed} failed");
     }
     if open > 0 {
-        measured.push_str(&format!(", {open} not finished in time"));
+        let _ = write!(measured, ", {open} not finished in time");
     }
     if sent < documents {
-        measured.push_str(&format!(", only {sent} sent"));
+        let _ = write!(measured, ", only {sent} sent");
     }
     if result.skipped_pages > 0 {
-        measured.push_str(&format!(", {} pages skipped", result.skipped_pages));
+        let _ = write!(measured, ", {} pages skipped", result.skipped_pages);
     }
     for why in result.failures.iter().chain(&result.problem) {
-        measured.push_str(&format!("; {why}"));
+        let _ = write!(measured, "; {why}");
     }
     let to_do = if *failed > 0 {
         "Look up the reasons in the operations guide under Dead letters."

@@ -1,6 +1,7 @@
 //! What was found, judged. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
 use layra_crds::{Advice, ScalingStatus, Verdict};
@@ -149,10 +150,8 @@ pub(super) fn scaling(scaling: Option<&ScalingStatus>) -> Check {
         words = format!("{words} (limits: {})", scaling.limits.join(", "));
     }
     if let Some(learned) = &scaling.learned {
-        words.push_str(&format!(
-            "; a worker does {:.2} pages/s",
-            learned.pages_per_second
-        ));
+        let speed = learned.pages_per_second;
+        let _ = write!(words, "; a worker does {speed:.2} pages/s");
     }
     Check::measured(NAME, words)
 }
@@ -163,7 +162,7 @@ fn some(all: &[String]) -> String {
     let more = all.len().saturating_sub(NAMED);
     let mut text = named.join("; ");
     if more > 0 {
-        text.push_str(&format!("; {more} more"));
+        let _ = write!(text, "; {more} more");
     }
     text
 }

@@ -62,7 +62,7 @@ pub(crate) async fn run(args: &WeeklyArgs, access: &Access) -> anyhow::Result<Ex
     let now = Timestamp::now();
     let pipeline = cluster.pipeline(name).await?;
     let mut checks = vec![judge::doctor(&doctor::concerns(&cluster, name).await?)];
-    let jobs: [(&[&str], fn(&Value, Timestamp) -> Check, &'static str); 3] = [
+    let jobs: [(&[&str], Judge, &'static str); 3] = [
         (&["audit", "--output", "json"], judge::audit, judge::STORES),
         (
             &["advise", "--output", "json"],
@@ -104,6 +104,9 @@ pub(crate) async fn run(args: &WeeklyArgs, access: &Access) -> anyhow::Result<Ex
     args.output.print(&report)?;
     Ok(load::code(&report))
 }
+
+/// Judges the answer of a command.
+type Judge = fn(&Value, Timestamp) -> Check;
 
 /// What a command of the worker answered.
 enum Answer {

@@ -101,7 +101,7 @@ fn text(name: &str, page: u32) -> String {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        let word = (state >> 33) as usize % VOCABULARY.len();
+        let word = usize::try_from(state >> 33).unwrap_or_default() % VOCABULARY.len();
         text.push(' ');
         text.push_str(VOCABULARY[word]);
     }

@@ -26,7 +26,7 @@ use crate::cli::WorkerArgs;
 use crate::kafka::committed::Committed;
 use crate::kafka::outbox::Outbox;
 use crate::program::common;
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::Stores;
 use sending::Sent;
 use watch::Watch;
@@ -104,8 +104,11 @@ struct Load<'a> {
 async fn load(common: &Common, args: &LoadArgs) -> Result<LoadResult, Failure> {
     if common.settings.config.source.kafka.format == SourceFormat::S3Event {
         let message = "the pipeline ingests what is in its bucket: it reads no tasks";
-        let reason = crate::runtime::failure::Reason::InvalidTask;
-        return Err(Failure::permanent(Stage::Intake, reason, message));
+        return Err(Failure::permanent(
+            Stage::Intake,
+            Reason::InvalidTask,
+            message,
+        ));
     }
     let stores = common.stores().await?;
     let remainders = removal::remove_remainders(common, &stores).await?;

@@ -99,8 +99,8 @@ impl Watch {
             State::Done => {
                 self.searchable.insert(file_id.clone(), now);
                 self.pages += u64::from(entry.pages.unwrap_or_default());
-                let skipped = entry.units.values().map(|unit| unit.skipped.len()).sum();
-                self.skipped += u32::try_from::<usize>(skipped).unwrap_or(u32::MAX);
+                let skipped: usize = entry.units.values().map(|unit| unit.skipped.len()).sum();
+                self.skipped += count(skipped);
             }
             State::Failed | State::Deleted => {
                 self.failed.insert(file_id.clone());
@@ -117,7 +117,6 @@ impl Watch {
 
     fn pages_per_second(&self, until: Instant) -> Option<f64> {
         let seconds = until.saturating_duration_since(self.begun?).as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "a count of pages")]
         let pages = self.pages as f64;
         (pages > 0.0 && seconds > 0.0).then(|| pages / seconds)
     }
@@ -205,9 +204,9 @@ mod tests {
         watch.conclude(&[sent("a", 0), sent("b", 1), sent("c", 2)], &mut result);
         assert_eq!((result.sent, result.searchable, result.failed), (3, 2, 1));
         assert_eq!(result.failures, ["c: Damaged: no page tree"]);
-        assert_eq!(result.begun_after_seconds, Some(4.0));
+        let seconds = (result.begun_after_seconds, Some(result.sending_seconds));
+        assert_eq!(seconds, (Some(4.0), Some(2.0)));
         assert_eq!(result.pages_per_second, Some(10.0));
-        assert_eq!(result.sending_seconds, 2.0);
         let took = result.to_searchable.unwrap();
         assert_eq!((took.median, took.longest), (9.0, 13.0));
     }
