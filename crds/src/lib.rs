@@ -13,6 +13,7 @@ mod index;
 mod index_status;
 mod kafka_client;
 mod kafka_security;
+mod load;
 pub mod metric_names;
 mod model_reference;
 mod pipeline;
@@ -46,6 +47,7 @@ pub use index::{FoundIndex, IndexKind, IndexPreset, IndexSpec, IndexType, Resolv
 pub use index_status::{CollectionRebuild, EndedJob, IndexStatus};
 pub use kafka_client::{Compression, KafkaClientSpec};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
+pub use load::{LoadLine, LoadProgress, LoadResult, Recall, Spread};
 pub use model_reference::{
     KNOWN_MODEL_FILE, KnownModel, ModelReference, ModelReport, RESOLVE_MODEL_ANNOTATION,
 };

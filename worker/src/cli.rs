@@ -10,6 +10,7 @@ use layra_embedding::DeviceChoice;
 use crate::collection_commands::CollectionCommand;
 use crate::commands::documents::DocumentsArgs;
 use crate::commands::inspect::InspectArgs;
+use crate::commands::load::LoadArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::trace::TraceArgs;
 use crate::commands::tune::TuneOptions;
@@ -58,6 +59,7 @@ pub(crate) enum Command {
         worker: WorkerArgs,
     },
     Inspect(InspectArgs),
+    Load(LoadArgs),
     /// Search a knowledge base for the pages that answer a question.
     Search {
         /// Question to answer.

@@ -9,8 +9,8 @@ use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::collection_commands;
 use crate::commands::trace::TraceArgs;
 use crate::commands::{
-    advise, check, delete, documents, ingest, inspect, redrive, reindex, run, search, serve, trace,
-    tune,
+    advise, check, delete, documents, ingest, inspect, load, redrive, reindex, run, search, serve,
+    trace, tune,
 };
 use crate::document::task::Deletion;
 use crate::runtime::process_metrics::open_traffic;
@@ -114,6 +114,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Inspect(args) => return inspect::run(args).await,
+        Command::Load(args) => return Box::pin(load::run(args)).await,
         Command::FetchModel { report, worker } => return fetch_model(worker, report).await,
         Command::Check { worker } => return check(worker).await,
         Command::Bench {

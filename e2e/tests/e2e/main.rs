@@ -53,4 +53,5 @@ mod topic_settings;
 mod trace;
 mod trouble;
 mod tune;
+mod validate;
 mod visual;

@@ -145,6 +145,14 @@ impl Outbox {
             .await
     }
 
+    /// Sends the task of a new document, as LAYRA does, but with a key: librdkafka would send many
+    /// tasks without one to the same partition.
+    pub(crate) async fn send_new(&self, task: &Task) -> Result<(), Failure> {
+        let (key, message) = (task.file.file_id.as_bytes(), task.to_message());
+        self.send_own(Some(key), Some(&message), OwnedHeaders::new())
+            .await
+    }
+
     /// Sends one change of a notification, with the request that it is part of. Like MinIO's, the
     /// message has the object as its key.
     pub(crate) async fn send_change(
