@@ -20,6 +20,7 @@ mod deletions;
 mod documents;
 mod fairness;
 mod gitops;
+mod image_contents;
 mod install;
 mod kinds;
 mod kstatus;
