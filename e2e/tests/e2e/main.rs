@@ -30,6 +30,7 @@ mod lifecycle;
 mod metrics;
 mod obstacles;
 mod order;
+mod otlp;
 mod page_texts;
 mod pairs;
 mod progress;
