@@ -15,7 +15,7 @@ use crate::commands::{
 use crate::document::task::Deletion;
 use crate::runtime::process_metrics::open_traffic;
 use crate::runtime::settings::Settings;
-use crate::runtime::telemetry;
+use crate::runtime::{telemetry, traces};
 use crate::stores::milvus::SearchLimits;
 use anyhow::Context as _;
 use clap::Parser;
@@ -79,7 +79,16 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = runtime.block_on(execute(command));
+    let service = match command {
+        Command::Run { .. } => Some("layra-worker"),
+        Command::Serve(_) => Some("layra-query"),
+        _ => None,
+    };
+    let (result, spans) = runtime.block_on(async {
+        let spans = service.and_then(traces::start);
+        (Box::pin(execute(command)).await, spans)
+    });
+    traces::stop(spans);
     // Only calls that do not return are still running.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod artifacts;
+mod bill;
 mod cargo;
 pub mod causes;
 mod external;
@@ -30,10 +31,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::future::join_all;
 
+pub use bill::{Bill, LICENCES, Part, SBOM, SECTION};
 pub use cargo::{
     DependencyGraph, Metadata, Package, build_release, cargo, target_directory, test_targets,
 };
-pub use images::{Images, dist};
+pub use images::{Images, bill as bill_of, dist};
 pub use interrupt::{Ended, unless_interrupted};
 pub use logs::print_logs;
 pub use prerequisites::{Purpose, check as check_prerequisites};

@@ -10,6 +10,7 @@ pub(crate) mod page_range;
 pub(crate) mod recipe;
 pub(crate) mod sent;
 pub(crate) mod task;
+pub(crate) mod trace_context;
 
 pub(crate) use cutoff::Cutoff;
 pub(crate) use origin::Origin;

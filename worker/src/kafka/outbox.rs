@@ -15,10 +15,11 @@ use rdkafka::util::Timeout;
 use crate::document::headers::{ATTEMPTS, FAILURE_PREFIX as PREFIX, task_headers};
 use crate::document::page_range::Range;
 use crate::document::task::Task;
-use crate::document::{Origin, Sent};
+use crate::document::{Origin, Sent, trace_context};
 use crate::kafka::client::{describe_error, producer_config};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Settings;
+use crate::runtime::traces;
 use crate::stores::ledger::Rejection;
 
 /// Longest value of a header, in bytes.
@@ -200,10 +201,16 @@ impl Outbox {
     }
 
     async fn send_record(&self, record: FutureRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
-        self.producer
-            .send(record, Timeout::After(TIMEOUT))
-            .await
-            .map_err(|(error, _)| error)?;
+        let topic = record.topic;
+        let send = async {
+            let record = FutureRecord {
+                headers: record.headers.map(trace_context::carried),
+                ..record
+            };
+            self.producer.send(record, Timeout::After(TIMEOUT)).await
+        };
+        let result = traces::sending(topic, send).await;
+        result.map_err(|(error, _)| error)?;
         Ok(())
     }
 

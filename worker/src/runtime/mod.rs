@@ -18,5 +18,6 @@ pub(crate) mod settings;
 pub(crate) mod span;
 pub(crate) mod stage_times;
 pub(crate) mod telemetry;
+pub(crate) mod traces;
 pub(crate) mod watched;
 pub(crate) mod work;

@@ -40,8 +40,8 @@ pub(super) fn router(service: Arc<Service>) -> Router {
 }
 
 async fn answer(State(service): State<Arc<Service>>, headers: HeaderMap, body: Body) -> Response {
-    let request = service.measured.begin("/v1/search");
-    let response = match found(&service, &headers, body).await {
+    let request = service.measured.begin("/v1/search", &headers);
+    let response = match request.run(found(&service, &headers, body)).await {
         Ok(answer) => Json(answer).into_response(),
         Err(refusal) => refusal.problem(),
     };

@@ -358,8 +358,10 @@ async fn ranked(embed: &Embed<'_>, valid: &Valid, base: &str) -> Result<(bool, R
     };
     let ranking = library.rank(request).await;
     let ranking = ranking.map_err(|failure| service.refuse(failure))?;
-    service.measured.stage("candidates", ranking.candidates);
-    service.measured.stage("compare", ranking.compare);
+    service.measured.stages(&[
+        ("candidates", ranking.candidates),
+        ("compare", ranking.compare),
+    ]);
     service.cache.put(key, &ranking.pages).await;
     Ok((false, ranking))
 }
