@@ -305,11 +305,59 @@ fn resources() -> Row {
         title: "Resources",
         panels: vec![
             Panel {
-                description: "Memory in use on the GPU of each worker, by all processes.",
+                description: "Used part of the memory of each worker's GPU, by all processes.",
                 ..lines(
                     "GPU memory",
+                    "percentunit",
+                    vec![query(
+                        format!(
+                            "{} / ({} > 0)",
+                            each(worker::GPU_MEMORY_USAGE),
+                            each(worker::GPU_MEMORY_TOTAL)
+                        ),
+                        "{{pod}}",
+                    )],
+                )
+            },
+            Panel {
+                description: "Cores that all workers and their renderers use.",
+                ..lines(
+                    "CPU",
+                    "short",
+                    vec![query(
+                        format!(
+                            "sum by (process) (rate({}[$__rate_interval]))",
+                            of(worker::CPU_SECONDS, "")
+                        ),
+                        "{{process}}",
+                    )],
+                )
+            },
+            Panel {
+                description: "Resident memory of all workers and their renderers. Memory that \
+                              renderers share counts in each.",
+                ..lines(
+                    "Memory",
                     "bytes",
-                    vec![query(each(worker::GPU_MEMORY_USAGE), "{{pod}}")],
+                    vec![query(
+                        format!("sum by (process) ({})", of(worker::MEMORY, "")),
+                        "{{process}}",
+                    )],
+                )
+            },
+            Panel {
+                description: "What all workers read from and write to disks. A renderer's share \
+                              counts when it ends.",
+                ..lines(
+                    "Disk",
+                    "Bps",
+                    vec![query(
+                        format!(
+                            "sum by (direction) (rate({}[$__rate_interval]))",
+                            of(worker::DISK_BYTES, "")
+                        ),
+                        "{{direction}}",
+                    )],
                 )
             },
             Panel {
@@ -427,6 +475,17 @@ fn errors() -> Row {
                     vec![query(
                         hourly(worker::PAGE_WARNINGS, worker::WARNING),
                         "{{warning}}",
+                    )],
+                )
+            },
+            Panel {
+                description: "Renderers that ended before their document was done, by reason.",
+                ..lines(
+                    "Renderers lost, an hour",
+                    "short",
+                    vec![query(
+                        hourly(worker::RENDERERS_LOST, "", worker::REASON),
+                        "{{reason}}",
                     )],
                 )
             },

@@ -15,6 +15,7 @@ mod bucket;
 mod cli;
 mod collection_life;
 mod contradictions;
+mod dashboards;
 mod deaths;
 mod deletions;
 mod documents;
