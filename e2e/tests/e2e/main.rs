@@ -24,6 +24,7 @@ mod gitops;
 mod install;
 mod kinds;
 mod kstatus;
+mod kube_score;
 mod learning;
 mod ledger;
 mod lifecycle;
