@@ -253,14 +253,15 @@ impl Board {
 
     fn table(&mut self, left: f64, right: f64, top: f64, rows: &[Vec<String>]) {
         let columns = rows.first().map_or(1, Vec::len).max(1);
-        let width = (right - left) / (columns as f64);
+        // The first column is twice as wide: it has the names.
+        let width = (right - left) / (columns as f64 + 1.0);
         let mut y = top;
-        for (number, row) in rows.iter().enumerate() {
-            let colour = if number == 0 { GREY } else { INK };
+        for (line, row) in rows.iter().enumerate() {
+            let colour = if line == 0 { GREY } else { INK };
             let mut x = left;
-            for cell in row {
+            for (number, cell) in row.iter().enumerate() {
                 self.text(x, y, 11, colour, cell);
-                x += width;
+                x += if number == 0 { 2.0 * width } else { width };
             }
             y += LINE_HEIGHT + 6.0;
         }
