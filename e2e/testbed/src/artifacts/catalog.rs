@@ -66,6 +66,15 @@ pub const PROMETHEUS: Artifact = Artifact {
     is_compiled: true,
 };
 
+/// Judges what the chart renders.
+const KUBE_SCORE: Artifact = Artifact {
+    name: "kube-score",
+    what: "kube-score 1.20, built from its Go module (1-2 minutes)",
+    destination: "kube-score",
+    programs: &["kube-score"],
+    is_compiled: true,
+};
+
 /// The command-line tools `kubectl` and `helm`.
 pub const KUBECTL: Artifact = Artifact {
     name: "kubectl",
@@ -165,4 +174,5 @@ pub const BED: &[Artifact] = &[
 pub const ALL: &[Artifact] = &[
     KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS, AXE,
     PROMETHEUS, PARQUET,
+    PROMETHEUS, KUBE_SCORE,
 ];

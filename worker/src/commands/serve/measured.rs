@@ -48,13 +48,22 @@ impl Measured {
         let registry = Registry::new();
         let opts = Opts::new;
         let times = |name, help| HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-        let requests = opts(names::REQUESTS, "Requests, by path and status code.");
-        let durations = times(names::DURATION, "Time to answer a request, by path.");
+        let requests = opts(
+            names::REQUESTS,
+            "Requests, by path and status code; 499 if the client left before the answer.",
+        );
+        let durations = times(
+            names::DURATION,
+            "Time from the head of a request to the head of its answer, by path.",
+        );
         let in_flight = opts(names::IN_FLIGHT, "Requests in progress, by path.");
-        let stages = times(names::STAGE_DURATION, "Time of a stage of a search.");
+        let stages = times(
+            names::STAGE_DURATION,
+            "Time of a stage of a search: embed (the question), candidates, compare, check, snippet.",
+        );
         let cache = opts(
             names::CACHE,
-            "Searches of a knowledge base, by cache result.",
+            "Searches of a knowledge base whose ranking was remembered (hit) or not (miss).",
         );
         let path = [names::PATH];
         let measured = Self {
@@ -176,7 +185,18 @@ fn valid<T>(metric: prometheus::Result<T>) -> T {
 
 #[cfg(test)]
 mod tests {
+    use layra_crds::metric_names::documented;
+
     use super::*;
+
+    #[test]
+    fn the_table_of_metrics_is_fresh() {
+        let measured = Measured::new();
+        measured.begin("/v1/search").answered(200);
+        measured.stage("embed", Duration::ZERO);
+        measured.looked_up(true);
+        assert_eq!(documented::check("query", &measured.render()), Ok(()));
+    }
 
     #[test]
     fn a_request_whose_client_left_counts_as_such() {
