@@ -13,6 +13,7 @@ pub mod notifications;
 pub mod pdf;
 pub mod processes;
 pub mod prometheus;
+pub mod query;
 pub mod rebuild;
 pub mod report;
 pub mod stores;
