@@ -54,7 +54,8 @@ pub use model_reference::{
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use query::{
-    MODEL_SERVER_PORT, QueryCounts, QueryServiceSpec, QuerySpec, QueryStatus, TokensSecretRef,
+    DEFAULT_LINK_MINUTES, MODEL_SERVER_PORT, QueryCounts, QueryServiceSpec, QuerySpec, QueryStatus,
+    TokensSecretRef,
 };
 pub use quotas::{KnowledgeBaseQuotas, LAYRA_PAGE_VECTORS, QuotaKind, QuotaUse, QuotasSpec};
 pub use rebuild::{OnIndexDrift, RebuildSpec, WindowSpec};

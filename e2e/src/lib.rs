@@ -14,6 +14,7 @@ pub mod notifications;
 pub mod pdf;
 pub mod processes;
 pub mod prometheus;
+pub mod query;
 pub mod rebuild;
 pub mod report;
 pub mod stores;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{collections, fairness, gap, ingest, memory, reindex, scaling, tune, upgrade};
+use layra_e2e::measure::{collections, fairness, gap, ingest, memory, queries, reindex, scaling, tune, upgrade};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.
@@ -61,6 +61,22 @@ enum What {
     },
     /// Ingest a document of 2,000 pages together with short ones: peak memory of a worker.
     Memory,
+    /// Questions to `layra-worker serve`: recall by candidates, answers while pages are embedded, and
+    /// the stages of searches in large collections.
+    Queries {
+        /// Number of documents, the smallest of the demo's.
+        #[arg(long, default_value_t = 8)]
+        documents: usize,
+        /// Questions at the same time.
+        #[arg(long, default_value_t = 200)]
+        concurrent: usize,
+        /// Seconds of each of the three phases under load.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Numbers of vectors of the large collections, for example `200000,1000000`.
+        #[arg(long, value_delimiter = ',', default_values_t = [200_000])]
+        vectors: Vec<usize>,
+    },
     /// Rebuild a collection beside the one that serves, while files are added, deleted and
     /// searched: duration, failed searches, lost or doubled pages, recall, speed of searches and
     /// writes before and during it.
@@ -135,6 +151,20 @@ async fn main() -> Result<ExitCode> {
                 Box::pin(ingest::run(testbed, scene, stores, &plan)).await
             }
             What::Memory => Box::pin(memory::run(testbed, scene, stores)).await,
+            What::Queries {
+                documents,
+                concurrent,
+                seconds,
+                vectors,
+            } => {
+                let plan = queries::QueriesPlan {
+                    documents,
+                    concurrent,
+                    seconds,
+                    vectors,
+                };
+                Box::pin(queries::run(testbed, scene, stores, &plan)).await
+            }
             What::Reindex { vectors, kills } => {
                 let plan = reindex::ReindexPlan { vectors, kills };
                 Box::pin(reindex::run(testbed, scene, stores, &plan)).await

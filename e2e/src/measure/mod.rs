@@ -9,6 +9,7 @@ pub mod ingest;
 mod kills;
 pub mod memory;
 mod processes;
+pub mod queries;
 pub mod reindex;
 pub mod scaling;
 pub mod tune;
