@@ -2,6 +2,7 @@
 
 pub(crate) mod bucket;
 mod cutoff;
+pub(crate) mod fingerprint;
 pub(crate) mod headers;
 pub(crate) mod ids;
 pub(crate) mod notification;
@@ -12,6 +13,7 @@ pub(crate) mod sent;
 pub(crate) mod task;
 
 pub(crate) use cutoff::Cutoff;
+pub(crate) use fingerprint::Fingerprint;
 pub(crate) use origin::Origin;
 pub(crate) use recipe::Recipe;
 pub(crate) use sent::Sent;

@@ -109,6 +109,7 @@ async fn perform(
         Action::Enter(phase) => {
             let mut fields = doc! { "phase": stored(phase) };
             if phase == Phase::Swapping {
+                carry_model(context, rebuild).await?;
                 context.progress.phase(&name, ReindexPhase::Swapping, "");
                 fields.insert("swapped_at", DateTime::now());
             }
@@ -148,6 +149,17 @@ async fn perform(
 
 async fn drop_collection(context: &Context, name: &str) -> Result<(), Failure> {
     context.vectors.drop_collection(name).await
+}
+
+/// The copy has vectors of the same model.
+async fn carry_model(context: &Context, rebuild: &Rebuild) -> Result<(), Failure> {
+    let Some(new_id) = rebuild.new_id else {
+        return Ok(());
+    };
+    let models = &context.models;
+    models
+        .carry(rebuild.old_id, new_id, &rebuild.collection)
+        .await
 }
 
 async fn start_over(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {

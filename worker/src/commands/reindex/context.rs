@@ -16,6 +16,7 @@ use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
 use crate::stores::archives::{Archives, Record};
+use crate::stores::collection_models::CollectionModels;
 use crate::stores::ledger::Ledger;
 use crate::stores::milvus::{Loading, Vectors};
 use crate::stores::mongo::{Documents, pattern_like};
@@ -31,6 +32,7 @@ pub(super) struct Context {
     pub(super) ledger: Ledger,
     pub(super) rebuilds: Rebuilds,
     pub(super) archives: Archives,
+    pub(super) models: CollectionModels,
     pub(super) owner: Owner,
     pub(super) milvus: MilvusSpec,
     pub(super) index: ResolvedIndex,

@@ -29,6 +29,7 @@ use uuid::Uuid;
 use crate::assembly::Common;
 use crate::cli::{Method, ReindexArgs};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::stores::collection_models::CollectionModels;
 use crate::stores::ledger::LATE_WRITES;
 use crate::stores::rebuilds::{Owner, Phase, Rebuild, Rebuilds};
 use context::{Context, Throttle};
@@ -111,10 +112,14 @@ async fn connect(
     let documents = common.documents().await?;
     Ok(Context {
         // The width of the vectors is that of each collection.
-        vectors: common.vectors(0).await?,
+        vectors: common
+            .vectors(0)
+            .await?
+            .of_model(documents.database(), None),
         ledger: common.ledger(&documents).await?,
         rebuilds: Rebuilds::new(documents.database()),
         archives: common.archives(&documents)?,
+        models: CollectionModels::new(documents.database()),
         documents,
         owner: Owner {
             name: Uuid::new_v4().to_string(),
