@@ -26,6 +26,7 @@ mod models;
 mod moving;
 mod pages;
 mod paging;
+mod places;
 mod read;
 mod scan;
 mod scratch;

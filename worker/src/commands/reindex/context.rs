@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
+use super::reembed::Reembedding;
 use super::window::Window;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
@@ -33,6 +34,8 @@ pub(super) struct Context {
     pub(super) rebuilds: Rebuilds,
     pub(super) archives: Archives,
     pub(super) models: CollectionModels,
+    /// The model with which collections are embedded again. `None`: their vectors are copied.
+    pub(super) reembedding: Option<Reembedding>,
     pub(super) owner: Owner,
     pub(super) milvus: MilvusSpec,
     pub(super) index: ResolvedIndex,
@@ -49,6 +52,17 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// Whether this run continues a rebuild that an earlier one began.
+    pub(super) fn continues(&self, rebuild: &Rebuild) -> bool {
+        self.reembedding.is_some() == rebuild.model.is_some()
+    }
+
+    /// The digest of the model with which collections are embedded again.
+    pub(super) fn model_digest(&self) -> Option<&str> {
+        let model = self.reembedding.as_ref();
+        model.map(|model| model.own().digest.as_str())
+    }
+
     /// Whether nothing further may be begun, and copying pauses.
     pub(super) fn is_over(&self) -> bool {
         self.stop.is_cancelled() || !self.window.is_open(Timestamp::now())
