@@ -37,6 +37,7 @@ mod quotas;
 mod rebuild;
 mod rebuild_faults;
 mod recall;
+mod reembed;
 mod reindex;
 mod restarts;
 mod retention;
