@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{
-    AdviseArgs, Bench, Cli, Command, Output, ReindexArgs, SandboxCommand, WorkerArgs,
+    AdviseArgs, Bench, Cli, Command, Output, ReembedArgs, ReindexArgs, SandboxCommand, WorkerArgs,
 };
 
 /// Runs the command that the command line names.
@@ -69,7 +69,8 @@ fn default_log(command: &Command) -> &'static str {
         Command::Run { .. }
         | Command::Serve(_)
         | Command::FetchModel { .. }
-        | Command::Reindex(_) => "info",
+        | Command::Reindex(_)
+        | Command::Reembed(_) => "info",
         _ => "warn",
     }
 }
@@ -155,6 +156,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trace(args) => return trace(args).await,
         Command::Advise(args) => advise(args).await?,
         Command::Reindex(args) => return Box::pin(reindex(args)).await,
+        Command::Reembed(args) => return Box::pin(reembed(args)).await,
         Command::Collection(command) => return collection_commands::execute(command).await,
         Command::Embed(args) => {
             let report =
@@ -294,6 +296,12 @@ async fn reindex(args: ReindexArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+async fn reembed(args: ReembedArgs) -> anyhow::Result<ExitCode> {
+    let common = common(args.worker.clone())?;
+    let is_done = Box::pin(reindex::reembed(&common, &args)).await?;
+    Ok(code_of(is_done))
 }
 
 fn sandbox(command: &SandboxCommand) -> anyhow::Result<ExitCode> {

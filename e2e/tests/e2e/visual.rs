@@ -35,9 +35,14 @@ pub(crate) fn fixtures() -> PathBuf {
 
 /// Uploads the checkpoint, with checksums for the worker to verify.
 pub(crate) async fn serve_model(stage: &Stage) -> Result<()> {
+    serve_checkpoint(stage, MODEL).await
+}
+
+/// The same with another of the tiny checkpoints.
+pub(crate) async fn serve_checkpoint(stage: &Stage, model: &str) -> Result<()> {
     let models = bucket(&stage.testbed.endpoints().s3, MODELS)?;
     let mut sums = String::new();
-    for entry in std::fs::read_dir(fixtures().join(MODEL))? {
+    for entry in std::fs::read_dir(fixtures().join(model))? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let Some(name) = name.filter(|name| path.is_file() && !name.starts_with("reference"))
@@ -46,12 +51,12 @@ pub(crate) async fn serve_model(stage: &Stage) -> Result<()> {
         };
         let content = std::fs::read(&path)?;
         writeln!(sums, "{:x}  {name}", Sha256::digest(&content))?;
-        let key = format!("{MODEL}/{name}");
+        let key = format!("{model}/{name}");
         models
             .put(&key.as_str().into(), PutPayload::from(content))
             .await?;
     }
-    let key = format!("{MODEL}/SHA256SUMS");
+    let key = format!("{model}/SHA256SUMS");
     models
         .put(&key.as_str().into(), PutPayload::from(sums))
         .await?;

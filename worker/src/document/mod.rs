@@ -2,6 +2,7 @@
 
 pub(crate) mod bucket;
 mod cutoff;
+pub(crate) mod fingerprint;
 pub(crate) mod headers;
 pub(crate) mod ids;
 pub(crate) mod notification;
@@ -13,6 +14,7 @@ pub(crate) mod task;
 pub(crate) mod trace_context;
 
 pub(crate) use cutoff::Cutoff;
+pub(crate) use fingerprint::Fingerprint;
 pub(crate) use origin::Origin;
 pub(crate) use recipe::Recipe;
 pub(crate) use sent::Sent;

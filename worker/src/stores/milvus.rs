@@ -23,9 +23,11 @@ mod admin;
 mod code;
 mod copy;
 mod inspect;
+mod models;
 mod moving;
 mod pages;
 mod paging;
+mod places;
 mod read;
 mod scan;
 mod scratch;
@@ -63,6 +65,8 @@ pub(crate) struct Vectors {
     creation: Mutex<()>,
     /// Tells a collection that does not exist from one that is being swapped.
     rebuilds: Option<Rebuilds>,
+    /// Keeps vectors of different models apart.
+    models: Option<models::Models>,
 }
 
 impl std::fmt::Debug for Vectors {
@@ -115,6 +119,7 @@ impl Vectors {
             reads: ConsistencyLevel::Strong,
             creation: Mutex::new(()),
             rebuilds: None,
+            models: None,
         })
     }
 
@@ -141,7 +146,8 @@ impl Vectors {
     }
 
     async fn prepare_collection(&self, collection: &str) -> Result<(), Failure> {
-        self.check_vectors(collection).await?;
+        let id = self.check_vectors(collection, models::Use::Write).await?;
+        self.enter_model(collection, id).await?;
         // A worker may have died between these two steps.
         if !self.has_index(collection).await? {
             self.create_index(collection).await?;
@@ -173,6 +179,7 @@ impl Vectors {
             .flat_map(|page| page.vectors.iter().map(move |vector| (page, vector)))
             .collect();
         for chunk in rows.chunks(rows_at_once) {
+            self.check_insert(collection).await?;
             let columns = vec![
                 vector_type::column(
                     vector_type,
@@ -228,10 +235,12 @@ impl Vectors {
         if !self.has_collection(collection).await? {
             return Ok(());
         }
+        let id = self.id_to_forget(collection).await?;
         let request = sdk::DropCollectionRequest::builder()
             .collection_name(collection)
             .build()?;
-        Ok(self.client.drop_collection(request).await?)
+        self.client.drop_collection(request).await?;
+        self.forget_model(id).await
     }
 
     /// Deletes the rows of some pages.

@@ -8,6 +8,7 @@ use mongodb::bson::{DateTime, doc};
 use super::Ended;
 use super::comparison::{Comparison, Side};
 use super::context::Context;
+use super::reembed;
 use super::settle;
 use super::step::{Action, End, Found, next};
 use crate::runtime::failure::{Failure, Reason, Stage};
@@ -54,6 +55,9 @@ pub(super) async fn advance(
 /// Drops the copy, which does not serve yet, and forgets the rebuild.
 pub(super) async fn undo(context: &Context, rebuild: &Rebuild) -> Result<(), Failure> {
     drop_collection(context, &rebuild.new_name()).await?;
+    if rebuild.model.is_some() {
+        context.models.unseal(rebuild.old_id).await?;
+    }
     let ended = context.rebuilds.end(&rebuild.collection, &context.owner);
     ended.await
 }
@@ -68,7 +72,8 @@ async fn find(context: &Context, rebuild: &Rebuild) -> Result<Found, Failure> {
         (Phase::Filling, Some(_)) if rebuild.new_id.is_some() => {
             let state = vectors.index_state(&rebuild.new_name()).await?;
             let state = state.as_ref().map(|state| &state.found);
-            context.index.difference(state).is_some()
+            let is_of_other_model = rebuild.model.as_deref() != context.model_digest();
+            is_of_other_model || context.index.difference(state).is_some()
         }
         _ => false,
     };
@@ -107,10 +112,14 @@ async fn perform(
             let id = new.map(|new| new.id);
             context.record(rebuild, doc! { "new_id": id }).await?;
         }
-        Action::Fill => Box::pin(fill(context, rebuild)).await?,
+        Action::Fill => match &context.reembedding {
+            Some(model) => Box::pin(reembed::fill(context, model, rebuild)).await?,
+            None => Box::pin(fill(context, rebuild)).await?,
+        },
         Action::Enter(phase) => {
             let mut fields = doc! { "phase": stored(phase) };
             if phase == Phase::Swapping {
+                carry_model(context, rebuild).await?;
                 context.progress.phase(&name, ReindexPhase::Swapping, "");
                 fields.insert("swapped_at", DateTime::now());
             }
@@ -133,7 +142,10 @@ async fn perform(
             context.record(rebuild, fields).await?;
         }
         Action::MoveOther(number) => vectors.rename(&name, &rebuild.other_name(number)).await?,
-        Action::Settle => Box::pin(settle::settle(context, rebuild)).await?,
+        Action::Settle => match &context.reembedding {
+            Some(model) => Box::pin(reembed::settle(context, model, rebuild)).await?,
+            None => Box::pin(settle::settle(context, rebuild)).await?,
+        },
         Action::DropCurrent => drop_collection(context, &name).await?,
         Action::DropNew => drop_collection(context, &rebuild.new_name()).await?,
         Action::DropOld => drop_collection(context, &rebuild.old_name()).await?,
@@ -153,6 +165,20 @@ async fn drop_collection(context: &Context, name: &str) -> Result<(), Failure> {
     context.vectors.drop_collection(name).await
 }
 
+/// The copy has vectors of the same model, unless they were computed again.
+async fn carry_model(context: &Context, rebuild: &Rebuild) -> Result<(), Failure> {
+    if let Some(model) = &context.reembedding {
+        return reembed::enter(context, model, rebuild).await;
+    }
+    let Some(new_id) = rebuild.new_id else {
+        return Ok(());
+    };
+    let models = &context.models;
+    models
+        .carry(rebuild.old_id, new_id, &rebuild.collection)
+        .await
+}
+
 async fn start_over(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
     let Some(current) = context.vectors.describe(&rebuild.collection).await? else {
         // Dropped again: the next look finds that.
@@ -161,7 +187,7 @@ async fn start_over(context: &Context, rebuild: &mut Rebuild) -> Result<(), Fail
     let fields = doc! {
         "phase": stored(Phase::Filling), "old_id": current.id, "new_id": null,
         "restarts": i64::from(rebuild.restarts) + 1, "last_pk": 0_i64, "copied": 0_i64,
-        "swapped_at": null,
+        "swapped_at": null, "model": context.model_digest(), "sealed_at": null, "last_file": null,
     };
     context.record(rebuild, fields).await
 }
@@ -178,7 +204,10 @@ async fn create(context: &Context, rebuild: &Rebuild) -> Result<(), Failure> {
     let new = rebuild.new_name();
     if vectors.describe(&new).await?.is_none() {
         let current = described(context, &rebuild.collection).await?;
-        vectors.create_like(&new, &current).await?;
+        match context.reembedding {
+            Some(_) => vectors.create_for_model(&new).await?,
+            None => vectors.create_like(&new, &current).await?,
+        }
     }
     vectors.ensure_index(&new).await
 }

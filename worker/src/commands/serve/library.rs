@@ -112,9 +112,13 @@ impl StoredPages {
         links: Links,
     ) -> Result<Self, Failure> {
         let documents = common.documents().await?;
+        let model = common.fingerprint(dimensions).await?;
         let vectors = common.vectors(dimensions).await?;
         Ok(Self {
-            vectors: vectors.with_rebuilds(documents.database()).for_searches(),
+            vectors: vectors
+                .with_rebuilds(documents.database())
+                .of_model(documents.database(), model)
+                .for_searches(),
             archives: common.archives(&documents)?,
             uses: Uses::new(documents.database()),
             milvus: common.settings.config.stores.milvus.clone(),
