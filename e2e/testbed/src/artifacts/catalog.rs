@@ -173,6 +173,5 @@ pub const BED: &[Artifact] = &[
 /// All artifacts.
 pub const ALL: &[Artifact] = &[
     KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS, AXE,
-    PROMETHEUS, PARQUET,
-    PROMETHEUS, KUBE_SCORE,
+    PROMETHEUS, PARQUET, KUBE_SCORE,
 ];

@@ -59,7 +59,7 @@ impl Measured {
         let in_flight = opts(names::IN_FLIGHT, "Requests in progress, by path.");
         let stages = times(
             names::STAGE_DURATION,
-            "Time of a stage of a search: embed (the question), candidates, compare, check, snippet.",
+            "Time of a stage of a search: embed (the question), candidates, compare, check, snippet, heat.",
         );
         let cache = opts(
             names::CACHE,
