@@ -1,5 +1,6 @@
 //! Every value is in `values.yaml` with its default, and in the schema with a description.
 
+use layra_charts::helm::template;
 use layra_charts::path;
 use serde_json::Value;
 
@@ -69,5 +70,27 @@ fn every_key_has_a_description_and_every_value_a_key() {
                 values.get(name).is_some() || WITHOUT_DEFAULT.contains(&name.as_str());
             assert!(has_default, "{chart}: {name} is in the schema only");
         }
+    }
+}
+
+#[test]
+fn the_values_in_the_page_about_air_gaps_are_those_of_the_chart() {
+    let page = std::fs::read_to_string(path("../docs/air-gapped.md")).expect("the page");
+    let (_, rest) = page.split_once("`offline.yaml`:").expect("the file");
+    let (_, rest) = rest.split_once("```yaml\n").expect("its text");
+    let (text, _) = rest.split_once("```").expect("its end");
+    let mut values: Value = serde_yaml_ng::from_str(text).expect("YAML");
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    for image in ["image", "workerImage"] {
+        values[image]["digest"] = digest.clone().into();
+    }
+    // The schema refuses what it does not know.
+    let rendered = template("layra-operator", "layra-operator", "rag", &values).expect("objects");
+    for text in [
+        format!("REGISTRY/layra-operator@{digest}"),
+        format!("REGISTRY/layra-worker@{digest}"),
+        "imagePullSecrets:".to_owned(),
+    ] {
+        assert!(rendered.contains(&text), "{text}");
     }
 }

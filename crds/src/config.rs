@@ -9,8 +9,12 @@ use crate::{DocumentsSpec, EmbeddingSpec, SourceSpec, StoresSpec};
 ///
 /// Secrets are files, `DIR/KIND/FILE`, below the directory that `--secrets` names: see
 /// [`SecretKind`](crate::SecretKind).
+///
+/// Fields that are unknown are ignored: a pod keeps its image when the operator is upgraded, and may
+/// start again with what the later operator has written. Fields are only added; another format would
+/// have another file name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct WorkerConfig {
     /// `namespace/name` of the pipeline, for logs and metrics.
     pub pipeline: String,

@@ -13,6 +13,7 @@ mod index;
 mod index_status;
 mod kafka_client;
 mod kafka_security;
+mod load;
 pub mod metric_names;
 mod model_reference;
 mod pipeline;
@@ -46,13 +47,15 @@ pub use index::{FoundIndex, IndexKind, IndexPreset, IndexSpec, IndexType, Resolv
 pub use index_status::{CollectionRebuild, EndedJob, IndexStatus};
 pub use kafka_client::{Compression, KafkaClientSpec};
 pub use kafka_security::{KafkaSecurity, KafkaSecurityError, refused_setting};
+pub use load::{LoadLine, LoadProgress, LoadResult, Recall, Spread};
 pub use model_reference::{
     KNOWN_MODEL_FILE, KnownModel, ModelReference, ModelReport, RESOLVE_MODEL_ANNOTATION,
 };
 pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use query::{
-    MODEL_SERVER_PORT, QueryCounts, QueryServiceSpec, QuerySpec, QueryStatus, TokensSecretRef,
+    DEFAULT_LINK_MINUTES, MODEL_SERVER_PORT, QueryCounts, QueryServiceSpec, QuerySpec, QueryStatus,
+    TokensSecretRef,
 };
 pub use quotas::{KnowledgeBaseQuotas, LAYRA_PAGE_VECTORS, QuotaKind, QuotaUse, QuotasSpec};
 pub use rebuild::{OnIndexDrift, RebuildSpec, WindowSpec};

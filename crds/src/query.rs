@@ -9,6 +9,8 @@ use crate::GpuSpec;
 
 /// Port of LAYRA's model server in the query pods.
 pub const MODEL_SERVER_PORT: u16 = 8005;
+/// Minutes for which the links of an answer are valid, unless the object says otherwise.
+pub const DEFAULT_LINK_MINUTES: u32 = 60;
 
 /// Pods that run `layra-worker serve`: LAYRA's model server, and searches over HTTP. They have the
 /// image, the configuration, the Secrets and the `podTemplate` of the workers.
@@ -58,10 +60,34 @@ pub struct QuerySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_secret_ref: Option<TokensSecretRef>,
 
+    /// Origins whose web pages may call `/v1`, for example `https://app.example.com`; `*`: all. A
+    /// page needs a token like everybody else. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    #[x_kube(validation = Rule::new(ALLOWED_ORIGINS)
+        .message("query.allowedOrigins must be `*` or of the form https://app.example.com or http://app.example.com:8080, as browsers send it: lower case, without a path and without a default port"))]
+    pub allowed_origins: Vec<String>,
+
+    /// Minutes for which the links of an answer to page images and originals are valid, up to a
+    /// week. Default: 60.
+    #[serde(default = "default_link_minutes")]
+    #[schemars(range(min = 1, max = 10_080))]
+    pub link_minutes: u32,
+
+    /// Whether everyone may read the bucket of `documents.objectStore`. Links then have no signature
+    /// and no end. Default: false.
+    #[serde(default)]
+    pub public_bucket: bool,
+
     /// How the replicas are reached.
     #[serde(default)]
     pub service: QueryServiceSpec,
 }
+
+/// What browsers send as the origin of a page.
+const ALLOWED_ORIGINS: &str = "self.all(origin, origin == '*' || \
+     origin.matches('^https?://([-a-z0-9._]+|\\\\[[0-9a-f:]+\\\\])(:[1-9][0-9]{0,4})?$') && \
+     !origin.matches('^(http://.*:80|https://.*:443)$'))";
 
 /// Key of a Secret with the tokens that may search.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -157,6 +183,10 @@ impl Default for QueryServiceSpec {
 
 fn default_requests() -> u32 {
     16
+}
+
+fn default_link_minutes() -> u32 {
+    DEFAULT_LINK_MINUTES
 }
 
 fn default_key() -> String {

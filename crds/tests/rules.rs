@@ -126,6 +126,14 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
             "query.service.name must consist of",
         ),
         (
+            json!({"spec": {"query": {"allowedOrigins": ["*", "https://app.example.com/"]}}}),
+            "query.allowedOrigins must be",
+        ),
+        (
+            json!({"spec": {"query": {"allowedOrigins": ["https://app.example.com:443"]}}}),
+            "without a default port",
+        ),
+        (
             json!({"spec": {"query": {"service": {"port": 9090}}}}),
             "query.service.port must not be 9090",
         ),

@@ -1,10 +1,9 @@
 """Checks that pandas and polars read the Parquet files of an archive, to the bit.
 
-    python3 -m venv venv && venv/bin/pip install pandas polars pyarrow
-    venv/bin/python e2e/bench/archive.py FOLDER EXPECTED.json
+    PYTHONPATH=~/.cache/layra-testbed/parquet python3 e2e/bench/archive.py FOLDER EXPECTED.json
 
 FOLDER has the files; EXPECTED.json is a list of [image_id, file_id, page_number, bits of the
-vector]. `LAYRA_E2E_PYTHON=venv/bin/python cargo e2e collection_life` runs this with a real archive.
+vector]. `cargo e2e collection_life` runs this with a real archive.
 """
 
 import glob

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a page of a picture, a drawing or a text costs the worker: CPU time and resident memory.
+"""What a page of each kind of document costs the worker: CPU time and resident memory.
 
     cargo testbed dist
     venv/bin/pip install pillow==13.0.0
@@ -7,7 +7,8 @@
 
 `layra-worker inspect` opens each file as a worker does, renders it with the defaults and encodes it
 as PNG. It is run with one copy of a file and with several more; the difference tells the cost of one.
-The memory is that of the largest process.
+The memory is that of the largest process. Office documents are those of the tests, and need
+LibreOffice; `--kinds pictures` or `--kinds office` measures only a part.
 """
 import argparse
 import json
@@ -22,6 +23,12 @@ from PIL import Image, ImageDraw, ImageFilter
 
 A4 = (2480, 3508)  # at 300 dots per inch
 PHOTOGRAPH = (4000, 3000)
+OFFICE = pathlib.Path(__file__).parents[2] / "worker/rendering/tests/fixtures/office"
+# Of each format one; slides, sheets and texts in several.
+OFFICE_FILES = """text.docx text.doc text-95.doc text.odt text.fodt text.rtf text.sxw
+    sheet.xlsx sheet.xls sheet-95.xls sheet.xlsb sheet.ods sheet.fods sheet.sxc
+    slide.pptx slide.ppt slide.odp slide.fodp drawing.odg drawing.vsd drawing.vsdx text.pub picture.wmf
+    picture.emf text.wpd text.wps text.hwp text.pages slides.key""".split()
 WORDS = "the budget of the pump station was approved by the board in March".split()
 
 
@@ -76,6 +83,10 @@ def make(directory):
     paragraphs = "".join(f"<p>{line}</p>" for line in words.splitlines()[:25])
     html = f"<html><head><title>x</title></head><body>{paragraphs}</body></html>"
     page.save(directory / "A4 at 300 DPI.png")
+    page.save(directory / "A4 at 300 DPI.pdf", resolution=300)
+    page.save(directory / "A4 at 300 DPI.gif")
+    page.save(directory / "A4 at 300 DPI.bmp")
+    page.save(directory / "A4 at 300 DPI, JPEG.tiff", compression="jpeg")
     page.convert("1").save(directory / "A4 at 300 DPI, group 4.tiff", compression="group4")
     page.save(directory / "A4 at 300 DPI, LZW.tiff", compression="tiff_lzw")
     photo.save(directory / "12 megapixels.jpg", quality=90)
@@ -109,22 +120,38 @@ def main():
     parser.add_argument("--worker", default="dist/layra-worker")
     parser.add_argument("--pdfium", required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--copies", type=int, default=10)
+    parser.add_argument("--copies", type=int, default=10, help="of a picture, a drawing or a text")
+    parser.add_argument("--office-copies", type=int, default=2)
+    parser.add_argument("--kinds", choices=["pictures", "office"])
     arguments = parser.parse_args()
     random.seed(7)
-    with tempfile.TemporaryDirectory() as directory:
-        make(pathlib.Path(directory))
-        print("| file | stored pixels | CPU ms a page | resident MiB |\n|---|---|---|---|")
-        for file in sorted(pathlib.Path(directory).iterdir(), key=lambda file: file.suffix):
-            milliseconds, most = [], 0
-            for _ in range(arguments.rounds):
-                one, _, _ = cost(arguments, file, 1)
-                all_of_them, kib, reports = cost(arguments, file, 1 + arguments.copies)
-                milliseconds.append((all_of_them - one) * 1000 / arguments.copies)
-                most = max(most, kib)
-            assert all(len(report["pages"]) == 1 for report in reports), reports
-            width, height = reports[0]["pages"][0]["pixels"]
-            print(f"| {file.name} | {width} x {height} | {min(milliseconds):.0f} | {most >> 10} |")
+    print("| file | pages | stored pixels | CPU ms a document | a page | resident MiB |")
+    print("|---|---|---|---|---|---|")
+    if arguments.kinds != "office":
+        with tempfile.TemporaryDirectory() as directory:
+            make(pathlib.Path(directory))
+            for file in sorted(pathlib.Path(directory).iterdir(), key=lambda file: file.suffix):
+                measure(arguments, file, arguments.copies)
+    if arguments.kinds != "pictures":
+        for name in OFFICE_FILES:
+            measure(arguments, OFFICE / name, arguments.office_copies)
+
+
+def measure(arguments, file, copies):
+    """Prints a row of the table."""
+    milliseconds, most = [], 0
+    for _ in range(arguments.rounds):
+        one, _, _ = cost(arguments, file, 1)
+        all_of_them, kib, reports = cost(arguments, file, 1 + copies)
+        milliseconds.append((all_of_them - one) * 1000 / copies)
+        most = max(most, kib)
+    rejected = [report for report in reports if report["outcome"] != "pages"]
+    assert not rejected, rejected
+    pages = len(reports[0]["pages"])
+    width, height = reports[0]["pages"][0]["pixels"]
+    least = min(milliseconds)
+    print(f"| {file.name} | {pages} | {width} x {height} | {least:.0f} | {least / pages:.0f} | {most >> 10} |",
+          flush=True)
 
 
 if __name__ == "__main__":

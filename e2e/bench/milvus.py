@@ -3,6 +3,7 @@
 (one insert a page) and with the same batches as the worker, in one run.
 
     cargo build --release --workspace --example bench_milvus
+    python3 -m venv venv && venv/bin/pip install pymilvus==2.5.6 numpy 'setuptools<81'
     venv/bin/python e2e/bench/milvus.py --uri http://HOST:PORT
 
 Each writes its own pages into one collection with LAYRA's schema, in turns; the collection is
@@ -16,7 +17,7 @@ import time
 import numpy
 from pymilvus import MilvusClient
 
-from ingest import create_collection
+from collection import create_collection
 
 
 def rows(file, page, vectors, dimensions):

@@ -27,6 +27,8 @@ pub struct User {
     /// The partitions to use in turn, and how many messages went there; by default Kafka's client
     /// chooses at random.
     partitions: Option<(i32, AtomicI32)>,
+    /// Headers of its messages, beside LAYRA's own.
+    headers: Vec<(String, String)>,
     /// The user's name.
     pub name: String,
     /// The knowledge base's id.
@@ -79,6 +81,7 @@ impl User {
             producer,
             topic: topic.to_owned(),
             partitions: None,
+            headers: Vec::new(),
             name: name.to_owned(),
             knowledge_base,
         })
@@ -96,6 +99,13 @@ impl User {
     pub fn sending_through(mut self, mut client: ClientConfig) -> Result<Self> {
         self.producer = client.set("message.timeout.ms", "20000").create()?;
         Ok(self)
+    }
+
+    /// Sends each message with one more header.
+    #[must_use]
+    pub fn sending_with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Uploads a local file and sends its task.
@@ -180,10 +190,14 @@ impl User {
 
     /// Sends a message with a key; LAYRA's own messages have none.
     pub async fn send_with_key(&self, key: Option<&str>, value: &[u8]) -> Result<()> {
-        let headers = OwnedHeaders::new().insert(Header {
+        let mut headers = OwnedHeaders::new().insert(Header {
             key: "priority",
             value: Some("1"),
         });
+        for (key, value) in &self.headers {
+            let value = Some(value);
+            headers = headers.insert(Header { key, value });
+        }
         let mut record: FutureRecord<'_, str, [u8]> = FutureRecord::to(&self.topic)
             .payload(value)
             .headers(headers);

@@ -1,6 +1,6 @@
 //! A Prometheus of one test, with the shipped rules, and what it would scrape in a cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
@@ -36,6 +36,9 @@ pub struct Prometheus {
 
 /// An alert that fires: its name, and the pipeline if it is about one.
 pub type Firing = (String, String);
+
+/// A series of a range: its labels, and its values with the seconds since the start.
+pub type Range = (BTreeMap<String, String>, Vec<(f64, f64)>);
 
 impl Prometheus {
     /// Starts it with these rules and without targets.
@@ -82,13 +85,13 @@ impl Prometheus {
     pub async fn scrape(&self, scene: &Scene, pipelines: &[&str]) -> Result<()> {
         let namespace = &scene.namespace;
         let mut targets = Vec::new();
-        for address in operators(scene).await? {
-            let labels = json!({"namespace": namespace});
+        for (pod, address) in addresses(&operator_pods(scene).await?, 8080) {
+            let labels = json!({"namespace": namespace, "pod": pod});
             targets.push(json!({"targets": [address], "labels": labels}));
         }
         for pipeline in pipelines {
-            for address in workers(scene, pipeline).await? {
-                let labels = json!({"namespace": namespace, "pipeline": pipeline});
+            for (pod, address) in addresses(&scene.worker_pods(pipeline).await?, 9090) {
+                let labels = json!({"namespace": namespace, "pipeline": pipeline, "pod": pod});
                 targets.push(json!({"targets": [address], "labels": labels}));
             }
         }
@@ -120,6 +123,42 @@ impl Prometheus {
         Ok(result.context("a result")?.len())
     }
 
+    /// Whether a query returns a number. Quantiles of nothing are none.
+    pub async fn has_numbers(&self, query: &str) -> Result<bool> {
+        let answer = self.ask(&format!("query?query={query}")).await?;
+        let result = answer["data"]["result"].as_array().context("a result")?;
+        Ok(result
+            .iter()
+            .any(|series| number(&series["value"][1]).is_some()))
+    }
+
+    /// What a query returned between two moments, in seconds since the epoch, without what is no
+    /// number.
+    pub async fn range(
+        &self,
+        query: &str,
+        (start, end): (i64, i64),
+        step: i64,
+    ) -> Result<Vec<Range>> {
+        let range = format!("start={start}&end={end}&step={step}");
+        let answer = self
+            .ask(&format!("query_range?query={query}&{range}"))
+            .await?;
+        let result = answer["data"]["result"].as_array().context("a result")?;
+        let series = result.iter().map(|series| {
+            let labels: BTreeMap<String, String> =
+                serde_json::from_value(series["metric"].clone())?;
+            let values = series["values"].as_array().context("values")?.iter();
+            let points = values.filter_map(|value| {
+                let second = value[0].as_f64()? - start as f64;
+                Some((second, number(&value[1])?))
+            });
+            let points: Vec<(f64, f64)> = points.collect();
+            anyhow::Ok((labels, points))
+        });
+        series.collect()
+    }
+
     async fn ask(&self, path: &str) -> Result<Value> {
         let body = get(&format!("http://{}/api/v1/{path}", self.address)).await?;
         let answer: Value = serde_json::from_str(&body)?;
@@ -132,14 +171,19 @@ impl Prometheus {
 
 /// `address:port` of the metrics of each running operator of the namespace.
 pub async fn operators(scene: &Scene) -> Result<Vec<String>> {
+    let pods = addresses(&operator_pods(scene).await?, 8080);
+    Ok(pods.into_iter().map(|(_, address)| address).collect())
+}
+
+async fn operator_pods(scene: &Scene) -> Result<Vec<Pod>> {
     let selector = ListParams::default().labels("app.kubernetes.io/component=operator");
-    let pods = scene.api::<Pod>().list(&selector).await?;
-    Ok(addresses(&pods.items, 8080))
+    Ok(scene.api::<Pod>().list(&selector).await?.items)
 }
 
 /// `address:port` of the metrics of each running worker of a pipeline.
 pub async fn workers(scene: &Scene, pipeline: &str) -> Result<Vec<String>> {
-    Ok(addresses(&scene.worker_pods(pipeline).await?, 9090))
+    let pods = addresses(&scene.worker_pods(pipeline).await?, 9090);
+    Ok(pods.into_iter().map(|(_, address)| address).collect())
 }
 
 /// The body of a response with status 200.
@@ -153,13 +197,21 @@ pub async fn get(url: &str) -> Result<String> {
     Ok(response.text().await?)
 }
 
-fn addresses(pods: &[Pod], port: u16) -> Vec<String> {
+/// A value of a series, unless it is infinite or no number.
+fn number(value: &Value) -> Option<f64> {
+    let number: f64 = value.as_str()?.parse().ok()?;
+    number.is_finite().then_some(number)
+}
+
+/// Name and `address:port` of each running pod.
+fn addresses(pods: &[Pod], port: u16) -> Vec<(String, String)> {
     let address = |pod: &Pod| {
         let status = pod.status.as_ref()?;
         let runs = status.phase.as_deref() == Some("Running");
         let leaves = pod.metadata.deletion_timestamp.is_some();
-        let address = status.pod_ip.as_ref()?;
-        (runs && !leaves).then(|| format!("{address}:{port}"))
+        let address = format!("{}:{port}", status.pod_ip.as_ref()?);
+        let name = pod.metadata.name.clone()?;
+        (runs && !leaves).then_some((name, address))
     };
     pods.iter().filter_map(address).collect()
 }

@@ -180,7 +180,7 @@ pub fn image(file: &str, page: usize) -> String {
     format!("{file}_page{page}")
 }
 
-/// `layra-worker reindex`, running.
+/// `layra-worker reindex` or `reembed`, running.
 pub struct Reindex {
     child: Child,
     address: String,
@@ -189,6 +189,25 @@ pub struct Reindex {
 impl Reindex {
     /// Rebuilds one collection beside the one that serves.
     pub fn start(cli: &WorkerCli, collection: &str, late_writes: Duration) -> Result<Self> {
+        Self::command(
+            cli,
+            &["reindex", "--method", "beside"],
+            collection,
+            late_writes,
+        )
+    }
+
+    /// Embeds one collection again with the model of the configuration.
+    pub fn reembed(cli: &WorkerCli, collection: &str, late_writes: Duration) -> Result<Self> {
+        Self::command(cli, &["reembed"], collection, late_writes)
+    }
+
+    fn command(
+        cli: &WorkerCli,
+        command: &[&str],
+        collection: &str,
+        late_writes: Duration,
+    ) -> Result<Self> {
         // Free a moment ago.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?
             .local_addr()?
@@ -196,16 +215,14 @@ impl Reindex {
         let address = format!("127.0.0.1:{port}");
         let late_writes = late_writes.as_secs().to_string();
         let arguments = [
-            "reindex",
             "--collection",
             collection,
-            "--method",
-            "beside",
             "--listen",
             &address,
             "--late-writes-seconds",
             &late_writes,
         ];
+        let arguments = [command, &arguments[..]].concat();
         let log = cli.directory().join("reindex.log");
         let log = std::fs::File::options()
             .append(true)

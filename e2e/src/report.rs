@@ -1,12 +1,14 @@
 //! The demo's report: one self-contained HTML file with the timeline as an SVG.
 
+mod answers;
+
 use std::fmt::Write as _;
 
 use layra_crds::ScalingStatus;
 use layra_plot::{Chart, Line, Panel, Shape};
 
 use crate::timeline::{Sample, Timeline};
-use crate::worker_cli::Hit;
+pub use answers::Shown;
 
 /// Contents of the report.
 pub struct Report<'a> {
@@ -16,8 +18,8 @@ pub struct Report<'a> {
     pub timeline: &'a Timeline,
     /// Documents, pages and vectors stored.
     pub totals: (usize, u64, u64),
-    /// Questions, each with the pages found.
-    pub answers: &'a [(String, Vec<Hit>)],
+    /// Questions, each with the pages found and their pictures.
+    pub answers: &'a [(String, Vec<Shown>)],
     /// Name and resident bytes of each process.
     pub memory: &'a [(String, u64)],
 }
@@ -37,22 +39,7 @@ pub fn html(report: &Report<'_>) -> String {
     );
     body.push_str(&timeline(report.timeline));
     body.push_str(&decisions(&report.timeline.decisions));
-    body.push_str("<h2>Questions</h2>");
-    for (question, hits) in report.answers {
-        let _ = write!(
-            body,
-            "<h3>{}</h3><table><tr><th>score<th>page<th>file",
-            escape(question)
-        );
-        for Hit { file, page, score } in hits {
-            let _ = write!(
-                body,
-                "<tr><td class=n>{score:.3}<td class=n>{page}<td>{}",
-                escape(file)
-            );
-        }
-        body.push_str("</table>");
-    }
+    body.push_str(&answers::html(report.answers));
     body.push_str("<h2>Time</h2><table><tr><th>s<th>phase");
     for (phase, seconds) in report.phases {
         let _ = write!(body, "<tr><td class=n>{seconds:.1}<td>{}", escape(phase));
@@ -68,7 +55,8 @@ pub fn html(report: &Report<'_>) -> String {
     }
     body.push_str("</table>");
     format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><title>LAYRA ingestion: demo</title><style>{STYLE}</style><body>{body}</body></html>\n"
+        "<!doctype html><html lang=en><meta charset=utf-8><title>LAYRA ingestion: demo</title><style>{STYLE}{}</style><body>{body}</body></html>\n",
+        answers::STYLE
     )
 }
 
@@ -202,22 +190,26 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::Answer;
 
     #[test]
     fn text_from_outside_cannot_become_markup() {
         let timeline = Timeline::default();
         let answers = [(
             "<script>".to_owned(),
-            vec![Hit {
-                file: "a&b.pdf".to_owned(),
-                page: 3,
-                score: 0.5,
-            }],
+            vec![(
+                Answer {
+                    file: "a&b.pdf".to_owned(),
+                    ..Answer::default()
+                },
+                Vec::new(),
+            )],
         )];
         let page = html(&Report {
             phases: &[],

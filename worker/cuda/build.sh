@@ -3,7 +3,7 @@
 #
 #   worker/cuda/build.sh [KIT]        KIT: where the compiler is kept (default: target/cuda-kit)
 #
-# Needs python3 with pip, g++ and cargo. The compiler, cuBLAS and cuRAND come from the package index,
+# Needs python3 with pip, g++, binutils and cargo, and comes after `cargo testbed dist`. The compiler, cuBLAS and cuRAND come from the package index,
 # pinned in worker/cuda/requirements.txt; the libraries that the binary is linked to are stubs with
 # the right names, made here from the binding crate's list of functions. Leaves the binary as
 # dist/layra-worker-cuda and the libraries that it needs at run time in dist/cuda, for
@@ -55,7 +55,14 @@ export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90} CUDARC_CUDA_VERSION=13000
 cargo build --release --locked --workspace --features layra-worker/cuda --bin layra-worker
 binary=$CARGO_TARGET_DIR/release/layra-worker
 mkdir -p dist/cuda
-strip -o dist/layra-worker-cuda "$binary"
+# The licences, and the crates of the binary in the binary, as `cargo testbed dist` has them.
+cargo testbed bill layra-worker --features layra-worker/cuda --folder dist/doc/layra-worker-cuda \
+    --section "$CARGO_TARGET_DIR/crates"
+objcopy --strip-all --add-section .dep-v0="$CARGO_TARGET_DIR/crates" "$binary" dist/layra-worker-cuda
+mkdir -p dist/doc/cuda
+for wheel in "$kit"/*cublas*.dist-info "$kit"/*curand*.dist-info; do
+    find "$wheel" -iname 'licen[cs]e*' -type f -exec cp {} "dist/doc/cuda/$(basename "$wheel").txt" \;
+done
 for library in libcublas.so.13 libcublasLt.so.13 libcurand.so.10; do
     cp --dereference "$toolkit/lib/$library" dist/cuda/
 done

@@ -14,7 +14,7 @@ use mongodb::bson::DateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::document::bucket::{Bucket, USERNAME};
-use crate::document::{Recipe, Sent};
+use crate::document::{Fingerprint, Recipe, Sent};
 use crate::model_files;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::embedder::EmbedderThread;
@@ -144,6 +144,21 @@ impl Common {
         EmbedderThread::start(embedder, batch_pages, Arc::clone(&self.metrics))
     }
 
+    /// The fingerprint of the model that [`embedder`](Self::embedder) has loaded, with vectors of this
+    /// width. `None`: in benchmark mode.
+    pub(crate) async fn fingerprint(
+        &self,
+        dimensions: usize,
+    ) -> Result<Option<Fingerprint>, Failure> {
+        if self.paths.paced_embedder.is_some() {
+            return Ok(None);
+        }
+        let config = &self.settings.config;
+        let checksum = model_files::checksum_of(config, &self.paths.cache).await?;
+        let spec = &config.embedding;
+        Ok(Some(Fingerprint::new(spec, &checksum, dimensions)))
+    }
+
     /// Fetches the model into the cache and describes it.
     pub(crate) async fn fetch_model(&self) -> Result<ModelReport, Failure> {
         let cache = &self.paths.cache;
@@ -219,7 +234,10 @@ impl Common {
         self.quotas.set_dimensions(dimensions);
         let reads_images = embedder.page_pixels().is_some();
         self.metrics.model_reads_images.set(reads_images.into());
-        let stores = self.all_stores(objects, documents, dimensions).await?;
+        let model = self.fingerprint(dimensions).await?;
+        let stores = self
+            .all_stores(objects, documents, dimensions, model)
+            .await?;
         Ok(Pipeline {
             originals,
             stores,
@@ -249,7 +267,7 @@ impl Common {
     pub(crate) async fn stores(&self) -> Result<Stores, Failure> {
         let objects = self.objects().await?;
         let documents = self.documents().await?;
-        self.all_stores(objects, documents, 0).await
+        self.all_stores(objects, documents, 0, None).await
     }
 
     async fn all_stores(
@@ -257,9 +275,11 @@ impl Common {
         objects: Objects,
         documents: Documents,
         dimensions: usize,
+        model: Option<Fingerprint>,
     ) -> Result<Stores, Failure> {
         let vectors = self.vectors(dimensions).await?;
-        let vectors = Arc::new(vectors.with_rebuilds(documents.database()));
+        let database = documents.database();
+        let vectors = Arc::new(vectors.with_rebuilds(database).of_model(database, model));
         let collections = &self.settings.config.stores.milvus.collection;
         let counts_vectors = self.quotas.counts_vectors();
         Ok(Stores {

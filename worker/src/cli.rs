@@ -10,6 +10,7 @@ use layra_embedding::DeviceChoice;
 use crate::collection_commands::CollectionCommand;
 use crate::commands::documents::DocumentsArgs;
 use crate::commands::inspect::InspectArgs;
+use crate::commands::load::LoadArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::trace::TraceArgs;
 use crate::commands::tune::TuneOptions;
@@ -58,6 +59,7 @@ pub(crate) enum Command {
         worker: WorkerArgs,
     },
     Inspect(InspectArgs),
+    Load(LoadArgs),
     /// Search a knowledge base for the pages that answer a question.
     Search {
         /// Question to answer.
@@ -128,6 +130,7 @@ pub(crate) enum Command {
     Advise(AdviseArgs),
     /// Rebuild the collections of the pipeline whose index differs from the object's.
     Reindex(ReindexArgs),
+    Reembed(ReembedArgs),
     #[command(flatten)]
     Collection(CollectionCommand),
     Embed(layra_embedding::colqwen::cli::EmbedArgs),
@@ -236,9 +239,6 @@ pub(crate) struct AdviseArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReindexArgs {
-    /// Rebuild only this collection.
-    #[arg(long)]
-    pub(crate) collection: Option<String>,
     /// How to rebuild. Default: as `stores.milvus.onIndexDrift` says.
     #[arg(long, value_enum)]
     pub(crate) method: Option<Method>,
@@ -249,14 +249,43 @@ pub(crate) struct ReindexArgs {
     /// Show which collections would be rebuilt, and why.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) work: RebuildArgs,
+    #[command(flatten)]
+    pub(crate) worker: WorkerArgs,
+}
+
+/// Embed the collections of the pipeline again that are of another model than the object's.
+///
+/// Each is filled beside the one that serves, from the stored page images, or for a model that reads
+/// text from the texts that are kept, and takes its place. It may be killed, and run again.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReembedArgs {
+    /// Begin nothing. A swap that an earlier run has begun is finished; a copy that does not serve yet
+    /// is dropped, and workers write into the collection again.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) finish: bool,
+    /// Show which collections would be embedded again, and why.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) work: RebuildArgs,
+    #[command(flatten)]
+    pub(crate) worker: WorkerArgs,
+}
+
+/// What all rebuilds of collections have in common.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RebuildArgs {
+    /// Rebuild only this collection.
+    #[arg(long)]
+    pub(crate) collection: Option<String>,
     /// Address of the HTTP server: /reindex, /metrics and /healthz.
     #[arg(long, env = "LAYRA_LISTEN", default_value_t = default_listen())]
     pub(crate) listen: SocketAddr,
     /// For tests only: seconds until a request that was in flight has landed or failed.
     #[arg(long, hide = true)]
     pub(crate) late_writes_seconds: Option<u64>,
-    #[command(flatten)]
-    pub(crate) worker: WorkerArgs,
 }
 
 /// How to rebuild a collection.

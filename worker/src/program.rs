@@ -9,13 +9,13 @@ use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::collection_commands;
 use crate::commands::trace::TraceArgs;
 use crate::commands::{
-    advise, check, delete, documents, ingest, inspect, redrive, reindex, run, search, serve, trace,
-    tune,
+    advise, check, delete, documents, ingest, inspect, load, redrive, reindex, run, search, serve,
+    trace, tune,
 };
 use crate::document::task::Deletion;
 use crate::runtime::process_metrics::open_traffic;
 use crate::runtime::settings::Settings;
-use crate::runtime::telemetry;
+use crate::runtime::{telemetry, traces};
 use crate::stores::milvus::SearchLimits;
 use anyhow::Context as _;
 use clap::Parser;
@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{
-    AdviseArgs, Bench, Cli, Command, Output, ReindexArgs, SandboxCommand, WorkerArgs,
+    AdviseArgs, Bench, Cli, Command, Output, ReembedArgs, ReindexArgs, SandboxCommand, WorkerArgs,
 };
 
 /// Runs the command that the command line names.
@@ -69,7 +69,8 @@ fn default_log(command: &Command) -> &'static str {
         Command::Run { .. }
         | Command::Serve(_)
         | Command::FetchModel { .. }
-        | Command::Reindex(_) => "info",
+        | Command::Reindex(_)
+        | Command::Reembed(_) => "info",
         _ => "warn",
     }
 }
@@ -79,7 +80,16 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = runtime.block_on(execute(command));
+    let service = match command {
+        Command::Run { .. } => Some("layra-worker"),
+        Command::Serve(_) => Some("layra-query"),
+        _ => None,
+    };
+    let (result, spans) = runtime.block_on(async {
+        let spans = service.and_then(traces::start);
+        (Box::pin(execute(command)).await, spans)
+    });
+    traces::stop(spans);
     // Only calls that do not return are still running.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -114,6 +124,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Inspect(args) => return inspect::run(args).await,
+        Command::Load(args) => return Box::pin(load::run(args)).await,
         Command::FetchModel { report, worker } => return fetch_model(worker, report).await,
         Command::Check { worker } => return check(worker).await,
         Command::Bench {
@@ -145,6 +156,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trace(args) => return trace(args).await,
         Command::Advise(args) => advise(args).await?,
         Command::Reindex(args) => return Box::pin(reindex(args)).await,
+        Command::Reembed(args) => return Box::pin(reembed(args)).await,
         Command::Collection(command) => return collection_commands::execute(command).await,
         Command::Embed(args) => {
             let report =
@@ -284,6 +296,12 @@ async fn reindex(args: ReindexArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+async fn reembed(args: ReembedArgs) -> anyhow::Result<ExitCode> {
+    let common = common(args.worker.clone())?;
+    let is_done = Box::pin(reindex::reembed(&common, &args)).await?;
+    Ok(code_of(is_done))
 }
 
 fn sandbox(command: &SandboxCommand) -> anyhow::Result<ExitCode> {

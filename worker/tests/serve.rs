@@ -9,10 +9,17 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::body::Bytes;
+use axum::routing::post;
 use candle_core::{Device, Tensor};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message as _;
 use reqwest::{Client, Response, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -59,6 +66,11 @@ impl Drop for Server {
 impl Server {
     /// Waits until the model is loaded.
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with more variables of the environment.
+    async fn start_with(variables: &[(&str, &str)]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
         let config = format!(
@@ -105,6 +117,7 @@ stores:
             .arg(pdfium())
             .args(["--device", "cpu", "--model-listen", &model.to_string()])
             .args(["--open", "--listen", &search.to_string()])
+            .envs(variables.iter().copied())
             .spawn()
             .unwrap();
         let mut server = Self {
@@ -148,6 +161,22 @@ stores:
         let request = self.client.post(url).header("content-type", kind);
         request.body(body).send().await.unwrap()
     }
+}
+
+/// Takes spans, as a collector does, at the address that it returns.
+async fn collector() -> (String, Arc<Mutex<Vec<ExportTraceServiceRequest>>>) {
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let taken = Arc::clone(&requests);
+    let take = move |body: Bytes| {
+        let request = ExportTraceServiceRequest::decode(body).unwrap();
+        taken.lock().unwrap().push(request);
+        async {}
+    };
+    let router = Router::new().route("/v1/traces", post(take));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (format!("http://{address}"), requests)
 }
 
 /// The rows of a tensor of the reference.
@@ -235,4 +264,50 @@ async fn layras_requests_get_the_vectors_of_the_reference() {
     let url = format!("http://{}/readyz", server.search);
     let ready = server.client.get(url).send().await.unwrap();
     assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_request_continues_its_callers_trace() {
+    let (endpoint, requests) = collector().await;
+    let mut server = Server::start_with(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test"),
+    ])
+    .await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = server
+        .client
+        .post(format!("http://{}/embed_text", server.model));
+    let request = request.header("traceparent", parent);
+    let request = request.json(&json!({ "queries": ["who signs the form?"] }));
+    assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+
+    // The last spans are delivered before the process ends.
+    let pid = Pid::from_raw(server.process.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let began = Instant::now();
+    while server.process.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_mins(1), "it does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let requests = requests.lock().unwrap();
+    let resources: Vec<_> = requests.iter().flat_map(|of| &of.resource_spans).collect();
+    let described = &resources[0].resource.as_ref().unwrap().attributes;
+    for key in ["service.name", "service.version", "deployment.environment"] {
+        assert!(
+            described.iter().any(|of| of.key == key),
+            "{key}: {described:?}"
+        );
+    }
+    let scopes = resources.iter().flat_map(|resource| &resource.scope_spans);
+    let spans: Vec<_> = scopes.flat_map(|scope| &scope.spans).collect();
+    let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    let request = named("POST /embed_text");
+    assert_eq!(
+        request.parent_span_id,
+        0xb7ad_6b71_6920_3331_u64.to_be_bytes()
+    );
+    let embed = named("embed");
+    assert_eq!(embed.parent_span_id, request.span_id);
+    assert_eq!(embed.trace_id, request.trace_id);
 }

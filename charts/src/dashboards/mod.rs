@@ -1,7 +1,9 @@
 //! Dashboards for Grafana, generated from a short description: rows of panels, each with its queries.
 
 mod fleet;
+pub mod picture;
 mod pipeline;
+mod resources;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -155,18 +157,33 @@ impl Dashboard {
                 "panels": [], "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1},
             }));
             y += 1;
-            let mut x = 0;
-            for panel in &row.panels {
-                if x + panel.width > WIDTH {
-                    (x, y) = (0, y + HEIGHT);
+            for line in row.lines() {
+                for (x, panel) in line {
+                    let place = json!({"x": x, "y": y, "w": panel.width, "h": HEIGHT});
+                    panels.push(panel.json(panels.len() + 1, &place));
                 }
-                let place = json!({"x": x, "y": y, "w": panel.width, "h": HEIGHT});
-                panels.push(panel.json(panels.len() + 1, &place));
-                x += panel.width;
+                y += HEIGHT;
             }
-            y += HEIGHT;
         }
         panels
+    }
+}
+
+impl Row {
+    /// Its panels from the left, in as many lines as they need, each with its left edge.
+    fn lines(&self) -> Vec<Vec<(u32, &Panel)>> {
+        let mut lines = vec![Vec::new()];
+        let mut x = 0;
+        for panel in &self.panels {
+            if x + panel.width > WIDTH {
+                lines.push(Vec::new());
+                x = 0;
+            }
+            let line = lines.len() - 1;
+            lines[line].push((x, panel));
+            x += panel.width;
+        }
+        lines
     }
 }
 

@@ -2,7 +2,7 @@
 
 use layra_crds::metric_names::{operator, worker};
 
-use super::{Annotation, Dashboard, Kind, Panel, Query, Row, of, query};
+use super::{Annotation, Dashboard, Kind, Panel, Query, Row, of, query, resources};
 
 pub(super) fn dashboard() -> Dashboard {
     let desired = of(operator::DESIRED_REPLICAS, "");
@@ -31,7 +31,7 @@ pub(super) fn dashboard() -> Dashboard {
             queue(),
             throughput(),
             latency(),
-            resources(),
+            resources::row(),
             errors(),
         ],
     }
@@ -53,7 +53,7 @@ fn rate(metric: &str, window: &str) -> String {
 }
 
 /// What a counter of the workers grows by in an hour, by a label.
-fn hourly(metric: &str, label: &str) -> String {
+pub(super) fn hourly(metric: &str, label: &str) -> String {
     format!("sum by ({label}) (increase({}[1h]))", of(metric, ""))
 }
 
@@ -69,7 +69,7 @@ fn percentiles(metric: &str, more: &str) -> Vec<Query> {
         .collect()
 }
 
-fn lines(title: &'static str, unit: &'static str, queries: Vec<Query>) -> Panel {
+pub(super) fn lines(title: &'static str, unit: &'static str, queries: Vec<Query>) -> Panel {
     Panel {
         title,
         description: "",
@@ -299,77 +299,6 @@ fn latency() -> Row {
     }
 }
 
-fn resources() -> Row {
-    let each = |metric| format!("sum by (pod) ({})", of(metric, ""));
-    Row {
-        title: "Resources",
-        panels: vec![
-            Panel {
-                description: "Memory in use on the GPU of each worker, by all processes.",
-                ..lines(
-                    "GPU memory",
-                    "bytes",
-                    vec![query(each(worker::GPU_MEMORY_USAGE), "{{pod}}")],
-                )
-            },
-            Panel {
-                description: "Memory of pages that are rendered and not stored yet.",
-                ..lines(
-                    "Pages in memory",
-                    "bytes",
-                    vec![query(each(worker::PAGES_IN_FLIGHT), "{{pod}}")],
-                )
-            },
-            Panel {
-                description: "Share of its time in which a worker had work that did not wait for a \
-                              server.",
-                ..lines(
-                    "Busy",
-                    "percentunit",
-                    vec![query(
-                        format!(
-                            "sum by (pod) (rate({}[$__rate_interval]))",
-                            of(worker::BUSY_SECONDS, "")
-                        ),
-                        "{{pod}}",
-                    )],
-                )
-            },
-            Panel {
-                description: "Documents and page ranges in progress.",
-                ..lines(
-                    "In progress",
-                    "short",
-                    vec![query(each(worker::DOCUMENTS_IN_FLIGHT), "{{pod}}")],
-                )
-            },
-            Panel {
-                description: "Batches that did not fit into the memory of the device, and were \
-                              halved. Many of them: lower embedding.batchPages.",
-                ..lines(
-                    "Batches too large, an hour",
-                    "short",
-                    vec![query(
-                        hourly(worker::EMBEDDING_OUT_OF_MEMORY, "pod"),
-                        "{{pod}}",
-                    )],
-                )
-            },
-            Panel {
-                description: "Used part of each quota, and of the limits of LAYRA.",
-                ..lines(
-                    "Quotas",
-                    "percentunit",
-                    vec![query(
-                        format!("max by (quota) ({})", of(worker::QUOTA_USED, "")),
-                        "{{quota}}",
-                    )],
-                )
-            },
-        ],
-    }
-}
-
 fn errors() -> Row {
     Row {
         title: "Errors",
@@ -427,6 +356,17 @@ fn errors() -> Row {
                     vec![query(
                         hourly(worker::PAGE_WARNINGS, worker::WARNING),
                         "{{warning}}",
+                    )],
+                )
+            },
+            Panel {
+                description: "Renderers that ended before their document was done, by reason.",
+                ..lines(
+                    "Renderers lost, an hour",
+                    "short",
+                    vec![query(
+                        hourly(worker::RENDERERS_LOST, worker::REASON),
+                        "{{reason}}",
                     )],
                 )
             },

@@ -7,7 +7,8 @@ pub const REQUESTS: &str = "ingestion_query_requests_total";
 pub const DURATION: &str = "ingestion_query_duration_seconds";
 /// Requests in progress, by [`PATH`].
 pub const IN_FLIGHT: &str = "ingestion_query_in_flight";
-/// Seconds of a stage of a search, by [`STAGE`]: `embed`, `candidates`, `compare`, `check`, `snippet`.
+/// Seconds of a stage of a search, by [`STAGE`]: `embed`, `candidates`, `compare`, `check`, `snippet`,
+/// `heat`.
 pub const STAGE_DURATION: &str = "ingestion_query_stage_seconds";
 /// Searches of a knowledge base, by [`RESULT`]: `hit` if the cache had the pages, else `miss`.
 pub const CACHE: &str = "ingestion_query_cache_total";

@@ -7,9 +7,11 @@ use std::fmt::Write as _;
 pub const ALWAYS: &str = "always";
 /// In the column "seen": in every system that has processed a document.
 pub const WITH_DOCUMENTS: &str = "with documents";
+/// In the column "seen": in every pod that has answered a request.
+const WITH_REQUESTS: &str = "after a request";
 
 /// Metrics that a running system does not always have, and when it has them.
-static SEEN: [(&str, &str); 23] = [
+static SEEN: [(&str, &str); 28] = [
     ("gpu_memory_total_bytes", "above 0 with a GPU"),
     ("gpu_memory_usage_bytes", "above 0 with a GPU"),
     ("ingestion_dead_letters_total", "after a dead letter"),
@@ -45,6 +47,11 @@ static SEEN: [(&str, &str); 23] = [
     ("layra_operator_ready_replicas", WITH_DOCUMENTS),
     ("layra_operator_pipeline_condition", WITH_DOCUMENTS),
     ("layra_operator_pipeline_reason", WITH_DOCUMENTS),
+    ("ingestion_query_requests_total", WITH_REQUESTS),
+    ("ingestion_query_duration_seconds", WITH_REQUESTS),
+    ("ingestion_query_in_flight", WITH_REQUESTS),
+    ("ingestion_query_stage_seconds", "after a search"),
+    ("ingestion_query_cache_total", "after a search"),
 ];
 /// The metrics of scaling decisions begin with one of these, besides those in [`SEEN`].
 const OF_DECISIONS: [&str; 8] = [
@@ -181,7 +188,11 @@ mod tests {
 
     #[test]
     fn every_exception_is_of_a_metric() {
-        let sources = [include_str!("worker.rs"), include_str!("operator.rs")];
+        let sources = [
+            include_str!("worker.rs"),
+            include_str!("operator.rs"),
+            include_str!("query.rs"),
+        ];
         for (name, _) in &SEEN {
             assert!(
                 sources

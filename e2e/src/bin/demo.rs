@@ -10,20 +10,22 @@ use clap::Parser;
 use layra_e2e::audit::Audit;
 use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::layra::{Upload, User, random_id};
-use layra_e2e::report::{self, Report};
+use layra_e2e::query::QueryService;
+use layra_e2e::report::{self, Report, Shown};
 use layra_e2e::stores::Stores;
 use layra_e2e::timeline::Timeline;
-use layra_e2e::worker_cli::{Hit, WorkerCli};
 use layra_testbed::phases::{Phases, since_start_of_process};
 use layra_testbed::{
     Ended, Testbed, arguments, artifacts, describe_testbed, processes, target_directory,
     unless_interrupted,
 };
 use redis::AsyncCommands;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const NAMESPACE: &str = "demo";
 const PIPELINE: &str = "documents";
+/// The Secret of the token that may search.
+const TOKENS: &str = "search-tokens";
 /// Questions, each with the document that answers it. The smallest document answers one.
 const QUESTIONS: [(&str, &str); 6] = [
     (
@@ -117,7 +119,10 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let object = scene.pipeline(
         PIPELINE,
         &topic,
-        &json!({"spec": {"scaling": {"maxReplicas": 3, "drainTargetSeconds": 120, "scaleDownDelaySeconds": 15}}}),
+        &json!({"spec": {
+            "documents": {"pageTexts": "Keep"},
+            "scaling": {"maxReplicas": 3, "drainTargetSeconds": 120, "scaleDownDelaySeconds": 15},
+        }}),
     );
     println!(
         "\napplying this pipeline:\n{}",
@@ -170,9 +175,10 @@ async fn run(arguments: &Arguments) -> Result<()> {
         timeline.mean_pages_per_second()
     );
 
-    let answers = phases
-        .run("questions", ask(&scene, &testbed, &user, &pdfs))
+    let service = phases
+        .run("query pods Ready", query_service(&scene, object, &user))
         .await?;
+    let answers = phases.run("questions", ask(&service, &user, &pdfs)).await?;
     let memory = memory(&testbed, &timeline)?;
     let file = target_directory().await?.join("demo/report.html");
     std::fs::create_dir_all(file.parent().context("a parent")?)?;
@@ -189,14 +195,29 @@ async fn run(arguments: &Arguments) -> Result<()> {
     for (process, bytes) in &memory {
         println!("  {:>6} MB  {process}", bytes / 1_000_000);
     }
+    print_what_is_left(&testbed, &service, &pdfs, &file);
+    Ok(())
+}
+
+/// What runs and is there when this program has ended.
+fn print_what_is_left(
+    testbed: &Testbed,
+    service: &QueryService,
+    documents: &[PathBuf],
+    report: &Path,
+) {
+    let first = questions(documents).next().unwrap_or("What is this about?");
+    println!(
+        "\nto ask your own questions, on this machine and until the test-bed stops:\n  {}",
+        service.page(first)
+    );
     println!(
         "\nreport: {}\n\nto explore:\n  export KUBECONFIG={}\n  kubectl -n {NAMESPACE} get ipl {PIPELINE} -o yaml\n  \
          kubectl -n {NAMESPACE} get events --sort-by=.lastTimestamp\n  kubectl -n {NAMESPACE} logs deployment/layra-operator\n\
          (or `cargo testbed kubectl -n {NAMESPACE} get ipl`)\n\nto stop everything:\n  cargo testbed down",
-        file.display(),
+        report.display(),
         testbed.kubeconfig().display()
     );
-    Ok(())
 }
 
 /// Prints the progress until every task is completed and no worker is left.
@@ -266,22 +287,46 @@ async fn completed(stores: &Stores, uploads: &[Upload]) -> Result<usize> {
     Ok(completed)
 }
 
-/// Asks the questions that the documents answer, with the worker's `search` command.
+/// Adds pods that answer questions about the knowledge base, and waits until they are ready. They
+/// stay when this program has ended, as the rest of the test-bed does.
+async fn query_service(scene: &Scene, mut object: Value, user: &User) -> Result<QueryService> {
+    let token = format!("demo-{}", random_id());
+    let tokens = json!([{ "token": token, "knowledgeBases": [user.knowledge_base] }]);
+    let secret = json!({ "tokens.yaml": tokens.to_string() });
+    scene.create_secret(TOKENS, &secret).await?;
+    let query = json!({ "query": { "tokensSecretRef": { "name": TOKENS } } });
+    println!(
+        "\nadding to the pipeline:\n{}",
+        serde_yaml_ng::to_string(&query)?
+    );
+    object["spec"]["query"] = query["query"].clone();
+    scene.apply(&object).await?;
+    let limit = Duration::from_mins(5);
+    let ready = scene.wait_condition(PIPELINE, "QueryReady", "True", "", limit);
+    ready.await?;
+    QueryService::of_pipeline(scene, PIPELINE, &token).await
+}
+
+/// Asks the questions that the documents answer. Returns the best pages with their pictures.
 async fn ask(
-    scene: &Scene,
-    testbed: &Testbed,
+    service: &QueryService,
     user: &User,
     documents: &[PathBuf],
-) -> Result<Vec<(String, Vec<Hit>)>> {
-    let cli = WorkerCli::of_pipeline(scene, testbed, PIPELINE).await?;
+) -> Result<Vec<(String, Vec<Shown>)>> {
     let mut answers = Vec::new();
     for question in questions(documents) {
-        let hits = cli.search(question, &user.knowledge_base, 3).await?;
+        let found = service.ask(question, &user.knowledge_base, 3).await?;
         println!("\n{question}");
-        for hit in &hits {
-            println!("  {:.3}  {} page {}", hit.score, hit.file, hit.page);
+        let mut pages = Vec::new();
+        for answer in found {
+            println!(
+                "  {:.3}  {} page {}",
+                answer.score, answer.file, answer.page
+            );
+            let picture = service.picture(&answer).await?;
+            pages.push((answer, picture));
         }
-        answers.push((question.to_owned(), hits));
+        answers.push((question.to_owned(), pages));
     }
     Ok(answers)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{collections, fairness, ingest, memory, reindex, scaling, tune};
+use layra_e2e::measure::{collections, fairness, gap, ingest, memory, queries, reindex, scaling, tune, upgrade};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.
@@ -36,6 +36,13 @@ enum What {
         #[arg(long, default_value_t = 20)]
         page_ms: u64,
     },
+    /// Rebuild small collections one after the other: for how long clients that never pause do not
+    /// find each while its new collection takes its place.
+    Gap {
+        /// Number of collections, each of which is rebuilt once.
+        #[arg(long, default_value_t = 10)]
+        swaps: usize,
+    },
     /// Ingest documents with the worker and with a Python script that has LAYRA's stages.
     Ingest {
         /// Number of documents, the smallest of the demo's.
@@ -54,6 +61,22 @@ enum What {
     },
     /// Ingest a document of 2,000 pages together with short ones: peak memory of a worker.
     Memory,
+    /// Questions to `layra-worker serve`: recall by candidates, answers while pages are embedded, and
+    /// the stages of searches in large collections.
+    Queries {
+        /// Number of documents, the smallest of the demo's.
+        #[arg(long, default_value_t = 8)]
+        documents: usize,
+        /// Questions at the same time.
+        #[arg(long, default_value_t = 200)]
+        concurrent: usize,
+        /// Seconds of each of the three phases under load.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Numbers of vectors of the large collections, for example `200000,1000000`.
+        #[arg(long, value_delimiter = ',', default_values_t = [200_000])]
+        vectors: Vec<usize>,
+    },
     /// Rebuild a collection beside the one that serves, while files are added, deleted and
     /// searched: duration, failed searches, lost or doubled pages, recall, speed of searches and
     /// writes before and during it.
@@ -86,6 +109,13 @@ enum What {
         #[arg(long)]
         questions: Option<String>,
     },
+    /// Install the version before, upgrade it under load to the present one, and roll back: lost and
+    /// doubled pages, workers that were replaced, time without a leader.
+    Upgrade {
+        /// The revision to upgrade from, instead of the newest release before this one.
+        #[arg(long)]
+        from: Option<String>,
+    },
 }
 
 #[tokio::main]
@@ -105,6 +135,7 @@ async fn main() -> Result<ExitCode> {
                 };
                 Box::pin(fairness::run(testbed, scene, stores, &plan)).await
             }
+            What::Gap { swaps } => Box::pin(gap::run(testbed, scene, stores, swaps)).await,
             What::Ingest {
                 documents,
                 rounds,
@@ -120,6 +151,20 @@ async fn main() -> Result<ExitCode> {
                 Box::pin(ingest::run(testbed, scene, stores, &plan)).await
             }
             What::Memory => Box::pin(memory::run(testbed, scene, stores)).await,
+            What::Queries {
+                documents,
+                concurrent,
+                seconds,
+                vectors,
+            } => {
+                let plan = queries::QueriesPlan {
+                    documents,
+                    concurrent,
+                    seconds,
+                    vectors,
+                };
+                Box::pin(queries::run(testbed, scene, stores, &plan)).await
+            }
             What::Reindex { vectors, kills } => {
                 let plan = reindex::ReindexPlan { vectors, kills };
                 Box::pin(reindex::run(testbed, scene, stores, &plan)).await
@@ -140,6 +185,10 @@ async fn main() -> Result<ExitCode> {
                 documents,
                 questions,
             } => tune::run(testbed, scene, documents, questions.as_deref()).await,
+            What::Upgrade { from } => {
+                let plan = upgrade::UpgradePlan { from };
+                Box::pin(upgrade::run(testbed, scene, stores, &plan)).await
+            }
         },
     );
     Ok(match run.await? {

@@ -1,8 +1,8 @@
-//! `cargo scaling`: how soon the operator reacts to a backlog, and its cost with idle pipelines.
+//! `cargo scaling`: how soon the operator reacts to a backlog, its cost with idle pipelines, and faults.
 //!
 //! `lag-step` measures the time from the last message of a burst until the Deployment requests all
-//! replicas; `fleet` measures the operator with many idle pipelines. Both print their measurements
-//! and judge nothing.
+//! replicas; `fleet` measures the operator with many idle pipelines; `stress` measures faults of the
+//! operator and of the API server. All print their measurements and judge nothing.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ use layra_e2e::cluster::{Scene, eventually};
 use layra_e2e::command::{NewTestbed, in_namespace};
 use layra_e2e::layra::random_id;
 use layra_e2e::processes::{self, cpu_time, resident_bytes};
+use layra_e2e::stress;
 use layra_testbed::{Ended, Testbed, arguments};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -60,6 +61,9 @@ enum What {
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
+    /// Kill, cut off and disarm the operator, and restart the API server: how soon that is noticed,
+    /// and when an edit is carried out.
+    Stress,
 }
 
 #[tokio::main]
@@ -73,6 +77,7 @@ async fn main() -> Result<ExitCode> {
             What::Fleet { pipelines, minutes } => {
                 Box::pin(fleet(scene, pipelines, Duration::from_mins(minutes))).await
             }
+            What::Stress => Box::pin(stress::run(testbed, scene)).await,
         },
     );
     Ok(match run.await? {

@@ -35,6 +35,17 @@ pub(super) struct Sent {
 const ORIGINAL_STAYS: Duration = Duration::from_mins(1);
 
 impl Sent {
+    /// A document whose pages must all be searchable. It is not sent again.
+    pub(super) fn with_pages(upload: Upload, pages: u64) -> Self {
+        Self {
+            upload,
+            expected: Expected::Pages(pages),
+            content: Vec::new(),
+            uploaded: Instant::now(),
+            earlier_keys: Vec::new(),
+        }
+    }
+
     pub(super) fn is_deleted(&self) -> bool {
         self.expected == Expected::Nothing
     }

@@ -6,6 +6,7 @@ mod documents;
 pub mod fleet;
 mod inject;
 mod kinds;
+pub(crate) mod pages;
 mod requests;
 
 use std::collections::BTreeMap;

@@ -1,16 +1,19 @@
 //! Measurements on real servers: the worker compared with a Python script that has LAYRA's stages,
-//! several workers compared with one, the memory of a worker, and the wait of a single file. All
-//! figures are ratios of values that were measured in the same run.
+//! several workers compared with one, the memory of a worker, the wait of a single file, and an upgrade
+//! under load. All speeds are ratios of values that were measured in the same run.
 
 pub mod collections;
 pub mod fairness;
+pub mod gap;
 pub mod ingest;
 mod kills;
 pub mod memory;
 mod processes;
+pub mod queries;
 pub mod reindex;
 pub mod scaling;
 pub mod tune;
+pub mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# kubernetes.sh up|down: one real Kubernetes node on this machine, without Docker or systemd.
+# kubernetes.sh up|down|restart_api_server: one real Kubernetes node on this machine, without Docker or systemd.
 #
 # The test-bed calls it with these variables (see e2e/testbed/src/kubernetes.rs):
 #   STATE   the folder of everything mutable; STATE/kubernetes is made and removed here
@@ -82,14 +82,17 @@ YAML
   chmod 600 "$2"
 }
 
-start_control_plane_store() {
+start_etcd() {
   local client=http://127.0.0.1:$((PORT + 1)) peer=http://127.0.0.1:$((PORT + 2))
   # The data is temporary: no fsync.
   start_daemon etcd etcd --name testbed --data-dir "$K/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls "$client" --advertise-client-urls "$client" \
     --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" \
     --initial-cluster "testbed=$peer"
-  start_daemon kube-apiserver kube-apiserver --etcd-servers="$client" \
+}
+
+start_api_server() {
+  start_daemon kube-apiserver kube-apiserver --etcd-servers="http://127.0.0.1:$((PORT + 1))" \
     --bind-address="$NODE_IP" --advertise-address="$NODE_IP" --secure-port="$PORT" \
     --tls-cert-file="$P/apiserver.crt" --tls-private-key-file="$P/apiserver.key" \
     --client-ca-file="$P/ca.crt" --authorization-mode=Node,RBAC \
@@ -222,7 +225,8 @@ up() {
   chmod 700 "$P"
   make_pki >"$STATE/log/openssl.log" 2>&1 || { tail -5 "$STATE/log/openssl.log" >&2; return 1; }
   cd "$K" || return
-  start_control_plane_store
+  start_etcd
+  start_api_server
   start_containerd || return
   wait_for 60 kube-apiserver kubectl get --raw /readyz || return
   start_controllers
@@ -230,6 +234,13 @@ up() {
   wait_for 90 "the node to be ready" node_is_ready || return
   wait_for 30 "the default ServiceAccount" \
     kubectl -n default get serviceaccount/default configmap/kube-root-ca.crt
+}
+
+# As after a crash: its data is etcd's.
+restart_api_server() {
+  stop_daemon kube-apiserver KILL
+  start_api_server
+  wait_for 60 kube-apiserver kubectl get --raw /readyz
 }
 
 # The shims of containers whose containerd is gone: their arguments name its socket.

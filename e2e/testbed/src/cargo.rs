@@ -118,7 +118,19 @@ pub struct Package {
     pub version: String,
     /// SPDX expression of the licence, if the package has one.
     pub license: Option<String>,
+    /// Where it comes from. `None`: from this repository.
+    pub source: Option<String>,
+    /// Its `Cargo.toml`.
+    pub manifest_path: PathBuf,
     targets: Vec<Target>,
+}
+
+impl Package {
+    /// Whether it is part of the compiler's work, and not of the program.
+    pub(crate) fn is_proc_macro(&self) -> bool {
+        let mut kinds = self.targets.iter().flat_map(|target| &target.kind);
+        kinds.any(|kind| kind == "proc-macro")
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,8 +170,14 @@ impl Metadata {
 
     /// Reads the packages of the workspace and all dependencies on x86-64 Linux.
     pub async fn with_dependencies() -> Result<Self> {
+        Self::with_features("").await
+    }
+
+    /// The same, with more features than the default ones.
+    pub(crate) async fn with_features(features: &str) -> Result<Self> {
         let platform = "x86_64-unknown-linux-gnu";
-        Self::read(&["--locked", "--filter-platform", platform]).await
+        let arguments = ["--locked", "--filter-platform", platform];
+        Self::read(&[&arguments[..], &["--features", features]].concat()).await
     }
 
     async fn read(arguments: &[&str]) -> Result<Self> {
@@ -184,5 +202,16 @@ impl DependencyGraph {
             kinds.any(|kind| kind.kind.is_none())
         });
         normal.map(|dependency| dependency.pkg.as_str())
+    }
+
+    /// Ids of the dependencies of a package's build script.
+    pub(crate) fn build_dependencies(&self, id: &str) -> impl Iterator<Item = &str> {
+        let nodes = self.nodes.iter().filter(move |node| node.id == id);
+        let dependencies = nodes.flat_map(|node| &node.deps);
+        let build = dependencies.filter(|dependency| {
+            let mut kinds = dependency.dep_kinds.iter();
+            kinds.any(|kind| kind.kind.as_deref() == Some("build"))
+        });
+        build.map(|dependency| dependency.pkg.as_str())
     }
 }

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
 use super::artifacts::{self, PDFIUM};
+use super::bill::{Bill, SECTION, parts};
 use super::cargo::build_release;
 use super::progress::Progress;
 use super::settings::{Settings, repository};
@@ -21,10 +22,16 @@ const OPERATOR: &str = "layra-operator";
 const WORKER: &str = "layra-worker";
 /// In no image: the kubectl plugin, for people's machines.
 const CLI: &str = "kubectl-layra";
+const CLI_PACKAGE: &str = "layra-cli";
+/// The folder of `dist/` with the licences and the bill of materials of each program.
+const DOC: &str = "doc";
 /// The directory, next to a binary, in which debuggers look for its line tables.
 const DEBUG: &str = ".debug";
 /// The only library that the binaries need and that distroless/cc lacks.
 const ZLIB: &str = "/lib/x86_64-linux-gnu/libz.so.1";
+
+/// Its licence, on Debian.
+const ZLIB_LICENCE: &str = "/usr/share/doc/zlib1g/copyright";
 
 /// Folders with the fonts of the worker's image: of every image, and of those that are not slim.
 const FONTS: [&str; 2] = ["fonts", "fonts-noto"];
@@ -79,8 +86,11 @@ pub async fn dist(settings: &Settings) -> Result<PathBuf> {
     let dist = repository().join("dist");
     fs::create_dir_all(dist.join(DEBUG))?;
     for component in programs {
-        Box::pin(strip(&built.join(component), &dist, component)).await?;
+        let bill = bill(settings, component, "").await?;
+        bill.write(&dist.join(DOC).join(component))?;
+        Box::pin(strip(&built.join(component), &dist, component, &bill)).await?;
     }
+    copy_licences(settings, &dist)?;
     fs::copy(
         PDFIUM.path(settings).join("libpdfium.so"),
         dist.join("libpdfium.so"),
@@ -95,9 +105,49 @@ pub async fn dist(settings: &Settings) -> Result<PathBuf> {
     Ok(dist)
 }
 
-/// Puts the stripped binary into `dist/` and its debug information into `dist/.debug/NAME.debug`,
-/// where debuggers and `addr2line` find it by themselves.
-async fn strip(binary: &Path, dist: &Path, component: &str) -> Result<()> {
+/// The crates and other parts of an image's program, which is built with more `features` than the
+/// default ones.
+pub async fn bill(settings: &Settings, program: &str, features: &str) -> Result<Bill> {
+    match program {
+        CLI => Bill::of(CLI_PACKAGE, features).await,
+        OPERATOR => {
+            let bill = Bill::of(program, features).await?;
+            Ok(bill.with(parts::of_every_image().await?))
+        }
+        _ => {
+            let bill = Bill::of(program, features).await?;
+            let mut parts = parts::of_every_image().await?;
+            parts.extend(parts::of_worker(settings)?);
+            Ok(bill.with(parts))
+        }
+    }
+}
+
+/// The licences of what is in images and not from crates.
+fn copy_licences(settings: &Settings, dist: &Path) -> Result<()> {
+    let doc = dist.join(DOC);
+    for (from, to) in [
+        (
+            artifacts::IMAGES.path(settings).join("licences"),
+            doc.join("fonts"),
+        ),
+        (PDFIUM.path(settings).join("licences"), doc.join("pdfium")),
+    ] {
+        fs::create_dir_all(&to)?;
+        for file in files_below(&from)? {
+            let name = file.file_name().context("a file")?;
+            fs::copy(&file, to.join(name))?;
+        }
+    }
+    fs::create_dir_all(doc.join("zlib"))?;
+    fs::copy(ZLIB_LICENCE, doc.join("zlib/copyright"))
+        .with_context(|| format!("copying {ZLIB_LICENCE}"))?;
+    Ok(())
+}
+
+/// Puts the stripped binary, with its crates in it, into `dist/` and its debug information into
+/// `dist/.debug/NAME.debug`, where debuggers and `addr2line` find it by themselves.
+async fn strip(binary: &Path, dist: &Path, component: &str, bill: &Bill) -> Result<()> {
     let debug = dist.join(DEBUG).join(format!("{component}.debug"));
     let stripped = dist.join(component);
     let objcopy = async |arguments: &[&OsStr]| {
@@ -112,9 +162,14 @@ async fn strip(binary: &Path, dist: &Path, component: &str) -> Result<()> {
     .await?;
     let mut link = OsString::from("--add-gnu-debuglink=");
     link.push(&debug);
+    let crates = tempfile::NamedTempFile::new_in(dist)?;
+    fs::write(crates.path(), bill.section()?)?;
+    let mut section = OsString::from(format!("--add-section={SECTION}="));
+    section.push(crates.path());
     objcopy(&[
         "--strip-all".as_ref(),
         &link,
+        &section,
         binary.as_os_str(),
         stripped.as_os_str(),
     ])
@@ -125,7 +180,12 @@ async fn strip(binary: &Path, dist: &Path, component: &str) -> Result<()> {
 /// The files of `dist/` that an image contains.
 fn contents(dist: &Path, component: &str) -> Result<Vec<PathBuf>> {
     let mut contents = vec![dist.join(component), dist.join("libz.so.1")];
+    contents.extend(files_below(&dist.join(DOC).join(component))?);
+    contents.extend(files_below(&dist.join(DOC).join("zlib"))?);
     if component == WORKER {
+        for folder in ["fonts", "pdfium"] {
+            contents.extend(files_below(&dist.join(DOC).join(folder))?);
+        }
         contents.push(dist.join("libpdfium.so"));
         for folder in FONTS {
             contents.extend(files_below(&dist.join(folder))?);
@@ -283,9 +343,16 @@ mod tests {
             fs::write(fonts.join(font), font).unwrap();
         }
         fs::create_dir(dist.path().join("fonts-noto")).unwrap();
+        let doc = dist.path().join(DOC);
+        for folder in [WORKER, OPERATOR, "zlib", "fonts", "pdfium"] {
+            fs::create_dir_all(doc.join(folder)).unwrap();
+            fs::write(doc.join(folder).join("licence"), folder).unwrap();
+        }
         let worker = contents(dist.path(), WORKER).unwrap();
         let expected = ["a.ttf", "b/one.ttf", "b/two.ttf"].map(|font| fonts.join(font));
-        assert_eq!(worker[3..], expected);
-        assert_eq!(contents(dist.path(), OPERATOR).unwrap().len(), 2);
+        assert_eq!(worker[worker.len() - 3..], expected);
+        assert!(worker.contains(&doc.join(WORKER).join("licence")));
+        let operator = contents(dist.path(), OPERATOR).unwrap();
+        assert_eq!(operator.len(), 4, "{operator:?}");
     }
 }

@@ -60,6 +60,11 @@ pub(super) async fn down(settings: &Settings) -> Result<()> {
     script(settings, "kubernetes.sh", "down").await
 }
 
+/// Kills the API server, starts it again on its data and waits until it answers.
+pub(super) async fn restart_api_server(settings: &Settings) -> Result<()> {
+    script(settings, "kubernetes.sh", "restart_api_server").await
+}
+
 /// Checks that the API server answers and its node is ready.
 pub(super) async fn probe(settings: &Settings) -> Result<()> {
     const READY: &str = r#"jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#;

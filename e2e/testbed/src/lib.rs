@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod artifacts;
+mod bill;
 mod cargo;
 pub mod causes;
 mod external;
@@ -30,10 +31,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::future::join_all;
 
+pub use bill::{Bill, LICENCES, Part, SBOM, SECTION};
 pub use cargo::{
     DependencyGraph, Metadata, Package, build_release, cargo, target_directory, test_targets,
 };
-pub use images::{Images, dist};
+pub use images::{Images, bill as bill_of, dist};
 pub use interrupt::{Ended, unless_interrupted};
 pub use logs::print_logs;
 pub use prerequisites::{Purpose, check as check_prerequisites};
@@ -192,6 +194,14 @@ impl Testbed {
             settings: &self.settings,
             service,
         })
+    }
+
+    /// Kills the API server as a crash would, and starts it again on its data.
+    pub async fn restart_api_server(&self) -> Result<()> {
+        if self.is_external {
+            bail!("the API server was not started by the test-bed and must not be stopped");
+        }
+        kubernetes::restart_api_server(&self.settings).await
     }
 
     fn running(settings: Settings) -> Self {

@@ -16,6 +16,7 @@ use layra_e2e::layra::{Upload, User, random_id};
 use layra_e2e::stores::Stores;
 use layra_e2e::worker_cli::WorkerCli;
 use layra_e2e::{milvus_admin, pdf};
+use layra_testbed::artifacts::PARQUET;
 use milvus::v2::prelude::{
     ConsistencyLevel, DeleteRequest, HasCollectionRequest, QueryIteratorRequest, QueryRequest,
 };
@@ -24,9 +25,6 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde_json::{Value, json};
 
 use crate::scene::{Stage, on_stage};
-
-/// Names a Python with pandas and polars, which read the archive, too.
-const PYTHON: &str = "LAYRA_E2E_PYTHON";
 
 /// A pipeline with stores of its own, and one knowledge base.
 pub(crate) struct Own<'a> {
@@ -461,7 +459,7 @@ async fn an_archived_knowledge_base_comes_back_to_the_bit() -> Result<()> {
     .await
 }
 
-/// pandas and polars read the rows of an archive, if there is a Python that has them.
+/// pandas and polars read the rows of an archive.
 async fn read_with_python(
     own: &Own<'_>,
     place: &str,
@@ -487,11 +485,9 @@ async fn read_with_python(
         .collect();
     let expected_file = folder.path().join("expected.json");
     std::fs::write(&expected_file, serde_json::to_vec(&expected)?)?;
-    let Some(python) = std::env::var_os(PYTHON) else {
-        return Ok(());
-    };
     let script = layra_testbed::settings::repository().join("e2e/bench/archive.py");
-    let output = tokio::process::Command::new(python)
+    let output = tokio::process::Command::new("python3")
+        .env("PYTHONPATH", PARQUET.path(own.stage.testbed.settings()))
         .arg(script)
         .args([folder.path(), &expected_file])
         .output()

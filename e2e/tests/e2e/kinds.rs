@@ -27,6 +27,19 @@ macro_rules! field_file {
     };
 }
 
+macro_rules! office_file {
+    ($name:literal) => {
+        (
+            $name,
+            include_bytes!(concat!(
+                "../../../worker/rendering/tests/fixtures/office/",
+                $name
+            ))
+            .as_slice(),
+        )
+    };
+}
+
 /// Kinds that every image of the worker reads, with the pages that a file becomes.
 const KINDS: [((&str, &[u8]), u64); 18] = [
     (field_file!("mediabox-inherited.pdf"), 1),
@@ -55,11 +68,15 @@ const KINDS: [((&str, &[u8]), u64); 18] = [
     ),
 ];
 /// Kinds that need LibreOffice, which this machine has and the worker's image does not.
-const OFFICE: [(&str, &[u8]); 4] = [
+const OFFICE: [(&str, &[u8]); 8] = [
     field_file!("letter.docx"),
     field_file!("letter.rtf"),
     field_file!("table.xlsx"),
     field_file!("slides.pptx"),
+    office_file!("text.odt"),
+    office_file!("drawing.vsd"),
+    office_file!("text.wpd"),
+    office_file!("text.hwp"),
 ];
 const DRAWING: &str = "<svg xmlns='http://www.w3.org/2000/svg' width='300' height='100'>
     <text x='10' y='50' font-size='16'>Ventilation duct of the cellar</text></svg>";
@@ -101,12 +118,13 @@ async fn a_document_of_each_kind_is_stored_and_found() -> Result<()> {
         }
         // The presentation has two slides.
         let office = audit.total_pages() - uploads.iter().map(|(_, pages)| pages).sum::<u64>();
-        ensure!(office == 5, "{office} pages of office documents");
+        ensure!(office == 9, "{office} pages of office documents");
         for (question, file) in [
             ("What was the morning like?", "book.epub"),
             ("Until when is the offer valid?", "mail.eml"),
             ("Where is the ventilation duct?", "drawing.svg"),
             ("In which month does the contract end?", "letter.docx"),
+            ("I am a test view", "drawing.vsd"),
         ] {
             let hits = cli.search(question, knowledge_base, 1).await?;
             ensure!(hits.iter().any(|hit| hit.file == file), "{file}: {hits:?}");

@@ -86,6 +86,14 @@ async fn a_pipeline_answers_questions_behind_a_service_while_it_has_query() -> R
         })
         .await?;
         ensure!(answer["pages"][0]["page"] == 2, "{answer:#}");
+        let page = client.get(format!("http://{host}:9090/")).send().await?;
+        let page = page.error_for_status()?.text().await?;
+        ensure!(page.contains("<title>Search your documents"), "{page}");
+        let bases = client.get(format!("http://{host}:9090/v1/knowledge_bases"));
+        let bases: Value = bases.bearer_auth(TOKEN).send().await?.json().await?;
+        let bases = bases["knowledge_bases"].as_array().context("a list")?;
+        let base = user.knowledge_base.as_str();
+        ensure!(bases.iter().any(|it| it["id"] == base), "{bases:#?}");
 
         stage.apply_until_ready(&json!({})).await?;
         let gone = format!("{name}-query");

@@ -116,6 +116,21 @@ fn pages(answer: &Value) -> Vec<(&str, u64)> {
         .collect()
 }
 
+/// The only sentence of the page is what the question concerns.
+async fn check_heat(server: &Server, base: &str) -> Result<()> {
+    let search = json!({
+        "question": QUESTION, "knowledge_bases": [base], "top": 1, "heat": true,
+    });
+    let (_, found) = server.search(&search).await?;
+    let heat = &found["pages"][0]["heat"][0];
+    let top = heat["top"].as_f64().context("heat")?;
+    ensure!(
+        heat["weight"] == 1.0 && (0.0..1.0).contains(&top),
+        "{found:#}"
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn questions_are_answered_with_pages_that_the_stores_have() -> Result<()> {
     on_stage("serve", async |stage| {
@@ -182,6 +197,7 @@ async fn questions_are_answered_with_pages_that_the_stores_have() -> Result<()> 
         );
         ensure!(again["pages"] == answer["pages"], "{again:#}");
 
+        check_heat(&server, base).await?;
         let (_, one) = server
             .search(&json!({
                 "question": QUESTION, "knowledge_bases": [base], "files": [uploads[1].file_id],

@@ -3,6 +3,7 @@
 //! It reads objects and starts Jobs. Only `pause` and `resume` change the spec of a pipeline.
 
 mod advise;
+mod checks;
 mod cluster;
 mod conditions;
 mod cost;
@@ -11,6 +12,7 @@ mod documents;
 mod explain;
 mod forget;
 mod guide;
+mod load;
 mod logs;
 mod object_file;
 mod pause;
@@ -18,6 +20,8 @@ mod run;
 mod simulate;
 mod status;
 mod style;
+mod validate;
+mod weekly;
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -56,12 +60,15 @@ enum Command {
     Documents(documents::DocumentsArgs),
     Explain(explain::ExplainArgs),
     Forget(forget::ForgetArgs),
+    Load(load::LoadArgs),
     Logs(logs::LogsArgs),
     Pause(pause::PauseArgs),
     Resume(pause::ResumeArgs),
     Run(run::RunArgs),
     Simulate(simulate::Command),
     Status(status::StatusArgs),
+    Validate(validate::ValidateArgs),
+    Weekly(weekly::WeeklyArgs),
     /// Print the completion script of a shell.
     ///
     /// It completes the command `kubectl-layra`. In bash: `source <(kubectl-layra completion bash)`.
@@ -85,12 +92,15 @@ fn main() -> ExitCode {
         Command::Doctor(args) => (block_on(doctor::run(&args, &access)), doctor::CANNOT_LOOK),
         Command::Explain(args) => (block_on(explain::run(&args, &access)), 1),
         Command::Forget(args) => (block_on(forget::run(&args, &access)), 1),
+        Command::Load(args) => (block_on(load::run(&args, &access)), run::CANNOT_RUN),
         Command::Logs(args) => (block_on(logs::run(&args, &access)), 1),
         Command::Pause(args) => (block_on(pause::pause(&args, &access)), 1),
         Command::Resume(args) => (block_on(pause::resume(&args, &access)), 1),
         Command::Run(args) => (block_on(run::run(&args, &access)), run::CANNOT_RUN),
         Command::Simulate(command) => (simulate::run(&command).and_then(|text| print(&text)), 1),
         Command::Status(args) => (block_on(status::run(&args, &access)), 1),
+        Command::Validate(args) => (block_on(validate::run(&args, &access)), run::CANNOT_RUN),
+        Command::Weekly(args) => (block_on(weekly::run(&args, &access)), run::CANNOT_RUN),
         Command::Completion { shell } => (print(&completion(shell)), 1),
     };
     match result {

@@ -24,6 +24,8 @@ mod cost;
 mod doctor;
 #[path = "kubectl_layra/documents.rs"]
 mod documents;
+#[path = "kubectl_layra/load.rs"]
+mod load;
 #[path = "kubectl_layra/logs.rs"]
 mod logs;
 #[path = "kubectl_layra/pause.rs"]
@@ -32,6 +34,10 @@ mod pause;
 mod status_command;
 #[path = "kubectl_layra/terminal.rs"]
 mod terminal;
+#[path = "kubectl_layra/validate.rs"]
+mod validate;
+#[path = "kubectl_layra/weekly.rs"]
+mod weekly;
 
 const PIPELINE: &str = include_str!("../../../docs/examples/minimal.yaml");
 const JOB: &str = "contracts-search-abcde";
@@ -41,6 +47,8 @@ const JOB: &str = "contracts-search-abcde";
 struct Script {
     /// Statuses of the pod, one for each time that pods are listed; the last one stays.
     pods: Vec<Value>,
+    /// The pods of the workers.
+    workers: Vec<Value>,
     /// What each reading of the log gives; the last one stays.
     logs: Vec<&'static str>,
     /// `VERB PATH` prefixes that are answered with this error.
@@ -154,6 +162,9 @@ impl Script {
                 self.deleted.push(name.to_owned());
                 object(&json!({"kind": "Status", "status": "Success"}))
             }
+            ("GET", "pods") if is_about_workers(uri) => {
+                object(&json!({"metadata": {}, "items": self.workers}))
+            }
             ("GET", "pods") => {
                 let expected = format!("labelSelector=batch.kubernetes.io%2Fjob-name%3D{JOB}");
                 let query = uri.query().unwrap_or_default();
@@ -191,6 +202,11 @@ impl Script {
         }
         pipeline
     }
+}
+
+fn is_about_workers(uri: &Uri) -> bool {
+    let query = uri.query().unwrap_or_default();
+    query.contains("component%3Dworker")
 }
 
 /// The next value, and the last one again and again.

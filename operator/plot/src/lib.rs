@@ -1,7 +1,12 @@
 //! Line charts over one time axis, as SVG: panels below each other, each with its own scale. Used
-//! by the simulator's pictures and the demo's report.
+//! by the simulator's pictures and the demo's report. [`board`] has panels beside each other.
+
+pub mod board;
+mod frame;
 
 use std::fmt::Write as _;
+
+use frame::{Frame, escaped, time};
 
 const WIDTH: f64 = 920.0;
 const LEFT: f64 = 64.0;
@@ -9,8 +14,6 @@ const RIGHT: f64 = 16.0;
 const GAP: f64 = 22.0;
 /// Below the last panel, for the time axis.
 const FOOT: f64 = 30.0;
-/// Points of a line; more cannot be distinguished.
-const POINTS: usize = 600;
 const GREY: &str = "#5a6675";
 
 /// A chart that grows downwards.
@@ -85,6 +88,7 @@ impl Chart {
     pub fn panel(&mut self, panel: &Panel<'_>) {
         self.top += GAP;
         let (top, base) = (self.top, self.top + self.panel_height);
+        let frame = self.frame(top, panel.highest);
         self.text(top - 5.0, 11, panel.name);
         // Writing to a string cannot fail.
         let _ = writeln!(
@@ -101,7 +105,7 @@ impl Chart {
             let _ = writeln!(
                 self.body,
                 "<path d=\"M{LEFT} {:.1}H{}\" stroke=\"{colour}\" stroke-dasharray=\"5 4\"/>",
-                self.y(value, panel.highest),
+                frame.y(value),
                 WIDTH - RIGHT
             );
         }
@@ -114,7 +118,7 @@ impl Chart {
             let _ = writeln!(
                 self.body,
                 "<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"{dashes}/>",
-                self.path(line, panel.highest),
+                frame.path(line),
                 line.colour,
             );
         }
@@ -134,66 +138,35 @@ impl Chart {
         )
     }
 
-    /// The largest value of each stretch of time, so that long timelines make small pictures.
-    fn path(&self, line: &Line<'_>, highest: f64) -> String {
-        let stretch = line.points.len().div_ceil(POINTS).max(1);
-        let mut path = String::new();
-        let mut last = None;
-        for points in line.points.chunks(stretch) {
-            let largest = points.iter().map(|(_, value)| *value).fold(0.0, f64::max);
-            if line.shape == Shape::Steps && last == Some(largest) {
-                continue;
-            }
-            let x = self.x(points[0].0);
-            let y = self.y(largest, highest);
-            let _ = match (last, line.shape) {
-                (None, _) => write!(path, "M{x:.1} {y:.1}"),
-                (Some(_), Shape::Steps) => write!(path, "H{x:.1}V{y:.1}"),
-                (Some(_), Shape::Straight) => write!(path, "L{x:.1} {y:.1}"),
-            };
-            last = Some(largest);
-        }
-        if line.shape == Shape::Steps && last.is_some() {
-            let _ = write!(path, "H{:.1}", self.x(self.seconds));
-        }
-        path
-    }
-
     fn time_axis(&mut self, y: f64) {
         for tick in 0..=6 {
             let second = self.seconds * f64::from(tick) / 6.0;
-            let label = if self.seconds > 7200.0 {
-                format!("{:.1} h", second / 3600.0)
-            } else if self.seconds > 600.0 {
-                format!("{:.0} min", second / 60.0)
-            } else {
-                format!("{second:.0} s")
-            };
+            let label = time(second, self.seconds);
             let _ = writeln!(
                 self.body,
                 "<text x=\"{:.0}\" y=\"{y:.0}\" text-anchor=\"middle\" fill=\"{GREY}\">{label}</text>",
-                self.x(second),
+                self.frame(0.0, 1.0).x(second),
             );
         }
     }
 
     fn text(&mut self, y: f64, size: u32, text: &str) {
-        let text = text
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('>', "&gt;");
+        let text = escaped(text);
         let _ = writeln!(
             self.body,
             "<text x=\"{LEFT}\" y=\"{y:.0}\" font-size=\"{size}\" fill=\"#1c2430\">{text}</text>"
         );
     }
 
-    fn x(&self, second: f64) -> f64 {
-        LEFT + (WIDTH - LEFT - RIGHT) * second / self.seconds
-    }
-
-    fn y(&self, value: f64, highest: f64) -> f64 {
-        self.top + self.panel_height - self.panel_height * value / highest
+    fn frame(&self, top: f64, highest: f64) -> Frame {
+        Frame {
+            left: LEFT,
+            right: WIDTH - RIGHT,
+            top,
+            base: top + self.panel_height,
+            seconds: self.seconds,
+            highest,
+        }
     }
 }
 

@@ -20,7 +20,8 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use layra_crds::{
-    IngestionPipeline, MODEL_SERVER_PORT, QuerySpec, TokensSecretRef, WORKER_HTTP_PORT,
+    DEFAULT_LINK_MINUTES, IngestionPipeline, MODEL_SERVER_PORT, QuerySpec, TokensSecretRef,
+    WORKER_HTTP_PORT,
 };
 
 use super::{
@@ -190,6 +191,7 @@ fn serve(container: &mut Container, spec: &QuerySpec) {
             ..VolumeMount::default()
         });
     }
+    arguments.extend(answers(spec));
     container.args = Some(arguments);
     let env = container.env.get_or_insert_default();
     env.retain(|variable| variable.name != "LAYRA_GRACE_SECONDS");
@@ -206,6 +208,22 @@ fn serve(container: &mut Container, spec: &QuerySpec) {
     };
     let lifecycle = container.lifecycle.get_or_insert_default();
     lifecycle.pre_stop.get_or_insert(sleep);
+}
+
+/// What the object says about answers. Defaults are not passed on: pods stay when there are more.
+fn answers(spec: &QuerySpec) -> Vec<String> {
+    let origins = spec.allowed_origins.iter();
+    let mut arguments: Vec<String> = origins
+        .flat_map(|origin| ["--allow-origin".to_owned(), origin.clone()])
+        .collect();
+    if spec.link_minutes != DEFAULT_LINK_MINUTES {
+        arguments.push("--link-minutes".to_owned());
+        arguments.push(spec.link_minutes.to_string());
+    }
+    if spec.public_bucket {
+        arguments.push("--public-bucket".to_owned());
+    }
+    arguments
 }
 
 /// The key of the Secret as a file. The kubelet updates it, and the server reads it again.
@@ -377,6 +395,34 @@ mod tests {
         let fetch = &pod.init_containers.as_ref().unwrap()[0];
         let mounts = fetch.volume_mounts.as_ref().unwrap();
         assert!(mounts.iter().all(|mount| mount.name != TOKENS));
+    }
+
+    #[test]
+    fn what_differs_from_the_defaults_of_answers_is_passed_on() {
+        let arguments = |spec: Value| {
+            let query = built(&pipeline(spec));
+            let mut arguments = pod(&query).containers[0].args.clone().unwrap();
+            arguments.split_off(arguments.iter().position(|it| it == "serve").unwrap() + 1)
+        };
+        let none = arguments(json!({}));
+        let spec = json!({
+            "allowedOrigins": ["https://app.example.com", "http://localhost:8080"],
+            "linkMinutes": 15,
+            "publicBucket": true,
+        });
+        assert_eq!(
+            arguments(spec)[none.len()..],
+            [
+                "--allow-origin",
+                "https://app.example.com",
+                "--allow-origin",
+                "http://localhost:8080",
+                "--link-minutes",
+                "15",
+                "--public-bucket",
+            ]
+        );
+        assert_eq!(arguments(json!({"linkMinutes": 60})), none);
     }
 
     #[test]

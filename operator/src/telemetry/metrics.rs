@@ -153,11 +153,6 @@ impl Metrics {
         Ok(metrics)
     }
 
-    #[cfg(test)]
-    pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
-        self.registry.gather()
-    }
-
     /// All metrics in Prometheus' text format.
     pub(crate) fn text(&self) -> String {
         let mut text = Vec::new();

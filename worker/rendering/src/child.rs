@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use super::encode::{self, Canvas};
 use super::format::{self, Container, DocumentFormat};
 use super::office_format::{self, OfficeDocument};
+use super::office_ole;
 use super::page_source::{Drawn, PageSource};
 use super::pdf::{self, PdfSource};
 use super::protocol::{OpenRequest, OpenedDocument, Reply, Request, read_request, write_reply};
@@ -138,12 +139,9 @@ fn inspect(
     let failure = file.failure();
     let found = match container {
         Container::Zip => office_format::inspect_zip(file, max_pages),
-        Container::Ole => office_format::inspect_ole(file),
+        Container::Ole => office_ole::inspect(file, max_pages),
         Container::Flat => office_format::inspect_flat(file, max_pages),
-        Container::Single(format) => Ok(OfficeDocument {
-            format,
-            encrypted: false,
-        }),
+        Container::Single(format) => office_format::inspect_single(file, format, max_pages),
     };
     // A part that could not be read may have been taken for one that is not there.
     failure.check().and(found)

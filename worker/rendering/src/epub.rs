@@ -7,7 +7,7 @@ use std::path::Path;
 use html5gum::{StartTag, Token, Tokenizer};
 
 use super::RenderError;
-use super::office_format::Archive;
+use super::office_archive::Archive;
 use super::source::DocumentFile;
 use super::text_file;
 use super::text_html::{self, attribute};

@@ -118,10 +118,17 @@ pub(super) fn sniff(start: &[u8]) -> Result<DocumentFormat, &'static str> {
         (b"{\\rtf", Container::Single(OfficeFormat::Rtf)),
         (b"\xffWPC", Container::Single(OfficeFormat::Wpd)),
         (b"HWP Document File V", Container::Single(OfficeFormat::Hwp)),
+        // A metafile with a header that places it, and without.
+        (b"\xd7\xcd\xc6\x9a", Container::Single(OfficeFormat::Wmf)),
+        (b"\x01\0\x09\0\0\x03", Container::Single(OfficeFormat::Wmf)),
     ] {
         if start.starts_with(magic) {
             return Ok(DocumentFormat::Container(container));
         }
+    }
+    if start.starts_with(b"\x01\0\0\0") && start.get(40..44) == Some(b" EMF") {
+        let format = OfficeFormat::Emf;
+        return Ok(DocumentFormat::Container(Container::Single(format)));
     }
     if start.trim_ascii_start().starts_with(b"<") && contains(start, b"<office:document ") {
         return Ok(DocumentFormat::Container(Container::Flat));
@@ -175,7 +182,7 @@ mod tests {
     #[test]
     fn formats_are_detected_from_content() {
         let converted = |format| DocumentFormat::Container(Container::Single(format));
-        let cases: [(&[u8], DocumentFormat); 17] = [
+        let cases: [(&[u8], DocumentFormat); 20] = [
             (b"%PDF-1.7\n", DocumentFormat::Pdf),
             (b"\xef\xbb\xbfjunk\r\n%PDF-1.4", DocumentFormat::Pdf),
             (
@@ -215,6 +222,12 @@ mod tests {
             (
                 b"HWP Document File V3.00 \x1a",
                 converted(OfficeFormat::Hwp),
+            ),
+            (b"\xd7\xcd\xc6\x9a\0\0", converted(OfficeFormat::Wmf)),
+            (b"\x01\0\x09\0\0\x03", converted(OfficeFormat::Wmf)),
+            (
+                &[b"\x01\0\0\0".as_slice(), &[7; 36], b" EMF"].concat(),
+                converted(OfficeFormat::Emf),
             ),
             (
                 b"<?xml version='1.0'?>\n<office:document xmlns:office='x'>",

@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 
 use super::RenderError;
-use super::office_format::{Archive, OfficeFormat};
+use super::office_archive::Archive;
+use super::office_format::OfficeFormat;
 use super::office_xml::{Tag, each_tag, text};
 
 /// Letters on a page at most. A usual page has 3,000; seven points in one column are 16,000.
@@ -22,7 +23,12 @@ pub(super) fn check(
 ) -> Result<(), RenderError> {
     let part = match format {
         OfficeFormat::Docx => "word/document.xml",
-        OfficeFormat::Odt | OfficeFormat::Odp | OfficeFormat::Odg => "content.xml",
+        OfficeFormat::Odt
+        | OfficeFormat::Odp
+        | OfficeFormat::Odg
+        | OfficeFormat::Sxw
+        | OfficeFormat::Sxi
+        | OfficeFormat::Sxd => "content.xml",
         OfficeFormat::Pptx => "ppt/presentation.xml",
         _ => return Ok(()),
     };
@@ -40,17 +46,20 @@ pub(super) fn check_markup(
 ) -> Result<(), RenderError> {
     match format {
         OfficeFormat::Docx => check_docx(markup, max_pages),
-        OfficeFormat::Odt | OfficeFormat::Fodt => check_odt(markup, max_pages),
+        OfficeFormat::Odt | OfficeFormat::Fodt | OfficeFormat::Sxw => check_odt(markup, max_pages),
         OfficeFormat::Pptx => count_slides(markup, b"sldId", max_pages),
-        OfficeFormat::Odp | OfficeFormat::Fodp | OfficeFormat::Odg | OfficeFormat::Fodg => {
-            count_slides(markup, b"page", max_pages)
-        }
+        OfficeFormat::Odp
+        | OfficeFormat::Fodp
+        | OfficeFormat::Odg
+        | OfficeFormat::Fodg
+        | OfficeFormat::Sxi
+        | OfficeFormat::Sxd => count_slides(markup, b"page", max_pages),
         _ => Ok(()),
     }
 }
 
 /// What has been read of a text document.
-struct Length {
+pub(super) struct Length {
     max_pages: u32,
     breaks: u64,
     letters: u64,
@@ -60,7 +69,7 @@ struct Length {
 }
 
 impl Length {
-    fn of(max_pages: u32) -> Self {
+    pub(super) fn of(max_pages: u32) -> Self {
         Self {
             max_pages,
             breaks: 0,
@@ -70,7 +79,7 @@ impl Length {
         }
     }
 
-    fn count_break(&mut self) -> Result<(), RenderError> {
+    pub(super) fn count_break(&mut self) -> Result<(), RenderError> {
         if self.inside == 0 {
             self.breaks = self.breaks.saturating_add(1);
         }
@@ -80,13 +89,15 @@ impl Length {
     fn count_text(&mut self, text: &[u8]) -> Result<(), RenderError> {
         // In UTF-8, a letter has one byte that does not continue another one.
         let starts = |byte: &&u8| **byte & 0xc0 != 0x80 && !byte.is_ascii_whitespace();
-        self.letters = self
-            .letters
-            .saturating_add(text.iter().filter(starts).count() as u64);
+        self.count_letters(text.iter().filter(starts).count() as u64)
+    }
+
+    pub(super) fn count_letters(&mut self, letters: u64) -> Result<(), RenderError> {
+        self.letters = self.letters.saturating_add(letters);
         self.check()
     }
 
-    fn count_paragraph(&mut self) -> Result<(), RenderError> {
+    pub(super) fn count_paragraph(&mut self) -> Result<(), RenderError> {
         self.paragraphs = self.paragraphs.saturating_add(1);
         self.check()
     }
@@ -101,7 +112,7 @@ impl Length {
     }
 }
 
-fn too_many(pages: u64, limit: u32) -> Result<(), RenderError> {
+pub(super) fn too_many(pages: u64, limit: u32) -> Result<(), RenderError> {
     let pages = u32::try_from(pages).unwrap_or(u32::MAX);
     if pages > limit {
         return Err(RenderError::TooManyPages { pages, limit });
@@ -166,7 +177,8 @@ fn check_odt(markup: impl BufRead, max_pages: u32) -> Result<(), RenderError> {
                 style = text(element, b"name");
                 Ok(())
             }
-            b"paragraph-properties" => {
+            // Of OpenDocument, and of OpenOffice.org 1.
+            b"paragraph-properties" | b"properties" => {
                 if text(element, b"break-before").as_deref() == Some("page") {
                     breaking.extend(style.take());
                 }

@@ -4,7 +4,8 @@
 
 use std::io::{BufRead, BufReader};
 
-use super::office_format::{Archive, OfficeFormat};
+use super::office_archive::Archive;
+use super::office_format::OfficeFormat;
 use super::office_xml::{Tag, each_tag, number, text};
 use super::{RenderError, office_xlsb};
 
@@ -38,7 +39,7 @@ pub(super) fn check(
                 }
             }
         }
-        OfficeFormat::Ods => {
+        OfficeFormat::Ods | OfficeFormat::Sxc => {
             if let Some(part) = archive.reader("content.xml") {
                 sheets.read_ods(BufReader::new(part))?;
             }

@@ -9,6 +9,7 @@ pub(crate) mod delete;
 pub(crate) mod documents;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
+pub(crate) mod load;
 pub(crate) mod redrive;
 pub(crate) mod reindex;
 pub(crate) mod retain;

@@ -41,14 +41,16 @@ pub(crate) async fn search(
     let documents = common.documents().await?;
     let embedder = common.embedder().await?;
     let vectors = common.vectors(embedder.dimensions()).await?;
-    let vectors = vectors.with_rebuilds(documents.database());
+    let database = documents.database();
+    let model = common.fingerprint(embedder.dimensions()).await?;
+    let vectors = vectors.with_rebuilds(database).of_model(database, model);
     let milvus = &common.settings.config.stores.milvus;
     let collection = milvus.collection_of(knowledge_base);
     let archive = common.archives(&documents)?.find(knowledge_base).await?;
     if archive.is_some_and(|archive| archive.is_away()) {
         return Err(archived(knowledge_base));
     }
-    if !vectors.has_collection(&collection).await? {
+    if !vectors.is_searchable(&collection).await? {
         let message = format!("knowledge base {knowledge_base} has no collection {collection}");
         return Err(Failure::fatal(
             Stage::Milvus,

@@ -2,6 +2,7 @@
 
 pub(crate) mod bucket;
 mod cutoff;
+pub(crate) mod fingerprint;
 pub(crate) mod headers;
 pub(crate) mod ids;
 pub(crate) mod notification;
@@ -10,8 +11,10 @@ pub(crate) mod page_range;
 pub(crate) mod recipe;
 pub(crate) mod sent;
 pub(crate) mod task;
+pub(crate) mod trace_context;
 
 pub(crate) use cutoff::Cutoff;
+pub(crate) use fingerprint::Fingerprint;
 pub(crate) use origin::Origin;
 pub(crate) use recipe::Recipe;
 pub(crate) use sent::Sent;

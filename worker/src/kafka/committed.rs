@@ -62,6 +62,46 @@ impl Committed {
         })
     }
 
+    /// The number of messages of the pipeline that the group has not committed.
+    pub(crate) async fn lag(&self) -> Result<i64, Failure> {
+        let this = self.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let _ = this.consumer.poll(Duration::ZERO);
+            let mut lag = 0;
+            for topic in &this.topics {
+                lag += this.lag_of(topic)?;
+            }
+            Ok(lag)
+        });
+        let read: Result<i64, KafkaError> =
+            reading.await.unwrap_or_else(|_| Err(KafkaError::Canceled));
+        read.map_err(|error| {
+            let message = format!("committed offsets: {}", describe_error(&error));
+            Failure::transient(Stage::Intake, Reason::KafkaUnavailable, message)
+        })
+    }
+
+    fn lag_of(&self, topic: &str) -> Result<i64, KafkaError> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+        let described = metadata.topics().iter().find(|found| found.name() == topic);
+        let mut partitions = TopicPartitionList::new();
+        for partition in described.into_iter().flat_map(MetadataTopic::partitions) {
+            partitions.add_partition(topic, partition.id());
+        }
+        let mut lag = 0;
+        for element in self
+            .consumer
+            .committed_offsets(partitions, TIMEOUT)?
+            .elements()
+        {
+            let (start, end) =
+                self.consumer
+                    .fetch_watermarks(topic, element.partition(), TIMEOUT)?;
+            lag += lag_between(element.offset(), start, end);
+        }
+        Ok(lag)
+    }
+
     fn is_topic_before(&self, topic: &str, time: i64) -> Result<bool, KafkaError> {
         let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT)?;
         let described = metadata.topics().iter().find(|found| found.name() == topic);
@@ -94,6 +134,15 @@ impl std::fmt::Debug for Committed {
     }
 }
 
+/// The messages of a partition that are not committed.
+fn lag_between(committed: Offset, start: i64, end: i64) -> i64 {
+    let committed = match committed {
+        Offset::Offset(offset) => offset.max(start),
+        _ => start,
+    };
+    (end - committed).max(0)
+}
+
 /// Whether every message before `later` is committed. `later` is the first message after the time
 /// in question; without such a message it is the end of the partition.
 fn is_before(committed: Offset, later: Offset, start: i64, end: i64) -> bool {
@@ -112,6 +161,14 @@ fn is_before(committed: Offset, later: Offset, start: i64, end: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lag_counts_messages_that_are_kept_and_not_committed() {
+        assert_eq!(lag_between(Offset::Offset(7), 3, 10), 3);
+        assert_eq!(lag_between(Offset::Offset(1), 3, 10), 7);
+        assert_eq!(lag_between(Offset::Invalid, 3, 10), 7);
+        assert_eq!(lag_between(Offset::Offset(12), 3, 10), 0);
+    }
 
     #[test]
     fn a_message_that_is_not_committed_can_still_be_delivered() {

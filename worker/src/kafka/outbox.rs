@@ -15,10 +15,11 @@ use rdkafka::util::Timeout;
 use crate::document::headers::{ATTEMPTS, FAILURE_PREFIX as PREFIX, task_headers};
 use crate::document::page_range::Range;
 use crate::document::task::Task;
-use crate::document::{Origin, Sent};
+use crate::document::{Origin, Sent, trace_context};
 use crate::kafka::client::{describe_error, producer_config};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::settings::Settings;
+use crate::runtime::traces;
 use crate::stores::ledger::Rejection;
 
 /// Longest value of a header, in bytes.
@@ -145,6 +146,14 @@ impl Outbox {
             .await
     }
 
+    /// Sends the task of a new document, as LAYRA does, but with a key: librdkafka would send many
+    /// tasks without one to the same partition.
+    pub(crate) async fn send_new(&self, task: &Task) -> Result<(), Failure> {
+        let (key, message) = (task.file.file_id.as_bytes(), task.to_message());
+        self.send_own(Some(key), Some(&message), OwnedHeaders::new())
+            .await
+    }
+
     /// Sends one change of a notification, with the request that it is part of. Like MinIO's, the
     /// message has the object as its key.
     pub(crate) async fn send_change(
@@ -192,10 +201,16 @@ impl Outbox {
     }
 
     async fn send_record(&self, record: FutureRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
-        self.producer
-            .send(record, Timeout::After(TIMEOUT))
-            .await
-            .map_err(|(error, _)| error)?;
+        let topic = record.topic;
+        let send = async {
+            let record = FutureRecord {
+                headers: record.headers.map(trace_context::carried),
+                ..record
+            };
+            self.producer.send(record, Timeout::After(TIMEOUT)).await
+        };
+        let result = traces::sending(topic, send).await;
+        result.map_err(|(error, _)| error)?;
         Ok(())
     }
 

@@ -91,6 +91,20 @@ pub(crate) async fn fetch_files(
 
 /// The model's files that [`fetch`] put into the cache. No request is sent.
 pub(crate) fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<CheckpointFiles, Failure> {
+    Ok(files_of(&cached_parts(config, cache)?))
+}
+
+/// The checksum over all files of the model, which must be in the cache. Reads those that are
+/// mounted.
+pub(crate) async fn checksum_of(config: &WorkerConfig, cache: &Path) -> Result<String, Failure> {
+    let parts = cached_parts(config, cache)?;
+    let status = tokio::task::spawn_blocking(move || checksum(&parts)).await;
+    let status =
+        status.map_err(|error| Failure::fatal(Stage::Model, Reason::ModelUnusable, error))?;
+    Ok(status?.checksum)
+}
+
+fn cached_parts(config: &WorkerConfig, cache: &Path) -> Result<Vec<Fetched>, Failure> {
     let local = |(uri, part): (&str, Part)| -> Result<Fetched, Failure> {
         if let Address::Directory(directory) = Address::parse(uri)? {
             return mounted(uri, directory, part);
@@ -110,8 +124,7 @@ pub(crate) fn from_cache(config: &WorkerConfig, cache: &Path) -> Result<Checkpoi
             ..fetched
         })
     };
-    let parts = addresses(config).into_iter().map(local);
-    Ok(files_of(&parts.collect::<Result<Vec<_>, _>>()?))
+    addresses(config).into_iter().map(local).collect()
 }
 
 /// Fails if an address is not valid, or a mounted directory is not a model's. Nothing is fetched.

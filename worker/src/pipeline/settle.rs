@@ -19,6 +19,7 @@ use crate::kafka::outbox::Outbox;
 use crate::runtime::failure::{Failure, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
+use crate::runtime::traces;
 use crate::stores::ledger::{Entry, Ledger, Rejection, State};
 use crate::stores::progress::Progress;
 
@@ -235,6 +236,7 @@ impl Settlement<'_> {
             error = rejection.message,
             "sending dead letter"
         );
+        traces::failed(&rejection.reason);
         let send = |_| async {
             // Ranges may wait for Kafka together: the first one sends it.
             if let Some(entry) = entry

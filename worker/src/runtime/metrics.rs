@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use layra_crds::ProcessedAhead;
 use layra_crds::metric_names::worker as names;
-use layra_crds::{AssignedPartition, ProcessedAhead, WorkerCounts};
-use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
 use prometheus::{
     Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -18,6 +16,7 @@ use prometheus::{
 
 use crate::runtime::longest::Longest;
 use crate::runtime::process_metrics::ProcessMetrics;
+use crate::runtime::registration::{counter, counters, gauge, histogram, register};
 
 /// Buckets for a whole document, in seconds.
 const DOCUMENT_BUCKETS: [f64; 8] = [1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
@@ -106,14 +105,14 @@ pub(crate) struct Metrics {
     /// Seconds in which at least one document was in progress and did not wait for a server.
     pub(crate) busy_seconds: Counter,
     /// Documents of the pipeline whose recheck is due or near.
-    open_rechecks: IntGauge,
-    rechecks_counted: AtomicBool,
+    pub(super) open_rechecks: IntGauge,
+    pub(super) rechecks_counted: AtomicBool,
     /// Seconds of the longest recent work on a message.
-    longest_work_seconds: Gauge,
+    pub(super) longest_work_seconds: Gauge,
     longest: Mutex<Longest>,
     /// 1 for each partition assigned to this worker, by topic and partition.
-    partition_assigned: IntGaugeVec,
-    assigned: Mutex<BTreeMap<String, Vec<i32>>>,
+    pub(super) partition_assigned: IntGaugeVec,
+    pub(super) assigned: Mutex<BTreeMap<String, Vec<i32>>>,
     pub(super) processed_ahead: Mutex<Vec<ProcessedAhead>>,
     /// Number of partitions assigned to this worker.
     pub(crate) partitions_assigned: IntGauge,
@@ -405,7 +404,7 @@ impl Metrics {
     }
 
     /// Shows what is left of the longest work by now.
-    fn update_longest(&self) {
+    pub(super) fn update_longest(&self) {
         let longest = self.longest().at(Instant::now());
         // Milliseconds, so that the value does not change all the time.
         let seconds = (longest.as_secs_f64() * 1000.0).round() / 1000.0;
@@ -423,66 +422,6 @@ impl Metrics {
         self.rechecks_counted.store(true, Ordering::Relaxed);
     }
 
-    /// Records all partitions of a topic that are assigned to this worker.
-    pub(crate) fn set_assigned(&self, topic: &str, partitions: Vec<i32>) {
-        let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
-        assigned.insert(topic.to_owned(), partitions);
-        self.partition_assigned.reset();
-        for (topic, partitions) in assigned.iter() {
-            for partition in partitions {
-                let labels = &[topic.as_str(), &partition.to_string()];
-                self.partition_assigned.with_label_values(labels).set(1);
-            }
-        }
-        let count = assigned.values().map(Vec::len).sum::<usize>();
-        self.partitions_assigned
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
-    /// The counts that the operator reads.
-    pub(crate) fn counts(&self) -> WorkerCounts {
-        self.update_longest();
-        let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
-        let partitions = assigned.iter().flat_map(|(topic, partitions)| {
-            partitions.iter().map(|partition| AssignedPartition {
-                topic: topic.clone(),
-                partition: *partition,
-            })
-        });
-        WorkerCounts {
-            pages: self.pages.get(),
-            documents: self.documents(),
-            ranges: self.ranges.get(),
-            range_pages: self.range_pages.get(),
-            busy_seconds: self.busy_seconds.get(),
-            longest_work_seconds: self.longest_work_seconds.get(),
-            documents_in_flight: u32::try_from(self.documents_in_flight.get()).unwrap_or(0),
-            partitions: partitions.collect(),
-            processed_ahead: self.processed_ahead().clone(),
-            blank_pages: self.pages_with("Blank"),
-            pages_without_text: self.pages_with("NoText"),
-            pages_with_missing_glyphs: self.pages_with("MissingGlyphs"),
-            open_rechecks: self
-                .rechecks_counted
-                .load(Ordering::Relaxed)
-                .then(|| u64::try_from(self.open_rechecks.get()).unwrap_or(0)),
-            without_room: u64::try_from(self.without_room.get()).unwrap_or(0),
-            ..WorkerCounts::default()
-        }
-    }
-
-    /// Documents that were completed or failed for good.
-    fn documents(&self) -> u64 {
-        // Reading a counter by its label would create it.
-        let families = self.files.collect();
-        let counters = families.iter().flat_map(MetricFamily::get_metric);
-        let ended = counters.filter(|counter| {
-            let mut labels = counter.get_label().iter();
-            labels.all(|label| label.value() != names::STATUS_RETRIED)
-        });
-        whole(ended.map(|counter| counter.get_counter().get_value()).sum())
-    }
-
     /// All metrics in Prometheus' text format.
     pub(crate) fn render(&self) -> String {
         self.update_longest();
@@ -495,185 +434,8 @@ impl Metrics {
     }
 }
 
-#[cfg(test)]
-impl Metrics {
-    pub(super) fn gather(&self) -> Vec<MetricFamily> {
-        self.registry.gather()
-    }
-
-    pub(super) fn update_processes(&self) {
-        self.processes.update();
-    }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the value of a counter of whole numbers"
-)]
-pub(super) fn whole(count: f64) -> u64 {
-    count as u64
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCounterVec {
-    register(
-        registry,
-        IntCounterVec::new(Opts::new(name, help), &[label]),
-    )
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    register(registry, IntCounter::new(name, help))
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    register(registry, IntGauge::new(name, help))
-}
-
-fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    register(registry, Histogram::with_opts(options))
-}
-
-pub(super) fn register<C>(registry: &Registry, collector: prometheus::Result<C>) -> C
-where
-    C: Collector + Clone + 'static,
-{
-    let collector = collector.expect("names and labels above are valid");
-    registry
-        .register(Box::new(collector.clone()))
-        .expect("names above are distinct");
-    collector
-}
-
-#[cfg(test)]
-mod tests {
-    use layra_rendering::{DocumentWarning, PageWarning};
-
-    use super::*;
-
-    #[test]
-    fn metrics_have_the_names_of_the_operators_guide() {
-        let metrics = Metrics::new();
-        for status in [
-            names::STATUS_SUCCESS,
-            names::STATUS_FAILED,
-            names::STATUS_RETRIED,
-        ] {
-            metrics.files.with_label_values(&[status]).inc();
-        }
-        metrics.retries.with_label_values(&["milvus"]).inc();
-        metrics.pages_skipped.with_label_values(&["TimedOut"]).inc();
-        let missing = ["Hangul", "Thai"].map(|script| PageWarning::MissingGlyphs(script.into()));
-        metrics.count_page_warnings(&missing);
-        metrics.count_document_warnings(&[DocumentWarning::XfaForm]);
-        metrics
-            .store_duration
-            .with_label_values(&["milvus"])
-            .observe(0.1);
-        metrics.set_assigned("tasks", vec![0, 1]);
-        metrics.set_assigned("tasks", vec![3]);
-        metrics.set_assigned("tasks.ranges", vec![2]);
-        metrics.record_work_time(Duration::from_millis(2500));
-        metrics.record_work_time(Duration::from_millis(500));
-        let text = metrics.render();
-        assert!(!text.contains("partition=\"0\""), "it was revoked");
-        for line in [
-            "ingestion_files_total{status=\"failed\"} 1",
-            "ingestion_files_total{status=\"retried\"} 1",
-            "ingestion_files_total{status=\"success\"} 1",
-            "ingestion_duration_seconds_bucket{le=\"600\"} 0",
-            "conversion_duration_seconds_count 0",
-            "embedding_duration_seconds_count 0",
-            "ingestion_store_duration_seconds_count{store=\"milvus\"} 1",
-            "ingestion_retries_total{stage=\"milvus\"} 1",
-            "ingestion_pages_total 0",
-            "ingestion_pages_skipped_total{reason=\"TimedOut\"} 1",
-            "ingestion_page_warnings_total{warning=\"MissingGlyphs\"} 1",
-            "ingestion_pages_missing_glyphs_total{script=\"Hangul\"} 1",
-            "ingestion_pages_missing_glyphs_total{script=\"Thai\"} 1",
-            "ingestion_document_warnings_total{warning=\"XfaForm\"} 1",
-            "ingestion_embedding_out_of_memory_total 0",
-            "gpu_memory_usage_bytes 0",
-            "ingestion_busy_seconds_total 0",
-            "ingestion_longest_work_seconds 2.5",
-            "ingestion_open_rechecks 0",
-            "ingestion_partition_assigned{partition=\"3\",topic=\"tasks\"} 1",
-            "ingestion_partition_assigned{partition=\"2\",topic=\"tasks.ranges\"} 1",
-            "ingestion_partitions_assigned 2",
-            "ingestion_repeats_total 0",
-            "ingestion_splits_total 0",
-            "ingestion_ranges_total 0",
-            "ingestion_range_pages_total 0",
-            "ingestion_pages_in_flight_bytes 0",
-            "ingestion_documents_without_room 0",
-            "ingestion_pages_cut_total 0",
-            "ingestion_missing_indexes 0",
-            "ingestion_messages_read_ahead 0",
-        ] {
-            assert!(text.contains(line), "{line} is missing in\n{text}");
-        }
-    }
-
-    #[test]
-    fn counts_are_those_of_the_metrics() {
-        let metrics = Metrics::new();
-        assert_eq!(metrics.counts(), WorkerCounts::default());
-        for (status, count) in [
-            (names::STATUS_SUCCESS, 4),
-            (names::STATUS_FAILED, 2),
-            (names::STATUS_RETRIED, 9),
-        ] {
-            metrics.files.with_label_values(&[status]).inc_by(count);
-        }
-        metrics.pages.inc_by(120);
-        for warning in [PageWarning::NoText, PageWarning::Blank, PageWarning::NoText] {
-            metrics.count_page_warnings(&[warning]);
-        }
-        metrics.ranges.inc_by(2);
-        metrics.range_pages.inc_by(65);
-        metrics.busy_seconds.inc_by(61.5);
-        metrics.set_messages(3, 40);
-        metrics.set_open_rechecks(2);
-        metrics.record_work_time(Duration::from_millis(12_250));
-        metrics.set_assigned("tasks.ranges", vec![2]);
-        metrics.set_assigned("tasks", vec![0, 1]);
-        metrics.set_processed_ahead(vec![(("tasks".to_owned(), 1), 40)]);
-        let partition = |topic: &str, partition| AssignedPartition {
-            topic: topic.to_owned(),
-            partition,
-        };
-        assert_eq!(
-            metrics.counts(),
-            WorkerCounts {
-                pages: 120,
-                documents: 6,
-                ranges: 2,
-                range_pages: 65,
-                busy_seconds: 61.5,
-                longest_work_seconds: 12.25,
-                blank_pages: 1,
-                pages_without_text: 2,
-                documents_in_flight: 3,
-                partitions: vec![
-                    partition("tasks", 0),
-                    partition("tasks", 1),
-                    partition("tasks.ranges", 2),
-                ],
-                processed_ahead: vec![ProcessedAhead {
-                    topic: "tasks".to_owned(),
-                    partition: 1,
-                    messages: 40,
-                }],
-                open_rechecks: Some(2),
-                ..WorkerCounts::default()
-            }
-        );
     }
 }

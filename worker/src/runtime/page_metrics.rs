@@ -7,7 +7,8 @@ use layra_rendering::{DocumentWarning, PageWarning, RenderedPage};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 
-use super::metrics::{Metrics, whole};
+use super::counts::whole;
+use super::metrics::Metrics;
 use super::reason::Reason;
 
 /// How a renderer is lost.

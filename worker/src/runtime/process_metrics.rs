@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use layra_crds::metric_names::worker as names;
 use prometheus::{CounterVec, IntGaugeVec, Opts, Registry};
 
-use super::metrics::register;
+use super::registration::register;
 
 /// The kernel's count of this process's disk traffic, with that of its children that have ended.
 static TRAFFIC: OnceLock<Option<File>> = OnceLock::new();

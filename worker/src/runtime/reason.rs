@@ -149,6 +149,8 @@ reasons! {
     RebuildFailed,
     /// The collection has vectors of another width than the model's.
     DimensionMismatch,
+    /// The collection has vectors of another model than this worker's: the document waits.
+    ModelMismatch,
     /// Milvus' client refuses the vectors.
     InvalidVectors,
     /// The model computed a vector with a value that is not a finite number.

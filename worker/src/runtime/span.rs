@@ -1,13 +1,16 @@
-//! The span of a document: all log lines about it, of every stage, carry its ids.
+//! The span of a document: all log lines about it, of every stage, carry its ids. Its trace has them,
+//! too.
 
 use tracing::Span;
 use tracing::field::Empty;
 
+use crate::runtime::traces::{self, Trace};
+
 /// The span of a message, from its delivery to the end of its work. The ids come with
-/// [`name_document`]. A level that every filter of the log lets through: the ids belong to warnings,
+/// [`name_document`], and with traces the id of its trace. A level that every filter of the log lets through: the ids belong to warnings,
 /// too.
-pub(crate) fn of_message(topic: &str, partition: i32, offset: i64) -> Span {
-    tracing::error_span!(
+pub(crate) fn of_message(topic: &str, partition: i32, offset: i64, trace: &Trace) -> Span {
+    let span = tracing::error_span!(
         "message",
         topic,
         partition,
@@ -15,7 +18,12 @@ pub(crate) fn of_message(topic: &str, partition: i32, offset: i64) -> Span {
         file_id = Empty,
         task_id = Empty,
         first_page = Empty,
-    )
+        trace_id = Empty,
+    );
+    if let Some(id) = trace.id() {
+        span.record("trace_id", id);
+    }
+    span
 }
 
 /// The span of a document that a command ingests.
@@ -27,14 +35,17 @@ pub(crate) fn of_document(file_id: &str, task_id: &str) -> Span {
 pub(crate) fn name_document(file_id: &str, task_id: Option<&str>) {
     let span = Span::current();
     span.record("file_id", file_id);
+    traces::describe("file_id", file_id.to_owned());
     if let Some(task_id) = task_id {
         span.record("task_id", task_id);
+        traces::describe("task_id", task_id.to_owned());
     }
 }
 
 /// Names the page range, by its first page from 1, that the current span is about.
 pub(crate) fn name_range(first_page: u32) {
     Span::current().record("first_page", first_page);
+    traces::describe("first_page", i64::from(first_page));
 }
 
 #[cfg(test)]
@@ -83,7 +94,7 @@ mod tests {
                 };
                 tokio::join!(stage(), stage());
             }
-            .instrument(of_message("tasks", 2, offset))
+            .instrument(of_message("tasks", 2, offset, &Trace::default()))
         };
         tracing::subscriber::with_default(subscriber, || {
             let runtime = tokio::runtime::Builder::new_current_thread().build();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::stage_times::StageTimes;
+use crate::runtime::traces;
 
 tokio::task_local! {
     static CURRENT: Arc<Work>;
@@ -145,8 +146,10 @@ pub(crate) async fn timed<F: Future>(stage: Stage, step: F) -> F::Output {
     result
 }
 
-/// Records the time of a step on the current task's message, if it processes one.
+/// Records the time of a step that has just ended on the current task's message, if it processes
+/// one, and in its trace.
 pub(crate) fn record_time(stage: Stage, time: Duration) {
+    traces::step(stage.as_str(), time);
     let _ = CURRENT.try_with(|work| work.lock().times.record(stage, time));
 }
 

@@ -20,11 +20,14 @@ use crate::runtime::settings::Secret;
 use crate::stores::rebuilds::Rebuilds;
 
 mod admin;
+mod code;
 mod copy;
 mod inspect;
+mod models;
 mod moving;
 mod pages;
 mod paging;
+mod places;
 mod read;
 mod scan;
 mod scratch;
@@ -62,6 +65,8 @@ pub(crate) struct Vectors {
     creation: Mutex<()>,
     /// Tells a collection that does not exist from one that is being swapped.
     rebuilds: Option<Rebuilds>,
+    /// Keeps vectors of different models apart.
+    models: Option<models::Models>,
 }
 
 impl std::fmt::Debug for Vectors {
@@ -114,6 +119,7 @@ impl Vectors {
             reads: ConsistencyLevel::Strong,
             creation: Mutex::new(()),
             rebuilds: None,
+            models: None,
         })
     }
 
@@ -140,7 +146,8 @@ impl Vectors {
     }
 
     async fn prepare_collection(&self, collection: &str) -> Result<(), Failure> {
-        self.check_vectors(collection).await?;
+        let id = self.check_vectors(collection, models::Use::Write).await?;
+        self.enter_model(collection, id).await?;
         // A worker may have died between these two steps.
         if !self.has_index(collection).await? {
             self.create_index(collection).await?;
@@ -172,6 +179,7 @@ impl Vectors {
             .flat_map(|page| page.vectors.iter().map(move |vector| (page, vector)))
             .collect();
         for chunk in rows.chunks(rows_at_once) {
+            self.check_insert(collection).await?;
             let columns = vec![
                 vector_type::column(
                     vector_type,
@@ -227,10 +235,12 @@ impl Vectors {
         if !self.has_collection(collection).await? {
             return Ok(());
         }
+        let id = self.id_to_forget(collection).await?;
         let request = sdk::DropCollectionRequest::builder()
             .collection_name(collection)
             .build()?;
-        Ok(self.client.drop_collection(request).await?)
+        self.client.drop_collection(request).await?;
+        self.forget_model(id).await
     }
 
     /// Deletes the rows of some pages.
@@ -383,47 +393,6 @@ fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Milvus' error codes, of current and older servers.
-mod code {
-    use milvus::v2::prelude::ServerError;
-
-    pub(super) fn is_collection_not_found(error: &ServerError) -> bool {
-        error.code() == 100 || error.legacy_code() == 4
-    }
-
-    /// The collection exists and is not loaded, or not completely.
-    pub(super) fn is_not_loaded(error: &ServerError) -> bool {
-        matches!(error.code(), 101 | 103)
-    }
-
-    pub(super) fn is_index_not_found(error: &ServerError) -> bool {
-        error.code() == 700 || error.legacy_code() == 25
-    }
-
-    /// The rate, the quota of memory or disk space, writes that an administrator has denied, or the
-    /// largest number of collections.
-    pub(super) fn is_throttled(error: &ServerError) -> bool {
-        throttled(error.code(), error.legacy_code())
-    }
-
-    pub(super) fn throttled(code: i32, legacy: i32) -> bool {
-        matches!(code, 8 | 9 | 102) || matches!(legacy, 49 | 53 | 54)
-    }
-
-    /// A parameter that is invalid, missing or too large; a field that does not exist.
-    pub(super) fn is_invalid_request(error: &ServerError) -> bool {
-        invalid_request(error.code(), error.legacy_code())
-    }
-
-    pub(super) fn invalid_request(code: i32, legacy: i32) -> bool {
-        matches!(code, 1100..=1102 | 1700 | 1701) || matches!(legacy, 5 | 7)
-    }
-
-    pub(super) fn is_forbidden(error: &ServerError) -> bool {
-        matches!(error.code(), 1400..=1403) || error.legacy_code() == 3
-    }
-}
-
 impl From<sdk::Error> for Failure {
     fn from(error: sdk::Error) -> Self {
         classify(&error)
@@ -481,20 +450,6 @@ mod tests {
             assert_eq!(failure.reason, Reason::VectorsNotFinite);
             assert!(failure.rejects_document());
             assert!(failure.message.contains("page 7"), "{failure}");
-        }
-    }
-
-    #[test]
-    fn quotas_are_throttling_and_invalid_parameters_are_refusals() {
-        for code in [8, 9, 102] {
-            assert!(code::throttled(code, 1) && !code::invalid_request(code, 1));
-        }
-        assert!(code::throttled(0, 49));
-        for code in [1100, 1101, 1102] {
-            assert!(code::invalid_request(code, 1) && !code::throttled(code, 1));
-        }
-        for code in [1, 2, 5, 100, 101, 106, 500, 600, 1200] {
-            assert!(!code::invalid_request(code, 1), "the server's: {code}");
         }
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod archives;
 #[cfg(test)]
 mod authority_tests;
+pub(crate) mod collection_models;
 pub(crate) mod ledger;
 pub(crate) mod milvus;
 pub(crate) mod mongo;

@@ -26,9 +26,9 @@ use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::settings::Secret;
 
 pub(crate) use page_texts::PageText;
-pub(crate) use shown::ShownFile;
 #[cfg(test)]
 pub(crate) use shown::ShownPage;
+pub(crate) use shown::{ShownBase, ShownFile};
 pub(crate) use whole::BaseLife;
 
 /// Longest wait for the answer to one request. The driver has no limit: it would wait forever for a

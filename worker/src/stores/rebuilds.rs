@@ -54,6 +54,16 @@ pub(crate) struct Rebuild {
     /// Every row up to this primary key was copied. Automatic ones are positive.
     #[serde(default)]
     pub(crate) last_pk: i64,
+    /// The digest of the model with which the collection is embedded again. `None`: its vectors are
+    /// copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
+    /// Since when no worker begins to write into the old collection, because it is embedded again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sealed_at: Option<DateTime>,
+    /// Every file up to this one was embedded again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_file: Option<String>,
     /// Rows that were copied.
     #[serde(default)]
     pub(crate) copied: i64,
@@ -86,6 +96,9 @@ impl Rebuild {
             new_id: None,
             others: 0,
             last_pk: 0,
+            model: None,
+            sealed_at: None,
+            last_file: None,
             copied: 0,
             had_knowledge_base: false,
             strays: None,

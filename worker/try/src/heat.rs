@@ -4,7 +4,7 @@
 //! vectors of passages, which are half a page: the sentences are compared with the question, and
 //! lie where PDFium found their words.
 
-use layra_embedding::{EmbedError, Embedder, MultiVector, PageInput};
+use layra_embedding::{EmbedError, Embedder, MultiVector, PageGrid, PageInput};
 use layra_rendering::Word;
 use layra_search::{Question, Vectors};
 use serde::Serialize;
@@ -20,13 +20,17 @@ const LEAST_WEIGHT: f32 = 0.3;
 
 /// A part of a page, in fractions of its width and height, from the top left.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct HeatBox {
-    pub(crate) left: f32,
-    pub(crate) top: f32,
-    pub(crate) width: f32,
-    pub(crate) height: f32,
+pub struct HeatBox {
+    /// Left edge.
+    pub left: f32,
+    /// Top edge.
+    pub top: f32,
+    /// From the left edge to the right one.
+    pub width: f32,
+    /// From the top edge to the lower one.
+    pub height: f32,
     /// 0 to 1: how much the question concerns it, compared with the rest of the page.
-    pub(crate) weight: f32,
+    pub weight: f32,
 }
 
 /// What is shown of a page that was found.
@@ -59,16 +63,22 @@ pub(crate) fn of_text(
             Some(best) => around(&sentences, best),
             None => shortened(&page.text),
         };
-        let weighted = sentences.iter().zip(weights(&scores));
-        let heat = weighted
-            .filter(|(_, weight)| *weight >= LEAST_WEIGHT)
-            .flat_map(|(words, weight)| lines(words, weight));
         shown.push(Shown {
-            heat: heat.collect(),
+            heat: of_sentences(&sentences, &scores),
             snippet,
         });
     }
     Ok(shown)
+}
+
+/// Heat of sentences, from what each scores.
+#[must_use]
+pub fn of_sentences(sentences: &[&[Word]], scores: &[f32]) -> Vec<HeatBox> {
+    let weighted = sentences.iter().zip(weights(scores));
+    weighted
+        .filter(|(_, weight)| *weight >= LEAST_WEIGHT)
+        .flat_map(|(words, weight)| lines(words, weight))
+        .collect()
 }
 
 /// Heat and snippet of a page of a visual model.
@@ -80,7 +90,12 @@ pub(crate) fn of_tiles(
 ) -> Shown {
     let scores = question.heat(vectors);
     let heat = page.grid.map_or_else(Vec::new, |(first, columns, rows)| {
-        tiles(&scores, first as usize, columns, rows)
+        let grid = PageGrid {
+            first,
+            columns,
+            rows,
+        };
+        of_vectors(&scores, grid)
     });
     let sentences = sentences(&page.words);
     let asked = asked.to_lowercase();
@@ -102,7 +117,15 @@ pub(crate) fn of_tiles(
     }
 }
 
-fn tiles(scores: &[f32], first: usize, columns: u32, rows: u32) -> Vec<HeatBox> {
+/// Heat of tiles, from what each vector of the page scores. Empty if there are fewer vectors.
+#[must_use]
+pub fn of_vectors(scores: &[f32], grid: PageGrid) -> Vec<HeatBox> {
+    let PageGrid {
+        first,
+        columns,
+        rows,
+    } = grid;
+    let first = first as usize;
     let count = columns as usize * rows as usize;
     let Some(scores) = scores.get(first..first + count) else {
         return Vec::new();
@@ -142,7 +165,8 @@ fn weights(scores: &[f32]) -> Vec<f32> {
 }
 
 /// Divides the words of a page at full stops, gaps, and where a sentence gets too long.
-fn sentences(words: &[Word]) -> Vec<&[Word]> {
+#[must_use]
+pub fn sentences(words: &[Word]) -> Vec<&[Word]> {
     let mut sentences = Vec::new();
     let mut start = 0;
     for (index, word) in words.iter().enumerate() {
@@ -163,7 +187,9 @@ fn sentences(words: &[Word]) -> Vec<&[Word]> {
     sentences
 }
 
-fn text(words: &[Word]) -> String {
+/// The words of a sentence.
+#[must_use]
+pub fn text(words: &[Word]) -> String {
     let words: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
     words.join(" ")
 }
@@ -260,12 +286,17 @@ mod tests {
     #[test]
     fn tiles_are_numbered_row_by_row_behind_the_prompt() {
         let scores = [9.0, 0.0, 0.1, 0.0, 0.0, 1.0, 0.0, 9.0];
-        let boxes = tiles(&scores, 1, 3, 2);
+        let grid = |first| PageGrid {
+            first,
+            columns: 3,
+            rows: 2,
+        };
+        let boxes = of_vectors(&scores, grid(1));
         assert_eq!(boxes.len(), 1);
         let hottest = boxes[0];
         assert!((hottest.left - 1.0 / 3.0).abs() < 1e-6 && (hottest.top - 0.5).abs() < 1e-6);
         assert!(
-            tiles(&scores, 4, 3, 2).is_empty(),
+            of_vectors(&scores, grid(4)).is_empty(),
             "fewer vectors than tiles"
         );
     }

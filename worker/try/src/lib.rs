@@ -5,10 +5,11 @@
 mod answer;
 mod cli;
 mod folder;
-mod heat;
+pub mod heat;
 mod indexing;
 mod measure;
 mod model;
+pub mod page;
 mod progress;
 mod run;
 mod server;

@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
 use crate::answer::{KnowledgeBase, SearchRequest, Searcher};
+use crate::page;
 use crate::progress::{Progress, Status};
 
 /// Bytes of a request's body.
@@ -36,6 +37,8 @@ const PORTS: u16 = 20;
 /// Nothing but what this program serves itself; no script or style within the page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// What the server answers with.
 pub(crate) struct Served {
@@ -78,25 +81,11 @@ fn router(served: Served) -> Router {
         get(move || async move { ([(CONTENT_TYPE, kind)], content) })
     };
     Router::new()
-        .route(
-            "/",
-            file("text/html; charset=utf-8", include_str!("page/index.html")),
-        )
-        .route(
-            "/page.css",
-            file("text/css; charset=utf-8", include_str!("page/page.css")),
-        )
-        .route(
-            "/page.js",
-            file(
-                "text/javascript; charset=utf-8",
-                include_str!("page/page.js"),
-            ),
-        )
-        .route(
-            "/icon.svg",
-            file("image/svg+xml", include_str!("page/icon.svg")),
-        )
+        .route("/", file("text/html; charset=utf-8", page::INDEX))
+        .route("/page.css", file("text/css; charset=utf-8", page::STYLE))
+        .route("/page.js", file(SCRIPT, page::SCRIPT))
+        .route("/api.js", file(SCRIPT, include_str!("page/api.js")))
+        .route("/icon.svg", file("image/svg+xml", page::ICON))
         .route("/v1/search", post(search))
         .route("/v1/status", get(status))
         .route("/v1/files/{file}/pages/{page}/image", get(image))
@@ -321,9 +310,10 @@ mod tests {
     #[test]
     fn the_page_fetches_nothing_from_elsewhere_and_has_no_script_inside() {
         let files = [
-            include_str!("page/index.html"),
-            include_str!("page/page.js"),
-            include_str!("page/page.css"),
+            page::INDEX,
+            page::SCRIPT,
+            page::STYLE,
+            include_str!("page/api.js"),
         ];
         for file in files {
             for forbidden in [

@@ -5,6 +5,13 @@ mkdir -p "$OUT/fonts" "$OUT/fonts-noto"
 mv root/usr/share/fonts/{truetype,opentype}/noto/* "$OUT/fonts-noto/"
 rmdir root/usr/share/fonts/{truetype,opentype}/noto
 mv root/usr/share/fonts/truetype/* "$OUT/fonts/"
+# The licences of the fonts travel with them, and the list says what they are.
+install -d "$OUT/licences"
+for deb in debs/fonts-*.deb; do
+  package=$(dpkg-deb --field "$deb" Package)
+  cp "root/usr/share/doc/$package/copyright" "$OUT/licences/$package.txt"
+  dpkg-deb --showformat '${Package} ${Version}\n' --show "$deb" >>"$OUT/licences/packages.txt"
+done
 rm -rf root/usr/share/{doc,fonts,fontconfig,lintian,man,locale,bug,common-licenses} root/etc/fonts root/usr/share/ca-certificates.keep
 install -d -m 1777 root/tmp
 install -d -m 755 root/etc/ssl/certs root/home/nonroot

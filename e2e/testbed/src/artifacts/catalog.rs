@@ -66,6 +66,15 @@ pub const PROMETHEUS: Artifact = Artifact {
     is_compiled: true,
 };
 
+/// Judges what the chart renders.
+const KUBE_SCORE: Artifact = Artifact {
+    name: "kube-score",
+    what: "kube-score 1.20, built from its Go module (1-2 minutes)",
+    destination: "kube-score",
+    programs: &["kube-score"],
+    is_compiled: true,
+};
+
 /// The command-line tools `kubectl` and `helm`.
 pub const KUBECTL: Artifact = Artifact {
     name: "kubectl",
@@ -144,6 +153,15 @@ const AXE: Artifact = Artifact {
     is_compiled: false,
 };
 
+/// pandas and polars, which read archives, as a folder for `PYTHONPATH`.
+pub const PARQUET: Artifact = Artifact {
+    name: "parquet",
+    what: "pandas 3.1 and polars 2.1 (136 MB)",
+    destination: "parquet",
+    programs: &[],
+    is_compiled: false,
+};
+
 /// The files that unit tests read.
 pub const FILES: &[Artifact] = &[PDFIUM, MINILM, PDFS, AXE];
 
@@ -155,5 +173,5 @@ pub const BED: &[Artifact] = &[
 /// All artifacts.
 pub const ALL: &[Artifact] = &[
     KUBERNETES, MINIO, ETCD, KUBECTL, KAFKA, MONGODB, MILVUS, IMAGES, PDFIUM, MINILM, PDFS, AXE,
-    PROMETHEUS,
+    PROMETHEUS, PARQUET, KUBE_SCORE,
 ];

@@ -12,7 +12,9 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-pub use catalog::{ALL, Artifact, BED, FILES, IMAGES, KUBECTL, MINILM, PDFIUM, PDFS, PROMETHEUS};
+pub use catalog::{
+    ALL, Artifact, BED, FILES, IMAGES, KUBECTL, MINILM, PARQUET, PDFIUM, PDFS, PROMETHEUS,
+};
 
 use super::lock::Lock;
 use super::process::tail;

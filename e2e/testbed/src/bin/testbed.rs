@@ -1,13 +1,14 @@
 //! `cargo testbed`: controls the test-bed by hand.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use layra_testbed::{
-    Ended, Purpose, Settings, Testbed, arguments, artifacts, check_prerequisites, describe_testbed,
-    dist, processes, unless_interrupted,
+    Ended, Purpose, Settings, Testbed, arguments, artifacts, bill_of, check_prerequisites,
+    describe_testbed, dist, processes, unless_interrupted,
 };
 
 /// Real servers for tests: Kubernetes, Kafka, Milvus, S3, MongoDB, Redis.
@@ -30,6 +31,21 @@ enum Action {
     Artifacts,
     /// Build the binaries and collect the contents of the container images in dist/.
     Dist,
+    /// Write the licences and the bill of materials of a program (worker/cuda/build.sh).
+    #[command(hide = true)]
+    Bill {
+        /// The program.
+        program: String,
+        /// Features of the workspace that it is built with.
+        #[arg(long)]
+        features: String,
+        /// The folder for the licences and the bill of materials.
+        #[arg(long)]
+        folder: PathBuf,
+        /// The file for the list of crates in the binary.
+        #[arg(long)]
+        section: PathBuf,
+    },
     /// Build the container images, import them into the running test-bed, and print their names.
     Images,
     /// Print the environment variables with which tests and programs use the running test-bed.
@@ -66,6 +82,16 @@ async fn run(action: Action) -> Result<()> {
             artifacts::provide(&Settings::from_env()?, artifacts::ALL).await
         }
         Action::Dist => dist(&Settings::from_env()?).await.map(|_| ()),
+        Action::Bill {
+            program,
+            features,
+            folder,
+            section,
+        } => {
+            let bill = bill_of(&Settings::from_env()?, &program, &features).await?;
+            bill.write(&folder)?;
+            Ok(std::fs::write(section, bill.section()?)?)
+        }
         Action::Images => {
             let images = running().await?.images().await?;
             println!("{}\n{}", images.operator, images.worker);

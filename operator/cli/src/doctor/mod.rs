@@ -25,6 +25,8 @@ use finding::{Finding, Seen};
 use read::Reader;
 use report::{OfPipeline, Report};
 
+pub(crate) use room::number as amount;
+
 /// The exit code when something is wrong.
 const FOUND: u8 = 1;
 /// The exit code when it could not look.
@@ -73,6 +75,13 @@ pub(crate) async fn run(args: &DoctorArgs, access: &Access) -> anyhow::Result<Ex
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Problems and warnings of a pipeline and the installation, in words.
+pub(crate) async fn concerns(cluster: &Cluster, name: &str) -> anyhow::Result<Vec<String>> {
+    let pipelines = vec![cluster.pipeline(name).await?];
+    let report = Box::pin(look(cluster, pipelines)).await?;
+    Ok(report.concerns())
 }
 
 async fn pipelines(

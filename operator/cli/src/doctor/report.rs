@@ -38,6 +38,15 @@ impl Report {
         self.count(Severity::Problem) + self.count(Severity::Warning) > 0
     }
 
+    /// What somebody has to act on, in words.
+    pub(super) fn concerns(&self) -> Vec<String> {
+        let of_pipelines = self.pipelines.iter().flat_map(|one| &one.findings);
+        let all = self.installation.iter().chain(of_pipelines);
+        all.filter(|finding| finding.severity != Severity::Note)
+            .map(|finding| format!("{}: {}", finding.about, finding.what))
+            .collect()
+    }
+
     fn count(&self, severity: Severity) -> usize {
         let of_pipelines = self.pipelines.iter().flat_map(|one| &one.findings);
         let all = self.installation.iter().chain(of_pipelines);
@@ -173,6 +182,7 @@ not looked at, for lack of permission
         assert!(report.has_findings());
         report.pipelines[0].findings.remove(0);
         assert!(!report.has_findings());
+        assert!(report.concerns().is_empty());
         assert_eq!(report.summary(), "Nothing is wrong; 1 note.");
         report.pipelines.clear();
         assert_eq!(report.summary(), "Nothing is wrong.");

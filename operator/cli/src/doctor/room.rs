@@ -114,7 +114,7 @@ fn needs(pod: &PodSpec) -> BTreeMap<String, f64> {
 }
 
 /// The number that a quantity is, for example 0.5 of `500m`.
-fn number(quantity: &Quantity) -> Option<f64> {
+pub(crate) fn number(quantity: &Quantity) -> Option<f64> {
     const UNITS: [(&str, f64); 14] = [
         ("Ki", 1024.0),
         ("Mi", 1_048_576.0),

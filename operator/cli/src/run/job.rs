@@ -26,7 +26,7 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 16] = [
+const WITHOUT_MODEL: [&str; 17] = [
     "advise",
     "archive",
     "audit",
@@ -37,6 +37,7 @@ const WITHOUT_MODEL: [&str; 16] = [
     "embed",
     "fetch-model",
     "help",
+    "load",
     "redrive",
     "reindex",
     "restore",

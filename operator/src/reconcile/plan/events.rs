@@ -242,7 +242,7 @@ fn model_changed(
         PipelineEvent::warning(
             Reason::ModelChanged,
             format!(
-                "New workers have loaded the checkpoint {} instead of {}. Vectors in the {collections} existing collections cannot be compared with theirs.",
+                "New workers have loaded the checkpoint {} instead of {}. Vectors in the {collections} existing collections cannot be compared with theirs: their documents wait and searches are refused until layra-worker reembed has embedded them again, or the model is set back.",
                 new.checksum, old.checksum
             ),
         )

@@ -19,6 +19,9 @@ use crate::{
     resources::FETCH_MODEL,
 };
 
+/// The command that workers name when a collection is of another model than theirs.
+const REEMBED: &str = "layra-worker reembed";
+
 /// Workers that were ready may be unready for this long before the servers that they wait for are
 /// named: one lost answer is not an outage.
 const SHORT_WAIT: SignedDuration = SignedDuration::from_secs(30);
@@ -202,6 +205,13 @@ fn waiting_for_servers(
     if let Some(shown) = previous.filter(is_shown) {
         return Some(shown.clone());
     }
+    // The words about a collection of another model say what to do: no server is away.
+    let is_server_away = !retries.iter().any(|retry| retry.contains(REEMBED));
+    let hint = if is_server_away {
+        " Check that the server is up, and its address and Secret."
+    } else {
+        ""
+    };
     let joined = |texts: BTreeSet<&str>| texts.into_iter().collect::<Vec<_>>().join("; ");
     let cause = match (servers.is_empty(), retries.is_empty()) {
         (false, true) => format!("they wait for {}", joined(servers)),
@@ -210,9 +220,7 @@ fn waiting_for_servers(
     };
     Some(Verdict::no(
         Reason::WorkersWaiting,
-        format!(
-            "No worker is ready, {cause}. Check that the server is up, and its address and Secret.",
-        ),
+        format!("No worker is ready, {cause}.{hint}"),
     ))
 }
 

@@ -456,6 +456,13 @@ fn a_new_worker_that_waits_for_a_server_quotes_it_and_the_message_does_not_flip(
             "No worker is ready, stage mongodb is retrying: connection refused. Check that the server is up, and its address and Secret."
         )
     );
+    let other_model = "c was embedded with another model. Run layra-worker reembed";
+    let verdict = judge(&spec, &retrying(other_model), &situation(1));
+    assert!(
+        verdict.message.ends_with("layra-worker reembed."),
+        "no server is to blame: {}",
+        verdict.message
+    );
     let next = Situation {
         previous: Some(first.clone()),
         ..situation(1)

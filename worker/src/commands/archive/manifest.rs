@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::document::Fingerprint;
 use crate::stores::milvus::Row;
 
 /// The only version so far.
@@ -22,6 +23,9 @@ pub(super) struct Manifest {
     pub(super) archived_at: String,
     /// Width of the vectors.
     pub(super) dimensions: usize,
+    /// The model of the vectors, if it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<Fingerprint>,
     /// Rows of all parts.
     pub(super) rows: u64,
     /// Whether MongoDB had the knowledge base.
@@ -111,6 +115,7 @@ impl Manifest {
             collection: collection.to_owned(),
             archived_at: String::new(),
             dimensions,
+            model: None,
             rows: 0,
             has_knowledge_base: false,
             vectors: Vec::new(),
@@ -161,6 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::document::fingerprint::a_fingerprint;
 
     fn row(file: &str, page: i64, value: f32) -> Row {
         Row {
@@ -230,6 +236,10 @@ mod tests {
                 .unwrap_err()
                 .contains("changed")
         );
+        manifest.model = Some(a_fingerprint("minilm", "1"));
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        let sum = sha256(&bytes);
+        assert_eq!(Manifest::parse(&bytes, &sum), Ok(manifest.clone()));
         manifest.rows = 3;
         let bytes = serde_json::to_vec(&manifest).unwrap();
         let error = Manifest::parse(&bytes, &sha256(&bytes)).unwrap_err();

@@ -99,7 +99,10 @@ async fn bring_back(
         archive.documents(stores, &wanted).await?
     };
 
+    // The collection gets the model that it had. One of another model is refused.
+    let model = archive.manifest.model.clone();
     let vectors = common.vectors(archive.manifest.dimensions).await?;
+    let vectors = vectors.of_model(stores.documents.database(), model);
     let spec: &MilvusSpec = &stores.milvus;
     let collection = spec.collection_of(id);
     vectors.ensure_collection(&collection).await?;

@@ -57,6 +57,7 @@ impl<'a> Writer<'a> {
         // It may have been released.
         vectors.load(&collection).await?;
         self.manifest.dimensions = description.dimensions;
+        self.manifest.model = vectors.model_of(description.id).await?;
         let expected = vectors.count_all(&collection).await?;
         let row_bytes = description.dimensions * size_of::<f32>();
         let mut waiting: Vec<Row> = Vec::new();

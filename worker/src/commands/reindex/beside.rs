@@ -8,6 +8,7 @@ use mongodb::bson::{DateTime, doc};
 use super::Ended;
 use super::comparison::{Comparison, Side};
 use super::context::Context;
+use super::reembed;
 use super::settle;
 use super::step::{Action, End, Found, next};
 use crate::runtime::failure::{Failure, Reason, Stage};
@@ -19,6 +20,8 @@ use crate::stores::rebuilds::{Phase, Rebuild, stored};
 const MOST_COMPARISONS: u32 = 5;
 /// The last comparison before the swap finds at most this many pages.
 const FEW_PAGES: usize = 200;
+/// Answers that are copied right before the swap, at most.
+const MOST_ANSWERS: u32 = 5;
 /// Files without an entry in MongoDB that are remembered.
 const MOST_STRAYS: usize = 1000;
 /// Pages whose rows are replaced together.
@@ -52,6 +55,9 @@ pub(super) async fn advance(
 /// Drops the copy, which does not serve yet, and forgets the rebuild.
 pub(super) async fn undo(context: &Context, rebuild: &Rebuild) -> Result<(), Failure> {
     drop_collection(context, &rebuild.new_name()).await?;
+    if rebuild.model.is_some() {
+        context.models.unseal(rebuild.old_id).await?;
+    }
     let ended = context.rebuilds.end(&rebuild.collection, &context.owner);
     ended.await
 }
@@ -66,7 +72,8 @@ async fn find(context: &Context, rebuild: &Rebuild) -> Result<Found, Failure> {
         (Phase::Filling, Some(_)) if rebuild.new_id.is_some() => {
             let state = vectors.index_state(&rebuild.new_name()).await?;
             let state = state.as_ref().map(|state| &state.found);
-            context.index.difference(state).is_some()
+            let is_of_other_model = rebuild.model.as_deref() != context.model_digest();
+            is_of_other_model || context.index.difference(state).is_some()
         }
         _ => false,
     };
@@ -105,15 +112,20 @@ async fn perform(
             let id = new.map(|new| new.id);
             context.record(rebuild, doc! { "new_id": id }).await?;
         }
-        Action::Fill => Box::pin(fill(context, rebuild)).await?,
+        Action::Fill => match &context.reembedding {
+            Some(model) => Box::pin(reembed::fill(context, model, rebuild)).await?,
+            None => Box::pin(fill(context, rebuild)).await?,
+        },
         Action::Enter(phase) => {
             let mut fields = doc! { "phase": stored(phase) };
             if phase == Phase::Swapping {
+                carry_model(context, rebuild).await?;
                 context.progress.phase(&name, ReindexPhase::Swapping, "");
                 fields.insert("swapped_at", DateTime::now());
             }
             context.record(rebuild, fields).await?;
         }
+        Action::CatchUp => catch_up(context, rebuild).await?,
         Action::StartOver => start_over(context, rebuild).await?,
         Action::MoveOld => vectors.rename(&name, &rebuild.old_name()).await?,
         Action::MoveNew => {
@@ -130,7 +142,10 @@ async fn perform(
             context.record(rebuild, fields).await?;
         }
         Action::MoveOther(number) => vectors.rename(&name, &rebuild.other_name(number)).await?,
-        Action::Settle => Box::pin(settle::settle(context, rebuild)).await?,
+        Action::Settle => match &context.reembedding {
+            Some(model) => Box::pin(reembed::settle(context, model, rebuild)).await?,
+            None => Box::pin(settle::settle(context, rebuild)).await?,
+        },
         Action::DropCurrent => drop_collection(context, &name).await?,
         Action::DropNew => drop_collection(context, &rebuild.new_name()).await?,
         Action::DropOld => drop_collection(context, &rebuild.old_name()).await?,
@@ -150,6 +165,20 @@ async fn drop_collection(context: &Context, name: &str) -> Result<(), Failure> {
     context.vectors.drop_collection(name).await
 }
 
+/// The copy has vectors of the same model, unless they were computed again.
+async fn carry_model(context: &Context, rebuild: &Rebuild) -> Result<(), Failure> {
+    if let Some(model) = &context.reembedding {
+        return reembed::enter(context, model, rebuild).await;
+    }
+    let Some(new_id) = rebuild.new_id else {
+        return Ok(());
+    };
+    let models = &context.models;
+    models
+        .carry(rebuild.old_id, new_id, &rebuild.collection)
+        .await
+}
+
 async fn start_over(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
     let Some(current) = context.vectors.describe(&rebuild.collection).await? else {
         // Dropped again: the next look finds that.
@@ -158,7 +187,7 @@ async fn start_over(context: &Context, rebuild: &mut Rebuild) -> Result<(), Fail
     let fields = doc! {
         "phase": stored(Phase::Filling), "old_id": current.id, "new_id": null,
         "restarts": i64::from(rebuild.restarts) + 1, "last_pk": 0_i64, "copied": 0_i64,
-        "swapped_at": null,
+        "swapped_at": null, "model": context.model_digest(), "sealed_at": null, "last_file": null,
     };
     context.record(rebuild, fields).await
 }
@@ -175,10 +204,12 @@ async fn create(context: &Context, rebuild: &Rebuild) -> Result<(), Failure> {
     let new = rebuild.new_name();
     if vectors.describe(&new).await?.is_none() {
         let current = described(context, &rebuild.collection).await?;
-        vectors.create_like(&new, &current).await?;
+        match context.reembedding {
+            Some(_) => vectors.create_for_model(&new).await?,
+            None => vectors.create_like(&new, &current).await?,
+        }
     }
-    vectors.ensure_index(&new).await?;
-    context.load(&new).await
+    vectors.ensure_index(&new).await
 }
 
 /// A collection that exists.
@@ -198,15 +229,18 @@ async fn fill(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
     let pages = Pages::new(current.dimensions, current.dynamic);
     // It may have been released; then nobody misses it while it is copied.
     context.load(&name).await?;
-    context.load(&new).await?;
     progress.total(&name, context.vectors.count_all(&name).await?);
     progress.phase(&name, ReindexPhase::Copying, "");
     progress.copied(&name, unsigned(rebuild.copied));
     copy(context, rebuild, pages).await?;
 
     progress.phase(&name, ReindexPhase::Indexing, "");
-    let rows = context.vectors.count_all(&new).await?;
     context.vectors.flush(&new).await?;
+    context.wait_for_index(&new, 0).await?;
+    // Only now: Milvus reads the indexed segments at once. It would replace those of a loaded
+    // collection some time later, maybe after the swap.
+    context.load(&new).await?;
+    let rows = context.vectors.count_all(&new).await?;
     context.wait_for_index(&new, rows).await?;
 
     progress.phase(&name, ReindexPhase::Verifying, "");
@@ -227,24 +261,47 @@ async fn fill(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
 
 /// Copies the rows after the last one that was copied.
 async fn copy(context: &Context, rebuild: &mut Rebuild, pages: Pages) -> Result<(), Failure> {
-    let (name, new) = (rebuild.collection.clone(), rebuild.new_name());
-    loop {
+    context.check_time()?;
+    while copy_some(context, rebuild, pages).await? {
         context.check_time()?;
-        let rows = context
-            .vectors
-            .rows_after(&name, Choice::All, rebuild.last_pk, pages)
-            .await?;
-        let Some(last) = rows.last() else {
-            return Ok(());
-        };
-        let fields = doc! {
-            "last_pk": last.pk,
-            "copied": rebuild.copied + i64::try_from(rows.len()).unwrap_or(i64::MAX),
-        };
-        insert(context, &new, &rows).await?;
-        context.record(rebuild, fields).await?;
-        context.progress.copied(&name, unsigned(rebuild.copied));
     }
+    Ok(())
+}
+
+/// Copies what was written since the comparison. Not for ever: writes may come faster.
+async fn catch_up(context: &Context, rebuild: &mut Rebuild) -> Result<(), Failure> {
+    let current = described(context, &rebuild.collection).await?;
+    let pages = Pages::new(current.dimensions, current.dynamic);
+    for _answer in 0..MOST_ANSWERS {
+        if !copy_some(context, rebuild, pages.again()).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Copies one answer of rows after the last one that was copied. Returns whether there was any.
+async fn copy_some(
+    context: &Context,
+    rebuild: &mut Rebuild,
+    pages: Pages,
+) -> Result<bool, Failure> {
+    let (name, new) = (rebuild.collection.clone(), rebuild.new_name());
+    let rows = context
+        .vectors
+        .rows_after(&name, Choice::All, rebuild.last_pk, pages)
+        .await?;
+    let Some(last) = rows.last() else {
+        return Ok(false);
+    };
+    let fields = doc! {
+        "last_pk": last.pk,
+        "copied": rebuild.copied + i64::try_from(rows.len()).unwrap_or(i64::MAX),
+    };
+    insert(context, &new, &rows).await?;
+    context.record(rebuild, fields).await?;
+    context.progress.copied(&name, unsigned(rebuild.copied));
+    Ok(true)
 }
 
 /// Inserts copies, within the limits.
@@ -293,8 +350,9 @@ async fn compare(
     pages: Pages,
 ) -> Result<Compared, Failure> {
     let mut comparison = Comparison::default();
-    read(context, new, Side::New, pages, &mut comparison).await?;
-    let last = read(context, name, Side::Old, pages, &mut comparison).await?;
+    let all = Choice::All;
+    read(context, new, all, Side::New, pages, &mut comparison).await?;
+    let last = read(context, name, all, Side::Old, pages, &mut comparison).await?;
     let files = comparison.files();
     let differences = comparison.differences().into_values();
     let differing: Vec<String> = differences
@@ -318,10 +376,11 @@ async fn compare(
     })
 }
 
-/// Adds all rows of a collection to a comparison. Returns the last primary key.
+/// Adds the chosen rows of a collection to a comparison. Returns the last primary key.
 pub(super) async fn read(
     context: &Context,
     name: &str,
+    choice: Choice<'_>,
     side: Side,
     pages: Pages,
     comparison: &mut Comparison,
@@ -331,7 +390,7 @@ pub(super) async fn read(
     loop {
         let rows = context
             .vectors
-            .rows_after(name, Choice::All, last, pages)
+            .rows_after(name, choice, last, pages)
             .await?;
         let Some(row) = rows.last() else {
             return Ok(last);

@@ -58,6 +58,13 @@ pub(super) struct Difference {
     pub(super) new: Sum,
 }
 
+impl Difference {
+    /// Whether the new collection lacks pages, and all others are the same.
+    pub(super) fn only_misses(&self) -> bool {
+        self.extra.is_empty() && self.changed.is_empty()
+    }
+}
+
 impl Comparison {
     pub(super) fn add(&mut self, side: Side, row: &Row) {
         let file: Arc<str> = self
@@ -162,5 +169,11 @@ mod tests {
         assert_eq!(found["g"].extra, ["d"]);
         assert_eq!(found["g"].changed, ["e"]);
         assert_eq!(found["g"].new.rows, 3);
+        assert!(!found["f"].only_misses() && !found["g"].only_misses());
+        let missing = Difference {
+            missing: vec!["b".into()],
+            ..Difference::default()
+        };
+        assert!(missing.only_misses());
     }
 }

@@ -11,11 +11,13 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
+use super::reembed::Reembedding;
 use super::window::Window;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::retry::Retry;
 use crate::stores::archives::{Archives, Record};
+use crate::stores::collection_models::CollectionModels;
 use crate::stores::ledger::Ledger;
 use crate::stores::milvus::{Loading, Vectors};
 use crate::stores::mongo::{Documents, pattern_like};
@@ -31,6 +33,9 @@ pub(super) struct Context {
     pub(super) ledger: Ledger,
     pub(super) rebuilds: Rebuilds,
     pub(super) archives: Archives,
+    pub(super) models: CollectionModels,
+    /// The model with which collections are embedded again. `None`: their vectors are copied.
+    pub(super) reembedding: Option<Reembedding>,
     pub(super) owner: Owner,
     pub(super) milvus: MilvusSpec,
     pub(super) index: ResolvedIndex,
@@ -47,6 +52,17 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// Whether this run continues a rebuild that an earlier one began.
+    pub(super) fn continues(&self, rebuild: &Rebuild) -> bool {
+        self.reembedding.is_some() == rebuild.model.is_some()
+    }
+
+    /// The digest of the model with which collections are embedded again.
+    pub(super) fn model_digest(&self) -> Option<&str> {
+        let model = self.reembedding.as_ref();
+        model.map(|model| model.own().digest.as_str())
+    }
+
     /// Whether nothing further may be begun, and copying pauses.
     pub(super) fn is_over(&self) -> bool {
         self.stop.is_cancelled() || !self.window.is_open(Timestamp::now())

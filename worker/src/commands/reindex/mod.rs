@@ -2,12 +2,16 @@
 //!
 //! It finds them by itself, continues what an earlier run left, and needs no model. How a rebuild
 //! stays whole: `docs/decisions/0024-collections-are-rebuilt-beside.md`.
+//!
+//! The `reembed` command does the same with collections of another model: [`mod@reembed`].
 
 mod beside;
 mod comparison;
 mod context;
 mod in_place;
 mod progress;
+mod served;
+mod reembed;
 mod server;
 mod settle;
 mod step;
@@ -27,12 +31,14 @@ use tokio::sync::{OnceCell, Semaphore};
 use uuid::Uuid;
 
 use crate::assembly::Common;
-use crate::cli::{Method, ReindexArgs};
+use crate::cli::{Method, RebuildArgs, ReembedArgs, ReindexArgs};
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::stores::collection_models::CollectionModels;
 use crate::stores::ledger::LATE_WRITES;
 use crate::stores::rebuilds::{Owner, Phase, Rebuild, Rebuilds};
 use context::{Context, Throttle};
 use progress::Progress;
+use reembed::Reembedding;
 use survey::{Job, Task};
 use window::Window;
 
@@ -70,7 +76,53 @@ pub(crate) async fn run(common: &Common, args: &ReindexArgs) -> anyhow::Result<b
              an earlier run has begun with --finish, or only show what differs with --dry-run"
         ),
     };
-    if let Some(name) = &args.collection
+    let window = if args.finish {
+        // Nothing is begun that would have to wait for it.
+        Window::always()
+    } else {
+        Window::new(milvus.rebuild.window.as_ref())?
+    };
+    let choices = Choices {
+        work: &args.work,
+        method,
+        window,
+        only_finishes: args.finish,
+        dry_run: args.dry_run,
+        reembeds: false,
+    };
+    Box::pin(execute(common, choices)).await
+}
+
+/// Embeds collections of another model again. Returns whether nothing failed.
+pub(crate) async fn reembed(common: &Common, args: &ReembedArgs) -> anyhow::Result<bool> {
+    let choices = Choices {
+        work: &args.work,
+        method: Method::Beside,
+        window: Window::always(),
+        only_finishes: args.finish,
+        dry_run: args.dry_run,
+        reembeds: true,
+    };
+    Box::pin(execute(common, choices)).await
+}
+
+/// What a run does.
+struct Choices<'a> {
+    work: &'a RebuildArgs,
+    method: Method,
+    window: Window,
+    only_finishes: bool,
+    dry_run: bool,
+    /// Vectors are computed again, and not copied.
+    reembeds: bool,
+}
+
+async fn execute(common: &Common, choices: Choices<'_>) -> anyhow::Result<bool> {
+    let milvus = &common.settings.config.stores.milvus;
+    let RebuildArgs {
+        collection, listen, ..
+    } = choices.work;
+    if let Some(name) = collection
         && !milvus.owns_collection(name)
     {
         anyhow::bail!(
@@ -80,21 +132,23 @@ pub(crate) async fn run(common: &Common, args: &ReindexArgs) -> anyhow::Result<b
     }
     let progress = Arc::new(Progress::new(Arc::clone(&common.health)));
     progress.message("connecting to the stores");
-    let listener = tokio::net::TcpListener::bind(args.listen)
+    let listener = tokio::net::TcpListener::bind(listen)
         .await
-        .with_context(|| format!("cannot listen on {}", args.listen))?;
+        .with_context(|| format!("cannot listen on {listen}"))?;
     let metrics = Arc::clone(&common.metrics);
     tokio::spawn(server::serve(listener, Arc::clone(&progress), metrics));
-    let context = connect(common, args, progress).await?;
-    if args.dry_run {
-        let survey = survey::survey(&context, args.collection.as_deref()).await?;
+    let (method, dry_run) = (choices.method, choices.dry_run);
+    let collection = collection.clone();
+    let context = Box::pin(connect(common, choices, progress)).await?;
+    if dry_run {
+        let survey = survey::survey(&context, collection.as_deref()).await?;
         survey.write(&mut std::io::stdout().lock())?;
         return Ok(true);
     }
     let run = Run {
         context,
         method,
-        collection: args.collection.clone(),
+        collection,
         tried: OnceCell::new(),
     };
     Box::pin(run.until_nothing_is_left()).await
@@ -102,32 +156,37 @@ pub(crate) async fn run(common: &Common, args: &ReindexArgs) -> anyhow::Result<b
 
 async fn connect(
     common: &Common,
-    args: &ReindexArgs,
+    choices: Choices<'_>,
     progress: Arc<Progress>,
 ) -> Result<Context, Failure> {
     let milvus = common.settings.config.stores.milvus.clone();
-    let late_writes = args.late_writes_seconds.map(Duration::from_secs);
+    let late_writes = choices.work.late_writes_seconds.map(Duration::from_secs);
     let late_writes = late_writes.unwrap_or(LATE_WRITES);
     let documents = common.documents().await?;
+    let reembedding = if choices.reembeds {
+        Some(Box::pin(Reembedding::prepare(common)).await?)
+    } else {
+        None
+    };
+    // The width of the vectors is that of the model or, if they are copied, of each collection.
+    let dimensions = reembedding.as_ref().map_or(0, Reembedding::dimensions);
+    let own = reembedding.as_ref().map(|model| model.own().clone());
+    let vectors = common.vectors(dimensions).await?;
     Ok(Context {
-        // The width of the vectors is that of each collection.
-        vectors: common.vectors(0).await?,
+        vectors: vectors.of_model(documents.database(), own),
         ledger: common.ledger(&documents).await?,
         rebuilds: Rebuilds::new(documents.database()),
         archives: common.archives(&documents)?,
+        models: CollectionModels::new(documents.database()),
         documents,
         owner: Owner {
             name: Uuid::new_v4().to_string(),
             lasts: late_writes,
         },
         index: milvus.index.resolved(),
-        window: if args.finish {
-            // Nothing is begun that would have to wait for it.
-            Window::always()
-        } else {
-            Window::new(milvus.rebuild.window.as_ref())?
-        },
-        only_finishes: args.finish,
+        window: choices.window,
+        only_finishes: choices.only_finishes,
+        reembedding,
         throttle: Throttle::new(milvus.rebuild.vectors_per_second),
         milvus,
         progress,
@@ -263,7 +322,13 @@ impl Run {
             _ => {}
         }
         self.report_failure(name, &failure.message);
-        if let Err(error) = self.undo(name).await {
+        // What was computed is not thrown away because this process cannot go on.
+        let ended = if context.reembedding.is_some() && failure.class == Class::Fatal {
+            context.rebuilds.release(name, &context.owner).await
+        } else {
+            self.undo(name).await
+        };
+        if let Err(error) = ended {
             tracing::warn!(collection = name, %error, "the copy was not dropped");
         }
         Ended::Failed
@@ -330,6 +395,10 @@ impl Run {
     async fn begin(&self, task: &Task) -> Result<Option<Rebuild>, Failure> {
         let (context, name) = (&self.context, &task.collection);
         if let Some(taken) = context.rebuilds.take(name, &context.owner).await? {
+            if !context.continues(&taken) {
+                context.rebuilds.release(name, &context.owner).await?;
+                return Ok(None);
+            }
             return self.unless_archived(taken).await;
         }
         if matches!(task.job, Job::Continue(_)) {
@@ -352,6 +421,7 @@ impl Run {
         };
         let rebuild = Rebuild {
             had_knowledge_base: context.has_knowledge_base(name).await?,
+            model: context.model_digest().map(str::to_owned),
             ..Rebuild::new(name, phase, found.id)
         };
         match context.rebuilds.begin(rebuild, &context.owner).await? {
@@ -371,8 +441,7 @@ impl Run {
         let Some(record) = context.archive_of(name).await? else {
             return Ok(Some(rebuild));
         };
-        context.vectors.drop_collection(&rebuild.new_name()).await?;
-        context.rebuilds.end(name, &context.owner).await?;
+        beside::undo(context, &rebuild).await?;
         let is_held = record.is_held(DateTime::now());
         if is_held || !context.vectors.has_collection(name).await? {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! Brings into the new collection, which serves, what the old one got last.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use layra_crds::ReindexPhase;
@@ -9,6 +9,7 @@ use mongodb::bson::DateTime;
 use super::beside::{PAGES_AT_ONCE, bring, described, read, replace};
 use super::comparison::{Comparison, Difference, Side, Sum};
 use super::context::Context;
+use super::served::wait_until_served;
 use super::verdict::{FileState, Look, Verdict, verdict};
 use crate::runtime::failure::{Class, Failure, Reason};
 use crate::stores::ledger::Entry;
@@ -17,6 +18,8 @@ use crate::stores::rebuilds::Rebuild;
 
 /// So many files are not deleted at once by mistake: MongoDB has lost them.
 const MANY: usize = 100;
+/// Of more pages than this, comparing all takes no longer.
+const MOST_LATEST: usize = 500;
 /// Files that are looked up together.
 const FILES_AT_ONCE: usize = 500;
 
@@ -30,6 +33,9 @@ struct Places<'a> {
     swapped_at: DateTime,
     /// The files that MongoDB did not have before the swap. `None`: too many.
     strays: Option<HashSet<String>>,
+    /// Every row of the old collection up to this primary key was copied before the swap, unless its
+    /// key came late.
+    last_pk: i64,
 }
 
 /// What the first look found.
@@ -72,10 +78,50 @@ pub(super) async fn settle(context: &Context, rebuild: &Rebuild) -> Result<(), F
         pages: Pages::new(current.dimensions, current.dynamic),
         swapped_at: rebuild.swapped_at.unwrap_or(rebuild.started_at),
         strays: rebuild.strays.clone().map(HashSet::from_iter),
+        last_pk: rebuild.last_pk,
     };
+    wait_until_served(context, places.target, &places.sources).await?;
+    look_at_latest(context, &places).await?;
     let before = look(context, &places, Look::First, &Before::default()).await?;
     context.pause(context.late_writes).await?;
     look(context, &places, Look::Last, &before).await?;
+    Ok(())
+}
+
+/// Brings in first what was written in the last moment before the swap: comparing all takes longer.
+async fn look_at_latest(context: &Context, places: &Places<'_>) -> Result<(), Failure> {
+    let mut images = BTreeSet::new();
+    for (number, source) in places.sources.iter().enumerate() {
+        // Of what others created during the swap, nothing was copied.
+        let mut last = if number == 0 { places.last_pk } else { 0 };
+        let pages = places.pages.again();
+        loop {
+            let rows = context.vectors.rows_after(source, Choice::All, last, pages);
+            let rows = rows.await?;
+            let Some(row) = rows.last() else {
+                break;
+            };
+            last = row.pk;
+            images.extend(rows.into_iter().map(|row| row.image_id));
+            if images.len() > MOST_LATEST {
+                return Ok(());
+            }
+        }
+    }
+    let images: Vec<String> = images.into_iter().collect();
+    for images in images.chunks(PAGES_AT_ONCE) {
+        let comparison = compare(context, places, Choice::Images(images)).await?;
+        let known = known(context, &comparison.files()).await?;
+        bring_in(
+            context,
+            places,
+            Look::First,
+            comparison,
+            &known,
+            &Before::default(),
+        )
+        .await?;
+    }
     Ok(())
 }
 
@@ -85,17 +131,45 @@ async fn look(
     look: Look,
     before: &Before,
 ) -> Result<Before, Failure> {
-    let mut comparison = Comparison::default();
-    let pages = places.pages;
-    for source in &places.sources {
-        read(context, source, Side::Old, pages, &mut comparison).await?;
-    }
-    read(context, places.target, Side::New, pages, &mut comparison).await?;
+    let comparison = compare(context, places, Choice::All).await?;
     let known = known(context, &comparison.files()).await?;
     let new_rows = comparison.new_rows();
     if look == Look::Last {
         remove_deleted(context, places, before, &known, &new_rows).await?;
     }
+    let rows = bring_in(context, places, look, comparison, &known, before).await?;
+    Ok(Before {
+        rows,
+        known,
+        new_rows,
+    })
+}
+
+async fn compare(
+    context: &Context,
+    places: &Places<'_>,
+    choice: Choice<'_>,
+) -> Result<Comparison, Failure> {
+    let mut comparison = Comparison::default();
+    let pages = places.pages;
+    for source in &places.sources {
+        read(context, source, choice, Side::Old, pages, &mut comparison).await?;
+    }
+    let target = places.target;
+    read(context, target, choice, Side::New, pages, &mut comparison).await?;
+    Ok(comparison)
+}
+
+/// Does about each file that differs what its verdict says. Returns the rows that the new collection
+/// had of it.
+async fn bring_in(
+    context: &Context,
+    places: &Places<'_>,
+    look: Look,
+    comparison: Comparison,
+    known: &HashSet<String>,
+    before: &Before,
+) -> Result<BTreeMap<Arc<str>, Sum>, Failure> {
     let mut rows = BTreeMap::new();
     let differences: Vec<_> = comparison.differences().into_iter().collect();
     for files in differences.chunks(FILES_AT_ONCE) {
@@ -117,11 +191,7 @@ async fn look(
         }
         perform(context, places, work).await?;
     }
-    Ok(Before {
-        rows,
-        known,
-        new_rows,
-    })
+    Ok(rows)
 }
 
 /// Removes the rows of files that were deleted since the swap, if the deletion did not find them: the
@@ -248,7 +318,7 @@ async fn one_file(
         }
         Verdict::ReplaceAll => {
             if let Some(entry) = state.entry {
-                replace_all(context, places, entry).await?;
+                replace_all(context, places, entry, difference).await?;
             }
         }
         Verdict::Remove => context.vectors.delete_file(places.target, file).await?,
@@ -257,9 +327,16 @@ async fn one_file(
     Ok(())
 }
 
-/// Replaces all rows of a file under the lease of its entry: no round begins meanwhile. A file that
-/// is worked on is left to its worker, which counts its rows.
-async fn replace_all(context: &Context, places: &Places<'_>, entry: &Entry) -> Result<(), Failure> {
+/// Replaces all rows of a file under the lease of its entry: no round begins meanwhile. If pages are
+/// only missing, the others stay, and are found meanwhile. A file that is worked on is left to its
+/// worker, which counts its rows.
+async fn replace_all(
+    context: &Context,
+    places: &Places<'_>,
+    entry: &Entry,
+    difference: &Difference,
+) -> Result<(), Failure> {
+    let (sources, target, pages) = (&places.sources, places.target, places.pages);
     let file = &entry.file_id;
     let lease = match context.ledger.lease(entry).await {
         Err(failure)
@@ -270,17 +347,15 @@ async fn replace_all(context: &Context, places: &Places<'_>, entry: &Entry) -> R
         lease => lease?,
     };
     let replacing = async {
-        context.vectors.delete_file(places.target, file).await?;
-        let choice = Choice::File(file);
-        bring(
-            context,
-            &places.sources,
-            places.target,
-            choice,
-            places.pages,
-        )
-        .await?;
-        context.vectors.count_file(places.target, file).await
+        if difference.only_misses() {
+            for images in difference.missing.chunks(PAGES_AT_ONCE) {
+                bring(context, sources, target, Choice::Images(images), pages).await?;
+            }
+        } else {
+            context.vectors.delete_file(target, file).await?;
+            bring(context, sources, target, Choice::File(file), pages).await?;
+        }
+        context.vectors.count_file(target, file).await
     };
     let rows = match context
         .ledger

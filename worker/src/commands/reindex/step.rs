@@ -31,6 +31,8 @@ pub(super) enum Action {
     Fill,
     /// Record a phase.
     Enter(Phase),
+    /// Copy what was written since, right before the names change.
+    CatchUp,
     /// Begin again, with another new collection.
     StartOver,
     /// Give the serving collection the old name.
@@ -90,7 +92,9 @@ fn swapping(rebuild: &Rebuild, found: &Found) -> Vec<Action> {
     let has_new = found.new.is_some() && found.new == rebuild.new_id;
     match found.current {
         Some(id) if Some(id) == rebuild.new_id => vec![Action::Enter(Phase::Settling)],
-        Some(id) if id == rebuild.old_id && has_new => vec![Action::MoveOld, Action::MoveNew],
+        Some(id) if id == rebuild.old_id && has_new => {
+            vec![Action::CatchUp, Action::MoveOld, Action::MoveNew]
+        }
         Some(id) if id == rebuild.old_id => vec![Action::StartOver],
         // Somebody created it while the name was missing.
         Some(_) if has_old => {

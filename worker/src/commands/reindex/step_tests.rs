@@ -94,7 +94,7 @@ impl World {
                 }
             }
             Action::RecordNew => rebuild.new_id = self.names.get(&rebuild.new_name()).copied(),
-            Action::Fill => self.copy(NAME, &rebuild.new_name()),
+            Action::Fill | Action::CatchUp => self.copy(NAME, &rebuild.new_name()),
             Action::Enter(phase) => rebuild.phase = phase,
             Action::StartOver => match self.names.get(NAME) {
                 Some(id) => {
@@ -191,6 +191,26 @@ fn an_undisturbed_rebuild_ends_with_every_row() {
     let world = run(&[]);
     assert_eq!(world.ended, Some(End::Done));
     assert_whole(&world);
+}
+
+#[test]
+fn what_was_written_before_the_names_change_is_found_when_the_new_collection_serves() {
+    let mut world = World::default();
+    world.create(NAME);
+    let mut rebuild = Rebuild::new(NAME, Phase::Filling, world.names[NAME]);
+    // A row after every action, until the very last moment.
+    loop {
+        for action in next(&rebuild, &world.find(&rebuild)) {
+            if action != Action::MoveOld && action != Action::MoveNew {
+                world.write();
+            }
+            assert!(world.perform(&mut rebuild, action));
+            if action == Action::MoveNew {
+                assert_eq!(world.rows[&world.names[NAME]], world.written);
+                return;
+            }
+        }
+    }
 }
 
 #[test]

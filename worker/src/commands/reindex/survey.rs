@@ -7,6 +7,8 @@ use layra_crds::is_rebuild_collection;
 use mongodb::bson::DateTime;
 
 use super::context::Context;
+use super::reembed;
+use crate::document::Fingerprint;
 use crate::runtime::failure::{Failure, Stage};
 use crate::stores::rebuilds::Phase;
 
@@ -93,13 +95,13 @@ async fn survey_once(context: &Context, only: Option<&str>) -> Result<Survey, Fa
     names.retain(|name| context.milvus.owns_collection(name));
     names.sort();
     let collections = names.len();
-    let mut tasks: Vec<Task> = context
-        .rebuilds
-        .all()
-        .await?
+    let rebuilds = context.rebuilds.all().await?;
+    names.retain(|name| is_meant(name));
+    names.retain(|name| !rebuilds.iter().any(|rebuild| rebuild.collection == *name));
+    let mut tasks: Vec<Task> = rebuilds
         .into_iter()
         .filter(|rebuild| context.milvus.owns_collection(&rebuild.collection))
-        .filter(|rebuild| is_meant(&rebuild.collection))
+        .filter(|rebuild| is_meant(&rebuild.collection) && context.continues(rebuild))
         .map(|rebuild| Task {
             collection: rebuild.collection,
             job: Job::Continue(rebuild.phase),
@@ -107,9 +109,12 @@ async fn survey_once(context: &Context, only: Option<&str>) -> Result<Survey, Fa
             rows: 0,
         })
         .collect();
-    names.retain(|name| is_meant(name));
-    names.retain(|name| !tasks.iter().any(|task| task.collection == *name));
-    let looks = names.into_iter().map(|name| look(context, name));
+    let looks = names.into_iter().map(|name| async move {
+        match &context.reembedding {
+            Some(model) => look_at_model(context, model.own(), name, only.is_some()).await,
+            None => look(context, name).await,
+        }
+    });
     let found: Vec<Option<Task>> = futures::stream::iter(looks)
         .buffered(CONCURRENCY)
         .try_collect()
@@ -145,6 +150,31 @@ async fn look(context: &Context, name: String) -> Result<Option<Task>, Failure> 
     Ok(Some(Task {
         collection: name,
         job,
+        difference,
+        rows,
+    }))
+}
+
+/// `None`: the vectors are of this model, or the collection was dropped. `is_named`: by the one who
+/// runs the command.
+async fn look_at_model(
+    context: &Context,
+    own: &Fingerprint,
+    name: String,
+    is_named: bool,
+) -> Result<Option<Task>, Failure> {
+    let vectors = &context.vectors;
+    let Some(found) = vectors.describe(&name).await? else {
+        return Ok(None);
+    };
+    let record = context.models.find(found.id).await?;
+    let Some(difference) = reembed::difference(record.as_ref(), own, is_named) else {
+        return Ok(None);
+    };
+    let rows = vectors.estimated_rows(&name).await?;
+    Ok(Some(Task {
+        collection: name,
+        job: Job::Rebuild,
         difference,
         rows,
     }))

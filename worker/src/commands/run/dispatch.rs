@@ -17,7 +17,7 @@ use crate::kafka::outbox::Outbox;
 use crate::pipeline::settle::Incoming;
 use crate::pipeline::{Deleter, Job, Outcome, Pipeline, Source, Stored};
 use crate::runtime::failure::{Failure, Reason, Stage};
-use crate::runtime::span;
+use crate::runtime::{span, traces};
 use crate::stores::progress::Progress;
 
 /// Passes messages to the pipeline.
@@ -146,9 +146,8 @@ impl Dispatcher {
             written_at,
             ..self.incoming(message, &origin, range.is_some())
         };
-        self.pipeline
-            .settle(&outcome, task, Some(incoming), cancel)
-            .await?;
+        let settled = self.pipeline.settle(&outcome, task, Some(incoming), cancel);
+        traces::timed("settle", settled).await?;
         self.replace_versions(task, &sent, cancel).await
     }
 

@@ -3,18 +3,22 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use rdkafka::Message as _;
+use rdkafka::message::OwnedMessage;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::dispatch::Dispatcher;
+use crate::document::trace_context;
 use crate::kafka::consumer::Delivery;
 use crate::kafka::read_ahead::ReadAhead;
 use crate::kafka::turns::Now;
 use crate::runtime::failure::{Class, Failure, Reason, Stage};
+use crate::runtime::traces::{self, Received, Trace};
 use crate::runtime::{span, work};
 
 /// How long messages may take to be released before the worker exits for a fatal reason.
@@ -164,11 +168,12 @@ pub(super) async fn process(
         return Ok(());
     }
     let (topic, partition) = ticket.partition();
-    let span = span::of_message(topic, *partition, ticket.offset());
-    async {
+    let trace = trace_of(&message);
+    let span = span::of_message(topic, *partition, ticket.offset(), &trace);
+    let process = async {
         let working = dispatcher.common.health.working(Instant::now());
         let work = std::sync::Arc::clone(&working.work);
-        let result = work::process(work, dispatcher.message(&message, &cancel)).await;
+        let result = work::process(work, Box::pin(dispatcher.message(&message, &cancel))).await;
         let metrics = &dispatcher.common.metrics;
         metrics.record_work_time(working.work.worked(Instant::now()));
         match result {
@@ -183,13 +188,31 @@ pub(super) async fn process(
                 ) =>
             {
                 tracing::info!("message released, will be redelivered");
+                traces::describe("released", true);
                 Ok(())
             }
-            Err(failure) => Err(failure),
+            Err(failure) => {
+                traces::failed(failure.reason.as_str());
+                Err(failure)
+            }
         }
-    }
-    .instrument(span)
-    .await
+    };
+    let result = trace.run(process.instrument(span)).await;
+    trace.end();
+    result
+}
+
+/// Begins the span of a message, below that of its sender.
+fn trace_of(message: &OwnedMessage) -> Trace {
+    let written = message.timestamp().to_millis();
+    let written = written.and_then(|millis| u64::try_from(millis).ok());
+    let received = Received {
+        topic: message.topic(),
+        partition: message.partition(),
+        offset: message.offset(),
+        written: written.map(|millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
+    };
+    traces::message(&trace_context::of(message.headers()), received)
 }
 
 fn check_ended(result: Result<Result<(), Failure>, JoinError>) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! The search over HTTP, its description, metrics and probes.
+//! The search over HTTP, its page, its description, metrics and probes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,11 +10,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use layra_crds::{QueryCounts, WORKER_COUNTS_PATH};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::refusal::Refusal;
 use super::search::{Answer, search};
 use super::service::Service;
-use super::{body, openapi};
+use super::{body, openapi, page};
+use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::stores::mongo::ShownBase;
 
 /// Largest body of a search, in bytes: an image of some 6 MB.
 const SEARCH_BYTES: usize = 8 << 20;
@@ -23,7 +27,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
+        .merge(page::router())
         .route("/v1/search", post(answer))
+        .route("/v1/knowledge_bases", get(knowledge_bases))
         .route("/openapi.json", get(|| async { Json(openapi::document()) }))
         .route("/metrics", get(metrics))
         .route(WORKER_COUNTS_PATH, get(counts))
@@ -40,8 +46,8 @@ pub(super) fn router(service: Arc<Service>) -> Router {
 }
 
 async fn answer(State(service): State<Arc<Service>>, headers: HeaderMap, body: Body) -> Response {
-    let request = service.measured.begin("/v1/search");
-    let response = match found(&service, &headers, body).await {
+    let request = service.measured.begin("/v1/search", &headers);
+    let response = match request.run(found(&service, &headers, body)).await {
         Ok(answer) => Json(answer).into_response(),
         Err(refusal) => refusal.problem(),
     };
@@ -58,6 +64,51 @@ async fn found(service: &Service, headers: &HeaderMap, body: Body) -> Result<Ans
     answer.await.unwrap_or_else(|_| {
         let detail = format!("the search took longer than {} s", LONGEST.as_secs());
         Err(Refusal::later("TimedOut", 5, detail))
+    })
+}
+
+/// The knowledge bases that can be searched.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct KnowledgeBases {
+    knowledge_bases: Vec<KnowledgeBase>,
+}
+
+/// A knowledge base.
+#[derive(Debug, Serialize, JsonSchema)]
+struct KnowledgeBase {
+    id: String,
+    /// The name that its user gave it.
+    name: String,
+}
+
+async fn knowledge_bases(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
+    let request = service.measured.begin("/v1/knowledge_bases");
+    let response = match covered(&service, &headers).await {
+        Ok(found) => Json(found).into_response(),
+        Err(refusal) => refusal.problem(),
+    };
+    request.answered(response.status().as_u16());
+    response
+}
+
+/// Those that the token is for.
+async fn covered(service: &Service, headers: &HeaderMap) -> Result<KnowledgeBases, Refusal> {
+    let grant = service.access.grant(headers)?;
+    let found = tokio::time::timeout(LONGEST, service.library()?.knowledge_bases()).await;
+    let found = found.unwrap_or_else(|_| {
+        let message = "no answer in time";
+        Err(Failure::transient(
+            Stage::Mongodb,
+            Reason::MongodbUnavailable,
+            message,
+        ))
+    });
+    let found = found.map_err(|failure| service.refuse(failure))?;
+    let covered = found.into_iter().filter(|base| grant.covers(&base.id));
+    Ok(KnowledgeBases {
+        knowledge_bases: covered
+            .map(|ShownBase { id, name }| KnowledgeBase { id, name })
+            .collect(),
     })
 }
 

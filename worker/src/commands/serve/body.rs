@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::refusal::Refusal;
 
-/// Longest wait for the next bytes of a body.
-pub(super) const PAUSE: Duration = Duration::from_secs(30);
+/// Longest wait for the next bytes of a body. Tests do not want to wait as long.
+const PAUSE: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 30 });
 /// Longest time for a body of JSON.
 const JSON: Duration = Duration::from_mins(1);
 /// How much of a refused body is read and thrown away, in bytes, and for how long: many clients look

@@ -2,17 +2,16 @@
 //! cookies nor anything else by itself: the page has to have a token.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
-    VARY,
-};
-use axum::http::{HeaderValue, Method, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+/// How long a browser may remember that a page may call.
+const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// Reads an origin of the command line.
 pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
@@ -32,54 +31,18 @@ pub(super) fn allow(router: Router, origins: &[HeaderValue]) -> Router {
         return router;
     }
     let origins: Arc<[HeaderValue]> = origins.into();
-    router.layer(from_fn_with_state(origins, answer))
-}
-
-async fn answer(
-    State(origins): State<Arc<[HeaderValue]>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if !request.uri().path().starts_with("/v1/") {
-        return next.run(request).await;
-    }
-    let asked = request.headers().get(ORIGIN);
-    let listed = origins
-        .iter()
-        .find(|origin| *origin == "*" || asked == Some(*origin));
-    let allowed = asked.and(listed).cloned();
-    let is_preflight = request.method() == Method::OPTIONS
-        && asked.is_some()
-        && request
-            .headers()
-            .contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = if is_preflight {
-        StatusCode::NO_CONTENT.into_response()
-    } else {
-        next.run(request).await
+    let listed = move |asked: &HeaderValue, request: &Parts| {
+        let is_listed = |origin: &HeaderValue| origin == "*" || origin == asked;
+        request.uri.path().starts_with("/v1/") && origins.iter().any(is_listed)
     };
-    let headers = response.headers_mut();
-    headers.append(VARY, HeaderValue::from_static("origin"));
-    let Some(allowed) = allowed else {
-        return response;
-    };
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    let further = if is_preflight {
-        &[
-            (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
-            (ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"),
-            (ACCESS_CONTROL_MAX_AGE, "600"),
-        ][..]
-    } else {
-        &[(
-            ACCESS_CONTROL_EXPOSE_HEADERS,
-            "retry-after, www-authenticate",
-        )]
-    };
-    for (name, value) in further {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
+    let layer = CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(listed))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE])
+        .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
+        .max_age(REMEMBERED)
+        .vary([ORIGIN]);
+    router.layer(layer)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Multipart, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -25,6 +25,7 @@ use super::embeddings::{self, Encoding, Form};
 use super::refusal::Refusal;
 use super::service::Service;
 use crate::runtime::failure::{Failure, Reason, Stage};
+use crate::runtime::traces;
 
 /// Largest body with texts, in bytes.
 const TEXT_BYTES: usize = 2 << 20;
@@ -83,10 +84,11 @@ struct Texts {
 async fn embed_text(
     State(service): State<Arc<Service>>,
     query: Result<Query<Form>, QueryRejection>,
+    headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let request = service.measured.begin("/embed_text");
-    let response = match texts(&service, query, body).await {
+    let request = service.measured.begin("/embed_text", &headers);
+    let response = match request.run(texts(&service, query, body)).await {
         Ok((vectors, encoding)) => embeddings::respond(vectors, encoding),
         Err(refusal) => refusal.detail(),
     };
@@ -122,7 +124,7 @@ async fn texts(
         let detail = format!("a text has more than {CHARACTERS} characters");
         return Err(Refusal::field("queries", detail));
     }
-    let vectors = model.questions(&queries).await;
+    let vectors = traces::timed("embed", model.questions(&queries)).await;
     let vectors = vectors.map_err(|failure| service.refuse(failure))?;
     Ok((vectors, encoding))
 }
@@ -130,11 +132,12 @@ async fn texts(
 async fn embed_image(
     State(service): State<Arc<Service>>,
     query: Result<Query<Form>, QueryRejection>,
+    headers: HeaderMap,
     multipart: Result<Multipart, MultipartRejection>,
 ) -> Response {
-    let request = service.measured.begin("/embed_image");
+    let request = service.measured.begin("/embed_image", &headers);
     let response = match multipart {
-        Ok(multipart) => match embedded(&service, query, multipart).await {
+        Ok(multipart) => match request.run(embedded(&service, query, multipart)).await {
             Ok((vectors, encoding)) => embeddings::respond(vectors, encoding),
             Err(refusal) => refusal.detail(),
         },
@@ -190,7 +193,9 @@ async fn images(
         let file = saved(service, field).await?;
         let service = Arc::clone(service);
         // Its own task: it goes on while the client takes its time with the next image.
-        let task = tokio::spawn(async move { image(&service, file, count).await });
+        let task = tokio::spawn(traces::inherited(async move {
+            image(&service, file, count).await
+        }));
         ahead.push_back(AbortOnDropHandle::new(task));
         if ahead.len() >= IMAGES_AHEAD
             && let Some(embedded) = ahead.next().await
@@ -208,7 +213,7 @@ async fn images(
 }
 
 async fn image(service: &Service, file: TempPath, number: usize) -> Result<MultiVector, Refusal> {
-    let embedded = service.model()?.image(&file).await;
+    let embedded = traces::timed("embed", service.model()?.image(&file)).await;
     embedded.map_err(|failure| {
         let refusal = service.refuse(failure);
         Refusal {

@@ -1,6 +1,7 @@
 //! Finds pages in the stores. Milvus names candidates; every candidate is then compared exactly.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,13 +17,16 @@ use crate::assembly::Common;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::archives::{Archives, archived};
 use crate::stores::milvus::{Hit, SearchLimits, Vectors};
-use crate::stores::mongo::{Documents, ShownFile};
+use crate::stores::mongo::{Documents, ShownBase, ShownFile};
+use crate::stores::objects::{Objects, Partial};
 use crate::stores::uses::Uses;
 
 /// Pages whose vectors are read by one request.
 const PAGES_AT_ONCE: usize = 32;
 /// Such requests at the same time. Their vectors are all that a search holds in memory.
 const READS: usize = 4;
+/// Larger originals are not fetched for a search, in bytes.
+const LARGEST_ORIGINAL: u64 = 256 << 20;
 
 /// The pages of all knowledge bases.
 pub(super) trait Library: Send + Sync {
@@ -40,6 +44,19 @@ pub(super) trait Library: Send + Sync {
         &'a self,
         image_ids: &'a [String],
     ) -> BoxFuture<'a, Result<HashMap<String, String>, Failure>>;
+
+    /// The knowledge bases.
+    fn knowledge_bases(&self) -> BoxFuture<'_, Result<Vec<ShownBase>, Failure>>;
+
+    /// All vectors of a page, one after the other; empty if there are none.
+    fn vectors<'a>(
+        &'a self,
+        knowledge_base: &'a str,
+        image_id: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<f32>, Failure>>;
+
+    /// Copies an original into a file.
+    fn fetch<'a>(&'a self, key: &'a str, to: &'a Path) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// The address of an object, for browsers.
     fn link<'a>(&'a self, key: &'a str) -> BoxFuture<'a, String>;
@@ -83,6 +100,7 @@ pub(super) struct StoredPages {
     archives: Archives,
     uses: Uses,
     milvus: MilvusSpec,
+    objects: Objects,
     links: Links,
 }
 
@@ -94,12 +112,20 @@ impl StoredPages {
         links: Links,
     ) -> Result<Self, Failure> {
         let documents = common.documents().await?;
+        let model = common.fingerprint(dimensions).await?;
         let vectors = common.vectors(dimensions).await?;
         Ok(Self {
-            vectors: vectors.with_rebuilds(documents.database()).for_searches(),
+            vectors: vectors
+                .with_rebuilds(documents.database())
+                .of_model(documents.database(), model)
+                .for_searches(),
             archives: common.archives(&documents)?,
             uses: Uses::new(documents.database()),
             milvus: common.settings.config.stores.milvus.clone(),
+            objects: Objects::new(
+                &common.settings.config.documents.object_store,
+                &common.settings.secrets,
+            )?,
             documents,
             links,
         })
@@ -209,6 +235,38 @@ impl Library for StoredPages {
         image_ids: &'a [String],
     ) -> BoxFuture<'a, Result<HashMap<String, String>, Failure>> {
         self.documents.page_texts(image_ids).boxed()
+    }
+
+    fn knowledge_bases(&self) -> BoxFuture<'_, Result<Vec<ShownBase>, Failure>> {
+        self.documents.shown_bases().boxed()
+    }
+
+    fn vectors<'a>(
+        &'a self,
+        knowledge_base: &'a str,
+        image_id: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<f32>, Failure>> {
+        async move {
+            let collection = self.milvus.collection_of(knowledge_base);
+            let image_ids = [image_id.to_owned()];
+            let mut found = self
+                .vectors
+                .vectors_of_pages(&collection, &image_ids)
+                .await?;
+            Ok(found.remove(image_id).unwrap_or_default())
+        }
+        .boxed()
+    }
+
+    fn fetch<'a>(&'a self, key: &'a str, to: &'a Path) -> BoxFuture<'a, Result<(), Failure>> {
+        async move {
+            let mut partial = Partial::default();
+            let fetched =
+                self.objects
+                    .download(Stage::Fetch, key, LARGEST_ORIGINAL, to, &mut partial);
+            fetched.await.map(|_| ())
+        }
+        .boxed()
     }
 
     fn link<'a>(&'a self, key: &'a str) -> BoxFuture<'a, String> {

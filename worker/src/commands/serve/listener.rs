@@ -25,6 +25,16 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// Serves until `stop` is cancelled and the requests in progress are answered.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: &CancellationToken) {
+    serve_within(listener, router, stop, HEAD).await;
+}
+
+/// The same, with another longest time for the head of a request.
+pub(super) async fn serve_within(
+    listener: TcpListener,
+    router: Router,
+    stop: &CancellationToken,
+    head: Duration,
+) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let tasks = TaskTracker::new();
     loop {
@@ -38,7 +48,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: &Cancella
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = answer(stream, router.clone(), stop.clone());
+                let connection = answer(stream, router.clone(), stop.clone(), head);
                 tasks.spawn(async move {
                     connection.await;
                     drop(permit);
@@ -56,12 +66,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: &Cancella
     }
 }
 
-async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn answer(stream: TcpStream, router: Router, stop: CancellationToken, head: Duration) {
     // Answers are small, or written in large pieces.
     let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(head)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     let ended = tokio::select! {

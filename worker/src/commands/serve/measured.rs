@@ -3,10 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderMap;
 use layra_crds::metric_names::query as names;
+use opentelemetry_http::HeaderExtractor;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use crate::runtime::traces::{self, Trace};
 
 /// Buckets of durations, in seconds.
 const BUCKETS: [f64; 13] = [
@@ -30,6 +34,7 @@ pub(super) struct InProgress<'a> {
     measured: &'a Measured,
     path: &'static str,
     began: Instant,
+    trace: Trace,
     /// 499 unless it is answered: the client has left.
     status: u16,
 }
@@ -43,13 +48,22 @@ impl Measured {
         let registry = Registry::new();
         let opts = Opts::new;
         let times = |name, help| HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-        let requests = opts(names::REQUESTS, "Requests, by path and status code.");
-        let durations = times(names::DURATION, "Time to answer a request, by path.");
+        let requests = opts(
+            names::REQUESTS,
+            "Requests, by path and status code; 499 if the client left before the answer.",
+        );
+        let durations = times(
+            names::DURATION,
+            "Time from the head of a request to the head of its answer, by path.",
+        );
         let in_flight = opts(names::IN_FLIGHT, "Requests in progress, by path.");
-        let stages = times(names::STAGE_DURATION, "Time of a stage of a search.");
+        let stages = times(
+            names::STAGE_DURATION,
+            "Time of a stage of a search: embed (the question), candidates, compare, check, snippet, heat.",
+        );
         let cache = opts(
             names::CACHE,
-            "Searches of a knowledge base, by cache result.",
+            "Searches of a knowledge base whose ranking was remembered (hit) or not (miss).",
         );
         let path = [names::PATH];
         let measured = Self {
@@ -85,14 +99,15 @@ impl Measured {
         measured
     }
 
-    /// A request has arrived.
-    pub(super) fn begin(&self, path: &'static str) -> InProgress<'_> {
+    /// A request to post something has arrived. With these `headers` it may belong to a trace.
+    pub(super) fn begin(&self, path: &'static str, headers: &HeaderMap) -> InProgress<'_> {
         self.in_flight.with_label_values(&[path]).inc();
         self.all_in_flight.fetch_add(1, Ordering::Relaxed);
         InProgress {
             measured: self,
             path,
             began: Instant::now(),
+            trace: traces::request(&traces::extract(&HeaderExtractor(headers)), "POST", path),
             status: 499,
         }
     }
@@ -102,9 +117,18 @@ impl Measured {
         self.all_in_flight.load(Ordering::Relaxed)
     }
 
-    pub(super) fn stage(&self, stage: &str, took: Duration) {
-        let stage = self.stages.with_label_values(&[stage]);
-        stage.observe(took.as_secs_f64());
+    /// A stage of the current request has just ended.
+    pub(super) fn stage(&self, stage: &'static str, took: Duration) {
+        self.stages(&[(stage, took)]);
+    }
+
+    /// Stages of the current request, one after the other, have just ended.
+    pub(super) fn stages(&self, stages: &[(&'static str, Duration)]) {
+        traces::steps(stages);
+        for (stage, took) in stages {
+            let stage = self.stages.with_label_values(&[stage]);
+            stage.observe(took.as_secs_f64());
+        }
     }
 
     pub(super) fn looked_up(&self, was_cached: bool) {
@@ -123,6 +147,11 @@ impl Measured {
 }
 
 impl InProgress<'_> {
+    /// Runs the work on the request, in its trace.
+    pub(super) async fn run<F: Future>(&self, work: F) -> F::Output {
+        self.trace.run(work).await
+    }
+
     /// The request is answered, but for the rest of its body.
     pub(super) fn answered(mut self, status: u16) {
         self.status = status;
@@ -135,8 +164,11 @@ impl Drop for InProgress<'_> {
             measured,
             path,
             began,
+            trace,
             status,
         } = self;
+        trace.answered(*status);
+        trace.end();
         let (path, status) = (*path, status.to_string());
         measured.in_flight.with_label_values(&[path]).dec();
         measured.all_in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -153,13 +185,25 @@ fn valid<T>(metric: prometheus::Result<T>) -> T {
 
 #[cfg(test)]
 mod tests {
+    use layra_crds::metric_names::documented;
+
     use super::*;
+
+    #[test]
+    fn the_table_of_metrics_is_fresh() {
+        let measured = Measured::new();
+        measured.begin("/v1/search").answered(200);
+        measured.stage("embed", Duration::ZERO);
+        measured.looked_up(true);
+        assert_eq!(documented::check("query", &measured.render()), Ok(()));
+    }
 
     #[test]
     fn a_request_whose_client_left_counts_as_such() {
         let measured = Measured::new();
-        measured.begin("/v1/search").answered(200);
-        let second = measured.begin("/v1/search");
+        let headers = HeaderMap::new();
+        measured.begin("/v1/search", &headers).answered(200);
+        let second = measured.begin("/v1/search", &headers);
         assert_eq!(measured.requests_in_flight(), 1);
         drop(second);
         assert_eq!(measured.requests_in_flight(), 0);

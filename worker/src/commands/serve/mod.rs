@@ -10,6 +10,7 @@ mod body;
 mod cache;
 mod cors;
 mod embeddings;
+mod heat;
 mod layra;
 mod library;
 mod links;
@@ -17,6 +18,7 @@ mod listener;
 mod measured;
 mod model;
 mod openapi;
+mod page;
 mod rates;
 mod refusal;
 mod search;
@@ -52,7 +54,7 @@ pub(crate) struct ServeArgs {
     /// a token.
     #[arg(long, env = "LAYRA_MODEL_LISTEN", default_value_t = address(8005))]
     model_listen: SocketAddr,
-    /// Address of the search: `/v1/search`, `/openapi.json`, `/metrics`, `/livez` and `/readyz`.
+    /// Address of the search: its page, `/v1/search`, `/openapi.json`, `/metrics`, `/livez` and `/readyz`.
     #[arg(long, env = "LAYRA_LISTEN", default_value_t = address(WORKER_HTTP_PORT))]
     listen: SocketAddr,
     /// File with the tokens that may search. It is read again when it changes.

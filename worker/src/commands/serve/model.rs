@@ -4,8 +4,8 @@ use std::path::Path;
 
 use futures::future::try_join_all;
 use layra_crds::{RenderSpec, WorkerConfig};
-use layra_embedding::MultiVector;
-use layra_rendering::{ImageFormat, PageRequest, Renderer};
+use layra_embedding::{MultiVector, PageGrid};
+use layra_rendering::{Document, ImageFormat, PageRequest, RenderedPage, Renderer, Word};
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::assembly::Common;
@@ -71,6 +71,54 @@ impl Model {
         Ok(vectors)
     }
 
+    /// The vectors of each text, in order, as those of pages.
+    pub(super) async fn texts(&self, texts: Vec<String>) -> Result<Vec<MultiVector>, Failure> {
+        let pages = texts.into_iter();
+        let pages = pages.map(|text| PageContent { text, pixels: None });
+        let vectors = self.embedder.embed_pages(pages.collect()).await;
+        vectors.into_iter().collect()
+    }
+
+    /// Whether the model reads the images of pages, and not their text.
+    pub(super) fn reads_images(&self) -> bool {
+        self.embedder.page_pixels().is_some()
+    }
+
+    /// Opens an original in the sandbox.
+    pub(super) async fn open(&self, file: &Path) -> Result<Document, Failure> {
+        let document = self.renderer.open(file).await;
+        document.map_err(|error| render_failure(&error))
+    }
+
+    /// The words of a page, counted from 0, and where they are.
+    pub(super) async fn words(
+        &self,
+        document: &mut Document,
+        page: u32,
+    ) -> Result<Vec<Word>, Failure> {
+        let words = document.words(page).await;
+        words.map_err(|error| render_failure(&error))
+    }
+
+    /// Where the vectors of a page, counted from 0, lie on it.
+    pub(super) async fn grid(
+        &self,
+        document: &mut Document,
+        page: u32,
+    ) -> Result<Option<PageGrid>, Failure> {
+        let pixels = self.embedder.page_pixels();
+        let request = PageRequest {
+            page,
+            resolution: resolution(&self.render, document.pages(), pixels),
+            format: ImageFormat::Png,
+            quality: 80,
+            pixels: true,
+        };
+        let page = document.render(request).await;
+        let page = page.map_err(|error| render_failure(&error))?;
+        self.embedder.page_grid(content(page)).await
+    }
+
     /// A new file for an image.
     pub(super) fn new_file(&self) -> Result<NamedTempFile, Failure> {
         NamedTempFile::new_in(&self.scratch)
@@ -106,18 +154,21 @@ impl Model {
             let message = "the model reads text, and the image has none that can be read";
             return Err(refused(Reason::Unsupported, message.to_owned()));
         }
-        let (width, height) = (page.width, page.height);
-        let content = PageContent {
-            text: page.text,
-            pixels: page.pixels.map(|rgb| PagePixels { width, height, rgb }),
-        };
-        let mut embedded = self.embedder.embed_pages(vec![content]).await;
+        let mut embedded = self.embedder.embed_pages(vec![content(page)]).await;
         let vectors = embedded.pop().unwrap_or_else(|| {
             let message = "the model returned nothing";
             Err(refused(Reason::EmbeddingFailed, message.to_owned()))
         })?;
         check_finite(&vectors)?;
         Ok(vectors)
+    }
+}
+
+fn content(page: RenderedPage) -> PageContent {
+    let (width, height) = (page.width, page.height);
+    PageContent {
+        text: page.text,
+        pixels: page.pixels.map(|rgb| PagePixels { width, height, rgb }),
     }
 }
 

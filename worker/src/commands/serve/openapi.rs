@@ -5,6 +5,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
+use super::api::KnowledgeBases;
 use super::refusal::Problem;
 use super::search::{Answer, Search};
 
@@ -15,6 +16,7 @@ pub(super) fn document() -> Value {
     let mut schemas = SchemaGenerator::new(settings);
     let search = schemas.subschema_for::<Search>();
     let answer = schemas.subschema_for::<Answer>();
+    let bases = schemas.subschema_for::<KnowledgeBases>();
     let problem = schemas.subschema_for::<Problem>();
     let refusal = |description: &str| {
         json!({
@@ -33,7 +35,18 @@ pub(super) fn document() -> Value {
         "openapi": "3.1.0",
         "info": { "title": "LAYRA search", "version": env!("CARGO_PKG_VERSION") },
         "security": [{ "token": [] }],
-        "paths": { "/v1/search": { "post": {
+        "paths": { "/v1/knowledge_bases": { "get": {
+            "summary": "The knowledge bases that the token is for",
+            "responses": {
+                "200": {
+                    "description": "The knowledge bases",
+                    "content": { "application/json": { "schema": bases } },
+                },
+                "401": refusal("The token is missing or unknown."),
+                "429": often,
+                "503": later,
+            },
+        } }, "/v1/search": { "post": {
             "summary": "The pages that answer a question, best first",
             "requestBody": {
                 "required": true,

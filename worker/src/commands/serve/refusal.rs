@@ -161,7 +161,7 @@ impl From<Failure> for Refusal {
             }
             _ if matches!(
                 failure.reason,
-                Reason::KnowledgeBaseArchived | Reason::DimensionMismatch
+                Reason::KnowledgeBaseArchived | Reason::DimensionMismatch | Reason::ModelMismatch
             ) =>
             {
                 return Self::new(StatusCode::CONFLICT, reason, failure.message);

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 
 use super::access::Grant;
 use super::cache;
+use super::heat::{self, HeatBox};
 use super::layra::CHARACTERS;
 use super::library::{Ranking, Request, Scored};
 use super::model::Model;
@@ -68,6 +69,9 @@ pub(super) struct Search {
     /// Whether to return times and counts of the stages.
     #[serde(default)]
     explain: bool,
+    /// Whether to return what of the best 12 pages the question concerns.
+    #[serde(default)]
+    heat: bool,
 }
 
 fn default_top() -> usize {
@@ -86,13 +90,13 @@ pub(super) struct Answer {
 /// A page that answers a question.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct FoundPage {
-    knowledge_base: String,
+    pub(super) knowledge_base: String,
     file_id: String,
     /// The name of the file.
     file: String,
     /// The page, from 1.
-    page: i64,
-    image_id: String,
+    pub(super) page: i64,
+    pub(super) image_id: String,
     /// `MaxSim` of question and page: the sum of the best product of each vector of the question.
     score: f32,
     /// Address of the page's image. It is valid for an hour, unless the server says otherwise.
@@ -102,6 +106,12 @@ pub(super) struct FoundPage {
     /// The words of the page that are closest to the question, if its text is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     snippet: Option<String>,
+    /// Parts of the page that the question concerns, if it was asked for and can be said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) heat: Option<Vec<HeatBox>>,
+    /// The key of the original.
+    #[serde(skip)]
+    pub(super) file_key: String,
 }
 
 /// Times and counts of the stages.
@@ -117,6 +127,8 @@ pub(super) struct Explain {
     check_ms: f64,
     /// Time to read the texts of the pages and to find the snippets.
     snippet_ms: f64,
+    /// Time to find what of the pages the question concerns. 0 if it was not asked for.
+    heat_ms: f64,
     /// Pages that were left out because MongoDB does not have them.
     left_out: usize,
 }
@@ -165,6 +177,7 @@ struct Valid {
     threshold: f32,
     limits: SearchLimits,
     explain: bool,
+    heat: bool,
 }
 
 impl Search {
@@ -227,6 +240,7 @@ impl Search {
                 candidates,
             },
             explain: self.explain,
+            heat: self.heat,
         })
     }
 }
@@ -285,6 +299,12 @@ pub(super) async fn search(
     add_snippets(service, &valid.question, &mut pages).await?;
     service.measured.stage("snippet", reading.elapsed());
     explain.snippet_ms = milliseconds(reading.elapsed());
+    if valid.heat && !pages.is_empty() {
+        let began = Instant::now();
+        heat::add(service, model, &embed.vectors().await?, &mut pages).await;
+        service.measured.stage("heat", began.elapsed());
+        explain.heat_ms = milliseconds(began.elapsed());
+    }
     explain.left_out = left_out;
     explain.total_ms = milliseconds(began.elapsed());
     Ok(Answer {
@@ -358,8 +378,10 @@ async fn ranked(embed: &Embed<'_>, valid: &Valid, base: &str) -> Result<(bool, R
     };
     let ranking = library.rank(request).await;
     let ranking = ranking.map_err(|failure| service.refuse(failure))?;
-    service.measured.stage("candidates", ranking.candidates);
-    service.measured.stage("compare", ranking.compare);
+    service.measured.stages(&[
+        ("candidates", ranking.candidates),
+        ("compare", ranking.compare),
+    ]);
     service.cache.put(key, &ranking.pages).await;
     Ok((false, ranking))
 }
@@ -401,6 +423,8 @@ async fn checked(
                 image_url: library.link(&page.key).await,
                 file_url: library.link(&file.key).await,
                 snippet: None,
+                heat: None,
+                file_key: file.key.clone(),
             });
             if pages.len() == top {
                 return Ok((pages, left_out));

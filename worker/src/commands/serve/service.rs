@@ -21,6 +21,9 @@ const IMAGES: usize = 64;
 /// Requests for the vectors of images whose bodies are read. Each may hold the vectors of a long
 /// document.
 const IMAGES_READ: usize = 4;
+/// Searches at the same time for which originals are fetched and opened. Further ones wait, and then
+/// go without.
+const HEATS: usize = 4;
 /// Searches at the same time. Further ones are refused.
 const SEARCHES: usize = 256;
 
@@ -37,6 +40,7 @@ pub(super) struct Service {
     images: Arc<Semaphore>,
     images_read: Arc<Semaphore>,
     searches: Arc<Semaphore>,
+    heats: Arc<Semaphore>,
     failure: watch::Sender<Option<Failure>>,
 }
 
@@ -59,6 +63,7 @@ impl Service {
             images: Arc::new(Semaphore::new(IMAGES)),
             images_read: Arc::new(Semaphore::new(IMAGES_READ)),
             searches: Arc::new(Semaphore::new(SEARCHES)),
+            heats: Arc::new(Semaphore::new(HEATS)),
             failure: watch::Sender::new(None),
         }
     }
@@ -99,6 +104,12 @@ impl Service {
 
     pub(super) fn enter_search(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         enter(&self.searches)
+    }
+
+    /// Waits until originals may be fetched for a search.
+    pub(super) async fn enter_heat(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let entered = Arc::clone(&self.heats).acquire_owned().await;
+        entered.map_err(|_| Refusal::busy())
     }
 
     /// Waits until the body of a request for vectors of images may be read.

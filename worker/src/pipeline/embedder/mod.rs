@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use layra_embedding::{
-    Batch, EmbedError, Embedder, MultiVector, PageInput, Pixels, Prepared, batch_size,
+    Batch, EmbedError, Embedder, MultiVector, PageGrid, PageInput, Pixels, Prepared, batch_size,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -170,6 +170,20 @@ impl EmbedderThread {
             vectors
         })
         .await
+    }
+
+    /// Where the vectors of a page lie on it, if they lie on a grid. The model computes nothing.
+    pub(crate) async fn page_grid(&self, page: PageContent) -> Result<Option<PageGrid>, Failure> {
+        let core = permit(&self.cores).await;
+        let model = Arc::clone(&self.model);
+        let grid = on_a_thread(move || {
+            let prepared = model.prepare(&page_input(&page));
+            let grid = prepared.map(|page| model.grid(&page));
+            drop(core);
+            grid
+        });
+        grid.await?
+            .map_err(|error| Failure::permanent(Stage::Embed, Reason::EmbeddingFailed, error))
     }
 
     /// The vectors of a question.

@@ -12,6 +12,8 @@ mod claims;
 mod cleaning;
 mod deletions;
 mod entry;
+#[cfg(test)]
+mod kept_tests;
 mod list;
 mod objects;
 mod progress;

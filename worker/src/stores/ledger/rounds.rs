@@ -149,6 +149,25 @@ impl Ledger {
         Ok(self.set(&filter, set).await?.is_some())
     }
 
+    /// Records the number of rows of a document that is done, unless the entry has changed: its
+    /// collection was embedded again. `None`: its rows are not all there, and a worker ingests it
+    /// again.
+    pub(crate) async fn record_rows(
+        &self,
+        entry: &Entry,
+        vectors: Option<u64>,
+    ) -> Result<bool, Failure> {
+        let filter = doc! {
+            "_id": &entry.file_id, "round": &entry.round, "state": "done",
+            "vectors": entry.vectors.map(number),
+        };
+        let mut set = doc! { "vectors": vectors.map(number) };
+        if vectors.is_none() {
+            set.insert("recheck_at", DateTime::now());
+        }
+        Ok(self.set(&filter, set).await?.is_some())
+    }
+
     /// Records that the dead letter was sent.
     pub(crate) async fn record_dead_letter_sent(
         &self,

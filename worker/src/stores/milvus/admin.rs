@@ -86,6 +86,11 @@ impl Vectors {
         }))
     }
 
+    /// Creates a collection for the vectors of this model, without an index.
+    pub(crate) async fn create_for_model(&self, name: &str) -> Result<(), Failure> {
+        Ok(self.create_collection(name).await?)
+    }
+
     /// Creates a collection with the schema of another one, without an index.
     pub(crate) async fn create_like(&self, name: &str, model: &Described) -> Result<(), Failure> {
         let request = sdk::CreateCollectionRequest::builder()

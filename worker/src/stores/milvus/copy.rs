@@ -79,7 +79,7 @@ impl Pages {
     /// A strong read waits for the server's next time tick, so it takes 200 ms. A bounded one, which
     /// does not wait, sees all that is older than the server's grace period, 5 s: later pages need
     /// no more.
-    fn consistency(&self) -> ConsistencyLevel {
+    pub(super) fn consistency(&self) -> ConsistencyLevel {
         if self.began.elapsed() < STRONG {
             ConsistencyLevel::Strong
         } else {

@@ -33,6 +33,42 @@ impl Vectors {
         }
     }
 
+    /// Makes the proxies of Milvus look a name up again. They forget it before a collection gets
+    /// another one: a request in between makes them remember the old collection, and writes and
+    /// searches go on in it. A rename to the same name is refused, after they have forgotten it.
+    pub(crate) async fn forget_name(&self, name: &str) -> Result<(), Failure> {
+        let request = sdk::RenameCollectionRequest::builder()
+            .collection_name(name)
+            .new_collection_name(name)
+            .build()?;
+        match self.client.rename_collection(request).await {
+            Err(sdk::Error::Server(error)) if !code::is_unserved(&error) => Ok(()),
+            answer => Ok(answer?),
+        }
+    }
+
+    /// A primary key of a collection. `None`: it has no rows.
+    pub(crate) async fn first_pk(&self, collection: &str) -> Result<Option<i64>, Failure> {
+        let request = sdk::QueryRequest::builder()
+            .collection_name(collection)
+            .filter("pk > 0")
+            .output_fields(["pk"])
+            .limit(1)
+            .consistency_level(sdk::ConsistencyLevel::Strong)
+            .build()?;
+        let answer = self.client.query(request).await?;
+        let mut columns = answer.results().get_output_fields().iter();
+        Ok(columns.find_map(|column| match column {
+            sdk::FieldData::Int64 { name, values } if name == "pk" => values.first().copied(),
+            _ => None,
+        }))
+    }
+
+    /// Whether a collection has a row.
+    pub(crate) async fn has_pk(&self, collection: &str, pk: i64) -> Result<bool, Failure> {
+        Ok(self.count(collection, format!("pk in [{pk}]")).await? > 0)
+    }
+
     /// Whether a request failed because retention has released the collection. Then it is loaded, and
     /// the request can be sent again. One that is rebuilt in place is not loaded: that would keep its
     /// old index.

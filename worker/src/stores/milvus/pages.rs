@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use milvus::v2::prelude as sdk;
 use sdk::ConsistencyLevel;
 
+use super::models::Use;
 use super::paging::rows_at_once;
 use super::{Vectors, one_of, vector_type};
 use crate::runtime::failure::Failure;
@@ -19,12 +20,12 @@ impl Vectors {
         }
     }
 
-    /// Whether a collection exists. Fails if its vectors are not like the model's.
+    /// Whether a collection exists. Fails if its vectors are not like the model's, or of another one.
     pub(crate) async fn is_searchable(&self, collection: &str) -> Result<bool, Failure> {
         if !self.has_collection(collection).await? {
             return Ok(false);
         }
-        let checked = self.check_vectors(collection).await;
+        let checked = self.check_vectors(collection, Use::Search).await;
         self.unless_moving(collection, checked).await?;
         Ok(true)
     }

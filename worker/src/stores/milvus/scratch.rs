@@ -61,6 +61,7 @@ impl Vectors {
             reads: ConsistencyLevel::Eventually,
             creation: Mutex::new(()),
             rebuilds: None,
+            models: None,
         }
     }
 

@@ -10,6 +10,7 @@ use milvus::v2::prelude as sdk;
 use sdk::{DataType, FieldData, FieldSchema, ResultRow, SearchVectors};
 
 use super::Vectors;
+use super::models::Use;
 use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// Name of the column.
@@ -26,9 +27,15 @@ impl Vectors {
         check_version(self.vector_type, answer.version())
     }
 
-    /// Fails if the collection's vectors are not like the model's. Notes their format.
-    pub(super) async fn check_vectors(&self, collection: &str) -> Result<(), Failure> {
-        let (found, vector_type) = self.width_and_type(collection).await?;
+    /// Fails if the collection's vectors are of another model, or not like the model's. Notes their
+    /// format, and returns the id of the collection.
+    pub(super) async fn check_vectors(
+        &self,
+        collection: &str,
+        wanted: Use,
+    ) -> Result<i64, Failure> {
+        let (id, found, vector_type) = self.id_width_and_type(collection).await?;
+        self.check_model(collection, id, wanted).await?;
         if found != self.dimensions {
             let message = format!(
                 "collection {collection} has vectors of width {found}, the model's have {}: the \
@@ -43,7 +50,7 @@ impl Vectors {
             ));
         }
         self.note_type(collection, vector_type);
-        Ok(())
+        Ok(id)
     }
 
     /// The width of a collection's vectors, and their format. `None`: it does not exist.
@@ -54,7 +61,8 @@ impl Vectors {
         if !self.has_collection(collection).await? {
             return Ok(None);
         }
-        Ok(Some(self.width_and_type(collection).await?))
+        let (_, width, vector_type) = self.id_width_and_type(collection).await?;
+        Ok(Some((width, vector_type)))
     }
 
     /// The format of a collection's vectors.
@@ -63,7 +71,7 @@ impl Vectors {
         if let Some(known) = known {
             return Ok(known);
         }
-        let (_, found) = self.width_and_type(collection).await?;
+        let (_, _, found) = self.id_width_and_type(collection).await?;
         self.note_type(collection, found);
         Ok(found)
     }
@@ -82,7 +90,10 @@ impl Vectors {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn width_and_type(&self, collection: &str) -> Result<(usize, VectorType), Failure> {
+    async fn id_width_and_type(
+        &self,
+        collection: &str,
+    ) -> Result<(i64, usize, VectorType), Failure> {
         let request = sdk::DescribeCollectionRequest::builder()
             .collection_name(collection)
             .build()?;
@@ -98,7 +109,8 @@ impl Vectors {
             );
             Failure::permanent(Stage::Milvus, Reason::DimensionMismatch, message)
         })?;
-        Ok((usize::try_from(width).unwrap_or(0), vector_type))
+        let id = answer.description().get_collection_id();
+        Ok((id, usize::try_from(width).unwrap_or(0), vector_type))
     }
 }
 

@@ -30,7 +30,37 @@ pub(crate) struct ShownPage {
     pub(crate) key: String,
 }
 
+/// A knowledge base as a search shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShownBase {
+    pub(crate) id: String,
+    /// Empty: it has none.
+    pub(crate) name: String,
+}
+
+/// Knowledge bases that are shown at most.
+const BASES: i64 = 10_000;
+
 impl Documents {
+    /// The knowledge bases, by their names.
+    pub(crate) async fn shown_bases(&self) -> Result<Vec<ShownBase>, Failure> {
+        let found = self
+            .knowledge_bases
+            .find(doc! { "is_delete": { "$ne": true } })
+            .projection(doc! { "_id": 0, "knowledge_base_id": 1, "knowledge_base_name": 1 })
+            .limit(BASES);
+        let mut found = ask(found).await?;
+        let mut bases = Vec::new();
+        while let Some(base) = ask(found.try_next()).await? {
+            bases.push(ShownBase {
+                id: text(&base, "knowledge_base_id"),
+                name: text(&base, "knowledge_base_name"),
+            });
+        }
+        bases.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        Ok(bases)
+    }
+
     /// Those of some files that exist, by their ids.
     pub(crate) async fn shown_files(
         &self,

@@ -1,9 +1,10 @@
-// The page: asks POST /v1/search and shows the pages that answer. What comes from documents is
-// only ever set as text, never as markup.
+// The page: asks the service of api.js and shows the pages that answer. What comes from documents
+// is only ever set as text, never as markup.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
 const form = byId("ask"), question = byId("question"), base = byId("base"), heat = byId("heat");
+const access = byId("access");
 const message = byId("message"), list = byId("pages"), large = byId("large");
 let answers = [];
 let shown = 0;
@@ -19,16 +20,16 @@ const title = (answer) => `${answer.file}, page ${answer.page}`;
 
 // A picture with the heat painted over it.
 const picture = (answer, alt) => {
-  const image = element("img", {
-    src: answer.image, alt, width: answer.width, height: answer.height, loading: "lazy",
-  });
-  const canvas = element("canvas", { width: answer.width, height: answer.height });
+  // Without its size, the picture gets it when it is there; the heat is stretched over it.
+  const size = answer.width ? { width: answer.width, height: answer.height } : {};
+  const image = element("img", { src: answer.image, alt, loading: "lazy", ...size });
+  const { width, height } = { width: 827, height: 1169, ...size };
+  const canvas = element("canvas", { width, height });
   canvas.setAttribute("aria-hidden", "true");
   const paint = canvas.getContext("2d");
   for (const part of answer.heat ?? []) {
     paint.fillStyle = `rgba(255, 150, 0, ${0.65 * part.weight})`;
-    paint.fillRect(part.left * answer.width, part.top * answer.height,
-      part.width * answer.width, part.height * answer.height);
+    paint.fillRect(part.left * width, part.top * height, part.width * width, part.height * height);
   }
   return element("span", { className: "picture" }, image, canvas);
 };
@@ -51,7 +52,7 @@ const item = (answer, place) => {
       element("span", { textContent: answer.knowledge_base }),
       original(answer, link)),
     open,
-    element("p", { className: "snippet", textContent: answer.snippet }));
+    element("p", { className: "snippet", textContent: answer.snippet ?? "" }));
 };
 
 const enlarge = (place) => {
@@ -59,7 +60,7 @@ const enlarge = (place) => {
   const answer = answers[shown];
   byId("large-title").textContent = `${shown + 1} of ${answers.length}: ${title(answer)}`;
   original(answer, byId("large-original"));
-  byId("large-page").replaceChildren(picture(answer, `${title(answer)}: ${answer.snippet}`));
+  byId("large-page").replaceChildren(picture(answer, `${title(answer)}: ${answer.snippet ?? ""}`));
   if (!large.open) large.showModal();
   large.scrollTop = 0;
 };
@@ -70,7 +71,8 @@ const count = (number, one) => `${number} ${one}${number === 1 ? "" : "s"}`;
 const ask = async () => {
   const address = new URLSearchParams(location.search);
   question.value = address.get("q") ?? "";
-  selectBase(address.get("in") ?? "");
+  const chosen = address.get("in") ?? "";
+  if (chosen || service.all) selectBase(chosen);
   document.title = question.value ? `${question.value} – search` : "Search your documents";
   const mine = ++asked;
   answers = [];
@@ -81,26 +83,19 @@ const ask = async () => {
   }
   message.textContent = "Searching …";
   try {
-    const response = await fetch("/v1/search", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({
-        question: question.value, knowledge_base: base.value || null, top: 6, heat: true,
-      }),
-    });
-    const found = await response.json();
+    const found = await service.ask(question.value, base.value);
     if (mine !== asked) return;
-    if (!response.ok) {
-      message.textContent = `Not answered: ${found.detail ?? found.title}`;
+    access.hidden = !found.needsToken;
+    if (found.problem) {
+      message.textContent = `Not answered: ${found.problem}`;
+      if (found.needsToken) byId("token").focus();
       return;
     }
     answers = found.pages;
     list.replaceChildren(...answers.map(item));
-    message.textContent = answers.length
-      ? `${count(answers.length, "page")}, best of ${found.compared}, in ${found.took_ms} ms`
-      : "No page can be searched yet.";
+    message.textContent = found.note;
   } catch {
-    if (mine === asked) message.textContent = "The program does not answer. Is it still running?";
+    if (mine === asked) message.textContent = "There is no answer. Is the program still running?";
   }
 };
 
@@ -147,38 +142,35 @@ addEventListener("keydown", (event) => {
   }
 });
 
+access.addEventListener("submit", (event) => {
+  event.preventDefault();
+  service.useToken(byId("token").value.trim());
+  byId("token").value = "";
+  refresh().then(ask);
+});
+
 // The knowledge bases, and how far the folder is.
+let timer;
 const refresh = async () => {
-  let wait = 10000;
+  let wait = 30000;
   try {
-    const status = await (await fetch("/v1/status")).json();
+    const status = await service.status();
     const chosen = base.value;
-    const all = element("option", { value: "", textContent: "all documents" });
-    base.replaceChildren(all, ...status.knowledge_bases.map(({ name, pages }) =>
-      element("option", { value: name, textContent: `${name} (${count(pages, "page")})` })));
-    selectBase(chosen);
-    const failed = status.knowledge_bases.reduce((sum, { failed }) => sum + failed, 0);
-    const parts = [];
-    if (status.indexing) {
-      wait = 2000;
-      parts.push(`Reading: ${status.files_done} of ${count(status.files, "file")}, ` +
-        `${count(status.pages_added, "page")} so far`);
-      if (status.seconds_left !== null) {
-        parts.push(status.seconds_left < 90
-          ? `about ${status.seconds_left} s left`
-          : `about ${Math.round(status.seconds_left / 60)} min left`);
-      }
-    }
-    if (failed) parts.push(`${count(failed, "file")} cannot be read`);
-    const text = parts.join(", ");
-    if (byId("progress").textContent !== text) byId("progress").textContent = text;
+    const all = service.all ? [element("option", { value: "", textContent: service.all })] : [];
+    base.replaceChildren(...all, ...status.bases.map(({ name, label }) =>
+      element("option", { value: name, textContent: label })));
+    if (chosen || service.all) selectBase(chosen);
+    if (status.needsToken) access.hidden = false;
+    if (byId("progress").textContent !== status.text) byId("progress").textContent = status.text;
+    wait = status.wait;
   } catch {
-    wait = 30000;
+    // It is asked again.
   }
-  setTimeout(refresh, wait);
+  clearTimeout(timer);
+  timer = setTimeout(refresh, wait);
 };
 
 // Browsers keep the box's state when a page is reloaded.
 showHeat();
-ask().then(refresh);
-if (!question.value) question.focus();
+refresh().then(ask);
+if (!new URLSearchParams(location.search).get("q")) question.focus();

@@ -87,9 +87,15 @@ impl Scene {
 
     /// Starts the server.
     pub fn serve(&self) -> Server {
+        self.serve_with(&[])
+    }
+
+    /// Starts the server with more arguments.
+    pub fn serve_with(&self, arguments: &[&str]) -> Server {
         let mut command = self.program();
         command
             .arg(self.documents())
+            .args(arguments)
             .args(["--no-open", "--port", "0"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -118,3 +118,24 @@ fn browsers_are_told_to_fetch_nothing_from_elsewhere() {
         );
     }
 }
+
+/// A checkpoint that reads the pictures of pages: what the question concerns are its tiles.
+#[test]
+fn a_visual_checkpoint_is_taken() {
+    let scene = Scene::new();
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../embedding/tests/fixtures");
+    for page in ["page0.png", "page1.png"] {
+        let picture = format!("{fixtures}/pages/{page}");
+        std::fs::copy(picture, scene.documents().join(page)).unwrap();
+    }
+    let model = format!("{fixtures}/tiny-colqwen2.5");
+    let server = scene.serve_with(&["--model", &model]);
+    server.until_pages(2);
+    let found = server.search("What is shown?");
+    let pages = found["pages"].as_array().unwrap();
+    assert_eq!(pages.len(), 2, "{found}");
+    for page in pages {
+        let heat = page["heat"].as_array().unwrap();
+        assert!(heat.iter().any(|part| part["weight"] == 1.0), "{page}");
+    }
+}

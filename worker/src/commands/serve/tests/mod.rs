@@ -1,12 +1,14 @@
 //! Requests over real connections, with a model that computes nothing and pages in memory.
 
 mod access;
+mod page;
 mod requests_of_layra;
 mod searches;
+mod slow;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ use super::{api, cors, layra, listener};
 use crate::pipeline::embedder::EmbedderThread;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::metrics::Metrics;
-use crate::stores::mongo::{ShownFile, ShownPage};
+use crate::stores::mongo::{ShownBase, ShownFile, ShownPage};
 
 /// The origin whose pages may call the search.
 const ORIGIN: &str = "https://app.example.com";
@@ -162,6 +164,29 @@ impl Library for InMemory {
         let mut texts = self.texts.lock().unwrap().clone();
         texts.retain(|image_id, _| image_ids.contains(image_id));
         async move { Ok(texts) }.boxed()
+    }
+
+    fn knowledge_bases(&self) -> BoxFuture<'_, Result<Vec<ShownBase>, Failure>> {
+        let bases = self.bases.lock().unwrap();
+        let found = bases.keys().map(|id| ShownBase {
+            id: id.clone(),
+            name: format!("{id}'s"),
+        });
+        let found: Vec<ShownBase> = found.collect();
+        async move { Ok(found) }.boxed()
+    }
+
+    fn vectors<'a>(
+        &'a self,
+        _knowledge_base: &'a str,
+        _image_id: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<f32>, Failure>> {
+        async move { Ok(Vec::new()) }.boxed()
+    }
+
+    fn fetch<'a>(&'a self, key: &'a str, _to: &'a Path) -> BoxFuture<'a, Result<(), Failure>> {
+        let gone = Failure::permanent(Stage::Fetch, Reason::ObjectNotFound, key);
+        async move { Err(gone) }.boxed()
     }
 
     fn link<'a>(&'a self, key: &'a str) -> BoxFuture<'a, String> {

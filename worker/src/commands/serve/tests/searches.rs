@@ -167,9 +167,11 @@ async fn a_fault_of_a_store_has_its_own_answer() {
     let servers = Servers::ready(Access::open()).await;
     let gone = Failure::transient(Stage::Milvus, Reason::MilvusUnavailable, "10.0.0.1 refused");
     let width = Failure::permanent(Stage::Milvus, Reason::DimensionMismatch, "width 128");
+    let model = Failure::permanent(Stage::Milvus, Reason::ModelMismatch, "another model");
     for (failure, status, reason) in [
         (gone, 503, "MilvusUnavailable"),
         (width, 409, "DimensionMismatch"),
+        (model, 409, "ModelMismatch"),
         (archived("a"), 409, "KnowledgeBaseArchived"),
     ] {
         servers.library.answer("a", Base::Fails(failure));

@@ -1,0 +1,133 @@
+//! `kubectl layra validate`.
+
+use super::load::{result, script};
+use super::*;
+
+const EVENT: &str = "{\"timestamp\":\"t\",\"level\":\"INFO\",\"message\":\"stored\",\
+                     \"spans\":[{\"file\":\"layraload_f-1\"}]}\n";
+const METRICS: &str = "ingestion_memory_bytes{process=\"worker\"} 1048576\n";
+
+/// A pipeline that is ready, with one worker.
+fn good() -> Script {
+    let mut worker_pod = json!({
+        "metadata": {"name": "w-1", "creationTimestamp": "2026-11-28T02:00:00Z"},
+        "spec": {"containers": [
+            {"name": "worker", "resources": {"limits": {"memory": "2Gi"}}},
+        ]},
+    });
+    worker_pod["status"] = running();
+    Script {
+        conditions: vec![json!({
+            "type": "Ready", "status": "True", "reason": "PipelineReady", "message": "",
+            "lastTransitionTime": "2026-11-28T02:00:00Z",
+        })],
+        workers: vec![worker_pod],
+        others: vec![
+            ("/pods/w-1/log", json!(EVENT)),
+            ("/proxy/metrics", json!(METRICS)),
+        ],
+        ..script(&result())
+    }
+}
+
+fn verdict(report: &Value, name: &str) -> Value {
+    let checks = report["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["name"] == name);
+    check.map_or(Value::Null, |check| check["verdict"].clone())
+}
+
+#[test]
+fn a_good_pipeline_is_validated_and_a_report_is_written() {
+    let server = ApiServer::start(good());
+    let file = server.directory.path().join("report.html");
+    let arguments = format!(
+        "validate contracts --documents 2 --pages 3 -o json --report {}",
+        file.display()
+    );
+    let printed = server.run(&arguments);
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    let report: Value = serde_json::from_str(&printed.output).unwrap();
+    for name in [
+        "pipeline",
+        "documents",
+        "lag",
+        "memory",
+        "restarts",
+        "stores",
+        "recall",
+        "deletion",
+        "logs",
+    ] {
+        assert_eq!(verdict(&report, name), "pass", "{name}: {report}");
+    }
+    for name in ["scraping", "alerts"] {
+        assert_eq!(verdict(&report, name), "notChecked", "{name}: {report}");
+    }
+    let page = std::fs::read_to_string(file).unwrap();
+    assert!(page.contains("<h1>validate rag/contracts</h1>"), "{page}");
+    let created = server.script.lock().unwrap().created.remove(0);
+    let arguments = &created["spec"]["template"]["spec"]["containers"][0]["args"];
+    let expected = json!(["load", "--documents=2", "--pages=3", "--wait-minutes=30"]);
+    assert_eq!(*arguments, expected);
+    assert_eq!(server.deleted(), [format!("jobs/{JOB}")]);
+}
+
+#[test]
+fn a_low_recall_and_a_page_that_a_deletion_left_fail_with_their_words() {
+    let mut bad = result();
+    bad["recall"]["found"] = json!(5);
+    bad["left"] = json!(["object a.webp"]);
+    let server = ApiServer::start(Script {
+        logs: script(&bad).logs,
+        ..good()
+    });
+    let printed = server.run("validate contracts --documents 2 --pages 3");
+    assert_eq!(printed.code, Some(1), "{printed:?}");
+    for words in [
+        "FAIL         recall: 83 %: 5 of 6 pages",
+        "FAIL         deletion: left: object a.webp",
+        "expected: at least 95 %",
+        "2 failed",
+    ] {
+        assert!(printed.output.contains(words), "{words}: {printed:?}");
+    }
+}
+
+#[test]
+fn what_may_not_be_read_is_not_checked() {
+    let message = "pods \"w-1:9090\" is forbidden: User \"a\" cannot get resource \"pods/proxy\"";
+    let mut script = good();
+    script.others.retain(|(path, _)| *path != "/proxy/metrics");
+    script.refused = vec![(
+        "GET /api/v1/namespaces/rag/pods/w-1:9090",
+        StatusCode::FORBIDDEN,
+        message.to_owned(),
+    )];
+    let server = ApiServer::start(script);
+    let printed = server.run("validate contracts --documents 2 --pages 3");
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    assert!(
+        printed
+            .output
+            .contains("not checked  memory: no permission to get pods/proxy"),
+        "{printed:?}"
+    );
+}
+
+#[test]
+fn prometheus_is_asked_through_the_api_server() {
+    let mut script = good();
+    let data = |data: Value| json!({"status": "success", "data": data});
+    let targets = json!({"activeTargets": [{"labels": {"pod": "w-1"}, "health": "up"}]});
+    script.others.extend([
+        ("prom:9090/proxy/api/v1/targets", data(targets)),
+        ("prom:9090/proxy/api/v1/rules", data(json!({"groups": []}))),
+    ]);
+    let server = ApiServer::start(script);
+    let printed =
+        server.run("validate contracts --documents 2 --pages 3 -o json --prometheus mon/prom:9090");
+    assert_eq!(printed.code, Some(1), "{printed:?}");
+    let report: Value = serde_json::from_str(&printed.output).unwrap();
+    assert_eq!(verdict(&report, "scraping"), "pass", "{report}");
+    assert_eq!(verdict(&report, "alerts"), "fail", "{report}");
+}
