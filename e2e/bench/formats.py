@@ -27,8 +27,8 @@ OFFICE = pathlib.Path(__file__).parents[2] / "worker/rendering/tests/fixtures/of
 # Of each format one; slides, sheets and texts in several.
 OFFICE_FILES = """text.docx text.doc text-95.doc text.odt text.fodt text.rtf text.sxw
     sheet.xlsx sheet.xls sheet-95.xls sheet.xlsb sheet.ods sheet.fods sheet.sxc
-    slide.pptx slide.ppt slide.odp slide.fodp drawing.odg drawing.vsd drawing.vsdx text.pub picture.wmf
-    picture.emf text.wpd text.wps text.hwp text.pages slides.key""".split()
+    slide.pptx slide.ppt slide.odp slide.fodp slide.sxi drawing.odg drawing.vsd drawing.vsdx
+    text.pub picture.wmf picture.emf text.wpd text.wps text.hwp text.pages slides.key""".split()
 WORDS = "the budget of the pump station was approved by the board in March".split()
 
 

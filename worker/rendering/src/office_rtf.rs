@@ -42,8 +42,13 @@ struct State {
     aside: bool,
     /// Deleted or hidden letters.
     hidden: bool,
+    paragraph: Paragraph,
+}
+
+/// What holds for the present paragraph.
+#[derive(Clone, Copy, Default)]
+struct Paragraph {
     in_table: bool,
-    /// The present paragraph begins a page.
     begins_page: bool,
 }
 
@@ -144,13 +149,13 @@ fn obey(word: &Word, state: &mut State, length: &mut Length) -> Result<(), Rende
         _ if ASIDES.contains(&name) => state.aside = true,
         b"deleted" | b"v" => state.hidden = number != Some(0),
         b"plain" => state.hidden = false,
-        b"intbl" => state.in_table = true,
-        b"pagebb" => state.begins_page = number != Some(0),
-        b"pard" => (state.in_table, state.begins_page) = (false, false),
-        b"page" if !state.in_table && !state.hidden => length.count_break()?,
+        b"intbl" => state.paragraph.in_table = true,
+        b"pagebb" => state.paragraph.begins_page = number != Some(0),
+        b"pard" => state.paragraph = Paragraph::default(),
+        b"page" if !state.paragraph.in_table && !state.hidden => length.count_break()?,
         b"par" => {
             length.count_paragraph()?;
-            if state.begins_page && !state.in_table {
+            if state.paragraph.begins_page && !state.paragraph.in_table {
                 length.count_break()?;
             }
         }

@@ -13,7 +13,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::protocol::{HEADER_BYTES, MAX_REPLY_BYTES, ProtocolError, Reply, Request, body_length};
+use super::message::{HEADER_BYTES, ProtocolError, body_length};
+use super::protocol::{MAX_REPLY_BYTES, Reply, Request};
 use super::{RenderError, cpu_time, memory};
 
 /// Bytes of a renderer's standard error that are kept.

@@ -9,6 +9,8 @@
 
 mod common;
 
+use std::io::{Cursor, Write};
+
 use common::documents::{Part, zip};
 use common::renderer::{at, file, options};
 use layra_rendering::{RenderError, RenderOptions, Renderer};
@@ -53,6 +55,7 @@ async fn files_of_other_programs_become_pages() {
         ("wps", fixture!("text.wps"), "Works"),
         ("sxw", fixture!("text.sxw"), "Marginalia"),
         ("sxc", fixture!("sheet.sxc"), ""),
+        ("sxi", fixture!("slide.sxi"), ""),
         ("iwork", fixture!("slides.key"), "LIBREOFFICE"),
         ("iwork", fixture!("text.pages"), ""),
         ("wmf", fixture!("picture.wmf"), "test_embedded"),
@@ -93,10 +96,14 @@ async fn become_pages(cases: &[(&str, &[u8], &str)]) {
 #[tokio::test]
 async fn what_libreoffice_does_not_read_is_refused_with_advice() {
     let hwpx = zip(&[Part::stored("mimetype", b"application/hwp+zip")]);
-    for content in [fixture!("version-5.hwp"), &hwpx] {
-        let error = refused(content).await;
+    let mut hwp = cfb::CompoundFile::create(Cursor::new(Vec::new())).unwrap();
+    let mut header = hwp.create_stream("/FileHeader").unwrap();
+    header.write_all(b"HWP Document File\0\0\0").unwrap();
+    drop(header);
+    for content in [hwp.into_inner().into_inner(), hwpx] {
+        let error = refused(&content).await;
         assert_eq!(error.reason(), "Unsupported");
-        assert!(error.to_string().contains("docx"), "{error}");
+        assert!(error.to_string().contains("Hangul 5"), "{error}");
     }
     let locked = zip(&[
         Part::stored("Index/Document.iwa", b"x"),
@@ -187,6 +194,13 @@ async fn documents_with_too_many_pages_never_reach_libreoffice() {
         format!("<office:document office:mimetype=\"{kind}\">{pages}</office:document>")
     };
     let rtf = |pages| format!("{{\\rtf1 {}}}", r"\page ".repeat(pages)).into_bytes();
+    let old_slides = |kind: &str, pages| {
+        let kind = format!("<x media-type=\"application/vnd.sun.xml.{kind}\"/>");
+        zip(&[
+            Part::stored("META-INF/manifest.xml", kind.as_bytes()),
+            Part::stored("content.xml", "<draw:page/>".repeat(pages).as_bytes()),
+        ])
+    };
     let sxw = |pages| {
         let style = "<style:style style:name='P'><style:properties fo:break-before='page'/>";
         let pages = "<text:p text:style-name='P'/>".repeat(pages);
@@ -203,6 +217,8 @@ async fn documents_with_too_many_pages_never_reach_libreoffice() {
         ("docx", docx(50), docx(51)),
         ("rtf", rtf(50), rtf(51)),
         ("sxw", sxw(50), sxw(51)),
+        ("sxi", old_slides("impress", 50), old_slides("impress", 51)),
+        ("sxd", old_slides("draw", 50), old_slides("draw", 51)),
         ("pptx", pptx(50), pptx(51)),
         ("fodp", flat(50).into_bytes(), flat(51).into_bytes()),
     ] {
