@@ -238,6 +238,7 @@ up() {
 
 # As after a crash: its data is etcd's.
 restart_api_server() {
+  cd "$K" || return
   stop_daemon kube-apiserver KILL
   start_api_server
   wait_for 60 kube-apiserver kubectl get --raw /readyz

@@ -75,8 +75,8 @@ pub async fn run(
     stores: &Stores,
     plan: &UpgradePlan,
 ) -> Result<()> {
-    let before = Box::pin(Version::before(testbed, plan.from.as_deref())).await?;
     let present = Version::present(testbed).await?;
+    let before = Box::pin(Version::before(testbed, plan.from.as_deref())).await?;
     println!("from {} to {}, and back", before.name, present.name);
     ensure!(
         before.images.operator != present.images.operator,
