@@ -8,14 +8,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use layra_crds::LoadResult;
+use kube::ResourceExt;
+use layra_crds::{IngestionPipeline, LoadResult};
 
 pub(crate) use job::{Load, Outcome};
 
 use crate::checks::{Check, Report};
 use crate::cluster::{Access, Cluster};
+use crate::pause::is_stopped;
 use crate::run::duration;
 use crate::style::Style;
 
@@ -98,6 +101,7 @@ pub(crate) async fn run(args: &LoadArgs, access: &Access) -> anyhow::Result<Exit
         return Ok(ExitCode::from(2));
     }
     let cluster = Cluster::connect(access).await?;
+    refuse_stopped(&cluster.pipeline(&args.pipeline).await?)?;
     let began = Timestamp::now();
     let load = Load {
         pipeline: &args.pipeline,
@@ -123,6 +127,16 @@ pub(crate) async fn run(args: &LoadArgs, access: &Access) -> anyhow::Result<Exit
     }
     args.output.print(&report)?;
     Ok(code(&report))
+}
+
+/// Without workers nothing would become searchable.
+pub(crate) fn refuse_stopped(pipeline: &IngestionPipeline) -> anyhow::Result<()> {
+    let name = pipeline.name_any();
+    ensure!(
+        !is_stopped(pipeline),
+        "the workers of {name} are stopped: `kubectl layra resume {name}` starts them"
+    );
+    Ok(())
 }
 
 /// The exit code of a report.
