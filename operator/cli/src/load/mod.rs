@@ -8,14 +8,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use layra_crds::LoadResult;
+use kube::ResourceExt;
+use layra_crds::{IngestionPipeline, LoadResult};
 
 pub(crate) use job::{Load, Outcome};
 
 use crate::checks::{Check, Report};
 use crate::cluster::{Access, Cluster};
+use crate::pause::is_stopped;
 use crate::run::duration;
 use crate::style::Style;
 
@@ -98,6 +101,7 @@ pub(crate) async fn run(args: &LoadArgs, access: &Access) -> anyhow::Result<Exit
         return Ok(ExitCode::from(2));
     }
     let cluster = Cluster::connect(access).await?;
+    refuse_stopped(&cluster.pipeline(&args.pipeline).await?)?;
     let began = Timestamp::now();
     let load = Load {
         pipeline: &args.pipeline,
@@ -115,7 +119,7 @@ pub(crate) async fn run(args: &LoadArgs, access: &Access) -> anyhow::Result<Exit
     };
     let mut checks = vec![documents(&result)];
     checks.extend(measured(&result));
-    checks.extend(deletion(&result));
+    checks.push(deletion(&result));
     let (namespace, name) = (&cluster.namespace, &args.pipeline);
     let report = Report::new("load", namespace, name, began, checks);
     if let Some(file) = &args.report {
@@ -123,6 +127,16 @@ pub(crate) async fn run(args: &LoadArgs, access: &Access) -> anyhow::Result<Exit
     }
     args.output.print(&report)?;
     Ok(code(&report))
+}
+
+/// Without workers nothing would become searchable.
+pub(crate) fn refuse_stopped(pipeline: &IngestionPipeline) -> anyhow::Result<()> {
+    let name = pipeline.name_any();
+    ensure!(
+        !is_stopped(pipeline),
+        "the workers of {name} are stopped: `kubectl layra resume {name}` starts them"
+    );
+    Ok(())
 }
 
 /// The exit code of a report.
@@ -200,31 +214,27 @@ pub(crate) fn times(result: &LoadResult) -> Option<Check> {
 }
 
 /// Whether the deletion has left something. Pure.
-pub(crate) fn deletion(result: &LoadResult) -> Option<Check> {
+pub(crate) fn deletion(result: &LoadResult) -> Check {
     const NAME: &str = "deletion";
     let to_do = "`kubectl layra run NAME -- audit --repair` removes what is left after an hour; the \
                  next call of this command tries it at once.";
     let expected = "nothing is left in MongoDB, Milvus and the bucket";
     match &result.left {
-        Some(left) if left.is_empty() => Some(Check::judged(
-            NAME,
-            true,
-            expected,
-            "nothing is left",
-            to_do,
-        )),
+        Some(left) if left.is_empty() => {
+            Check::judged(NAME, true, expected, "nothing is left", to_do)
+        }
         Some(left) => {
             let measured = format!("left: {}", left.join(", "));
-            Some(Check::judged(NAME, false, expected, measured, to_do))
+            Check::judged(NAME, false, expected, measured, to_do)
         }
         None if result.problem.is_some() => {
             let measured = "the documents may be left in the stores";
-            Some(Check::judged(NAME, false, expected, measured, to_do))
+            Check::judged(NAME, false, expected, measured, to_do)
         }
-        None => Some(Check::not_checked(
+        None => Check::not_checked(
             NAME,
             format!("kept: knowledge base {}", result.knowledge_base),
-        )),
+        ),
     }
 }
 
@@ -284,12 +294,12 @@ mod tests {
 
     #[test]
     fn a_deletion_that_leaves_something_fails() {
-        assert_eq!(deletion(&good()).unwrap().verdict, Verdict::Pass);
+        assert_eq!(deletion(&good()).verdict, Verdict::Pass);
         let left = LoadResult {
             left: Some(vec!["collection kb_1".to_owned()]),
             ..good()
         };
-        let check = deletion(&left).unwrap();
+        let check = deletion(&left);
         assert_eq!(check.verdict, Verdict::Fail);
         assert_eq!(check.measured, "left: collection kb_1");
         let unknown = LoadResult {
@@ -297,12 +307,12 @@ mod tests {
             problem: Some("no answer".to_owned()),
             ..good()
         };
-        assert_eq!(deletion(&unknown).unwrap().verdict, Verdict::Fail);
+        assert_eq!(deletion(&unknown).verdict, Verdict::Fail);
         let kept = LoadResult {
             left: None,
             ..good()
         };
-        assert_eq!(deletion(&kept).unwrap().verdict, Verdict::NotChecked);
+        assert_eq!(deletion(&kept).verdict, Verdict::NotChecked);
     }
 
     #[test]

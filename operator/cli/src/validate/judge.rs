@@ -46,7 +46,7 @@ pub(super) fn judge(observed: &Observed, expected: &Expected) -> Vec<Check> {
     checks.push(restarts(&observed.workers));
     checks.push(stores(result));
     checks.push(recall(result, expected));
-    checks.extend(load::deletion(result));
+    checks.push(load::deletion(result));
     checks.push(logs(&observed.logs));
     checks
 }

@@ -95,6 +95,7 @@ pub(crate) async fn run(args: &ValidateArgs, access: &Access) -> anyhow::Result<
     let name = &args.pipeline;
     let began = Timestamp::now();
     let pipeline = cluster.pipeline(name).await?;
+    load::refuse_stopped(&pipeline)?;
     let load = Load {
         pipeline: name,
         image: args.image.as_deref(),

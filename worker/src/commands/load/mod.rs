@@ -111,7 +111,7 @@ async fn load(common: &Common, args: &LoadArgs) -> Result<LoadResult, Failure> {
         ));
     }
     let stores = common.stores().await?;
-    let remainders = removal::remove_remainders(common, &stores).await?;
+    let remainders = Box::pin(removal::remove_remainders(common, &stores)).await?;
     let load = Load {
         common,
         args,
@@ -131,14 +131,14 @@ async fn load(common: &Common, args: &LoadArgs) -> Result<LoadResult, Failure> {
         remainders,
         ..LoadResult::default()
     };
-    if let Err(failure) = load.measure(&mut result).await
+    if let Err(failure) = Box::pin(load.measure(&mut result)).await
         && !common.stop.is_cancelled()
     {
         result.problem = Some(failure.to_string());
     }
     result.stopped = common.stop.is_cancelled();
     if !args.keep {
-        match load.remove().await {
+        match Box::pin(load.remove()).await {
             Ok(left) => result.left = Some(left),
             Err(failure) => {
                 let message = format!("the documents were not deleted: {failure}");
@@ -157,7 +157,7 @@ impl Load<'_> {
         let limit = Duration::from_mins(self.args.wait_minutes.into());
         let timer = cancel_after(self.stop.clone(), limit);
         let mut watch = Watch::default();
-        let (sent, watched) = tokio::join!(self.send(), watch.run(self));
+        let (sent, watched) = tokio::join!(Box::pin(self.send()), Box::pin(watch.run(self)));
         let problem = sent.and(watched);
         watch.conclude(&self.sent_documents(), result);
         let is_whole = problem.is_ok() && result.searchable == self.args.documents;
@@ -166,7 +166,7 @@ impl Load<'_> {
         }
         timer.abort();
         if is_whole && !self.args.no_checks {
-            checks::check(self, result).await?;
+            Box::pin(checks::check(self, result)).await?;
         }
         problem
     }
@@ -209,7 +209,8 @@ impl Load<'_> {
         let timer = cancel_after(common.stop.clone(), REMOVAL);
         let sent = self.sent_documents();
         let originals: Vec<String> = sent.into_iter().map(|sent| sent.key).collect();
-        let left = removal::remove(&common, &self.stores, &self.knowledge_base, &originals).await;
+        let removal = removal::remove(&common, &self.stores, &self.knowledge_base, &originals);
+        let left = Box::pin(removal).await;
         timer.abort();
         left
     }

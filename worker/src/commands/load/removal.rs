@@ -37,7 +37,7 @@ pub(super) async fn remove_remainders(common: &Common, stores: &Stores) -> Resul
             .filter(|key| knowledge_base_of(key) == Some(knowledge_base))
             .cloned()
             .collect();
-        remove(common, stores, knowledge_base, &originals).await?;
+        Box::pin(remove(common, stores, knowledge_base, &originals)).await?;
     }
     Ok(u32::try_from(keys.len()).unwrap_or(u32::MAX))
 }
@@ -74,7 +74,7 @@ pub(super) async fn remove(
     let delete = |_| objects.delete_all(originals.to_vec());
     retry.run(Stage::Objects, stop, delete).await?;
 
-    let mut left = left_in_databases(common, stores, knowledge_base).await?;
+    let mut left = Box::pin(left_in_databases(common, stores, knowledge_base)).await?;
     let exists: Vec<Option<String>> = stream::iter(keys)
         .map(|key| {
             let retry = &retry;

@@ -49,7 +49,7 @@ impl Load<'_> {
                 let sends = stream::iter(numbers).map(|number| async move {
                     let due = Duration::from_secs_f64(f64::from(number - 1) / rate);
                     self.pause(due.saturating_sub(self.started.elapsed())).await;
-                    let task = self.upload(number).await?;
+                    let task = Box::pin(self.upload(number)).await?;
                     self.send_task(&task).await
                 });
                 sends.buffer_unordered(SENDS).try_collect().await
