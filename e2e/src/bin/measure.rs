@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
-use layra_e2e::measure::{collections, fairness, gap, ingest, memory, queries, reindex, scaling, tune, upgrade};
+use layra_e2e::measure::{
+    collections, fairness, gap, ingest, memory, queries, reindex, scaling, tune, upgrade,
+};
 use layra_testbed::{Ended, arguments};
 
 /// Measures the worker on the test-bed's servers. The test-bed keeps running afterwards.

@@ -46,7 +46,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
 }
 
 async fn answer(State(service): State<Arc<Service>>, headers: HeaderMap, body: Body) -> Response {
-    let request = service.measured.begin("/v1/search", &headers);
+    let request = service.measured.begin("POST", "/v1/search", &headers);
     let response = match request.run(found(&service, &headers, body)).await {
         Ok(answer) => Json(answer).into_response(),
         Err(refusal) => refusal.problem(),
@@ -82,7 +82,9 @@ struct KnowledgeBase {
 }
 
 async fn knowledge_bases(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
-    let request = service.measured.begin("/v1/knowledge_bases");
+    let request = service
+        .measured
+        .begin("GET", "/v1/knowledge_bases", &headers);
     let response = match covered(&service, &headers).await {
         Ok(found) => Json(found).into_response(),
         Err(refusal) => refusal.problem(),

@@ -87,7 +87,7 @@ async fn embed_text(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let request = service.measured.begin("/embed_text", &headers);
+    let request = service.measured.begin("POST", "/embed_text", &headers);
     let response = match request.run(texts(&service, query, body)).await {
         Ok((vectors, encoding)) => embeddings::respond(vectors, encoding),
         Err(refusal) => refusal.detail(),
@@ -135,7 +135,7 @@ async fn embed_image(
     headers: HeaderMap,
     multipart: Result<Multipart, MultipartRejection>,
 ) -> Response {
-    let request = service.measured.begin("/embed_image", &headers);
+    let request = service.measured.begin("POST", "/embed_image", &headers);
     let response = match multipart {
         Ok(multipart) => match request.run(embedded(&service, query, multipart)).await {
             Ok((vectors, encoding)) => embeddings::respond(vectors, encoding),

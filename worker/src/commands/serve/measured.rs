@@ -99,15 +99,20 @@ impl Measured {
         measured
     }
 
-    /// A request to post something has arrived. With these `headers` it may belong to a trace.
-    pub(super) fn begin(&self, path: &'static str, headers: &HeaderMap) -> InProgress<'_> {
+    /// A request has arrived. With these `headers` it may belong to a trace.
+    pub(super) fn begin(
+        &self,
+        method: &'static str,
+        path: &'static str,
+        headers: &HeaderMap,
+    ) -> InProgress<'_> {
         self.in_flight.with_label_values(&[path]).inc();
         self.all_in_flight.fetch_add(1, Ordering::Relaxed);
         InProgress {
             measured: self,
             path,
             began: Instant::now(),
-            trace: traces::request(&traces::extract(&HeaderExtractor(headers)), "POST", path),
+            trace: traces::request(&traces::extract(&HeaderExtractor(headers)), method, path),
             status: 499,
         }
     }
@@ -192,7 +197,9 @@ mod tests {
     #[test]
     fn the_table_of_metrics_is_fresh() {
         let measured = Measured::new();
-        measured.begin("/v1/search").answered(200);
+        measured
+            .begin("POST", "/v1/search", &HeaderMap::new())
+            .answered(200);
         measured.stage("embed", Duration::ZERO);
         measured.looked_up(true);
         assert_eq!(documented::check("query", &measured.render()), Ok(()));
@@ -202,8 +209,8 @@ mod tests {
     fn a_request_whose_client_left_counts_as_such() {
         let measured = Measured::new();
         let headers = HeaderMap::new();
-        measured.begin("/v1/search", &headers).answered(200);
-        let second = measured.begin("/v1/search", &headers);
+        measured.begin("POST", "/v1/search", &headers).answered(200);
+        let second = measured.begin("POST", "/v1/search", &headers);
         assert_eq!(measured.requests_in_flight(), 1);
         drop(second);
         assert_eq!(measured.requests_in_flight(), 0);
