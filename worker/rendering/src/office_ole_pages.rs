@@ -1,4 +1,4 @@
-//! How many pages the binary documents of Word and PowerPoint have at least, before LibreOffice lays
+//! How many pages the binary documents of Word and `PowerPoint` have at least, before LibreOffice lays
 //! them out. What is invalid is left for LibreOffice to judge. Runs in the renderer.
 
 use std::io::{BufReader, Read, Seek, SeekFrom};
