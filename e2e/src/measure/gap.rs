@@ -185,7 +185,7 @@ async fn finds_all(library: &Library) -> Option<bool> {
     }))
 }
 
-/// Adds files without a pause. As a worker does, it repeats a write while the name is missing.
+/// Adds a file every 50 ms. As a worker does, it repeats a write while the name is missing.
 async fn write(library: &Library, stop: &AtomicBool) -> Result<BTreeMap<String, usize>> {
     let documents = library.stores.mongodb.collection::<Document>("files");
     let (mut added, mut repeated) = (BTreeMap::new(), 0);

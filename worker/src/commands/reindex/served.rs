@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::context::Context;
-use crate::runtime::failure::Failure;
+use crate::runtime::failure::{Failure, Reason, Stage};
 
 /// Between two looks at what a proxy of Milvus remembers.
 const REMEMBERED: Duration = Duration::from_millis(250);
 /// By default it forgets after 3 seconds which nodes serve a name.
 const MOST_REMEMBERED: Duration = Duration::from_secs(5);
+/// Then the attempt has failed.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// Waits until the name leads to the new collection, not only for those who ask whether it exists.
 /// A primary key of the old one that is found under the name shows that a proxy of Milvus remembers
@@ -23,6 +25,12 @@ pub(super) async fn wait_until_served(
     context.load(target).await?;
     let mut waited = Duration::ZERO;
     while is_remembered(context, target, sources, waited >= MOST_REMEMBERED).await? {
+        if waited >= LONGEST {
+            // Trying again makes them forget it again.
+            let message = format!("Milvus still reads the old collection under the name {target}");
+            let reason = Reason::MilvusUnavailable;
+            return Err(Failure::transient(Stage::Milvus, reason, message));
+        }
         context.pause(REMEMBERED).await?;
         waited += REMEMBERED;
     }
