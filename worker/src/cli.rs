@@ -274,7 +274,7 @@ pub(crate) struct ReembedArgs {
     pub(crate) worker: WorkerArgs,
 }
 
-/// What all rebuilds of collections have in common.
+// What all rebuilds of collections have in common. A doc comment would be shown as help.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RebuildArgs {
     /// Rebuild only this collection.
