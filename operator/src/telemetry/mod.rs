@@ -1,5 +1,7 @@
 //! Logs, metrics, and the HTTP endpoints.
 
+#[cfg(test)]
+mod alerts_tests;
 mod gauges;
 mod http;
 mod metrics;
