@@ -393,10 +393,10 @@ stores:
 
     #[test]
     fn an_error_names_the_wrong_field() {
-        let directory = directory(&[("worker.yaml", "pipeline: x\nsauce: {}\n")]);
+        let directory = directory(&[("worker.yaml", "pipeline: x\nsource: 3\n")]);
         let error = load(&directory).unwrap_err().to_string();
         assert!(
-            error.contains("sauce") && error.contains("worker.yaml"),
+            error.contains("source") && error.contains("worker.yaml"),
             "{error}"
         );
     }
