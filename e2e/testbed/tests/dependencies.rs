@@ -2,6 +2,7 @@
 //! statements of `docs/architecture.md` about the crates.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use layra_testbed::Metadata;
@@ -92,4 +93,31 @@ fn all_dependencies<'a>(metadata: &'a Metadata, package: &str) -> Result<BTreeSe
         }
     }
     Ok(found)
+}
+
+/// With a feature more in the tests than in the images, everything above a shared dependency would be
+/// compiled twice. A dependency of tests that asks for one is listed under `[dependencies]` of
+/// `layra-e2e` or `layra-charts`, which no image contains.
+#[test]
+fn shared_dependencies_have_the_same_features_in_tests_and_images() -> Result<()> {
+    let images = features("normal,build")?;
+    let tests = features("normal,build,dev")?;
+    let others: Vec<&String> = images.difference(&tests).collect();
+    ensure!(others.is_empty(), "other features in tests: {others:?}");
+    Ok(())
+}
+
+/// Each crate of the workspace's tree with its features.
+fn features(edges: &str) -> Result<BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--workspace", "--locked", "--offline"])
+        .args(["--prefix", "none", "--format", "{p} {f}", "--edges", edges])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cargo tree: {errors}");
+    let listed = String::from_utf8(output.stdout)?;
+    // A crate that was listed before is marked.
+    let crates = listed.lines().map(|line| line.trim_end_matches(" (*)"));
+    Ok(crates.map(str::to_owned).collect())
 }

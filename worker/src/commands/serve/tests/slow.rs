@@ -80,3 +80,27 @@ async fn ten_thousand_images_are_refused() {
     let body: Value = response.json().await.unwrap();
     assert!(!body["detail"].is_null(), "{body}");
 }
+
+#[tokio::test]
+async fn when_it_is_full_clients_are_told_to_come_back() {
+    let servers = Servers::ready(Access::open()).await;
+    servers.library.insert("a", &[("f1", "i1", 1.0)]);
+    let service = &servers.service;
+    let mut entered = Vec::new();
+    entered.extend(std::iter::from_fn(|| service.enter_text().ok()));
+    entered.extend(std::iter::from_fn(|| service.enter_search().ok()));
+    let texts = r#"{"queries": ["who"]}"#;
+    let search = serde_json::json!({ "question": "who", "knowledge_bases": ["a"] });
+    for response in [
+        servers.embed_text(texts).await,
+        servers.search_as(None, &search).await,
+    ] {
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key("retry-after"));
+    }
+    let (_, problem) = servers.search(&search).await;
+    assert_eq!(problem["reason"], "Busy");
+    drop(entered);
+    assert_eq!(servers.embed_text(texts).await.status(), StatusCode::OK);
+    assert_eq!(servers.search(&search).await.0, StatusCode::OK);
+}
