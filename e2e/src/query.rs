@@ -132,6 +132,7 @@ mod tests {
 
     #[test]
     fn the_address_of_the_page_has_the_question_and_the_token() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let service = QueryService::at("10.0.0.7:9090", "for-the-demo-0123").unwrap();
         let expected = "http://10.0.0.7:9090/?q=How+is+it+done%3F#token=for-the-demo-0123";
         assert_eq!(service.page("How is it done?"), expected);

@@ -46,7 +46,7 @@ impl FromStr for Place {
         };
         let (namespace, service) = text.split_once('/').ok_or_else(expected)?;
         let is_word = |text: &str| {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
             !text.is_empty() && text.bytes().all(allowed)
         };
         let (name, port) = service.split_once(':').ok_or_else(expected)?;
