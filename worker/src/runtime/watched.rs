@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use layra_embedding::{Batch, EmbedError, Embedder, MultiVector, PageInput, Prepared};
+use layra_embedding::{Batch, EmbedError, Embedder, MultiVector, PageGrid, PageInput, Prepared};
 
 use crate::runtime::health::Health;
 
@@ -49,6 +49,10 @@ impl Embedder for Watched {
 
     fn finish(&self, vectors: MultiVector) -> MultiVector {
         self.model.finish(vectors)
+    }
+
+    fn grid(&self, page: &Prepared) -> Option<PageGrid> {
+        self.model.grid(page)
     }
 
     fn embed_query(&self, text: &str) -> Result<MultiVector, EmbedError> {

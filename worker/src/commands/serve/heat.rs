@@ -95,7 +95,7 @@ pub(super) async fn add(
         }
     };
     if tokio::time::timeout(LONGEST, all).await.is_err() {
-        tracing::debug!("pages are shown without heat: it takes too long");
+        tracing::warn!("pages are shown without heat: it takes too long");
     }
 }
 
@@ -112,7 +112,7 @@ async fn of_file(
     let read = of_pages(service, model, question, key, pages, &mut heats);
     if let Err(failure) = read.await {
         // Its message may quote the document.
-        tracing::debug!(reason = %failure.reason, "pages are shown without heat");
+        tracing::warn!(reason = %failure.reason, "pages are shown without heat");
     }
     heats
 }
