@@ -250,9 +250,17 @@ async fn copy(
     };
     let manifest = fetched.directory.join(MANIFEST);
     let text = serde_json::to_vec(&fetched).map_err(|error| unwritable(&manifest, &error))?;
-    let written = tokio::fs::write(&manifest, text).await;
-    written.map_err(|error| unwritable(&manifest, &error))?;
+    replace(&manifest, &text)
+        .await
+        .map_err(|error| unwritable(&manifest, &error))?;
     Ok(fetched)
+}
+
+/// Writes a file as a whole: other processes with the same cache read it at any time.
+async fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let partial = path.with_extension(format!("{}.partial", uuid::Uuid::new_v4()));
+    tokio::fs::write(&partial, content).await?;
+    tokio::fs::rename(&partial, path).await
 }
 
 /// A local directory. The digests of its files are computed on demand.
