@@ -125,11 +125,16 @@ async fn perform(
             }
             context.record(rebuild, fields).await?;
         }
-        Action::CatchUp => catch_up(context, rebuild).await?,
+        Action::CatchUp => match &context.reembedding {
+            // The old collection is sealed, and its vectors must not be copied.
+            Some(_) => {}
+            None => catch_up(context, rebuild).await?,
+        },
         Action::StartOver => start_over(context, rebuild).await?,
         Action::MoveOld => vectors.rename(&name, &rebuild.old_name()).await?,
         Action::MoveNew => {
             vectors.rename(&rebuild.new_name(), &name).await?;
+            vectors.forget_name(&name).await?;
             tracing::info!(collection = name, "the new collection serves");
         }
         Action::PutBack => vectors.rename(&rebuild.old_name(), &name).await?,
