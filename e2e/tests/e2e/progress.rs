@@ -109,7 +109,7 @@ async fn work_without_redis(stage: &Stage, user: &User, first: &Upload) -> Resul
     stage.scene.apply(&stage.pipeline(&one)).await?;
     send(user, &first.task_id, first).await?;
     let pages = async |expected: u64| {
-        eventually("the pages", MINUTE, async || {
+        eventually("the pages", 3 * MINUTE, async || {
             let pages = stored_pages(&stage.stores, &user.knowledge_base).await?;
             Ok((pages == expected).then_some(()))
         })
