@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
-use milvus::v2::prelude::{
-    ConsistencyLevel, HasCollectionRequest, QueryIteratorRequest, QueryRequest,
-};
+use milvus::v2::prelude::{ConsistencyLevel, HasCollectionRequest, QueryRequest};
 use mongodb::bson::{Bson, Document, doc};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -95,25 +93,21 @@ impl Audit {
         if !exists.exists() {
             return Ok(BTreeMap::new());
         }
-        let query = QueryRequest::builder()
-            .collection_name(collection)
-            .output_fields(["image_id", "file_id", "page_number", "vector"])
-            .consistency_level(ConsistencyLevel::Strong)
-            .build()?;
-        let mut iterator = stores
-            .milvus
-            .query_iterator(
-                QueryIteratorRequest::builder()
-                    .query(query)
-                    .batch_size(500)
-                    .build()?,
-            )
-            .await?;
         let mut pages: BTreeMap<String, PageRows> = BTreeMap::new();
-        while let Some(batch) = iterator.next().await? {
-            let mut any = false;
+        // The client's iterator was seen to miss rows of growing segments.
+        let mut last = 0;
+        loop {
+            let query = QueryRequest::builder()
+                .collection_name(collection)
+                .filter(format!("pk > {last}"))
+                .output_fields(["pk", "image_id", "file_id", "page_number", "vector"])
+                .limit(500)
+                .consistency_level(ConsistencyLevel::Strong)
+                .build()?;
+            let before = last;
+            let batch = stores.milvus.query(query).await?;
             for row in batch.results().rows()? {
-                any = true;
+                last = last.max(row.get_i64("pk")?);
                 let image = row.get_str("image_id")?;
                 let page = pages.entry(image.to_owned()).or_default();
                 if page.rows > 0 && page.page_number != row.get_i64("page_number")? {
@@ -130,7 +124,7 @@ impl Audit {
                         .push(format!("image {image}: a vector of length {norm}"));
                 }
             }
-            if !any {
+            if last == before {
                 break;
             }
         }
