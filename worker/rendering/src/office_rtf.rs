@@ -180,7 +180,7 @@ fn next(file: &mut impl BufRead) -> Option<u8> {
     Some(byte)
 }
 
-/// Whether there were so many bytes.
+/// Skips bytes. Returns false if the file ends before.
 fn skip(file: &mut impl BufRead, bytes: i64) -> bool {
     let bytes = u64::try_from(bytes).unwrap_or(0);
     let skipped = io::copy(&mut file.take(bytes), &mut io::sink());
