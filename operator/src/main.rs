@@ -94,8 +94,8 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// The allocator asks for huge pages of 2 MiB. Filled with the small objects that outlive their
-/// neighbours, they keep a third of the memory resident that nobody uses.
+/// The allocator asks for huge pages of 2 MiB, and one small object that outlives its neighbours keeps
+/// such a page resident. With 1,000 pipelines a third of the operator's memory was unused.
 fn use_small_pages() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::warn!(%error, "the kernel keeps transparent huge pages: the operator needs more memory");
