@@ -41,6 +41,7 @@ mod quotas;
 mod rebuild;
 mod rebuild_faults;
 mod recall;
+mod reembed;
 mod reindex;
 mod reindex_latest;
 mod restarts;

@@ -140,8 +140,8 @@ async fn another_preset_reaches_every_collection_while_documents_flow_in() -> Re
         stage
             .wait_tasks(&[meanwhile, late], "completed", 2 * MINUTE)
             .await?;
-        // At the latest with the second look at the old collection, two minutes after the swap.
-        eventually("every page once", 4 * MINUTE, async || {
+        // Before the second look at the old collection, which comes two minutes after the swap.
+        eventually("every page once", MINUTE, async || {
             let audit = Audit::of(&stage.stores, &user.knowledge_base, &name).await?;
             Ok((audit.violations.is_empty() && audit.total_pages() == 6).then_some(()))
         })

@@ -9,16 +9,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use layra_e2e::audit::Audit;
 use layra_e2e::clients::bucket;
-use layra_e2e::cluster::condition;
+use layra_e2e::cluster::{condition, eventually};
 use layra_e2e::stores::MODELS;
 use layra_e2e::worker_cli::WorkerCli;
 use milvus::v2::prelude::{ConsistencyLevel, QueryIteratorRequest, QueryRequest};
 use object_store::{ObjectStoreExt, PutPayload};
+use reqwest::StatusCode;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::scene::{Stage, on_stage};
+use crate::serve::Server;
 
 const MINUTE: Duration = Duration::from_mins(1);
 pub(crate) const MODEL: &str = "tiny-colqwen2.5";
@@ -110,6 +112,37 @@ async fn stored(stage: &Stage, collection: &str, file_id: &str) -> Result<Vec<Ve
     Ok(rows.into_values().collect())
 }
 
+/// Each page has the tiles that a question concerns, and the hottest has the weight 1.
+async fn check_heat(stage: &Stage, base: &str) -> Result<()> {
+    let cli = WorkerCli::of_pipeline(&stage.scene, &stage.testbed, &stage.name).await?;
+    let server = Server::start(&cli, base).await?;
+    let search = json!({
+        "question": "What is shown?", "knowledge_bases": [base], "heat": true,
+    });
+    // A search may miss writes of the last seconds, and its answer is remembered for a minute.
+    let answer = eventually("all pages to be found", 3 * MINUTE, async || {
+        let (status, answer) = server.search(&search).await?;
+        ensure!(status == StatusCode::OK, "{status}: {answer}");
+        let pages = answer["pages"].as_array().map(Vec::len);
+        Ok((pages == Some(PAGES)).then_some(answer))
+    })
+    .await?;
+    for page in answer["pages"].as_array().into_iter().flatten() {
+        let heat = page["heat"].as_array().context("heat")?;
+        let hottest = heat.iter().filter(|part| part["weight"] == 1.0);
+        ensure!(hottest.count() > 0, "{page:#}");
+        let inside = |part: &Value, edge: &str, side: &str| {
+            let (edge, side) = (part[edge].as_f64(), part[side].as_f64());
+            edge.zip(side)
+                .is_some_and(|(edge, side)| edge >= 0.0 && side > 0.0 && edge + side < 1.001)
+        };
+        let is_inside =
+            |part: &Value| inside(part, "left", "width") && inside(part, "top", "height");
+        ensure!(heat.iter().all(is_inside), "{page:#}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn pages_and_questions_get_the_vectors_of_the_reference() -> Result<()> {
     on_stage("visual", async |stage| {
@@ -143,6 +176,7 @@ async fn pages_and_questions_get_the_vectors_of_the_reference() -> Result<()> {
             ensure!(worst <= VECTOR_TOLERANCE, "page {page} is off by {worst:e}");
         }
         check_scores(stage, &user.knowledge_base, &reference(&file, "scores")?).await?;
+        check_heat(stage, &user.knowledge_base).await?;
         check_status(stage).await
     })
     .await
