@@ -2,8 +2,9 @@
 # same format as by e2e/testbed/src/process.rs, and log to $STATE/log/NAME.log.
 
 # The start time of a process in clock ticks since boot: together with the pid it identifies the
-# process. Nothing for a zombie, which may stay for seconds where pid 1 is slow to reap.
-start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" {print $20}'; }
+# process. Nothing for a zombie, which may stay for seconds where pid 1 is slow to reap, once its last
+# thread is gone: until then the process may hold its ports.
+start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" || $18 > 1 {print $20}'; }
 
 start_daemon() { # NAME COMMAND...
   local name=$1 pid

@@ -240,8 +240,15 @@ up() {
 restart_api_server() {
   cd "$K" || return
   stop_daemon kube-apiserver KILL
-  start_api_server
-  wait_for 60 kube-apiserver kubectl get --raw /readyz
+  wait_for 120 kube-apiserver api_server_answers_or_starts_again
+}
+
+# What the kubelet does for a static pod. A start may fail: the threads of the killed process may
+# hold the port for longer than the process can be seen, and a slow machine may not finish the first
+# checks in their time.
+api_server_answers_or_starts_again() {
+  is_alive kube-apiserver || start_api_server
+  kubectl --request-timeout=5s get --raw /readyz
 }
 
 # The shims of containers whose containerd is gone: their arguments name its socket.

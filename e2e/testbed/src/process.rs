@@ -213,29 +213,42 @@ pub(super) fn start_time(pid: u32) -> Option<u64> {
 }
 
 /// Field 22 of `/proc/PID/stat`; none for a zombie. The name before it may contain anything.
+///
+/// A killed process is a zombie as soon as its first thread is gone; the others may hold its ports
+/// and files a moment longer. Until then field 20, the number of threads, is above 1.
 fn start_time_of(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ');
-    if matches!(fields.next()?, "Z" | "X") {
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let threads: u32 = fields.get(17)?.parse().ok()?;
+    if matches!(fields[0], "Z" | "X") && threads <= 1 {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    fields.get(19)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const REST: &str = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+    /// What follows the state, of a process with so many threads.
+    fn rest(threads: u32) -> String {
+        format!("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 {threads} 18 4711 20")
+    }
 
     #[test]
     fn start_time_is_parsed_after_a_name_with_spaces_and_parentheses() {
-        assert_eq!(start_time_of(&format!("7 (a) S (b) S {REST}")), Some(4711));
+        let stat = format!("7 (a) S (b) S {}", rest(3));
+        assert_eq!(start_time_of(&stat), Some(4711));
     }
 
     #[test]
     fn a_zombie_is_not_running() {
-        assert_eq!(start_time_of(&format!("7 (x) Z {REST}")), None);
+        assert_eq!(start_time_of(&format!("7 (x) Z {}", rest(1))), None);
+    }
+
+    #[test]
+    fn a_killed_process_runs_until_its_last_thread_is_gone() {
+        assert_eq!(start_time_of(&format!("7 (x) Z {}", rest(2))), Some(4711));
     }
 
     #[test]
