@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
-use milvus::v2::prelude::{ConsistencyLevel, HasCollectionRequest, QueryRequest};
+use milvus::v2::prelude::HasCollectionRequest;
 use mongodb::bson::{Bson, Document, doc};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
+use crate::rows::Rows;
 use crate::stores::Stores;
 
 /// Contents of a knowledge base.
@@ -94,20 +95,10 @@ impl Audit {
             return Ok(BTreeMap::new());
         }
         let mut pages: BTreeMap<String, PageRows> = BTreeMap::new();
-        // The client's iterator was seen to miss rows of growing segments.
-        let mut last = 0;
-        loop {
-            let query = QueryRequest::builder()
-                .collection_name(collection)
-                .filter(format!("pk > {last}"))
-                .output_fields(["pk", "image_id", "file_id", "page_number", "vector"])
-                .limit(500)
-                .consistency_level(ConsistencyLevel::Strong)
-                .build()?;
-            let before = last;
-            let batch = stores.milvus.query(query).await?;
+        let fields = ["image_id", "file_id", "page_number", "vector"];
+        let mut rows = Rows::of(stores, collection, &fields);
+        while let Some(batch) = rows.next().await? {
             for row in batch.results().rows()? {
-                last = last.max(row.get_i64("pk")?);
                 let image = row.get_str("image_id")?;
                 let page = pages.entry(image.to_owned()).or_default();
                 if page.rows > 0 && page.page_number != row.get_i64("page_number")? {
@@ -123,9 +114,6 @@ impl Audit {
                     self.violations
                         .push(format!("image {image}: a vector of length {norm}"));
                 }
-            }
-            if last == before {
-                break;
             }
         }
         Ok(pages)

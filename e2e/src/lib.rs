@@ -17,6 +17,7 @@ pub mod prometheus;
 pub mod query;
 pub mod rebuild;
 pub mod report;
+pub mod rows;
 pub mod stores;
 pub mod stress;
 pub mod timeline;

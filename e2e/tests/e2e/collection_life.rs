@@ -13,13 +13,12 @@ use layra_e2e::clients::{bucket, create_bucket};
 use layra_e2e::cluster::eventually;
 use layra_e2e::faults::fleet::Fleet;
 use layra_e2e::layra::{Upload, User, random_id};
+use layra_e2e::rows::Rows;
 use layra_e2e::stores::Stores;
 use layra_e2e::worker_cli::WorkerCli;
 use layra_e2e::{milvus_admin, pdf};
 use layra_testbed::artifacts::PARQUET;
-use milvus::v2::prelude::{
-    ConsistencyLevel, DeleteRequest, HasCollectionRequest, QueryIteratorRequest, QueryRequest,
-};
+use milvus::v2::prelude::{DeleteRequest, HasCollectionRequest};
 use mongodb::bson::{DateTime, Document, doc};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde_json::{Value, json};
@@ -131,16 +130,11 @@ impl<'a> Own<'a> {
 
     /// All rows, in the order of their pages: ids, page number and the bits of the vector.
     pub(crate) async fn rows(&self) -> Result<Vec<(String, String, i64, Vec<u32>)>> {
-        let query = QueryRequest::builder()
-            .collection_name(self.collection())
-            .output_fields(["image_id", "file_id", "page_number", "vector"])
-            .consistency_level(ConsistencyLevel::Strong)
-            .build()?;
-        let request = QueryIteratorRequest::builder().query(query).batch_size(500);
-        let mut iterator = self.stores.milvus.query_iterator(request.build()?).await?;
+        let collection = self.collection();
+        let fields = ["image_id", "file_id", "page_number", "vector"];
+        let mut batches = Rows::of(&self.stores, &collection, &fields);
         let mut rows = Vec::new();
-        while let Some(batch) = iterator.next().await? {
-            let before = rows.len();
+        while let Some(batch) = batches.next().await? {
             for row in batch.results().rows()? {
                 let vector = row.get_float_vector("vector")?;
                 rows.push((
@@ -149,9 +143,6 @@ impl<'a> Own<'a> {
                     row.get_i64("page_number")?,
                     vector.iter().map(|value| value.to_bits()).collect(),
                 ));
-            }
-            if rows.len() == before {
-                break;
             }
         }
         rows.sort();

@@ -10,11 +10,11 @@ use futures::{StreamExt, TryStreamExt};
 use layra_e2e::cluster::eventually;
 use layra_e2e::layra::Upload;
 use layra_e2e::pdf;
+use layra_e2e::rows::Rows;
 use layra_e2e::worker_cli::{Hit, WorkerCli};
 use layra_testbed::settings::repository;
 use milvus::v2::prelude::{
-    ConsistencyLevel, FieldData, FlushRequest, ListQuerySegmentsRequest, MetricType,
-    QueryIteratorRequest, QueryRequest, SearchRequest, SearchVectors,
+    FieldData, FlushRequest, ListQuerySegmentsRequest, MetricType, SearchRequest, SearchVectors,
 };
 use milvus::v2::{QuerySegmentInfo, SegmentState};
 use safetensors::SafeTensors;
@@ -199,23 +199,14 @@ struct Pages {
 
 impl Pages {
     async fn read(stage: &Stage, collection: &str, uploads: &[Upload]) -> Result<Self> {
-        let query = QueryRequest::builder()
-            .collection_name(collection)
-            .output_fields(["pk", "image_id", "file_id", "page_number", "vector"])
-            .consistency_level(ConsistencyLevel::Strong)
-            .build()?;
-        let request = QueryIteratorRequest::builder()
-            .query(query)
-            .batch_size(1000)
-            .build()?;
-        let mut iterator = stage.stores.milvus.query_iterator(request).await?;
+        let fields = ["image_id", "file_id", "page_number", "vector"];
+        let mut rows = Rows::of(&stage.stores, collection, &fields);
         let mut pages = Self {
             vectors: BTreeMap::new(),
             images: BTreeMap::new(),
         };
         let mut keys = BTreeSet::new();
-        while let Some(batch) = iterator.next().await? {
-            let before = keys.len();
+        while let Some(batch) = rows.next().await? {
             for row in batch.results().rows()? {
                 let file = row.get_str("file_id")?;
                 let upload = uploads.iter().find(|upload| upload.file_id == file);
@@ -226,9 +217,6 @@ impl Pages {
                 pages.images.insert(image, page.clone());
                 let vector = row.get_float_vector("vector")?.to_vec();
                 pages.vectors.entry(page).or_default().push(vector);
-            }
-            if keys.len() == before {
-                break;
             }
         }
         Ok(pages)

@@ -10,9 +10,9 @@ use anyhow::{Context, Result, ensure};
 use layra_e2e::audit::Audit;
 use layra_e2e::clients::bucket;
 use layra_e2e::cluster::{condition, eventually};
+use layra_e2e::rows::Rows;
 use layra_e2e::stores::MODELS;
 use layra_e2e::worker_cli::WorkerCli;
-use milvus::v2::prelude::{ConsistencyLevel, QueryIteratorRequest, QueryRequest};
 use object_store::{ObjectStoreExt, PutPayload};
 use reqwest::StatusCode;
 use safetensors::SafeTensors;
@@ -88,25 +88,11 @@ pub(crate) fn reference(file: &SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f3
 
 /// A file's vectors in Milvus, in the order in which they were written.
 async fn stored(stage: &Stage, collection: &str, file_id: &str) -> Result<Vec<Vec<f32>>> {
-    let query = QueryRequest::builder()
-        .collection_name(collection)
-        .filter(format!("file_id == \"{file_id}\""))
-        .output_fields(["pk", "vector"])
-        .consistency_level(ConsistencyLevel::Strong)
-        .build()?;
-    let request = QueryIteratorRequest::builder()
-        .query(query)
-        .batch_size(500)
-        .build()?;
-    let mut iterator = stage.stores.milvus.query_iterator(request).await?;
+    let mut batches = Rows::of(&stage.stores, collection, &["vector"]).of_file(file_id);
     let mut rows = BTreeMap::new();
-    while let Some(batch) = iterator.next().await? {
-        let before = rows.len();
+    while let Some(batch) = batches.next().await? {
         for row in batch.results().rows()? {
             rows.insert(row.get_i64("pk")?, row.get_float_vector("vector")?.to_vec());
-        }
-        if rows.len() == before {
-            break;
         }
     }
     Ok(rows.into_values().collect())
