@@ -18,11 +18,14 @@ fn kept() -> Vec<(String, Value)> {
                 continue;
             }
             let text = std::fs::read_to_string(&path).expect("a file");
-            let object = serde_yaml_ng::from_str(&text).expect("YAML");
+            // Unlike JSON's, these values refuse a key that is there twice.
+            let yaml: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let object = serde_json::to_value(yaml).expect("JSON");
             objects.push((path.display().to_string(), object));
         }
     }
-    assert!(objects.len() >= 11, "found {}", objects.len());
+    assert!(objects.len() >= 32, "found {}", objects.len());
     objects
 }
 
@@ -136,6 +139,20 @@ fn kept_objects_are_valid() {
         if let Err(error) = pipeline.validate_cel() {
             panic!("{file}: {error}");
         }
+    }
+}
+
+#[test]
+fn every_example_is_explained() {
+    let page = include_str!("../../docs/examples/README.md");
+    let examples = kept().into_iter().map(|(file, _)| file);
+    let examples = examples.filter(|file| file.contains("docs/examples"));
+    for file in examples {
+        let (_, name) = file.rsplit_once('/').expect("a file in a folder");
+        assert!(
+            page.contains(&format!("]({name})")),
+            "README.md lacks {name}"
+        );
     }
 }
 

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 const MINIMAL: &str = include_str!("../../docs/examples/minimal.yaml");
 const FULL: &str = include_str!("../../docs/examples/full.yaml");
-const VISUAL: &str = include_str!("../../docs/examples/visual.yaml");
 
 fn pipeline(yaml: &str, patch: &Value) -> IngestionPipeline {
     let mut object: Value = serde_yaml_ng::from_str(yaml).expect("the example is YAML");
@@ -26,15 +25,6 @@ fn merge(target: &mut Value, patch: &Value) {
         }
     } else {
         *target = patch.clone();
-    }
-}
-
-#[test]
-fn the_examples_are_valid() {
-    for example in [MINIMAL, FULL, VISUAL] {
-        pipeline(example, &json!({}))
-            .validate_cel()
-            .expect("the example is valid");
     }
 }
 
