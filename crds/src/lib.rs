@@ -30,6 +30,7 @@ mod source;
 mod source_format;
 mod status;
 mod stores;
+mod validation;
 mod vectors;
 mod worker;
 mod worker_counts;
@@ -77,6 +78,10 @@ pub use status::{
 };
 pub use stores::{
     COLLECTION_PLACEHOLDER, MetricType, MilvusSpec, MongodbSpec, RedisSpec, StoresSpec,
+};
+pub use validation::{
+    FaultAnswer, VALIDATION_FAULTS_PATH, VALIDATION_FAULTS_VARIABLE, VALIDATION_PROXY_PORT,
+    VALIDATION_SUFFIX, ValidationFault,
 };
 pub use vectors::{Readers, VectorType};
 pub use worker::{GpuSpec, OnUpgrade, RolloutSpec, WorkerSpec};

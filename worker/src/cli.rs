@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use layra_crds::WORKER_HTTP_PORT;
+use layra_crds::{VALIDATION_FAULTS_VARIABLE, WORKER_HTTP_PORT};
 use layra_embedding::DeviceChoice;
 
 use crate::collection_commands::CollectionCommand;
 use crate::commands::documents::DocumentsArgs;
 use crate::commands::inspect::InspectArgs;
 use crate::commands::load::LoadArgs;
+use crate::commands::proxy::ProxyArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::trace::TraceArgs;
 use crate::commands::tune::TuneOptions;
@@ -43,6 +44,9 @@ pub(crate) enum Command {
         /// and will be redelivered.
         #[arg(long, env = "LAYRA_GRACE_SECONDS", default_value_t = 40)]
         grace_seconds: u32,
+        /// For `kubectl layra validate --disruptive` only: serve /faults, which injects them.
+        #[arg(long, hide = true, env = VALIDATION_FAULTS_VARIABLE)]
+        validation_faults: bool,
     },
     /// Ingest local files without Kafka.
     Ingest {
@@ -160,6 +164,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: SandboxCommand,
     },
+    /// The proxy in front of Milvus of `kubectl layra validate --disruptive`.
+    #[command(hide = true)]
+    Proxy(ProxyArgs),
     /// The sandboxed renderer. Its protocol uses standard input and output.
     #[command(hide = true)]
     RenderChild,

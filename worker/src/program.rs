@@ -9,8 +9,8 @@ use crate::assembly::{Common, PacedEmbedder, Paths};
 use crate::collection_commands;
 use crate::commands::trace::TraceArgs;
 use crate::commands::{
-    advise, check, delete, documents, ingest, inspect, load, redrive, reindex, run, search, serve,
-    trace, tune,
+    advise, check, delete, documents, ingest, inspect, load, proxy, redrive, reindex, run, search,
+    serve, trace, tune,
 };
 use crate::document::task::Deletion;
 use crate::runtime::process_metrics::open_traffic;
@@ -103,11 +103,12 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
             grace_seconds,
             benchmark_paced_embedder_ms,
             benchmark_paced_embedder_panics_at: panics_at,
+            validation_faults,
         } => {
             let mut common = common(worker)?;
             common.paths.paced_embedder = paced(benchmark_paced_embedder_ms, panics_at);
             let grace = Duration::from_secs(grace_seconds.into());
-            run::run(common, listen, grace).await?;
+            run::run(common, listen, grace, validation_faults).await?;
         }
         Command::Ingest {
             files,
@@ -188,6 +189,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Try(look) => Box::pin(layra_try::look(look)).await?,
         Command::Evaluate(evaluate) => Box::pin(layra_try::evaluate(evaluate)).await?,
         Command::Sandbox { what } => return sandbox(&what),
+        Command::Proxy(args) => proxy::run(args, stop_on_signals()?).await?,
         Command::RenderChild | Command::OfficeChild => {
             anyhow::bail!("this command must be the first argument of the program")
         }

@@ -10,6 +10,7 @@ pub(crate) mod documents;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod load;
+pub(crate) mod proxy;
 pub(crate) mod redrive;
 pub(crate) mod reindex;
 pub(crate) mod retain;

@@ -143,6 +143,17 @@ fn processes(proc: &Path) -> BTreeMap<u32, Process> {
     entries.filter_map(process).collect()
 }
 
+/// The running processes that this one has started: its renderers.
+pub(crate) fn children() -> Vec<u32> {
+    let is_own = |process: &Process| {
+        // One that has ended and is not waited for has no memory.
+        process.parent == std::process::id() && process.resident_pages > 0
+    };
+    let all = processes(Path::new("/proc")).into_iter();
+    let own = all.filter(|(_, process)| is_own(process));
+    own.map(|(id, _)| id).collect()
+}
+
 /// Reads `/proc/PID/stat`. The second field, a name in parentheses, may have any characters.
 fn parse(state: &str) -> Option<Process> {
     let (_, fields) = state.rsplit_once(')')?;

@@ -22,12 +22,13 @@ struct Shared {
     quotas: Arc<Quotas>,
 }
 
-/// Answers requests until the process ends.
+/// Answers requests until the process ends, also those of the routes in `more`.
 pub(crate) async fn serve(
     listen: SocketAddr,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     quotas: Arc<Quotas>,
+    more: Router,
 ) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(listen).await?;
     let shared = Shared {
@@ -35,7 +36,7 @@ pub(crate) async fn serve(
         metrics,
         quotas,
     };
-    axum::serve(listener, router(shared)).await
+    axum::serve(listener, router(shared).merge(more)).await
 }
 
 fn router(shared: Shared) -> Router {

@@ -1,7 +1,8 @@
 //! A list of checks: what is expected, what was measured, and whether it passes. As a table, as JSON
-//! and as a page. Pure.
+//! and as a page.
 
 mod page;
+mod reporting;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,6 +11,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::style::{Colour, Style};
+pub(crate) use reporting::Reporting;
 
 /// Whether a check passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use layra_crds::{LoadLine, LoadProgress, LoadResult};
 use tokio::io::AsyncWrite;
+use tokio::sync::watch;
 
 use crate::cluster::Access;
 use crate::run::{self, RunArgs};
@@ -43,6 +44,16 @@ pub(crate) enum Outcome {
 impl Load<'_> {
     /// Runs the Job. It cleans up after itself, also if it is interrupted.
     pub(crate) async fn run(&self, access: &Access) -> anyhow::Result<Outcome> {
+        let (progress, _) = watch::channel(LoadProgress::default());
+        self.run_watched(access, progress).await
+    }
+
+    /// The same. `progress` gets what the Job tells.
+    pub(crate) async fn run_watched(
+        &self,
+        access: &Access,
+        progress: watch::Sender<LoadProgress>,
+    ) -> anyhow::Result<Outcome> {
         let minutes = self.wait.as_secs().div_ceil(60).max(1);
         let mut arguments = vec![
             "load".to_owned(),
@@ -57,28 +68,54 @@ impl Load<'_> {
         if self.keep {
             arguments.push("--keep".to_owned());
         }
-        let command = RunArgs {
-            pipeline: self.pipeline.to_owned(),
-            arguments,
-            image: self.image.map(str::to_owned),
-            gpu: false,
-            timeout: Some(Duration::from_secs(minutes * 60) + AROUND),
-            keep: false,
+        let lines = Lines {
+            progress: Some(progress),
+            ..Lines::new(self.documents, self.pages)
         };
-        let mut lines = Lines::new(self.documents, self.pages);
-        let code = run::run_into(&command, access, &mut lines).await;
-        lines.end();
-        let code = code?;
-        for line in &lines.others {
-            eprintln!("{line}");
+        let timeout = Duration::from_secs(minutes * 60) + AROUND;
+        run_job(self.pipeline, self.image, arguments, timeout, access, lines).await
+    }
+}
+
+/// Runs the Job that removes what earlier calls have left, and the topics of the pipeline. It refuses
+/// all but that of a validation.
+pub(crate) async fn remove_topics(
+    pipeline: &str,
+    image: Option<&str>,
+    access: &Access,
+) -> anyhow::Result<Outcome> {
+    let arguments = vec!["load".to_owned(), "--remove-topics".to_owned()];
+    run_job(pipeline, image, arguments, AROUND, access, Lines::new(0, 0)).await
+}
+
+async fn run_job(
+    pipeline: &str,
+    image: Option<&str>,
+    arguments: Vec<String>,
+    timeout: Duration,
+    access: &Access,
+    mut lines: Lines,
+) -> anyhow::Result<Outcome> {
+    let command = RunArgs {
+        pipeline: pipeline.to_owned(),
+        arguments,
+        image: image.map(str::to_owned),
+        gpu: false,
+        timeout: Some(timeout),
+        keep: false,
+    };
+    let code = run::run_into(&command, access, &mut lines).await;
+    lines.end();
+    let code = code?;
+    for line in &lines.others {
+        eprintln!("{line}");
+    }
+    match lines.result {
+        Some(result) => Ok(Outcome::Measured(result)),
+        None if code == ExitCode::SUCCESS => {
+            bail!("the command printed no result: is the image of this version?")
         }
-        match lines.result {
-            Some(result) => Ok(Outcome::Measured(result)),
-            None if code == ExitCode::SUCCESS => {
-                bail!("the command printed no result: is the image of this version?")
-            }
-            None => Ok(Outcome::Ended(code)),
-        }
+        None => Ok(Outcome::Ended(code)),
     }
 }
 
@@ -92,6 +129,7 @@ struct Lines {
     others: Vec<String>,
     is_terminal: bool,
     shown: Option<Instant>,
+    progress: Option<watch::Sender<LoadProgress>>,
 }
 
 impl Lines {
@@ -104,6 +142,7 @@ impl Lines {
             others: Vec::new(),
             is_terminal: std::io::stderr().is_terminal(),
             shown: None,
+            progress: None,
         }
     }
 
@@ -117,7 +156,12 @@ impl Lines {
 
     fn line(&mut self, line: &str) {
         match LoadLine::parse(line) {
-            Some(LoadLine::Progress(progress)) => self.show(&progress),
+            Some(LoadLine::Progress(progress)) => {
+                self.show(&progress);
+                if let Some(watched) = &self.progress {
+                    watched.send_replace(progress);
+                }
+            }
             Some(LoadLine::Result(result)) => self.result = Some(result),
             None => self.others.push(line.to_owned()),
         }

@@ -4,26 +4,21 @@
 mod job;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::ensure;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use layra_crds::{IngestionPipeline, LoadResult};
 
-pub(crate) use job::{Load, Outcome};
+pub(crate) use job::{Load, Outcome, remove_topics};
 
-use crate::checks::{Check, Report};
+use crate::checks::{Check, Report, Reporting};
 use crate::cluster::{Access, Cluster};
 use crate::pause::is_stopped;
 use crate::run::duration;
-use crate::style::Style;
-
-/// The exit code when documents failed or were not searchable in time.
-const FAILED: u8 = 1;
 
 /// Send documents to a pipeline and measure until they are searchable.
 ///
@@ -63,33 +58,8 @@ pub(crate) struct LoadArgs {
     #[arg(long)]
     keep: bool,
 
-    /// Write a report into this file: HTML, or JSON if its name ends with .json.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-
-    /// Image of the command. Default: spec.worker.image, else that of the worker Deployment.
-    #[arg(long)]
-    image: Option<String>,
-
-    /// Format of the output.
-    #[arg(short, long, value_enum, default_value = "table")]
-    output: Output,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Output {
-    /// Lines for people.
-    Table,
-    Json,
-}
-
-impl Output {
-    pub(crate) fn print(self, report: &Report) -> anyhow::Result<ExitCode> {
-        crate::print(&match self {
-            Self::Table => report.text(Style::of_output()),
-            Self::Json => report.json()?,
-        })
-    }
+    #[command(flatten)]
+    reporting: Reporting,
 }
 
 pub(crate) async fn run(args: &LoadArgs, access: &Access) -> anyhow::Result<ExitCode> {
@@ -105,7 +75,7 @@ pub(crate) async fn run(args: &LoadArgs, access: &Access) -> anyhow::Result<Exit
     let began = Timestamp::now();
     let load = Load {
         pipeline: &args.pipeline,
-        image: args.image.as_deref(),
+        image: args.reporting.image(),
         documents: args.documents,
         pages: args.pages,
         rate: args.rate,
@@ -122,11 +92,7 @@ pub(crate) async fn run(args: &LoadArgs, access: &Access) -> anyhow::Result<Exit
     checks.push(deletion(&result));
     let (namespace, name) = (&cluster.namespace, &args.pipeline);
     let report = Report::new("load", namespace, name, began, checks);
-    if let Some(file) = &args.report {
-        report.write(file)?;
-    }
-    args.output.print(&report)?;
-    Ok(code(&report))
+    args.reporting.finish(&report)
 }
 
 /// Without workers nothing would become searchable.
@@ -137,15 +103,6 @@ pub(crate) fn refuse_stopped(pipeline: &IngestionPipeline) -> anyhow::Result<()>
         "the workers of {name} are stopped: `kubectl layra resume {name}` starts them"
     );
     Ok(())
-}
-
-/// The exit code of a report.
-pub(crate) fn code(report: &Report) -> ExitCode {
-    if report.passed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(FAILED)
-    }
 }
 
 /// Whether every document became searchable. Pure.

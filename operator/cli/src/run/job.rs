@@ -26,7 +26,7 @@ const DEVICE: &str = "LAYRA_DEVICE";
 
 /// Commands of `layra-worker` that do not use the model of the pipeline. A later command counts as
 /// one that does.
-const WITHOUT_MODEL: [&str; 17] = [
+const WITHOUT_MODEL: [&str; 18] = [
     "advise",
     "archive",
     "audit",
@@ -38,6 +38,7 @@ const WITHOUT_MODEL: [&str; 17] = [
     "fetch-model",
     "help",
     "load",
+    "proxy",
     "redrive",
     "reindex",
     "restore",
@@ -45,6 +46,10 @@ const WITHOUT_MODEL: [&str; 17] = [
     "sandbox",
     "trace",
 ];
+
+/// Commands that need little: the requests of a worker may fill a node.
+const LIGHT: [&str; 2] = ["load", "proxy"];
+const LIGHT_REQUESTS: [(&str, &str); 2] = [("cpu", "100m"), ("memory", "256Mi")];
 
 /// Limits the cost of a Job that was kept or left behind.
 const SECONDS_TO_KEEP: i32 = 3600;
@@ -66,7 +71,7 @@ pub(super) struct Request<'a> {
 }
 
 /// Name of the Deployment with the workers of a pipeline.
-pub(super) fn deployment_name(pipeline: &str) -> String {
+pub(crate) fn deployment_name(pipeline: &str) -> String {
     format!("{pipeline}-worker")
 }
 
@@ -182,6 +187,16 @@ fn pod_spec(
         .find(|container| container.name == WORKER)
         .with_context(|| format!("it has no container {WORKER}"))?;
     run_command(worker, request.arguments)?;
+    let command = request.arguments.first().map_or("", String::as_str);
+    if LIGHT.contains(&command)
+        && let Some(resources) = &mut worker.resources
+    {
+        resources.requests = Some(
+            LIGHT_REQUESTS
+                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+                .into(),
+        );
+    }
     Ok(pod)
 }
 

@@ -18,9 +18,11 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::jiff::SignedDuration;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
+use layra_crds::IngestionPipeline;
 use tokio::io::AsyncWrite;
 
 use crate::cluster::{Access, Cluster};
+pub(crate) use job::deployment_name;
 use notes::Notes;
 use signals::Signals;
 
@@ -165,6 +167,22 @@ async fn prepare(
     };
     let job = job::build(&pipeline, &deployment, &request)?;
     Ok((cluster, job))
+}
+
+/// The Job of a command that goes on until it is deleted, with the configuration of a pipeline.
+pub(crate) fn lasting_job(
+    pipeline: &IngestionPipeline,
+    deployment: &Deployment,
+    arguments: &[String],
+    image: Option<&str>,
+) -> anyhow::Result<Job> {
+    let request = job::Request {
+        arguments,
+        image,
+        gpu: false,
+        timeout: None,
+    };
+    job::build(pipeline, deployment, &request)
 }
 
 async fn expired(timeout: Option<Duration>) {

@@ -1,22 +1,23 @@
 //! `kubectl layra validate NAME`: the guide's checks before production, on a live installation. It
-//! uses the pipeline itself, with documents in a knowledge base of their own:
+//! uses the pipeline itself, with documents in a knowledge base of their own, and for faults a copy:
 //! `docs/decisions/0045-validate-uses-the-pipeline-itself.md`.
 
+mod disruptive;
 mod judge;
 mod prometheus;
 pub(crate) mod workers;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
+use layra_crds::ValidationFault;
 
-use crate::checks::{Check, Report};
+use crate::checks::{Check, Report, Reporting};
 use crate::cluster::{Access, Cluster};
 use crate::conditions::in_words;
-use crate::load::{self, Load, Outcome, Output};
+use crate::load::{self, Load, Outcome};
 use crate::run::duration;
 pub(crate) use judge::memory_of;
 use judge::{Expected, Observed};
@@ -29,6 +30,11 @@ use prometheus::Place;
 /// hold, recall, what the deletion leaves, logs, and with --prometheus whether the workers are
 /// scraped and the alerts are loaded. Deletes everything at the end, also on Ctrl-C; what a killed
 /// call has left, the next one deletes. Do not run two for one pipeline at the same time.
+///
+/// With --disruptive it then makes a copy of the pipeline, with one worker, a topic, a consumer group
+/// and collections of its own, and injects faults into it while documents are in progress: the
+/// pipeline itself meets none. The copy needs a worker more, and the permissions of Kubernetes' role
+/// `edit`.
 #[derive(Args)]
 #[command(after_help = "\
 Exit codes: 0 everything that was checked passes; 1 a check fails; 2 wrong usage; 124 the Job took too
@@ -37,6 +43,7 @@ long; 125 it could not be run; 130 Ctrl-C. What is not checked fails nothing.
 Examples:
   kubectl layra validate contracts --report validate.html
   kubectl layra validate contracts --documents 2 --pages 3
+  kubectl layra validate contracts --disruptive --report validate.html
   kubectl layra validate contracts --expect-pages-per-second 1.5 \\
     --prometheus monitoring/prometheus-operated:9090")]
 pub(crate) struct ValidateArgs {
@@ -74,20 +81,24 @@ pub(crate) struct ValidateArgs {
     wait: Duration,
 
     /// Delete nothing at the end. The next call does.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "disruptive")]
     keep: bool,
 
-    /// Write a report into this file: HTML, or JSON if its name ends with .json.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-
-    /// Image of the command. Default: spec.worker.image, else that of the worker Deployment.
+    /// Then inject faults into a copy of the pipeline: a killed renderer, a killed worker, a full
+    /// disk, a Milvus that is cut off, and a worker without memory.
     #[arg(long)]
-    image: Option<String>,
+    disruptive: bool,
 
-    /// Format of the output.
-    #[arg(short, long, value_enum, default_value = "table")]
-    output: Output,
+    /// Only these faults: killed-renderer, killed-worker, full-disk, milvus-cut-off, out-of-memory.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "disruptive", value_parser = disruptive::fault)]
+    faults: Vec<ValidationFault>,
+
+    /// The longest time from the end of a fault until documents become searchable again.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m", requires = "disruptive")]
+    expect_recovery_within: Duration,
+
+    #[command(flatten)]
+    reporting: Reporting,
 }
 
 pub(crate) async fn run(args: &ValidateArgs, access: &Access) -> anyhow::Result<ExitCode> {
@@ -96,9 +107,14 @@ pub(crate) async fn run(args: &ValidateArgs, access: &Access) -> anyhow::Result<
     let began = Timestamp::now();
     let pipeline = cluster.pipeline(name).await?;
     load::refuse_stopped(&pipeline)?;
+    if args.disruptive {
+        disruptive::refuse(&pipeline.spec)?;
+    }
+    let image = args.reporting.image();
+    disruptive::remove_remainders(&cluster, access, &pipeline, image).await?;
     let load = Load {
         pipeline: name,
-        image: args.image.as_deref(),
+        image,
         documents: args.documents,
         pages: args.pages,
         rate: None,
@@ -136,12 +152,14 @@ pub(crate) async fn run(args: &ValidateArgs, access: &Access) -> anyhow::Result<
     };
     let mut checks = judge::judge(&observed, &expected);
     checks.extend(monitoring(args, &cluster).await);
-    let report = Report::new("validate", &cluster.namespace, name, began, checks);
-    if let Some(file) = &args.report {
-        report.write(file)?;
+    if args.disruptive {
+        match Box::pin(disruptive::run(args, access, &cluster, &pipeline)).await? {
+            disruptive::Ended::Checked(more) => checks.extend(more),
+            disruptive::Ended::Interrupted(code) => return Ok(code),
+        }
     }
-    args.output.print(&report)?;
-    Ok(load::code(&report))
+    let report = Report::new("validate", &cluster.namespace, name, began, checks);
+    args.reporting.finish(&report)
 }
 
 /// Whether Prometheus scrapes the workers and has the alerts.

@@ -111,12 +111,12 @@ impl Seen {
     }
 }
 
-fn container(pod: &Pod) -> Option<&ContainerStatus> {
+pub(super) fn container(pod: &Pod) -> Option<&ContainerStatus> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     statuses.iter().find(|status| status.name == WORKER)
 }
 
-fn is_running(pod: &Pod) -> bool {
+pub(super) fn is_running(pod: &Pod) -> bool {
     let state = container(pod).and_then(|status| status.state.as_ref());
     state.is_some_and(|state| state.running.is_some())
 }

@@ -3,7 +3,6 @@
 mod answers;
 mod judge;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,10 +13,9 @@ use kube::ResourceExt;
 use kube::api::LogParams;
 use serde_json::Value;
 
-use crate::checks::{Check, Report};
+use crate::checks::{Check, Report, Reporting};
 use crate::cluster::{Access, Cluster};
 use crate::doctor;
-use crate::load::{self, Output};
 use crate::run::{self, RunArgs};
 use crate::validate;
 use crate::validate::workers::{self, Seen};
@@ -43,17 +41,8 @@ pub(crate) struct WeeklyArgs {
     /// Name of the pipeline.
     pipeline: String,
 
-    /// Write a report into this file: HTML, or JSON if its name ends with .json.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-
-    /// Image of the commands. Default: spec.worker.image, else that of the worker Deployment.
-    #[arg(long)]
-    image: Option<String>,
-
-    /// Format of the output.
-    #[arg(short, long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    reporting: Reporting,
 }
 
 pub(crate) async fn run(args: &WeeklyArgs, access: &Access) -> anyhow::Result<ExitCode> {
@@ -98,11 +87,7 @@ pub(crate) async fn run(args: &WeeklyArgs, access: &Access) -> anyhow::Result<Ex
         scaling.and_then(|status| status.scaling.as_ref()),
     ));
     let report = Report::new("weekly", &cluster.namespace, name, now, checks);
-    if let Some(file) = &args.report {
-        report.write(file)?;
-    }
-    args.output.print(&report)?;
-    Ok(load::code(&report))
+    args.reporting.finish(&report)
 }
 
 /// Judges the answer of a command.
@@ -119,7 +104,7 @@ async fn ask(args: &WeeklyArgs, access: &Access, arguments: &[&str]) -> anyhow::
     let command = RunArgs {
         pipeline: args.pipeline.clone(),
         arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
-        image: args.image.clone(),
+        image: args.reporting.image().map(str::to_owned),
         gpu: false,
         timeout: Some(TIMEOUT),
         keep: false,

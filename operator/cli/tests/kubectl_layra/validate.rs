@@ -131,3 +131,52 @@ fn prometheus_is_asked_through_the_api_server() {
     assert_eq!(verdict(&report, "scraping"), "pass", "{report}");
     assert_eq!(verdict(&report, "alerts"), "fail", "{report}");
 }
+
+#[test]
+fn what_an_earlier_call_has_left_is_named_if_it_cannot_be_removed() {
+    let mut script = good();
+    let mut copy = script.pipeline();
+    copy["metadata"] = json!({
+        "name": "contracts-validate", "namespace": "rag", "uid": "2", "generation": 1,
+        "labels": {"ingest.layra.io/validation-of": "contracts"},
+    });
+    copy["spec"]["source"]["kafka"]["topic"] = json!("tasks-validate");
+    script
+        .others
+        .push(("ingestionpipelines/contracts-validate", copy));
+    script.refused = vec![(
+        "PATCH /apis/ingest.layra.io/v1alpha1/namespaces/rag/ingestionpipelines/contracts-validate",
+        StatusCode::FORBIDDEN,
+        "User \"a\" cannot patch resource \"ingestionpipelines\"".to_owned(),
+    )];
+    let server = ApiServer::start(script);
+    let printed = server.run("validate contracts --documents 2 --pages 3");
+    assert_eq!(printed.code, Some(125), "{printed:?}");
+    for words in [
+        "left: IngestionPipeline contracts-validate",
+        "tasks-validate.ranges",
+        "contracts-validate-milvus",
+        "no permission to patch",
+    ] {
+        assert!(printed.notes.contains(words), "{words}: {printed:?}");
+    }
+    assert!(server.script.lock().unwrap().created.is_empty());
+}
+
+#[test]
+fn faults_need_a_pipeline_that_can_be_copied() {
+    let mut script = good();
+    let mut pipeline = script.pipeline();
+    pipeline["spec"]["source"]["kafka"]["manageTopics"] = json!(false);
+    script.object = Some(pipeline);
+    let server = ApiServer::start(script);
+    let printed = server.run("validate contracts --disruptive");
+    assert_eq!(printed.code, Some(125), "{printed:?}");
+    assert!(printed.notes.contains("manageTopics"), "{printed:?}");
+    let printed = server.run("validate contracts --faults killed-worker");
+    assert_eq!(printed.code, Some(2), "{printed:?}");
+    let printed = server.run("validate contracts --disruptive --faults earthquake");
+    assert_eq!(printed.code, Some(2), "{printed:?}");
+    assert!(printed.notes.contains("killed-renderer"), "{printed:?}");
+    assert!(server.script.lock().unwrap().created.is_empty());
+}

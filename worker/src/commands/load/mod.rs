@@ -9,6 +9,7 @@ mod checks;
 mod documents;
 mod removal;
 mod sending;
+mod topics;
 mod watch;
 
 use std::io::Write as _;
@@ -64,6 +65,10 @@ pub(crate) struct LoadArgs {
     /// Delete nothing at the end. The next call does.
     #[arg(long)]
     keep: bool,
+    /// For `kubectl layra validate --disruptive` only: send nothing, remove what earlier calls have
+    /// left, and delete the topics of the pipeline, whose workers must have ended.
+    #[arg(long, hide = true)]
+    remove_topics: bool,
     #[command(flatten)]
     worker: WorkerArgs,
 }
@@ -111,7 +116,15 @@ async fn load(common: &Common, args: &LoadArgs) -> Result<LoadResult, Failure> {
         ));
     }
     let stores = common.stores().await?;
-    let remainders = Box::pin(removal::remove_remainders(common, &stores)).await?;
+    let (remainders, mut left) = Box::pin(removal::remove_remainders(common, &stores)).await?;
+    if args.remove_topics {
+        left.extend(topics::remove(&common.settings).await?);
+        return Ok(LoadResult {
+            remainders,
+            left: Some(left),
+            ..LoadResult::default()
+        });
+    }
     let load = Load {
         common,
         args,

@@ -16,8 +16,12 @@ const AT_ONCE: usize = 16;
 /// Things left that are listed.
 const LISTED: usize = 20;
 
-/// Removes what killed calls have left. Returns the number of their objects.
-pub(super) async fn remove_remainders(common: &Common, stores: &Stores) -> Result<u32, Failure> {
+/// Removes what killed calls have left. Returns the number of their objects, and what is left still.
+pub(super) async fn remove_remainders(
+    common: &Common,
+    stores: &Stores,
+) -> Result<(u32, Vec<String>), Failure> {
+    let mut left = Vec::new();
     let retry = common.retry();
     let folder = folder(&common.settings.config.source.kafka.topic);
     let list = |_| stores.objects.list(Stage::Objects, &folder);
@@ -37,9 +41,9 @@ pub(super) async fn remove_remainders(common: &Common, stores: &Stores) -> Resul
             .filter(|key| knowledge_base_of(key) == Some(knowledge_base))
             .cloned()
             .collect();
-        Box::pin(remove(common, stores, knowledge_base, &originals)).await?;
+        left.extend(Box::pin(remove(common, stores, knowledge_base, &originals)).await?);
     }
-    Ok(u32::try_from(keys.len()).unwrap_or(u32::MAX))
+    Ok((u32::try_from(keys.len()).unwrap_or(u32::MAX), left))
 }
 
 /// Deletes a knowledge base with its documents, as a user does, and then the originals that no

@@ -3,12 +3,15 @@
 
 mod bucket;
 mod dispatch;
+mod faults;
 mod in_flight;
 mod polling;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use axum::Router;
 
 use crate::assembly::Common;
 use crate::kafka::committed::Committed;
@@ -47,16 +50,26 @@ const EXIT_MARGIN: Duration = Duration::from_secs(4);
 /// stored pages are kept. Requests are not interrupted: if a server or the group does not respond,
 /// the worker exits shortly before the end of `grace` and logs the reason. Other workers then
 /// continue its work, as after a crash, but no document comes under suspicion.
+///
+/// `serves_faults`: see [`faults`].
 pub(crate) async fn run(
     common: Common,
     listen: SocketAddr,
     grace: Duration,
+    serves_faults: bool,
 ) -> Result<(), Failure> {
+    let more = if serves_faults {
+        tracing::warn!("faults are served: this worker is one of a validation");
+        faults::router(common.paths.cache.clone())
+    } else {
+        Router::new()
+    };
     let server = server::serve(
         listen,
         Arc::clone(&common.health),
         Arc::clone(&common.metrics),
         Arc::clone(&common.quotas),
+        more,
     );
     let dispatcher = OnceLock::new();
     tokio::select! {
