@@ -22,6 +22,8 @@ pub struct Audit {
     pub pages: BTreeMap<String, u64>,
     /// Vectors in Milvus.
     pub vectors: u64,
+    /// The same by `file_id`.
+    pub rows: BTreeMap<String, u64>,
     /// Every broken invariant, in words.
     pub violations: Vec<String>,
 }
@@ -109,6 +111,7 @@ impl Audit {
                 page.page_number = row.get_i64("page_number")?;
                 page.rows += 1;
                 self.vectors += 1;
+                *self.rows.entry(page.file_id.clone()).or_default() += 1;
                 let norm: f32 = row.get_float_vector("vector")?.iter().map(|x| x * x).sum();
                 if (norm.sqrt() - 1.0).abs() > 1e-2 {
                     self.violations

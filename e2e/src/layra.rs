@@ -219,3 +219,8 @@ impl User {
 pub fn random_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
+
+/// LAYRA's collection of a knowledge base.
+pub(crate) fn collection_of(knowledge_base: &str) -> String {
+    format!("colqwen{}", knowledge_base.replace('-', "_"))
+}

@@ -6,6 +6,7 @@ pub mod clients;
 pub mod cluster;
 pub mod command;
 pub mod faults;
+pub mod kinds;
 pub mod layra;
 pub mod leadership;
 pub mod measure;

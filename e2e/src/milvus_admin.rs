@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use milvus::v2 as sdk;
 use milvus::v2::ClientV2;
 use milvus::v2::prelude::{
-    CreateCollectionRequest, CreateIndexRequest, DropCollectionRequest, FlushRequest, IndexParam,
-    IndexType, LoadCollectionRequest, MetricType,
+    CreateCollectionRequest, CreateIndexRequest, DescribeIndexRequest, DropCollectionRequest,
+    FlushRequest, IndexParam, IndexType, LoadCollectionRequest, MetricType,
 };
 
 /// Creates and loads a collection with LAYRA's schema and index (HNSW, M 16, efConstruction 500).
@@ -77,6 +77,18 @@ pub async fn create_index(client: &ClientV2, name: &str, m: u32) -> Result<()> {
         )
         .await?;
     Ok(())
+}
+
+/// `M` of a collection's index.
+pub async fn index_m(client: &ClientV2, name: &str) -> Result<String> {
+    let request = DescribeIndexRequest::builder()
+        .collection_name(name)
+        .field_name("vector")
+        .build()?;
+    let answer = client.describe_index(request).await?;
+    let index = answer.indexes().first().context("an index")?;
+    let m = index.get_extra_params().get("M");
+    Ok(m.cloned().unwrap_or_default())
 }
 
 /// Drops a collection and its vectors.

@@ -52,7 +52,8 @@ pub fn newest(name: &str) -> Option<Process> {
         .map(|(_, process)| process)
 }
 
-/// Pid of the process of this name in the pod with this UID.
+/// Pid of the process of this name in the pod with this UID; of several, the one that started first:
+/// a worker's renderers have its name.
 #[must_use]
 pub fn in_pod(name: &str, uid: &str) -> Option<u32> {
     let is_in_pod = |process: &Process| {
@@ -61,8 +62,10 @@ pub fn in_pod(name: &str, uid: &str) -> Option<u32> {
         paths.any(|path| path.contains(uid))
     };
     let has_name = |process: &Process| process.stat().is_ok_and(|stat| stat.comm == name);
-    let mut found = all().filter(has_name).filter(is_in_pod);
-    found.next().map(|process| process.pid.cast_unsigned())
+    let started = |process: &Process| process.stat().map_or(u64::MAX, |stat| stat.starttime);
+    let found = all().filter(has_name).filter(is_in_pod);
+    let first = found.min_by_key(started);
+    first.map(|process| process.pid.cast_unsigned())
 }
 
 /// The running processes that `parent` has started.

@@ -5,13 +5,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use layra_crds::{REINDEX_PATH, ReindexProgress};
 use milvus::v2::prelude as sdk;
 use mongodb::bson::{Document, doc};
 use rustix::process::{Pid, Signal, kill_process};
 use sdk::{ConsistencyLevel, FieldData};
 
+use crate::milvus_admin;
 use crate::stores::Stores;
 use crate::worker_cli::WorkerCli;
 
@@ -151,17 +152,7 @@ impl Library {
 
     /// `M` of the collection's index.
     pub async fn index_m(&self) -> Result<String> {
-        let request = sdk::DescribeIndexRequest::builder()
-            .collection_name(&self.collection)
-            .field_name("vector")
-            .build()?;
-        let answer = self.stores.milvus.describe_index(request).await?;
-        let index = answer.indexes().first().context("an index")?;
-        Ok(index
-            .get_extra_params()
-            .get("M")
-            .cloned()
-            .unwrap_or_default())
+        milvus_admin::index_m(&self.stores.milvus, &self.collection).await
     }
 
     /// The state of the rebuild.

@@ -17,6 +17,8 @@ pub const RECONCILE_DURATION: &str = "layra_operator_reconcile_duration_seconds"
 pub const APPLIED_OBJECTS: &str = "layra_operator_applied_objects_total";
 /// 1 in the process that holds the lease.
 pub const LEADER: &str = "layra_operator_leader";
+/// Tasks of the asynchronous runtime that have not ended.
+pub const ASYNC_TASKS: &str = "layra_operator_async_tasks";
 
 /// Desired worker replicas, set by the autoscaler or the user.
 pub const DESIRED_REPLICAS: &str = "layra_operator_desired_replicas";

@@ -149,6 +149,8 @@ pub const MISSING_INDEXES: &str = "ingestion_missing_indexes";
 /// 1 if the model reads images, 0 if it reads text only.
 pub const MODEL_READS_IMAGES: &str = "ingestion_model_reads_images";
 
+/// Tasks of the asynchronous runtime that have not ended.
+pub const ASYNC_TASKS: &str = "ingestion_async_tasks";
 /// CPU time in seconds, by [`PROCESS`].
 pub const CPU_SECONDS: &str = "ingestion_cpu_seconds_total";
 /// Resident memory in bytes, by [`PROCESS`]. Memory that renderers share counts in each.

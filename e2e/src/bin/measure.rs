@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use layra_e2e::command::{NewTestbed, in_namespace};
 use layra_e2e::measure::{
-    collections, fairness, gap, ingest, memory, queries, reindex, scaling, tune, upgrade,
+    collections, fairness, gap, ingest, memory, queries, reindex, scaling, soak, tune, upgrade,
 };
 use layra_testbed::{Ended, arguments};
 
@@ -102,6 +102,20 @@ enum What {
         #[arg(long, default_value_t = 40)]
         seconds: u64,
     },
+    /// Documents of every kind come, change and go for hours, beside faults, a rebuild and a run of
+    /// retention: memory, open files and tasks of every process, sizes of topics and of the ledger, as
+    /// a picture and as slopes; lost or doubled pages.
+    Soak {
+        /// How long documents come, for example `2` or `0.1`.
+        #[arg(long)]
+        hours: f64,
+        /// Determines documents and faults.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Directory of the samples, the picture and the table, instead of `target/soak`.
+        #[arg(long)]
+        output: Option<PathBuf>,
+    },
     /// Measure index presets, number formats and pooling on the vectors of some documents.
     Tune {
         /// Number of documents, the smallest of the demo's.
@@ -182,6 +196,18 @@ async fn main() -> Result<ExitCode> {
                     window: Duration::from_secs(seconds),
                 };
                 Box::pin(scaling::run(testbed, scene, stores, &plan)).await
+            }
+            What::Soak {
+                hours,
+                seed,
+                output,
+            } => {
+                let plan = soak::SoakPlan {
+                    length: Duration::try_from_secs_f64(hours * 3600.0)?,
+                    seed,
+                    output,
+                };
+                Box::pin(soak::run(testbed, scene, stores, &plan)).await
             }
             What::Tune {
                 documents,

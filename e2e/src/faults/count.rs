@@ -85,10 +85,11 @@ impl fmt::Display for Totals {
 }
 
 /// Reads the stores and topics and compares them with what was sent.
-pub(super) async fn count(
+pub(crate) async fn count(
     stores: &Stores,
     user: &User,
     topic: &str,
+    collection: &str,
     sent: &[Sent],
     faults: BTreeMap<String, usize>,
 ) -> Result<Totals> {
@@ -97,17 +98,15 @@ pub(super) async fn count(
         faults,
         ..Totals::default()
     };
-    let collection = format!("colqwen{}", user.knowledge_base.replace('-', "_"));
-    let audit = Audit::of(stores, &user.knowledge_base, &collection).await?;
+    let audit = Audit::of(stores, &user.knowledge_base, collection).await?;
     let letters = dead_letters(stores, &format!("{topic}.dlq"))?;
     for reason in letters.values() {
         *totals.dead_letters.entry(reason.clone()).or_default() += 1;
     }
-    let mut expected_rows = 0;
-    for Sent {
-        upload, expected, ..
-    } in sent
-    {
+    for document in sent {
+        let Sent {
+            upload, expected, ..
+        } = document;
         let file = &upload.file_id;
         // MongoDB lists a page that another store lacks.
         let incomplete = audit.violations.iter().any(|text| {
@@ -116,8 +115,15 @@ pub(super) async fn count(
         let found = audit.pages.get(file).copied();
         match (expected, letters.get(file), found) {
             (Expected::Pages(pages), None, Some(found)) if *pages == found => {
-                expected_rows += pages;
-                totals.lost += usize::from(incomplete);
+                let wanted = document.rows.unwrap_or(*pages);
+                let rows = audit.rows.get(file).copied().unwrap_or_default();
+                if rows != wanted {
+                    totals
+                        .violations
+                        .push(format!("{file} has {rows} rows in Milvus, not {wanted}"));
+                }
+                totals.duplicated += rows.saturating_sub(wanted);
+                totals.lost += usize::from(incomplete || rows < wanted);
             }
             (Expected::Pages(pages), None, found) => {
                 totals.lost += 1;
@@ -154,8 +160,6 @@ pub(super) async fn count(
             (Expected::DeadLetter, Some(_), None) | (Expected::Nothing, None, None) => {}
         }
     }
-    // Every page of these documents is one row.
-    totals.duplicated = audit.vectors.saturating_sub(expected_rows);
     let twice = audit
         .violations
         .iter()

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::layra::{Upload, User};
 use crate::pdf;
 
 /// What must be left of a document at the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Expected {
+pub(crate) enum Expected {
     /// So many pages, searchable.
     Pages(u64),
     /// A dead letter: it cannot be processed.
@@ -20,9 +21,11 @@ pub(super) enum Expected {
 
 /// A document that was sent.
 #[derive(Debug)]
-pub(super) struct Sent {
-    pub(super) upload: Upload,
-    pub(super) expected: Expected,
+pub(crate) struct Sent {
+    pub(crate) upload: Upload,
+    pub(crate) expected: Expected,
+    /// Rows of all its pages in Milvus; by default one for each.
+    pub(crate) rows: Option<u64>,
     content: Vec<u8>,
     uploaded: Instant,
     /// Keys of originals of this document before it was deleted and uploaded again. A deletion that
@@ -40,6 +43,7 @@ impl Sent {
         Self {
             upload,
             expected: Expected::Pages(pages),
+            rows: None,
             content: Vec::new(),
             uploaded: Instant::now(),
             earlier_keys: Vec::new(),
@@ -59,8 +63,28 @@ impl Sent {
         keys
     }
 
+    /// Asks for its deletion. What is sent afterwards is later than that.
+    pub(crate) async fn request_deletion(&self, user: &User) -> Result<()> {
+        let deletion = json!({
+            "type": "delete_file",
+            "file_id": self.upload.file_id,
+            "knowledge_db_id": user.knowledge_base,
+        });
+        user.send(deletion.to_string().as_bytes()).await?;
+        // The order of messages in different partitions is that of their times, in milliseconds.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Ok(())
+    }
+
+    /// Another content for the next upload.
+    pub(crate) fn change(&mut self, content: Vec<u8>, pages: u64) {
+        self.content = content;
+        self.expected = Expected::Pages(pages);
+        self.rows = None;
+    }
+
     /// Records that its deletion was requested.
-    pub(super) fn delete(&mut self) {
+    pub(crate) fn delete(&mut self) {
         self.expected = Expected::Nothing;
         if self.uploaded.elapsed() < ORIGINAL_STAYS {
             self.earlier_keys.push(self.upload.key.clone());
@@ -68,7 +92,7 @@ impl Sent {
     }
 
     /// Uploads the document again under the same id, with another original.
-    pub(super) async fn upload_again(&mut self, user: &User) -> Result<()> {
+    pub(crate) async fn upload_again(&mut self, user: &User) -> Result<()> {
         let again = user
             .put(&self.upload.filename, self.content.clone())
             .await?;
@@ -81,7 +105,7 @@ impl Sent {
 }
 
 /// Sends `count` documents.
-pub(super) async fn send_more(
+pub(crate) async fn send_more(
     user: &User,
     sent: &mut Vec<Sent>,
     count: usize,
@@ -148,10 +172,17 @@ async fn send_unreadable(user: &User, number: usize, random: &mut fastrand::Rng)
     send(user, &name, content, Expected::DeadLetter).await
 }
 
-async fn send(user: &User, name: &str, content: Vec<u8>, expected: Expected) -> Result<Sent> {
+/// Sends a document with this content.
+pub(crate) async fn send(
+    user: &User,
+    name: &str,
+    content: Vec<u8>,
+    expected: Expected,
+) -> Result<Sent> {
     Ok(Sent {
         upload: user.upload_bytes(name, content.clone()).await?,
         expected,
+        rows: None,
         content,
         uploaded: Instant::now(),
         earlier_keys: Vec::new(),

@@ -397,7 +397,7 @@ fn fill(path: &Path) -> std::io::Result<()> {
 }
 
 /// Sends a signal to a process.
-pub(super) fn signal(pid: u32, signal: Signal) -> Result<()> {
+pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     kill_process(pid.context("a process id")?, signal).context("signalling a process")
 }

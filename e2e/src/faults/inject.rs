@@ -58,7 +58,7 @@ impl Target<'_> {
                 format!("worker {index}")
             }
             Fault::KillRenderer => return fleet.kill_renderer(random).await,
-            Fault::KillOperator => self.kill_operator().await?,
+            Fault::KillOperator => kill_operator(self.scene).await?,
             Fault::TerminateWorker => {
                 let seconds = fleet.terminate(index).await?.as_secs_f64();
                 format!("worker {index}, which took {seconds:.1} s to exit")
@@ -76,7 +76,7 @@ impl Target<'_> {
             Fault::Redrive => self.redrive().await?,
             Fault::FillDisk => return fleet.fill_disks(FAULT_TIME).await,
             Fault::LimitMilvus => return self.limit_milvus(fleet).await,
-            Fault::Restart(service) => self.restart(service).await?,
+            Fault::Restart(service) => restart(self.testbed, service).await?,
             Fault::Freeze(service) => {
                 let frozen = self.testbed.service(service)?.freeze()?;
                 tokio::time::sleep(FAULT_TIME).await;
@@ -92,31 +92,6 @@ impl Target<'_> {
     async fn pause(&self, fleet: &Fleet<'_>, index: usize, time: Duration) -> Result<String> {
         fleet.pause(index, time).await?;
         Ok(format!("worker {index} for {} s", time.as_secs()))
-    }
-
-    async fn restart(&self, service: Service) -> Result<String> {
-        let server = self.testbed.service(service)?;
-        let start = Instant::now();
-        // The MongoDB stand-in has no journal: it must be stopped gracefully.
-        if service == Service::MongoDb {
-            server.stop().await?;
-        } else {
-            server.kill().await?;
-        }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        server.start().await?;
-        Ok(format!("down for {:.0} s", start.elapsed().as_secs_f64()))
-    }
-
-    /// Kills the operator's process; the kubelet restarts it.
-    async fn kill_operator(&self) -> Result<String> {
-        // After a few kills the kubelet backs off.
-        let pid = eventually("an operator to kill", Duration::from_mins(6), async || {
-            self.scene.operator_process().await
-        })
-        .await?;
-        signal(pid, rustix::process::Signal::KILL)?;
-        Ok(format!("process {pid}"))
     }
 
     /// Adds two group members, one for each topic as a worker has, that are assigned partitions and
@@ -218,4 +193,30 @@ impl Target<'_> {
         let refused = fleet.count_logged(THROTTLED).saturating_sub(before);
         Ok((refused > 0).then(|| format!("for {time} s; {refused} writes were throttled")))
     }
+}
+
+/// Kills a server and starts it again.
+pub(crate) async fn restart(testbed: &Testbed, service: Service) -> Result<String> {
+    let server = testbed.service(service)?;
+    let start = Instant::now();
+    // The MongoDB stand-in has no journal: it must be stopped gracefully.
+    if service == Service::MongoDb {
+        server.stop().await?;
+    } else {
+        server.kill().await?;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    server.start().await?;
+    Ok(format!("down for {:.0} s", start.elapsed().as_secs_f64()))
+}
+
+/// Kills the operator's process; the kubelet restarts it.
+pub(crate) async fn kill_operator(scene: &Scene) -> Result<String> {
+    // After a few kills the kubelet backs off.
+    let pid = eventually("an operator to kill", Duration::from_mins(6), async || {
+        scene.operator_process().await
+    })
+    .await?;
+    signal(pid, rustix::process::Signal::KILL)?;
+    Ok(format!("process {pid}"))
 }

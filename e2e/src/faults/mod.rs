@@ -1,10 +1,10 @@
 //! The fault suite: real workers ingest documents while processes and servers are killed;
 //! afterwards everything is counted in the stores and the topics themselves.
 
-mod count;
-mod documents;
+pub(crate) mod count;
+pub(crate) mod documents;
 pub mod fleet;
-mod inject;
+pub(crate) mod inject;
 mod kinds;
 pub(crate) mod pages;
 mod requests;
@@ -18,7 +18,7 @@ use milvus::v2::prelude::ListCollectionsRequest;
 use serde_json::json;
 
 use crate::cluster::{Scene, eventually};
-use crate::layra::{User, random_id};
+use crate::layra::{User, collection_of, random_id};
 use crate::stores::Stores;
 use crate::topics::lag;
 use crate::worker_cli::WorkerCli;
@@ -105,7 +105,7 @@ pub async fn run(
 }
 
 /// Milvus 2.3.5 itself loses rows when it is killed with many collections.
-async fn refuse_many_collections(stores: &Stores) -> Result<()> {
+pub(crate) async fn refuse_many_collections(stores: &Stores) -> Result<()> {
     let request = ListCollectionsRequest::builder().build()?;
     let collections = stores.milvus.list_collections(request).await?;
     let count = collections.collection_names().len();
@@ -176,7 +176,8 @@ async fn carry_out(
         .await?;
     log("everything is processed; counting");
     fleet.stop().await?;
-    let mut totals = count::count(stores, user, &target.topic, &sent, faults).await?;
+    let collection = collection_of(&user.knowledge_base);
+    let mut totals = count::count(stores, user, &target.topic, &collection, &sent, faults).await?;
     totals
         .violations
         .extend_from_slice(fleet.unexpected_exits());

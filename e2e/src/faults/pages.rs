@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::count::{self, Totals};
 use super::documents::Sent;
 use crate::cluster::eventually;
-use crate::layra::{Upload, User};
+use crate::layra::{Upload, User, collection_of};
 use crate::stores::Stores;
 use crate::topics::lag;
 
@@ -40,5 +40,6 @@ pub(crate) async fn counted(
         .iter()
         .map(|(upload, pages)| Sent::with_pages(upload.clone(), *pages))
         .collect();
-    count::count(stores, user, topic, &sent, BTreeMap::new()).await
+    let collection = collection_of(&user.knowledge_base);
+    count::count(stores, user, topic, &collection, &sent, BTreeMap::new()).await
 }

@@ -126,16 +126,8 @@ impl Target<'_> {
         random.shuffle(&mut there);
         let (mut deleted, mut again) = (0, 0);
         for (index, document) in there.into_iter().take(DELETIONS).enumerate() {
-            let deletion = json!({
-                "type": "delete_file",
-                "file_id": document.upload.file_id,
-                "knowledge_db_id": self.user.knowledge_base,
-            });
-            self.user.send(deletion.to_string().as_bytes()).await?;
+            document.request_deletion(self.user).await?;
             deleted += 1;
-            // The order of messages in different partitions is that of their times, in
-            // milliseconds.
-            tokio::time::sleep(Duration::from_millis(5)).await;
             if index % 2 == 0 {
                 document.upload_again(self.user).await?;
                 again += 1;

@@ -1,6 +1,6 @@
 //! Measurements on real servers: the worker compared with a Python script that has LAYRA's stages,
-//! several workers compared with one, the memory of a worker, the wait of a single file, and an upgrade
-//! under load. All speeds are ratios of values that were measured in the same run.
+//! several workers compared with one, the memory of a worker, the wait of a single file, an upgrade
+//! under load, and hours of work with faults. All speeds are ratios of values that were measured in the same run.
 
 pub mod collections;
 pub mod fairness;
@@ -12,6 +12,7 @@ mod processes;
 pub mod queries;
 pub mod reindex;
 pub mod scaling;
+pub mod soak;
 pub mod tune;
 pub mod upgrade;
 
@@ -22,7 +23,7 @@ use anyhow::{Context, Result, ensure};
 use milvus::v2::prelude::{ConsistencyLevel, QueryRequest};
 use redis::AsyncCommands;
 
-use crate::layra::Upload;
+use crate::layra::{Upload, collection_of};
 use crate::pdf;
 use crate::stores::Stores;
 
@@ -39,11 +40,6 @@ async fn searchable_rows(stores: &Stores, collection: &str) -> Result<i64> {
     let rows = answer.results().rows()?;
     let row = rows.into_iter().next().context("a count")?;
     Ok(row.get_i64("count(*)")?)
-}
-
-/// The collection of a knowledge base.
-fn collection_of(knowledge_base: &str) -> String {
-    format!("colqwen{}", knowledge_base.replace('-', "_"))
 }
 
 /// The `count` smallest PDFs of a directory, smallest first.

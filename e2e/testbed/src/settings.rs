@@ -90,7 +90,8 @@ impl Settings {
     }
 
     /// Data directory of a service.
-    pub(super) fn data(&self, service: &str) -> PathBuf {
+    #[must_use]
+    pub fn data(&self, service: &str) -> PathBuf {
         self.state.join("data").join(service)
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use layra_crds::IngestionPipelineStatus;
 use layra_e2e::cluster::eventually;
+use layra_e2e::kinds::KINDS;
 use layra_e2e::layra::{Upload, User, random_id};
 use layra_e2e::pdf;
 use layra_e2e::worker_cli::WorkerCli;
@@ -40,33 +41,6 @@ macro_rules! office_file {
     };
 }
 
-/// Kinds that every image of the worker reads, with the pages that a file becomes.
-const KINDS: [((&str, &[u8]), u64); 18] = [
-    (field_file!("mediabox-inherited.pdf"), 1),
-    (field_file!("grey-16-bit.png"), 1),
-    (field_file!("exif-6.jpg"), 1),
-    (field_file!("three-pages.tif"), 3),
-    (field_file!("quarters.webp"), 1),
-    (field_file!("quarters.bmp"), 1),
-    (field_file!("quarters.ico"), 1),
-    (field_file!("animated.gif"), 1),
-    (field_file!("notizen-utf16.txt"), 1),
-    (field_file!("notes-latin1.txt"), 1),
-    (field_file!("page.html"), 1),
-    (field_file!("figures.csv"), 1),
-    (field_file!("order.xml"), 1),
-    (field_file!("readme.md"), 1),
-    (field_file!("sort.py"), 1),
-    (field_file!("mail.eml"), 1),
-    (field_file!("book.epub"), 1),
-    (
-        (
-            "picture.jp2",
-            include_bytes!("../../../worker/rendering/tests/fixtures/pictures/colours.jp2"),
-        ),
-        1,
-    ),
-];
 /// Kinds that need LibreOffice, which this machine has and the worker's image does not.
 const OFFICE: [(&str, &[u8]); 8] = [
     field_file!("letter.docx"),
@@ -78,8 +52,6 @@ const OFFICE: [(&str, &[u8]); 8] = [
     office_file!("text.wpd"),
     office_file!("text.hwp"),
 ];
-const DRAWING: &str = "<svg xmlns='http://www.w3.org/2000/svg' width='300' height='100'>
-    <text x='10' y='50' font-size='16'>Ventilation duct of the cellar</text></svg>";
 
 #[tokio::test]
 async fn a_document_of_each_kind_is_stored_and_found() -> Result<()> {
@@ -92,8 +64,6 @@ async fn a_document_of_each_kind_is_stored_and_found() -> Result<()> {
             let upload = user.upload_bytes(name, content.to_vec()).await?;
             uploads.push((upload, pages));
         }
-        let drawing = user.upload_bytes("drawing.svg", DRAWING.into()).await?;
-        uploads.push((drawing, 1));
         let all: Vec<Upload> = uploads.iter().map(|(upload, _)| upload.clone()).collect();
         stage.wait_tasks(&all, "completed", 3 * MINUTE).await?;
 

@@ -28,6 +28,7 @@ pub(crate) struct Metrics {
     duration: Histogram,
     applied: IntCounterVec,
     leader: IntGauge,
+    tasks: IntGauge,
     lag: PipelineGauge,
     desired: PipelineGauge,
     ready: PipelineGauge,
@@ -82,6 +83,10 @@ impl Metrics {
             leader: IntGauge::new(
                 names::LEADER,
                 "1 while this process holds the lease and reconciles.",
+            )?,
+            tasks: IntGauge::new(
+                names::ASYNC_TASKS,
+                "Tasks of the asynchronous runtime that have not ended.",
             )?,
             lag: gauge(
                 names::CONSUMER_LAG,
@@ -149,12 +154,18 @@ impl Metrics {
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.applied.clone()))?;
         registry.register(Box::new(metrics.leader.clone()))?;
+        registry.register(Box::new(metrics.tasks.clone()))?;
         registry.register(Box::new(metrics.lost.clone()))?;
         Ok(metrics)
     }
 
     /// All metrics in Prometheus' text format.
     pub(crate) fn text(&self) -> String {
+        // Unit tests have no runtime.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let tasks = runtime.metrics().num_alive_tasks();
+            self.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
+        }
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics not encoded");
@@ -357,6 +368,17 @@ pub(super) mod tests {
             .collect();
         names.sort_unstable();
         insta::assert_snapshot!(names.join("\n"));
+    }
+
+    #[tokio::test]
+    async fn tasks_that_have_not_ended_are_counted() {
+        let metrics = Metrics::new().unwrap();
+        let waiting = tokio::spawn(std::future::pending::<()>());
+        let count = |count| format!("{} {count}\n", names::ASYNC_TASKS);
+        assert!(metrics.text().contains(&count(1)), "{}", metrics.text());
+        waiting.abort();
+        let _ = waiting.await;
+        assert!(metrics.text().contains(&count(0)), "{}", metrics.text());
     }
 
     #[test]

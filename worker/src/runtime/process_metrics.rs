@@ -1,5 +1,5 @@
 //! CPU time, memory and disk traffic of the worker and its renderers, read from `/proc` when metrics
-//! are asked for. What cannot be read is left out.
+//! are asked for, and the tasks of the runtime. What cannot be read is left out.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use layra_crds::metric_names::worker as names;
-use prometheus::{CounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{CounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::registration::register;
+use super::registration::{gauge, register};
 
 /// The kernel's count of this process's disk traffic, with that of its children that have ended.
 static TRAFFIC: OnceLock<Option<File>> = OnceLock::new();
@@ -40,6 +40,7 @@ pub(super) struct ProcessMetrics {
     cpu: CounterVec,
     memory: IntGaugeVec,
     disk: CounterVec,
+    tasks: IntGauge,
 }
 
 /// What the kernel says about a process.
@@ -93,11 +94,20 @@ impl ProcessMetrics {
                     &[names::DIRECTION],
                 ),
             ),
+            tasks: gauge(
+                registry,
+                names::ASYNC_TASKS,
+                "Tasks of the asynchronous runtime that have not ended.",
+            ),
         }
     }
 
     /// Reads all of them.
     pub(super) fn update(&self) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let tasks = runtime.metrics().num_alive_tasks();
+            self.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
+        }
         let proc = Path::new("/proc");
         let own = std::process::id();
         if let Some(usage) = usage(&processes(proc), own) {
@@ -239,6 +249,18 @@ mod tests {
         };
         assert_eq!(usage(&all, 7), Some(expected));
         assert_eq!(usage(&all, 12), None);
+    }
+
+    #[tokio::test]
+    async fn tasks_that_have_not_ended_are_counted() {
+        let metrics = ProcessMetrics::new(&Registry::new());
+        let waiting = tokio::spawn(std::future::pending::<()>());
+        metrics.update();
+        assert_eq!(metrics.tasks.get(), 1);
+        waiting.abort();
+        let _ = waiting.await;
+        metrics.update();
+        assert_eq!(metrics.tasks.get(), 0);
     }
 
     #[test]
