@@ -164,14 +164,12 @@ fn every_page_is_in_the_table_of_contents() -> Result<()> {
     for folder in ["docs", "docs/decisions", "docs/runbooks"] {
         let folder = repository().join(folder);
         let contents = links(&read_to_string(folder.join("README.md"))?);
-        for entry in read_dir(&folder)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            let is_listed = contents.iter().any(|(_, target)| *target == name);
-            ensure!(
-                is_listed || !name.ends_with(".md") || name == "README.md",
-                "{}/README.md lacks {name}",
-                folder.display()
-            );
+        for page in pages(&folder)? {
+            if page.parent() == Some(folder.as_path()) && !page.ends_with("README.md") {
+                let name = page.file_name().unwrap_or_default().to_string_lossy();
+                let is_listed = contents.iter().any(|(_, target)| *target == name);
+                ensure!(is_listed, "{}/README.md lacks {name}", folder.display());
+            }
         }
     }
     Ok(())
