@@ -1,5 +1,5 @@
 //! Settings of the workers' Kafka clients that may be chosen. The others are fixed: see
-//! `docs/operations.md`.
+//! `docs/kafka.md`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use regex::Regex;
 use serde_yaml_ng::Value;
 
 const RULES: &str = "charts/layra-operator/rules/alerts.yaml";
@@ -82,38 +81,6 @@ fn every_alert_says_whom_it_wakes_and_has_a_runbook_of_its_own() {
         let name = page.file_stem().unwrap().to_string_lossy().into_owned();
         assert!(names.contains(&name), "{name}.md belongs to no alert");
     }
-}
-
-#[test]
-fn every_link_of_a_runbook_leads_somewhere() {
-    let link = Regex::new(r"\]\(([^)#]*)(#[^)]*)?\)").unwrap();
-    let folder = root().join("docs/runbooks");
-    for page in fs::read_dir(&folder).unwrap() {
-        let page = page.unwrap().path();
-        let content = fs::read_to_string(&page).unwrap();
-        for found in link.captures_iter(&content) {
-            let target = folder.join(&found[1]);
-            assert!(target.exists(), "{}: {}", page.display(), &found[1]);
-            if let Some(anchor) = found.get(2) {
-                let anchors = anchors(&fs::read_to_string(target).unwrap());
-                let anchor = &anchor.as_str()[1..];
-                assert!(anchors.contains(anchor), "{}: {anchor}", page.display());
-            }
-        }
-    }
-}
-
-fn anchors(document: &str) -> BTreeSet<String> {
-    let headings = document.lines().filter(|line| line.starts_with('#'));
-    headings
-        .map(|line| {
-            let title = line.trim_start_matches('#').trim().to_lowercase();
-            let kept = title
-                .chars()
-                .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-        })
-        .collect()
 }
 
 /// `promtool` runs them in the end-to-end tests.

@@ -34,7 +34,7 @@ pub(crate) struct Sent {
 }
 
 /// The original of a task that no worker had received stays if it was uploaded less than a minute
-/// before the deletion (docs/operations.md): it could be that of a later upload.
+/// before the deletion (docs/documents.md): it could be that of a later upload.
 const ORIGINAL_STAYS: Duration = Duration::from_mins(1);
 
 impl Sent {

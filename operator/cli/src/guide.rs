@@ -1,7 +1,7 @@
-//! What to do about a condition: the table of `docs/operations.md`, which is part of this program.
+//! What to do about a condition: the table of `docs/conditions.md`, which is part of this program.
 //! So both always say the same.
 
-const GUIDE: &str = include_str!("../../../docs/operations.md");
+const GUIDE: &str = include_str!("../../../docs/conditions.md");
 
 /// A row of the table: the reasons, for which status it holds, and what to do.
 struct Row {
@@ -20,17 +20,8 @@ pub(crate) fn advice(reason: &str, status: &str) -> Option<String> {
     Some(row.advice)
 }
 
-/// The section that begins with this heading.
-fn section<'a>(guide: &'a str, heading: &str) -> &'a str {
-    let start = guide
-        .find(heading)
-        .map_or(guide.len(), |at| at + heading.len());
-    let rest = &guide[start..];
-    rest.find("\n## ").map_or(rest, |end| &rest[..end])
-}
-
 fn rows(guide: &str) -> Vec<Row> {
-    section(guide, "\n## Conditions\n")
+    guide
         .lines()
         .filter_map(|line| {
             let cells = line.strip_prefix('|')?.strip_suffix('|')?;

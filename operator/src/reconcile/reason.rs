@@ -1,5 +1,5 @@
 //! The reasons of conditions and events. They are part of the API: alerts and scripts match them,
-//! and `docs/operations.md` lists every one (a test checks that).
+//! and `docs/conditions.md` or `docs/events.md` lists every one (a test checks that).
 
 /// What kstatus (Flux) makes of a reason while the pipeline is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -371,8 +371,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_operations_guide_lists_every_reason() {
-        let guide = include_str!("../../../docs/operations.md");
+    fn the_book_lists_every_reason() {
+        let guide = concat!(
+            include_str!("../../../docs/conditions.md"),
+            include_str!("../../../docs/events.md")
+        );
         let missing: Vec<&str> = Reason::ALL
             .iter()
             .map(|reason| reason.as_str())

@@ -156,6 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_begins_with_the_oldest_message_and_commits_by_hand() {
+        let consumer = consumer_config(&settings("{}"), None);
+        // librdkafka calls it `smallest`.
+        assert_eq!(consumer.get("auto.offset.reset"), Some("earliest"));
+        let expected = [
+            ("enable.auto.commit", "false"),
+            ("session.timeout.ms", "30000"),
+            ("heartbeat.interval.ms", "3000"),
+            ("max.poll.interval.ms", "180000"),
+        ];
+        assert_native(&consumer, &expected);
+    }
+
+    #[test]
     fn an_error_does_not_contain_the_value_of_a_refused_setting() {
         for name in ["security.protocol", "no.such.setting"] {
             let created: Result<BaseConsumer, _> = ClientConfig::new().set(name, "hidden").create();

@@ -5,7 +5,7 @@ use std::fmt;
 /// Declares [`Reason`]. The name of a variant is its word.
 macro_rules! reasons {
     ($($(#[doc = $meaning:literal])+ $variant:ident,)+) => {
-        /// Why a step failed. `docs/operations.md` lists every word.
+        /// Why a step failed. `docs/failures.md` lists every word.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Reason {
             $($(#[doc = $meaning])+ $variant,)+
@@ -258,13 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn the_operations_guide_lists_every_reason_once() {
-        let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    fn the_book_lists_every_reason_once() {
+        let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/failures.md");
         let guide = std::fs::read_to_string(guide).unwrap();
         for reason in Reason::ALL {
             let cell = format!("| `{reason}` |");
             let rows = guide.lines().filter(|line| line.starts_with(&cell));
-            assert_eq!(rows.count(), 1, "{reason} in docs/operations.md");
+            assert_eq!(rows.count(), 1, "{reason} in docs/failures.md");
         }
     }
 }

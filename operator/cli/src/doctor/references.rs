@@ -241,7 +241,7 @@ fn of_reference(
                 Severity::Problem,
                 &about,
                 format!("It has no keys with a value; {by} names it."),
-                "Add the keys: docs/operations.md lists those of Kafka's Secret.",
+                "Add the keys: docs/connections.md lists those of Kafka's Secret.",
             ))
         }
         (Read::Unread | Read::Found(_), _) => None,

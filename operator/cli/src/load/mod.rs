@@ -133,7 +133,7 @@ pub(crate) fn documents(result: &LoadResult) -> Check {
         let _ = write!(measured, "; {why}");
     }
     let to_do = if *failed > 0 {
-        "Look up the reasons in the operations guide under Dead letters."
+        "Look up the reasons in docs/failures.md."
     } else {
         "`kubectl layra status` and `kubectl layra doctor` say what holds the workers up; --wait waits \
          longer."

@@ -150,8 +150,8 @@ fn scraping(found: &Found, pods: &[(String, Option<String>)]) -> Check {
     } else {
         wrong.join("; ")
     };
-    let to_do = "Set the chart's podMonitor and serviceMonitor, or let Prometheus find the workers by \
-                 the annotations that the operations guide names under Metrics.";
+    let to_do = "Set the chart's podMonitor and serviceMonitor, or add the scrape configuration of \
+                 docs/alerts.md to Prometheus.";
     let expected = "every worker is an active target that is up";
     Check::judged(SCRAPING, wrong.is_empty(), expected, measured, to_do)
 }

@@ -1,4 +1,4 @@
-//! What to do about a dead letter, by its reason. The table of `docs/operations.md` says it too.
+//! What to do about a dead letter, by its reason. The table of `docs/failures.md` says it too.
 
 /// What to do about a dead letter with this reason. `None`: for a reason that nothing helps against,
 /// or that this version does not know.
@@ -66,8 +66,8 @@ mod tests {
     use crate::runtime::failure::Reason;
 
     #[test]
-    fn every_reason_of_a_dead_letter_in_the_operations_guide_has_an_advice() {
-        let guide = include_str!("../../../../docs/operations.md");
+    fn every_reason_of_a_dead_letter_in_the_book_has_an_advice() {
+        let guide = include_str!("../../../../docs/failures.md");
         let table = guide.split("| reason of a dead letter |").nth(1).unwrap();
         let table = table.split("\n\n").next().unwrap();
         let rows = table.lines().filter_map(|row| row.strip_prefix("| `"));
