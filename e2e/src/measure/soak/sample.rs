@@ -129,8 +129,8 @@ async fn worker_of(pod: &Pod) -> Option<Process> {
 /// The process of a pod and its metrics.
 async fn process(pod: &Pod, name: &str, port: u16) -> Option<(Process, String)> {
     let address = pod.status.as_ref()?.pod_ip.as_ref()?;
-    let metrics = prometheus::get(&format!("http://{address}:{port}/metrics"));
-    let metrics = metrics.await.ok()?;
+    let address = format!("http://{address}:{port}/metrics");
+    let metrics = prometheus::get(&address).await.ok()?;
     let pid = in_pod(name, &pod.uid()?)?;
     let found = with_pid(pid).ok()?;
     let process = Process {
