@@ -11,7 +11,6 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures::TryStreamExt;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Service;
 use layra_crds::IngestionPipeline;
 use layra_e2e::cluster::eventually;
 use layra_e2e::layra::random_id;
@@ -162,7 +161,6 @@ async fn faults_hit_a_copy_which_goes_on_and_of_which_nothing_is_left() -> Resul
                 .is_none()
         );
         ensure!(scene.api::<Job>().get_opt(&proxy).await?.is_none());
-        ensure!(scene.api::<Service>().get_opt(&proxy).await?.is_none());
         // Kubernetes collects what the copy owned, and the pod of the Job.
         eventually("no pod of the copy", Duration::from_mins(1), async || {
             let pods = scene.worker_pods(&copy).await?;

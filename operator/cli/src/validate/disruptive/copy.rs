@@ -4,7 +4,7 @@
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ResourceRequirements, Service};
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt};
@@ -28,7 +28,7 @@ const MEMORY: &str = "4Gi";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
     pub(super) pipeline: String,
-    /// Of the Service and of the Job.
+    /// Of the Job.
     pub(super) proxy: String,
 }
 
@@ -196,21 +196,9 @@ fn list<'a>(object: &'a mut Map<String, Value>, key: &str) -> anyhow::Result<&'a
         .with_context(|| format!("{key}: expected a list"))
 }
 
-/// The Service of the proxy. Its address needs no DNS.
-pub(super) fn service(original: &IngestionPipeline) -> anyhow::Result<Service> {
-    let name = Names::of(&original.name_any()).proxy;
-    let port = VALIDATION_PROXY_PORT;
-    let mut service: Service = serde_json::from_value(json!({"spec": {
-        "selector": {"batch.kubernetes.io/job-name": name},
-        "ports": [{"name": "milvus", "port": port, "targetPort": port}],
-    }}))?;
-    service.metadata = metadata(original, name);
-    Ok(service)
-}
-
-/// The address of the proxy.
-pub(super) fn service_address(service: &Service) -> Option<String> {
-    let address = service.spec.as_ref()?.cluster_ip.as_deref()?;
+/// The address of the proxy, once its pod has one. A Job never starts its pod again.
+pub(super) fn proxy_address(pod: &Pod) -> Option<String> {
+    let address = pod.status.as_ref()?.pod_ip.as_deref()?;
     let host = if address.contains(':') {
         format!("[{address}]")
     } else {
@@ -371,10 +359,11 @@ mod tests {
         assert_eq!(address("https://milvus:19530"), None);
 
         let original = original(&json!({}));
-        let mut service = service(&original).unwrap();
-        assert_eq!(service_address(&service), None);
-        service.spec.as_mut().unwrap().cluster_ip = Some("10.0.0.9".to_owned());
-        assert_eq!(service_address(&service).as_deref(), Some("10.0.0.9:19530"));
+        let pod = |ip: Value| serde_json::from_value(json!({"status": {"podIP": ip}})).unwrap();
+        assert_eq!(proxy_address(&pod(Value::Null)), None);
+        let address = |ip: &str| proxy_address(&pod(json!(ip))).unwrap();
+        assert_eq!(address("10.0.0.9"), "10.0.0.9:19530");
+        assert_eq!(address("fd00::9"), "[fd00::9]:19530");
         let deployment = serde_json::from_value(json!({
             "metadata": {"name": "contracts-worker"},
             "spec": {
@@ -391,8 +380,6 @@ mod tests {
         assert_eq!(job.name_any(), "contracts-validate-milvus");
         assert_eq!(job.metadata.generate_name, None);
         assert!(is_made_for(&job, "contracts"));
-        let selector = service.spec.unwrap().selector.unwrap();
-        assert_eq!(selector["batch.kubernetes.io/job-name"], job.name_any());
         let pod = job.spec.unwrap().template.spec.unwrap();
         let container = &pod.containers[0];
         let arguments = container.args.as_ref().unwrap();

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Service;
 use kube::Resource;
 use kube::api::PostParams;
 use kube::core::NamespaceResourceScope;
@@ -199,22 +198,19 @@ impl Disruption<'_> {
         let (cluster, name) = (self.cluster, &self.names.proxy);
         // Those of a call that was killed before it had made the copy.
         removal::remove_proxy(cluster, name).await?;
-        let service = self.create(&copy::service(self.original)?).await?;
-        let address = copy::service_address(&service);
-        let address = address.with_context(|| format!("Service {name} has no address"))?;
         let workers = deployment_name(&self.args.pipeline);
         let deployment = cluster.find::<Deployment>(&workers).await?;
         let deployment = deployment.with_context(|| format!("there is no Deployment {workers}"))?;
         let image = self.args.reporting.image();
         let job = copy::proxy(self.original, &deployment, image, milvus)?;
         self.create::<Job>(&job).await?;
-        let runs = async || {
+        let address = async || {
             let pods = faults::proxies(cluster, name).await?;
-            Ok(pods.iter().any(workers::is_running).then_some(()))
+            let mut running = pods.iter().filter(|pod| workers::is_running(pod));
+            Ok(running.find_map(copy::proxy_address))
         };
-        let runs = pauses.until(PROXY, runs).await?;
-        runs.with_context(|| format!("the pod of Job {name} does not run"))?;
-        Ok(address)
+        let address = pauses.until(PROXY, address).await?;
+        address.with_context(|| format!("the pod of Job {name} does not run"))
     }
 
     /// `Err`: why it is not.

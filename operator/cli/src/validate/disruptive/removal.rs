@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Service;
 use kube::Resource;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
@@ -73,19 +72,14 @@ async fn remove_copy(cluster: &Cluster, name: &str, pauses: &mut Pauses) -> anyh
 }
 
 pub(super) async fn remove_proxy(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
-    let removed = async {
-        delete::<Job>(cluster, name).await?;
-        delete::<Service>(cluster, name).await
-    };
-    removed.await.with_context(|| {
-        format!("Job and Service {name} cannot be removed, which Kubernetes' role `edit` may")
-    })
+    let deleted = delete::<Job>(cluster, name).await;
+    deleted.with_context(|| format!("left, if there is one: Job {name}"))
 }
 
 fn left(copy: &IngestionPipeline, names: &Names) -> String {
     let kafka = &copy.spec.source.kafka;
     format!(
-        "left: IngestionPipeline {}, its topics {}, {} and {}, and Service and Job {}",
+        "left: IngestionPipeline {}, its topics {}, {} and {}, and Job {}",
         names.pipeline,
         kafka.topic,
         kafka.ranges_topic(),
