@@ -1,10 +1,10 @@
-//! The indexes of a pipeline's collections in its status.
+//! The indexes and the models of a pipeline's collections in its status.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The indexes of a pipeline's collections, and their rebuild.
+/// The indexes, or the models, of a pipeline's collections, and the rebuild of those that differ.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IndexStatus {
@@ -12,7 +12,7 @@ pub struct IndexStatus {
     #[serde(default)]
     pub collections: i64,
 
-    /// Number of those whose index differs from the spec.
+    /// Number of those whose index, or model, differs from the spec.
     #[serde(default)]
     pub drifted: i64,
 
@@ -32,7 +32,7 @@ pub struct IndexStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<i64>,
 
-    /// What the Job `NAME-reindex` does or waits for.
+    /// What the Job `NAME-reindex`, or `NAME-reembed`, does or waits for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 
@@ -49,6 +49,10 @@ pub struct IndexStatus {
     /// complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_job: Option<EndedJob>,
+
+    /// In `models`: the checksum and `poolFactor` of the model that the collections were compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
 }
 
 /// The rebuild of one collection.
@@ -61,7 +65,7 @@ pub struct CollectionRebuild {
     /// `Copying`, `Indexing`, `Verifying`, `Swapping`, `Done` or `Failed`.
     pub phase: String,
 
-    /// Vectors in the new index.
+    /// Vectors in the new collection.
     #[serde(default)]
     pub copied: i64,
 

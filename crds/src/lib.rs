@@ -59,7 +59,7 @@ pub use query::{
     TokensSecretRef,
 };
 pub use quotas::{KnowledgeBaseQuotas, LAYRA_PAGE_VECTORS, QuotaKind, QuotaUse, QuotasSpec};
-pub use rebuild::{OnIndexDrift, RebuildSpec, WindowSpec};
+pub use rebuild::{OnIndexDrift, OnModelChange, RebuildSpec, WindowSpec};
 pub use rebuild_names::{is_rebuild_collection, rebuild_collection};
 pub use reindex::{
     MOST_REINDEX_ENTRIES, REINDEX_PATH, ReindexEntry, ReindexPhase, ReindexProgress,
@@ -86,8 +86,8 @@ pub use validation::{
 pub use vectors::{Readers, VectorType};
 pub use worker::{GpuSpec, OnUpgrade, RolloutSpec, WorkerSpec};
 pub use worker_counts::{
-    AssignedPartition, ProcessedAhead, WAITS_FOR_QUOTA, WORKER_COUNTS_PATH, WORKER_HTTP_PORT,
-    WorkerCounts,
+    AssignedPartition, MODEL_MISMATCH, MOST_NAMED, OtherModels, ProcessedAhead, WAITS_FOR_QUOTA,
+    WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts,
 };
 
 use kube::CustomResourceExt as _;

@@ -72,7 +72,9 @@ use crate::{
     validation = Rule::new("has(self.source.kafka.partitionsPerReplica) || self.scaling.maxReplicas <= self.source.kafka.partitions")
         .message("scaling.maxReplicas must not exceed source.kafka.partitions: a partition is assigned to one worker at a time, so further workers would be idle. Raise partitions or lower maxReplicas"),
     validation = Rule::new("!has(self.source.kafka.partitionsPerReplica) || self.scaling.maxReplicas * self.source.kafka.partitionsPerReplica <= 10000")
-        .message("scaling.maxReplicas times source.kafka.partitionsPerReplica must not exceed 10000 partitions. Lower one of them")
+        .message("scaling.maxReplicas times source.kafka.partitionsPerReplica must not exceed 10000 partitions. Lower one of them"),
+    validation = Rule::new("self.stores.milvus.onModelChange != 'ReembedBeside' || self.embedding.model.family != 'minilm' || (has(self.documents.pageTexts) && self.documents.pageTexts == 'Keep')")
+        .message("stores.milvus.onModelChange: ReembedBeside embeds the kept texts if the model reads text. Set documents.pageTexts: Keep, or use Refuse")
 )]
 pub struct IngestionPipelineSpec {
     /// The Kafka topic with the document tasks.

@@ -1,4 +1,5 @@
-//! What happens to collections whose index differs from the object's.
+//! What happens to collections whose index differs from the object's, or whose vectors are of another
+//! model.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -14,6 +15,16 @@ pub enum OnIndexDrift {
     RebuildInPlace,
     /// A copy with the new index is filled beside each and takes its place.
     RebuildBeside,
+}
+
+/// What happens to collections whose vectors are of another model than the object's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnModelChange {
+    /// Their documents wait and searches are refused, until somebody embeds them again.
+    #[default]
+    Refuse,
+    /// A copy with vectors of the object's model is filled beside each and takes its place.
+    ReembedBeside,
 }
 
 /// How collections are rebuilt.

@@ -78,6 +78,15 @@ pub struct IngestionPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<IndexStatus>,
 
+    /// The models of the pipeline's collections, and the Job that embeds them again. Absent: unknown,
+    /// or no collection exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<IndexStatus>,
+
+    /// The first 20 collections, by name, whose vectors are of another model than the pipeline's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_model_collections: Vec<DriftedCollection>,
+
     /// The pods that answer questions. Absent: there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<QueryStatus>,
@@ -298,13 +307,13 @@ pub struct LearnedStatus {
     pub longest_work_seconds: f64,
 }
 
-/// A collection whose index differs from the spec.
+/// A collection whose index differs from the spec, or whose vectors are of another model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DriftedCollection {
     /// Name of the collection.
     pub name: String,
 
-    /// The difference, for example `M is 16, want 32`.
+    /// The difference, for example `M is 16, want 32`, or both models.
     pub difference: String,
 }

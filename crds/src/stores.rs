@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArchiveSpec, CaSecretRef, IndexSpec, OnIndexDrift, QuotasSpec, Readers, RebuildSpec,
-    RetentionSpec, TokenSecretRef, UriSecretRef, VectorType, is_rebuild_collection,
+    ArchiveSpec, CaSecretRef, IndexSpec, OnIndexDrift, OnModelChange, QuotasSpec, Readers,
+    RebuildSpec, RetentionSpec, TokenSecretRef, UriSecretRef, VectorType, is_rebuild_collection,
 };
 
 /// Replaced by the task's `knowledge_db_id`, with `_` in place of `-`.
@@ -88,6 +88,14 @@ pub struct MilvusSpec {
     /// nothing finds its pages meanwhile. Ingestion goes on in all cases. Default: `Report`.
     #[serde(default)]
     pub on_index_drift: OnIndexDrift,
+
+    /// What happens to collections whose vectors are of another model than `embedding`. `Refuse`: their
+    /// documents wait and searches are refused, until `layra-worker reembed` has embedded them again or
+    /// the model is set back; `status.otherModelCollections` lists them. `ReembedBeside`: a Job with the
+    /// resources of a worker does that at once; it needs the collection's memory and disk twice.
+    /// Default: `Refuse`.
+    #[serde(default)]
+    pub on_model_change: OnModelChange,
 
     /// When and how fast collections are rebuilt.
     #[serde(default)]
@@ -227,6 +235,7 @@ mod tests {
             collection: collection.into(),
             index: IndexSpec::default(),
             on_index_drift: OnIndexDrift::default(),
+            on_model_change: OnModelChange::default(),
             rebuild: RebuildSpec::default(),
             readers: Readers::default(),
             vector_type: VectorType::default(),

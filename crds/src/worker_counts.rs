@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::QuotaUse;
+use crate::{DriftedCollection, QuotaUse};
 
 /// The port of a worker's HTTP server: `/metrics`, `/healthz`, `/readyz` and
 /// [`WORKER_COUNTS_PATH`].
@@ -14,6 +14,13 @@ pub const WORKER_COUNTS_PATH: &str = "/counts";
 /// In [`WorkerCounts::waiting_for`]: the worker starts no document, because a quota of the pipeline
 /// is reached.
 pub const WAITS_FOR_QUOTA: &str = "quota";
+
+/// In [`WorkerCounts::retry_reasons`]: a collection is of another model than the worker's, or is being
+/// embedded again.
+pub const MODEL_MISMATCH: &str = "ModelMismatch";
+
+/// Collections that are named of all that a report counts.
+pub const MOST_NAMED: usize = 20;
 
 /// What a worker has processed since it started, and what it has in progress.
 ///
@@ -62,6 +69,10 @@ pub struct WorkerCounts {
     /// The stages that are retrying, each with its latest failure, for people. A worker that starts
     /// waits for its servers, too.
     pub retrying: Vec<String>,
+    /// The reason of each entry of `retrying`, for example [`MODEL_MISMATCH`]. Empty in the counts of
+    /// earlier versions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub retry_reasons: Vec<String>,
     /// No document is started, because a quota of the pipeline is reached. Those that were begun may
     /// make progress.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -75,6 +86,24 @@ pub struct WorkerCounts {
     /// Indexes of MongoDB that do not exist, each with the query that needs it, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_indexes: Vec<String>,
+    /// The pipeline's collections whose vectors are of another model than the worker's. Absent until
+    /// they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_models: Option<OtherModels>,
+}
+
+/// Collections whose vectors are of another model than a worker's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OtherModels {
+    /// The checksum of the worker's model, as in `status.model`.
+    pub checksum: String,
+    /// Its `embedding.poolFactor`.
+    pub pool_factor: u32,
+    /// Their number.
+    pub collections: u64,
+    /// The first [`MOST_NAMED`] by name.
+    pub first: Vec<DriftedCollection>,
 }
 
 /// A partition that the consumer group has assigned to a worker.
@@ -111,6 +140,7 @@ mod tests {
         assert_eq!(counts.documents_in_flight, 0);
         assert!(counts.waiting_for.is_empty());
         assert_eq!((counts.open_rechecks, counts.startup_seconds), (None, None));
+        assert_eq!((counts.retry_reasons.len(), counts.other_models), (0, None));
     }
 
     #[test]

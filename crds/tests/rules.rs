@@ -212,7 +212,7 @@ fn contradictions_are_refused_with_a_sentence_that_says_what_to_change() {
 }
 
 #[test]
-fn an_index_has_a_preset_or_explicit_values_and_a_rebuild_in_place_has_a_window() {
+fn an_index_has_a_preset_or_explicit_values_and_a_rebuild_has_what_it_needs() {
     let index = |index: Value| json!({"spec": {"stores": {"milvus": {"index": index}}}});
     let cases = [
         (
@@ -235,6 +235,10 @@ fn an_index_has_a_preset_or_explicit_values_and_a_rebuild_in_place_has_a_window(
             json!({"spec": {"stores": {"milvus": {"onIndexDrift": "RebuildInPlace"}}}}),
             "RebuildInPlace needs stores.milvus.rebuild.window",
         ),
+        (
+            json!({"spec": {"stores": {"milvus": {"onModelChange": "ReembedBeside"}}}}),
+            "Set documents.pageTexts: Keep, or use Refuse",
+        ),
     ];
     assert_refused(&cases);
     let accepted = [
@@ -244,6 +248,10 @@ fn an_index_has_a_preset_or_explicit_values_and_a_rebuild_in_place_has_a_window(
         // Earlier versions stored the values of HNSW with each type.
         index(json!({"type": "FLAT", "m": 32, "efConstruction": 500})),
         json!({"spec": {"stores": {"milvus": {"onIndexDrift": "RebuildBeside"}}}}),
+        json!({"spec": {
+            "documents": {"pageTexts": "Keep"},
+            "stores": {"milvus": {"onModelChange": "ReembedBeside"}},
+        }}),
         json!({"spec": {"stores": {"milvus": {"onIndexDrift": "RebuildInPlace", "rebuild": {
             "window": {"start": "0 22 * * SAT", "end": "0 4 * * SUN"}}}}}}),
     ];

@@ -291,7 +291,7 @@ pub(crate) struct RebuildArgs {
     #[arg(long, env = "LAYRA_LISTEN", default_value_t = default_listen())]
     pub(crate) listen: SocketAddr,
     /// For tests only: seconds until a request that was in flight has landed or failed.
-    #[arg(long, hide = true)]
+    #[arg(long, env = "LAYRA_LATE_WRITES_SECONDS", hide = true)]
     pub(crate) late_writes_seconds: Option<u64>,
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::TryStreamExt;
+use layra_crds::{IndexStatus, IngestionPipelineStatus};
 use layra_e2e::audit::Audit;
-use layra_e2e::cluster::eventually;
+use layra_e2e::cluster::{condition, eventually};
 use layra_e2e::rebuild::Reindex;
 use layra_e2e::stores::MODELS;
 use layra_e2e::worker_cli::WorkerCli;
@@ -266,6 +267,88 @@ async fn a_collection_of_another_model_is_refused_until_it_was_embedded_again() 
             refused.is_err_and(|error| error.to_string().contains("ModelMismatch")),
             "a question of the first model"
         );
+        milvus_admin::drop(&stage.stores.milvus, &name).await
+    })
+    .await
+}
+
+/// A pipeline with a worker from the start. What is in flight has landed or failed after seconds: the
+/// servers are local.
+fn with_worker(stage: &Stage, family: &str, model: &str) -> Value {
+    let late_writes = LATE_WRITES.as_secs().to_string();
+    let env = json!([{"name": "LAYRA_LATE_WRITES_SECONDS", "value": late_writes}]);
+    json!({
+        "metadata": {"annotations": {
+            "ingest.layra.io/confirm-change": format!("embedding.model.family={family}"),
+        }},
+        "spec": {
+            "stores": {"milvus": {
+                "collection": collection(stage, "{knowledge_db_id}"),
+                "onModelChange": "ReembedBeside",
+            }},
+            "embedding": {"model": {"family": family, "uri": format!("s3://{MODELS}/{model}")}},
+            "worker": {"podTemplate": {"spec": {"containers": [{"name": "worker", "env": env}]}}},
+            "scaling": {"minReplicas": 1},
+        },
+    })
+}
+
+fn models(status: &IngestionPipelineStatus) -> Option<&IndexStatus> {
+    status.models.as_ref()
+}
+
+#[tokio::test]
+async fn a_change_of_the_model_reaches_every_collection_while_documents_flow_in() -> Result<()> {
+    on_stage("models", async |stage| {
+        for model in [MODEL, OTHER] {
+            serve_checkpoint(stage, model).await?;
+        }
+        let first = with_worker(stage, "colqwen2_5", MODEL);
+        stage.apply_until_ready(&first).await?;
+        let user = stage.user().await?;
+        let pages = pdf::with_pages(&["The first page.", "The second page."]);
+        let before = user.upload_bytes("before.pdf", pages.clone()).await?;
+        stage.wait_tasks(&[before], "completed", 2 * MINUTE).await?;
+        let name = collection(stage, &user.knowledge_base);
+        let old = id_of(stage, &name).await?;
+        stage
+            .scene
+            .wait_status(&stage.name, "no other model", MINUTE, |status| {
+                status.confirmed.is_some() && models(status).is_some_and(|it| it.drifted == 0)
+            })
+            .await?;
+
+        let other = with_worker(stage, "colqwen2", OTHER);
+        stage.scene.apply(&stage.pipeline(&other)).await?;
+        let meanwhile = user.upload_bytes("meanwhile.pdf", pages).await?;
+        stage
+            .scene
+            .wait_status(&stage.name, "the Job", 2 * MINUTE, |status| {
+                let condition = condition(status, "VectorStoreReady");
+                condition.is_some_and(|it| it.reason == "Reembedding")
+                    && models(status).is_some_and(|it| it.start_time.is_some())
+            })
+            .await?;
+        stage
+            .scene
+            .wait_status(&stage.name, "the model of the spec", 3 * MINUTE, |status| {
+                let is_over = |it: &IndexStatus| it.drifted == 0 && it.start_time.is_none();
+                models(status).is_some_and(is_over)
+            })
+            .await?;
+        stage
+            .wait_tasks(&[meanwhile], "completed", 2 * MINUTE)
+            .await?;
+        eventually("every page once", MINUTE, async || {
+            let audit = Audit::of(&stage.stores, &user.knowledge_base, &name).await?;
+            Ok((audit.violations.is_empty() && audit.total_pages() == 4).then_some(()))
+        })
+        .await?;
+        let new = id_of(stage, &name).await?;
+        ensure!(old != new, "the collection was not replaced");
+        let record = model_of(stage, new).await?.context("a record")?;
+        let model = record.get_document("model")?;
+        ensure!(model.get_str("family")? == "colqwen2", "{record:?}");
         milvus_admin::drop(&stage.stores.milvus, &name).await
     })
     .await

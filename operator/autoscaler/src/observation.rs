@@ -272,6 +272,9 @@ pub struct Counts {
     pub startup_seconds: Option<f64>,
     /// What it is retrying, with the servers' words, for people.
     pub retrying: Vec<String>,
+    /// All that it is retrying waits for collections of another model to be embedded again: no server
+    /// is away.
+    pub waits_for_model: bool,
     /// It starts no document, because a quota of the pipeline is reached.
     pub held_by_quota: bool,
 }

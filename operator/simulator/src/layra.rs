@@ -113,6 +113,7 @@ fn worker(pod: &Pod, world: &World) -> Worker {
             open_rechecks: Some(0),
             startup_seconds: Some(world.startup_seconds().into()),
             retrying: Vec::new(),
+            waits_for_model: false,
             // The simulated documents are not split, and nothing is missing on their pages.
             ..Counts::default()
         }),

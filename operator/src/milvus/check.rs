@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use layra_crds::DriftedCollection;
+use layra_crds::{DriftedCollection, MOST_NAMED};
 
 use super::IndexReport;
 
@@ -22,8 +22,6 @@ const ROUNDS: usize = 10;
 /// Collections that a round checks again, at most. With more than 2,500 collections a turn takes
 /// longer.
 const AGAIN_IN_ONE_ROUND: usize = 250;
-/// Collections that the report and the metrics name.
-const MOST_NAMED: usize = 20;
 
 /// The results of earlier rounds.
 #[derive(Debug, Default)]

@@ -8,7 +8,9 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use layra_crds::{MilvusSpec, OnIndexDrift, Readers, RebuildSpec, ResolvedIndex, VectorType};
+use layra_crds::{
+    MilvusSpec, OnIndexDrift, OnModelChange, Readers, RebuildSpec, ResolvedIndex, VectorType,
+};
 use milvus::v2::prelude::ClientV2;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -123,6 +125,7 @@ impl Drop for IndexWatch {
 fn checked_part(spec: &MilvusSpec) -> MilvusSpec {
     MilvusSpec {
         on_index_drift: OnIndexDrift::default(),
+        on_model_change: OnModelChange::default(),
         rebuild: RebuildSpec::default(),
         archive: None,
         retention: None,
@@ -290,6 +293,7 @@ mod tests {
             collection: "colqwen{knowledge_db_id}".into(),
             index: IndexSpec::default(),
             on_index_drift: OnIndexDrift::default(),
+            on_model_change: OnModelChange::default(),
             rebuild: RebuildSpec::default(),
             readers: Readers::default(),
             vector_type: VectorType::default(),
@@ -319,6 +323,7 @@ mod tests {
         assert!(watch.is_of(&spec(), None, None) && !watch.is_of(&spec(), Some("token"), None));
         let mut other = spec();
         other.on_index_drift = OnIndexDrift::RebuildBeside;
+        other.on_model_change = OnModelChange::ReembedBeside;
         other.quotas = Some(QuotasSpec::default());
         other.readers = Readers::Own;
         assert!(watch.is_of(&other, None, None), "the check goes on");

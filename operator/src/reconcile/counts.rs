@@ -8,7 +8,9 @@ use std::{
 
 use futures::{StreamExt, stream};
 use layra_autoscaler::{Counts, Partition, Topic};
-use layra_crds::{QuotaUse, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts};
+use layra_crds::{
+    MODEL_MISMATCH, OtherModels, QuotaUse, WORKER_COUNTS_PATH, WORKER_HTTP_PORT, WorkerCounts,
+};
 
 use serde::de::DeserializeOwned;
 
@@ -39,6 +41,9 @@ pub(crate) struct Reports {
     pub(crate) without_room: u64,
     /// Indexes of MongoDB that do not exist, each with the query that needs it.
     pub(crate) missing_indexes: BTreeSet<String>,
+    /// The collections of another model, for each model that workers have. During a rollout these are
+    /// two.
+    pub(crate) other_models: Vec<OtherModels>,
 }
 
 impl Reports {
@@ -46,6 +51,9 @@ impl Reports {
         self.without_room = self.without_room.max(counts.without_room);
         self.missing_indexes
             .extend(counts.missing_indexes.iter().cloned());
+        if let Some(other) = &counts.other_models {
+            self.add_other_models(other);
+        }
         let Some(quotas) = &counts.quotas else {
             return;
         };
@@ -64,6 +72,17 @@ impl Reports {
             let names = || one.knowledge_base.cmp(&other.knowledge_base);
             other.percent().cmp(&one.percent()).then_with(names)
         });
+    }
+
+    /// Of workers with the same model, the one that has found the most counts: the others look later.
+    fn add_other_models(&mut self, found: &OtherModels) {
+        let model = |it: &OtherModels| (it.checksum.clone(), it.pool_factor);
+        let mut known = self.other_models.iter_mut();
+        match known.find(|known| model(known) == model(found)) {
+            Some(known) if known.collections >= found.collections => {}
+            Some(known) => known.clone_from(found),
+            None => self.other_models.push(found.clone()),
+        }
     }
 }
 
@@ -169,8 +188,15 @@ fn observed(counts: &WorkerCounts, ranges_topic: &str) -> Counts {
         open_rechecks: counts.open_rechecks,
         startup_seconds: counts.startup_seconds,
         retrying: counts.retrying.clone(),
+        waits_for_model: waits_for_model(counts),
         held_by_quota: counts.held_by_quota,
     }
+}
+
+/// Workers of earlier versions give no reasons.
+fn waits_for_model(counts: &WorkerCounts) -> bool {
+    let reasons = &counts.retry_reasons;
+    !reasons.is_empty() && reasons.iter().all(|reason| reason == MODEL_MISMATCH)
 }
 
 fn partition(topic: &str, number: i32, ranges_topic: &str) -> Option<Partition> {
@@ -217,10 +243,21 @@ mod tests {
             open_rechecks: Some(2),
             startup_seconds: Some(7.5),
             retrying: vec!["stage mongodb is retrying: refused".to_owned()],
+            retry_reasons: vec!["MongodbUnavailable".to_owned()],
             held_by_quota: true,
             quotas: Some(vec![vectors("kb", 9)]),
             without_room: 3,
             missing_indexes: vec!["db.files".to_owned()],
+            other_models: Some(others("sha256:1", 2)),
+        }
+    }
+
+    fn others(checksum: &str, collections: u64) -> OtherModels {
+        OtherModels {
+            checksum: checksum.to_owned(),
+            pool_factor: 1,
+            collections,
+            first: Vec::new(),
         }
     }
 
@@ -248,6 +285,34 @@ mod tests {
         assert_eq!(reports.without_room, 3);
         let all = reports.quotas.unwrap();
         assert_eq!(all, [vectors("a", 10), vectors("b", 8)]);
+    }
+
+    #[test]
+    fn workers_of_two_models_are_kept_apart() {
+        let mut reports = Reports::default();
+        for (checksum, collections) in [("new", 1), ("old", 0), ("new", 3), ("new", 2)] {
+            reports.add(&WorkerCounts {
+                other_models: Some(others(checksum, collections)),
+                ..WorkerCounts::default()
+            });
+        }
+        assert_eq!(reports.other_models, [others("new", 3), others("old", 0)]);
+    }
+
+    #[test]
+    fn only_workers_that_say_so_wait_for_a_model() {
+        let waits = |retrying: usize, reasons: &[&str]| {
+            let counts = WorkerCounts {
+                retrying: vec!["stage milvus is retrying".to_owned(); retrying],
+                retry_reasons: reasons.iter().map(|it| (*it).to_owned()).collect(),
+                ..WorkerCounts::default()
+            };
+            observed(&counts, "ranges").waits_for_model
+        };
+        assert!(waits(1, &[MODEL_MISMATCH]));
+        assert!(!waits(2, &[MODEL_MISMATCH, "MongodbUnavailable"]));
+        assert!(!waits(1, &[]), "an earlier version");
+        assert!(!waits(0, &[]));
     }
 
     #[test]
@@ -325,6 +390,7 @@ mod tests {
                 open_rechecks: Some(2),
                 startup_seconds: Some(7.5),
                 retrying: vec!["stage mongodb is retrying: refused".to_owned()],
+                waits_for_model: false,
                 held_by_quota: true,
             }
         );

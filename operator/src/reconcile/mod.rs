@@ -208,14 +208,17 @@ async fn phases(
     let mut plan = plan::plan(pipeline, &world, memory, &context.worker_image, now)?;
     state.autoscaler = plan.autoscaler.take();
     let outcome = Box::pin(apply::apply(context, pipeline, &plan, past_writes, now)).await;
-    Box::pin(rebuild_writes::apply(
-        context,
-        pipeline,
-        plan.job_action.as_ref(),
-        past_writes,
-        now,
-    ))
-    .await;
+    for (kind, action) in plan.job_actions() {
+        Box::pin(rebuild_writes::apply(
+            context,
+            pipeline,
+            kind,
+            action,
+            past_writes,
+            now,
+        ))
+        .await;
+    }
     let unwanted = plan.unwanted_cron_job.as_deref();
     Box::pin(retention_writes::delete(context, pipeline, unwanted)).await;
     Box::pin(query_writes::delete(context, &plan.unwanted_query)).await;
@@ -253,8 +256,9 @@ async fn phases(
     .await?;
     outcome.result?;
 
-    let job = world.rebuild_job.as_ref();
-    let is_rebuilding = job.is_some_and(RebuildJob::is_running) || plan.job_action.is_some();
+    let is_rebuilding = plan.job_actions().into_iter().any(|(kind, action)| {
+        action.is_some() || world.job(kind).is_some_and(RebuildJob::is_running)
+    });
     let is_settled =
         plan.is_ready() && world.lag() == Some(0) && world.pods.is_empty() && !is_rebuilding;
     let query = pipeline.spec.query.as_ref();

@@ -15,7 +15,7 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 use layra_autoscaler::{Backlog, Counts};
-use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, OnIndexDrift, SecretKind};
+use layra_crds::{CA_FILE, IngestionPipeline, KafkaSecurity, SecretKind};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -36,7 +36,7 @@ use super::{
 use crate::{
     kafka::{Connection, KafkaError, Question, Subscriber, TopicSettings},
     milvus::{CollectionSizes, IndexReport, IndexWatch, MilvusError, Pace},
-    resources,
+    resources::{self, JobKind},
 };
 
 /// Label of a pod with the UID of its Job.
@@ -83,7 +83,8 @@ pub(super) async fn observe(
 ) -> World {
     let started = Instant::now();
     let rivals = rivals::find(context, pipeline).await;
-    let rebuild_obstacle = rivals::rebuild_obstacle_of(context, pipeline).await;
+    let rebuild_obstacle = rivals::obstacle_of(context, pipeline, JobKind::Reindex).await;
+    let reembed_obstacle = rivals::obstacle_of(context, pipeline, JobKind::Reembed).await;
     let secrets = context
         .secrets
         .read(&context.client, &context.namespace, &pipeline.spec)
@@ -92,15 +93,19 @@ pub(super) async fn observe(
     let pods = pods_called(context, pipeline, resources::WORKER_NAME, now);
     let query_pods = pods_called(context, pipeline, resources::QUERY_NAME, now);
     let requests = std::mem::take(&mut cache.requests);
-    let (job, job_pods) = rebuild_job(context, pipeline, now);
+    let (job, job_pods) = rebuild_job(context, pipeline, JobKind::Reindex, now);
+    let (reembed_job, reembed_pods) = rebuild_job(context, pipeline, JobKind::Reembed, now);
     let indexes = indexes(context, pipeline, &secrets, &mut cache.indexes);
     if let Some(watch) = &cache.indexes {
-        watch.set_pace(pace(pipeline, job.as_ref()));
+        let jobs = [&job, &reembed_job];
+        let mut jobs = jobs.into_iter().flatten();
+        watch.set_pace(pace(pipeline, jobs.any(RebuildJob::is_running)));
     }
-    let (answer, counts, progress, requests) = tokio::join!(
+    let (answer, counts, progress, reembed_progress, requests) = tokio::join!(
         query_kafka(context, pipeline, kafka.as_ref()),
         read_counts(context, pipeline, &pods, cache.counts.take(), started),
         rebuild_job::progress(&context.http, &job_pods),
+        rebuild_job::progress(&context.http, &reembed_pods),
         requests.read(&context.http, pipeline, &query_pods, now),
     );
     cache.counts = Some(counts.clone());
@@ -134,6 +139,12 @@ pub(super) async fn observe(
         indexes,
         rebuild_job: job.map(|job| RebuildJob { progress, ..job }),
         rebuild_obstacle,
+        reembed_job: reembed_job.map(|job| RebuildJob {
+            progress: reembed_progress,
+            ..job
+        }),
+        reembed_pods,
+        reembed_obstacle,
         rivals,
         has_unlisted_rivals: !context.pipelines.are_listed(),
     }
@@ -218,13 +229,14 @@ fn pods_called(
         .collect()
 }
 
-/// The Job that rebuilds collections, with its pods.
+/// The Job of a kind that replaces collections, with its pods.
 fn rebuild_job(
     context: &Context,
     pipeline: &IngestionPipeline,
+    kind: JobKind,
     now: Timestamp,
 ) -> (Option<RebuildJob>, Vec<WorkerPod>) {
-    let name = resources::reindex_name(&pipeline.name_any());
+    let name = kind.job_name(&pipeline.name_any());
     let reference = ObjectRef::new(&name).within(&context.namespace);
     let job = context.stores.jobs.get(&reference);
     let Some(job) = job.and_then(|job| job.object()) else {
@@ -267,10 +279,10 @@ fn pods_of_job(context: &Context, job: &Job, now: Timestamp) -> Vec<WorkerPod> {
 }
 
 /// What is asked of Milvus how often.
-fn pace(pipeline: &IngestionPipeline, job: Option<&RebuildJob>) -> Pace {
+fn pace(pipeline: &IngestionPipeline, is_rebuilding: bool) -> Pace {
     Pace {
-        counts_vectors: pipeline.spec.stores.milvus.on_index_drift != OnIndexDrift::Report,
-        is_rebuilding: job.is_some_and(RebuildJob::is_running),
+        counts_vectors: !JobKind::Reindex.is_only_reported(pipeline),
+        is_rebuilding,
     }
 }
 

@@ -100,6 +100,15 @@ reasons! {
     /// Collections have another index than the spec, and are not rebuilt, because another pipeline
     /// has the same collections. The message names it and what to change.
     RebuildHeld,
+    /// The vectors of some collections are of another model than the spec's. Their documents wait and
+    /// searches are refused: embed them again, with `stores.milvus.onModelChange` or
+    /// `layra-worker reembed`, or set the model back.
+    ModelMismatch,
+    /// Collections of another model are being embedded again. Nothing to do.
+    Reembedding,
+    /// The Job that embeds collections again failed. The message has its words; the operator tries
+    /// again.
+    ReembeddingFailed,
     /// The collections are being checked for the first time. Nothing to do.
     MilvusChecking,
     /// Milvus does not respond: check `stores.milvus.uri` and the server.
@@ -358,6 +367,8 @@ impl Reason {
                     | Self::RebuildFailed
                     | Self::RebuildWindowInvalid
                     | Self::RebuildHeld
+                    | Self::ModelMismatch
+                    | Self::ReembeddingFailed
                     | Self::ModelDiffers
                     | Self::KnowledgeBaseFull
                     | Self::QuotaNear

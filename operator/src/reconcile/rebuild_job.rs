@@ -1,4 +1,4 @@
-//! The Job that rebuilds collections, as plain data. Pure but for [`progress`], which asks its pod.
+//! A Job that replaces collections, as plain data. Pure but for [`progress`], which asks its pod.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{batch::v1::Job, core::v1::ContainerState};

@@ -1,4 +1,4 @@
-//! Starts and stops the Job that rebuilds collections.
+//! Starts and stops the Jobs that replace collections.
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -13,13 +13,14 @@ use super::{
     plan::JobAction,
     world::{JobFailure, PastWrites},
 };
-use crate::resources::{hash_of_job, is_foreign, reindex_name};
+use crate::resources::{JobKind, hash_of_job, is_foreign};
 
-/// Carries out what the plan says about the Job. A Job that cannot be created is noted in `past`; a
-/// failed deletion is planned again.
+/// Carries out what the plan says about the Job of a kind. A Job that cannot be created is noted in
+/// `past`; a failed deletion is planned again.
 pub(super) async fn apply(
     context: &Context,
     pipeline: &IngestionPipeline,
+    kind: JobKind,
     action: Option<&JobAction>,
     past: &mut PastWrites,
     now: Timestamp,
@@ -29,12 +30,15 @@ pub(super) async fn apply(
         Some(JobAction::Start(job)) => {
             let words = create(&jobs, job, pipeline).await.err();
             past.job_failure = words.map(|words| JobFailure {
+                kind,
                 hash: hash_of_job(job).to_owned(),
                 at: now,
                 words,
             });
         }
-        Some(JobAction::Stop { uid }) => delete(&jobs, pipeline, uid).await,
+        Some(JobAction::Stop { uid }) => {
+            delete(&jobs, &kind.job_name(&pipeline.name_any()), uid).await;
+        }
         None => {}
     }
 }
@@ -69,8 +73,7 @@ async fn create(jobs: &Api<Job>, job: &Job, pipeline: &IngestionPipeline) -> Res
 }
 
 /// In the foreground: the Job is there until its pod is gone, so that never two run.
-async fn delete(jobs: &Api<Job>, pipeline: &IngestionPipeline, uid: &str) {
-    let name = reindex_name(&pipeline.name_any());
+async fn delete(jobs: &Api<Job>, name: &str, uid: &str) {
     let parameters = DeleteParams {
         propagation_policy: Some(PropagationPolicy::Foreground),
         preconditions: Some(Preconditions {
@@ -79,7 +82,7 @@ async fn delete(jobs: &Api<Job>, pipeline: &IngestionPipeline, uid: &str) {
         }),
         ..DeleteParams::default()
     };
-    match jobs.delete(&name, &parameters).await {
+    match jobs.delete(name, &parameters).await {
         Ok(_) => tracing::info!(job = name, "rebuild of collections stopped or removed"),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
         Err(error) => tracing::warn!(job = name, %error, "Job not deleted"),

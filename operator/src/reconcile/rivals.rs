@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use kube::ResourceExt;
-use layra_crds::{IngestionPipeline, OnIndexDrift, SecretKind};
+use layra_crds::{IngestionPipeline, SecretKind};
 
 use super::{
     Context,
@@ -13,6 +13,7 @@ use super::{
         shares_collections, spec_in_force,
     },
 };
+use crate::resources::JobKind;
 
 /// An older pipeline, and what the operator found out about its databases.
 #[derive(Clone, Debug)]
@@ -49,12 +50,13 @@ pub(super) async fn find(context: &Context, pipeline: &IngestionPipeline) -> Vec
     rivals
 }
 
-/// Why this pipeline begins no rebuild of collections that another one has, too.
-pub(super) async fn rebuild_obstacle_of(
+/// Why this pipeline replaces no collections that another one has, too.
+pub(super) async fn obstacle_of(
     context: &Context,
     pipeline: &IngestionPipeline,
+    kind: JobKind,
 ) -> Option<String> {
-    if pipeline.spec.stores.milvus.on_index_drift == OnIndexDrift::Report {
+    if kind.is_only_reported(pipeline) {
         return None;
     }
     let mut others = context
@@ -71,7 +73,7 @@ pub(super) async fn rebuild_obstacle_of(
             same_database,
         });
     }
-    rebuild_obstacle(pipeline, &sharers)
+    rebuild_obstacle(kind, pipeline, &sharers)
 }
 
 async fn same_mongodb(

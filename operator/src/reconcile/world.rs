@@ -19,7 +19,7 @@ use super::{
 use crate::{
     kafka::{Connection, TopicSettings, TopicState},
     milvus::IndexReport,
-    resources::{Difference, Kind},
+    resources::{Difference, JobKind, Kind},
 };
 
 /// Everything that a plan depends on in addition to the pipeline and the time.
@@ -52,10 +52,16 @@ pub(crate) struct World {
     pub(crate) past_writes: PastWrites,
     /// The last check of the collections' indexes.
     pub(crate) indexes: Result<IndexReport, Problem>,
-    /// The Job that rebuilds collections.
+    /// The Job that rebuilds collections with another index.
     pub(crate) rebuild_job: Option<RebuildJob>,
     /// Why this pipeline begins no rebuild: another one has the same collections.
     pub(crate) rebuild_obstacle: Option<String>,
+    /// The Job that embeds collections of another model again.
+    pub(crate) reembed_job: Option<RebuildJob>,
+    /// Its pods. They may be the first to fetch the model.
+    pub(crate) reembed_pods: Vec<WorkerPod>,
+    /// Why this pipeline embeds nothing again: another one has the same collections.
+    pub(crate) reembed_obstacle: Option<String>,
     /// Older pipelines that may be in conflict with this one, the oldest first.
     pub(crate) rivals: Vec<Rival>,
     /// The pipelines of a watched namespace are not known: there may be more of those.
@@ -116,8 +122,27 @@ impl World {
             indexes: Ok(IndexReport::default()),
             rebuild_job: None,
             rebuild_obstacle: None,
+            reembed_job: None,
+            reembed_pods: Vec::new(),
+            reembed_obstacle: None,
             rivals: Vec::new(),
             has_unlisted_rivals: false,
+        }
+    }
+
+    /// The live Job of this kind.
+    pub(crate) fn job(&self, kind: JobKind) -> Option<&RebuildJob> {
+        match kind {
+            JobKind::Reindex => self.rebuild_job.as_ref(),
+            JobKind::Reembed => self.reembed_job.as_ref(),
+        }
+    }
+
+    /// Why no such Job begins anything.
+    pub(crate) fn obstacle(&self, kind: JobKind) -> Option<&str> {
+        match kind {
+            JobKind::Reindex => self.rebuild_obstacle.as_deref(),
+            JobKind::Reembed => self.reembed_obstacle.as_deref(),
         }
     }
 
@@ -150,7 +175,7 @@ pub(crate) struct PastWrites {
     pub(crate) refusals: Vec<Refusal>,
     /// What another writer, such as an admission webhook, made of the last write of each object.
     pub(crate) overrides: Vec<Override>,
-    /// Why the Job that rebuilds collections could not be created, the last time.
+    /// Why a Job that replaces collections could not be created, the last time.
     pub(crate) job_failure: Option<JobFailure>,
 }
 
@@ -167,6 +192,7 @@ impl PastWrites {
 /// A Job that could not be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JobFailure {
+    pub(crate) kind: JobKind,
     /// Hash of what it would have read.
     pub(crate) hash: String,
     pub(crate) at: Timestamp,

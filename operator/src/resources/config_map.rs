@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use layra_crds::{
-    ConfigError, IngestionPipeline, KNOWN_MODEL_FILE, KnownModel, OnIndexDrift, Readers,
-    RebuildSpec, WorkerConfig,
+    ConfigError, IngestionPipeline, KNOWN_MODEL_FILE, KnownModel, OnIndexDrift, OnModelChange,
+    Readers, RebuildSpec, WorkerConfig,
 };
 use serde_json::{Value, json};
 
@@ -61,6 +61,7 @@ fn hashed_settings(pipeline: &IngestionPipeline) -> Value {
     config.source.kafka.replication_factor = 0;
     config.source.kafka.topic_config.clear();
     config.stores.milvus.on_index_drift = OnIndexDrift::default();
+    config.stores.milvus.on_model_change = OnModelChange::default();
     config.stores.milvus.rebuild = RebuildSpec::default();
     config.stores.milvus.retention = None;
     config.stores.milvus.readers = Readers::default();
@@ -167,6 +168,7 @@ mod tests {
         }
         let mut after = before.clone();
         after.spec.stores.milvus.on_index_drift = OnIndexDrift::RebuildBeside;
+        after.spec.stores.milvus.on_model_change = OnModelChange::ReembedBeside;
         after.spec.stores.milvus.rebuild.vectors_per_second = Some(1_000);
         after.spec.stores.milvus.readers = Readers::Own;
         let retention = json!({"unusedForDays": 30, "action": "Release"});

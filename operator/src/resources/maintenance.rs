@@ -1,6 +1,6 @@
 //! Pods that run one command of `layra-worker` beside the workers, for a Job or a `CronJob`: the
-//! workers' pod template with the same configuration, Secrets and service account, without model,
-//! GPU and probes.
+//! workers' pod template with the same configuration, Secrets and service account, without probes and,
+//! unless the command embeds, without model and GPU.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,12 +24,23 @@ pub(super) struct Command<'a> {
     pub(super) name: &'a str,
     /// The arguments of `layra-worker`.
     pub(super) arguments: &'a [&'a str],
-    /// CPU and memory, for example `("100m", "256Mi")`.
-    pub(super) requests: (&'a str, &'a str),
-    /// The most memory, for example `1Gi`.
-    pub(super) memory_limit: &'a str,
+    pub(super) needs: Needs<'a>,
     /// Seconds to react to SIGTERM.
     pub(super) grace_seconds: u32,
+}
+
+/// What a command needs to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs<'a> {
+    /// Neither the model nor a GPU.
+    Little {
+        /// CPU and memory, for example `("100m", "256Mi")`.
+        requests: (&'a str, &'a str),
+        /// The most memory, for example `1Gi`.
+        memory_limit: &'a str,
+    },
+    /// It embeds: the model, and a worker's image, resources and GPU.
+    Model,
 }
 
 /// The name of the command's object.
@@ -95,24 +106,27 @@ fn pod_spec(
     default_image: &str,
     command: &Command<'_>,
 ) -> PodSpec {
-    let has_gpu = pipeline.spec.worker.gpu.is_some();
+    let embeds = command.needs == Needs::Model;
+    let lacks_gpu = !embeds && pipeline.spec.worker.gpu.is_some();
     pod.restart_policy = Some("Never".to_owned());
     pod.termination_grace_period_seconds = Some(command.grace_seconds.into());
-    pod.resource_claims = None;
-    if has_gpu {
+    if !embeds {
+        pod.resource_claims = None;
+    }
+    if lacks_gpu {
         // That of the GPU's driver.
         pod.runtime_class_name = None;
     }
     // The pod ends with the command: of the user's containers, only sidecars may stay.
     pod.containers.retain(|container| container.name == WORKER);
     let init = pod.init_containers.get_or_insert_default();
-    init.retain(|container| container.name != FETCH_MODEL);
+    init.retain(|container| embeds || container.name != FETCH_MODEL);
     if init.is_empty() {
         pod.init_containers = None;
     }
     for container in &mut pod.containers {
         run_command(container, command);
-        if has_gpu {
+        if lacks_gpu {
             // An image for GPUs does not start without the driver.
             container.image = Some(default_image.to_owned());
         }
@@ -136,11 +150,17 @@ fn run_command(container: &mut Container, command: &Command<'_>) {
     container.readiness_probe = None;
     container.liveness_probe = None;
     container.lifecycle = None;
-    container.resources = Some(resources(command));
-    let mounts = container.volume_mounts.get_or_insert_default();
-    mounts.retain(|mount| mount.name != MODELS);
     let env = container.env.get_or_insert_default();
-    env.retain(|variable| !["LAYRA_MODEL_FETCHED", "LAYRA_DEVICE"].contains(&&*variable.name));
+    if let Needs::Little {
+        requests,
+        memory_limit,
+    } = command.needs
+    {
+        env.retain(|variable| !["LAYRA_MODEL_FETCHED", "LAYRA_DEVICE"].contains(&&*variable.name));
+        container.resources = Some(resources(requests, memory_limit));
+        let mounts = container.volume_mounts.get_or_insert_default();
+        mounts.retain(|mount| mount.name != MODELS);
+    }
     let config = format!("{CONFIG_DIRECTORY}/{}", config_map::FILE);
     for (name, text) in [
         ("LAYRA_CONFIG", config.as_str()),
@@ -150,12 +170,12 @@ fn run_command(container: &mut Container, command: &Command<'_>) {
     }
 }
 
-fn resources(command: &Command<'_>) -> ResourceRequirements {
+fn resources(requests: (&str, &str), memory_limit: &str) -> ResourceRequirements {
     let quantity = |name: &str, text: &str| (name.to_owned(), Quantity(text.to_owned()));
-    let (cpu, memory) = command.requests;
+    let (cpu, memory) = requests;
     ResourceRequirements {
         requests: Some([quantity("cpu", cpu), quantity("memory", memory)].into()),
-        limits: Some([quantity("memory", command.memory_limit)].into()),
+        limits: Some([quantity("memory", memory_limit)].into()),
         claims: None,
     }
 }

@@ -34,7 +34,7 @@ pub(crate) use pod_template::PodTemplateError;
 pub(crate) use query::{
     MODEL_CHECKSUM, QUERY, QUERY_NAME, Query, QueryInputs, query, query_name, query_service_name,
 };
-pub(crate) use reindex::{hash_of_job, only_finishes, reindex_job, reindex_name};
+pub(crate) use reindex::{JobKind, hash_of_job, only_finishes, rebuild_job};
 pub(crate) use retention::{RETENTION, retention_cron_job, retention_name, suspended_retention};
 
 /// Hash of the worker's configuration, on the pods: a changed configuration rolls them.

@@ -12,7 +12,7 @@ use layra_crds::IngestionPipeline;
 
 use super::{
     PodTemplateError, WORKER, hash_of,
-    maintenance::{self, Command},
+    maintenance::{self, Command, Needs},
 };
 
 /// The command, and the component label of its Jobs and pods.
@@ -50,8 +50,10 @@ pub(crate) fn retention_cron_job(
     let command = Command {
         name: RETENTION,
         arguments: &["retain", "--report", TERMINATION_LOG],
-        requests: ("50m", "128Mi"),
-        memory_limit: "1Gi",
+        needs: Needs::Little {
+            requests: ("50m", "128Mi"),
+            memory_limit: "1Gi",
+        },
         grace_seconds: 30,
     };
     let mut template = maintenance::pod_template(pipeline, default_image, &command)?;

@@ -19,6 +19,7 @@ pub(crate) mod embedder;
 mod indexes;
 mod isolation;
 mod limits;
+mod models;
 mod open_claims;
 mod page_plan;
 mod patience;

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use layra_crds::WAITS_FOR_QUOTA;
+use layra_crds::{OtherModels, WAITS_FOR_QUOTA};
 
-use crate::runtime::failure::{Failure, Stage};
+use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::runtime::work::{Wait, Work};
 
 /// A poll loop without an iteration for longer than this is stuck. A rebalance may block it for
@@ -28,13 +28,22 @@ pub(crate) struct Health {
     /// No task is started, because a quota of the pipeline is reached.
     held_for_quota: AtomicBool,
     last_poll: Mutex<Option<Instant>>,
-    retrying: Mutex<BTreeMap<Stage, Vec<Arc<Mutex<String>>>>>,
+    retrying: Mutex<BTreeMap<Stage, Vec<Arc<Mutex<Latest>>>>>,
     served: Mutex<BTreeMap<Stage, Served>>,
     computing: Mutex<Computations>,
     works: Mutex<Vec<Arc<Work>>>,
     /// Indexes of MongoDB that do not exist, for people.
     missing_indexes: Mutex<Vec<String>>,
+    /// The collections of another model. `None`: not counted yet.
+    other_models: Mutex<Option<OtherModels>>,
     startup: Startup,
+}
+
+/// The latest failure of something that is retried.
+#[derive(Debug, Default)]
+struct Latest {
+    message: String,
+    reason: Option<Reason>,
 }
 
 /// How long the worker took to become ready for the first time.
@@ -95,6 +104,15 @@ impl Health {
         lock(&self.missing_indexes).clone()
     }
 
+    /// Records which collections are of another model than the worker's.
+    pub(crate) fn found_other_models(&self, found: Option<OtherModels>) {
+        *lock(&self.other_models) = found;
+    }
+
+    pub(crate) fn other_models(&self) -> Option<OtherModels> {
+        lock(&self.other_models).clone()
+    }
+
     /// Records an iteration of the poll loop.
     pub(crate) fn polled(&self, now: Instant) {
         *self
@@ -145,17 +163,15 @@ impl Health {
     /// Records that a stage is retrying, until the guard is dropped.
     #[must_use]
     pub(crate) fn retrying(self: &Arc<Self>, stage: Stage) -> Retrying {
-        let reason = Arc::new(Mutex::new(String::new()));
-        self.retrying
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let latest = Arc::<Mutex<Latest>>::default();
+        lock(&self.retrying)
             .entry(stage)
             .or_default()
-            .push(Arc::clone(&reason));
+            .push(Arc::clone(&latest));
         Retrying {
             health: Arc::clone(self),
             stage,
-            reason,
+            latest,
         }
     }
 
@@ -232,15 +248,19 @@ impl Health {
 
     /// The stages that are retrying, with their latest failures.
     pub(crate) fn retries(&self) -> Vec<String> {
-        let retrying = self.retrying.lock().unwrap_or_else(PoisonError::into_inner);
+        let retries = self.retries_with_reasons().into_iter();
+        retries.map(|(words, _)| words).collect()
+    }
+
+    /// The same, each with the reason of its failure.
+    pub(crate) fn retries_with_reasons(&self) -> Vec<(String, &'static str)> {
+        let retrying = lock(&self.retrying);
         retrying
             .iter()
-            .filter_map(|(stage, reasons)| {
-                let reason = reasons
-                    .last()?
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                Some(format!("stage {stage} is retrying: {reason}"))
+            .filter_map(|(stage, all)| {
+                let latest = lock(all.last()?);
+                let words = format!("stage {stage} is retrying: {}", latest.message);
+                Some((words, latest.reason.map_or("", Reason::as_str)))
             })
             .collect()
     }
@@ -281,14 +301,15 @@ impl Drop for Computing {
 pub(crate) struct Retrying {
     health: Arc<Health>,
     stage: Stage,
-    reason: Arc<Mutex<String>>,
+    latest: Arc<Mutex<Latest>>,
 }
 
 impl Retrying {
     /// Records the latest failure.
     pub(crate) fn record(&self, failure: &Failure) {
-        let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        reason.clone_from(&failure.message);
+        let mut latest = lock(&self.latest);
+        latest.message.clone_from(&failure.message);
+        latest.reason = Some(failure.reason);
     }
 }
 
@@ -299,9 +320,9 @@ impl Drop for Retrying {
             .retrying
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(reasons) = retrying.get_mut(&self.stage) {
-            reasons.retain(|reason| !Arc::ptr_eq(reason, &self.reason));
-            if reasons.is_empty() {
+        if let Some(all) = retrying.get_mut(&self.stage) {
+            all.retain(|latest| !Arc::ptr_eq(latest, &self.latest));
+            if all.is_empty() {
                 retrying.remove(&self.stage);
             }
         }
@@ -338,8 +359,11 @@ mod tests {
         second.record(&failure);
         drop(second);
         assert_eq!(
-            health.retries(),
-            ["stage milvus is retrying: connection refused"]
+            health.retries_with_reasons(),
+            [(
+                "stage milvus is retrying: connection refused".to_owned(),
+                "MilvusUnavailable"
+            )]
         );
         drop(first);
         assert!(health.retries().is_empty());

@@ -57,13 +57,17 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
 
 async fn counts(State(shared): State<Shared>) -> Json<WorkerCounts> {
     let waiting_for = shared.health.waiting_for().into_iter();
+    let retries = shared.health.retries_with_reasons().into_iter();
+    let (retrying, reasons): (Vec<String>, Vec<&str>) = retries.unzip();
     Json(WorkerCounts {
         waiting_for: waiting_for.map(str::to_owned).collect(),
         held_by_quota: shared.quotas.is_held(),
         quotas: shared.quotas.report(),
         missing_indexes: shared.health.missing_indexes(),
         startup_seconds: shared.health.startup_seconds(),
-        retrying: shared.health.retries(),
+        retrying,
+        retry_reasons: reasons.into_iter().map(str::to_owned).collect(),
+        other_models: shared.health.other_models(),
         ..shared.metrics.counts()
     })
 }

@@ -4,6 +4,9 @@
 //! A record is found by Milvus' id of the collection. So it stays with a collection that is renamed,
 //! and says nothing about one that is created again under the same name.
 
+use std::collections::HashMap;
+
+use futures::TryStreamExt as _;
 use mongodb::bson::{DateTime, doc};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
@@ -12,6 +15,9 @@ use crate::document::Fingerprint;
 use crate::runtime::failure::{Failure, Reason, Stage};
 use crate::stores::ledger::is_duplicate;
 use crate::stores::mongo::{answer, ask};
+
+/// Of a collection whose model nobody has entered.
+pub(crate) const UNKNOWN: &str = "nothing says which model its vectors are of";
 
 /// What is known about the vectors of a collection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +54,20 @@ impl Record {
             adopted: false,
             replaced_for: None,
             entered_at: DateTime::now(),
+        }
+    }
+
+    /// How the model of the vectors differs from a process' own, for people. `None`: it does not, or it
+    /// is not known which it is.
+    pub(crate) fn difference(&self, own: &Fingerprint) -> Option<String> {
+        // Without a state of the rebuild, the one that sealed it was lost: nobody could write any more.
+        let is_sealed = self.replaced_for.is_some();
+        match &self.model {
+            Some(model) if is_sealed || !model.is_comparable(own) => {
+                Some(format!("{model} instead of {own}"))
+            }
+            None if is_sealed => Some(UNKNOWN.to_owned()),
+            _ => None,
         }
     }
 
@@ -103,6 +123,22 @@ impl CollectionModels {
     /// The record of a collection.
     pub(crate) async fn find(&self, id: i64) -> Result<Option<Record>, Failure> {
         ask(self.records.find_one(doc! { "_id": id })).await
+    }
+
+    /// The records, by Milvus' ids of the collections, that may differ from this model.
+    pub(crate) async fn of_others(
+        &self,
+        own: &Fingerprint,
+    ) -> Result<HashMap<i64, Record>, Failure> {
+        let differs = doc! { "$or": [
+            { "model.digest": { "$ne": &own.digest } }, { "replaced_for": { "$ne": null } },
+        ] };
+        let mut found = ask(self.records.find(differs)).await?;
+        let mut records = HashMap::new();
+        while let Some(record) = ask(found.try_next()).await? {
+            records.insert(record.id, record);
+        }
+        Ok(records)
     }
 
     /// Writes the record of a collection, unless it has one. Returns the one that it has.
@@ -181,6 +217,7 @@ mod tests {
             (waits.class, waits.reason, waits.rejects_document()),
             (Class::Transient, Reason::ModelMismatch, false)
         );
+        assert_eq!(waits.reason.as_str(), layra_crds::MODEL_MISMATCH);
         // It is no document's fault, however often it repeats.
         assert_eq!(waits.cause, crate::runtime::failure::Cause::Server);
         let refused = record.refusal_of_searches(&other).unwrap();

@@ -102,7 +102,7 @@ fn is_ours(kind: &str, name: &str, seen: &Seen) -> bool {
         "ReplicaSet" => name
             .strip_prefix(&format!("{workers}-"))
             .is_some_and(|hash| !hash.contains('-')),
-        "Job" | "CronJob" => ["reindex", "retain", "retention"]
+        "Job" | "CronJob" => ["reindex", "reembed", "retain", "retention"]
             .iter()
             .any(|job| name.starts_with(&format!("{}-{job}", seen.name))),
         _ => false,

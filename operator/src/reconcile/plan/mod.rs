@@ -15,6 +15,7 @@ mod manifests;
 mod manual;
 mod model;
 mod model_reference;
+mod models;
 mod pages;
 mod query;
 mod quotas;
@@ -52,9 +53,10 @@ use super::{
 };
 use crate::{
     kafka::TopicAction,
-    resources::{self, Inputs, Kind, Workload},
+    resources::{self, Inputs, JobKind, Kind, Workload},
 };
 use conditions::{Status, Verdict};
+use rebuild::Rebuilds;
 use scaling::Scaling;
 use stall::Stall;
 use template::Template;
@@ -84,8 +86,10 @@ pub(crate) struct Plan {
     /// Pods whose deletion cost changes, with the new cost. Set before the Deployment is scaled
     /// down.
     pub(crate) deletion_costs: Vec<(String, &'static str)>,
-    /// What becomes of the Job that rebuilds collections.
+    /// What becomes of the Job that rebuilds collections with another index.
     pub(crate) job_action: Option<JobAction>,
+    /// What becomes of the Job that embeds collections of another model again.
+    pub(crate) reembed_action: Option<JobAction>,
     /// UID of the `CronJob` to delete: the spec has no retention.
     pub(crate) unwanted_cron_job: Option<String>,
     /// Objects of the pods that answer questions to delete.
@@ -104,6 +108,14 @@ impl Plan {
     pub(crate) fn is_ready(&self) -> bool {
         conditions::find(&self.status.conditions, READY)
             .is_some_and(|condition| condition.status == "True")
+    }
+
+    /// What becomes of the Jobs that replace collections.
+    pub(crate) fn job_actions(&self) -> [(JobKind, Option<&JobAction>); 2] {
+        [
+            (JobKind::Reindex, self.job_action.as_ref()),
+            (JobKind::Reembed, self.reembed_action.as_ref()),
+        ]
     }
 
     /// Drops the event for a rollout that did not happen.
@@ -218,40 +230,48 @@ pub(crate) fn plan(
     let writes = objects.plan(&workload, template);
 
     let (topic_actions, topic) = topics(pipeline, world, stall.as_ref(), now);
-    let rebuild = rebuild::plan(
-        &rebuild::Situation {
-            pipeline,
-            world,
-            before: before.index.as_ref(),
-            is_stalled: stall.is_some(),
-            config_current: writes.config_current,
-            default_image,
-        },
-        now,
-    );
+    let inputs = rebuild::Inputs {
+        pipeline,
+        world,
+        is_stalled: stall.is_some(),
+        config_current: writes.config_current,
+        default_image,
+    };
+    let Rebuilds {
+        index,
+        models,
+        others,
+    } = rebuild::plans(inputs, &before, known_model.reference.as_ref(), now);
     let verdicts = Verdicts {
         topic,
-        vector_store: vector_store::of(pipeline, world, &before, rebuild.verdict),
+        vector_store: vector_store::of(pipeline, world, &before, index.verdict, models.verdict),
         workers: indexes::judge(writes.workers, &world.reports),
         scaling: scaling.verdict,
         query: query::verdict(&query_situation, &query, writes.query_refusal),
     };
     let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);
     status.confirmed = confirmation::next(pipeline, world, stall.is_some());
-    status.index = rebuild.status;
+    status.index = index.status;
+    status.models = models.status;
+    status.other_model_collections = match others {
+        Some(others) => others.examples,
+        None => before.other_model_collections.clone(),
+    };
     status.query = query.status;
     status.model_reference = known_model.reference;
     let (retained, retention_events) =
         retention::follow(pipeline, world, before.retention.as_ref());
     status.retention = retained;
     let mut events = events::of(pipeline, world, &status, &writes.manifests, now);
-    events.extend(rebuild.events);
+    events.extend(index.events);
+    events.extend(models.events);
     events.extend(retention_events);
     Ok(Plan {
         topic_actions,
         deletion_costs: deletion_costs(world, &writes.manifests, scaling.replicas),
         manifests: writes.manifests,
-        job_action: rebuild.action,
+        job_action: index.action,
+        reembed_action: models.action,
         unwanted_cron_job: retention::unwanted(pipeline, live_retention),
         unwanted_query: query.unwanted,
         dry_run: writes.dry_run,

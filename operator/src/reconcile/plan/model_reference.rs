@@ -30,10 +30,11 @@ pub(super) fn next(pipeline: &IngestionPipeline, world: &World, is_stalled: bool
     }
 }
 
-/// The checkpoint that the oldest pod with a wanted one has reported. Those that answer questions
-/// count as workers, because they may be the first.
+/// The checkpoint that the oldest pod with a wanted one has reported. Those that answer questions, or
+/// embed collections again, count as workers, because they may be the first.
 fn first(world: &World, is_wanted: impl Fn(&ModelReference) -> bool) -> Option<ModelReference> {
     let pods = world.pods.iter().chain(&world.query_pods);
+    let pods = pods.chain(&world.reembed_pods);
     let reported = pods.filter_map(|pod| {
         let reference = model::reported(pod)?.reference.filter(&is_wanted)?;
         Some(((pod.created, &pod.name), reference))
@@ -100,6 +101,16 @@ mod tests {
             Some("first"),
             "at zero"
         );
+    }
+
+    #[test]
+    fn a_job_that_embeds_may_be_the_first() {
+        let world = World {
+            reembed_pods: vec![pod("2026-11-25T10:00:00Z", URI, "first", None)],
+            ..World::unobserved()
+        };
+        let known = step(&mut fixtures::pipeline(), &world);
+        assert_eq!(checksum(&known), Some("first"));
     }
 
     #[test]

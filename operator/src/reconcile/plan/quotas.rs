@@ -44,8 +44,14 @@ fn last_known(world: &World, before: Option<&Condition>) -> Option<Verdict> {
 fn together(quotas: Verdict, store: Verdict) -> Verdict {
     let is_store_first = match store.reason {
         Reason::IndexesMatch => return quotas,
-        Reason::RebuildFailed | Reason::RebuildWindowInvalid | Reason::RebuildHeld => true,
-        Reason::Rebuilding | Reason::RebuildWaiting => quotas.reason == Reason::QuotaNear,
+        Reason::RebuildFailed
+        | Reason::RebuildWindowInvalid
+        | Reason::RebuildHeld
+        | Reason::ModelMismatch
+        | Reason::ReembeddingFailed => true,
+        Reason::Rebuilding | Reason::RebuildWaiting | Reason::Reembedding => {
+            quotas.reason == Reason::QuotaNear
+        }
         _ => false,
     };
     let is_store_first = is_store_first && quotas.is_true();

@@ -1,12 +1,16 @@
-//! The Job that rebuilds drifted collections: whether it runs, and the reason of `VectorStoreReady`
-//! meanwhile. Pure.
+//! The Jobs that replace collections with another index or of another model: whether each runs, and the
+//! reason of `VectorStoreReady` meanwhile. One runs at a time. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
+use kube::ResourceExt;
 use layra_autoscaler::{Window, window};
-use layra_crds::{EndedJob, IndexStatus, IngestionPipeline, MilvusSpec, OnIndexDrift};
+use layra_crds::{
+    EndedJob, IndexStatus, IngestionPipeline, IngestionPipelineStatus, MilvusSpec, ModelReference,
+    OnIndexDrift,
+};
 
-use super::{conditions::Verdict, events::PipelineEvent, rebuild_progress as progress};
+use super::{conditions::Verdict, events::PipelineEvent, models, rebuild_progress as progress};
 use crate::{
     milvus::IndexReport,
     reconcile::{
@@ -14,7 +18,7 @@ use crate::{
         rebuild_job::{JobPhase, RebuildJob},
         world::World,
     },
-    resources::{hash_of_job, reindex_job},
+    resources::{JobKind, hash_of_job, rebuild_job},
 };
 
 /// The pause after a Job that has failed or left collections. It doubles with each that has rebuilt
@@ -36,17 +40,32 @@ pub(crate) enum JobAction {
     Stop { uid: String },
 }
 
-/// What the plan depends on.
-pub(super) struct Situation<'a> {
+/// What both plans depend on.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
     pub(super) pipeline: &'a IngestionPipeline,
     pub(super) world: &'a World,
-    /// The status before.
-    pub(super) before: Option<&'a IndexStatus>,
     /// The pipeline waits for an edit.
     pub(super) is_stalled: bool,
     /// The live `ConfigMap` has the wanted configuration.
     pub(super) config_current: bool,
     pub(super) default_image: &'a str,
+}
+
+/// What the plan for the Job of one kind depends on.
+pub(super) struct Situation<'a> {
+    pub(super) kind: JobKind,
+    pub(super) inputs: Inputs<'a>,
+    pub(super) pipeline: &'a IngestionPipeline,
+    pub(super) world: &'a World,
+    /// The status before.
+    pub(super) before: Option<&'a IndexStatus>,
+    /// The collections that differ, if every one was looked at.
+    report: Option<IndexReport>,
+    /// The model that they were compared with, for [`JobKind::Reembed`].
+    pub(super) model: Option<String>,
+    /// The other Job, while it runs or is about to.
+    pub(super) blocked_by: Option<String>,
 }
 
 /// What follows.
@@ -58,7 +77,59 @@ pub(super) struct Rebuild {
     pub(super) events: Vec<PipelineEvent>,
 }
 
-pub(super) fn plan(situation: &Situation<'_>, now: Timestamp) -> Rebuild {
+/// What becomes of collections with another index, and of those of another model.
+pub(super) struct Rebuilds {
+    pub(super) index: Rebuild,
+    pub(super) models: Rebuild,
+    /// Those of another model, if that is known.
+    pub(super) others: Option<IndexReport>,
+}
+
+/// A collection is worked on by one of the two Jobs at a time, so they take turns. Collections of another
+/// model come first: their documents wait, and they get the index of the spec, too.
+pub(super) fn plans(
+    inputs: Inputs<'_>,
+    before: &IngestionPipelineStatus,
+    reference: Option<&ModelReference>,
+    now: Timestamp,
+) -> Rebuilds {
+    let (pipeline, world) = (inputs.pipeline, inputs.world);
+    let name = |kind: JobKind| kind.job_name(&pipeline.name_any());
+    let situation = |kind, before, report, blocked_by: Option<JobKind>| Situation {
+        kind,
+        inputs,
+        pipeline,
+        world,
+        before,
+        report,
+        model: None,
+        blocked_by: blocked_by.map(name),
+    };
+    let is_live = |kind: JobKind| {
+        let job = world.job(kind);
+        job.is_some_and(|job| matches!(job.phase, JobPhase::Running | JobPhase::Leaving))
+    };
+    let by_index = is_live(JobKind::Reindex).then_some(JobKind::Reindex);
+    let known = models::known(inputs, before, reference);
+    let of_models = Situation {
+        model: models::key(pipeline, reference),
+        ..situation(JobKind::Reembed, before.models.as_ref(), known, by_index)
+    };
+    let models = plan(&of_models, now);
+    let begins = matches!(models.action, Some(JobAction::Start(_)));
+    let by_models = (begins || is_live(JobKind::Reembed)).then_some(JobKind::Reembed);
+    let checked = world.indexes.as_ref().ok();
+    let checked = checked.filter(|report| report.checked >= report.collections);
+    let before = before.index.as_ref();
+    let of_index = situation(JobKind::Reindex, before, checked.cloned(), by_models);
+    Rebuilds {
+        index: plan(&of_index, now),
+        models,
+        others: of_models.report,
+    }
+}
+
+fn plan(situation: &Situation<'_>, now: Timestamp) -> Rebuild {
     let last = progress::last_job(situation);
     let need = Need::judge(situation, last.as_ref(), now);
     // To build it costs as much as the rest of a plan, for every pipeline, all the time.
@@ -82,7 +153,9 @@ pub(super) fn plan(situation: &Situation<'_>, now: Timestamp) -> Rebuild {
     );
     Rebuild {
         action,
-        verdict: situation.verdict(&need, status.as_ref(), next_start.filter(|at| *at > now)),
+        verdict: situation
+            .verdict(&need, status.as_ref(), next_start.filter(|at| *at > now))
+            .or_else(|| situation.mismatch()),
         status,
         events,
     }
@@ -137,13 +210,18 @@ impl Need {
         let report = situation.report();
         // If drift is only reported, what was begun before is finished or undone.
         let report = report.filter(|_| !situation.only_reports());
+        let differs = report.is_some_and(|report| report.drifted > 0);
         Self {
-            has_work: is_unfinished || report.is_some_and(|report| report.drifted > 0),
+            has_work: is_unfinished || differs || situation.must_look(),
             // In a collection that was left half rebuilt in its place nothing is found, and what was
             // written during a swap may be missing. The Job does no more than that outside the window.
             is_urgent: is_unfinished || report.is_some_and(|report| report.urgent > 0),
             is_unfinished,
-            window: window_of(milvus, now),
+            // Documents wait for what is embedded again, so it waits for no window.
+            window: match situation.kind {
+                JobKind::Reindex => window_of(milvus, now),
+                JobKind::Reembed => None,
+            },
         }
     }
 
@@ -193,14 +271,23 @@ fn window_of(milvus: &MilvusSpec, now: Timestamp) -> Option<Result<Window, Strin
 }
 
 impl Situation<'_> {
-    /// The check of the collections, if every one was checked.
+    /// The collections that differ, if every one was looked at.
     pub(super) fn report(&self) -> Option<&IndexReport> {
-        let report = self.world.indexes.as_ref().ok()?;
-        (report.checked >= report.collections).then_some(report)
+        self.report.as_ref()
+    }
+
+    /// Nobody knows of which model the collections are, and no worker will say: the Job looks.
+    pub(super) fn must_look(&self) -> bool {
+        let indexes = self.world.indexes.as_ref();
+        self.kind == JobKind::Reembed
+            && !self.only_reports()
+            && self.report.is_none()
+            && self.world.pods.is_empty()
+            && indexes.is_ok_and(|report| report.collections > 0)
     }
 
     pub(super) fn job(&self) -> Option<&RebuildJob> {
-        self.world.rebuild_job.as_ref()
+        self.world.job(self.kind)
     }
 
     fn is_known_to_have_ended(&self) -> bool {
@@ -214,15 +301,14 @@ impl Situation<'_> {
     }
 
     pub(super) fn only_reports(&self) -> bool {
-        self.policy() == OnIndexDrift::Report
+        self.kind.is_only_reported(self.pipeline)
     }
 
     /// The Job that would be started. `None` while a Secret, the pod template or the configuration is
     /// not as it must be.
     fn wanted_job(&self) -> Option<Job> {
-        let secrets_hash = self.world.secrets_hash.as_deref()?;
-        let job = reindex_job(self.pipeline, self.default_image, secrets_hash).ok();
-        job.filter(|_| self.config_current)
+        let job = self.inputs.job(self.kind);
+        job.filter(|_| self.inputs.config_current)
     }
 
     /// The next step, and why a running Job is stopped.
@@ -239,7 +325,8 @@ impl Situation<'_> {
         let forbidden = self.forbidden(need);
         let is_due = forbidden.is_none()
             && self.obstacle(need).is_none()
-            && self.report().is_some()
+            && self.blocked_by.is_none()
+            && (self.report().is_some() || self.must_look())
             && need.has_work
             && (need.is_open() || need.is_urgent)
             && next_start.is_none_or(|at| now >= at);
@@ -280,14 +367,24 @@ impl Situation<'_> {
         })
     }
 
+    fn reported(&self) -> Stopped {
+        let policy = match self.kind {
+            JobKind::Reindex => "onIndexDrift is Report",
+            JobKind::Reembed => "onModelChange is Refuse",
+        };
+        Stopped::until_later(format!(
+            "The rebuild was stopped, because stores.milvus.{policy}. What it has begun is finished or undone."
+        ))
+    }
+
     /// Drift is only reported, and the running Job rebuilds.
     fn unwanted(&self, job: &RebuildJob) -> Option<Stopped> {
-        (self.only_reports() && !job.only_finishes).then(reported)
+        (self.only_reports() && !job.only_finishes).then(|| self.reported())
     }
 
     /// Why no Job may run.
     fn forbidden(&self, need: &Need) -> Option<String> {
-        if self.is_stalled {
+        if self.inputs.is_stalled {
             return Some(
                 "The rebuild was stopped, because the pipeline waits for an edit.".to_owned(),
             );
@@ -301,7 +398,7 @@ impl Situation<'_> {
 
     /// Why no rebuild is begun. What an earlier Job left half done is finished all the same.
     pub(super) fn obstacle(&self, need: &Need) -> Option<&str> {
-        let obstacle = self.world.rebuild_obstacle.as_deref();
+        let obstacle = self.world.obstacle(self.kind);
         obstacle.filter(|_| !need.is_unfinished)
     }
 
@@ -329,7 +426,7 @@ impl Situation<'_> {
         }
         if self.only_reports() {
             let drifted = self.report().map_or(0, |report| report.drifted);
-            return (need.is_unfinished || drifted > 0).then(reported);
+            return (need.is_unfinished || drifted > 0).then(|| self.reported());
         }
         if !need.has_work {
             return None;
@@ -342,11 +439,13 @@ impl Situation<'_> {
     }
 }
 
-fn reported() -> Stopped {
-    Stopped::until_later(
-        "The rebuild was stopped, because stores.milvus.onIndexDrift is Report. What it has begun is \
-         finished or undone.",
-    )
+impl Inputs<'_> {
+    /// The Job of a kind as it would be started now. `None`: a Secret or the pod template is not as it
+    /// must be.
+    pub(super) fn job(&self, kind: JobKind) -> Option<Job> {
+        let secrets_hash = self.world.secrets_hash.as_deref()?;
+        rebuild_job(kind, self.pipeline, self.default_image, secrets_hash).ok()
+    }
 }
 
 /// The Job reads something else than it would now.

@@ -14,6 +14,7 @@ use crate::{
         reason::Reason,
         rebuild_job::{JobPhase, RebuildJob},
     },
+    resources::JobKind,
 };
 
 /// The last Job that has ended: the one in the status, or the live one.
@@ -57,7 +58,8 @@ fn ended(job: &RebuildJob) -> Option<EndedJob> {
 }
 
 fn not_created(situation: &Situation<'_>) -> Option<EndedJob> {
-    let failure = situation.world.past_writes.job_failure.as_ref()?;
+    let failure = situation.world.past_writes.job_failure.as_ref();
+    let failure = failure.filter(|failure| failure.kind == situation.kind)?;
     Some(EndedJob {
         uid: String::new(),
         hash: failure.hash.clone(),
@@ -79,7 +81,8 @@ pub(super) fn status(
     let job = situation.job();
     let running = job.filter(|job| job.is_running() && !is_stopped);
     let report = situation.report();
-    if situation.before.is_none() && report.is_none_or(|report| report.collections == 0) {
+    let has_collections = report.is_some_and(|report| report.collections > 0);
+    if situation.before.is_none() && !has_collections && running.is_none() {
         return None;
     }
     let rebuilt = report.map_or(0, |report| fewer_drifted(before, report));
@@ -101,6 +104,8 @@ pub(super) fn status(
             (_, began) => began.clone(),
         },
         last_job: last,
+        // What the numbers are about.
+        model: report.map_or_else(|| before.model.clone(), |_| situation.model.clone()),
         ..IndexStatus::default()
     };
     if rebuilt > 0
@@ -217,37 +222,49 @@ pub(super) fn events(
         events.push(began(situation, after));
     }
     for rebuild in &after.rebuilds {
-        events.extend(collection_events(&before.rebuilds, rebuild));
+        events.extend(collection_events(situation.kind, &before.rebuilds, rebuild));
     }
     let is_complete = after.start_time.is_none() && after.last_job.is_none();
     let is_complete = is_complete && after.drifted == 0;
     if let Some(began) = before.start_time.as_ref().filter(|_| is_complete) {
-        events.push(finished(after, now.duration_since(began.0)));
+        events.push(finished(situation.kind, after, now.duration_since(began.0)));
     }
     events
 }
 
 fn began(situation: &Situation<'_>, after: &IndexStatus) -> PipelineEvent {
-    let how = match situation.policy() {
-        OnIndexDrift::RebuildInPlace => "in place",
-        _ => "beside",
-    };
     let collections = collections(after.drifted);
-    PipelineEvent::normal(
-        Reason::RebuildStarted,
-        format!("The rebuild of {collections} has begun, {how}."),
-    )
+    let message = match situation.kind {
+        JobKind::Reembed if after.drifted == 0 => {
+            "Collections of another model are looked for, to embed them again.".to_owned()
+        }
+        JobKind::Reembed => format!("Embedding {collections} of another model again has begun."),
+        JobKind::Reindex => {
+            let how = match situation.policy() {
+                OnIndexDrift::RebuildInPlace => "in place",
+                _ => "beside",
+            };
+            format!("The rebuild of {collections} has begun, {how}.")
+        }
+    };
+    PipelineEvent::normal(Reason::RebuildStarted, message)
 }
 
-fn finished(after: &IndexStatus, duration: SignedDuration) -> PipelineEvent {
+fn finished(kind: JobKind, after: &IndexStatus, duration: SignedDuration) -> PipelineEvent {
     let (done, seconds) = (collections(after.done), duration.as_secs());
-    PipelineEvent::normal(
-        Reason::RebuildFinished,
-        format!("Every collection has the index of the spec. In {seconds} s, {done} got it."),
-    )
+    let message = match kind {
+        JobKind::Reindex => {
+            format!("Every collection has the index of the spec. In {seconds} s, {done} got it.")
+        }
+        JobKind::Reembed => format!(
+            "Every collection has vectors of the spec's model. In {seconds} s, {done} got them."
+        ),
+    };
+    PipelineEvent::normal(Reason::RebuildFinished, message)
 }
 
 fn collection_events(
+    kind: JobKind,
     before: &[CollectionRebuild],
     after: &CollectionRebuild,
 ) -> Vec<PipelineEvent> {
@@ -268,7 +285,14 @@ fn collection_events(
     events.push(if after.phase == "Done" {
         PipelineEvent::normal(
             Reason::CollectionRebuilt,
-            format!("Collection {name} serves with the index of the spec."),
+            match kind {
+                JobKind::Reindex => {
+                    format!("Collection {name} serves with the index of the spec.")
+                }
+                JobKind::Reembed => {
+                    format!("Collection {name} serves with vectors of the spec's model.")
+                }
+            },
         )
     } else {
         PipelineEvent::warning(

@@ -20,7 +20,10 @@ use super::{
     manual::{self, Manual},
     stall::Stall,
 };
-use crate::reconcile::{reason::Reason, world::World};
+use crate::{
+    reconcile::{pods::WorkerPod, reason::Reason, world::World},
+    resources::JobKind,
+};
 
 /// Learned values are written to the status when one changes by more than this fraction.
 const SIGNIFICANT_CHANGE: f64 = 0.25;
@@ -133,6 +136,14 @@ pub(super) fn plan(
         scaling.status.recorded_replicas = manual.recorded;
         return scaling;
     }
+    if scaling.mode == ScalingMode::Auto && gives_way(pipeline, world) {
+        let job = JobKind::Reembed.job_name(&pipeline.name_any());
+        let message = format!(
+            "No worker runs until the pod of Job {job} has a node: what the workers would do waits for it."
+        );
+        let verdict = Verdict::yes(Reason::Reembedding, message);
+        return fixed(0, verdict, &before, memory, now);
+    }
 
     let current = live.unwrap_or(scaling.min_replicas);
     let observation = observe(world, current, now);
@@ -155,6 +166,22 @@ pub(super) fn plan(
         memory,
         record: None,
     }
+}
+
+/// The Job that embeds collections again finds no node, perhaps because the workers, which all wait for
+/// it, have the GPUs.
+fn gives_way(pipeline: &IngestionPipeline, world: &World) -> bool {
+    let is_meant = |pod: &&WorkerPod| !pod.ended && !pod.terminating;
+    let mut job_pods = world.reembed_pods.iter().filter(is_meant);
+    if pipeline.spec.worker.gpu.is_none() || !job_pods.any(|pod| pod.unschedulable.is_some()) {
+        return false;
+    }
+    let waits = |pod: &WorkerPod| {
+        let counts = world.counts.get(&pod.name);
+        counts.is_some_and(|counts| !counts.waiting_for.is_empty() && counts.waits_for_model)
+    };
+    let mut pods = world.pods.iter().filter(is_meant);
+    pods.all(|pod| pod.unschedulable.is_some() || waits(pod))
 }
 
 /// The number of workers of a pipeline that waits for an edit.

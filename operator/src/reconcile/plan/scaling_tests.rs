@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::SignedDuration;
 use layra_autoscaler::{Backlog, Counts, PartitionOffsets};
-use layra_crds::IngestionPipelineStatus;
+use layra_crds::{GpuSpec, IngestionPipelineStatus};
 use serde_json::json;
 
 use super::*;
@@ -338,4 +338,29 @@ fn absurd_values_of_an_earlier_version_are_bounded() {
         "{learned:?}"
     );
     assert_eq!(grace_seconds(&status), LONGEST_GRACE);
+}
+
+#[test]
+fn workers_that_wait_for_a_job_leave_it_their_gpus() {
+    let mut scene = Scene::new(10, 1);
+    scene.pipeline.spec.worker.gpu = Some(GpuSpec {
+        resource: "nvidia.com/gpu".into(),
+        count: 1,
+    });
+    let pending = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "Insufficient nvidia.com/gpu"}]);
+    let pod = json!({"metadata": {"name": "job"}, "status": {"conditions": pending}});
+    scene.world.reembed_pods = vec![fixtures::pod(pod)];
+    assert_eq!(scene.reconcile().0.desired_replicas, 1, "it has other work");
+    let counts = scene.world.counts.values_mut().next().unwrap();
+    counts.waiting_for = vec!["milvus".into()];
+    counts.waits_for_model = true;
+    let (status, verdict) = scene.reconcile();
+    assert_eq!(status.desired_replicas, 0);
+    assert_eq!(verdict.reason, Reason::Reembedding);
+    scene.world.pods.clear();
+    scene.world.counts.clear();
+    assert_eq!(scene.reconcile().0.desired_replicas, 0, "none takes it");
+    scene.world.reembed_pods.clear();
+    assert_eq!(scene.reconcile().0.desired_replicas, 1, "the pod runs");
 }

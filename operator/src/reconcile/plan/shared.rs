@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use layra_crds::{IngestionPipeline, OnIndexDrift, condition_types::STALLED};
+use layra_crds::{IngestionPipeline, condition_types::STALLED};
 
 use super::{
     conditions,
     conflict::{age, full_name, overlap},
     spec_in_force,
 };
-use crate::reconcile::reason::Reason;
+use crate::{reconcile::reason::Reason, resources::JobKind};
 
 /// Another pipeline with the same collections.
 #[derive(Clone, Debug)]
@@ -33,10 +33,14 @@ fn is_in_conflict(pipeline: &IngestionPipeline) -> bool {
         .is_some_and(|stalled| stalled.reason == Reason::Conflict.as_str())
 }
 
-/// Why this pipeline begins no rebuild, in full sentences. Workers learn of a rebuild from MongoDB:
+/// Why this pipeline begins no rebuild of a kind, in full sentences. Workers learn of a rebuild from MongoDB:
 /// with another one they do not wait while a collection is swapped. And two pipelines that both
 /// rebuild would undo each other's work for ever.
-pub(crate) fn rebuild_obstacle(pipeline: &IngestionPipeline, sharers: &[Sharer]) -> Option<String> {
+pub(crate) fn rebuild_obstacle(
+    kind: JobKind,
+    pipeline: &IngestionPipeline,
+    sharers: &[Sharer],
+) -> Option<String> {
     sharers.iter().find_map(|sharer| {
         let (other, name) = (&sharer.pipeline, full_name(&sharer.pipeline));
         if !sharer.same_database {
@@ -44,10 +48,20 @@ pub(crate) fn rebuild_obstacle(pipeline: &IngestionPipeline, sharers: &[Sharer])
                 "Pipeline {name} has the same collections and another database in MongoDB, so its workers would not wait while a collection is swapped. Give one of the two another stores.milvus.collection."
             ));
         }
-        let rebuilds = other.spec.stores.milvus.on_index_drift != OnIndexDrift::Report;
+        let rebuilds = !kind.is_only_reported(other);
+        let (does, field) = match kind {
+            JobKind::Reindex => (
+                "rebuilds the same collections with its own index",
+                "onIndexDrift: Report",
+            ),
+            JobKind::Reembed => (
+                "embeds the same collections again with its own model",
+                "onModelChange: Refuse",
+            ),
+        };
         (rebuilds && age(other) < age(pipeline)).then(|| {
             format!(
-                "Pipeline {name} is older and rebuilds the same collections with its own index. Set stores.milvus.onIndexDrift: Report in one of the two."
+                "Pipeline {name} is older and {does}. Set stores.milvus.{field} in one of the two."
             )
         })
     })
@@ -57,6 +71,7 @@ pub(crate) fn rebuild_obstacle(pipeline: &IngestionPipeline, sharers: &[Sharer])
 mod tests {
     use jiff::{SignedDuration, Timestamp};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use layra_crds::{OnIndexDrift, OnModelChange};
 
     use super::*;
     use crate::fixtures;
@@ -78,7 +93,7 @@ mod tests {
             pipeline: Arc::new(other.clone()),
             same_database: same,
         };
-        rebuild_obstacle(this, &[sharer])
+        rebuild_obstacle(JobKind::Reindex, this, &[sharer])
     }
 
     #[test]
@@ -91,6 +106,23 @@ mod tests {
         let reports = pipeline("old", 2, OnIndexDrift::Report);
         assert_eq!(obstacle(&young, &reports, true), None);
         assert_eq!(obstacle(&old, &old, true), None, "itself");
+    }
+
+    #[test]
+    fn of_two_pipelines_that_embed_the_same_collections_again_the_older_one_does() {
+        let mut pipelines =
+            [("old", 2), ("young", 1)].map(|(name, age)| pipeline(name, age, OnIndexDrift::Report));
+        let why = |[old, young]: &[IngestionPipeline; 2]| {
+            let sharer = Sharer {
+                pipeline: Arc::new(old.clone()),
+                same_database: true,
+            };
+            rebuild_obstacle(JobKind::Reembed, young, &[sharer])
+        };
+        assert_eq!(why(&pipelines), None);
+        pipelines[0].spec.stores.milvus.on_model_change = OnModelChange::ReembedBeside;
+        let words = why(&pipelines).unwrap();
+        assert!(words.contains("onModelChange: Refuse"), "{words}");
     }
 
     #[test]

@@ -18,18 +18,33 @@ use crate::{
     },
 };
 
-/// The verdict on Milvus: on the rebuild if it has one, on the indexes else, and on the quotas.
+/// The verdict on Milvus: on the rebuild if it has one, on the indexes else, on the models, and on the
+/// quotas.
 pub(super) fn of(
     pipeline: &IngestionPipeline,
     world: &World,
     before: &IngestionPipelineStatus,
     rebuild: Option<Verdict>,
+    models: Option<Verdict>,
 ) -> Verdict {
     let generation = pipeline.metadata.generation;
     let before = conditions::find(&before.conditions, VECTOR_STORE_READY)
         .filter(|condition| condition.observed_generation == generation);
     let on_indexes = || judge(&world.indexes, before, generation);
-    quotas::judge(rebuild.unwrap_or_else(on_indexes), world, before)
+    let store = with_models(rebuild.unwrap_or_else(on_indexes), models);
+    quotas::judge(store, world, before)
+}
+
+/// What is said about other models comes first: documents wait for it. Each has a line of its own.
+fn with_models(store: Verdict, models: Option<Verdict>) -> Verdict {
+    match models {
+        Some(models) if store.reason == Reason::IndexesMatch => models,
+        Some(models) if store.is_true() => Verdict {
+            message: format!("{}\n{}", models.message, store.message),
+            ..models
+        },
+        _ => store,
+    }
 }
 
 /// Another index than the spec's does not make the condition false: searches work, only slower or

@@ -19,9 +19,6 @@ use crate::{
     resources::FETCH_MODEL,
 };
 
-/// The command that workers name when a collection is of another model than theirs.
-const REEMBED: &str = "layra-worker reembed";
-
 /// Workers that were ready may be unready for this long before the servers that they wait for are
 /// named: one lost answer is not an outage.
 const SHORT_WAIT: SignedDuration = SignedDuration::from_secs(30);
@@ -205,8 +202,11 @@ fn waiting_for_servers(
     if let Some(shown) = previous.filter(is_shown) {
         return Some(shown.clone());
     }
-    // The words about a collection of another model say what to do: no server is away.
-    let is_server_away = !retries.iter().any(|retry| retry.contains(REEMBED));
+    // The words about a collection of another model say what to do.
+    let is_server_away = counts().any(|counts| {
+        let waits = !counts.retrying.is_empty() || !counts.waiting_for.is_empty();
+        waits && !counts.waits_for_model
+    });
     let hint = if is_server_away {
         " Check that the server is up, and its address and Secret."
     } else {

@@ -439,16 +439,17 @@ fn a_change_by_another_writer_is_shown_beside_the_state_of_the_workers() {
 #[test]
 fn a_new_worker_that_waits_for_a_server_quotes_it_and_the_message_does_not_flip() {
     let mut waiting = world(counts(1, 1, 0), vec![unready("2026-11-25T10:09:00Z")]);
-    let mut retrying = |words: &str| {
+    let mut retrying = |words: &str, waits_for_model: bool| {
         let counts = layra_autoscaler::Counts {
             retrying: vec![format!("stage mongodb is retrying: {words}")],
+            waits_for_model,
             ..layra_autoscaler::Counts::default()
         };
         waiting.counts.insert("a".into(), counts);
         waiting.clone()
     };
     let spec = fixtures::pipeline().spec;
-    let first = judge(&spec, &retrying("connection refused"), &situation(1));
+    let first = judge(&spec, &retrying("connection refused", false), &situation(1));
     assert_eq!(
         first,
         Verdict::no(
@@ -457,17 +458,26 @@ fn a_new_worker_that_waits_for_a_server_quotes_it_and_the_message_does_not_flip(
         )
     );
     let other_model = "c was embedded with another model. Run layra-worker reembed";
-    let verdict = judge(&spec, &retrying(other_model), &situation(1));
-    assert!(
-        verdict.message.ends_with("layra-worker reembed."),
-        "no server is to blame: {}",
-        verdict.message
-    );
+    for (waits_for_model, ending) in [
+        (true, "layra-worker reembed."),
+        // A worker of an earlier version gives no reasons.
+        (false, "its address and Secret."),
+    ] {
+        let verdict = judge(
+            &spec,
+            &retrying(other_model, waits_for_model),
+            &situation(1),
+        );
+        assert!(verdict.message.ends_with(ending), "{}", verdict.message);
+    }
     let next = Situation {
         previous: Some(first.clone()),
         ..situation(1)
     };
-    assert_eq!(judge(&spec, &retrying("timed out in 3.2 s"), &next), first);
+    assert_eq!(
+        judge(&spec, &retrying("timed out in 3.2 s", false), &next),
+        first
+    );
     let silent = world(counts(1, 1, 0), vec![unready("2026-11-25T10:09:00Z")]);
     assert_eq!(judge(&spec, &silent, &next), first, "its answer was lost");
 }

@@ -138,6 +138,11 @@ async fn work(
         tokio::spawn(async move { dispatcher.pipeline.watch_indexes(manage).await })
     };
     let _indexes = tokio_util::task::AbortOnDropHandle::new(indexes);
+    let models = {
+        let dispatcher = Arc::clone(dispatcher);
+        tokio::spawn(async move { dispatcher.pipeline.watch_models().await })
+    };
+    let _models = tokio_util::task::AbortOnDropHandle::new(models);
 
     let read_ahead = Arc::new(ReadAhead::new(IN_PROGRESS));
     let intake = subscribe(common, &read_ahead)?;

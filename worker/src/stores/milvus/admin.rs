@@ -49,9 +49,18 @@ pub(crate) enum Loading {
 impl Vectors {
     /// The names of all collections, also of other applications.
     pub(crate) async fn collection_names(&self) -> Result<Vec<String>, Failure> {
+        let all = self.collection_ids().await?;
+        Ok(all.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The same, each with Milvus' id.
+    pub(super) async fn collection_ids(&self) -> Result<Vec<(String, i64)>, Failure> {
         let request = sdk::ListCollectionsRequest::builder().build()?;
-        let answer = self.client.list_collections(request).await;
-        Ok(answer?.collection_names().to_vec())
+        let answer = self.client.list_collections(request).await?;
+        let all = answer.collections().iter();
+        Ok(all
+            .map(|it| (it.get_name().to_owned(), it.get_id()))
+            .collect())
     }
 
     /// `None`: the collection does not exist.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use layra_crds::{DriftedCollection, MOST_NAMED, MilvusSpec, OtherModels};
 use mongodb::Database;
 
 use super::Vectors;
@@ -130,6 +131,28 @@ impl Vectors {
         }
     }
 
+    /// The pipeline's collections whose vectors are of another model than this process'. `None`: it has
+    /// no model.
+    pub(crate) async fn of_other_models(
+        &self,
+        pipeline: &MilvusSpec,
+    ) -> Result<Option<OtherModels>, Failure> {
+        let Some((models, own)) = self.own_model() else {
+            return Ok(None);
+        };
+        let records = models.records.of_others(own).await?;
+        let mut others = Vec::new();
+        // Milvus is asked only if there is something to ask for.
+        if !records.is_empty() {
+            for (name, id) in self.collection_ids().await? {
+                let record = records.get(&id).filter(|_| pipeline.owns_collection(&name));
+                let difference = record.and_then(|record| record.difference(own));
+                others.extend(difference.map(|difference| DriftedCollection { name, difference }));
+            }
+        }
+        Ok(Some(counted(own, others)))
+    }
+
     /// The model of a collection's vectors, if it is known.
     pub(crate) async fn model_of(&self, id: i64) -> Result<Option<Fingerprint>, Failure> {
         let Some(models) = &self.models else {
@@ -159,5 +182,39 @@ impl Vectors {
     fn own_model(&self) -> Option<(&Models, &Fingerprint)> {
         let models = self.models.as_ref()?;
         Some((models, models.own.as_ref()?))
+    }
+}
+
+/// What is reported of the collections of other models than this one.
+fn counted(own: &Fingerprint, mut others: Vec<DriftedCollection>) -> OtherModels {
+    let collections = u64::try_from(others.len()).unwrap_or(u64::MAX);
+    others.sort_by(|one, other| one.name.cmp(&other.name));
+    others.truncate(MOST_NAMED);
+    OtherModels {
+        checksum: own.checksum.clone(),
+        pool_factor: own.pool_factor,
+        collections,
+        first: others,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::fingerprint::a_fingerprint;
+
+    #[test]
+    fn all_are_counted_and_a_few_are_named() {
+        let others = (0..30).rev().map(|number| DriftedCollection {
+            name: format!("c{number:02}"),
+            difference: "one instead of another".to_owned(),
+        });
+        let found = counted(&a_fingerprint("minilm", "sha256:1"), others.collect());
+        assert_eq!(
+            (found.checksum.as_str(), found.pool_factor),
+            ("sha256:1", 1)
+        );
+        assert_eq!((found.collections, found.first.len()), (30, MOST_NAMED));
+        assert_eq!(found.first[0].name, "c00");
     }
 }

@@ -1,5 +1,6 @@
 //! The Job that rebuilds drifted collections, through every transition.
 
+use k8s_openapi::api::batch::v1::Job;
 use layra_crds::{
     DriftedCollection, IndexPreset, OnIndexDrift, ReindexEntry, ReindexPhase, ReindexProgress,
     WindowSpec,
@@ -11,7 +12,7 @@ use crate::{
         rebuild_job::{JobPhase, RebuildJob},
         world::{JobFailure, Override},
     },
-    resources::{differences, hash_of_job, only_finishes},
+    resources::{JobKind, differences, hash_of_job, only_finishes},
 };
 
 /// A test's pipeline, its world and the time.
@@ -82,17 +83,21 @@ impl Case {
         let Some(JobAction::Start(job)) = self.step().job_action else {
             panic!("no Job is started");
         };
+        self.world.rebuild_job = Some(self.running(&job));
+        self
+    }
+
+    fn running(&mut self, job: &Job) -> RebuildJob {
         self.jobs += 1;
-        self.world.rebuild_job = Some(RebuildJob {
+        RebuildJob {
             uid: format!("job-{}", self.jobs),
-            hash: hash_of_job(&job).to_owned(),
+            hash: hash_of_job(job).to_owned(),
             created: self.now,
-            only_finishes: only_finishes(&job),
+            only_finishes: only_finishes(job),
             phase: JobPhase::Running,
             waits: None,
             progress: None,
-        });
-        self
+        }
     }
 
     fn job(&mut self) -> &mut RebuildJob {
@@ -393,6 +398,7 @@ fn a_job_that_cannot_be_created_is_reported_and_tried_again() {
         panic!("no Job is started");
     };
     case.world.past_writes.job_failure = Some(JobFailure {
+        kind: JobKind::Reindex,
         hash: hash_of_job(&job).to_owned(),
         at: case.now,
         words: "exceeded quota".into(),
@@ -502,4 +508,5 @@ fn an_unfinished_check_changes_no_count() {
 }
 
 mod finishing;
+mod models;
 mod window;

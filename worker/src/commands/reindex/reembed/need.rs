@@ -1,7 +1,7 @@
 //! Whether a collection must be embedded again. No I/O.
 
 use crate::document::Fingerprint;
-use crate::stores::collection_models::Record;
+use crate::stores::collection_models::{Record, UNKNOWN};
 
 /// Why a collection must be embedded again with a model, for people. `None`: its vectors are of this
 /// model. Of a collection that has no record, only `is_named`, somebody's choice, says that they are
@@ -11,17 +11,9 @@ pub(in super::super) fn difference(
     own: &Fingerprint,
     is_named: bool,
 ) -> Option<String> {
-    // Without a state of the rebuild, the one that sealed it was lost: nobody could write any more.
-    let is_sealed = record.is_some_and(|record| record.replaced_for.is_some());
-    match record.and_then(|record| record.model.as_ref()) {
-        Some(model) if is_sealed || !model.is_comparable(own) => {
-            Some(format!("{model} instead of {own}"))
-        }
-        None if is_sealed || is_named => {
-            Some("nothing says which model its vectors are of".to_owned())
-        }
-        _ => None,
-    }
+    let is_known = record.is_some_and(|record| record.model.is_some());
+    let differs = record.and_then(|record| record.difference(own));
+    differs.or_else(|| (is_named && !is_known).then(|| UNKNOWN.to_owned()))
 }
 
 #[cfg(test)]
