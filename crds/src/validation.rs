@@ -65,12 +65,14 @@ pub struct FaultAnswer {
 
 impl FaultAnswer {
     /// The fault hit something.
+    #[must_use]
     pub fn met(words: impl Into<String>) -> Self {
         let words = words.into();
         Self { met: true, words }
     }
 
     /// It hit nothing.
+    #[must_use]
     pub fn not_met(words: impl Into<String>) -> Self {
         let words = words.into();
         Self { met: false, words }

@@ -111,7 +111,8 @@ pub(crate) async fn run(args: &ValidateArgs, access: &Access) -> anyhow::Result<
         disruptive::refuse(&pipeline.spec)?;
     }
     let image = args.reporting.image();
-    disruptive::remove_remainders(&cluster, access, &pipeline, image).await?;
+    let removing = disruptive::remove_remainders(&cluster, access, &pipeline, image);
+    Box::pin(removing).await?;
     let load = Load {
         pipeline: name,
         image,

@@ -30,6 +30,7 @@ use crate::conditions::{in_words, to_attend};
 use crate::load::{Load, Outcome};
 use crate::run::deployment_name;
 use copy::Names;
+pub(super) use copy::refuse;
 use pauses::{Interrupted, Pauses};
 pub(super) use removal::remove_remainders;
 
@@ -55,9 +56,6 @@ pub(super) fn fault(name: &str) -> Result<ValidationFault, String> {
     })
 }
 
-/// Whether this pipeline can be copied at all.
-pub(super) use copy::refuse;
-
 /// Makes the copy, injects the faults, and removes everything, whatever happens.
 pub(super) async fn run(
     args: &ValidateArgs,
@@ -81,7 +79,8 @@ pub(super) async fn run(
         names,
     };
     let checks = Box::pin(disruption.carry_out()).await;
-    let removed = removal::remove(cluster, access, original, args.reporting.image()).await;
+    let image = args.reporting.image();
+    let removed = Box::pin(removal::remove(cluster, access, original, image)).await;
     match checks {
         Ok(mut checks) => {
             checks.push(judge::removed(&removed));
@@ -196,7 +195,7 @@ impl Disruption<'_> {
     /// Returns the address of the proxy.
     async fn start_proxy(&self, milvus: &str, pauses: &mut Pauses) -> anyhow::Result<String> {
         let (cluster, name) = (self.cluster, &self.names.proxy);
-        // Those of a call that was killed before it had made the copy.
+        // That of a call that was killed before it had made the copy.
         removal::remove_proxy(cluster, name).await?;
         let workers = deployment_name(&self.args.pipeline);
         let deployment = cluster.find::<Deployment>(&workers).await?;

@@ -33,7 +33,7 @@ pub(in crate::validate) async fn remove_remainders(
     let found: Option<IngestionPipeline> = cluster.find(&copy).await?;
     if found.is_some_and(|found| is_made_for(&found, pipeline)) {
         eprintln!("removing {copy}, which an earlier call has left");
-        remove(cluster, access, original, image).await?;
+        Box::pin(remove(cluster, access, original, image)).await?;
     }
     Ok(())
 }
@@ -116,7 +116,7 @@ async fn empty(
     let is_paused = async || Ok(is_observed(cluster, copy).await?.then_some(()));
     let paused = pauses.until(PATIENCE, is_paused).await?;
     paused.with_context(|| format!("the operator has not paused {copy}"))?;
-    match load::remove_topics(copy, image, access).await? {
+    match Box::pin(load::remove_topics(copy, image, access)).await? {
         Outcome::Measured(result) => {
             let left = result.left.unwrap_or_default();
             ensure!(left.is_empty(), "{}", left.join(", "));
