@@ -56,7 +56,6 @@ use crate::{
     resources::{self, Inputs, JobKind, Kind, Workload},
 };
 use conditions::{Status, Verdict};
-use rebuild::Rebuilds;
 use scaling::Scaling;
 use stall::Stall;
 use template::Template;
@@ -237,41 +236,33 @@ pub(crate) fn plan(
         config_current: writes.config_current,
         default_image,
     };
-    let Rebuilds {
-        index,
-        models,
-        others,
-    } = rebuild::plans(inputs, &before, known_model.reference.as_ref(), now);
+    let rebuilds = rebuild::plans(inputs, &before, known_model.reference.as_ref(), now);
     let verdicts = Verdicts {
         topic,
-        vector_store: vector_store::of(pipeline, world, &before, index.verdict, models.verdict),
+        vector_store: vector_store::of(pipeline, world, &before, &rebuilds),
         workers: indexes::judge(writes.workers, &world.reports),
         scaling: scaling.verdict,
         query: query::verdict(&query_situation, &query, writes.query_refusal),
     };
     let mut status = status(pipeline, world, &before, verdicts, scaling.status, now);
     status.confirmed = confirmation::next(pipeline, world, stall.is_some());
-    status.index = index.status;
-    status.models = models.status;
-    status.other_model_collections = match others {
-        Some(others) => others.examples,
-        None => before.other_model_collections.clone(),
-    };
+    status.index = rebuilds.index.status;
+    status.models = rebuilds.models.status;
+    status.other_model_collections = rebuilds.other_model_collections;
     status.query = query.status;
     status.model_reference = known_model.reference;
     let (retained, retention_events) =
         retention::follow(pipeline, world, before.retention.as_ref());
     status.retention = retained;
     let mut events = events::of(pipeline, world, &status, &writes.manifests, now);
-    events.extend(index.events);
-    events.extend(models.events);
+    events.extend(rebuilds.events);
     events.extend(retention_events);
     Ok(Plan {
         topic_actions,
         deletion_costs: deletion_costs(world, &writes.manifests, scaling.replicas),
         manifests: writes.manifests,
-        job_action: index.action,
-        reembed_action: models.action,
+        job_action: rebuilds.index.action,
+        reembed_action: rebuilds.models.action,
         unwanted_cron_job: retention::unwanted(pipeline, live_retention),
         unwanted_query: query.unwanted,
         dry_run: writes.dry_run,

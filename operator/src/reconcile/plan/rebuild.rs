@@ -6,8 +6,8 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 use layra_autoscaler::{Window, window};
 use layra_crds::{
-    EndedJob, IndexStatus, IngestionPipeline, IngestionPipelineStatus, MilvusSpec, ModelReference,
-    OnIndexDrift,
+    DriftedCollection, EndedJob, IndexStatus, IngestionPipeline, IngestionPipelineStatus,
+    MilvusSpec, ModelReference, OnIndexDrift,
 };
 
 use super::{conditions::Verdict, events::PipelineEvent, models, rebuild_progress as progress};
@@ -81,8 +81,9 @@ pub(super) struct Rebuild {
 pub(super) struct Rebuilds {
     pub(super) index: Rebuild,
     pub(super) models: Rebuild,
-    /// Those of another model, if that is known.
-    pub(super) others: Option<IndexReport>,
+    /// The first of those of another model, as far as it is known.
+    pub(super) other_model_collections: Vec<DriftedCollection>,
+    pub(super) events: Vec<PipelineEvent>,
 }
 
 /// A collection is worked on by one of the two Jobs at a time, so they take turns. Collections of another
@@ -115,17 +116,22 @@ pub(super) fn plans(
         model: models::key(pipeline, reference),
         ..situation(JobKind::Reembed, before.models.as_ref(), known, by_index)
     };
-    let models = plan(&of_models, now);
+    let mut models = plan(&of_models, now);
+    let others = of_models.report.map(|report| report.examples);
     let begins = matches!(models.action, Some(JobAction::Start(_)));
     let by_models = (begins || is_live(JobKind::Reembed)).then_some(JobKind::Reembed);
     let checked = world.indexes.as_ref().ok();
     let checked = checked.filter(|report| report.checked >= report.collections);
-    let before = before.index.as_ref();
-    let of_index = situation(JobKind::Reindex, before, checked.cloned(), by_models);
+    let index = before.index.as_ref();
+    let of_index = situation(JobKind::Reindex, index, checked.cloned(), by_models);
+    let mut index = plan(&of_index, now);
+    let mut events = std::mem::take(&mut index.events);
+    events.append(&mut models.events);
     Rebuilds {
-        index: plan(&of_index, now),
+        index,
         models,
-        others: of_models.report,
+        other_model_collections: others.unwrap_or_else(|| before.other_model_collections.clone()),
+        events,
     }
 }
 

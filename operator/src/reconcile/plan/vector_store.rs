@@ -9,6 +9,7 @@ use layra_crds::{
 use super::{
     conditions::{self, Verdict},
     quotas,
+    rebuild::Rebuilds,
 };
 use crate::{
     milvus::IndexReport,
@@ -24,14 +25,15 @@ pub(super) fn of(
     pipeline: &IngestionPipeline,
     world: &World,
     before: &IngestionPipelineStatus,
-    rebuild: Option<Verdict>,
-    models: Option<Verdict>,
+    rebuilds: &Rebuilds,
 ) -> Verdict {
     let generation = pipeline.metadata.generation;
     let before = conditions::find(&before.conditions, VECTOR_STORE_READY)
         .filter(|condition| condition.observed_generation == generation);
     let on_indexes = || judge(&world.indexes, before, generation);
-    let store = with_models(rebuild.unwrap_or_else(on_indexes), models);
+    let index = rebuilds.index.verdict.clone();
+    let models = rebuilds.models.verdict.clone();
+    let store = with_models(index.unwrap_or_else(on_indexes), models);
     quotas::judge(store, world, before)
 }
 
