@@ -268,7 +268,7 @@ async fn nothing_is_left(stage: &Stage, topic: &str) -> Result<()> {
     ] {
         let collection = mongodb.collection::<Document>(name);
         let found = collection
-            .find_one(doc! { field: { "$in": &bases } })
+            .find_one(doc! { field: { "$in": bases.iter().copied().collect::<Vec<_>>() } })
             .await?;
         ensure!(found.is_none(), "{name}: {found:?}");
     }
