@@ -20,6 +20,7 @@ use crate::stores::milvus::SearchLimits;
 use anyhow::Context as _;
 use clap::Parser;
 use layra_crds::FailedCheck;
+use layra_embedding::colqwen::cli::{self as embed_cli, EmbedArgs};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -159,11 +160,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Reindex(args) => return Box::pin(reindex(args)).await,
         Command::Reembed(args) => return Box::pin(reembed(args)).await,
         Command::Collection(command) => return collection_commands::execute(command).await,
-        Command::Embed(args) => {
-            let report =
-                move || layra_embedding::colqwen::cli::run(&args, &mut std::io::stdout().lock());
-            tokio::task::spawn_blocking(report).await??;
-        }
+        Command::Embed(args) => embed(args).await?,
         Command::Search {
             question,
             knowledge_base,
@@ -195,6 +192,11 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn embed(args: EmbedArgs) -> anyhow::Result<()> {
+    let report = move || embed_cli::run(&args, &mut std::io::stdout().lock());
+    Ok(tokio::task::spawn_blocking(report).await??)
 }
 
 async fn check(worker: WorkerArgs) -> anyhow::Result<ExitCode> {

@@ -68,7 +68,7 @@ pub(super) fn is_quiet(second: f64, length: Duration) -> bool {
     let cycle = (length / 4).clamp(Duration::from_mins(3), CYCLE);
     // Finished documents are rechecked after two minutes, and a worker stays for that.
     let pause = (cycle / 6).max(Duration::from_mins(4)).min(cycle / 3);
-    second % cycle.as_secs_f64() >= (cycle - pause).as_secs_f64()
+    second % cycle.as_secs_f64() >= cycle.as_secs_f64() - pause.as_secs_f64()
 }
 
 #[cfg(test)]

@@ -124,12 +124,12 @@ async fn full_disk(cache: &Path) -> FaultAnswer {
         return FaultAnswer::not_met(format!("the disk for originals has {mib} MiB: too large"));
     }
     let filler = cache.join("filler");
-    let filled = fill(&filler, size);
-    if filled.is_ok() {
+    let written = fill(&filler, size);
+    if written.is_ok() {
         tokio::time::sleep(FULL).await;
     }
     let removed = std::fs::remove_file(&filler);
-    match filled.and_then(|bytes| removed.map(|()| bytes)) {
+    match written.and_then(|bytes| removed.map(|()| bytes)) {
         Ok(bytes) => FaultAnswer::met(format!(
             "the disk of {} MiB was full for {} s",
             bytes >> 20,

@@ -114,8 +114,8 @@ async fn empty(
     // Otherwise the operator would make the topics again.
     patch(cluster, copy, &json!({"spec": {"paused": true}})).await?;
     let is_paused = async || Ok(is_observed(cluster, copy).await?.then_some(()));
-    let paused = pauses.until(PATIENCE, is_paused).await?;
-    paused.with_context(|| format!("the operator has not paused {copy}"))?;
+    let answered = pauses.until(PATIENCE, is_paused).await?;
+    answered.with_context(|| format!("the operator has not paused {copy}"))?;
     match Box::pin(load::remove_topics(copy, image, access)).await? {
         Outcome::Measured(result) => {
             let left = result.left.unwrap_or_default();
