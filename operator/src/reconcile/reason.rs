@@ -97,8 +97,8 @@ reasons! {
     /// A schedule or time zone in `stores.milvus.rebuild.window` is invalid: fix it. Until then nothing
     /// is rebuilt.
     RebuildWindowInvalid,
-    /// Collections have another index than the spec, and are not rebuilt, because another pipeline
-    /// has the same collections. The message names it and what to change.
+    /// Collections have another index or model than the spec, and are not rebuilt, because another
+    /// pipeline has the same collections. The message names it and what to change.
     RebuildHeld,
     /// The vectors of some collections are of another model than the spec's. Their documents wait and
     /// searches are refused: embed them again, with `stores.milvus.onModelChange` or

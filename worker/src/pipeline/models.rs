@@ -16,7 +16,11 @@ impl Pipeline {
             let found = self.stores.vectors.of_other_models(&self.stores.milvus);
             match found.await {
                 Ok(found) => health.found_other_models(found),
-                Err(error) => tracing::warn!(%error, "models of collections not read, will retry"),
+                Err(error) => {
+                    tracing::warn!(%error, "models of collections not read, will retry");
+                    // What was found before may be over.
+                    health.found_other_models(None);
+                }
             }
             tokio::time::sleep(INTERVAL).await;
         }

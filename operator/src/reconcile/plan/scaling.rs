@@ -1,7 +1,7 @@
 //! The number of workers: the autoscaler's decision, adjusted to the mode, with the condition Scaling
 //! and `status.scaling`. Pure.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use layra_autoscaler::{
@@ -35,6 +35,8 @@ const GRACE_PER_WORK: f64 = 2.0;
 /// doublings of the shortest, so that the pod template rarely changes.
 const SHORTEST_GRACE: u32 = 120;
 const LONGEST_GRACE: u32 = 6 * 3600;
+/// For how long workers stay away for a Job that finds no node. A new node with a GPU takes less.
+const LONGEST_WAY: SignedDuration = SignedDuration::from_mins(30);
 
 /// Partitions that a message names.
 const MOST_NAMED: usize = 5;
@@ -136,7 +138,7 @@ pub(super) fn plan(
         scaling.status.recorded_replicas = manual.recorded;
         return scaling;
     }
-    if scaling.mode == ScalingMode::Auto && gives_way(pipeline, world) {
+    if scaling.mode == ScalingMode::Auto && gives_way(pipeline, world, &before, now) {
         let job = JobKind::Reembed.job_name(&pipeline.name_any());
         let message = format!(
             "No worker runs until the pod of Job {job} has a node: what the workers would do waits for it."
@@ -169,19 +171,30 @@ pub(super) fn plan(
 }
 
 /// The Job that embeds collections again finds no node, perhaps because the workers, which all wait for
-/// it, have the GPUs.
-fn gives_way(pipeline: &IngestionPipeline, world: &World) -> bool {
+/// it or have nothing to do, have the GPUs. Only for so long: something else may keep it from a node.
+fn gives_way(pipeline: &IngestionPipeline, world: &World, before: &Before, now: Timestamp) -> bool {
     let is_meant = |pod: &&WorkerPod| !pod.ended && !pod.terminating;
+    let finds_no_node = |pod: &WorkerPod| {
+        let found = pod.unschedulable.as_ref();
+        let recently = |since: Timestamp| now.duration_since(since) < LONGEST_WAY;
+        found.is_some_and(|found| found.since.is_none_or(recently))
+    };
     let mut job_pods = world.reembed_pods.iter().filter(is_meant);
-    if pipeline.spec.worker.gpu.is_none() || !job_pods.any(|pod| pod.unschedulable.is_some()) {
+    if pipeline.spec.worker.gpu.is_none() || !job_pods.any(finds_no_node) {
         return false;
     }
-    let waits = |pod: &WorkerPod| {
-        let counts = world.counts.get(&pod.name);
-        counts.is_some_and(|counts| !counts.waiting_for.is_empty() && counts.waits_for_model)
+    let nothing_is_sent = world.lag() == Some(0);
+    let may_go = |pod: &WorkerPod| {
+        world.counts.get(&pod.name).is_some_and(|counts| {
+            let is_idle = nothing_is_sent && counts.in_flight == 0;
+            is_idle || (!counts.waiting_for.is_empty() && counts.waits_for_model)
+        })
     };
-    let mut pods = world.pods.iter().filter(is_meant);
-    pods.all(|pod| pod.unschedulable.is_some() || waits(pod))
+    let pods: Vec<&WorkerPod> = world.pods.iter().filter(is_meant).collect();
+    // Without workers, only those that went for the Job stay away.
+    let went = manual::is_reason(before.status.as_ref(), Reason::Reembedding);
+    let mut running = pods.iter();
+    (went || !pods.is_empty()) && running.all(|pod| pod.unschedulable.is_some() || may_go(pod))
 }
 
 /// The number of workers of a pipeline that waits for an edit.

@@ -342,6 +342,34 @@ fn absurd_values_of_an_earlier_version_are_bounded() {
 
 #[test]
 fn workers_that_wait_for_a_job_leave_it_their_gpus() {
+    let mut scene = scene_of_a_waiting_worker();
+    let mut counts = scene.world.counts.values_mut();
+    counts.next().unwrap().waits_for_model = false;
+    assert_eq!(scene.reconcile().0.desired_replicas, 1, "it has other work");
+    let mut counts = scene.world.counts.values_mut();
+    counts.next().unwrap().waits_for_model = true;
+    let (status, verdict) = scene.reconcile();
+    assert_eq!(status.desired_replicas, 0);
+    assert_eq!(verdict.reason, Reason::Reembedding);
+    scene.world.pods.clear();
+    scene.world.counts.clear();
+    assert_eq!(scene.reconcile().0.desired_replicas, 0, "none takes it");
+    let earlier = scene.world.clone();
+    scene.world.reembed_pods.clear();
+    assert_eq!(scene.reconcile().0.desired_replicas, 1, "the pod runs");
+    scene.world = earlier;
+    assert_eq!(scene.reconcile().0.desired_replicas, 1, "none went for it");
+    let mut scene = scene_of_a_waiting_worker();
+    assert_eq!(scene.reconcile().0.desired_replicas, 0);
+    let long_ago = scene.now - SignedDuration::from_hours(1);
+    let pending = scene.world.reembed_pods[0].unschedulable.as_mut().unwrap();
+    pending.since = Some(long_ago);
+    let (status, _) = scene.reconcile();
+    assert_eq!(status.desired_replicas, 1, "something else keeps it");
+}
+
+/// A worker has the only GPU, and waits for a Job whose pod has no node.
+fn scene_of_a_waiting_worker() -> Scene {
     let mut scene = Scene::new(10, 1);
     scene.pipeline.spec.worker.gpu = Some(GpuSpec {
         resource: "nvidia.com/gpu".into(),
@@ -351,16 +379,8 @@ fn workers_that_wait_for_a_job_leave_it_their_gpus() {
         "message": "Insufficient nvidia.com/gpu"}]);
     let pod = json!({"metadata": {"name": "job"}, "status": {"conditions": pending}});
     scene.world.reembed_pods = vec![fixtures::pod(pod)];
-    assert_eq!(scene.reconcile().0.desired_replicas, 1, "it has other work");
     let counts = scene.world.counts.values_mut().next().unwrap();
     counts.waiting_for = vec!["milvus".into()];
     counts.waits_for_model = true;
-    let (status, verdict) = scene.reconcile();
-    assert_eq!(status.desired_replicas, 0);
-    assert_eq!(verdict.reason, Reason::Reembedding);
-    scene.world.pods.clear();
-    scene.world.counts.clear();
-    assert_eq!(scene.reconcile().0.desired_replicas, 0, "none takes it");
-    scene.world.reembed_pods.clear();
-    assert_eq!(scene.reconcile().0.desired_replicas, 1, "the pod runs");
+    scene
 }

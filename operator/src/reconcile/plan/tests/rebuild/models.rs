@@ -216,6 +216,7 @@ fn without_workers_the_job_looks_which_collections_are_of_another_model() {
     case.later(3600);
     assert_eq!(case.step().reembed_action, None, "it is known now");
     loads(&mut case, "sha256:later");
+    case.configure();
     assert!(
         matches!(case.step().reembed_action, Some(JobAction::Start(_))),
         "they were compared with another one"
