@@ -241,7 +241,7 @@ mod tests {
                 .measured
                 .ends_with("1 failed; a: Damaged: no page tree")
         );
-        assert!(check.to_do.unwrap().contains("Dead letters"));
+        assert!(check.to_do.unwrap().contains("failures.md"));
         let skipped = LoadResult {
             skipped_pages: 1,
             ..good()
