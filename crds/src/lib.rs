@@ -52,7 +52,7 @@ pub use load::{LoadLine, LoadProgress, LoadResult, Recall, Spread};
 pub use model_reference::{
     KNOWN_MODEL_FILE, KnownModel, ModelReference, ModelReport, RESOLVE_MODEL_ANNOTATION,
 };
-pub use pipeline::{IngestionPipeline, IngestionPipelineSpec};
+pub use pipeline::{IngestionPipeline, IngestionPipelineSpec, LONGEST_PIPELINE_NAME};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use query::{
     DEFAULT_LINK_MINUTES, MODEL_SERVER_PORT, QueryCounts, QueryServiceSpec, QuerySpec, QueryStatus,
@@ -81,7 +81,7 @@ pub use stores::{
 };
 pub use validation::{
     FaultAnswer, VALIDATION_FAULTS_PATH, VALIDATION_FAULTS_VARIABLE, VALIDATION_PROXY_PORT,
-    VALIDATION_SUFFIX, ValidationFault,
+    VALIDATION_SUFFIX, ValidationFault, is_of_validation, validation_suffix,
 };
 pub use vectors::{Readers, VectorType};
 pub use worker::{GpuSpec, OnUpgrade, RolloutSpec, WorkerSpec};

@@ -10,6 +10,10 @@ use crate::{
     StoresSpec, WorkerSpec,
 };
 
+/// Names of pods, Services and labels have at most 63 characters. Those of the workers consist of the
+/// pipeline's name, `-worker` and short suffixes.
+pub const LONGEST_PIPELINE_NAME: usize = 52;
+
 /// An `IngestionPipeline` reads document tasks from a Kafka topic, renders and embeds every page,
 /// and stores page images in an object store, documents in MongoDB and vectors in Milvus. The
 /// operator creates the topics, the workers and their configuration, and scales the workers with

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The end of the name of the pipeline that the faults hit, of its topic and of its consumer group.
+/// The end of the name of the pipeline that the faults hit.
 pub const VALIDATION_SUFFIX: &str = "-validate";
+/// Digits of the UID of the pipeline that is validated, after [`VALIDATION_SUFFIX`].
+const UID_DIGITS: usize = 8;
 
 /// The variable that lets a worker serve [`VALIDATION_FAULTS_PATH`].
 pub const VALIDATION_FAULTS_VARIABLE: &str = "LAYRA_VALIDATION_FAULTS";
@@ -53,6 +55,25 @@ impl ValidationFault {
     }
 }
 
+/// The end of the names of the topic and the consumer group that the faults hit. `uid` is that of the
+/// pipeline that is validated: nobody else gives this name to a topic. `None`: it is no UUID.
+#[must_use]
+pub fn validation_suffix(uid: &str) -> Option<String> {
+    let suffix = format!("{VALIDATION_SUFFIX}-{}", uid.get(..UID_DIGITS)?);
+    is_of_validation(&suffix).then_some(suffix)
+}
+
+/// Whether the name of a topic or a consumer group ends as that of a validation.
+#[must_use]
+pub fn is_of_validation(name: &str) -> bool {
+    let is_hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    name.rsplit_once('-').is_some_and(|(start, digits)| {
+        start.ends_with(VALIDATION_SUFFIX)
+            && digits.len() == UID_DIGITS
+            && digits.bytes().all(is_hexadecimal)
+    })
+}
+
 /// What came of asking for a fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultAnswer {
@@ -82,6 +103,29 @@ impl FaultAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_of_a_validation_has_digits_of_a_uid() {
+        let suffix = validation_suffix("1a2b3c4d-0000-4000-8000-000000000000").unwrap();
+        assert_eq!(suffix, "-validate-1a2b3c4d");
+        assert!(is_of_validation(&format!("tasks{suffix}")));
+        for uid in ["", "1a2b3c", "1A2B3C4D-0000", "1a2b-c4d", "größer als"] {
+            assert_eq!(validation_suffix(uid), None, "{uid}");
+        }
+        // These may be topics of a user.
+        for name in [
+            "tasks",
+            "tasks-validate",
+            "tasks-validate-1a2b3c4",
+            "tasks-validate-1a2b3c4d5",
+            "tasks-validate-1a2b3c4x",
+            "tasks-1a2b3c4d",
+            "tasks-validate-1a2b3c4d.ranges",
+            "1a2b3c4d",
+        ] {
+            assert!(!is_of_validation(name), "{name}");
+        }
+    }
 
     #[test]
     fn the_name_of_a_fault_is_the_same_everywhere() {

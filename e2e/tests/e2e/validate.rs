@@ -11,7 +11,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures::TryStreamExt;
 use k8s_openapi::api::batch::v1::Job;
-use layra_crds::IngestionPipeline;
+use layra_crds::{IngestionPipeline, validation_suffix};
 use layra_e2e::cluster::eventually;
 use layra_e2e::layra::random_id;
 use layra_e2e::pdf;
@@ -122,7 +122,7 @@ async fn faults_hit_a_copy_which_goes_on_and_of_which_nothing_is_left() -> Resul
         let kafka = json!({"kafka": {"sessionTimeoutSeconds": 6}});
         let patch = json!({"spec": {"scaling": {"minReplicas": 1}, "source": kafka}});
         stage.apply_until_ready(&patch).await?;
-        let before = stage.scene.get(&stage.name).await?.spec;
+        let before = stage.scene.get(&stage.name).await?;
 
         let faults = ["--disruptive", "--faults", "killed-worker,milvus-cut-off"];
         let size = ["--documents", "5", "--pages", "4"];
@@ -140,7 +140,7 @@ async fn faults_hit_a_copy_which_goes_on_and_of_which_nothing_is_left() -> Resul
         }
         // The pipeline itself has not been touched.
         ensure!(verdicts.get("restarts") == Some(&"pass"), "{report}");
-        ensure!(stage.scene.get(&stage.name).await?.spec == before);
+        ensure!(stage.scene.get(&stage.name).await?.spec == before.spec);
         let restarts = stage.scene.worker_pods(&stage.name).await?;
         let restarts = restarts.iter().filter_map(|pod| pod.status.as_ref());
         let containers = restarts.filter_map(|status| status.container_statuses.as_ref());
@@ -167,10 +167,12 @@ async fn faults_hit_a_copy_which_goes_on_and_of_which_nothing_is_left() -> Resul
             Ok(pods.is_empty().then_some(()))
         })
         .await?;
-        let topic = format!("{}-validate", stage.topic());
-        for suffix in ["", ".ranges", ".dlq"] {
-            let partitions = stage.partitions(&format!("{topic}{suffix}"))?;
-            ensure!(partitions == 0, "topic {topic}{suffix} is left");
+        let uid = before.metadata.uid.as_deref().unwrap_or_default();
+        let suffix = validation_suffix(uid).context("a UUID")?;
+        let topic = format!("{}{suffix}", stage.topic());
+        for end in ["", ".ranges", ".dlq"] {
+            let partitions = stage.partitions(&format!("{topic}{end}"))?;
+            ensure!(partitions == 0, "topic {topic}{end} is left");
         }
         nothing_is_left(stage, &topic).await?;
         nothing_is_left(stage, &stage.topic()).await

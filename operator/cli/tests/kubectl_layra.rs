@@ -135,8 +135,14 @@ impl Script {
         if let Some((_, code, text)) = refused.find(|(start, ..)| request.starts_with(start)) {
             return status(*code, "Forbidden", text);
         }
-        if let Some((_, other)) = self.others.iter().find(|(end, _)| path.ends_with(end)) {
-            return match other {
+        let mut others = self.others.iter();
+        if let Some(at) = others.position(|(end, _)| path.ends_with(end)) {
+            if *method == Method::DELETE {
+                let (name, _) = self.others.remove(at);
+                self.deleted.push(name.to_owned());
+                return object(&json!({"kind": "Status", "status": "Success"}));
+            }
+            return match &self.others[at].1 {
                 // A log.
                 Value::String(text) => text.clone().into_response(),
                 other => object(other),

@@ -108,7 +108,7 @@ pub(crate) async fn run(args: &ValidateArgs, access: &Access) -> anyhow::Result<
     let pipeline = cluster.pipeline(name).await?;
     load::refuse_stopped(&pipeline)?;
     if args.disruptive {
-        disruptive::refuse(&pipeline.spec)?;
+        disruptive::refuse(&pipeline)?;
     }
     let image = args.reporting.image();
     let removing = disruptive::remove_remainders(&cluster, access, &pipeline, image);

@@ -140,7 +140,7 @@ fn what_an_earlier_call_has_left_is_named_if_it_cannot_be_removed() {
         "name": "contracts-validate", "namespace": "rag", "uid": "2", "generation": 1,
         "labels": {"ingest.layra.io/validation-of": "contracts"},
     });
-    copy["spec"]["source"]["kafka"]["topic"] = json!("tasks-validate");
+    copy["spec"]["source"]["kafka"]["topic"] = json!("tasks-validate-1a2b3c4d");
     script
         .others
         .push(("ingestionpipelines/contracts-validate", copy));
@@ -154,13 +154,63 @@ fn what_an_earlier_call_has_left_is_named_if_it_cannot_be_removed() {
     assert_eq!(printed.code, Some(125), "{printed:?}");
     for words in [
         "left: IngestionPipeline contracts-validate",
-        "tasks-validate.ranges",
+        "tasks-validate-1a2b3c4d.ranges",
         "contracts-validate-milvus",
         "no permission to patch",
     ] {
         assert!(printed.notes.contains(words), "{words}: {printed:?}");
     }
     assert!(server.script.lock().unwrap().created.is_empty());
+}
+
+/// A Job with its configuration could delete the topic of another pipeline.
+#[test]
+fn a_copy_that_never_came_to_be_is_removed_without_a_job_for_its_topics() {
+    let mut script = good();
+    let condition = |kind: &str, status: &str, reason: &str| {
+        json!({
+            "type": kind, "status": status, "reason": reason, "message": "",
+            "lastTransitionTime": "2026-11-28T02:00:00Z",
+        })
+    };
+    let mut copy = script.pipeline();
+    copy["metadata"] = json!({
+        "name": "contracts-validate", "namespace": "rag", "uid": "2", "generation": 1,
+        "labels": {"ingest.layra.io/validation-of": "contracts"},
+    });
+    copy["status"] = json!({"observedGeneration": 1, "conditions": [
+        condition("TopicReady", "False", "TopicCreating"),
+        condition("Stalled", "True", "Conflict"),
+    ]});
+    let path = "ingestionpipelines/contracts-validate";
+    script.others.push((path, copy));
+    let server = ApiServer::start(script);
+    let printed = server.run("validate contracts --documents 2 --pages 3");
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    assert_eq!(server.deleted(), [path.to_owned(), format!("jobs/{JOB}")]);
+    let created = server.script.lock().unwrap().created.clone();
+    let commands: Vec<&Value> = created
+        .iter()
+        .map(|job| &job["spec"]["template"]["spec"]["containers"][0]["args"])
+        .collect();
+    let sends = json!(["load", "--documents=2", "--pages=3", "--wait-minutes=30"]);
+    assert_eq!(commands, [&sends]);
+}
+
+#[test]
+fn a_job_of_somebody_else_is_not_touched() {
+    let mut script = good();
+    let job = json!({"metadata": {"name": "contracts-validate-milvus", "uid": "3"}});
+    script.others.push(("jobs/contracts-validate-milvus", job));
+    let server = ApiServer::start(script);
+    let faults = "--disruptive --faults milvus-cut-off";
+    let printed = server.run(&format!(
+        "validate contracts --documents 2 --pages 3 {faults}"
+    ));
+    assert_eq!(printed.code, Some(125), "{printed:?}");
+    let words = "there is a Job contracts-validate-milvus that no validation has made";
+    assert!(printed.notes.contains(words), "{printed:?}");
+    assert_eq!(server.deleted(), [format!("jobs/{JOB}")]);
 }
 
 #[test]

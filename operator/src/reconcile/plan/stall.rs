@@ -1,18 +1,14 @@
 //! Why a pipeline waits for an edit before it goes on. Pure.
 
 use kube::ResourceExt;
-use layra_crds::IngestionPipeline;
+use layra_crds::{IngestionPipeline, LONGEST_PIPELINE_NAME};
 
 use super::{conditions::Verdict, confirmation, conflict};
 use crate::reconcile::{reason::Reason, world::World};
 
-/// Names of pods, Services and labels have at most 63 characters. Those of the workers consist of
-/// the pipeline's name, `-worker` and short suffixes.
-const LONGEST_NAME: usize = 52;
-
 /// Whether the workers' objects can have names that consist of the pipeline's and a suffix.
 pub(crate) fn has_short_name(pipeline: &IngestionPipeline) -> bool {
-    pipeline.name_any().len() <= LONGEST_NAME
+    pipeline.name_any().len() <= LONGEST_PIPELINE_NAME
 }
 
 /// What a pipeline waits for.
@@ -57,7 +53,7 @@ impl Stall {
 
     fn for_name(pipeline: &IngestionPipeline) -> Self {
         let message = format!(
-            "metadata.name has {} characters, and at most {LONGEST_NAME} are possible: the names of the workers' objects consist of it and a suffix. Create the pipeline under a shorter name, and delete this one.",
+            "metadata.name has {} characters, and at most {LONGEST_PIPELINE_NAME} are possible: the names of the workers' objects consist of it and a suffix. Create the pipeline under a shorter name, and delete this one.",
             pipeline.name_any().len()
         );
         Self {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use layra_crds::VALIDATION_SUFFIX;
+use layra_crds::{KafkaSource, VALIDATION_SUFFIX, is_of_validation};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -17,16 +17,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Returns the topics that are left, and why.
 pub(super) async fn remove(settings: &Settings) -> Result<Vec<String>, Failure> {
     let kafka = &settings.config.source.kafka;
-    let (topic, group) = (&kafka.topic, &kafka.consumer_group);
-    if !is_of_a_validation(topic, group) {
-        let message =
-            format!("{topic} is no topic of a validation: it does not end in {VALIDATION_SUFFIX}");
-        return Err(Failure::permanent(
-            Stage::Intake,
-            Reason::InvalidTask,
-            message,
-        ));
-    }
+    let topics = topics_of_a_validation(kafka)
+        .map_err(|message| Failure::permanent(Stage::Intake, Reason::InvalidTask, message))?;
     let failure = |error: KafkaError| {
         let message = format!("deleting topics: {}", describe_error(&error));
         Failure::transient(Stage::Intake, Reason::KafkaUnavailable, message)
@@ -36,23 +28,42 @@ pub(super) async fn remove(settings: &Settings) -> Result<Vec<String>, Failure> 
     let options = AdminOptions::new()
         .request_timeout(Some(TIMEOUT))
         .operation_timeout(Some(TIMEOUT));
-    let topics = [
-        topic.clone(),
-        kafka.ranges_topic(),
-        kafka.dead_letter_topic(),
-    ];
     let names = topics.each_ref().map(String::as_str);
     let deleted = admin.delete_topics(&names, &options).await;
     let left = deleted.map_err(failure)?.into_iter().filter_map(refusal);
     // Kafka forgets a group without members and offsets by itself, later.
-    let _ = admin.delete_groups(&[group.as_str()], &options).await;
+    let _ = admin
+        .delete_groups(&[kafka.consumer_group.as_str()], &options)
+        .await;
     Ok(left.collect())
 }
 
-fn is_of_a_validation(topic: &str, group: &str) -> bool {
-    [topic, group]
-        .into_iter()
-        .all(|name| name.ends_with(VALIDATION_SUFFIX))
+/// `Err`: the pipeline is not that of a validation, and its topics may hold messages of users.
+fn topics_of_a_validation(kafka: &KafkaSource) -> Result<[String; 3], String> {
+    let refusal = |field: &str, name: &str, expected: &str| {
+        format!(
+            "source.kafka.{field} is {name}, and a validation has {expected}: no topic is deleted. Call \
+             this only for the pipeline that kubectl layra validate --disruptive has made"
+        )
+    };
+    let (topic, group) = (&kafka.topic, &kafka.consumer_group);
+    for (field, name) in [("topic", topic), ("consumerGroup", group)] {
+        if !is_of_validation(name) {
+            let expected =
+                format!("a name that ends in {VALIDATION_SUFFIX}- and 8 hexadecimal digits");
+            return Err(refusal(field, name, &expected));
+        }
+    }
+    let (ranges, dead_letters) = (kafka.ranges_topic(), kafka.dead_letter_topic());
+    for (field, name, expected) in [
+        ("rangesTopic", &ranges, format!("{topic}.ranges")),
+        ("deadLetterTopic", &dead_letters, format!("{topic}.dlq")),
+    ] {
+        if *name != expected {
+            return Err(refusal(field, name, &expected));
+        }
+    }
+    Ok([topic.clone(), ranges, dead_letters])
 }
 
 fn refusal(deleted: Result<String, (String, RDKafkaErrorCode)>) -> Option<String> {
@@ -64,13 +75,35 @@ fn refusal(deleted: Result<String, (String, RDKafkaErrorCode)>) -> Option<String
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn only_topics_of_a_validation_are_deleted() {
-        assert!(is_of_a_validation("tasks-validate", "workers-validate"));
-        assert!(!is_of_a_validation("tasks", "workers-validate"));
-        assert!(!is_of_a_validation("tasks-validate", "workers"));
+        let of = |field: &str, name: &str| {
+            let mut kafka = json!({
+                "bootstrapServers": "kafka:9092", "topic": "tasks-validate-1a2b3c4d",
+                "consumerGroup": "workers-validate-1a2b3c4d",
+            });
+            kafka[field] = json!(name);
+            let kafka: KafkaSource = serde_json::from_value(kafka).unwrap();
+            topics_of_a_validation(&kafka)
+        };
+        let topic = "tasks-validate-1a2b3c4d";
+        let expected = ["", ".ranges", ".dlq"].map(|end| format!("{topic}{end}"));
+        assert_eq!(of("topic", topic), Ok(expected));
+        for (field, name) in [
+            ("topic", "tasks"),
+            ("topic", "tasks-validate"),
+            ("consumerGroup", "workers-validate"),
+            ("rangesTopic", "ranges-validate-1a2b3c4d"),
+            ("deadLetterTopic", "dead-letters"),
+        ] {
+            let refused = of(field, name).unwrap_err();
+            let start = format!("source.kafka.{field} is {name}, and");
+            assert!(refused.starts_with(&start), "{refused}");
+        }
     }
 
     #[test]

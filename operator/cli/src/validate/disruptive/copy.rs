@@ -10,8 +10,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt};
 use layra_crds::{
     COLLECTION_PLACEHOLDER, ForeignMessages, IngestionPipeline, IngestionPipelineSpec,
-    OnIndexDrift, PodTemplate, ScalingMode, ScalingSpec, SourceFormat, VALIDATION_FAULTS_VARIABLE,
-    VALIDATION_PROXY_PORT, VALIDATION_SUFFIX, WORKER_HTTP_PORT,
+    LONGEST_PIPELINE_NAME, MilvusSpec, OnIndexDrift, OnModelChange, PodTemplate, ScalingMode,
+    ScalingSpec, SourceFormat, VALIDATION_FAULTS_VARIABLE, VALIDATION_PROXY_PORT,
+    VALIDATION_SUFFIX, WORKER_HTTP_PORT, validation_suffix,
 };
 use serde_json::{Map, Value, json};
 
@@ -19,6 +20,9 @@ use crate::run;
 
 /// On everything that a validation makes: the name of the pipeline that is validated.
 const MADE_FOR: &str = "ingest.layra.io/validation-of";
+/// Beginnings of the copy's collections: a beginning of other collections can agree with both only if
+/// it is empty.
+const COLLECTIONS: [&str; 2] = ["layra_validate", "validate_layra"];
 /// The documents of a validation are small.
 const DISK: &str = "32Mi";
 /// The default limit of a worker.
@@ -48,8 +52,8 @@ pub(super) fn is_made_for(object: &impl ResourceExt, pipeline: &str) -> bool {
 }
 
 /// What a validation with faults cannot work with.
-pub(in crate::validate) fn refuse(spec: &IngestionPipelineSpec) -> anyhow::Result<()> {
-    let kafka = &spec.source.kafka;
+pub(in crate::validate) fn refuse(original: &IngestionPipeline) -> anyhow::Result<()> {
+    let kafka = &original.spec.source.kafka;
     ensure!(
         kafka.format != SourceFormat::S3Event,
         "the pipeline reads the notifications of a bucket (source.kafka.format: S3Event): a copy of it \
@@ -60,7 +64,36 @@ pub(in crate::validate) fn refuse(spec: &IngestionPipelineSpec) -> anyhow::Resul
         "the operator may not create topics for this pipeline (source.kafka.manageTopics: false), and \
          --disruptive needs topics of its own"
     );
+    let name = original.name_any();
+    let longest = LONGEST_PIPELINE_NAME - VALIDATION_SUFFIX.len();
+    ensure!(
+        name.len() <= longest,
+        "the pipeline's name has {} characters, and --disruptive needs one of at most {longest}: its copy \
+         is named {name}{VALIDATION_SUFFIX}, and the operator runs no pipeline whose name has more than \
+         {LONGEST_PIPELINE_NAME}. Validate without --disruptive",
+        name.len()
+    );
+    collections(&original.spec.stores.milvus)?;
     Ok(())
+}
+
+/// The form of the copy's collections. No collection has this one and that of the pipeline, which
+/// could rebuild, archive or drop it.
+fn collections(original: &MilvusSpec) -> anyhow::Result<String> {
+    let template = &original.collection;
+    let (prefix, _) = template
+        .split_once(COLLECTION_PLACEHOLDER)
+        .unwrap_or_default();
+    let agrees = |own: &str| own.starts_with(prefix) || prefix.starts_with(own);
+    let own = COLLECTIONS.into_iter().find(|own| !agrees(own));
+    let own = own.with_context(|| {
+        format!(
+            "the names of the pipeline's collections have no beginning of their own \
+             (stores.milvus.collection: {template}): it would take those of a copy for its own. \
+             Validate without --disruptive"
+        )
+    })?;
+    Ok(format!("{own}{COLLECTION_PLACEHOLDER}"))
 }
 
 /// `HOST:PORT` of Milvus. `None` with TLS: its certificate has another name than a proxy.
@@ -93,10 +126,13 @@ pub(super) fn pipeline(
     milvus: Option<&str>,
 ) -> anyhow::Result<IngestionPipeline> {
     let name = Names::of(&original.name_any()).pipeline;
+    let uid = original.uid().unwrap_or_default();
+    let suffix = validation_suffix(&uid);
+    let suffix = suffix.with_context(|| format!("metadata.uid is {uid:?}: expected a UUID"))?;
     let mut spec = original.spec.clone();
     let kafka = &mut spec.source.kafka;
-    kafka.topic.push_str(VALIDATION_SUFFIX);
-    kafka.consumer_group.push_str(VALIDATION_SUFFIX);
+    kafka.topic.push_str(&suffix);
+    kafka.consumer_group.push_str(&suffix);
     kafka.ranges_topic = None;
     kafka.dead_letter_topic = None;
     kafka.foreign_messages = ForeignMessages::default();
@@ -108,8 +144,9 @@ pub(super) fn pipeline(
         stores.uri = format!("http://{milvus}");
     }
     // No collection of a user is looked at, rebuilt, archived or dropped.
-    stores.collection = format!("layra_validate{COLLECTION_PLACEHOLDER}");
+    stores.collection = collections(&original.spec.stores.milvus)?;
     stores.on_index_drift = OnIndexDrift::Report;
+    stores.on_model_change = OnModelChange::Refuse;
     stores.archive = None;
     stores.retention = None;
     stores.quotas = None;
@@ -232,10 +269,12 @@ pub(super) fn proxy(
 mod tests {
     use super::*;
 
+    const UID: &str = "1a2b3c4d-0000-4000-8000-000000000000";
+
     fn original(change: &Value) -> IngestionPipeline {
         let text = include_str!("../../../../../docs/examples/minimal.yaml");
         let mut object: Value = serde_yaml_ng::from_str(text).unwrap();
-        object["metadata"] = json!({"name": "contracts", "namespace": "rag", "uid": "1"});
+        object["metadata"] = json!({"name": "contracts", "namespace": "rag", "uid": UID});
         for (section, fields) in change.as_object().into_iter().flatten() {
             for (name, value) in fields.as_object().unwrap() {
                 object["spec"][section][name] = value.clone();
@@ -251,8 +290,11 @@ mod tests {
         let (of_copy, of_original) = (&copy.spec, &original.spec);
         assert_eq!(copy.name_any(), "contracts-validate");
         let (kafka, others) = (&of_copy.source.kafka, &of_original.source.kafka);
-        assert_eq!(kafka.topic, "task_generation-validate");
-        assert_eq!(kafka.consumer_group, "task_consumer_group-validate");
+        assert_eq!(kafka.topic, "task_generation-validate-1a2b3c4d");
+        assert_eq!(
+            kafka.consumer_group,
+            "task_consumer_group-validate-1a2b3c4d"
+        );
         assert_ne!(kafka.ranges_topic(), others.ranges_topic());
         assert_ne!(kafka.dead_letter_topic(), others.dead_letter_topic());
         let (milvus, others) = (&of_copy.stores.milvus, &of_original.stores.milvus);
@@ -273,18 +315,22 @@ mod tests {
         let owners = copy.metadata.owner_references.as_ref().unwrap();
         assert_eq!(
             (owners[0].name.as_str(), owners[0].uid.as_str()),
-            ("contracts", "1")
+            ("contracts", UID)
         );
         assert!(is_made_for(&copy, "contracts") && !is_made_for(&original, "contracts"));
     }
 
     #[test]
     fn collections_of_users_are_never_changed() {
-        let milvus = json!({"uri": "https://milvus:19530", "onIndexDrift": "RebuildBeside"});
+        let milvus = json!({
+            "uri": "https://milvus:19530", "onIndexDrift": "RebuildBeside",
+            "onModelChange": "ReembedBeside",
+        });
         let original = original(&json!({"stores": {"milvus": milvus}}));
         let copy = pipeline(&original, None).unwrap();
         let milvus = &copy.spec.stores.milvus;
         assert_eq!(milvus.on_index_drift, OnIndexDrift::Report);
+        assert_eq!(milvus.on_model_change, OnModelChange::Refuse);
         assert_eq!(milvus.uri, "https://milvus:19530");
     }
 
@@ -333,8 +379,8 @@ mod tests {
 
     #[test]
     fn pipelines_that_cannot_have_topics_of_their_own_are_refused() {
-        let refusal = |change| format!("{:#}", refuse(&original(&change).spec).unwrap_err());
-        assert!(refuse(&original(&json!({})).spec).is_ok());
+        let refusal = |change| format!("{:#}", refuse(&original(&change)).unwrap_err());
+        assert!(refuse(&original(&json!({}))).is_ok());
         let kafka = |name: &str, value: Value| {
             let mut kafka = json!({"bootstrapServers": "kafka:9092"});
             kafka[name] = value;
@@ -342,6 +388,52 @@ mod tests {
         };
         assert!(refusal(kafka("manageTopics", json!(false))).contains("manageTopics"));
         assert!(refusal(kafka("format", json!("S3Event"))).contains("S3Event"));
+    }
+
+    #[test]
+    fn a_name_whose_copy_the_operator_would_not_run_is_refused() {
+        let named = |length: usize| {
+            let mut original = original(&json!({}));
+            original.metadata.name = Some("x".repeat(length));
+            refuse(&original)
+        };
+        assert!(named(43).is_ok());
+        let refused = format!("{:#}", named(44).unwrap_err());
+        let words = "has 44 characters, and --disruptive needs one of at most 43";
+        assert!(refused.contains(words), "{refused}");
+    }
+
+    #[test]
+    fn the_pipeline_has_no_collection_of_the_copy() {
+        let of = |collection: &str| {
+            let milvus = json!({"uri": "http://milvus:19530", "collection": collection});
+            original(&json!({"stores": {"milvus": milvus}}))
+        };
+        for (collection, expected) in [
+            (
+                "colqwen{knowledge_db_id}",
+                "layra_validate{knowledge_db_id}",
+            ),
+            ("l{knowledge_db_id}_v", "validate_layra{knowledge_db_id}"),
+            (
+                "layra_validate_x{knowledge_db_id}",
+                "validate_layra{knowledge_db_id}",
+            ),
+            ("v{knowledge_db_id}", "layra_validate{knowledge_db_id}"),
+        ] {
+            let original = of(collection);
+            assert!(refuse(&original).is_ok(), "{collection}");
+            let copy = pipeline(&original, None).unwrap().spec.stores.milvus;
+            assert_eq!(copy.collection, expected);
+            let others = &original.spec.stores.milvus;
+            assert!(!others.owns_collection(&copy.collection_of("layraload_1")));
+            assert!(!copy.owns_collection(&others.collection_of("layraload_1")));
+        }
+        for collection in ["{knowledge_db_id}", "{knowledge_db_id}_v"] {
+            let refused = format!("{:#}", refuse(&of(collection)).unwrap_err());
+            let words = format!("stores.milvus.collection: {collection}");
+            assert!(refused.contains(&words), "{refused}");
+        }
     }
 
     #[test]

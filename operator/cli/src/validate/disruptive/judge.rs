@@ -122,7 +122,7 @@ pub(super) fn removed(removed: &anyhow::Result<()>) -> Check {
         removed.is_ok(),
         "nothing of the copy is left",
         measured,
-        "The next call removes it first, and refuses to work before that succeeds.",
+        "If the copy is left, the next call removes it first, and refuses to work before that succeeds.",
     )
 }
 

@@ -196,7 +196,12 @@ impl Disruption<'_> {
     async fn start_proxy(&self, milvus: &str, pauses: &mut Pauses) -> anyhow::Result<String> {
         let (cluster, name) = (self.cluster, &self.names.proxy);
         // That of a call that was killed before it had made the copy.
-        removal::remove_proxy(cluster, name).await?;
+        let is_free = Box::pin(removal::remove_proxy(cluster, name, &self.args.pipeline)).await?;
+        ensure!(
+            is_free,
+            "there is a Job {name} that no validation has made: it is not touched. Its name is needed: \
+             delete it, or leave milvus-cut-off out with --faults"
+        );
         let workers = deployment_name(&self.args.pipeline);
         let deployment = cluster.find::<Deployment>(&workers).await?;
         let deployment = deployment.with_context(|| format!("there is no Deployment {workers}"))?;
