@@ -46,7 +46,10 @@ async fn inject(
         ValidationFault::KilledWorker => {
             at_work("the worker ended", || std::process::abort()).await
         }
-        ValidationFault::FullDisk => full_disk(&cache).await,
+        // It ends also if whoever asked has gone.
+        ValidationFault::FullDisk => tokio::task::spawn_blocking(move || full_disk(&cache))
+            .await
+            .unwrap_or_else(|error| FaultAnswer::not_met(error.to_string())),
         ValidationFault::OutOfMemory => match container_limit_bytes() {
             Some(limit) => at_work("the worker took all memory", move || take_memory(limit)).await,
             None => FaultAnswer::not_met("the workers have no memory limit"),
@@ -114,7 +117,7 @@ fn take_memory(limit: u64) {
     tracing::error!("more memory than the limit was taken, and the worker still runs");
 }
 
-async fn full_disk(cache: &Path) -> FaultAnswer {
+fn full_disk(cache: &Path) -> FaultAnswer {
     let size = match rustix::fs::statvfs(cache) {
         Ok(disk) => disk.f_blocks.saturating_mul(disk.f_frsize),
         Err(error) => return FaultAnswer::not_met(format!("{}: {error}", cache.display())),
@@ -126,7 +129,7 @@ async fn full_disk(cache: &Path) -> FaultAnswer {
     let filler = cache.join("filler");
     let written = fill(&filler, size);
     if written.is_ok() {
-        tokio::time::sleep(FULL).await;
+        std::thread::sleep(FULL);
     }
     let removed = std::fs::remove_file(&filler);
     match written.and_then(|bytes| removed.map(|()| bytes)) {

@@ -34,10 +34,10 @@ pub(in crate::validate) async fn remove_remainders(
     original: &IngestionPipeline,
     image: Option<&str>,
 ) -> anyhow::Result<()> {
-    let pipeline = original.metadata.name.as_deref().unwrap_or_default();
-    let copy = Names::of(pipeline).pipeline;
+    let pipeline = original.name_any();
+    let copy = Names::of(&pipeline).pipeline;
     let found: Option<IngestionPipeline> = cluster.find(&copy).await?;
-    if found.is_some_and(|found| is_made_for(&found, pipeline)) {
+    if found.is_some_and(|found| is_made_for(&found, &pipeline)) {
         eprintln!("removing {copy}, which an earlier call has left");
         Box::pin(remove(cluster, access, original, image)).await?;
     }
@@ -51,12 +51,12 @@ pub(super) async fn remove(
     original: &IngestionPipeline,
     image: Option<&str>,
 ) -> anyhow::Result<()> {
-    let pipeline = original.metadata.name.as_deref().unwrap_or_default();
-    let names = Names::of(pipeline);
+    let pipeline = original.name_any();
+    let names = Names::of(&pipeline);
     let mut pauses = Pauses::listen()?;
     let copy = cluster.find::<IngestionPipeline>(&names.pipeline).await?;
     let mut perhaps_left = None;
-    if let Some(copy) = copy.filter(|copy| is_made_for(copy, pipeline)) {
+    if let Some(copy) = copy.filter(|copy| is_made_for(copy, &pipeline)) {
         let uri = &original.spec.stores.milvus.uri;
         let emptying = empty(cluster, access, &names.pipeline, uri, image, &mut pauses);
         perhaps_left = Box::pin(emptying)
@@ -66,7 +66,7 @@ pub(super) async fn remove(
             .await
             .with_context(|| format!("left: IngestionPipeline {}", names.pipeline))?;
     }
-    remove_proxy(cluster, &names.proxy, pipeline).await?;
+    remove_proxy(cluster, &names.proxy, &pipeline).await?;
     perhaps_left.map_or(Ok(()), |words| Err(anyhow!(words)))
 }
 
