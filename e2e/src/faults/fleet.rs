@@ -147,24 +147,9 @@ impl<'a> Fleet<'a> {
 
     /// Kills a renderer of any worker, as soon as there is one. Returns whose it was.
     pub async fn kill_renderer(&self, random: &mut fastrand::Rng) -> Result<Option<String>> {
-        let deadline = Instant::now() + WORK_LIMIT;
-        while Instant::now() < deadline {
-            let workers = self.workers.iter().enumerate();
-            let all: Vec<(usize, u32)> = workers
-                .flat_map(|(index, worker)| {
-                    let renderers = children(worker.child.id());
-                    renderers.map(move |renderer| (index, renderer.pid.cast_unsigned()))
-                })
-                .collect();
-            // Renderers live for milliseconds: this one may have exited already.
-            if let Some((index, pid)) = random.choice(all)
-                && signal(pid, Signal::KILL).is_ok()
-            {
-                return Ok(Some(format!("of worker {index}")));
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(None)
+        let workers: Vec<u32> = self.workers.iter().map(|it| it.child.id()).collect();
+        let index = kill_renderer(&workers, random, WORK_LIMIT).await;
+        Ok(index.map(|index| format!("of worker {index}")))
     }
 
     /// Fills the disks of all cache directories until a worker has failed to write, and for `time`
@@ -400,4 +385,27 @@ fn fill(path: &Path) -> std::io::Result<()> {
 pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     kill_process(pid.context("a process id")?, signal).context("signalling a process")
+}
+
+/// Kills a renderer of any of these workers, as soon as there is one. Returns the worker's index.
+pub(crate) async fn kill_renderer(
+    workers: &[u32],
+    random: &mut fastrand::Rng,
+    limit: Duration,
+) -> Option<usize> {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        let renderers = workers.iter().enumerate().flat_map(|(index, worker)| {
+            children(*worker).map(move |renderer| (index, renderer.pid.cast_unsigned()))
+        });
+        let renderers: Vec<(usize, u32)> = renderers.collect();
+        // Renderers live for milliseconds: this one may have exited already.
+        if let Some((index, pid)) = random.choice(renderers)
+            && signal(pid, Signal::KILL).is_ok()
+        {
+            return Some(index);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    None
 }

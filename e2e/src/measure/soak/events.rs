@@ -1,6 +1,6 @@
 //! What happens beside the documents: faults, a rebuild and a run of retention.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
@@ -11,10 +11,10 @@ use super::schedule::Event;
 use super::{Soak, pipeline};
 use crate::cluster::eventually;
 use crate::faults::documents::{Expected, Sent, send, send_more};
-use crate::faults::fleet::signal;
+use crate::faults::fleet::{kill_renderer, signal};
 use crate::faults::inject;
 use crate::measure::{MINUTE, short_document};
-use crate::processes::{children, in_pod};
+use crate::processes::in_pod;
 
 /// Documents that are sent at once before a worker is killed.
 const BURST: usize = 6;
@@ -41,7 +41,12 @@ impl Soak<'_> {
                 let content = short_document(sent.len(), LONG);
                 let expected = Expected::Pages(LONG as u64);
                 sent.push(send(&self.user, "long.pdf", content, expected).await?);
-                Ok(kill_renderer(&self.workers().await?).await)
+                let workers = self.workers().await?;
+                let killed = kill_renderer(&workers, random, MINUTE).await;
+                Ok(match killed {
+                    Some(index) => format!("of process {}", workers[index]),
+                    None => "there was none".to_owned(),
+                })
             }
             Event::KillOperator => inject::kill_operator(self.scene).await,
             Event::Restart(service) => inject::restart(self.testbed, service).await,
@@ -87,20 +92,4 @@ impl Soak<'_> {
         ensure!(done == [&json!(idle)], "not only {idle}: {report}");
         Ok(format!("{idle}, unused for {minutes} minutes, is deleted"))
     }
-}
-
-/// Kills a renderer of these workers as soon as there is one.
-async fn kill_renderer(workers: &[u32]) -> String {
-    let deadline = Instant::now() + MINUTE;
-    while Instant::now() < deadline {
-        let mut renderers = workers.iter().flat_map(|worker| children(*worker));
-        // Renderers live for moments: this one may have ended.
-        if let Some(renderer) = renderers.next().map(|it| it.pid.cast_unsigned())
-            && signal(renderer, Signal::KILL).is_ok()
-        {
-            return format!("process {renderer}");
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    "there was none".to_owned()
 }
